@@ -1,0 +1,151 @@
+"""One extended Einsum: target, value, reductions, where; its iteration space and operation counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .expr import Access, Apply, Expr, Place, Var, accesses, variables, walk
+from .ops import REDUCTION, SCALAR
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """`:: op(variables)`; for `topk(m -> j)` the variable `into` is the new one."""
+
+    op: str
+    variables: tuple[str, ...]
+    into: str | None = None
+    sorted: bool = False
+    at: Place | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Scalar operations of one cost class, executed once per point of the space of `variables`, `count` times."""
+
+    op: str
+    count: int
+    variables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Einsum:
+    """`target = value :: reductions where predicate`.
+
+    Attributes:
+        reductions: as written; `all_reductions` adds the implicit sum.
+        where: a predicate, or None.
+        at: (line, column) in the text it came from.
+    """
+
+    target: Access
+    value: Expr
+    reductions: tuple[Reduction, ...] = ()
+    where: Expr | None = None
+    at: Place | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The tensor that is defined; an Einsum goes by its name."""
+        return self.target.tensor
+
+    @property
+    def output_variables(self) -> tuple[str, ...]:
+        """Rank variables of the target, in order."""
+        return tuple(dict.fromkeys(v for index in self.target.indices for v in variables(index)))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Rank variables of the whole iteration space: the target's first, then the others as written."""
+        seen = dict.fromkeys(self.output_variables)
+        seen.update(dict.fromkeys(variables(self.value)))
+        if self.where is not None:
+            seen.update(dict.fromkeys(variables(self.where)))
+        for r in self.reductions:
+            seen.update(dict.fromkeys(r.variables))
+        return tuple(v for v in seen if v not in self._created)
+
+    @property
+    def _created(self) -> tuple[str, ...]:
+        return tuple(r.into for r in self.reductions if r.into)
+
+    @property
+    def reduced(self) -> tuple[str, ...]:
+        """Variables of the iteration space that the target lacks."""
+        out = self.output_variables
+        return tuple(v for v in self.variables if v not in out)
+
+    @property
+    def all_reductions(self) -> tuple[Reduction, ...]:
+        """The reductions as written, then the implicit sum over what is left, if anything is."""
+        named = {v for r in self.reductions for v in r.variables}
+        rest = tuple(v for v in self.reduced if v not in named)
+        return (*self.reductions, Reduction("sum", rest)) if rest else self.reductions
+
+    @property
+    def reads(self) -> tuple[Access, ...]:
+        """Every access read: in the value, in the predicate, in gathers; in order of writing."""
+        found = accesses(self.value)
+        if self.where is not None:
+            found += accesses(self.where)
+        for index in self.target.indices:
+            found += accesses(index)
+        return found
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """Scalar operations, by cost class and by the space over which they run.
+
+        Maps run once per point of the iteration space, each reduction once per term that enters it. A product
+        that is summed is one multiply-accumulate. Index arithmetic and predicates are free.
+        """
+        space = self.variables
+        maps: Counter[str] = Counter()
+        _count_maps(self.value, maps)
+        out: list[Action] = []
+        fused = False
+        for position, reduction in enumerate(self.all_reductions):
+            cost = dict(REDUCTION[reduction.op].cost)
+            if position == 0 and reduction.op == "sum" and _is_product(self.value):
+                maps["mul"] -= 1
+                cost = {"mac": 1}
+                fused = True
+            out += [Action(op, n, space) for op, n in cost.items() if n]
+            space = tuple(v for v in space if v not in reduction.variables)
+            if reduction.into:
+                space = (*space, reduction.into)
+        first = [Action(op, n, self.variables) for op, n in maps.items() if n > 0]
+        return tuple(out[:1] + first + out[1:]) if fused else tuple(first + out)
+
+
+def _is_product(value: Expr) -> bool:
+    return isinstance(value, Apply) and value.op == "*"
+
+
+def _count_maps(node: Expr, maps: Counter[str]) -> None:
+    if isinstance(node, Access):
+        return  # index arithmetic is addressing, not work
+    if isinstance(node, Apply):
+        repeats = len(node.args) - 1 if node.op in ("min", "max") else 1
+        if node.op == "**" and _whole_power(node):
+            maps["mul"] += 1
+        else:
+            for op, n in SCALAR[node.op].cost.items():
+                maps[op] += n * repeats
+        parts = node.args[1:] if node.op == "select" else node.args
+        for a in parts:
+            _count_maps(a, maps)
+
+
+def _whole_power(node: Apply) -> bool:
+    from .expr import Num
+
+    return isinstance(node.args[1], Num) and node.args[1].value == 2
+
+
+def coordinates_used_as_values(einsum: Einsum) -> tuple[str, ...]:
+    """Return the rank variables that enter the value as numbers, not through an index."""
+    inside = {id(n) for a in accesses(einsum.value) for i in a.indices for n in walk(i)}
+    found = [n.name for n in walk(einsum.value) if isinstance(n, Var) and id(n) not in inside]
+    return tuple(dict.fromkeys(found))

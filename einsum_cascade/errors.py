@@ -1,0 +1,92 @@
+"""Every error a user can cause, with the place, what was found and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ModelError(Exception):
+    """Base of every error that a user can cause; its text stands alone, without a traceback."""
+
+
+class MappingError(ModelError):
+    """A mapping or binding that is malformed, or does not fit its cascade or its chip."""
+
+
+class HardwareError(ModelError):
+    """A hardware description that is malformed or cannot do what it is asked to do."""
+
+
+class KernelError(ModelError):
+    """A kernel that cannot be found, compiled, run or trusted."""
+
+
+class DataError(ModelError):
+    """A table, measurement or result store that cannot be read or written as promised."""
+
+
+class CascadeError(ModelError):
+    """A cascade text or object that is not legal.
+
+    Attributes:
+        message: what was found and what was expected.
+        at: (line, column), both counted from 1, or None where no text exists.
+        hint: one more line that helps, for example the nearest legal name.
+    """
+
+    def __init__(self, message: str, *, at: tuple[int, int] | None = None, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.at = at
+        self.hint = hint
+        self.file = ""
+        self.text = ""
+
+    @property
+    def line(self) -> int | None:
+        """Line of the error, counted from 1."""
+        return self.at[0] if self.at else None
+
+    @property
+    def column(self) -> int | None:
+        """Column of the error, counted from 1."""
+        return self.at[1] if self.at else None
+
+    def located_in(self, file: str, text: str) -> CascadeError:
+        """Return itself, knowing the file and the text that it speaks of."""
+        self.file, self.text = file, text
+        return self
+
+    def __str__(self) -> str:
+        place = self.file or "cascade"
+        if self.at is None:
+            head = f"{place}: {self.message}" if self.file else self.message
+            return f"{head}\n  {self.hint}" if self.hint else head
+        line, column = self.at
+        out = [f"{place}:{line}:{column}: {self.message}"]
+        lines = self.text.splitlines()
+        if 0 < line <= len(lines):
+            # Tabs are kept in the caret's indentation, so that it stands below the right character.
+            source = lines[line - 1]
+            indent = "".join("\t" if c == "\t" else " " for c in source[: column - 1])
+            out += [f"  {source}", f"  {indent}^"]
+        if self.hint:
+            out.append(f"  {self.hint}")
+        return "\n".join(out)
+
+
+def nearest(name: str, legal: Iterable[str], *, listed: int = 8) -> str:
+    """Return a hint that names the closest legal name, or lists the legal ones.
+
+    >>> nearest("attention_1pas", ["attention_1pass", "attention_3pass"])
+    "did you mean 'attention_1pass'?"
+    """
+    names = sorted(set(legal))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if not names:
+        return "there is none"
+    shown = ", ".join(names[:listed]) + (", ..." if len(names) > listed else "")
+    return f"known: {shown}"

@@ -1,0 +1,159 @@
+"""Frozen expression nodes of a cascade, and the walks over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from .errors import CascadeError
+
+Place: TypeAlias = tuple[int, int]
+
+# Deeper than any formula a person writes, and shallow enough for every recursive walk over a legal tree.
+MAX_DEPTH = 100
+
+
+def _place() -> Place | None:
+    return field(default=None, compare=False, repr=False, kw_only=True)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Num:
+    """A number; a whole one is an int. `inf` is Num(math.inf)."""
+
+    value: int | float
+    at: Place | None = _place()
+    depth: int = field(init=False, default=1, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The size of a rank, or a named constant (`let`)."""
+
+    name: str
+    at: Place | None = _place()
+    depth: int = field(init=False, default=1, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Var:
+    """A rank variable; as a value it is the coordinate."""
+
+    name: str
+    at: Place | None = _place()
+    depth: int = field(init=False, default=1, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One element of a tensor: `K[e, m1*M0 + m0]`; `T[]` is a scalar."""
+
+    tensor: str
+    indices: tuple[Expr, ...] = ()
+    at: Place | None = _place()
+    depth: int = field(init=False, default=1, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _bound_depth(self, self.indices)
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A function or an operator of the table in ops.py, applied to its arguments."""
+
+    op: str
+    args: tuple[Expr, ...]
+    at: Place | None = _place()
+    depth: int = field(init=False, default=1, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _bound_depth(self, self.args)
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A chain of comparisons: `0 <= p - m < W` has two operators and three operands."""
+
+    ops: tuple[str, ...]
+    args: tuple[Expr, ...]
+    at: Place | None = _place()
+    depth: int = field(init=False, default=1, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _bound_depth(self, self.args)
+
+
+Expr: TypeAlias = Num | Size | Var | Access | Apply | Compare
+
+
+def _bound_depth(node: Access | Apply | Compare, children: tuple[Expr, ...]) -> None:
+    depth = 1 + max((c.depth for c in children), default=0)
+    if depth > MAX_DEPTH:
+        raise CascadeError(
+            f"the expression nests more than {MAX_DEPTH} levels deep", at=node.at, hint="split it into several Einsums"
+        )
+    object.__setattr__(node, "depth", depth)
+
+
+def children(node: Expr) -> tuple[Expr, ...]:
+    """Return the direct parts of a node."""
+    if isinstance(node, Access):
+        return node.indices
+    if isinstance(node, (Apply, Compare)):
+        return node.args
+    return ()
+
+
+def walk(node: Expr) -> Iterator[Expr]:
+    """Yield the node and everything below it, left to right, parents first."""
+    stack = [node]
+    while stack:
+        top = stack.pop()
+        yield top
+        stack.extend(reversed(children(top)))
+
+
+def accesses(node: Expr) -> tuple[Access, ...]:
+    """Return every access in the expression, gathers inside indices included, in order of writing."""
+    return tuple(n for n in walk(node) if isinstance(n, Access))
+
+
+def variables(node: Expr) -> tuple[str, ...]:
+    """Return the rank variables in the expression, each once, in order of writing.
+
+    >>> variables(Apply("*", (Access("Q", (Var("e"), Var("p"))), Access("K", (Var("e"), Var("m"))))))
+    ('e', 'p', 'm')
+    """
+    return tuple(dict.fromkeys(n.name for n in walk(node) if isinstance(n, Var)))
+
+
+def rebuild(node: Expr, parts: tuple[Expr, ...]) -> Expr:
+    """Return the node with other direct parts."""
+    if isinstance(node, Access):
+        return replace(node, indices=parts)
+    if isinstance(node, (Apply, Compare)):
+        return replace(node, args=parts)
+    return node
+
+
+def transform(node: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """Return the expression with `change` applied to every node, parts before wholes."""
+    parts = children(node)
+    if parts:
+        node = rebuild(node, tuple(transform(p, change) for p in parts))
+    return change(node)
+
+
+def substitute(node: Expr, values: dict[str, Expr]) -> Expr:
+    """Return the expression with rank variables replaced by expressions."""
+
+    def change(n: Expr) -> Expr:
+        return values.get(n.name, n) if isinstance(n, Var) else n
+
+    return transform(node, change)
+
+
+def is_logical(node: Expr) -> bool:
+    """Tell whether the expression is true or false rather than a number."""
+    return isinstance(node, Compare) or (isinstance(node, Apply) and node.op in ("and", "or", "not"))

@@ -1,0 +1,98 @@
+"""What every command shares: JSON or table on stdout, everything else on stderr, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+from .errors import ModelError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GOOD, OUT_OF_TOLERANCE, USER_MISTAKE = 0, 1, 2
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+
+
+def fail(message: str) -> NoReturn:
+    """Print one clear message on stderr and leave with the exit code of a user's mistake."""
+    typer.echo(message, err=True)
+    raise typer.Exit(USER_MISTAKE)
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Return the command with every ModelError turned into its message and exit code 2."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ModelError as error:
+            fail(str(error))
+
+    return run
+
+
+def emit_json(value: Any) -> None:
+    """Write one JSON document to stdout; not-a-number never leaves, infinities become null."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return _plain(value.item())
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, Iterable):
+        return [_plain(v) for v in value]
+    return str(value)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = "") -> None:
+    """Print a table for people on stdout; numbers are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [list(r) for r in rows]
+    out = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(r[i], (int, float)) or r[i] is None for r in rows)
+        out.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for r in rows:
+        out.add_row(*(cell(v) for v in r))
+    Console().print(out)
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table cell.
+
+    >>> cell(0.000123456), cell(1234567), cell(None)
+    ('0.0001235', '1,234,567', '-')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def note(message: str) -> None:
+    """Print a line for people on stderr."""
+    typer.echo(message, err=True)
