@@ -1,0 +1,341 @@
+"""The rules of a legal cascade, each refused with its place, what was found and what was expected."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .einsum import Einsum
+from .errors import CascadeError, nearest
+from .expr import Access, Apply, Compare, Expr, Num, Size, Var, is_logical, variables, walk
+from .ops import INDEX_OPS, REDUCTION, SCALAR
+
+if TYPE_CHECKING:
+    from .cascade import Cascade, Signature
+
+
+def check(cascade: Cascade) -> dict[str, Signature]:
+    """Return the signature of every tensor of a legal cascade.
+
+    Raises:
+        CascadeError: the first rule that is broken.
+    """
+    _check_declarations(cascade)
+    scope = _Scope(cascade)
+    for einsum, block in cascade.statements:
+        scope.add(einsum, block)
+    scope.finish()
+    return scope.signatures
+
+
+def _check_declarations(cascade: Cascade) -> None:
+    seen: dict[str, str] = {}
+    named = [("rank", r.name, r.at) for r in cascade.ranks]
+    named += [("constant", c.name, c.at) for c in cascade.constants]
+    named += [("tensor", s.tensor, s.at) for s in cascade.inputs]
+    for kind, name, at in named:
+        if name in seen:
+            raise CascadeError(f"'{name}' is declared twice: as {seen[name]} and as {kind}", at=at)
+        seen[name] = kind
+    sizes = {r.name for r in cascade.ranks} | {c.name for c in cascade.constants}
+    for s in (*cascade.inputs, *cascade.outputs):
+        for rank in s.ranks:
+            if rank not in {r.name for r in cascade.ranks}:
+                raise CascadeError(
+                    f"tensor {s.tensor} has the unknown rank {rank}",
+                    at=s.at,
+                    hint=nearest(rank, (r.name for r in cascade.ranks)),
+                )
+    defined = {r.name: r.size for r in cascade.ranks if r.size is not None}
+    defined |= {c.name: c.value for c in cascade.constants}
+    for name, value in defined.items():
+        for node in walk(value):
+            if isinstance(node, (Access, Var, Compare)):
+                raise CascadeError(f"the size {name} may use numbers and sizes only", at=node.at)
+            if isinstance(node, Size) and node.name not in sizes:
+                raise CascadeError(f"unknown size {node.name}", at=node.at, hint=nearest(node.name, sizes))
+            _check_call(node)
+    _check_acyclic(defined)
+
+
+def _check_acyclic(defined: dict[str, Expr]) -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join((*path[path.index(name) :], name))
+            raise CascadeError(f"sizes depend on each other in a circle: {circle}", at=defined[name].at)
+        if name in done or name not in defined:
+            return
+        for node in walk(defined[name]):
+            if isinstance(node, Size):
+                visit(node.name, (*path, name))
+        done.add(name)
+
+    for name in defined:
+        visit(name, ())
+
+
+def _check_call(node: Expr) -> None:
+    """Refuse an unknown function or a wrong number of arguments, and truth values used as numbers."""
+    if not isinstance(node, Apply):
+        return
+    op = SCALAR.get(node.op)
+    if op is None:
+        legal = [n for n in SCALAR if n[0].isalpha() and n not in ("neg", "and", "or", "not")]
+        raise CascadeError(f"unknown function {node.op}", at=node.at, hint=nearest(node.op, legal))
+    low, high = op.arity
+    if not low <= len(node.args) <= high:
+        wanted = str(low) if low == high else f"{low} to {high}"
+        raise CascadeError(f"{node.op} takes {wanted} arguments, found {len(node.args)}", at=node.at)
+    for i, arg in enumerate(node.args):
+        wants_truth = op.logical or (node.op == "select" and i == 0)
+        if wants_truth != is_logical(arg):
+            wanted = "a comparison" if wants_truth else "a number"
+            raise CascadeError(f"argument {i + 1} of '{node.op}' must be {wanted}", at=arg.at or node.at)
+    if node.op == "pad" and not isinstance(node.args[0], Access):
+        raise CascadeError("the first argument of pad must be an access such as K[e, m + 1]", at=node.at)
+
+
+class _Scope:
+    """What is known while the Einsums are read in order; local to one check."""
+
+    def __init__(self, cascade: Cascade) -> None:
+        self.cascade = cascade
+        self.ranks = {r.name for r in cascade.ranks}
+        self.sizes = self.ranks | {c.name for c in cascade.constants}
+        self.signatures: dict[str, Signature] = {s.tensor: s for s in cascade.inputs}
+        self.inputs = set(self.signatures)
+        self.updated: set[str] = set()  # states whose Einsum inside a block has been read
+        self.initial: dict[str, Einsum] = {}
+        self.defined_in: dict[str, str | None] = {}
+
+    def add(self, einsum: Einsum, block: str | None) -> None:
+        self._check_expressions(einsum)
+        self._check_variables(einsum, block)
+        for access in einsum.reads:
+            self._check_read(access, einsum, block)
+        self._check_reductions(einsum)
+        self._define(einsum, block)
+
+    def finish(self) -> None:
+        for s in self.cascade.outputs:
+            found = self.signatures.get(s.tensor)
+            if found is None or s.tensor in self.inputs:
+                defined = [t for t in self.signatures if t not in self.inputs]
+                raise CascadeError(
+                    f"output {s.tensor} is never defined", at=s.at, hint=nearest(s.tensor, defined)
+                )
+            if found.state is None and found.ranks != s.ranks:
+                raise CascadeError(
+                    f"output {s.tensor}[{', '.join(s.ranks)}] is defined with the ranks [{', '.join(found.ranks)}]",
+                    at=s.at,
+                )
+        for name, einsum in self.initial.items():
+            if name not in self.updated:
+                raise CascadeError(
+                    f"{name} is given a first state but no iterate block goes on with {name}[...+1]",
+                    at=einsum.target.at,
+                )
+
+    # one Einsum
+
+    def _check_expressions(self, einsum: Einsum) -> None:
+        if is_logical(einsum.value):
+            raise CascadeError("an Einsum's value must be a number; use select(condition, 1, 0)", at=einsum.at)
+        if einsum.where is not None and not is_logical(einsum.where):
+            raise CascadeError("'where' needs a comparison, such as m <= p", at=einsum.where.at or einsum.at)
+        for whole in (einsum.value, einsum.where):
+            if whole is None:
+                continue
+            for node in walk(whole):
+                _check_call(node)
+                if isinstance(node, Compare) and any(is_logical(a) for a in node.args):
+                    raise CascadeError("a comparison compares numbers; join comparisons by 'and'", at=node.at)
+                if isinstance(node, Access):
+                    for index in node.indices:
+                        _check_index(index)
+        for index in einsum.target.indices:
+            _check_index(index)
+
+    def _check_variables(self, einsum: Einsum, block: str | None) -> None:
+        from .cascade import rank_of
+
+        created = {r.into for r in einsum.reductions if r.into}
+        roots = [*einsum.target.indices, einsum.value, *([einsum.where] if einsum.where is not None else [])]
+        for root in roots:
+            for node in walk(root):
+                if isinstance(node, Var) and rank_of(node.name) not in self.ranks:
+                    raise CascadeError(
+                        f"variable {node.name} runs over the rank {rank_of(node.name)}, which is not declared",
+                        at=node.at,
+                        hint=nearest(rank_of(node.name), self.ranks),
+                    )
+                if isinstance(node, Size) and node.name not in self.sizes:
+                    raise CascadeError(
+                        f"unknown size {node.name}", at=node.at, hint=nearest(node.name, self.sizes)
+                    )
+        for r in einsum.reductions:
+            if r.into and rank_of(r.into) not in self.ranks:
+                raise CascadeError(
+                    f"the selected rank {rank_of(r.into)} is not declared",
+                    at=r.at,
+                    hint=nearest(rank_of(r.into), self.ranks),
+                )
+        loose = [v for v in einsum.output_variables if v not in einsum.variables and v not in created]
+        if loose:
+            raise CascadeError(f"the target uses {loose[0]}, which nothing on the right gives", at=einsum.at)
+        if block is not None and block in {v for r in einsum.reductions for v in r.variables}:
+            raise CascadeError(f"{block} iterates here and cannot be reduced", at=einsum.at)
+
+    def _check_read(self, access: Access, einsum: Einsum, block: str | None) -> None:
+        found = self.signatures.get(access.tensor)
+        if found is None:
+            later = {e.name for e in self.cascade.einsums}
+            if access.tensor in later:
+                message = f"{access.tensor} is read before it is defined"
+                raise CascadeError(message, at=access.at, hint=self._state_hint(access, block))
+            raise CascadeError(
+                f"unknown tensor {access.tensor}", at=access.at, hint=nearest(access.tensor, self.signatures)
+            )
+        if len(access.indices) != len(found.ranks):
+            wanted = f"{found.tensor}[{', '.join(found.ranks)}]"
+            raise CascadeError(
+                f"{access.tensor} has {len(found.ranks)} indices, {wanted}; found {len(access.indices)}",
+                at=access.at,
+            )
+        if found.state is None or block is None:
+            return
+        index = access.indices[found.state]
+        if _is_next(index, block) and access.tensor not in self.updated:
+            raise CascadeError(
+                f"{access.tensor}[{block}+1] is read before this generation defines it", at=access.at
+            )
+
+    @staticmethod
+    def _state_hint(access: Access, block: str | None) -> str:
+        if block is None:
+            return ""
+        return f"a state needs a first value before the block: {access.tensor}[0, ...] = ..."
+
+    def _check_reductions(self, einsum: Einsum) -> None:
+        done: set[str] = set()
+        for r in einsum.reductions:
+            if r.op not in REDUCTION:
+                raise CascadeError(f"unknown reduction {r.op}", at=r.at, hint=nearest(r.op, REDUCTION))
+            if (r.into is not None) != (r.op == "topk"):
+                wanted = "topk(m -> j)" if r.op == "topk" else f"{r.op}(variable, ...)"
+                raise CascadeError(f"write {wanted}", at=r.at)
+            for v in r.variables:
+                if v in einsum.output_variables:
+                    raise CascadeError(f"{v} is reduced but stands in the target", at=r.at)
+                if v in done:
+                    raise CascadeError(f"{v} is reduced twice", at=r.at)
+                if v not in einsum.variables:
+                    raise CascadeError(
+                        f"{v} is reduced but not used", at=r.at, hint=nearest(v, einsum.variables)
+                    )
+                done.add(v)
+        implicit = [v for r in einsum.all_reductions[len(einsum.reductions) :] for v in r.variables]
+        value = einsum.value
+        if implicit and isinstance(value, Apply) and value.op in ("+", "-"):
+            for term in value.args:
+                missing = [v for v in implicit if v not in variables(term)]
+                if missing:
+                    raise CascadeError(
+                        f"{missing[0]} is summed, but one term does not depend on it",
+                        at=einsum.at,
+                        hint="write two Einsums, one for the sum and one for the addition",
+                    )
+
+    def _define(self, einsum: Einsum, block: str | None) -> None:
+        from .cascade import Signature, rank_of
+
+        name, target = einsum.name, einsum.target
+        if name in self.sizes:
+            raise CascadeError(f"{name} is a size, not a tensor", at=target.at)
+        state: int | None = None
+        ranks: list[str] = []
+        for axis, index in enumerate(target.indices):
+            if isinstance(index, Var):
+                ranks.append(rank_of(index.name))
+            elif block is not None and _is_next(index, block):
+                state = self._only_state(state, axis, target)
+                ranks.append(rank_of(block))
+            elif block is None and index == Num(0):
+                state = self._only_state(state, axis, target)
+                ranks.append("")  # which rank carries the state is known once the block is read
+            else:
+                raise CascadeError(
+                    "a target's index is a variable, or in an iterate block the next state (m1 + 1)",
+                    at=index.at or target.at,
+                    hint="before the block the first state is written with the index 0",
+                )
+        repeated = [r for r in ranks if r and ranks.count(r) > 1]
+        if repeated:
+            raise CascadeError(f"the target uses {repeated[0]} twice", at=target.at)
+        if block is not None and state is None and rank_of(block) not in ranks:
+            raise CascadeError(
+                f"{name} is defined anew in every generation; give it the index {block}", at=target.at
+            )
+        signature = Signature(name, tuple(ranks), state)
+        self._register(einsum, signature, block)
+
+    @staticmethod
+    def _only_state(state: int | None, axis: int, target: Access) -> int:
+        if state is not None:
+            raise CascadeError("a tensor carries its state along one index only", at=target.at)
+        return axis
+
+    def _register(self, einsum: Einsum, signature: Signature, block: str | None) -> None:
+        from .cascade import Signature, rank_of
+
+        name = einsum.name
+        first = self.initial.get(name)
+        if name in self.inputs:
+            raise CascadeError(f"{name} is an input and cannot be defined", at=einsum.target.at)
+        if first is not None and block is not None and name not in self.updated:
+            known = self.signatures[name]
+            if signature.state != known.state or len(signature.ranks) != len(known.ranks):
+                raise CascadeError(
+                    f"the states of {name} do not match: its first value has other indices", at=einsum.target.at
+                )
+            self.updated.add(name)
+            self.signatures[name] = signature
+            self.defined_in[name] = block
+            return
+        if name in self.signatures:
+            raise CascadeError(f"{name} is defined twice", at=einsum.target.at)
+        if signature.state is not None and block is None:
+            self.initial[name] = einsum
+            block_variable = self._block_that_updates(name)
+            if block_variable is not None:
+                ranks = list(signature.ranks)
+                ranks[signature.state] = rank_of(block_variable)
+                signature = Signature(name, tuple(ranks), signature.state)
+        elif signature.state is not None:
+            raise CascadeError(
+                f"the state {name} has no first value", at=einsum.target.at, hint=f"write {name}[0, ...] = ... before"
+            )
+        self.signatures[name] = signature
+        self.defined_in[name] = block
+
+    def _block_that_updates(self, name: str) -> str | None:
+        for e, block in self.cascade.statements:
+            if e.name == name and block is not None:
+                return block
+        return None
+
+
+def _is_next(index: Expr, block: str) -> bool:
+    return index in (Apply("+", (Var(block), Num(1))), Apply("+", (Num(1), Var(block))))
+
+
+def _check_index(index: Expr) -> None:
+    for node in walk(index):
+        if isinstance(node, Num) and not isinstance(node.value, int):
+            raise CascadeError(f"an index is a whole number, found {node.value}", at=node.at)
+        if isinstance(node, Compare) or (isinstance(node, Apply) and node.op not in INDEX_OPS):
+            shown = node.op if isinstance(node, Apply) else "a comparison"
+            raise CascadeError(f"an index cannot use {shown}", at=node.at, hint="use +, -, *, //, %, min, max or clamp")
+
+

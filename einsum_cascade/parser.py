@@ -1,0 +1,333 @@
+"""Text -> Cascade; errors carry line, column, caret and a hint."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput, UnexpectedToken, v_args
+from lark.exceptions import VisitError
+
+from .cascade import Cascade, Constant, Iterate, Rank, Signature
+from .einsum import Einsum, Reduction
+from .errors import CascadeError, nearest
+from .expr import Access, Apply, Compare, Expr, Num, Place, Size, Var
+
+# A page of formulas; far above every attention ever published, and small enough that no text can exhaust memory.
+MAX_CHARACTERS = 200_000
+MAX_NESTING = 60
+RESERVED = frozenset({"and", "or", "not", "where", "inf", "iterate"})
+
+
+def parse(text: str, *, file: str = "cascade") -> Cascade:
+    """Return the cascade that a text describes.
+
+    Args:
+        text: in the cascade language.
+        file: the name to show in errors.
+
+    Raises:
+        CascadeError: with line, column, the line itself with a caret, and a hint.
+
+    >>> c = parse('cascade gemm\\nrank I J K\\ninput A[K, I] B[K, J]\\noutput C[I, J]\\nC[i, j] = A[k, i] * B[k, j]')
+    >>> c.einsums[0].reduced
+    ('k',)
+    """
+    try:
+        _guard(text)
+        tree = _parser("start").parse(text if text.endswith("\n") else text + "\n")
+        return _Builder().cascade(tree)
+    except UnexpectedInput as error:
+        raise _syntax_error(error, text).located_in(file, text) from None
+    except CascadeError as error:
+        raise error.located_in(file, text) from None
+    except VisitError as error:
+        if isinstance(error.orig_exc, CascadeError):
+            raise error.orig_exc.located_in(file, text) from None
+        raise
+
+
+def parse_expression(text: str, *, file: str = "expression") -> Expr:
+    """Return the expression that a text describes; data files use the same small language.
+
+    >>> parse_expression("2 * N")
+    Apply(op='*', args=(Num(value=2), Size(name='N')))
+
+    Raises:
+        CascadeError: as `parse` does.
+    """
+    try:
+        _guard(text)
+        if "\n" in text:
+            raise CascadeError("an expression stands on one line", at=(1, 1))
+        built: Expr = _Builder().transform(_parser("expr").parse(text))
+        return built
+    except UnexpectedInput as error:
+        raise _syntax_error(error, text).located_in(file, text) from None
+    except CascadeError as error:
+        raise error.located_in(file, text) from None
+    except VisitError as error:
+        if isinstance(error.orig_exc, CascadeError):
+            raise error.orig_exc.located_in(file, text) from None
+        raise
+
+
+def load(path: str | Path) -> Cascade:
+    """Return the cascade in a file.
+
+    Raises:
+        CascadeError: the file cannot be read, is empty or binary, or its text is not a legal cascade.
+    """
+    shown = str(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CascadeError(f"cannot read {shown}: {error.strerror or error}") from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CascadeError(f"{shown}: a cascade is UTF-8 text; this file is binary") from None
+    if "\0" in text:
+        raise CascadeError(f"{shown}: a cascade is UTF-8 text; this file is binary")
+    if not text.strip():
+        raise CascadeError(f"{shown}: the file is empty; a cascade begins with 'cascade NAME'")
+    return parse(text, file=shown)
+
+
+def _guard(text: str) -> None:
+    """Bound what the parser is given, before it allocates anything."""
+    if len(text) > MAX_CHARACTERS:
+        raise CascadeError(f"the text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
+    depth = 0
+    line, start = 1, 0
+    for match in re.finditer(r"[()\[\]\n]", text):
+        c = match.group()
+        if c == "\n":
+            line, start, depth = line + 1, match.end(), 0
+        elif c in "([":
+            depth += 1
+            if depth > MAX_NESTING:
+                at = (line, match.start() - start + 1)
+                raise CascadeError(f"brackets nest more than {MAX_NESTING} deep", at=at)
+        else:
+            depth -= 1
+
+
+@functools.cache
+def _parser(start: str) -> Lark:
+    grammar = resources.files(__package__).joinpath("grammar.lark").read_text(encoding="utf-8")
+    return Lark(grammar, parser="lalr", start=start, propagate_positions=True, maybe_placeholders=True)
+
+
+_EXPECTED = {
+    "_NL": "the end of the line",
+    "$END": "the end of the text",
+    "COLON": "':'",
+    "__ANON_0": "':: reduction'",
+    "WHERE": "'where'",
+    "STRING": "a string in double quotes",
+    "NAME": "a name in capitals",
+    "VAR": "a name in lower case",
+    "NUMBER": "a number",
+}
+_OPERATORS = frozenset({"PLUS", "MINUS", "TIMES", "POWER", "COMPARE", "AND", "OR"})
+
+
+def _syntax_error(error: UnexpectedInput, text: str) -> CascadeError:
+    accepted: set[str] = set()
+    if isinstance(error, UnexpectedToken):
+        accepted = set(error.accepts or error.expected)
+        found = str(error.token)
+    elif isinstance(error, UnexpectedCharacters):
+        accepted = set(error.allowed or ())
+        found = error.char
+    else:
+        found = ""
+    line, column = error.line, error.column
+    if line in (None, -1, "?") or (isinstance(error, UnexpectedToken) and error.token.type == "$END"):
+        lines = text.splitlines() or [""]
+        line, column = len(lines), len(lines[-1]) + 1
+    if isinstance(error, UnexpectedToken) and error.token.type == "_NL":
+        # A newline token begins after blanks and comments; the place a reader looks at is where the line ends.
+        lines = text.splitlines()
+        column = len(lines[line - 1].split("#")[0].rstrip()) + 1 if line <= len(lines) else column
+    return CascadeError(_expectation(accepted, found), at=(int(line), int(column)), hint=_syntax_hint(found))
+
+
+def _expectation(accepted: set[str], found: str) -> str:
+    parts: list[str] = []
+    if accepted & _OPERATORS:
+        parts.append("an operator")
+    for terminal in sorted(accepted - _OPERATORS):
+        shown = _EXPECTED.get(terminal) or _literal(terminal)
+        if shown and shown not in parts:
+            parts.append(shown)
+    order = ["an operator", "':: reduction'", "'where'", "the end of the line"]
+    parts.sort(key=lambda p: order.index(p) if p in order else -1 if p == "an operator" else len(order))
+    shown_found = "" if not found.strip() else f", found '{found.strip()[:20]}'"
+    if not parts:
+        return f"unexpected '{found}'" if found.strip() else "unexpected end"
+    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " or " + parts[-1]
+    return f"expected {listed}{shown_found}"
+
+
+def _literal(terminal: str) -> str:
+    for t in _parser("start").terminals:
+        if t.name == terminal:
+            raw = str(t.pattern.value)
+            return f"'{raw}'" if t.pattern.type == "str" else ""
+    return ""
+
+
+def _syntax_hint(found: str) -> str:
+    word = found.strip()
+    starters = ("cascade", "rank", "let", "input", "output", "source", "iterate", "where")
+    if word.isalpha() and word not in starters:
+        hint = nearest(word, starters)
+        return hint if hint.startswith("did you mean") else ""
+    return ""
+
+
+def _at(token: Any) -> Place | None:
+    line = getattr(token, "line", None)
+    return (int(line), int(token.column)) if line else None
+
+
+@v_args(meta=True)
+class _Builder(Transformer[Token, Any]):
+    """Parse tree -> frozen nodes; each method is named after the rule it builds."""
+
+    def cascade(self, tree: Any) -> Cascade:
+        built: Cascade = self.transform(tree)
+        return built
+
+    def start(self, meta: Any, parts: list[Any]) -> Cascade:
+        name, summary, source = parts[0]
+        flat: list[Any] = []
+        for p in parts[1:]:
+            flat.extend(p if isinstance(p, list) else [p])
+
+        def pick(kind: type | tuple[type, ...]) -> tuple[Any, ...]:
+            return tuple(p for p in flat if isinstance(p, kind))
+
+        signatures = [p for p in flat if isinstance(p, tuple)]
+        return Cascade(
+            name=name,
+            summary=summary,
+            source=source,
+            ranks=pick(Rank),
+            constants=pick(Constant),
+            inputs=tuple(s for side, s in signatures if side == "input"),
+            outputs=tuple(s for side, s in signatures if side == "output"),
+            body=pick((Einsum, Iterate)),
+        )
+
+    def head(self, meta: Any, parts: list[Any]) -> tuple[str, str, str]:
+        name, summary, source = parts
+        return str(name), summary or "", source or ""
+
+    def summary(self, meta: Any, parts: list[Any]) -> str:
+        return str(parts[0])[1:-1]
+
+    def provenance(self, meta: Any, parts: list[Any]) -> str:
+        return str(parts[0])[1:-1]
+
+    def ranks(self, meta: Any, parts: list[Token]) -> list[Rank]:
+        return [Rank(str(p), at=_at(p)) for p in parts]
+
+    def derived(self, meta: Any, parts: list[Any]) -> Rank:
+        return Rank(str(parts[0]), parts[1], at=_at(parts[0]))
+
+    def constant(self, meta: Any, parts: list[Any]) -> Constant:
+        return Constant(str(parts[0]), parts[1], at=_at(parts[0]))
+
+    def signature(self, meta: Any, parts: list[Any]) -> Signature:
+        ranks = tuple(str(p) for p in parts[1:] if p is not None)
+        return Signature(str(parts[0]), ranks, at=_at(parts[0]))
+
+    def inputs(self, meta: Any, parts: list[Signature]) -> list[tuple[str, Signature]]:
+        return [("input", s) for s in parts]
+
+    def outputs(self, meta: Any, parts: list[Signature]) -> list[tuple[str, Signature]]:
+        return [("output", s) for s in parts]
+
+    def iterate(self, meta: Any, parts: list[Any]) -> Iterate:
+        return Iterate(_variable(parts[0]), tuple(parts[1:]), at=_at(parts[0]))
+
+    def einsum(self, meta: Any, parts: list[Any]) -> Einsum:
+        target, value, *rest = parts
+        reductions = tuple(p for p in rest if isinstance(p, Reduction))
+        where = rest[-1] if rest and not isinstance(rest[-1], Reduction) else None
+        return Einsum(target, value, reductions, where, at=target.at)
+
+    def reduction(self, meta: Any, parts: list[Token]) -> Reduction:
+        return Reduction(str(parts[0]), tuple(_variable(p) for p in parts[1:]), at=_at(parts[0]))
+
+    def selection(self, meta: Any, parts: list[Any]) -> Reduction:
+        op, source, into, ordered = parts
+        return Reduction(str(op), (_variable(source),), _variable(into), ordered is not None, at=_at(op))
+
+    def access(self, meta: Any, parts: list[Any]) -> Access:
+        return Access(str(parts[0]), tuple(p for p in parts[1:] if p is not None), at=_at(parts[0]))
+
+    def disjunction(self, meta: Any, parts: list[Expr]) -> Expr:
+        return _chain("or", parts, meta)
+
+    def conjunction(self, meta: Any, parts: list[Expr]) -> Expr:
+        return _chain("and", parts, meta)
+
+    def negation(self, meta: Any, parts: list[Expr]) -> Expr:
+        return Apply("not", (parts[0],), at=_at(meta))
+
+    def comparison(self, meta: Any, parts: list[Any]) -> Expr:
+        return Compare(tuple(str(p) for p in parts[1::2]), tuple(parts[0::2]), at=_at(meta))
+
+    def binary(self, meta: Any, parts: list[Any]) -> Expr:
+        left, op, right = parts
+        return Apply(str(op), (left, right), at=_at(op))
+
+    def minus(self, meta: Any, parts: list[Any]) -> Expr:
+        return Apply("neg", (parts[1],), at=_at(parts[0]))
+
+    def number(self, meta: Any, parts: list[Token]) -> Num:
+        text = str(parts[0])
+        if text.isdigit():
+            if len(text) > 18:
+                raise CascadeError("a whole number has at most 18 digits", at=_at(parts[0]))
+            return Num(int(text), at=_at(parts[0]))
+        value = float(text)
+        if math.isinf(value):
+            raise CascadeError(f"{text} is beyond what a float64 can hold", at=_at(parts[0]), hint="write inf")
+        return Num(value, at=_at(parts[0]))
+
+    def infinity(self, meta: Any, parts: list[Token]) -> Num:
+        return Num(math.inf, at=_at(parts[0]))
+
+    def size(self, meta: Any, parts: list[Token]) -> Size:
+        return Size(str(parts[0]), at=_at(parts[0]))
+
+    def variable(self, meta: Any, parts: list[Token]) -> Var:
+        return Var(_variable(parts[0]), at=_at(parts[0]))
+
+    def call(self, meta: Any, parts: list[Any]) -> Expr:
+        return Apply(str(parts[0]), tuple(parts[1:]), at=_at(parts[0]))
+
+    def group(self, meta: Any, parts: list[Expr]) -> Expr:
+        return parts[0]
+
+
+def _variable(token: Any) -> str:
+    if str(token) in RESERVED:
+        raise CascadeError(f"'{token}' is a word of the language and cannot name a variable", at=_at(token))
+    return str(token)
+
+
+def _chain(op: str, parts: list[Expr], meta: Any) -> Expr:
+    out = parts[0]
+    for p in parts[1:]:
+        out = Apply(op, (out, p), at=_at(meta))
+    return out

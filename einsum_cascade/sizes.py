@@ -1,0 +1,224 @@
+"""Sizes of a use: `E=64,P=1024,M=1024`, or a model of the workload table with a length: `BERT/64K,B=1`."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import re
+from collections.abc import Mapping
+from importlib import resources
+
+from .cascade import Cascade
+from .errors import CascadeError, nearest
+from .expr import Apply, Expr, Num, Size, walk
+
+# Ranks along the sequence; a model's length sets whichever of them a cascade has.
+SEQUENCE_RANKS = ("M", "P", "T", "N", "L")
+# Ranks that only multiply the work, so that a text may leave them out.
+BATCH_RANKS = ("B", "H")
+DEFAULT_TILE = 64
+MAX_SIZE = 2**48
+
+_SUFFIX = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)\s*([KMG]?)")
+
+
+@functools.cache
+def workloads() -> dict[str, dict[str, int]]:
+    """Return the model table: name -> sizes by rank (B, D, H, E, F, S)."""
+    text = resources.files(__package__).joinpath("zoo/workloads.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    return {r["model"]: {k: int(v) for k, v in r.items() if k not in ("model", "source")} for r in rows}
+
+
+def count(text: str, *, name: str = "size") -> int:
+    """Return a whole number written with an optional K, M or G (powers of 1024).
+
+    Raises:
+        CascadeError: not a whole number of at least 1.
+
+    >>> count("64K")
+    65536
+    """
+    match = _NUMBER.fullmatch(text.strip())
+    if not match:
+        raise CascadeError(f"{name}={text}: expected a whole number such as 64, 64K or 1M")
+    value = float(match[1]) * _SUFFIX[match[2]]
+    if value != int(value):
+        raise CascadeError(f"{name}={text}: a size is a whole number")
+    if value < 1:
+        raise CascadeError(f"{name}={text}: a size is at least 1")
+    if value > MAX_SIZE:
+        raise CascadeError(f"{name}={text}: a size is at most 2^48")
+    return int(value)
+
+
+def parse_sizes(text: str, cascade: Cascade | None = None, *, tile: int | None = None) -> dict[str, int]:
+    """Return the size of every rank of a cascade, and of the batch ranks given with it.
+
+    Args:
+        text: `E=64,P=1024,M=1024` or `MODEL/LENGTH[,RANK=n...]`.
+        cascade: completes derived and split ranks when given, and refuses unknown ones.
+        tile: size of the inner rank of a split (`M0`) that the text leaves open.
+
+    Raises:
+        CascadeError: an unknown rank or model, a missing, negative or non-integer size, sizes that contradict.
+    """
+    given: dict[str, int] = {}
+    soft: dict[str, int] = {}
+    for position, item in enumerate(filter(None, (p.strip() for p in text.split(",")))):
+        if "=" in item:
+            name, _, value = item.partition("=")
+            name = name.strip()
+            if name in given:
+                raise CascadeError(f"{name} is given twice in '{text}'")
+            given[name] = count(value, name=name)
+        elif position == 0:
+            soft = model_sizes(item)
+        else:
+            raise CascadeError(f"'{item}' in '{text}': expected RANK=number")
+    if not given and not soft:
+        raise CascadeError("no sizes given; write them as E=64,P=1024,M=1024 or as BERT/64K")
+    if cascade is None:
+        return soft | given
+    return resolve(cascade, given, soft=soft, tile=tile)
+
+
+def model_sizes(text: str) -> dict[str, int]:
+    """Return the sizes of a model of the workload table at a length: `BERT/64K`."""
+    model, slash, length = text.partition("/")
+    table = workloads()
+    if model not in table:
+        raise CascadeError(f"unknown model '{model}'", hint=nearest(model, table))
+    if not slash or not length:
+        raise CascadeError(f"'{text}' lacks a length; write {model}/64K")
+    seq = count(length, name="length")
+    return table[model] | dict.fromkeys(SEQUENCE_RANKS, seq)
+
+
+def resolve(
+    cascade: Cascade,
+    given: Mapping[str, int],
+    *,
+    soft: Mapping[str, int] | None = None,
+    tile: int | None = None,
+) -> dict[str, int]:
+    """Return the sizes of all ranks, completed by the cascade's own equations.
+
+    Args:
+        given: sizes that a user named; every name must be a rank of the cascade or a batch rank.
+        soft: sizes that are taken where the cascade has the rank and nothing else gives it.
+        tile: size of the inner rank of a split that is left open; else its largest divisor up to 64.
+
+    Raises:
+        CascadeError: see `parse_sizes`.
+    """
+    names = set(cascade.rank_names)
+    for name, value in given.items():
+        if name not in names and name not in BATCH_RANKS:
+            raise CascadeError(
+                f"{cascade.name} has no rank {name}", hint=nearest(name, [*names, *BATCH_RANKS])
+            )
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CascadeError(f"{name}={value}: a size is a whole number of at least 1")
+    sizes = dict(given)
+    for name, value in (soft or {}).items():
+        if name in BATCH_RANKS or (name in names and not _settled(cascade, name, sizes)):
+            sizes.setdefault(name, value)
+    _split(cascade, sizes, tile)
+    missing = [r for r in cascade.free_ranks if r not in sizes]
+    if missing:
+        wanted = ", ".join(_asked(cascade, r) for r in missing)
+        raise CascadeError(f"{cascade.name} needs the size of {wanted}")
+    for rank in cascade.ranks:
+        if rank.size is not None:
+            value = _whole(rank.name, size_value(rank.size, cascade, sizes))
+            if sizes.setdefault(rank.name, value) != value:
+                raise CascadeError(f"{rank.name}={sizes[rank.name]} contradicts {rank.name} = {value} of its parts")
+    return sizes
+
+
+def size_value(node: Expr, cascade: Cascade, sizes: Mapping[str, int]) -> float | int:
+    """Return the value of an expression over sizes and constants.
+
+    Raises:
+        CascadeError: a size is missing, or the value is not finite.
+    """
+    from .ops import SCALAR
+
+    if isinstance(node, Num):
+        return node.value
+    if isinstance(node, Size):
+        if node.name in sizes:
+            return sizes[node.name]
+        for c in cascade.constants:
+            if c.name == node.name:
+                return size_value(c.value, cascade, sizes)
+        for r in cascade.ranks:
+            if r.name == node.name and r.size is not None:
+                return size_value(r.size, cascade, sizes)
+        raise CascadeError(f"{cascade.name} needs the size of {node.name}")
+    if isinstance(node, Apply):
+        args = [size_value(a, cascade, sizes) for a in node.args]
+        if node.op in ("/", "//", "%") and args[1] == 0:
+            raise CascadeError(f"a size of {cascade.name} divides by zero")
+        if node.op == "**" and abs(args[1]) > 64:
+            raise CascadeError(f"a size of {cascade.name} has an exponent beyond 64")
+        if node.op == "neg":
+            return -args[0]
+        value = float(SCALAR[node.op].function(*map(float, args)))
+        if not math.isfinite(value):
+            raise CascadeError(f"a size of {cascade.name} is not finite")
+        return int(value) if value == int(value) else value
+    raise CascadeError(f"a size of {cascade.name} may use numbers and sizes only")
+
+
+def _settled(cascade: Cascade, name: str, sizes: Mapping[str, int]) -> bool:
+    """Tell whether the given parts of a split already say how large the whole is."""
+    parts = cascade.splits.get(name)
+    return parts is not None and all(p in sizes for p in parts)
+
+
+def _split(cascade: Cascade, sizes: dict[str, int], tile: int | None) -> None:
+    """Give the parts of split ranks (M = M1 * M0) their sizes, where the whole is known."""
+    for whole, parts in cascade.splits.items():
+        if whole not in sizes:
+            continue
+        for part in parts:
+            if part in sizes and sizes[whole] % sizes[part]:
+                raise CascadeError(f"{part}={sizes[part]} does not divide {whole}={sizes[whole]}")
+        open_parts = [p for p in parts if p not in sizes]
+        rest = sizes[whole] // math.prod(sizes[p] for p in parts if p in sizes)
+        while len(open_parts) > 1:
+            inner = open_parts.pop()
+            sizes[inner] = _tile(whole, rest, tile)
+            rest //= sizes[inner]
+        if open_parts:
+            sizes[open_parts[0]] = rest
+
+
+def _tile(whole: str, size: int, tile: int | None) -> int:
+    if tile is not None:
+        if size % tile:
+            raise CascadeError(f"the tile {tile} does not divide {whole}={size}")
+        return tile
+    return next(t for t in range(min(DEFAULT_TILE, size), 0, -1) if size % t == 0)
+
+
+def _whole(name: str, value: float | int) -> int:
+    if value != int(value) or value < 1:
+        raise CascadeError(f"{name} would be {value}; a size is a whole number of at least 1")
+    return int(value)
+
+
+def _asked(cascade: Cascade, rank: str) -> str:
+    for whole, parts in cascade.splits.items():
+        if rank in parts:
+            return f"{rank} (or {whole} = {' * '.join(parts)})"
+    return rank
+
+
+def sizes_used(node: Expr) -> tuple[str, ...]:
+    """Return the names of the sizes in an expression."""
+    return tuple(dict.fromkeys(n.name for n in walk(node) if isinstance(n, Size)))

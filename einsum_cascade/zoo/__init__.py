@@ -1,0 +1,47 @@
+"""The zoo: one `.cascade` file an operator."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+
+from ..cascade import Cascade
+from ..errors import CascadeError, nearest
+from ..parser import parse
+from ..sizes import model_sizes
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """Return the names of all zoo entries, sorted."""
+    files = resources.files(__package__).iterdir()
+    return tuple(sorted(f.name.removesuffix(".cascade") for f in files if f.name.endswith(".cascade")))
+
+
+def text(name: str) -> str:
+    """Return the text of a zoo entry.
+
+    Raises:
+        CascadeError: no such entry; the nearest name is suggested.
+    """
+    if name not in names():
+        raise CascadeError(f"the zoo has no '{name}'", hint=nearest(name, names()))
+    return resources.files(__package__).joinpath(f"{name}.cascade").read_text(encoding="utf-8")
+
+
+@functools.cache
+def load(name: str) -> Cascade:
+    """Return a zoo entry.
+
+    Raises:
+        CascadeError: no such entry; the nearest name is suggested.
+
+    >>> load("attention_1pass").splits
+    {'M': ('M1', 'M0')}
+    """
+    return parse(text(name), file=f"{name}.cascade")
+
+
+def sizes(model: str, length: int | str) -> dict[str, int]:
+    """Return the sizes of a model of the workload table at a length."""
+    return model_sizes(f"{model}/{length}")
