@@ -1,1 +1,21 @@
-"""Placeholder."""
+"""How a cascade is laid on a machine, and how a data file becomes an object."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .files import entries, load, names
+
+_FACE = {"load": ".files", "names": ".files", "entries": ".files"}
+
+__all__ = ["entries", "load", "names"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FACE:
+        value = getattr(importlib.import_module(_FACE[name], __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,1 +1,40 @@
-"""Placeholder."""
+"""Predict what an algorithm costs on a machine: latency, energy, traffic, area, and what bounds it.
+
+The names of the face are loaded when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dse.engine import sweep
+    from .dse.pareto import pareto
+    from .dse.space import Space
+    from .gpu.gna import gna_bounds
+    from .gpu.model import predict
+    from .hardware.reader import load_hardware
+    from .result import Estimate
+    from .spatial.model import simulate
+
+_FACE = {
+    "Estimate": ".result",
+    "Space": ".dse.space",
+    "gna_bounds": ".gpu.gna",
+    "load_hardware": ".hardware.reader",
+    "pareto": ".dse.pareto",
+    "predict": ".gpu.model",
+    "simulate": ".spatial.model",
+    "sweep": ".dse.engine",
+}
+
+__all__ = ["Estimate", "Space", "gna_bounds", "load_hardware", "pareto", "predict", "simulate", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FACE:
+        value = getattr(importlib.import_module(_FACE[name], __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,1 +1,1 @@
-"""."""
+"""Hardware descriptions: data files that become chips."""

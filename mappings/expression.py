@@ -1,0 +1,120 @@
+"""Expressions in data files (`2 * N`), evaluated over named values; numbers and quantities alike."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from einsum_cascade.errors import CascadeError, MappingError, ModelError, nearest
+from einsum_cascade.expr import Apply, Expr, Num, Size, Var
+
+_NAME = re.compile(r"[A-Za-z_]\w*\Z")
+
+
+def _variadic(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: functools.reduce(function, args)
+
+
+OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "+": operator.add,
+        "-": operator.sub,
+        "*": operator.mul,
+        "/": operator.truediv,
+        "//": operator.floordiv,
+        "%": operator.mod,
+        "**": operator.pow,
+        "neg": operator.neg,
+        "min": _variadic(min),
+        "max": _variadic(max),
+        "floor": lambda x: x // 1,
+    }
+)
+
+
+def evaluate_expression(
+    text: str | int | float,
+    names: Mapping[str, Any],
+    *,
+    where: str,
+    error: type[ModelError] = MappingError,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+) -> Any:
+    """Return the value of an expression of the cascade language over named values.
+
+    Args:
+        text: the expression; a number stands for itself.
+        names: what a name stands for; the values may be numbers, NumPy arrays or quantities.
+        where: what stands before an error.
+        error: the class of an error.
+        functions: more functions than those of `OPERATORS`, for example the least and the greatest of arrays.
+
+    Raises:
+        ModelError: of the class `error`; the text is no expression or names something unknown.
+
+    >>> evaluate_expression("N", {"N": 256}, where="example")
+    256
+    >>> evaluate_expression("n", {"N": 256}, where="example")
+    Traceback (most recent call last):
+    einsum_cascade.errors.MappingError: example: unknown name 'n'; known: N
+    """
+    if isinstance(text, (int, float)):
+        return text
+    stripped = text.strip()
+    if _NAME.match(stripped):
+        return _lookup(stripped, names, where, error)
+    number = _number(stripped)
+    if number is not None:
+        return number
+    table = {**OPERATORS, **(functions or {})}
+    try:
+        return _value(_parsed(stripped), names, table, where, error)
+    except CascadeError as e:
+        raise error(f"{where}: '{text}' is not an expression: {e.message}") from None
+    except (ZeroDivisionError, OverflowError, ArithmeticError):
+        raise error(f"{where}: '{text}' cannot be computed (division by zero or overflow)") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str) -> Expr:
+    from einsum_cascade.parser import parse_expression
+
+    return parse_expression(text)
+
+
+def _number(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return None if math.isnan(value) else value
+    return None
+
+
+def _lookup(name: str, names: Mapping[str, Any], where: str, error: type[ModelError]) -> Any:
+    if name not in names:
+        raise error(f"{where}: unknown name '{name}'; {nearest(name, names)}")
+    return names[name]
+
+
+def _value(
+    node: Expr,
+    names: Mapping[str, Any],
+    table: Mapping[str, Callable[..., Any]],
+    where: str,
+    error: type[ModelError],
+) -> Any:
+    if isinstance(node, Num):
+        return node.value
+    if isinstance(node, (Size, Var)):
+        return _lookup(node.name, names, where, error)
+    if isinstance(node, Apply) and node.op in table:
+        return table[node.op](*(_value(a, names, table, where, error) for a in node.args))
+    found = node.op if isinstance(node, Apply) else type(node).__name__.lower()
+    raise error(f"{where}: '{found}' cannot stand in an expression here; known: {', '.join(table)}")
