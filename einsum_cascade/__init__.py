@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .analysis.passes import passes
     from .cascade import Cascade
     from .evaluator import evaluate, random_inputs, same_result
-    from .torch_trace import from_torch
     from .parser import load, parse
     from .printer import latex, render
     from .rewrite.reduce import reduce_passes
     from .sizes import parse_sizes
+    from .torch_trace import from_torch
 
 _FACE = {
     "Cascade": "cascade",
@@ -69,8 +69,8 @@ __all__ = [
 def foreign_neighbours() -> dict[str, str]:
     """Return the sibling packages that are somebody else's, with where they were found.
 
-    `kernels`, `validation`, `mappings` and `simulator` are names that other distributions use too; whichever stands
-    first on the path wins, and nothing else would say so.
+    `kernels`, `validation`, `mappings` and `simulator` are names that other distributions use too; whichever
+    stands first on the path wins, and nothing else would say so.
     """
     home = Path(__file__).resolve().parent.parent
     foreign = {}
@@ -84,7 +84,8 @@ def foreign_neighbours() -> dict[str, str]:
 
 for _name, _found in foreign_neighbours().items():
     warnings.warn(
-        f"'import {_name}' gives another package, in {_found}; uninstall that one or use a separate environment",
+        f"'import {_name}' gives another package, in {_found}; "
+        "uninstall that one or use a separate environment",
         stacklevel=2,
     )
 

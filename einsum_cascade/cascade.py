@@ -155,9 +155,7 @@ class Cascade:
     def aliases(self) -> dict[str, str]:
         """Ranks that are another rank under a second name: `{"S0": "T0"}` for `rank S0 = T0`."""
         names = {r.name for r in self.ranks}
-        return {
-            r.name: r.size.name for r in self.ranks if isinstance(r.size, Size) and r.size.name in names
-        }
+        return {r.name: r.size.name for r in self.ranks if isinstance(r.size, Size) and r.size.name in names}
 
     @property
     def graph(self) -> Any:
@@ -204,7 +202,11 @@ def _canonical(ranks: tuple[Rank, ...], constants: set[str]) -> tuple[Rank, ...]
     for r in ranks:
         names = [n for n in walk(r.size) if isinstance(n, Size)] if r.size is not None else []
         for n in names:
-            if n.name not in derived and n.name not in constants and all(n.name != p.name for p in parts.get(r.name, ())):
+            if (
+                n.name not in derived
+                and n.name not in constants
+                and all(n.name != p.name for p in parts.get(r.name, ()))
+            ):
                 parts.setdefault(r.name, []).append(Rank(n.name, at=n.at))
     used = {p.name for group in parts.values() for p in group}
     out = [r for r in ranks if r.size is None and r.name not in used]

@@ -127,7 +127,8 @@ class _Scope:
                 )
             if found.state is None and found.ranks != s.ranks:
                 raise CascadeError(
-                    f"output {s.tensor}[{', '.join(s.ranks)}] is defined with the ranks [{', '.join(found.ranks)}]",
+                    f"output {s.tensor}[{', '.join(s.ranks)}] is defined with the ranks "
+                    f"[{', '.join(found.ranks)}]",
                     at=s.at,
                 )
         for name, einsum in self.initial.items():
@@ -141,7 +142,9 @@ class _Scope:
 
     def _check_expressions(self, einsum: Einsum) -> None:
         if is_logical(einsum.value):
-            raise CascadeError("an Einsum's value must be a number; use select(condition, 1, 0)", at=einsum.at)
+            raise CascadeError(
+                "an Einsum's value must be a number; use select(condition, 1, 0)", at=einsum.at
+            )
         if einsum.where is not None and not is_logical(einsum.where):
             raise CascadeError("'where' needs a comparison, such as m <= p", at=einsum.where.at or einsum.at)
         for whole in (einsum.value, einsum.where):
@@ -166,7 +169,7 @@ class _Scope:
             for node in walk(root):
                 if isinstance(node, Var) and rank_of(node.name) not in self.ranks:
                     raise CascadeError(
-                        f"variable {node.name} runs over the rank {rank_of(node.name)}, which is not declared",
+                        f"variable {node.name} runs over rank {rank_of(node.name)}, which is not declared",
                         at=node.at,
                         hint=nearest(rank_of(node.name), self.ranks),
                     )
@@ -297,7 +300,8 @@ class _Scope:
             known = self.signatures[name]
             if signature.state != known.state or len(signature.ranks) != len(known.ranks):
                 raise CascadeError(
-                    f"the states of {name} do not match: its first value has other indices", at=einsum.target.at
+                    f"the states of {name} do not match: its first value has other indices",
+                    at=einsum.target.at,
                 )
             self.updated.add(name)
             self.signatures[name] = signature
@@ -314,7 +318,9 @@ class _Scope:
                 signature = Signature(name, tuple(ranks), signature.state)
         elif signature.state is not None:
             raise CascadeError(
-                f"the state {name} has no first value", at=einsum.target.at, hint=f"write {name}[0, ...] = ... before"
+                f"the state {name} has no first value",
+                at=einsum.target.at,
+                hint=f"write {name}[0, ...] = ... before",
             )
         self.signatures[name] = signature
         self.defined_in[name] = block
@@ -336,6 +342,6 @@ def _check_index(index: Expr) -> None:
             raise CascadeError(f"an index is a whole number, found {node.value}", at=node.at)
         if isinstance(node, Compare) or (isinstance(node, Apply) and node.op not in INDEX_OPS):
             shown = node.op if isinstance(node, Apply) else "a comparison"
-            raise CascadeError(f"an index cannot use {shown}", at=node.at, hint="use +, -, *, //, %, min, max or clamp")
-
-
+            raise CascadeError(
+                f"an index cannot use {shown}", at=node.at, hint="use +, -, *, //, %, min, max or clamp"
+            )

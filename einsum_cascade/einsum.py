@@ -22,7 +22,7 @@ class Reduction:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Scalar operations of one cost class, executed once per point of the space of `variables`, `count` times."""
+    """`count` scalar operations of one cost class at every point of the space of `variables`."""
 
     op: str
     count: int

@@ -14,16 +14,12 @@ Place: TypeAlias = tuple[int, int]
 MAX_DEPTH = 100
 
 
-def _place() -> Place | None:
-    return field(default=None, compare=False, repr=False, kw_only=True)  # type: ignore[no-any-return]
-
-
 @dataclass(frozen=True, slots=True)
 class Num:
     """A number; a whole one is an int. `inf` is Num(math.inf)."""
 
     value: int | float
-    at: Place | None = _place()
+    at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
     depth: int = field(init=False, default=1, compare=False, repr=False)
 
 
@@ -32,7 +28,7 @@ class Size:
     """The size of a rank, or a named constant (`let`)."""
 
     name: str
-    at: Place | None = _place()
+    at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
     depth: int = field(init=False, default=1, compare=False, repr=False)
 
 
@@ -41,7 +37,7 @@ class Var:
     """A rank variable; as a value it is the coordinate."""
 
     name: str
-    at: Place | None = _place()
+    at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
     depth: int = field(init=False, default=1, compare=False, repr=False)
 
 
@@ -51,7 +47,7 @@ class Access:
 
     tensor: str
     indices: tuple[Expr, ...] = ()
-    at: Place | None = _place()
+    at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
     depth: int = field(init=False, default=1, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +60,7 @@ class Apply:
 
     op: str
     args: tuple[Expr, ...]
-    at: Place | None = _place()
+    at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
     depth: int = field(init=False, default=1, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +73,7 @@ class Compare:
 
     ops: tuple[str, ...]
     args: tuple[Expr, ...]
-    at: Place | None = _place()
+    at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
     depth: int = field(init=False, default=1, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +87,9 @@ def _bound_depth(node: Access | Apply | Compare, children: tuple[Expr, ...]) -> 
     depth = 1 + max((c.depth for c in children), default=0)
     if depth > MAX_DEPTH:
         raise CascadeError(
-            f"the expression nests more than {MAX_DEPTH} levels deep", at=node.at, hint="split it into several Einsums"
+            f"the expression nests more than {MAX_DEPTH} levels deep",
+            at=node.at,
+            hint="split it into several Einsums",
         )
     object.__setattr__(node, "depth", depth)
 

@@ -1,8 +1,8 @@
 """The table of scalar operations and reductions: NumPy function, identity, cost class.
 
 A new function is one row here; parser, evaluator, printer and operation counts read it.
-Cost classes are what a machine is asked for: `mac`, `mul`, `add`, `max`, `divide`, `exp`, `log`, `sqrt`, `sin`.
-What each costs is the hardware's affair.
+Cost classes are what a machine is asked for: `mac`, `mul`, `add`, `max`, `divide`, `exp`, `log`, `sqrt` and
+`sin`. What each costs is the hardware's affair.
 """
 
 from __future__ import annotations

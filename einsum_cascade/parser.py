@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput, UnexpectedToken, v_args
+from lark import Lark, Token, Transformer, UnexpectedInput, UnexpectedToken, v_args
 from lark.exceptions import VisitError
 
 from .cascade import Cascade, Constant, Iterate, Rank, Signature
@@ -17,7 +17,7 @@ from .einsum import Einsum, Reduction
 from .errors import CascadeError, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Place, Size, Var
 
-# A page of formulas; far above every attention ever published, and small enough that no text can exhaust memory.
+# Far above every attention ever published, and small enough that no text can exhaust memory.
 MAX_CHARACTERS = 200_000
 MAX_NESTING = 60
 RESERVED = frozenset({"and", "or", "not", "where", "inf", "iterate"})
@@ -33,8 +33,13 @@ def parse(text: str, *, file: str = "cascade") -> Cascade:
     Raises:
         CascadeError: with line, column, the line itself with a caret, and a hint.
 
-    >>> c = parse('cascade gemm\\nrank I J K\\ninput A[K, I] B[K, J]\\noutput C[I, J]\\nC[i, j] = A[k, i] * B[k, j]')
-    >>> c.einsums[0].reduced
+    >>> gemm = '''cascade gemm
+    ... rank I J K
+    ... input A[K, I] B[K, J]
+    ... output C[I, J]
+    ... C[i, j] = A[k, i] * B[k, j]
+    ... '''
+    >>> parse(gemm).einsums[0].reduced
     ('k',)
     """
     try:
@@ -138,24 +143,19 @@ _OPERATORS = frozenset({"PLUS", "MINUS", "TIMES", "POWER", "COMPARE", "AND", "OR
 
 
 def _syntax_error(error: UnexpectedInput, text: str) -> CascadeError:
-    accepted: set[str] = set()
-    if isinstance(error, UnexpectedToken):
-        accepted = set(error.accepts or error.expected)
-        found = str(error.token)
-    elif isinstance(error, UnexpectedCharacters):
-        accepted = set(error.allowed or ())
-        found = error.char
-    else:
-        found = ""
+    found = str(error.token) if isinstance(error, UnexpectedToken) else str(getattr(error, "char", ""))
+    # LALR tables merge look-aheads; only trying each terminal tells what could really stand here.
+    state = getattr(error, "interactive_parser", None)
+    accepted: set[str] = set(state.accepts()) if state is not None else set()
+    lines = text.splitlines() or [""]
     line, column = error.line, error.column
-    if line in (None, -1, "?") or (isinstance(error, UnexpectedToken) and error.token.type == "$END"):
-        lines = text.splitlines() or [""]
+    at_end = isinstance(error, UnexpectedToken) and error.token.type == "$END"
+    if at_end or not isinstance(line, int) or line < 1:
         line, column = len(lines), len(lines[-1]) + 1
-    if isinstance(error, UnexpectedToken) and error.token.type == "_NL":
-        # A newline token begins after blanks and comments; the place a reader looks at is where the line ends.
-        lines = text.splitlines()
-        column = len(lines[line - 1].split("#")[0].rstrip()) + 1 if line <= len(lines) else column
-    return CascadeError(_expectation(accepted, found), at=(int(line), int(column)), hint=_syntax_hint(found))
+    elif isinstance(error, UnexpectedToken) and error.token.type == "_NL" and line <= len(lines):
+        # A newline token begins with blanks and comments; the reader's eye is where the words end.
+        column = len(lines[line - 1].split("#")[0].rstrip()) + 1
+    return CascadeError(_expectation(accepted, found), at=(line, column), hint=_syntax_hint(found))
 
 
 def _expectation(accepted: set[str], found: str) -> str:
@@ -301,7 +301,9 @@ class _Builder(Transformer[Token, Any]):
             return Num(int(text), at=_at(parts[0]))
         value = float(text)
         if math.isinf(value):
-            raise CascadeError(f"{text} is beyond what a float64 can hold", at=_at(parts[0]), hint="write inf")
+            raise CascadeError(
+                f"{text} is beyond what a float64 can hold", at=_at(parts[0]), hint="write inf"
+            )
         return Num(value, at=_at(parts[0]))
 
     def infinity(self, meta: Any, parts: list[Token]) -> Num:

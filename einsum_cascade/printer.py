@@ -130,7 +130,9 @@ def _applied(node: Apply) -> tuple[str, int]:
         # The base is an atom, the exponent a unary: that is how the grammar reads it back.
         return f"{_bracket(node.args[0], _ATOM)}**{_bracket(node.args[1], _BINDS['neg'])}", strength
     left, right = _bracket(node.args[0], strength), _bracket(node.args[1], strength + 1)
-    tight = op in ("*", "//", "%") and all(isinstance(a, (Num, Size, Var)) or "(" in t for a, t in _pairs(node, left, right))
+    tight = op in ("*", "//", "%") and all(
+        isinstance(a, (Num, Size, Var)) or "(" in t for a, t in _pairs(node, left, right)
+    )
     return (f"{left}{op}{right}" if tight else f"{left} {op} {right}"), strength
 
 
@@ -174,17 +176,21 @@ def _latex_line(einsum: Einsum, *, indent: str = "") -> str:
         sign = {"sum": r"\sum", "prod": r"\prod", "max": r"\max", "min": r"\min"}.get(
             r.op, rf"\operatorname{{{r.op}}}"
         )
-        body = rf"\left({value}\right)" if isinstance(einsum.value, Apply) and einsum.value.op in ("+", "-") else value
+        body = (
+            rf"\left({value}\right)"
+            if isinstance(einsum.value, Apply) and einsum.value.op in ("+", "-")
+            else value
+        )
         value = rf"{sign}_{{{over}}} {body}"
     where = rf" \quad\text{{where }} {latex_expression(einsum.where)}" if einsum.where is not None else ""
     return rf"{indent}{latex_expression(einsum.target)} &= {value}{where} \\"
 
 
 def latex_expression(node: Expr) -> str:
-    """Return an expression as LaTeX.
+    r"""Return an expression as LaTeX.
 
-    >>> latex_expression(Apply("/", (Access("A", (Var("p"),)), Size("N"))))
-    '\\\\frac{A_{p}}{N}'
+    >>> print(latex_expression(Apply("/", (Access("A", (Var("p"),)), Size("N")))))
+    \frac{A_{p}}{N}
     """
     if isinstance(node, Num):
         return _number(node.value).replace("inf", r"\infty")
@@ -215,7 +221,9 @@ def _latex_apply(node: Apply) -> str:
     if node.op in _BINDS:
         strength = _BINDS[node.op]
         parts = [_latex_bracket(a, strength + (i > 0)) for i, a in enumerate(node.args)]
-        sign = {"*": r" \, ", "%": r" \bmod ", "and": r" \land ", "or": r" \lor "}.get(node.op, f" {node.op} ")
+        sign = {"*": r" \, ", "%": r" \bmod ", "and": r" \land ", "or": r" \lor "}.get(
+            node.op, f" {node.op} "
+        )
         if node.op == "neg":
             return f"-{parts[0]}"
         return rf"\lnot {parts[0]}" if node.op == "not" else sign.join(parts)

@@ -63,7 +63,7 @@ def parse_sizes(text: str, cascade: Cascade | None = None, *, tile: int | None =
         tile: size of the inner rank of a split (`M0`) that the text leaves open.
 
     Raises:
-        CascadeError: an unknown rank or model, a missing, negative or non-integer size, sizes that contradict.
+        CascadeError: an unknown rank or model, a missing, negative or non-integer size, a contradiction.
     """
     given: dict[str, int] = {}
     soft: dict[str, int] = {}
@@ -135,7 +135,9 @@ def resolve(
         if rank.size is not None:
             value = _whole(rank.name, size_value(rank.size, cascade, sizes))
             if sizes.setdefault(rank.name, value) != value:
-                raise CascadeError(f"{rank.name}={sizes[rank.name]} contradicts {rank.name} = {value} of its parts")
+                raise CascadeError(
+                    f"{rank.name}={sizes[rank.name]} contradicts {rank.name} = {value} of its parts"
+                )
     return sizes
 
 
