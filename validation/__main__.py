@@ -1,0 +1,5 @@
+"""`python -m validation` is the command `cascade`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,134 @@
+"""The front door: mounts every room's commands and adds validate, reproduce, demo and doctor."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, fail, guarded, note, table
+
+# Each room owns its commands; the door only knows where they live.
+ROOMS = (
+    "einsum_cascade.cli",
+    "einsum_cascade.analysis.cli",
+    "simulator.spatial.cli",
+    "simulator.gpu.gna_cli",
+    "simulator.gpu.cli",
+    "simulator.dse.cli",
+    "kernels.cli",
+)
+
+app = typer.Typer(
+    name="cascade",
+    help="Describe an attention as a cascade of Einsums, bound it, predict it on a machine, and check the answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@guarded
+def listing(
+    kind: Annotated[
+        str, typer.Argument(help="algorithms, hardware, mappings, kernels or models")
+    ] = "algorithms",
+    json: Json = False,
+) -> None:
+    """List what can be named: algorithms, hardware, mappings, kernels or models."""
+    from .catalogue import catalogue
+
+    rows = catalogue(kind)
+    if json:
+        emit_json(rows)
+    else:
+        table(kind, ["name", "summary", "source"], [[r["name"], r["summary"], r["source"]] for r in rows])
+
+
+@guarded
+def validate(
+    suite: Annotated[str, typer.Argument(help="fusemax, gna, gpu, seeds or all")] = "all",
+    published: Annotated[Path | None, typer.Option(help="folder with the artifact's CSV files")] = None,
+    measured: Annotated[Path | None, typer.Option(help="measured table in the common schema")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="rows that constants are fitted on")] = None,
+    json: Json = False,
+) -> None:
+    """Hold the models against published tables and measurements; exit code 1 if one is out of tolerance."""
+    from .suites import print_result, run
+
+    results = run(suite, published=published, measured=measured, calibrate=calibrate)
+    if json:
+        emit_json(results[0] if len(results) == 1 else {"suites": results})
+    else:
+        for result in results:
+            print_result(result)
+    if not all(r["ok"] for r in results):
+        raise typer.Exit(OUT_OF_TOLERANCE)
+
+
+@guarded
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for report.html, report.md and the tables")] = Path(
+        "demo"
+    ),
+    json: Json = False,
+) -> None:
+    """Run the whole idea on published data: describe, bound, sweep, predicted against measured."""
+    from .demo import run
+
+    result = run(out)
+    if json:
+        emit_json(result)
+    else:
+        table(
+            "demo",
+            ["step", "result", "seconds"],
+            [[s["step"], s["result"], s["seconds"]] for s in result["steps"]],
+        )
+        note(f"report: {result['report']}")
+
+
+@guarded
+def reproduce(
+    subject: Annotated[str, typer.Argument(help="fusemax or gna")],
+    out: Annotated[Path, typer.Option(help="folder for the figures and tables")],
+    json: Json = False,
+) -> None:
+    """Write all figures and tables of a paper from our own simulator."""
+    from .reproduce import reproduce as run
+
+    files = run(subject, out)
+    if json:
+        emit_json({"subject": subject, "files": [str(f) for f in files]})
+    else:
+        table(f"{subject}: written", ["file"], [[str(f)] for f in files])
+
+
+@guarded
+def doctor(json: Json = False) -> None:
+    """Tell what is installed, whether names clash, and whether there is a compiler, an interpreter and a GPU."""
+    from .doctor import examine
+
+    facts = examine()
+    if json:
+        emit_json(facts)
+    else:
+        table("doctor", ["what", "found", "ok"], [[f["what"], f["found"], f["ok"]] for f in facts["facts"]])
+    if facts["clashes"]:
+        fail(
+            "; ".join(f"'{name}' is another package, in {where}" for name, where in facts["clashes"].items())
+        )
+
+
+app.command("list")(listing)
+for _command in (validate, demo, reproduce, doctor):
+    app.command()(_command)
+for _room in ROOMS:
+    importlib.import_module(_room).register(app)
+
+
+def main() -> None:
+    """Run the command line; what argparse calls a usage error has exit code 2 as well."""
+    app()

@@ -1,0 +1,133 @@
+"""The validation suites: what is compared with what, one result a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from einsum_cascade.errors import DataError, nearest
+from einsum_cascade.terminal import cell, note, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# suite -> the options that it takes
+SUITES: dict[str, tuple[str, ...]] = {
+    "fusemax": ("published",),
+    "gna": (),
+    "gpu": ("measured", "calibrate"),
+    "seeds": (),
+}
+
+
+def compare(suite: str, **options: Any) -> pd.DataFrame:
+    """Return the cases of a suite as a table: case, column, expected, got, relative_error, ok, tolerance, why.
+
+    Raises:
+        DataError: no such suite, or its data cannot be read.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(run_one(suite, **options)["cases"])
+
+
+def run(suite: str, **options: Path | None) -> list[dict[str, Any]]:
+    """Return the results of one suite, or of all that are installed.
+
+    Raises:
+        DataError: no such suite, an option that the suite does not take, or data that cannot be read.
+    """
+    wanted = list(SUITES) if suite == "all" else [suite]
+    given = {k: v for k, v in options.items() if v is not None}
+    for option in given:
+        if suite != "all" and suite in SUITES and option not in SUITES[suite]:
+            raise DataError(f"validate {suite} takes no --{option}")
+    results = []
+    for name in wanted:
+        taken = {k: v for k, v in given.items() if k in SUITES.get(name, ())}
+        results.append(run_one(name, **taken))
+    return results
+
+
+def run_one(suite: str, **options: Any) -> dict[str, Any]:
+    """Return the result of one suite in the shape of `cascade validate --json`."""
+    if suite not in SUITES:
+        raise DataError(f"unknown suite '{suite}'; {nearest(suite, [*SUITES, 'all'])}")
+    for path in options.values():
+        if path is not None and not Path(path).exists():
+            raise DataError(f"{path}: no such file or folder")
+    return _SUITE[suite](**options)
+
+
+def _fusemax(published: Path | None = None) -> dict[str, Any]:
+    from .fusemax import cases, headline
+
+    return summarise("fusemax", cases(published), headline=headline(published))
+
+
+def _gna() -> dict[str, Any]:
+    from .gna import cases
+
+    return summarise("gna", cases())
+
+
+def _gpu(measured: Path | None = None, calibrate: Path | None = None) -> dict[str, Any]:
+    from .gpu import compare as compare_gpu
+
+    return compare_gpu(measured, calibrate)
+
+
+def _seeds() -> dict[str, Any]:
+    from .seeds import cases
+
+    return summarise("seeds", cases())
+
+
+_SUITE: dict[str, Callable[..., dict[str, Any]]] = {
+    "fusemax": _fusemax,
+    "gna": _gna,
+    "gpu": _gpu,
+    "seeds": _seeds,
+}
+
+
+def summarise(suite: str, cases: pd.DataFrame, **extra: Any) -> dict[str, Any]:
+    """Return a suite's result: the cases, how many hold, and the largest relative error."""
+    finite = cases["relative_error"].dropna()
+    return {
+        "suite": suite,
+        "cells": len(cases),
+        "max_relative_error": float(finite.max()) if len(finite) else 0.0,
+        "ok": bool(cases["ok"].all()),
+        "failed": int((~cases["ok"].astype(bool)).sum()),
+        **extra,
+        "cases": cases.to_dict("records"),
+    }
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print one suite for people: the worst cases first, then what the suite adds."""
+    cases = sorted(result["cases"], key=lambda c: (c["ok"], -(c["relative_error"] or 0.0)))
+    shown = [
+        [
+            c["case"],
+            c["column"],
+            cell(c["expected"]),
+            cell(c["got"]),
+            c["relative_error"],
+            c["tolerance"],
+            c["ok"],
+        ]
+        for c in cases[:12]
+    ]
+    columns = ["case", "column", "expected", "got", "relative error", "tolerance", "ok"]
+    verdict = "all within tolerance" if result["ok"] else f"{result['failed']} out of tolerance"
+    table(f"{result['suite']}: {result['cells']} cells, {verdict} (worst 12 shown)", columns, shown)
+    for key in ("headline", "sets"):
+        rows = result.get(key)
+        if rows:
+            names = list(rows[0])
+            table(f"{result['suite']}: {key}", names, [[r[n] for n in names] for r in rows])
+    for line in result.get("notes", ()):
+        note(line)
