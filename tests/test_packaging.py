@@ -78,7 +78,8 @@ def test_a_foreign_neighbour_is_noticed(tmp_path: Path) -> None:
     """Another distribution's `kernels` that stands first on the path causes a warning that names it."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text("")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import einsum_cascade as ec; print(ec.foreign_neighbours())"
+    first = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    code = f"{first}; import einsum_cascade as ec; print(ec.foreign_neighbours())"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
