@@ -61,8 +61,9 @@ class CascadeError(ModelError):
     def __str__(self) -> str:
         place = self.file or "cascade"
         if self.at is None:
+            # Without a place there is nothing to point at, so the whole error is one line.
             head = f"{place}: {self.message}" if self.file else self.message
-            return f"{head}\n  {self.hint}" if self.hint else head
+            return f"{head}; {self.hint}" if self.hint else head
         line, column = self.at
         out = [f"{place}:{line}:{column}: {self.message}"]
         lines = self.text.splitlines()
