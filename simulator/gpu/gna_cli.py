@@ -1,0 +1,60 @@
+"""Commands of the GNA room: cascade gna | gna-tune."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from einsum_cascade.terminal import Json, emit_json, guarded, table
+
+PerAxis = "Numbers per axis, such as 30,48,80; one number holds for every axis."
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a comma-separated option.
+
+    >>> numbers("window", "18,24,24"), numbers("window", "30x48x80")
+    ((18, 24, 24), (30, 48, 80))
+    """
+    from einsum_cascade.errors import MappingError
+
+    words = text.replace("x", ",").split(",")
+    try:
+        return tuple(int(word) for word in words)
+    except ValueError:
+        raise MappingError(f"--{name}: found {text!r}, expected whole numbers such as 30,48,80") from None
+
+
+@guarded
+def gna(
+    layout: Annotated[str, typer.Option(help="Tokens per axis, outermost first; one to three axes.")],
+    window: Annotated[str, typer.Option(help="Keys a query sees. " + PerAxis)],
+    q_tile: Annotated[str, typer.Option(help="Shape of a Q tile. " + PerAxis)],
+    kv_tile: Annotated[str, typer.Option(help="Shape of a KV tile. " + PerAxis)],
+    stride: Annotated[str, typer.Option(help="Queries that share a window. " + PerAxis)] = "1",
+    dilation: Annotated[str, typer.Option(help="Step between the keys of a window. " + PerAxis)] = "1",
+    causal: Annotated[
+        str, typer.Option(help="1 for an axis on which nothing behind the query is seen.")
+    ] = "0",
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="KV tiles start at the window (cutlass-fna).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Count the tiles of a neighbourhood-attention setting exactly, and bound its speedup over dense attention."""
+    from .gna import gna_bounds
+
+    given = {"layout": layout, "window": window, "stride": stride, "dilation": dilation, "causal": causal}
+    asked = {name: numbers(name, text) for name, text in given.items()}
+    tiles = {"q_tile": numbers("q-tile", q_tile), "kv_tile": numbers("kv-tile", kv_tile)}
+    found = gna_bounds(**asked, **tiles, dynamic=dynamic)
+    if json:
+        emit_json(found.as_dict())
+    else:
+        table(found.title, ["quantity", "value", "meaning"], found.rows())
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this room on the front door."""
+    app.command("gna")(gna)
