@@ -67,7 +67,7 @@ class GnaBounds:
     @property
     def dense_tiles(self) -> int:
         """Tile pairs of dense attention over the same tokens, flattened, with tiles of the same size."""
-        q, kv = (prod(getattr(axis, name) for axis in self.axes) for name in ("q_tile", "kv_tile"))
+        q, kv = prod(axis.q_tile for axis in self.axes), prod(axis.kv_tile for axis in self.axes)
         return -(-self.tokens // q) * -(-self.tokens // kv)
 
     @property
@@ -275,7 +275,7 @@ def make_axes(
         raise MappingError(f"causal: found {columns['causal']}, expected 0 or 1 for each axis")
     axes = []
     for i, length in enumerate(lengths):
-        values = {name: column[i] for name, column in columns.items()}
+        values: dict[str, Any] = {name: column[i] for name, column in columns.items()}
         values["causal"] = bool(values["causal"])
         try:
             axes.append(Axis(length, dynamic=bool(dynamic), **values))

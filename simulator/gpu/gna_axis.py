@@ -135,12 +135,14 @@ def window_start(
     >>> window_start([0, 1, 2, 3, 4, 5], length=6, window=3, stride=2, causal=True).tolist()
     [0, 0, 1, 1, 3, 3]
     """
-    query, window, stride = np.asarray(query), np.asarray(window), np.asarray(stride)
-    group = query // stride * stride
+    q, w, s = (np.asarray(x, dtype=np.int64) for x in (query, window, stride))
+    group = q // s * s
     if causal:
-        return np.maximum(np.minimum(group + stride - 1, length - 1) - window + 1, 0)
-    leader = np.minimum(group + stride // 2, length - 1)
-    return np.minimum(np.maximum(leader - window // 2, 0), length - window)
+        start: Ints = np.maximum(np.minimum(group + s - 1, length - 1) - w + 1, 0)
+    else:
+        leader = np.minimum(group + s // 2, length - 1)
+        start = np.minimum(np.maximum(leader - w // 2, 0), length - w)
+    return start
 
 
 def window_end(query: ArrayLike, start: Ints, *, length: int, window: ArrayLike, causal: bool) -> Ints:
@@ -150,8 +152,8 @@ def window_end(query: ArrayLike, start: Ints, *, length: int, window: ArrayLike,
     [2, 6]
     """
     if causal:
-        return np.broadcast_to(np.minimum(np.asarray(query) + 1, length), start.shape)
-    return start + np.asarray(window)
+        return np.broadcast_to(np.minimum(np.asarray(query, dtype=np.int64) + 1, length), start.shape)
+    return start + np.asarray(window, dtype=np.int64)
 
 
 def class_trips(axis: Axis, size: int, window: ArrayLike, stride: ArrayLike) -> tuple[Ints, Ints]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,8 +46,8 @@ def gna(
     from .gna import gna_bounds
 
     given = {"layout": layout, "window": window, "stride": stride, "dilation": dilation, "causal": causal}
-    asked = {name: numbers(name, text) for name, text in given.items()}
-    tiles = {"q_tile": numbers("q-tile", q_tile), "kv_tile": numbers("kv-tile", kv_tile)}
+    asked: dict[str, Any] = {name: numbers(name, text) for name, text in given.items()}
+    tiles: dict[str, Any] = {"q_tile": numbers("q-tile", q_tile), "kv_tile": numbers("kv-tile", kv_tile)}
     found = gna_bounds(**asked, **tiles, dynamic=dynamic)
     if json:
         emit_json(found.as_dict())

@@ -21,7 +21,7 @@ def run(*words: str) -> Result:
     app = typer.Typer()
     app.callback()(lambda: None)  # with a single command typer would drop its name
     gna_cli.register(app)
-    return CliRunner().invoke(app, list(words))
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
 
 
 def test_json_holds_the_promised_fields() -> None:
