@@ -1,0 +1,119 @@
+"""What one worker does with one batch of points: evaluate, and write the finished lines."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from einsum_cascade.errors import ModelError
+
+from .space import rows
+from .store import canonical, key_of, line_of
+
+Evaluate: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+EvaluateMany: TypeAlias = Callable[[Mapping[str, Sequence[Any]]], Mapping[str, Sequence[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker needs besides the points.
+
+    Attributes:
+        evaluate: one point -> its results, flat or nested in mappings; a ModelError where there are none.
+        evaluate_many: columns of points -> columns of results; None to go one by one.
+        context: what the results depend on besides the point; part of every key.
+    """
+
+    evaluate: Evaluate
+    evaluate_many: EvaluateMany | None = None
+    context: str = ""
+
+    def keys(self, points: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Return the key of every point."""
+        return [key_of(canonical(point), self.context) for point in points]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a worker gives back: finished lines, and what the progress bar wants to know."""
+
+    lines: bytes
+    count: int
+    failed: int
+    seconds: float
+
+
+def work(task: Task, columns: Mapping[str, Sequence[Any]]) -> Batch:
+    r"""Return the finished lines of a batch of points.
+
+    Args:
+        columns: the points as one list of values an axis.
+
+    >>> work(Task(lambda point: {"y": -point["x"]}), {"x": [1, 2]}).lines.count(b"\n")
+    2
+    """
+    started = time.perf_counter()
+    points = list(rows(columns))
+    results = _results(task, columns, points)
+    lines = []
+    for point, result in zip(points, results, strict=True):
+        text = canonical(point)
+        lines.append(line_of(key_of(text, task.context), text, result))
+    failed = sum("error" in result for result in results)
+    return Batch("".join(lines).encode(), len(points), failed, time.perf_counter() - started)
+
+
+def _results(
+    task: Task, columns: Mapping[str, Sequence[Any]], points: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    if task.evaluate_many is not None:
+        try:
+            return _split(task.evaluate_many(columns), len(points))
+        except ModelError:
+            pass  # one of the points is to blame; one by one, each says for itself
+    return [_one(task.evaluate, point) for point in points]
+
+
+def _one(evaluate: Evaluate, point: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _checked(dict(flat(evaluate(point))))
+    except ModelError as error:
+        return {"error": " ".join(str(error).split())}
+
+
+def _split(found: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
+    columns = {n: v.tolist() if hasattr(v, "tolist") else list(v) for n, v in flat(found)}
+    for name, values in columns.items():
+        if len(values) != count:
+            raise ValueError(f"evaluate_many returned {len(values)} values of {name} for {count} points")
+    errors = columns.pop("error", [None] * count)
+    return [
+        {"error": " ".join(str(error).split())} if error else _checked(result)
+        for result, error in zip(rows(columns), errors, strict=True)
+    ]
+
+
+def flat(results: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield nested results as columns with dotted names.
+
+    >>> dict(flat({"latency_s": 1.0, "utilization": {"PE2D": 0.5}}))
+    {'latency_s': 1.0, 'utilization.PE2D': 0.5}
+    """
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _checked(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result as plain Python values; a number that is not finite is an error, not a result."""
+    for name, value in result.items():
+        if hasattr(value, "item"):
+            result[name] = value = value.item()
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"error": f"{name} is {value}"}
+    return result

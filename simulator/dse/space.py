@@ -1,0 +1,300 @@
+"""Space: the points of a sweep, from axes, constraints and derived values, in a deterministic order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from einsum_cascade.errors import DataError
+
+from .formulas import Formula, magnitudes, read_formula, value_of
+
+Value: TypeAlias = str | int | float | bool
+Point: TypeAlias = dict[str, Value]
+
+# A grid is stepped through in blocks, so that a constraint never holds the whole of it in memory.
+_BLOCK = 1 << 18
+MOST_POINTS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An interval from which points are sampled.
+
+    Attributes:
+        low: least value.
+        high: greatest value.
+        log: whether equal ratios, not equal differences, are equally likely.
+        whole: whether values are rounded to whole numbers.
+        unit: written behind the number, for example `MiB`; the empty string for a bare number.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise DataError(f"a range needs finite ends with low < high, found {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise DataError(f"a logarithmic range begins above 0, found {self.low}")
+
+    def at(self, fractions: Any) -> list[Value]:
+        """Return the values at fractions of the interval.
+
+        >>> Range(1, 100, log=True).at(np.array([0.5]))
+        [10]
+        """
+        if self.log:
+            values = self.low * (self.high / self.low) ** fractions
+        else:
+            values = self.low + (self.high - self.low) * fractions
+        return written(np.rint(values).astype(np.int64) if self.whole else values, self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """An axis whose value follows from the others: `Derived("64 * N", unit="KiB")`."""
+
+    formula: str
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The points of a sweep.
+
+    A space without ranges is the grid of its axes: the last axis changes fastest. With `samples` its points
+    are drawn from a scrambled Sobol sequence instead, which fills ranges and lists of values evenly.
+
+    Attributes:
+        axes: name -> values in order, or a `Range`. Quantities stay texts: `"16 MiB"`.
+        where: constraints that a point has to meet, for example `"hardware.N <= 256"`.
+        derived: name -> formula of an axis that depends on the others.
+        samples: number of points drawn; None for the grid.
+        seed: of the Sobol scrambling.
+
+    >>> space = Space({"N": [64, 128, 256], "L3": ["4 MiB", "16 MiB"]}, where=("N * 64 KiB <= L3",))
+    >>> list(space)[:2]
+    [{'N': 64, 'L3': '4 MiB'}, {'N': 64, 'L3': '16 MiB'}]
+    >>> len(space)
+    4
+    """
+
+    axes: Mapping[str, Sequence[Value] | Range]
+    where: tuple[str, ...] = ()
+    derived: Mapping[str, str | Derived] = field(default_factory=dict)
+    samples: int | None = None
+    seed: int = 0
+    _levels: dict[str, Any] = field(init=False, repr=False, compare=False)
+    _drawn: dict[str, Any] | None = field(init=False, repr=False, compare=False, default=None)
+    _kept: Any = field(init=False, repr=False, compare=False, default=None)
+    _formulas: dict[str, tuple[Formula, str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "axes", _checked_axes(self.axes))
+        put(self, "where", _texts(self.where))
+        put(self, "_formulas", _derived_formulas(self.axes, self.derived))
+        ranges = [name for name, values in self.axes.items() if isinstance(values, Range)]
+        if ranges and self.samples is None:
+            raise DataError(f"axis '{ranges[0]}' is a range; say how many points to draw: samples: 1000")
+        put(self, "_levels", {n: _objects(v) for n, v in self.axes.items() if not isinstance(v, Range)})
+        if self.samples is not None:
+            put(self, "_drawn", _draw(self.axes, self._levels, self.samples, self.seed))
+        constraints = [read_formula(text, self.names) for text in self.where]
+        for c in constraints:
+            if not c.logical:
+                raise DataError(
+                    f"where: '{c.text}' is a number; a constraint compares, as in '{c.text} <= 256'"
+                )
+        if self._size > MOST_POINTS:
+            raise DataError(
+                f"{self._size:,} points are more than {MOST_POINTS:,}; draw some of them: samples: 100000"
+            )
+        if constraints:
+            put(self, "_kept", _kept(self, constraints))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all axes, derived ones last."""
+        return (*self.axes, *self._formulas)
+
+    @property
+    def _size(self) -> int:
+        """Number of points before the constraints."""
+        if self._drawn is not None:
+            return len(next(iter(self._drawn.values())))
+        return math.prod(len(v) for v in self._levels.values())
+
+    def __len__(self) -> int:
+        return self._size if self._kept is None else len(self._kept)
+
+    def __iter__(self) -> Iterator[Point]:
+        for start in range(0, len(self), _BLOCK):
+            yield from rows(self.columns(range(start, min(start + _BLOCK, len(self)))))
+
+    def __getitem__(self, position: int) -> Point:
+        if not -len(self) <= position < len(self):
+            raise IndexError(position)
+        return next(rows(self.columns([position % len(self)])))
+
+    def columns(self, positions: Any) -> dict[str, list[Value]]:
+        """Return the points at some positions as one list of values an axis.
+
+        >>> Space({"x": [1, 2], "y": ["a", "b"]}).columns([1, 2])
+        {'x': [1, 2], 'y': ['b', 'a']}
+        """
+        where = np.asarray(positions, dtype=np.int64)
+        if self._kept is not None:
+            where = self._kept[where]
+        return {name: values.tolist() for name, values in self._at(where).items()}
+
+    def shard(self, index: int, count: int) -> range:
+        """Return the positions of one of `count` equal parts, interleaved so that all cost about the same.
+
+        >>> list(Space({"x": range(5)}).shard(1, 2))
+        [1, 3]
+        """
+        if not 0 <= index < count:
+            raise DataError(f"shard {index} of {count}: expected 0 <= index < count")
+        return range(index, len(self), count)
+
+    def _at(self, flat: Any) -> dict[str, Any]:
+        """Return the values at positions before the constraints, derived axes included."""
+        if self._drawn is not None:
+            out = {name: values[flat] for name, values in self._drawn.items()}
+        else:
+            shape = tuple(len(v) for v in self._levels.values())
+            coordinates = np.unravel_index(flat, shape)
+            out = {n: v[c] for (n, v), c in zip(self._levels.items(), coordinates, strict=True)}
+        for name, (formula, unit) in self._formulas.items():
+            numbers = {axis: magnitudes(out[axis].tolist()) for axis in formula.axes.values()}
+            found = np.broadcast_to(value_of(formula, numbers), np.shape(flat))
+            if not np.all(np.isfinite(found)):
+                raise DataError(f"derive: {name}: '{formula.text}' is not finite at some point")
+            out[name] = _objects(written(found, unit))
+        return out
+
+
+def rows(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the points of a table given as one list a column.
+
+    >>> list(rows({"x": [1, 2], "y": [3, 4]}))
+    [{'x': 1, 'y': 3}, {'x': 2, 'y': 4}]
+    """
+    names = tuple(columns)
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def written(values: Any, unit: str) -> list[Value]:
+    """Return numbers as plain Python numbers, whole ones as int, or as texts with a unit.
+
+    >>> written(np.array([1.0, 2.5]), ""), written(np.array([4.0]), "MiB")
+    ([1, 2.5], ['4 MiB'])
+    """
+    plain = [int(v) if float(v).is_integer() else float(v) for v in np.asarray(values).tolist()]
+    return [f"{v!r} {unit}" for v in plain] if unit else list(plain)
+
+
+def _checked_axes(axes: Mapping[str, Any]) -> dict[str, tuple[Value, ...] | Range]:
+    if not isinstance(axes, Mapping) or not axes:
+        raise DataError("a space needs at least one axis, as in axes: {hardware.N: [64, 128]}")
+    return {str(name): v if isinstance(v, Range) else _values(str(name), v) for name, v in axes.items()}
+
+
+def _values(name: str, values: Any) -> tuple[Value, ...]:
+    if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__iter__"):
+        raise DataError(f"axis '{name}': expected a list of values, found {values!r}")
+    plain = tuple(v.item() if isinstance(v, np.generic) else v for v in values)
+    if not plain:
+        raise DataError(f"axis '{name}': the list of values is empty")
+    for v in plain:
+        if not isinstance(v, (str, int, float, bool)) or (isinstance(v, float) and not math.isfinite(v)):
+            raise DataError(f"axis '{name}': expected finite numbers or texts, found {v!r}")
+    seen = {(type(v) is bool, v) for v in plain}
+    if len(seen) < len(plain):
+        twice = next(v for i, v in enumerate(plain) if v in plain[:i])
+        raise DataError(f"axis '{name}': {twice!r} is given twice")
+    return plain
+
+
+def _texts(where: Any) -> tuple[str, ...]:
+    if isinstance(where, str):
+        return (where,)
+    if not isinstance(where, Sequence):
+        raise DataError(f"where: expected a list of constraints, found {where!r}")
+    return tuple(where)
+
+
+def _derived_formulas(axes: Mapping[str, Any], derived: Mapping[str, Any]) -> dict[str, tuple[Formula, str]]:
+    out: dict[str, tuple[Formula, str]] = {}
+    for name, given in derived.items():
+        if name in axes:
+            raise DataError(f"derive: '{name}' is an axis already")
+        one = given if isinstance(given, Derived) else Derived(given)
+        out[name] = (read_formula(one.formula, (*axes, *out), where=f"derive: {name}"), one.unit)
+    return out
+
+
+def _objects(values: Sequence[Value]) -> Any:
+    out = np.empty(len(values), dtype=object)
+    out[:] = list(values)
+    return out
+
+
+def _kept(space: Space, constraints: Sequence[Formula]) -> Any:
+    """Return the positions that meet every constraint."""
+    used = {axis for c in constraints for axis in c.axes.values()}
+    numbers = {n: magnitudes(v.tolist()) for n, v in space._levels.items() if n in used}
+    found = []
+    for start in range(0, space._size, _BLOCK):
+        flat = np.arange(start, min(start + _BLOCK, space._size))
+        columns = _magnitudes_at(space, flat, used, numbers)
+        keep = np.ones(len(flat), dtype=bool)
+        for c in constraints:
+            keep &= np.asarray(value_of(c, columns), dtype=bool)
+        found.append(flat[keep])
+    kept = np.concatenate(found)
+    if not len(kept):
+        listed = ", ".join(f"'{c.text}'" for c in constraints)
+        raise DataError(f"where: no point of {space._size:,} meets {listed}")
+    return kept
+
+
+def _magnitudes_at(space: Space, flat: Any, used: set[str], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    # On a grid the few values of each axis are turned into numbers once, and then only indexed.
+    if space._drawn is None and used <= set(numbers):
+        shape = tuple(len(v) for v in space._levels.values())
+        coordinates = dict(zip(space._levels, np.unravel_index(flat, shape), strict=True))
+        return {n: numbers[n][coordinates[n]] for n in used}
+    values = space._at(flat)
+    return {n: magnitudes(values[n].tolist()) for n in used}
+
+
+def _draw(axes: Mapping[str, Any], levels: Mapping[str, Any], samples: int, seed: int) -> dict[str, Any]:
+    """Return Sobol points as one array an axis; points that fall together are kept once."""
+    if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= MOST_POINTS:
+        raise DataError(f"samples: expected a whole number from 1, found {samples!r}")
+    try:
+        from scipy.stats import qmc
+    except ImportError:
+        raise DataError("samples: drawing points needs scipy; install it: pip install scipy") from None
+    engine = qmc.Sobol(len(axes), rng=seed)
+    # The sequence is balanced in powers of two only; drawing one and cutting it avoids its warning.
+    unit = engine.random_base2(max(0, (samples - 1).bit_length()))[:samples]
+    out = {}
+    for (name, values), u in zip(axes.items(), unit.T, strict=True):
+        if isinstance(values, Range):
+            out[name] = _objects(values.at(u))
+        else:
+            out[name] = levels[name][(u * len(values)).astype(np.int64)]
+    first = dict.fromkeys(zip(*(v.tolist() for v in out.values()), strict=True))
+    return {name: _objects(column) for name, column in zip(out, zip(*first, strict=True), strict=True)}

@@ -1,0 +1,52 @@
+"""Who runs the batches: processes of this machine, or a Dask cluster; both as a plain Executor."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """An executor, how many batches it runs at a time, and what it raises when it is lost.
+
+    Attributes:
+        executor: any `concurrent.futures.Executor`.
+        width: batches that run at the same time.
+        lost: errors that speak of the workers, not of the points.
+    """
+
+    executor: Executor
+    width: int
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError)
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[Workers]:
+    """Give a pool of processes, which end with this one however it ends."""
+    # A forked child would inherit the lock of the folder and hold it as an orphan; a spawned one starts clean.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
+    try:
+        yield Workers(pool, count)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when it does: an orphan would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
