@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from .einsum import Einsum
@@ -91,7 +92,7 @@ class Cascade:
             else:
                 yield item, None
 
-    @property
+    @cached_property
     def states(self) -> frozenset[str]:
         """Tensors that carry a state from one generation of an iterate block to the next."""
         return frozenset(s.tensor for s in self.signatures.values() if s.state is not None)
@@ -100,12 +101,12 @@ class Cascade:
         """Tell whether an Einsum only gives a state its first value."""
         return block is None and einsum.name in self.states
 
-    @property
+    @cached_property
     def einsums(self) -> tuple[Einsum, ...]:
         """Every Einsum but the first values of states, in order: what a machine has to do."""
         return tuple(e for e, block in self.statements if not self.is_initial(e, block))
 
-    @property
+    @cached_property
     def initial(self) -> tuple[Einsum, ...]:
         """The Einsums that give states their first values."""
         return tuple(e for e, block in self.statements if self.is_initial(e, block))
@@ -128,17 +129,17 @@ class Cascade:
                 return block
         return None
 
-    @property
+    @cached_property
     def rank_names(self) -> tuple[str, ...]:
         """Names of all ranks, in order of declaration."""
         return tuple(r.name for r in self.ranks)
 
-    @property
+    @cached_property
     def free_ranks(self) -> tuple[str, ...]:
         """Names of the ranks whose sizes are given when the cascade is used."""
         return tuple(r.name for r in self.ranks if r.size is None)
 
-    @property
+    @cached_property
     def splits(self) -> dict[str, tuple[str, ...]]:
         """Ranks that are products of ranks, outermost first: `{"M": ("M1", "M0")}`."""
         names = {r.name for r in self.ranks}
@@ -151,7 +152,7 @@ class Cascade:
                     out[rank.name] = tuple(n.name for n in parts if isinstance(n, Size))
         return out
 
-    @property
+    @cached_property
     def aliases(self) -> dict[str, str]:
         """Ranks that are another rank under a second name: `{"S0": "T0"}` for `rank S0 = T0`."""
         names = {r.name for r in self.ranks}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from .expr import Access, Apply, Expr, Place, Var, accesses, variables, walk
+from .expr import Access, Apply, Expr, Num, Place, Var, accesses, variables, walk
 from .ops import REDUCTION, SCALAR
 
 
@@ -29,7 +30,7 @@ class Action:
     variables: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that what follows from it is derived once
 class Einsum:
     """`target = value :: reductions where predicate`.
 
@@ -50,12 +51,12 @@ class Einsum:
         """The tensor that is defined; an Einsum goes by its name."""
         return self.target.tensor
 
-    @property
+    @cached_property
     def output_variables(self) -> tuple[str, ...]:
         """Rank variables of the target, in order."""
         return tuple(dict.fromkeys(v for index in self.target.indices for v in variables(index)))
 
-    @property
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         """Rank variables of the whole iteration space: the target's first, then the others as written."""
         seen = dict.fromkeys(self.output_variables)
@@ -70,20 +71,20 @@ class Einsum:
     def _created(self) -> tuple[str, ...]:
         return tuple(r.into for r in self.reductions if r.into)
 
-    @property
+    @cached_property
     def reduced(self) -> tuple[str, ...]:
         """Variables of the iteration space that the target lacks."""
         out = self.output_variables
         return tuple(v for v in self.variables if v not in out)
 
-    @property
+    @cached_property
     def all_reductions(self) -> tuple[Reduction, ...]:
         """The reductions as written, then the implicit sum over what is left, if anything is."""
         named = {v for r in self.reductions for v in r.variables}
         rest = tuple(v for v in self.reduced if v not in named)
         return (*self.reductions, Reduction("sum", rest)) if rest else self.reductions
 
-    @property
+    @cached_property
     def reads(self) -> tuple[Access, ...]:
         """Every access read: in the value, in the predicate, in gathers; in order of writing."""
         found = accesses(self.value)
@@ -93,7 +94,7 @@ class Einsum:
             found += accesses(index)
         return found
 
-    @property
+    @cached_property
     def actions(self) -> tuple[Action, ...]:
         """Scalar operations, by cost class and by the space over which they run.
 
@@ -139,8 +140,6 @@ def _count_maps(node: Expr, maps: Counter[str]) -> None:
 
 
 def _whole_power(node: Apply) -> bool:
-    from .expr import Num
-
     return isinstance(node.args[1], Num) and node.args[1].value == 2
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .cascade import Cascade, Iterate, Signature
 from .einsum import Einsum, Reduction
-from .expr import Access, Apply, Compare, Expr, Num, Size, Var
+from .expr import Access, Apply, Compare, Expr, Num, Size, Var, walk
 from .ops import SCALAR
 
 # How tightly an operator binds; an argument that binds less tightly than its place allows gets brackets.
@@ -69,8 +69,6 @@ def _declarations(cascade: Cascade) -> list[str]:
 
 
 def _names(node: Expr) -> set[str]:
-    from .expr import walk
-
     return {n.name for n in walk(node) if isinstance(n, Size)}
 
 
