@@ -1,0 +1,137 @@
+"""Every mistake a user can make is refused with one clear line on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from validation.cli import app
+
+SIZES = ["--sizes", "E=8,F=8,P=16,M=16"]
+SIMULATE = ["simulate", "attention_1pass", "--on", "fusemax", "--mapping", "fusemax"]
+
+
+def refused(*args: str) -> str:
+    """Run a command that must be refused and return its message."""
+    ran = CliRunner().invoke(app, list(args))
+    assert ran.exit_code == 2, (ran.exit_code, ran.output, ran.exception)
+    assert "Traceback" not in ran.output
+    assert ran.stdout == ""
+    message = ran.stderr.strip()
+    assert message
+    return message
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    for command in (["show"], ["check"], ["passes"]):
+        message = refused(*command, "attention_1pas")
+        assert "attention_1pass" in message
+        assert "\n" not in message
+    assert "fusemax" in refused(
+        "simulate", "attention_1pass", "--on", "fusemx", "--mapping", "fusemax", *SIZES
+    )
+    assert "fusemax" in refused(
+        "simulate", "attention_1pass", "--on", "fusemax", "--mapping", "fusemx", *SIZES
+    )
+    assert "gna" in refused("validate", "gnaa")
+    assert "h100" in refused("predict", "flash_attention", "--on", "h10", "--set", "batch=1")
+
+
+def test_a_missing_size_is_named() -> None:
+    message = refused("bounds", "attention_3pass", "--sizes", "E=8,F=8,P=16")
+    assert "M" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("E=-8", "E=-8"), ("E=1.5", "E=1.5"), ("E=x", "E=x"), ("E=0", "E=0")]
+)
+def test_a_size_is_a_positive_whole_number(text: str, named: str) -> None:
+    message = refused("bounds", "attention_3pass", "--sizes", f"{text},F=8,P=16,M=16")
+    assert named in message
+    assert "\n" not in message
+
+
+def test_an_unknown_rank_is_refused() -> None:
+    assert "no rank X" in refused("bounds", "attention_3pass", "--sizes", "E=8,F=8,P=16,M=16,X=3")
+    assert "X" in refused("passes", "attention_3pass", "--rank", "X")
+
+
+def test_an_unknown_rank_in_a_cascade_is_shown_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "mine.cascade"
+    path.write_text("cascade mine\nrank E M\ninput K[E, M]\noutput S[M]\nS[m] = K[e, n]\n")
+    message = refused("check", str(path))
+    assert f"{path}:5:13: variable n runs over rank N, which is not declared" in message
+
+
+def hardware(tmp_path: Path, old: str, new: str) -> Path:
+    from importlib import resources
+
+    text = resources.files("simulator").joinpath("hardware/library/fusemax.yaml").read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "chip.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def simulate_on(path: Path) -> str:
+    return refused(
+        "simulate", "attention_1pass", "--on", str(path), "--mapping", "fusemax", "--sizes", "BERT/1K"
+    )
+
+
+def test_a_field_of_yaml_misspelt(tmp_path: Path) -> None:
+    message = simulate_on(hardware(tmp_path, "bandwidth:", "bandwith:"))
+    assert "memories.DRAM.bandwith" in message
+    assert "bandwidth" in message
+
+
+def test_a_field_of_yaml_given_twice(tmp_path: Path) -> None:
+    message = simulate_on(hardware(tmp_path, "clock:", "clock: 1 GHz\nclock:"))
+    assert "clock" in message
+    assert "chip.yaml" in message
+
+
+def test_a_quantity_without_a_unit(tmp_path: Path) -> None:
+    message = simulate_on(hardware(tmp_path, "940 MHz", "940"))
+    assert "write the unit" in message
+    assert "clock" in message
+    assert "write the unit" in refused("bounds", "attention_3pass", *SIZES, "--buffer", "16")
+
+
+def test_a_tile_that_does_not_fit_its_buffer() -> None:
+    message = refused(*SIMULATE, "--sizes", "BERT/64K", "--set", "hardware.L3=4 KiB")
+    assert "GlobalBuffer" in message
+
+
+def test_a_table_that_lacks_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "measured.csv"
+    path.write_text("source,device,kernel\nme,H100,flash_attention\n")
+    assert "latency_ms" in refused("validate", "gpu", "--measured", str(path))
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / "attn-binding.csv").write_text("model,seq_len,traffic\nBERT,1K,1\n")
+    assert "latency" in refused("validate", "fusemax", "--published", str(published))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01\xff\xfe\x80"], ids=["empty", "binary"])
+def test_an_empty_or_binary_file(tmp_path: Path, content: bytes) -> None:
+    word = "empty" if not content else "binary"
+    for name, command in {
+        "a.cascade": ["check"],
+        "a.csv": ["validate", "gpu", "--measured"],
+        "a.yaml": ["simulate", "attention_1pass", "--mapping", "fusemax", "--sizes", "BERT/1K", "--on"],
+        "s.yaml": ["sweep", "--out", str(tmp_path / "out")],
+    }.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert word in refused(*command, str(path)), name
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.csv")
+    assert "none.csv" in refused("validate", "gpu", "--measured", missing)
+    assert "none.csv" in refused("validate", "fusemax", "--published", missing)
+    assert "none.csv" in refused("pareto", missing, "--min", "latency_s")

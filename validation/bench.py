@@ -1,0 +1,56 @@
+"""`make bench`: the speed targets of the project, measured in one run and shown beside their targets."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from einsum_cascade.terminal import note, table
+
+
+def start_of_the_command(rounds: int = 5) -> dict[str, Any]:
+    """Return the time of `cascade --help`, median of whole processes, beside that of an empty interpreter."""
+
+    def seconds(*args: str) -> float:
+        taken = []
+        for _ in range(rounds):
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, *args], capture_output=True, check=True)
+            taken.append(time.perf_counter() - begun)
+        return statistics.median(taken)
+
+    empty = seconds("-c", "pass")
+    ours = seconds("-m", "validation", "--help")
+    return {
+        "what": "cascade --help",
+        "value": ours,
+        "unit": "s",
+        "target": "< 0.3 s",
+        "ratio": f"{ours / empty:.1f} x an empty interpreter",
+    }
+
+
+def main() -> None:
+    """Run every bench module of this package and print one table."""
+    rows = [start_of_the_command()]
+    here = Path(__file__).parent
+    for path in sorted(here.glob("bench_*.py")):
+        note(f"measuring {path.stem.removeprefix('bench_')} ...")
+        rows += importlib.import_module(f"{__package__}.{path.stem}").bench()
+    columns = ["what", "value", "unit", "target", "ratio"]
+    table(
+        f"bench: {os.cpu_count()} cores",
+        columns,
+        [[r.get(c, "") for c in columns] for r in rows],
+        note="medians of one run; ratios carry over to other machines, seconds do not",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The report's figures: a table goes in, Axes come out; nothing is computed here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+Axes = Any
+_INK = ("#1f6feb", "#d1495b", "#2a9d5c", "#8250df", "#b7791f", "#57606a")
+
+
+def _axes(width: float = 8.0, height: float = 4.8) -> Axes:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    _, axes = pyplot.subplots(figsize=(width, height))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e6eaef", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def traffic_against_buffer(table: pd.DataFrame, *, title: str) -> Axes:
+    """Draw lower bounds on traffic; needs cascade, buffer_bytes, traffic_bytes."""
+    axes = _axes()
+    for ink, (name, rows) in zip(_INK, table.groupby("cascade", sort=False), strict=False):
+        axes.loglog(rows["buffer_bytes"], rows["traffic_bytes"], color=ink, linewidth=2, label=str(name))
+    axes.set(xlabel="on-chip buffer [B]", ylabel="least off-chip traffic [B]", title=title)
+    axes.legend(frameon=False)
+    return axes
+
+
+def published_against_simulated(cases: pd.DataFrame) -> Axes:
+    """Draw every published cell against the simulated one; needs column, expected, got."""
+    axes = _axes(6.4, 5.4)
+    positive = cases[(cases["expected"] > 0) & (cases["got"] > 0)]
+    for ink, (name, rows) in zip(_INK * 4, positive.groupby("column"), strict=False):
+        axes.loglog(rows["expected"], rows["got"], "o", markersize=4, alpha=0.7, color=ink, label=str(name))
+    ends = [positive["expected"].min(), positive["expected"].max()]
+    axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
+    axes.set(xlabel="published", ylabel="simulated", title="FuseMax artifact: every public cell")
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+    return axes
+
+
+def design_space(table: pd.DataFrame, front: pd.DataFrame) -> Axes:
+    """Draw latency against area of all designs with the front marked; needs area_mm2, latency_s, energy_j."""
+    axes = _axes()
+    energy = table["energy_j"] / table["energy_j"].min()
+    dots = axes.scatter(table["area_mm2"], table["latency_s"], c=energy, s=28, cmap="viridis_r", alpha=0.85)
+    axes.plot(
+        front["area_mm2"],
+        front["latency_s"],
+        "o",
+        markersize=9,
+        fillstyle="none",
+        color=_INK[1],
+        label="Pareto front",
+    )
+    axes.set(xscale="log", yscale="log", xlabel="area [mm2]", ylabel="latency [s]")
+    axes.set_title("BERT at 64K tokens on FuseMax-like arrays")
+    axes.figure.colorbar(dots, label="energy / least energy")
+    axes.legend(frameon=False)
+    return axes
+
+
+def gna_bars(table: pd.DataFrame) -> Axes:
+    """Draw the published bars beside ours; the first column names the use case, the others are speedups."""
+    axes = _axes(9.0, 4.6)
+    series = list(table.columns[1:])
+    width = 0.8 / len(series)
+    for i, name in enumerate(series):
+        places = [x + (i - (len(series) - 1) / 2) * width for x in range(len(table))]
+        drawn = axes.bar(places, table[name], width=width * 0.92, color=_INK[i], label=name)
+        axes.bar_label(drawn, fmt="%.1f", fontsize=7, padding=1)
+    axes.set_xticks(range(len(table)), list(table.iloc[:, 0]), fontsize=8)
+    axes.set(ylabel="speedup over dense attention [x]", title="Neighbourhood attention on Blackwell tiles")
+    axes.legend(frameon=False, fontsize=8)
+    return axes
+
+
+def ratios(table: pd.DataFrame) -> Axes:
+    """Draw predicted against measured ratios; needs variant, 'measured ratio', 'predicted ratio'."""
+    axes = _axes(6.4, 5.0)
+    for ink, (name, rows) in zip(_INK * 2, table.groupby("variant", sort=False), strict=False):
+        axes.loglog(rows["measured ratio"], rows["predicted ratio"], "o", color=ink, label=str(name))
+    both = pd.concat([table["measured ratio"], table["predicted ratio"]])
+    ends = [both.min() * 0.8, both.max() * 1.25]
+    axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
+    axes.fill_between(ends, [e * 0.7 for e in ends], [e * 1.3 for e in ends], color="#57606a", alpha=0.12)
+    axes.set(xlabel="measured time / dense fused attention", ylabel="predicted ratio")
+    axes.set_title("This CPU: ratios to dense fused attention (band: 30 %)")
+    axes.legend(frameon=False, fontsize=8)
+    return axes
+
+
+def predicted_against_measured(cases: pd.DataFrame) -> Axes:
+    """Draw predicted against measured latency, one colour a group; needs group, expected, got (seconds)."""
+    axes = _axes(7.0, 5.6)
+    groups = cases["group"] if "group" in cases else cases["column"]
+    for ink, (name, rows) in zip(_INK * 8, cases.groupby(groups), strict=False):
+        axes.loglog(rows["expected"], rows["got"], "o", markersize=3.5, alpha=0.7, color=ink, label=str(name))
+    ends = [cases["expected"].min(), cases["expected"].max()]
+    axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
+    axes.fill_between(ends, [e * 0.9 for e in ends], [e * 1.1 for e in ends], color="#57606a", alpha=0.15)
+    axes.set(xlabel="measured latency [s]", ylabel="predicted latency [s]")
+    axes.set_title("Attention kernels: predicted against measured (band: 10 %)")
+    axes.legend(frameon=False, fontsize=6, ncols=2)
+    return axes
