@@ -280,7 +280,7 @@ class _Builder(Transformer[Token, Any]):
     def conjunction(self, meta: Any, parts: list[Expr]) -> Expr:
         return _chain("and", parts, meta)
 
-    def negation(self, meta: Any, parts: list[Expr]) -> Expr:
+    def negated(self, meta: Any, parts: list[Expr]) -> Expr:
         return Apply("not", (parts[0],), at=_at(meta))
 
     def comparison(self, meta: Any, parts: list[Any]) -> Expr:
