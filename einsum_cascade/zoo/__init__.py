@@ -7,6 +7,7 @@ from importlib import resources
 
 from ..cascade import Cascade
 from ..errors import CascadeError, nearest
+from ..parser import load as load_file
 from ..parser import parse
 from ..sizes import model_sizes
 
@@ -40,6 +41,15 @@ def load(name: str) -> Cascade:
     {'M': ('M1', 'M0')}
     """
     return parse(text(name), file=f"{name}.cascade")
+
+
+def find(name: str) -> Cascade:
+    """Return a zoo entry, or the cascade in a file when the name is a path (ends in .cascade, or has a slash).
+
+    Raises:
+        CascadeError: no such entry (the nearest name is suggested), or a file that is not a legal cascade.
+    """
+    return load_file(name) if name.endswith(".cascade") or "/" in name or "\\" in name else load(name)
 
 
 def sizes(model: str, length: int | str) -> dict[str, int]:
