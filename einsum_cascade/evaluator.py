@@ -112,9 +112,8 @@ def check_memory(cascade: Cascade, sizes: Mapping[str, int], *, limit_bytes: int
         CascadeError: naming the tensor and the bytes that it would take.
     """
     words = {t: math.prod(shape_of(cascade, t, sizes)) for t in cascade.signatures}
-    for tensor, count in words.items():
-        bound(count, f"the tensor {tensor}", limit_bytes)
     largest = max(words, key=lambda t: words[t], default="")
+    bound(words.get(largest, 0), f"the tensor {largest}", limit_bytes)
     bound(sum(words.values()), f"all tensors together, the largest being {largest},", limit_bytes)
     for einsum, block in cascade.statements:
         if len(einsum.variables) > MAX_VARIABLES:

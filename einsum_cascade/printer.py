@@ -62,9 +62,9 @@ def _declarations(cascade: Cascade) -> list[str]:
     lines += [f"rank   {r.name} = {expression(r.size)}" for r in cascade.ranks if r.size is not None]
     lines += [f"let    {c.name} = {expression(c.value)}" for c in cascade.constants]
     if cascade.inputs:
-        lines.append("input  " + "  ".join(map(_signature, cascade.inputs)))
+        lines.append("input  " + "  ".join(map(signature, cascade.inputs)))
     if cascade.outputs:
-        lines.append("output " + "  ".join(map(_signature, cascade.outputs)))
+        lines.append("output " + "  ".join(map(signature, cascade.outputs)))
     return lines
 
 
@@ -72,7 +72,8 @@ def _names(node: Expr) -> set[str]:
     return {n.name for n in walk(node) if isinstance(n, Size)}
 
 
-def _signature(s: Signature) -> str:
+def signature(s: Signature) -> str:
+    """Return a tensor with its ranks: `Q[E, P]`."""
     return f"{s.tensor}[{', '.join(s.ranks)}]"
 
 
