@@ -22,6 +22,7 @@ _PIECE = re.compile(
     r"""(?P<quote>"[^"]*"|'[^']*')
       | (?<![\w.])(?P<quantity>(?>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)[ ]*
                              (?!(?:and|or|not)\b)[A-Za-z]+(?:/[A-Za-z]+(?![\w.]))?)
+      | (?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
       | (?P<name>[A-Za-z_]\w*(?:\.\w+)*)""",
     re.VERBOSE,
 )
@@ -79,6 +80,8 @@ def read_formula(text: str, axes: Iterable[str], *, where: str = "where") -> For
         if quantity := match["quantity"]:
             return repr(_literal(quantity, f"{where}: '{text}'"))
         name = match["name"]
+        if name is None:
+            return match.group()
         if name in legal:
             return names.setdefault(name, f"A{len(names)}")
         if name in _WORDS or (name in SCALAR and text[match.end() :].lstrip().startswith("(")):
