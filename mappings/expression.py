@@ -73,7 +73,7 @@ def evaluate_expression(
         return number
     table = {**OPERATORS, **(functions or {})}
     try:
-        return _value(_parsed(stripped), names, table, where, error)
+        return evaluate_node(_parsed(stripped), names, where=where, error=error, table=table)
     except CascadeError as e:
         raise error(f"{where}: '{text}' is not an expression: {e.message}") from None
     except (ZeroDivisionError, OverflowError, ArithmeticError):
@@ -103,18 +103,31 @@ def _lookup(name: str, names: Mapping[str, Any], where: str, error: type[ModelEr
     return names[name]
 
 
-def _value(
+def evaluate_node(
     node: Expr,
     names: Mapping[str, Any],
-    table: Mapping[str, Callable[..., Any]],
+    *,
     where: str,
-    error: type[ModelError],
+    error: type[ModelError] = MappingError,
+    table: Mapping[str, Callable[..., Any]] = OPERATORS,
 ) -> Any:
+    """Return the value of a parsed expression over named values; see `evaluate_expression`."""
     if isinstance(node, Num):
         return node.value
     if isinstance(node, (Size, Var)):
         return _lookup(node.name, names, where, error)
     if isinstance(node, Apply) and node.op in table:
-        return table[node.op](*(_value(a, names, table, where, error) for a in node.args))
+        parts = (evaluate_node(a, names, where=where, error=error, table=table) for a in node.args)
+        return table[node.op](*parts)
     found = node.op if isinstance(node, Apply) else type(node).__name__.lower()
     raise error(f"{where}: '{found}' cannot stand in an expression here; known: {', '.join(table)}")
+
+
+def call_of(text: str | int | float, function: str) -> str | None:
+    """Return the one name in `function(NAME)`, or None where the text is anything else.
+
+    >>> call_of("fit(GlobalBuffer)", "fit"), call_of("2 * N", "fit")
+    ('GlobalBuffer', None)
+    """
+    match = re.fullmatch(rf"\s*{function}\(\s*(\w+)\s*\)\s*", str(text))
+    return match[1] if match else None

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from einsum_cascade.errors import HardwareError, nearest
+from einsum_cascade.ops import COST_CLASSES
 from mappings.schema import Unit
 
 
@@ -15,18 +17,33 @@ class Memory:
     """A level of storage.
 
     Attributes:
+        component: what it is made of: `dram`, `sram`, `registers`, or `wires` (no energy and no area).
+        kind: which sort of the component, where the table of the component has several (`hbm2`).
         capacity_bytes: of one instance.
         bandwidth_bytes_per_s: of all instances together; infinite where it is not modelled.
         row_bytes: what one access moves; energy is counted in rows.
-        component: its rows in the table of energies and areas.
-        of: the array whose every element has one instance; the empty string for a memory of the whole chip.
+        of: the array that it serves; the empty string for a memory that serves the whole chip.
+        per_element: whether every element of that array has one.
     """
 
     component: str
+    row_bytes: Annotated[float, Unit("byte", "row")]
     capacity_bytes: Annotated[float, Unit("byte", "capacity")] = math.inf
     bandwidth_bytes_per_s: Annotated[float, Unit("byte/second", "bandwidth")] = math.inf
-    row_bytes: Annotated[float, Unit("byte", "row")] = 0.0
+    kind: str = ""
     of: str = ""
+    per_element: bool = False
+
+    def __post_init__(self) -> None:
+        for word, value in (
+            ("capacity", self.capacity_bytes),
+            ("bandwidth", self.bandwidth_bytes_per_s),
+            ("row", self.row_bytes),
+        ):
+            if not value > 0:
+                raise HardwareError(f"{word}: expected more than zero, found {value}")
+        if self.per_element and not self.of:
+            raise HardwareError("per_element: needs 'of: ARRAY'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +52,43 @@ class Array:
 
     Attributes:
         shape: extent of each axis, outer axis first.
-        ops: functional units that a scalar operation occupies, one after another, each for that many cycles.
+        units: functional units in each element; they are what takes area.
+        ops: by cost class, the units that an operation occupies and for how many cycles.
+        pipelined: True where the units of an element work on successive points at the same time, so that the busiest
+            sets the pace; else an element does one thing after another.
     """
 
     shape: tuple[int, ...]
+    units: tuple[str, ...]
     ops: Mapping[str, Mapping[str, int]]
+    pipelined: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise HardwareError(f"shape: expected axes of at least one element, found {list(self.shape)}")
+        for op, units in self.ops.items():
+            if op not in COST_CLASSES:
+                raise HardwareError(f"ops: unknown operation '{op}'; {nearest(op, COST_CLASSES)}")
+            for unit in units:
+                if unit not in self.units:
+                    raise HardwareError(f"ops: {op}: unknown unit '{unit}'; {nearest(unit, self.units)}")
+
+    @property
+    def elements(self) -> int:
+        """Number of processing elements."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class SpatialChip:
-    """A chip of memories around arrays of processing elements; memories stand outermost first."""
+    """A chip of memories around arrays of processing elements; memories stand outermost first.
+
+    Attributes:
+        word_bytes: size of an element of a tensor.
+        static_power_w: power that flows whether or not anything happens.
+        node_nm: technology node of the energies and areas.
+        parameters: what the file calls by name, after overrides.
+    """
 
     name: str
     clock_hz: Annotated[float, Unit("hertz", "clock")]
@@ -53,4 +97,28 @@ class SpatialChip:
     arrays: Mapping[str, Array]
     summary: str = ""
     source: str = ""
+    static_power_w: Annotated[float, Unit("watt", "static_power")] = 0.0
+    node_nm: int = 45
     parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.clock_hz > 0 or not self.word_bytes > 0:
+            raise HardwareError("clock and word: expected more than zero")
+        if not self.memories or not self.arrays:
+            raise HardwareError("memories and arrays: at least one of each is needed")
+        for name, memory in self.memories.items():
+            if memory.of and memory.of not in self.arrays:
+                raise HardwareError(
+                    f"memories.{name}.of: no array '{memory.of}'; {nearest(memory.of, self.arrays)}"
+                )
+        if next(iter(self.memories.values())).of:
+            raise HardwareError("memories: the first one is the outermost and serves the whole chip")
+
+    @property
+    def outermost(self) -> str:
+        """Name of the memory that stands outside all others."""
+        return next(iter(self.memories))
+
+    def hierarchy(self, array: str) -> tuple[str, ...]:
+        """Return the memories above an array's units, outermost first."""
+        return tuple(name for name, memory in self.memories.items() if memory.of in ("", array))

@@ -1,0 +1,74 @@
+"""Which memory keeps which tensor, which array does which Einsum, and what runs beside what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from einsum_cascade.errors import MappingError
+
+from .loopnest import LoopNest
+
+ALL = "all"
+WAIT = "wait"
+
+Kept: TypeAlias = str | tuple[str, ...] | Mapping[str, tuple[str, ...]]
+Step: TypeAlias = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Where tensors are kept and when Einsums run.
+
+    Attributes:
+        keep: tensors by memory: a list for every Einsum that touches them, lists by Einsum, or `all`.
+        phases: steps one after another. A step is a set of lanes that run side by side, one for each array, and the
+            Einsums of a lane run one after another; `wait: [2 * LM]` lets cycles pass in which nothing is done.
+            Memory traffic flows beside all steps of a phase; a phase begins when the one before has ended.
+    """
+
+    keep: Mapping[str, Kept]
+    phases: Mapping[str, tuple[Step, ...]]
+    nest: str = ""
+    hardware: str = ""
+    name: str = ""
+    summary: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise MappingError("phases: at least one is needed")
+        seen: set[str] = set()
+        for einsum, array, phase in self.placements():
+            if einsum in seen:
+                raise MappingError(f"phases: {phase}: {einsum} is scheduled twice (again on {array})")
+            seen.add(einsum)
+
+    def placements(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (Einsum, array, phase) in the order of the schedule."""
+        for phase, steps in self.phases.items():
+            for step in steps:
+                for array, einsums in step.items():
+                    if array != WAIT:
+                        yield from ((einsum, array, phase) for einsum in einsums)
+
+    def keeps(self, memory: str, einsum: str, tensor: str) -> bool:
+        """Tell whether a memory keeps a tile of a tensor while an Einsum runs."""
+        kept = self.keep.get(memory, ())
+        if isinstance(kept, str):
+            return kept == ALL
+        if isinstance(kept, Mapping):
+            return any(tensor in tensors for key, tensors in kept.items() if einsum in key.split())
+        return tensor in kept
+
+
+@dataclass(frozen=True, slots=True)
+class SpatialMapping:
+    """Loops and binding together: how a cascade is laid on a machine."""
+
+    nest: LoopNest
+    binding: Binding
+    name: str = ""
+    summary: str = field(default="", compare=False)
+    source: str = field(default="", compare=False)

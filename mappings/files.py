@@ -1,0 +1,119 @@
+"""The library of mappings, and the way from a file of your own to a mapping."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from einsum_cascade.errors import MappingError, nearest
+
+from .binding import Binding, SpatialMapping
+from .loopnest import LoopNest
+from .reader import build, read_yaml
+
+LIBRARY = Path(__file__).parent / "library"
+_KINDS = ("nest", "binding", "gpu")
+
+
+def load(name_or_path: str | Path) -> Any:
+    """Return a mapping of the library, or of a file of your own.
+
+    A file holds a nest and a binding (two documents, a `SpatialMapping`), a binding whose field `nest` names the file
+    with the nest, or a tile mapping of a GPU kernel (a `TileMapping`).
+
+    Raises:
+        MappingError: no such mapping, or a malformed file.
+
+    >>> load("fusemax").nest.cascade
+    'attention_1pass'
+    """
+    path = find_mapping(name_or_path)
+    return _load(str(path), path.stat().st_mtime_ns)
+
+
+def find_mapping(name_or_path: str | Path) -> Path:
+    """Return the file of a mapping, by name in the library or by path."""
+    text = str(name_or_path)
+    known = library()
+    if text in known:
+        return known[text]
+    if text.endswith((".yaml", ".yml")):
+        path = Path(text)
+        if not path.is_file():
+            raise MappingError(f"{text}: no such mapping file")
+        return path
+    raise MappingError(f"unknown mapping '{text}'; {nearest(text, known)}")
+
+
+@functools.cache
+def library() -> Mapping[str, Path]:
+    """Return the files of the library by name; a folder is part of the name (`gpu/attention`)."""
+    return {str(p.relative_to(LIBRARY).with_suffix("")): p for p in sorted(LIBRARY.rglob("*.yaml"))}
+
+
+def names(kind: str | None = None) -> tuple[str, ...]:
+    """Return the mappings of the library, optionally of one kind (`spatial`, `gpu`)."""
+    return tuple(e["name"] for e in entries(kind))
+
+
+def entries(kind: str | None = None) -> tuple[dict[str, str], ...]:
+    """Return name, kind, cascade, summary and source of every mapping of the library."""
+    out = []
+    for name, path in library().items():
+        document = _documents(str(path), path.stat().st_mtime_ns)[0]
+        found = "gpu" if document.get("kind") == "gpu" else "spatial"
+        if kind in (None, found):
+            texts = {k: str(document.get(k, "")) for k in ("cascade", "summary", "source")}
+            out.append({"name": name, "kind": found, **texts})
+    return tuple(out)
+
+
+@functools.lru_cache(maxsize=256)
+def _documents(path: str, modified_ns: int) -> tuple[dict[str, Any], ...]:
+    documents = read_yaml(path)
+    for i, document in enumerate(documents):
+        if not isinstance(document, dict) or document.get("kind") not in _KINDS:
+            found = document.get("kind") if isinstance(document, dict) else document
+            raise MappingError(
+                f"{path}: document {i + 1}: kind: expected one of {', '.join(_KINDS)}, found {found!r}"
+            )
+    return tuple(documents)
+
+
+@functools.lru_cache(maxsize=256)
+def _load(path: str, modified_ns: int) -> Any:
+    documents = _documents(path, modified_ns)
+    kinds = [d["kind"] for d in documents]
+    if "gpu" in kinds:
+        if len(documents) != 1:
+            raise MappingError(
+                f"{path}: a GPU mapping stands alone in its file, found {len(documents)} documents"
+            )
+        return _gpu(documents[0], path)
+    if kinds.count("binding") != 1 or kinds.count("nest") > 1:
+        raise MappingError(f"{path}: expected one nest and one binding, found {', '.join(kinds)}")
+    binding = _document(Binding, documents[kinds.index("binding")], path)
+    if "nest" in kinds:
+        nest = _document(LoopNest, documents[kinds.index("nest")], path)
+    elif binding.nest:
+        nest = load(binding.nest).nest
+    else:
+        raise MappingError(f"{path}: the binding needs a nest: a second document, or 'nest: NAME'")
+    first = documents[0]
+    return SpatialMapping(
+        nest, binding, Path(path).stem, str(first.get("summary", "")), str(first.get("source", ""))
+    )
+
+
+def _document(cls: type, document: Mapping[str, Any], path: str) -> Any:
+    data = {k: v for k, v in document.items() if k != "kind"}
+    return build(cls, data, where=f"{Path(path).name} ({document['kind']})")
+
+
+def _gpu(document: Mapping[str, Any], path: str) -> Any:
+    # The dataclass of tile mappings has its own room; it is loaded only when a file asks for it.
+    reader = importlib.import_module(".gpu", __package__)
+    return reader.tile_mapping({k: v for k, v in document.items() if k != "kind"}, where=Path(path).name)

@@ -1,0 +1,69 @@
+"""The loops of a cascade on a machine: how ranks are split, which loops stand at which memory, what is spatial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from einsum_cascade.errors import MappingError
+
+OTHERS = "others"
+
+
+@dataclass(frozen=True, slots=True)
+class EinsumLoops:
+    """The inner loops of some Einsums; each takes those whose rank it has.
+
+    Attributes:
+        time: temporal loops by memory, outermost first; they step over the tiles that the next memory inside holds.
+        space: for each axis of the array the ranks that lie on it; "H P0" lays two ranks on one axis.
+    """
+
+    time: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    space: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoopNest:
+    """Splits, tile sizes, and the loops of every Einsum of a cascade.
+
+    Attributes:
+        split: parts of a rank, outermost first; a cascade's own splits (M = M1 * M0) need not be repeated.
+        sizes: size of a part, as a number or an expression; one part of every split is left open and takes the rest.
+            `extent(ARRAY, 0)` is the length of an axis, `divisor(P, 256)` the largest divisor of P up to 256, and
+            `fit(MEMORY)` the largest divisor with which everything kept in the memory fits.
+        outer: temporal loops at the outermost memory around all Einsums, outermost first.
+        nests: inner loops by Einsum; a key may name several, and `others` stands for all that are not named.
+    """
+
+    cascade: str
+    nests: Mapping[str, EinsumLoops]
+    split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sizes: Mapping[str, str | int] = field(default_factory=dict)
+    outer: tuple[str, ...] = ()
+    name: str = ""
+    summary: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for whole, parts in self.split.items():
+            if len(parts) < 2:
+                raise MappingError(f"split: {whole}: a split has at least two parts, found {list(parts)}")
+            for part in parts:
+                if part in seen:
+                    raise MappingError(f"split: {part} is a part of both {seen[part]} and {whole}")
+                seen[part] = whole
+        by_einsum: dict[str, str] = {}
+        for key in self.nests:
+            for einsum in key.split():
+                if einsum in by_einsum:
+                    raise MappingError(f"nests: {einsum} stands in '{by_einsum[einsum]}' and in '{key}'")
+                by_einsum[einsum] = key
+
+    def loops_of(self, einsum: str) -> EinsumLoops | None:
+        """Return the inner loops of an Einsum, or None where the mapping has none for it."""
+        for key, loops in self.nests.items():
+            if einsum in key.split():
+                return loops
+        return self.nests.get(OTHERS)
