@@ -1,0 +1,154 @@
+"""Attention on the CPU that runs this: measured ratios beside ratios predicted from the CPU's own measured rates.
+
+Predicted time = products / product rate + exponentials / exponential rate + streamed bytes / copy rate. The rates are
+measured in the same run and no constant is fitted to the timings that are predicted. The class of error is 30 %: a
+CPU's caches, vector width and thread start-up are not modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WORD_BYTES = 4  # float32
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One timed case: sizes of one call."""
+
+    heads: int
+    seq: int
+    head_dim: int
+    causal: bool
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an implementation executes: floating-point operations of products, exponentials, bytes streamed."""
+
+    flops: float
+    exps: float
+    streamed_bytes: float
+
+
+def _query_tile(seq: int) -> int:
+    # Source: PyTorch, aten/src/ATen/native/cpu/FlashAttentionKernel.cpp (tile of the query by its length).
+    return 256 if seq >= 768 else 64 if seq >= 192 else 32
+
+
+def fused(p: Problem) -> Work:
+    """Return the work of torch's fused attention: whole query tiles, keys up to the tile's last row if causal."""
+    tile = min(_query_tile(p.seq), p.seq)
+    starts = range(0, p.seq, tile)
+    pairs = sum(tile * (min(s + tile, p.seq) if p.causal else p.seq) for s in starts)
+    tensors = 4 * p.heads * p.seq * p.head_dim * WORD_BYTES
+    return Work(4.0 * p.heads * p.head_dim * pairs, float(p.heads * pairs), tensors)
+
+
+def materialised(p: Problem) -> Work:
+    """Return the work of eager attention: every score, and each of its elementwise steps through memory."""
+    pairs = p.heads * p.seq**2
+    # Scores are written by the product, read and written by the scaling and by the softmax, read by the second
+    # product: six sweeps; a causal mask adds one read and one write.
+    sweeps = 6 + 2 * p.causal
+    return Work(4.0 * p.head_dim * pairs, float(pairs), sweeps * pairs * WORD_BYTES)
+
+
+def blocked(p: Problem) -> Work:
+    """Return the work of blocks of queries against all keys that their rows can see, masked inside."""
+    block = p.window
+    rows = -(-p.seq // block) * block
+    pairs = p.heads * rows * (block + p.window - 1)
+    patches = (
+        2 * 2 * p.heads * (rows // block) * (block + p.window - 1) * p.head_dim
+    )  # K and V copied per block
+    return Work(4.0 * p.head_dim * pairs, float(pairs), (8 * pairs + patches) * WORD_BYTES)
+
+
+def chunked(p: Problem, *, chunk: int = 64) -> Work:
+    """Return the work of chunked linear attention: products inside a chunk and with a carried state."""
+    tokens = p.heads * -(-p.seq // chunk) * chunk
+    flops = 4.0 * tokens * p.head_dim * (p.head_dim + chunk)
+    scores, states = tokens * chunk, tokens // chunk * p.head_dim**2
+    # Scores: written, decayed (read, write), read; states: written, accumulated (two reads, a write), read; tokens:
+    # three inputs, two scaled copies (read, write), two partial outputs (written, read) and their sum.
+    streamed = 4 * scores + 5 * states + 12 * tokens * p.head_dim
+    return Work(flops, 0.0, streamed * WORD_BYTES)
+
+
+WORK: Mapping[str, Callable[[Problem], Work]] = {
+    "torch-sdpa": fused,
+    "torch-eager": materialised,
+    "torch-blocked-window": blocked,
+    "torch-chunked": chunked,
+}
+
+
+def predicted_s(work: Work, rates: Mapping[str, float]) -> float:
+    """Return the predicted time in seconds from the rates of `kernels.bench`."""
+    return (
+        work.flops / rates["tile_gemm_flops_per_s"]
+        + work.exps / rates["exp_per_s"]
+        + work.streamed_bytes / rates["copy_bytes_per_s"]
+    )
+
+
+def measure_and_predict(*, quick: bool = True) -> pd.DataFrame:
+    """Return one row a timed variant with its measured and predicted ratio to dense fused attention.
+
+    Raises:
+        KernelError: an implementation disagrees with its float64 reference; then nothing is timed.
+    """
+    from kernels import bench
+
+    measured = bench.run(device="cpu", quick=quick)
+    return with_predictions(measured, measured.attrs["rates"])
+
+
+def with_predictions(measured: pd.DataFrame, rates: list[Mapping[str, float]]) -> pd.DataFrame:
+    """Return measured rows of known implementations with predicted times and both ratios.
+
+    Args:
+        measured: rows of `kernels.bench.run`.
+        rates: this machine's rates, one mapping for each number of threads.
+    """
+    import pandas as pd
+
+    by_threads = {r["threads"]: r for r in rates}
+    rows = []
+    for row in measured.to_dict("records"):
+        work = WORK.get(row["implementation"])
+        if work is None or row["threads"] not in by_threads:
+            continue
+        window = 0 if pd.isna(row["window"]) else int(row["window"])
+        problem = Problem(
+            row["batch"] * row["heads"], row["seq_q"], row["head_dim"], bool(row["causal"]), window
+        )
+        dense = Problem(problem.heads, problem.seq, problem.head_dim, False, 0)
+        constants = by_threads[row["threads"]]
+        time_s = predicted_s(work(problem), constants)
+        words = [
+            row["implementation"].removeprefix("torch-"),
+            "causal" * problem.causal,
+            f"w{window}" if window else "",
+        ]
+        rows.append(
+            {
+                "variant": " ".join(filter(None, words)),
+                "heads": problem.heads,
+                "seq": problem.seq,
+                "head_dim": problem.head_dim,
+                "threads": row["threads"],
+                "measured [ms]": row["latency_ms"],
+                "predicted [ms]": time_s * 1e3,
+                "measured ratio": row["ratio"],
+                "predicted ratio": time_s / predicted_s(fused(dense), constants),
+            }
+        )
+    return pd.DataFrame(rows)
