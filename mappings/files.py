@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 from collections.abc import Mapping
@@ -13,25 +14,34 @@ from einsum_cascade.errors import MappingError, nearest
 from .binding import Binding, SpatialMapping
 from .loopnest import LoopNest
 from .reader import build, read_yaml
+from .schema import file_fields
 
 LIBRARY = Path(__file__).parent / "library"
 _KINDS = ("nest", "binding", "gpu")
 
 
-def load(name_or_path: str | Path) -> Any:
-    """Return a mapping of the library, or of a file of your own.
+def load(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Any:
+    """Return a mapping of the library, or of a file of your own, with fields set.
 
     A file holds a nest and a binding (two documents, a `SpatialMapping`), a binding whose field `nest` names the file
     with the nest, or a tile mapping of a GPU kernel (a `TileMapping`).
 
+    Args:
+        overrides: by the path of a field in the file: `sizes.P1`, `keep.GlobalBuffer.QK`, `tile.query.0`.
+
     Raises:
-        MappingError: no such mapping, or a malformed file.
+        MappingError: no such mapping, a malformed file, or no such field.
 
     >>> load("fusemax").nest.cascade
     'attention_1pass'
+    >>> load("fusemax", {"sizes.P1": 4}).nest.sizes["P1"]
+    4
     """
     path = find_mapping(name_or_path)
-    return _load(str(path), path.stat().st_mtime_ns)
+    if not overrides:
+        return _load(str(path), path.stat().st_mtime_ns)
+    documents = copy.deepcopy(_documents(str(path), path.stat().st_mtime_ns))
+    return _built(documents, str(path), overrides)
 
 
 def find_mapping(name_or_path: str | Path) -> Path:
@@ -85,27 +95,55 @@ def _documents(path: str, modified_ns: int) -> tuple[dict[str, Any], ...]:
 
 @functools.lru_cache(maxsize=256)
 def _load(path: str, modified_ns: int) -> Any:
-    documents = _documents(path, modified_ns)
+    return _built(_documents(path, modified_ns), path, {})
+
+
+def _built(documents: tuple[dict[str, Any], ...], path: str, overrides: Mapping[str, Any]) -> Any:
     kinds = [d["kind"] for d in documents]
     if "gpu" in kinds:
         if len(documents) != 1:
             raise MappingError(
                 f"{path}: a GPU mapping stands alone in its file, found {len(documents)} documents"
             )
+        _override(documents[0], overrides, path)
         return _gpu(documents[0], path)
     if kinds.count("binding") != 1 or kinds.count("nest") > 1:
         raise MappingError(f"{path}: expected one nest and one binding, found {', '.join(kinds)}")
-    binding = _document(Binding, documents[kinds.index("binding")], path)
+    loops = {k: v for k, v in overrides.items() if k.partition(".")[0] in file_fields(LoopNest)}
+    bound = documents[kinds.index("binding")]
+    _override(bound, {k: v for k, v in overrides.items() if k not in loops}, path)
+    binding = _document(Binding, bound, path)
     if "nest" in kinds:
+        _override(documents[kinds.index("nest")], loops, path)
         nest = _document(LoopNest, documents[kinds.index("nest")], path)
     elif binding.nest:
-        nest = load(binding.nest).nest
+        nest = load(binding.nest, loops).nest
     else:
         raise MappingError(f"{path}: the binding needs a nest: a second document, or 'nest: NAME'")
     first = documents[0]
     return SpatialMapping(
         nest, binding, Path(path).stem, str(first.get("summary", "")), str(first.get("source", ""))
     )
+
+
+def _override(document: dict[str, Any], changes: Mapping[str, Any], path: str) -> None:
+    """Set fields of a document in place; what no mapping has is refused when the object is built."""
+    for key, value in changes.items():
+        *above, last = key.split(".")
+        node: Any = document
+        for step in above:
+            node = node.setdefault(step, {}) if isinstance(node, dict) else _item(node, step, key, path)
+        if isinstance(node, dict):
+            node[last] = value
+        else:
+            _item(node, last, key, path)
+            node[int(last)] = value
+
+
+def _item(node: Any, step: str, key: str, path: str) -> Any:
+    if isinstance(node, list) and step.isdigit() and int(step) < len(node):
+        return node[int(step)]
+    raise MappingError(f"{Path(path).name}: no field '{key}': there is no '{step}'")
 
 
 def _document(cls: type, document: Mapping[str, Any], path: str) -> Any:
