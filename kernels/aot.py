@@ -1,0 +1,196 @@
+"""Compile kernels for a GPU generation without having one, and read what the compiler decided.
+
+Triton's compiler and the assembler and disassembler inside its package need no driver. What comes back are the numbers
+that decide how a kernel runs: registers, shared memory, stack (spills), and the instructions of its loops by pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from einsum_cascade.errors import KernelError, nearest
+
+from . import registry, sass
+from .tiles import Tile
+
+TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16"}
+WORD_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One kernel, specialised: everything the compiler needs.
+
+    Attributes:
+        kernel: name in the registry.
+        variant: the options in words, for example "causal".
+        function: the Triton function.
+        pointers: type of each pointer argument.
+        floats: arguments that are float32; the rest are 32-bit integers.
+        aligned: integer arguments that are multiples of 16, as strides of whole rows are.
+        constants: value of every compile-time argument.
+    """
+
+    kernel: str
+    variant: str
+    head_dim: int
+    dtype: str
+    tile: Tile
+    function: Any
+    pointers: Mapping[str, str]
+    floats: tuple[str, ...]
+    aligned: tuple[str, ...]
+    constants: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a compiled kernel takes of its GPU.
+
+    Attributes:
+        registers: per thread.
+        shared_bytes: per thread block.
+        stack_bytes: per thread; more than 0 means that registers spilled to memory.
+        loops: the working loops in program order.
+        totals: instructions of the whole kernel by pipe.
+    """
+
+    kernel: str
+    variant: str
+    target: str
+    dtype: str
+    head_dim: int
+    tile: Tile
+    registers: int
+    shared_bytes: int
+    stack_bytes: int
+    loops: tuple[sass.Loop, ...]
+    totals: Mapping[str, int] = field(hash=False)
+    compiler: str = ""
+
+    @property
+    def spills(self) -> bool:
+        """Whether anything lives in local memory."""
+        return self.stack_bytes > 0 or self.totals["local"] > 0
+
+    @property
+    def full_loop(self) -> sass.Loop | None:
+        """The loop over unmasked tiles: the shortest of the working loops."""
+        return min(self.loops, key=lambda loop: loop.instructions, default=None)
+
+    @property
+    def masked_loop(self) -> sass.Loop | None:
+        """The loop over masked tiles: the longest of the working loops."""
+        return max(self.loops, key=lambda loop: loop.instructions, default=None)
+
+
+def target_number(name: str) -> int:
+    """Return the compute capability of a target, times ten.
+
+    Raises:
+        KernelError: not a target that kernels are shipped for.
+
+    >>> target_number("sm_90")
+    90
+    """
+    if name not in TARGETS:
+        raise KernelError(f"target '{name}': {nearest(name, TARGETS)}")
+    return TARGETS[name]
+
+
+def compile_build(build: Build, target: str) -> Resources:
+    """Return what the compiler makes of one build.
+
+    Raises:
+        KernelError: Triton is absent or was loaded as an interpreter, or the compiler refuses.
+    """
+    cubin, shared_bytes, version = _cubin(build, target_number(target))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage = _tool("cuobjdump", "--dump-resource-usage", path)
+        text = _tool("nvdisasm", "-c", path)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise KernelError(f"{build.kernel}: cuobjdump reported no registers: {usage.strip()[:200]}")
+    return Resources(
+        build.kernel, build.variant, target, build.dtype, build.head_dim, build.tile,
+        registers=int(found[1]), shared_bytes=shared_bytes, stack_bytes=int(found[2]),
+        loops=sass.loops(text), totals=sass.totals(text), compiler=f"triton {version}",
+    )  # fmt: skip
+
+
+def _cubin(build: Build, capability: int) -> tuple[bytes, int, str]:
+    triton = _compiler()
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    fn = build.function
+    signature = {name: _argument_type(build, name) for name in fn.arg_names}
+    aligned = {(fn.arg_names.index(n),): [["tt.divisibility", 16]] for n in (*build.pointers, *build.aligned)}
+    source = ASTSource(fn, signature, dict(build.constants), aligned)
+    options = {"num_warps": build.tile.warps, "num_stages": build.tile.stages, "enable_fp_fusion": True}
+    try:
+        done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    except (triton.CompilationError, RuntimeError) as error:
+        raise KernelError(
+            f"{build.kernel} ({build.variant}, {build.tile}) for sm_{capability}: {error}"
+        ) from error
+    return done.asm["cubin"], done.metadata.shared, triton.__version__
+
+
+def _argument_type(build: Build, name: str) -> str:
+    if name in build.constants:
+        return "constexpr"
+    return build.pointers.get(name) or ("fp32" if name in build.floats else "i32")
+
+
+def _compiler() -> Any:
+    try:
+        import triton
+    except ImportError as error:
+        raise KernelError("the compiler needs Triton: pip install 'einsum-cascade[kernels]'") from error
+    if triton.knobs.runtime.interpret:
+        raise KernelError("TRITON_INTERPRET is set, so that kernels cannot be compiled: unset it")
+    return triton
+
+
+def _tool(name: str, *arguments: str | Path) -> str:
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    if not os.access(path, os.X_OK):
+        raise KernelError(f"{name} is not in Triton's package ({path.parent})")
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KernelError(f"{name}: {done.stderr.strip()[:300]}")
+    return done.stdout
+
+
+def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Build]:
+    """Yield the shipped builds of the named kernels, or of all, for a target."""
+    number = target_number(target)
+    for entry in registry.entries() if kernels is None else map(registry.find, kernels):
+        yield from registry.load(entry.builds)(number)
+
+
+def compile_shipped(
+    target: str,
+    *,
+    kernels: Iterable[str] | None = None,
+    progress: Callable[[Iterable[Build]], Iterable[Build]] = iter,
+) -> tuple[Resources, ...]:
+    """Return the resources of every shipped build for a target.
+
+    Args:
+        progress: wraps the builds while they are compiled, for example tqdm.
+    """
+    return tuple(compile_build(b, target) for b in progress(list(builds(target, kernels=kernels))))

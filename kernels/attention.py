@@ -1,0 +1,306 @@
+"""Flash attention, forward: the 1-pass cascade with a running maximum, as one Triton kernel.
+
+Tied to `attention_1pass` and its causal and sliding-window variants. Query p sees key m where
+`-left <= m - (p + seq_kv - seq_q) <= right`: causal is right = 0, a causal window of W keys is left = W - 1, right = 0.
+With fewer queries than keys the last query sees the last key (chunked prefill, decode).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import triton
+import triton.language as tl
+
+from einsum_cascade.errors import KernelError
+
+from . import tiles
+from .aot import POINTER, WORD_BYTES, Build
+from .interpreter import interpreted_on_cpu
+
+LOG2E = math.log2(math.e)
+LN2 = math.log(2.0)
+
+
+@triton.jit
+def _modified(scores, scale, rows, cols, cap, slope, bias_row, SOFT_CAP: tl.constexpr, ALIBI: tl.constexpr,
+              BIAS: tl.constexpr, LAST: tl.constexpr):  # fmt: skip
+    """Scores in base 2 after soft cap, ALiBi slope and relative bias, in that order."""
+    scores = scores * scale
+    if SOFT_CAP:
+        # tanh(x) = 1 - 2 / (1 + e^2x); scores carry log2(e), so e^(2 s / cap) is 2^(2 scores / cap).
+        scores = cap * 1.4426950408889634 * (1.0 - 2.0 / (1.0 + tl.exp2(2.0 * scores / cap)))
+    distance = cols[None, :] - rows[:, None]
+    if ALIBI:
+        scores += slope * 1.4426950408889634 * distance.to(tl.float32)
+    if BIAS:
+        index = tl.minimum(tl.maximum(distance + LAST, 0), 2 * LAST)
+        scores += tl.load(bias_row + index).to(tl.float32) * 1.4426950408889634
+    return scores
+
+
+@triton.jit
+def _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first, last, rows, seq_kv, left, right, scale, cap,
+           slope, bias_row, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+           MASKED: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, SOFT_CAP: tl.constexpr,
+           ALIBI: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Fold the key tiles of [first, last) into the running maximum, denominator and numerator."""
+    dims = tl.arange(0, BLOCK_D)
+    for start in range(first, last, BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        k_ptrs = k_ptr + cols[None, :] * k_row + dims[:, None]
+        v_ptrs = v_ptr + cols[:, None] * v_row + dims[None, :]
+        if MASKED or HEAD_DIM != BLOCK_D:
+            k = tl.load(k_ptrs, mask=(cols[None, :] < seq_kv) & (dims[:, None] < HEAD_DIM), other=0.0)
+        else:
+            k = tl.load(k_ptrs)
+        scores = tl.dot(q, k, input_precision=PRECISION)
+        if SOFT_CAP or ALIBI or BIAS:
+            scores = _modified(scores, scale, rows, cols, cap, slope, bias_row, SOFT_CAP, ALIBI, BIAS, LAST)
+            factor = 1.0
+        else:
+            factor = scale
+        if MASKED:
+            seen = cols[None, :] < seq_kv
+            if HAS_LEFT:
+                seen = seen & (cols[None, :] >= rows[:, None] - left)
+            if HAS_RIGHT:
+                seen = seen & (cols[None, :] <= rows[:, None] + right)
+            scores = tl.where(seen, scores, float("-inf"))
+        # The scale is positive, so it commutes with the maximum: one FMA per score instead of two multiplications.
+        new_max = tl.maximum(row_max, tl.max(scores, 1) * factor)
+        # A row that has seen no key yet keeps -inf; exp2(-inf - 0) is then 0, while -inf - (-inf) would be NaN.
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max) if MASKED else new_max
+        weights = tl.exp2(scores * factor - finite_max[:, None])
+        shrink = tl.exp2(row_max - finite_max)
+        row_sum = row_sum * shrink + tl.sum(weights, 1)
+        row_max = new_max
+        if MASKED or HEAD_DIM != BLOCK_D:
+            v = tl.load(v_ptrs, mask=(cols[:, None] < seq_kv) & (dims[None, :] < HEAD_DIM), other=0.0)
+        else:
+            v = tl.load(v_ptrs)
+        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+    return acc, row_max, row_sum
+
+
+@triton.jit
+def flash_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr, bias_ptr, sink_ptr,
+                  q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
+                  heads, group, seq_q, seq_kv, left, right, scale, cap,
+                  HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                  HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, SOFT_CAP: tl.constexpr, ALIBI: tl.constexpr,
+                  BIAS: tl.constexpr, SINK: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """One tile of queries of one head against every key tile that its band touches."""
+    tile = tl.program_id(0)
+    if HAS_RIGHT:
+        # The longest rows first, so that the last wave is made of short ones.
+        tile = tl.num_programs(0) - 1 - tile
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    head = (tl.program_id(1) % heads).to(tl.int64)
+    k_ptr += batch * k_batch + head // group * k_head
+    v_ptr += batch * v_batch + head // group * v_head
+
+    p0 = tile * BLOCK_M
+    queries = p0 + tl.arange(0, BLOCK_M)
+    dims = tl.arange(0, BLOCK_D)
+    inside = (queries[:, None] < seq_q) & (dims[None, :] < HEAD_DIM)
+    q_ptrs = q_ptr + batch * q_batch + head * q_head + queries[:, None] * q_row + dims[None, :]
+    q = tl.load(q_ptrs, mask=inside, other=0.0)
+    # Rows are counted on the keys' axis: the last query stands on the last key.
+    shift = seq_kv - seq_q
+    rows = queries + shift
+    row_first = p0 + shift
+    row_last = tl.minimum(p0 + BLOCK_M, seq_q) - 1 + shift
+
+    first = 0
+    full_first = 0
+    last = seq_kv
+    full_last = seq_kv // BLOCK_N * BLOCK_N
+    if HAS_RIGHT:
+        last = tl.minimum(tl.maximum(row_last + right + 1, 0), seq_kv)
+        full_last = tl.minimum(tl.maximum(row_first + right + 1, 0), seq_kv) // BLOCK_N * BLOCK_N
+    if HAS_LEFT:
+        first = tl.maximum(row_first - left, 0) // BLOCK_N * BLOCK_N
+        full_first = (tl.maximum(row_last - left, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+        full_last = tl.maximum(full_last, full_first)
+
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(slopes_ptr + head).to(tl.float32)
+    bias_row = bias_ptr + head * (2 * LAST + 1)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    if SINK:
+        # A sink is one more key with a learnt logit and no value.
+        row_max = (
+            tl.zeros([BLOCK_M], tl.float32) + tl.load(sink_ptr + head).to(tl.float32) * 1.4426950408889634
+        )
+        row_sum += 1.0
+
+    if HAS_LEFT:
+        acc, row_max, row_sum = _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first,
+                                       tl.minimum(full_first, last), rows, seq_kv, left, right, scale, cap, slope,
+                                       bias_row, HEAD_DIM, BLOCK_D, BLOCK_N, True, HAS_LEFT, HAS_RIGHT, SOFT_CAP,
+                                       ALIBI, BIAS, LAST, PRECISION)  # fmt: skip
+    acc, row_max, row_sum = _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, full_first, full_last, rows,
+                                   seq_kv, left, right, scale, cap, slope, bias_row, HEAD_DIM, BLOCK_D, BLOCK_N,
+                                   False, HAS_LEFT, HAS_RIGHT, SOFT_CAP, ALIBI, BIAS, LAST, PRECISION)  # fmt: skip
+    acc, row_max, row_sum = _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, full_last, last, rows,
+                                   seq_kv, left, right, scale, cap, slope, bias_row, HEAD_DIM, BLOCK_D, BLOCK_N,
+                                   True, HAS_LEFT, HAS_RIGHT, SOFT_CAP, ALIBI, BIAS, LAST, PRECISION)  # fmt: skip
+
+    # A row without keys has denominator 0: its result is 0 and its log-sum-exp -inf.
+    empty = row_sum == 0.0
+    safe_sum = tl.where(empty, 1.0, row_sum)
+    out = acc / safe_sum[:, None]
+    o_ptrs = out_ptr + batch * o_batch + head * o_head + queries[:, None] * o_row + dims[None, :]
+    tl.store(o_ptrs, out.to(out_ptr.dtype.element_ty), mask=inside)
+    lse = tl.where(empty, float("-inf"), (row_max + tl.log2(safe_sum)) * 0.6931471805599453)
+    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * seq_q + queries, lse, mask=queries < seq_q)
+
+
+def flags(*, causal: bool, window: int | None) -> tuple[int | None, int | None]:
+    """Return how far a query sees to the left and to the right of itself; None where nothing limits it.
+
+    Args:
+        window: a causal query sees its last `window` keys, itself included; otherwise `window` is the whole width,
+            centred on the query, and an even one looks one key further left.
+
+    >>> flags(causal=True, window=4), flags(causal=False, window=4), flags(causal=True, window=None)
+    ((3, 0), (2, 1), (None, 0))
+    """
+    if window is not None and window < 1:
+        raise KernelError(f"window={window}: expected a number of keys, 1 or more")
+    if causal:
+        return (None if window is None else window - 1), 0
+    if window is None:
+        return None, None
+    return window // 2, window - 1 - window // 2
+
+
+@interpreted_on_cpu
+def flash_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+    soft_cap: float = 0.0,
+    slopes: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    sink: torch.Tensor | None = None,
+    tile: tiles.Tile | None = None,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return softmax(scale * Q K^T, masked and modified) V and the log-sum-exp of each row.
+
+    Args:
+        q: [batch, heads, seq_q, head_dim], float32, float16 or bfloat16.
+        k: [batch, kv_heads, seq_kv, head_dim]; heads is a multiple of kv_heads.
+        v: like k.
+        causal: a query sees no key after itself; the last query stands on the last key.
+        window: see `flags`.
+        scale: head_dim ** -0.5 where not given; positive.
+        soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
+        slopes: [heads], ALiBi: slope * (m - p) is added to the score.
+        bias: [heads, 2 * last + 1], relative bias by m - p, clamped to -last .. last.
+        sink: [heads], logit of one more key that has no value.
+        tile: shape, warps and stages; the shipped choice for the device where not given.
+        empty: makes the output tensors; the checker passes one that fills them with NaN.
+
+    Returns:
+        Output like q, and [batch, heads, seq_q] float32 (natural logarithm; -inf and 0 where a row sees no key).
+
+    Raises:
+        KernelError: shapes, types or options that the kernel does not take.
+    """
+    batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
+    scale = head_dim**-0.5 if scale is None else scale
+    if scale <= 0:
+        raise KernelError(f"scale={scale}: expected a positive number")
+    left, right = flags(causal=causal, window=window)
+    tile = tile or tiles.choose("flash_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
+    out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
+    lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
+    grid = (triton.cdiv(seq_q, tile.block_m), batch * heads)
+    flash_forward[grid](
+        q, k, v, out, lse, *(q if t is None else t.contiguous() for t in (slopes, bias, sink)),
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, scale * LOG2E, soft_cap,
+        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n, HAS_LEFT=left is not None, HAS_RIGHT=right is not None, SOFT_CAP=soft_cap > 0,
+        ALIBI=slopes is not None, BIAS=bias is not None, SINK=sink is not None,
+        LAST=0 if bias is None else bias.shape[1] // 2, PRECISION=precision(q.dtype),
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    return out, lse
+
+
+def precision(dtype: torch.dtype) -> str:
+    """Return how a tile product treats float32 operands: as three TF32 products, which lose next to nothing."""
+    return "tf32x3" if dtype == torch.float32 else "tf32"
+
+
+def checked_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[int, int, int, int, int, int]:
+    """Return batch, heads, seq_q, head_dim, kv_heads, seq_kv of legal inputs.
+
+    Raises:
+        KernelError: what is wrong with them.
+    """
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.ndim != 4:
+            raise KernelError(f"{name}: expected [batch, heads, sequence, head_dim], found {list(t.shape)}")
+        if t.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise KernelError(f"{name}: expected float32, float16 or bfloat16, found {t.dtype}")
+        if t.dtype != q.dtype or t.device != q.device:
+            raise KernelError(
+                f"{name}: expected {q.dtype} on {q.device} like q, found {t.dtype} on {t.device}"
+            )
+        if t.stride(-1) != 1:
+            raise KernelError(f"{name}: expected head_dim to be contiguous, found strides {t.stride()}")
+    batch, heads, seq_q, head_dim = q.shape
+    kv_heads, seq_kv = k.shape[1], k.shape[2]
+    if k.shape != v.shape or k.shape[0] != batch or k.shape[3] != head_dim:
+        found = f"{list(k.shape)}, {list(v.shape)}"
+        raise KernelError(f"k, v: expected [{batch}, kv_heads, seq_kv, {head_dim}] twice, found {found}")
+    if not 16 <= head_dim <= 256:
+        raise KernelError(f"head_dim={head_dim}: expected 16 to 256")
+    if heads % kv_heads:
+        raise KernelError(f"heads={heads}: expected a multiple of kv_heads={kv_heads}")
+    return batch, heads, seq_q, head_dim, kv_heads, seq_kv
+
+
+def builds(target: int) -> Iterator[Build]:
+    """Yield the shipped specialisations for a compute capability (90 is 9.0): dense, causal, causal window."""
+    for dtype, head_dims in (("bf16", (64, 128, 256)), ("fp32", (64,))):
+        for head_dim in head_dims:
+            tile = tiles.pick(
+                "flash_attention", head_dim=head_dim, word_bytes=WORD_BYTES[dtype], target=target
+            )
+            for variant in ("dense", "causal", "causal window"):
+                yield build(tile, head_dim=head_dim, dtype=dtype, variant=variant)
+
+
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler.
+
+    Args:
+        variant: "dense", or words of "causal window".
+    """
+    words = variant.split()
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
+    pointers |= dict.fromkeys(("lse_ptr", "slopes_ptr", "bias_ptr", "sink_ptr"), "*fp32")
+    strides = tuple(f"{t}_{axis}" for t in "qkvo" for axis in ("batch", "head", "row"))
+    constants = {
+        "HEAD_DIM": head_dim, "BLOCK_D": triton.next_power_of_2(head_dim), "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n, "HAS_LEFT": "window" in words, "HAS_RIGHT": bool({"causal", "window"} & {*words}),
+        "SOFT_CAP": False, "ALIBI": False, "BIAS": False, "SINK": False, "LAST": 0,
+        "PRECISION": "tf32x3" if dtype == "fp32" else "tf32",
+    }  # fmt: skip
+    return Build("flash_attention", variant, head_dim, dtype, tile, flash_forward, pointers, ("scale", "cap"), strides,
+                 constants)  # fmt: skip

@@ -1,0 +1,100 @@
+"""Measure the kernels on the device at hand: a gate of correctness, then medians, one row a case."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from einsum_cascade.terminal import note
+
+from . import device as devices
+from .measurement import Measurement, Setting, as_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .bench_cpu import Rates
+
+# (heads, sequence, head size): where a CPU leaves its caches, twice over, and one larger head.
+CPU_QUICK = ((4, 1024, 64), (4, 2048, 64))
+CPU_FULL = ((4, 512, 64), (4, 1024, 64), (4, 2048, 64), (4, 2048, 128), (4, 4096, 64))
+WINDOWS = (128, 256)
+# No size is begun after this long, so that a busy machine makes the table shorter and not the wait longer.
+LIMIT_S = {True: 9.0, False: 32.0}
+
+
+def run(device: str = "cpu", quick: bool = True, progress: bool = True) -> pd.DataFrame:
+    """Return measured times of attention on this machine, one row a case.
+
+    Every implementation first has to agree with a float64 reference. Times are medians over interleaved rounds.
+
+    Args:
+        device: "cpu", or "cuda" where a GPU is.
+        quick: fewer sizes; on a CPU under 12 s instead of under 40 s.
+        progress: show a bar on stderr.
+
+    Returns:
+        The columns of `kernels.measurement.COLUMNS`; on a CPU the rates of the machine are in `attrs["rates"]`, one
+        mapping for each number of threads.
+
+    Raises:
+        KernelError: no such device, or an implementation that is wrong.
+    """
+    if devices.resolve(device) == "cuda":
+        return _cuda(quick, progress)
+    return _with_rates(*_cpu(quick, progress))
+
+
+def _cuda(quick: bool, progress: bool) -> pd.DataFrame:
+    from . import bench_cuda
+
+    rows: list[Measurement] = []
+    for setting in _bar(bench_cuda.settings(quick=quick), progress, "bench cuda"):
+        rows += bench_cuda.measure(setting)
+    return as_table(rows)
+
+
+def _cpu(quick: bool, progress: bool) -> tuple[list[Measurement], list[Rates]]:
+    import torch
+
+    from . import bench_cpu
+
+    counts = tuple(dict.fromkeys((1, torch.get_num_threads())))
+    budget_s = 0.4 if quick else 1.2
+    work: list[Callable[[], Any]] = [lambda c=c: bench_cpu.rates(c, budget_s=budget_s) for c in counts]
+    for heads, seq, head_dim in CPU_QUICK if quick else CPU_FULL:
+        setting = Setting(1, heads, seq, head_dim)
+        work += [
+            lambda s=setting, c=c: bench_cpu.measure(s, WINDOWS, count=c, budget_s=budget_s) for c in counts
+        ]
+    results = _within(LIMIT_S[quick], work, progress)
+    return [row for rows in results[len(counts) :] for row in rows], results[: len(counts)]
+
+
+def _within(limit_s: float, work: list[Callable[[], Any]], progress: bool) -> list[Any]:
+    """Return the results of the tasks that were begun in time; the rates and one size are measured anyway."""
+    start = time.perf_counter()
+    results: list[Any] = []
+    for task in _bar(work, progress, "bench cpu"):
+        if time.perf_counter() - start > limit_s and len(results) >= len(work) // 2:
+            note(
+                f"bench: the machine is busy; {len(work) - len(results)} of {len(work)} measurements are left out"
+            )
+            break
+        results.append(task())
+    return results
+
+
+def _with_rates(rows: Iterable[Measurement], rates: Iterable[Rates]) -> pd.DataFrame:
+    """Return the table of measurements with the machine's rates in `attrs["rates"]`."""
+    table = as_table(rows)
+    table.attrs["rates"] = [asdict(r) for r in rates]
+    return table
+
+
+def _bar(items: Iterable[Any], progress: bool, what: str) -> Iterable[Any]:
+    from tqdm.auto import tqdm
+
+    return tqdm(items, desc=what, disable=not progress, leave=False)

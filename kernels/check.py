@@ -1,0 +1,111 @@
+"""Check every kernel against its float64 reference: interpreted on a CPU, compiled where a GPU is.
+
+Outputs and scratch tensors are filled with NaN before a launch, so that a point which is never written is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from einsum_cascade.errors import KernelError
+
+from . import registry
+from .registry import Case, KernelEntry
+
+if TYPE_CHECKING:
+    import torch
+
+# Largest error, as a fraction of the largest reference value. Half types: the weights (each at most 1, summing to 1)
+# and the result are both rounded to nearest, half an epsilon each, and intermediate results of other cascades once
+# more: two epsilons. float32: products are exact to a few epsilons of 2^-23, but sums of head_dim terms, differences
+# of scores inside an exponential and the hardware's approximate exponential (2 ulp) add up to some tens of them.
+LIMITS = {"fp32": 1e-5, "fp16": 2 * 2.0**-10, "bf16": 2 * 2.0**-7}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result of one check.
+
+    Attributes:
+        error: largest absolute error over all outputs, each divided by its largest reference value; infinite where an
+            element is NaN, or finite on one side only.
+        worst: the output with that error.
+    """
+
+    kernel: str
+    case: str
+    error: float
+    limit: float
+    worst: str
+    how: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is within the limit."""
+        return self.error <= self.limit
+
+
+def poisoned(shape: tuple[int, ...], **kwargs: Any) -> torch.Tensor:
+    """Return a tensor full of NaN, in place of `torch.empty`."""
+    import torch
+
+    return torch.full(shape, float("nan"), **kwargs)
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest error over the largest expected value; infinite where infinities or NaNs differ."""
+    got = got.double().cpu()
+    if got.shape != expected.shape:
+        raise KernelError(f"expected a result of shape {list(expected.shape)}, found {list(got.shape)}")
+    finite = expected.isfinite()
+    if not bool((got[~finite] == expected[~finite]).all()) or not bool(got[finite].isfinite().all()):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = expected[finite].abs().max().clamp_min(1e-30)
+    return float((got[finite] - expected[finite]).abs().max() / scale)
+
+
+def run_case(entry: KernelEntry, case: Case, *, device: str = "cpu", seed: int = 0) -> Outcome:
+    """Return how far the kernel is from its reference in one case.
+
+    Args:
+        device: "cpu" runs the interpreter, "cuda" the compiled kernel.
+    """
+    inputs = registry.load(entry.inputs)(**case.sizes, dtype=case.dtype, extras=case.extras, seed=seed)
+    expected = registry.load(entry.reference)(**{k: v.double() for k, v in inputs.items()}, **case.options)
+    launched = {k: v.to(device) for k, v in inputs.items()}
+    got = registry.load(entry.launcher)(**launched, **case.options, empty=poisoned)
+    errors = {
+        name: relative_error(g, e)
+        for name, g, e in zip(entry.outputs, got, expected, strict=True)
+        if g is not None
+    }
+    worst = max(errors, key=lambda name: errors[name])
+    how = "interpreted" if device == "cpu" else "compiled"
+    return Outcome(entry.name, case.label, errors[worst], LIMITS[case.dtype], worst, how)
+
+
+def run(
+    names: Iterable[str] | None = None,
+    *,
+    device: str | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> tuple[Outcome, ...]:
+    """Return the outcome of every check of the named kernels, or of all.
+
+    Args:
+        device: "cpu" or "cuda"; the GPU where there is one if not given.
+        progress: wraps the cases while they run, for example tqdm.
+
+    Raises:
+        KernelError: no such kernel or device.
+    """
+    from .device import resolve
+
+    device = resolve(device)
+    chosen = registry.entries() if names is None else tuple(map(registry.find, names))
+    work = [(entry, case) for entry in chosen for case in registry.load(entry.cases)()]
+    return tuple(run_case(entry, case, device=device) for entry, case in progress(work))

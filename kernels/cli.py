@@ -1,0 +1,111 @@
+"""Commands of the kernels: list, check, compile, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from einsum_cascade.errors import DataError
+from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, guarded, note, table
+
+Names = Annotated[list[str] | None, typer.Argument(help="Kernels; all of them if none is named.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one.")]
+
+
+def _progress(what: str) -> Any:
+    from tqdm.auto import tqdm
+
+    return lambda items: tqdm(items, desc=what, leave=False)
+
+
+@guarded
+def list_kernels(*, json: Json = False) -> None:
+    """List the Triton kernels and the cascades they compute."""
+    from .registry import entries
+
+    rows = [
+        {"name": e.name, "summary": e.summary, "source": e.source, "cascade": e.cascade} for e in entries()
+    ]
+    if json:
+        emit_json(rows)
+    else:
+        table(
+            "Kernels", ["name", "cascade", "summary"], [[r["name"], r["cascade"], r["summary"]] for r in rows]
+        )
+
+
+@guarded
+def check(names: Names = None, *, device: Device = None, json: Json = False) -> None:
+    """Compare every kernel with its float64 reference; in Triton's interpreter where there is no GPU."""
+    from .check import run
+    from .report import check_document, check_rows
+
+    outcomes = run(names or None, device=device, progress=_progress("check"))
+    if json:
+        emit_json(check_document(outcomes))
+    else:
+        table("Kernels against float64", *check_rows(outcomes))
+    if not all(o.ok for o in outcomes):
+        raise typer.Exit(OUT_OF_TOLERANCE)
+
+
+@guarded
+def compile_kernels(
+    names: Names = None,
+    *,
+    target: Annotated[str, typer.Option(help="sm_80, sm_90, sm_100, or all.")] = "sm_90",
+    write: Annotated[
+        bool, typer.Option(help="Store the result in mappings/library/gpu/resources.csv.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Compile for a GPU generation without having one: registers, shared memory, spills, instruction mix."""
+    from .aot import TARGETS, compile_shipped
+    from .report import resource_document, resource_rows, store_resources
+
+    targets = list(TARGETS) if target == "all" else [target]
+    found = [r for t in targets for r in compile_shipped(t, kernels=names or None, progress=_progress(t))]
+    if write:
+        note(f"written: {store_resources(found)}")
+    if json:
+        emit_json(resource_document(found))
+    else:
+        table("Compiled kernels", *resource_rows(found))
+
+
+@guarded
+def bench(
+    *,
+    out: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
+    device: Device = None,
+    quick: Annotated[bool, typer.Option(help="Fewer sizes: under 12 s on a CPU.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure the kernels here: a gate of correctness first, then medians over interleaved rounds."""
+    from .bench import run
+    from .device import resolve
+    from .measurement import write_table
+    from .report import bench_document, bench_rows
+
+    if out is not None and not out.parent.is_dir():
+        raise DataError(f"--out {out}: there is no folder {out.parent}")
+    measured = run(resolve(device), quick=quick)
+    if out is not None:
+        write_table(measured, out)
+        note(f"written: {out}")
+    if json:
+        emit_json(bench_document(measured))
+    else:
+        table("Measured", *bench_rows(measured))
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands as `cascade kernels ...`."""
+    sub = typer.Typer(help="The Triton kernels: list, check, compile, measure.", no_args_is_help=True)
+    sub.command("list")(list_kernels)
+    sub.command("check")(check)
+    sub.command("compile")(compile_kernels)
+    sub.command("bench")(bench)
+    app.add_typer(sub, name="kernels")

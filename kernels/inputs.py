@@ -1,0 +1,44 @@
+"""Seeded random inputs of every kernel, as tensors by argument name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def attention(
+    *,
+    batch: int = 1,
+    heads: int,
+    seq_q: int,
+    seq_kv: int,
+    head_dim: int,
+    kv_heads: int | None = None,
+    dtype: str = "fp32",
+    extras: Iterable[str] = (),
+    seed: int = 0,
+) -> dict[str, torch.Tensor]:
+    """Return q, k, v [batch, heads, sequence, head_dim] of unit variance, and the named extras.
+
+    Extras: "slopes" as ALiBi sets them, "bias" for distances up to 5, "sink".
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kv_heads = kv_heads or heads
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(DTYPES[dtype])
+
+    tensors = {
+        "q": normal(batch, heads, seq_q, head_dim),
+        "k": normal(batch, kv_heads, seq_kv, head_dim),
+        "v": normal(batch, kv_heads, seq_kv, head_dim),
+    }
+    makers = {
+        "slopes": lambda: 2.0 ** -(8.0 / heads * torch.arange(1, heads + 1)),
+        "bias": lambda: normal(heads, 11).float(),
+        "sink": lambda: normal(heads).float(),
+    }
+    return tensors | {name: makers[name]() for name in extras}

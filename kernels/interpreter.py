@@ -1,0 +1,131 @@
+"""Run compiled-kernel source in Triton's interpreter and back, in one process.
+
+Triton decides at import time, by an environment variable, whether `@triton.jit` compiles or interprets. A program that
+checks kernels on a CPU and compiles the same kernels ahead of time needs both. So kernels are always decorated for the
+compiler, and `interpreting()` swaps every compiled function of Triton's library and of this package for an interpreted
+twin of the same Python source, for as long as its block runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
+from unittest import mock
+
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PACKAGE = __name__.partition(".")[0]
+
+
+@functools.cache
+def _twin(source: Callable[..., Any]) -> Any:
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return InterpretedFunction(source)
+
+
+def _swappable() -> Iterator[tuple[ModuleType, str, Any]]:
+    """Yield every module attribute that holds a compiled function an interpreted kernel may reach."""
+    from triton.runtime.jit import JITFunction
+
+    prefixes = ("triton.language", PACKAGE)
+    for name, module in list(sys.modules.items()):
+        if not any(name == p or name.startswith(p + ".") for p in prefixes):
+            continue
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, JITFunction):
+                yield module, attribute, value
+
+
+def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """Return bfloat16 bit patterns (uint16) as float32, exactly.
+
+    >>> widen_bfloat16(np.array([0x3F80, 0xC000], np.uint16)).tolist()
+    [1.0, -2.0]
+    """
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def round_to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """Return float32 as bfloat16 bit patterns (uint16), rounded to nearest even as the hardware does.
+
+    >>> hex(int(round_to_bfloat16(np.array([1.01], np.float32))[0]))
+    '0x3f81'
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    # A carry must not turn a NaN into an infinity.
+    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def _exact_bfloat16(stack: ExitStack) -> None:
+    """Give the interpreter bfloat16 arithmetic for as long as the stack is open.
+
+    Triton's interpreter keeps bfloat16 as bit patterns, multiplies those as integers in `dot`, and truncates where the
+    hardware rounds.
+    """
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    cls, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    plain_cast, plain_dot = cls.cast_impl, cls.create_dot
+
+    def cast(self: Any, src: Any, dst_type: Any) -> Any:
+        pair = (src.dtype.scalar, dst_type.scalar)
+        if pair == (tl.bfloat16, tl.float32):
+            return handle(widen_bfloat16(src.data), tl.float32)
+        if pair == (tl.float32, tl.bfloat16):
+            return handle(round_to_bfloat16(src.data), tl.bfloat16)
+        return plain_cast(self, src, dst_type)
+
+    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        if a.dtype.scalar == tl.bfloat16:
+            a, b = (handle(widen_bfloat16(x.data), tl.float32) for x in (a, b))
+        return plain_dot(self, a, b, *rest)
+
+    stack.enter_context(mock.patch.object(cls, "cast_impl", cast))
+    stack.enter_context(mock.patch.object(cls, "create_dot", dot))
+
+
+@contextmanager
+def interpreting() -> Iterator[None]:
+    """Make every kernel launched inside the block run in Triton's interpreter, on CPU tensors.
+
+    Blocks may nest. Where TRITON_INTERPRET=1 was set before Triton was loaded, kernels are interpreted anyway.
+    Not for threads: the swap is seen by all of them.
+    """
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(triton.knobs.runtime.scope())
+        triton.knobs.runtime.interpret = True
+        for module, attribute, value in _swappable():
+            stack.enter_context(mock.patch.object(module, attribute, _twin(value.fn)))
+        _exact_bfloat16(stack)
+        # Infinities and NaNs are ordinary values of a masked tile; NumPy would warn of each.
+        stack.enter_context(np.errstate(all="ignore"))
+        yield
+
+
+def interpreted_on_cpu(launcher: Callable[P, R]) -> Callable[P, R]:
+    """Return the launcher, run in the interpreter when its first tensor lies on the CPU and compiled otherwise."""
+
+    @functools.wraps(launcher)
+    def launch(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = args[0] if args else next(iter(kwargs.values()))
+        if first.is_cuda:  # type: ignore[attr-defined]
+            return launcher(*args, **kwargs)
+        with interpreting():
+            return launcher(*args, **kwargs)
+
+    return launch

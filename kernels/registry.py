@@ -1,0 +1,115 @@
+"""The kernels by name: what each computes, which cascade it is tied to, and where its parts are. Loads no torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from einsum_cascade.errors import KernelError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One check: sizes, word type and options.
+
+    Attributes:
+        dtype: "fp32", "fp16" or "bf16".
+        sizes: arguments of the input maker.
+        options: keyword arguments that launcher and reference share.
+        extras: further input tensors to make, by the names that the input maker knows.
+    """
+
+    dtype: str
+    sizes: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The case in one line."""
+        parts = [*self.sizes.items(), *self.options.items()]
+        return " ".join([self.dtype, *(f"{k}={v}" for k, v in parts), *self.extras])
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEntry:
+    """One kernel. Parts are "module:name" inside this package, loaded when used.
+
+    Attributes:
+        cascade: name of the zoo cascade that it computes.
+        launcher: takes tensors, options and `empty`; returns the outputs in order.
+        reference: the same mathematics on materialised tensors.
+        inputs: makes the tensors of a case.
+        cases: the checks of this kernel.
+        builds: yields the shipped specialisations for a compute capability.
+        outputs: names of what launcher and reference return.
+    """
+
+    name: str
+    cascade: str
+    summary: str
+    source: str
+    launcher: str
+    reference: str
+    inputs: str
+    cases: str
+    builds: str
+    outputs: tuple[str, ...]
+
+
+_ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
+    {
+        e.name: e
+        for e in (
+            KernelEntry(
+                name="flash_attention",
+                cascade="attention_1pass",
+                summary="1-pass attention: causal, window, grouped query, soft cap, ALiBi, relative bias, sink",
+                source="Dao et al., FlashAttention-2 (2023); Nayak et al., FuseMax (MICRO 2024), cascade 5",
+                launcher="attention:flash_attention",
+                reference="reference:attention",
+                inputs="inputs:attention",
+                cases="cases:flash_attention",
+                builds="attention:builds",
+                outputs=("AV", "LSE"),
+            ),
+        )
+    }
+)
+
+
+def entries() -> tuple[KernelEntry, ...]:
+    """Return every kernel, in the order of the table."""
+    return tuple(_ENTRIES.values())
+
+
+def find(name: str) -> KernelEntry:
+    """Return one kernel by name.
+
+    Raises:
+        KernelError: no kernel has that name.
+
+    >>> find("flash_attention").cascade
+    'attention_1pass'
+    """
+    if name not in _ENTRIES:
+        raise KernelError(f"kernel '{name}': {nearest(name, _ENTRIES)}")
+    return _ENTRIES[name]
+
+
+def load(place: str) -> Any:
+    """Return the object at "module:name" of this package.
+
+    Raises:
+        KernelError: torch or Triton, which it needs, is not installed.
+    """
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(f".{module}", __package__), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "triton"):
+            raise
+        raise KernelError(f"kernels need {error.name}: pip install 'einsum-cascade[kernels]'") from error

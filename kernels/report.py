@@ -1,0 +1,134 @@
+"""Outcomes and resources as tables, JSON documents and the stored resource table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import sass
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .aot import Resources
+    from .check import Outcome
+
+KEY = ("kernel", "variant", "target", "dtype", "head_dim", "block_m", "block_n", "warps", "stages")
+COLUMNS = (
+    *KEY, "registers", "shared_bytes", "stack_bytes", "local_instructions", "loop_instructions",
+    "masked_loop_instructions", *(f"loop_{pipe}" for pipe in (*sass.PIPES, "other")), "source",
+)  # fmt: skip
+
+
+def check_document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the outcomes as one JSON document."""
+    return {
+        "ok": all(o.ok for o in outcomes),
+        "checks": len(outcomes),
+        "failed": sum(not o.ok for o in outcomes),
+        "cases": [
+            {
+                "kernel": o.kernel, "case": o.case, "output": o.worst, "error": o.error, "limit": o.limit, "ok": o.ok,
+                "how": o.how,
+            }
+            for o in outcomes
+        ],
+    }  # fmt: skip
+
+
+def check_rows(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[Any]]]:
+    """Return column heads and rows of the outcomes, for people."""
+    columns = ["case", "error", "limit", "ok"]
+    return columns, [[f"{o.kernel} ({o.how}): {o.case}", o.error, o.limit, o.ok] for o in outcomes]
+
+
+def resource_row(r: Resources) -> dict[str, Any]:
+    """Return one row of the stored table; loop counts are those of the loop over unmasked tiles, for one warp."""
+    full, masked = r.full_loop, r.masked_loop
+    row: dict[str, Any] = {
+        "kernel": r.kernel, "variant": r.variant, "target": r.target, "dtype": r.dtype, "head_dim": r.head_dim,
+        "block_m": r.tile.block_m, "block_n": r.tile.block_n, "warps": r.tile.warps, "stages": r.tile.stages,
+        "registers": r.registers, "shared_bytes": r.shared_bytes, "stack_bytes": r.stack_bytes,
+        "local_instructions": r.totals["local"],
+        "loop_instructions": full.instructions if full else 0,
+        "masked_loop_instructions": masked.instructions if masked else 0,
+    }  # fmt: skip
+    row |= {f"loop_{pipe}": full.pipes[pipe] if full else 0 for pipe in (*sass.PIPES, "other")}
+    return row | {"source": f"cascade kernels compile, {r.compiler}"}
+
+
+def resource_document(found: Iterable[Resources]) -> list[dict[str, Any]]:
+    """Return the resources as one JSON document, every working loop with its pipes."""
+    return [
+        resource_row(r)
+        | {
+            "spills": r.spills,
+            "loops": [{"instructions": loop.instructions} | dict(loop.pipes) for loop in r.loops],
+        }
+        for r in found
+    ]
+
+
+def resource_rows(found: Iterable[Resources]) -> tuple[list[str], list[list[Any]]]:
+    """Return column heads and rows of the resources, for people; counts are of the loop over unmasked tiles."""
+    columns = ["build", "regs", "KiB", "stack", "loop", "tensor", "mufu", "fma", "alu"]
+    rows = []
+    for r in found:
+        t = r.tile
+        shape = f"{t.block_m}x{t.block_n} w{t.warps} s{t.stages}"
+        name = f"{r.kernel} {r.variant}, {r.target} {r.dtype} D{r.head_dim} {shape}"
+        pipes = r.full_loop.pipes if r.full_loop else dict.fromkeys(sass.PIPES, 0)
+        length = r.full_loop.instructions if r.full_loop else 0
+        counts = [pipes[p] for p in ("tensor", "special", "fma", "alu")]
+        rows.append([name, r.registers, r.shared_bytes // 1024, r.stack_bytes, length, *counts])
+    return columns, rows
+
+
+def bench_document(measured: pd.DataFrame) -> dict[str, Any]:
+    """Return a table of measurements as one JSON document."""
+    rows = [{k: None if _missing(v) else v for k, v in row.items()} for row in measured.to_dict("records")]
+    return {"rows": rows, "rates": measured.attrs.get("rates", [])}
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value or str(value) == "<NA>"
+
+
+def bench_rows(measured: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
+    """Return column heads and rows of measurements, for people."""
+    columns = ["implementation", "sequence", "D", "mask", "threads", "ms", "quartiles", "ratio"]
+    rows = []
+    for r in bench_document(measured)["rows"]:
+        mask = " ".join(
+            filter(None, ["causal" if r["causal"] else "", f"window {r['window']}" if r["window"] else ""])
+        )
+        quartiles = f"{r['q25_ms']:.3g} - {r['q75_ms']:.3g}"
+        rows.append([r["implementation"], r["seq_q"], r["head_dim"], mask or "-", r["threads"], r["latency_ms"],
+                     quartiles, r["ratio"]])  # fmt: skip
+    return columns, rows
+
+
+def store_path() -> Path:
+    """Return where the stored resource table of this installation lies."""
+    return Path(str(resources.files("mappings"))) / "library" / "gpu" / "resources.csv"
+
+
+def store_resources(found: Iterable[Resources], path: Path | None = None) -> Path:
+    """Write the resources into the stored table, in place of older rows of the same builds, and return its path."""
+    path = path or store_path()
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {tuple(r[k] for k in KEY): r for r in csv.DictReader(file)}
+    for r in found:
+        row = {k: str(v) for k, v in resource_row(r).items()}
+        rows[tuple(row[k] for k in KEY)] = row
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[key] for key in sorted(rows))
+    return path

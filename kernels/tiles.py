@@ -1,0 +1,105 @@
+"""Shipped tile shapes: which tile, warps and stages a kernel takes for a head size, word size and GPU generation."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from einsum_cascade.errors import KernelError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+# In the interpreter a tile is only a loop step: small ones make short sequences take several steps and ragged ends.
+INTERPRETED = (16, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Work of one thread block and one step.
+
+    Attributes:
+        block_m: queries (or rows) of a thread block.
+        block_n: keys of a step.
+        warps: warps of a thread block.
+        stages: depth of the software pipeline over key tiles.
+    """
+
+    block_m: int
+    block_n: int
+    warps: int = 4
+    stages: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("block_m", "block_n", "warps"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise KernelError(f"{name}={value}: expected a power of two")
+        if min(self.block_m, self.block_n) < 16:
+            raise KernelError(
+                f"tile {self.block_m}x{self.block_n}: a tile product needs at least 16 each way"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """One row of tiles.csv: up to `head_dim`, from compute capability `target` (90 is 9.0) on."""
+
+    kernel: str
+    target: int
+    head_dim: int
+    word_bytes: int
+    tile: Tile
+
+
+@functools.cache
+def shipped() -> tuple[Shipped, ...]:
+    """Return every shipped choice, in the order of the table."""
+    text = resources.files(__package__).joinpath("tiles.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return tuple(
+        Shipped(
+            r["kernel"],
+            int(r["target"]),
+            int(r["head_dim"]),
+            int(r["word_bytes"]),
+            Tile(int(r["block_m"]), int(r["block_n"]), int(r["warps"]), int(r["stages"])),
+        )
+        for r in rows
+    )
+
+
+def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int) -> Tile:
+    """Return the shipped tile: of the newest generation not above `target`, the least head size that holds.
+
+    Args:
+        target: compute capability times ten; 90 is 9.0.
+
+    Raises:
+        KernelError: no row fits.
+
+    >>> pick("flash_attention", head_dim=80, word_bytes=2, target=90).block_m
+    128
+    """
+    rows = [r for r in shipped() if r.kernel == kernel]
+    if not rows:
+        raise KernelError(f"no tiles for kernel '{kernel}': {nearest(kernel, {r.kernel for r in shipped()})}")
+    fits = [r for r in rows if r.word_bytes == word_bytes and r.head_dim >= head_dim and r.target <= target]
+    if not fits:
+        raise KernelError(
+            f"{kernel}: no shipped tile for head_dim={head_dim}, {word_bytes}-byte words, sm_{target}"
+        )
+    return min(fits, key=lambda r: (-r.target, r.head_dim)).tile
+
+
+def choose(kernel: str, *, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tile:
+    """Return the shipped tile for a device, or a small one for the interpreter."""
+    if device.type != "cuda":
+        return Tile(*INTERPRETED)
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(device)
+    return pick(kernel, head_dim=head_dim, word_bytes=dtype.itemsize, target=10 * major + minor)

@@ -1,0 +1,91 @@
+"""Timing that can be believed: warm-up, contenders interleaved in rounds, medians and quartiles, ratios per round."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from einsum_cascade.errors import KernelError
+
+Clock = Callable[[Callable[[], object]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median and quartiles of repeated measurements, in the unit of the measurements."""
+
+    median: float
+    q25: float
+    q75: float
+    rounds: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return median and quartiles.
+
+    >>> spread([3.0, 1.0, 2.0, 5.0, 4.0])
+    Spread(median=3.0, q25=2.0, q75=4.0, rounds=5)
+    """
+    if not values:
+        raise KernelError("no measurement was made")
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0], 1)
+    q25, median, q75 = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median, q25, q75, len(values))
+
+
+def cpu_clock(call: Callable[[], object], *, shortest_s: float = 0.002) -> float:
+    """Return seconds of one call, repeated within the measurement until it lasts long enough for the clock."""
+    repeats = 1
+    while True:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        passed = time.perf_counter() - start
+        if passed >= shortest_s:
+            return passed / repeats
+        repeats *= max(2, min(10, int(shortest_s / max(passed, 1e-7)) + 1))
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    clock: Clock = cpu_clock,
+    budget_s: float = 1.0,
+    least_rounds: int = 3,
+    most_rounds: int = 51,
+    warm_up: int = 1,
+) -> dict[str, tuple[float, ...]]:
+    """Return seconds per call of every contender, one value a round.
+
+    Each round times all contenders once, one after the other, so that whatever else the machine does meets them alike
+    and their ratios within a round stay meaningful.
+
+    Args:
+        budget_s: further rounds are made while this lasts; `least_rounds` are made anyway.
+    """
+    for call in contenders.values():
+        for _ in range(warm_up):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    start = time.perf_counter()
+    for done in range(most_rounds):
+        if done >= least_rounds and time.perf_counter() - start > budget_s:
+            break
+        for name, call in contenders.items():
+            times[name].append(clock(call))
+    return {name: tuple(values) for name, values in times.items()}
+
+
+def ratios(times: Mapping[str, Sequence[float]], baseline: str) -> dict[str, Spread]:
+    """Return each contender's time over the baseline's in the same round.
+
+    >>> ratios({"a": [1.0, 2.0, 1.0], "b": [2.0, 4.0, 2.0]}, "a")["b"].median
+    2.0
+    """
+    return {
+        name: spread([t / b for t, b in zip(values, times[baseline], strict=True)])
+        for name, values in times.items()
+    }

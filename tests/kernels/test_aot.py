@@ -1,0 +1,109 @@
+"""Kernels compile for every target on a machine without a GPU, and what is shipped does not spill."""
+
+from __future__ import annotations
+
+import pytest
+
+from einsum_cascade.errors import KernelError
+from kernels import aot, attention, registry, report, sass
+from kernels.tiles import Tile, shipped
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    # bf16 causal at both common head sizes, for all targets: the whole table is `cascade kernels compile --target all`.
+    return {
+        (target, b.head_dim): aot.compile_build(b, target)
+        for target in aot.TARGETS
+        for b in aot.builds(target, kernels=["flash_attention"])
+        if b.dtype == "bf16" and b.variant == "causal" and b.head_dim <= 128
+    }
+
+
+def test_shipped_configurations_do_not_spill(compiled):
+    assert len(compiled) == 6
+    for key, resources in compiled.items():
+        assert not resources.spills, key
+        assert 64 <= resources.registers <= 255
+        assert 0 < resources.shared_bytes <= {"sm_80": 163, "sm_90": 227, "sm_100": 227}[key[0]] * 1024
+
+
+def test_instruction_counts_are_those_of_the_tile(compiled):
+    """128 x 64 scores on 8 warps: 32 a thread, so 32 exponentials, and one more a row for the rescaling (2 rows)."""
+    r = compiled["sm_80", 128]
+    assert (r.tile.block_m, r.tile.block_n, r.tile.warps) == (128, 64, 8)
+    assert r.full_loop.pipes["special"] == 34
+    # Two products of 128 x 64 x 128 multiplications in HMMA.16816 of 16 x 8 x 16, on 8 warps.
+    assert r.full_loop.pipes["tensor"] == 2 * 128 * 64 * 128 // (16 * 8 * 16) // 8
+    assert r.masked_loop.instructions > r.full_loop.instructions
+
+
+def test_each_generation_has_its_own_tensor_instruction(compiled):
+    assert compiled["sm_90", 64].full_loop.pipes["tensor"] < compiled["sm_80", 64].full_loop.pipes["tensor"]
+    assert compiled["sm_100", 128].totals["tensor_memory"] > 0
+    assert compiled["sm_90", 128].totals["tensor_memory"] == 0
+
+
+def test_a_tile_that_is_too_large_is_seen_to_spill():
+    """128 x 128 on 4 warps needs 512 accumulators a thread where 255 registers are: the published failure."""
+    build = attention.build(Tile(128, 128, warps=4, stages=3), head_dim=128, dtype="bf16", variant="causal")
+    resources = aot.compile_build(build, "sm_80")
+    assert resources.spills
+    assert resources.stack_bytes > 5000
+
+
+def test_the_stored_table_is_complete_and_free_of_spills():
+    import pandas as pd
+
+    stored = pd.read_csv(report.store_path())
+    keys = set(map(tuple, stored[list(report.KEY)].astype(str).values.tolist()))
+    for target in aot.TARGETS:
+        for b in aot.builds(target):
+            t = b.tile
+            key = (b.kernel, b.variant, target, b.dtype, b.head_dim, t.block_m, t.block_n, t.warps, t.stages)
+            assert tuple(map(str, key)) in keys, f"not stored: {key}; run cascade kernels compile --target all --write"
+    assert stored["source"].str.contains("triton").all()
+    assert (stored["stack_bytes"] == 0).all()
+
+
+def test_storing_replaces_older_rows(compiled, tmp_path):
+    path = tmp_path / "resources.csv"
+    some = list(compiled.values())
+    report.store_resources(some[:2], path)
+    first = path.read_text()
+    report.store_resources(some[:1], path)
+    assert path.read_text() == first
+    report.store_resources(some, path)
+    assert len(path.read_text().splitlines()) == 7
+
+
+def test_unknown_target_names_the_nearest():
+    with pytest.raises(KernelError, match="sm_90"):
+        aot.target_number("sm90")
+
+
+def test_every_kernel_has_shipped_tiles_for_every_target():
+    kernels = {row.kernel for row in shipped()}
+    for entry in registry.entries():
+        for target in aot.TARGETS.values():
+            assert list(registry.load(entry.builds)(target)), (entry.name, target)
+    assert "flash_attention" in kernels
+
+
+def test_loops_are_read_from_text():
+    text = """
+.L_x_0:
+        /*0010*/                   SYNCS.PHASECHK P0, [R2] ;
+        /*0020*/              @!P0 BRA `(.L_x_0) ;
+.L_x_1:
+        /*0030*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0040*/               @P1 MUFU.EX2 R5, R6 ;
+        /*0050*/                   FFMA R7, R8, R9, R10 ;
+        /*0060*/               @P2 BRA `(.L_x_1) ;
+        /*0070*/                   EXIT ;
+.L_x_2:
+        /*0080*/                   BRA `(.L_x_2);
+"""
+    (loop,) = sass.loops(text)
+    assert loop.instructions == 4
+    assert {k: v for k, v in loop.pipes.items() if v} == {"tensor": 1, "special": 1, "fma": 1, "other": 1}

@@ -1,0 +1,39 @@
+"""One process interprets and compiles: the swap is complete, is undone, and bfloat16 is rounded as PyTorch rounds it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from kernels import attention, interpreter
+
+
+def test_swap_is_undone_also_after_an_error():
+    before = (attention.flash_forward, tl.sum, tl.core.dot)
+    with pytest.raises(ZeroDivisionError), interpreter.interpreting():
+        assert not isinstance(attention.flash_forward, triton.JITFunction)
+        raise ZeroDivisionError
+    assert (attention.flash_forward, tl.sum, tl.core.dot) == before
+    assert not triton.knobs.runtime.interpret
+
+
+def test_blocks_nest():
+    with interpreter.interpreting():
+        with interpreter.interpreting():
+            pass
+        assert not isinstance(attention.flash_forward, triton.JITFunction)
+
+
+def test_bfloat16_conversion_is_torch_s():
+    bits = torch.randint(0, 2**32, (100_000,), generator=torch.Generator().manual_seed(1)).to(torch.uint32)
+    values = bits.numpy().view(np.float32)
+    values = np.concatenate([values, [0.0, -0.0, np.inf, -np.inf, 1.00390625, 1.01171875]]).astype(np.float32)
+    ours = interpreter.round_to_bfloat16(values)
+    theirs = torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
+    number = ~np.isnan(values)
+    assert (ours == theirs)[number].all()
+    assert np.isnan(interpreter.widen_bfloat16(ours[~number])).all()
+    assert (interpreter.widen_bfloat16(ours) == torch.from_numpy(theirs).view(torch.bfloat16).float().numpy())[number].all()
