@@ -24,6 +24,7 @@ class Memory:
         row_bytes: what one access moves; energy is counted in rows.
         of: the array that it serves; the empty string for a memory that serves the whole chip.
         per_element: whether every element of that array has one.
+        part_of: another memory whose words these are; an access costs what it costs there, and no area comes on top.
     """
 
     component: str
@@ -33,6 +34,7 @@ class Memory:
     kind: str = ""
     of: str = ""
     per_element: bool = False
+    part_of: str = ""
 
     def __post_init__(self) -> None:
         for word, value in (
@@ -111,6 +113,9 @@ class SpatialChip:
                 raise HardwareError(
                     f"memories.{name}.of: no array '{memory.of}'; {nearest(memory.of, self.arrays)}"
                 )
+            if memory.part_of and memory.part_of not in self.memories:
+                hint = nearest(memory.part_of, self.memories)
+                raise HardwareError(f"memories.{name}.part_of: no memory '{memory.part_of}'; {hint}")
         if next(iter(self.memories.values())).of:
             raise HardwareError("memories: the first one is the outermost and serves the whole chip")
 

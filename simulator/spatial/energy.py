@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..hardware.cost import Cost, cost
 from ..hardware.model import Memory, SpatialChip
@@ -42,6 +42,8 @@ class Action:
 
 def memory_cost(memory: Memory, chip: SpatialChip) -> Cost:
     """Return energy per row and area of one instance of a memory."""
+    if memory.part_of:
+        return replace(memory_cost(chip.memories[memory.part_of], chip), area_mm2=0.0)
     rows = memory.capacity_bytes / memory.row_bytes
     return cost(
         memory.component, row_bits=memory.row_bytes * 8, rows=rows, kind=memory.kind, node_nm=chip.node_nm

@@ -1,0 +1,157 @@
+"""A GPU as numbers: streaming multiprocessors, the rates of their pipes, limits of residency, caches and memory."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated
+
+from einsum_cascade.errors import HardwareError, nearest
+from mappings.schema import Unit
+
+_NOT_NUMBERS = ("name", "target", "summary", "source", "sources", "assumed")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRates:
+    """Dense tensor-core operations per cycle and SM; a multiply-add counts as two, zero means not supported."""
+
+    fp16: float
+    bf16: float
+    fp8: float = 0.0
+    tf32: float = 0.0
+    fp32: float = 0.0
+
+    def of(self, dtype: str) -> float:
+        """Return the rate of an operand type; types without a unit of their own run as fp16.
+
+        >>> TensorRates(fp16=2048, bf16=2048).of("fp8")
+        2048
+        """
+        known = {"fp16": self.fp16, "bf16": self.bf16, "tf32": self.tf32, "fp32": self.fp32}
+        rate = self.fp8 if dtype.startswith("fp8") else known.get(dtype, 0.0)
+        return rate or self.fp16
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyRates:
+    """What one operation or byte costs; calibrated against board power where the file says so."""
+
+    tensor_j_per_flop: Annotated[float, Unit("joule", "tensor")]
+    exp_j: Annotated[float, Unit("joule", "exp")]
+    vector_j: Annotated[float, Unit("joule", "vector")]
+    shared_j_per_byte: Annotated[float, Unit("joule", "shared")]
+    l2_j_per_byte: Annotated[float, Unit("joule", "l2")]
+    memory_j_per_byte: Annotated[float, Unit("joule", "memory")]
+    idle_w: Annotated[float, Unit("watt", "idle")]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU, everything that the tile simulator asks of it.
+
+    Attributes:
+        target: the compiler's name of the architecture, for example `sm_90`.
+        clock_hz: the clock that it holds under load, not the highest one.
+        tensor: dense tensor-core rate per operand type.
+        exp_per_cycle: exponentials per cycle and SM (the MUFU pipe); likewise the next two.
+        shared_bytes_per_cycle: shared memory bandwidth of one SM.
+        register_granule: registers are handed out to a warp in multiples of this.
+        shared_reserved_bytes: what the system takes of every resident block.
+        tensor_memory_columns: columns of tensor memory in one SM; zero where there is none.
+        sources: where each number comes from, by the word used in the file.
+        assumed: the words whose numbers nobody published.
+    """
+
+    name: str
+    target: str
+    sms: int
+    clock_hz: Annotated[float, Unit("hertz", "clock")]
+    tensor: TensorRates
+    exp_per_cycle: float
+    fma_per_cycle: float
+    alu_per_cycle: float
+    issue_per_cycle: float
+    shared_bytes_per_cycle: float
+    registers_per_sm: int
+    register_granule: int
+    max_registers: int
+    max_warps: int
+    max_blocks: int
+    shared_bytes_per_sm: Annotated[float, Unit("byte", "shared_per_sm")]
+    shared_bytes_per_block: Annotated[float, Unit("byte", "shared_per_block")]
+    shared_reserved_bytes: Annotated[float, Unit("byte", "shared_reserved")]
+    l2_bytes: Annotated[float, Unit("byte", "l2")]
+    l2_bandwidth_bytes_per_s: Annotated[float, Unit("byte/second", "l2_bandwidth")]
+    memory_bytes: Annotated[float, Unit("byte", "memory")]
+    memory_bandwidth_bytes_per_s: Annotated[float, Unit("byte/second", "memory_bandwidth")]
+    board_power_w: Annotated[float, Unit("watt", "board_power")]
+    tensor_memory_columns: int = 0
+    energy: EnergyRates | None = None
+    summary: str = ""
+    source: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    assumed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, (int, float)) and (
+                value < 0 or (value == 0 and "tensor_memory" not in f.name)
+            ):
+                raise ValueError(f"{f.name}: expected a positive number, found {value}")
+
+    def peak_flops(self, dtype: str) -> float:
+        """Return the dense tensor-core rate of the whole chip at its clock, in operations per second."""
+        return self.sms * self.clock_hz * self.tensor.of(dtype)
+
+
+@functools.cache
+def find_gpu(device: str) -> Gpu:
+    """Return the GPU that a measured table means by a device's name.
+
+    A name or alias of the library wins; else the longest alias whose words all stand in the name, so that
+    "NVIDIA H100 80GB HBM3 (node 7)" still finds its chip.
+
+    Raises:
+        HardwareError: nothing in the library is meant by that name.
+
+    >>> find_gpu("H100 SXM").name, find_gpu("NVIDIA L40S 48GB").name
+    ('h100', 'l40s')
+    """
+    from .reader import library, load_hardware, names
+
+    gpus = set(names("gpu"))
+    known = {alias: path.stem for alias, path in library().items() if path.stem in gpus}
+    if device not in known:
+        words = _words(device)
+        inside = [a for a in known if _words(a) and set(_words(a)) <= set(words)]
+        if not inside:
+            raise HardwareError(f"unknown GPU '{device}'; {nearest(device, gpus)}")
+        device = max(inside, key=lambda a: (len(_words(a)), len(a)))
+    found = load_hardware(known[device])
+    if not isinstance(found, Gpu):
+        raise HardwareError(f"'{device}' is not a GPU; {nearest(device, gpus)}")
+    return found
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def unsourced(gpu: Gpu) -> tuple[str, ...]:
+    """Return the numbers of a GPU, by the name of their field, for which its file gives no source."""
+    missing = []
+    for f in fields(gpu):
+        word = _word_of(f.name)
+        if f.name not in _NOT_NUMBERS and word not in gpu.sources and getattr(gpu, f.name) not in (None, 0):
+            missing.append(f.name)
+    return tuple(missing)
+
+
+def _word_of(name: str) -> str:
+    from mappings.schema import file_fields
+
+    return next(key for key, f in file_fields(Gpu).items() if f.name == name)
