@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from einsum_cascade.errors import MappingError
 
+_AT_ONCE = 1 << 20  # Q tiles x settings held in memory at a time
+
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -201,9 +203,12 @@ def unmasked_pairs(size: int, window: ArrayLike, stride: ArrayLike, *, causal: b
     w, s = np.broadcast_arrays(np.asarray(window, dtype=np.int64), np.asarray(stride, dtype=np.int64))
     if not causal:
         return size * w
-    query = np.arange(size, dtype=np.int64)
-    start = window_start(query, length=size, window=w[..., None], stride=s[..., None], causal=True)
-    return np.asarray((query + 1 - start).sum(axis=-1), dtype=np.int64)
+    # Query q sees keys start..q. Group k = 1, 2, ... starts at k s - w once that is positive, an unfinished last
+    # group at size - w; so the starts sum to an arithmetic series over the groups from `first` on.
+    groups, first = size // s, w // s + 1
+    shifted = np.maximum(groups - first + 1, 0)
+    starts = s * (s * (first + groups) * shifted // 2 - w * shifted) + size % s * (size - w)
+    return np.asarray(size * (size + 1) // 2 - starts, dtype=np.int64)
 
 
 def natten_fast_path(axis: Axis, size: int, window: ArrayLike, stride: ArrayLike) -> Bools:
@@ -243,16 +248,23 @@ def count_axis(axis: Axis, window: ArrayLike | None = None, stride: ArrayLike | 
     w = np.asarray(axis.window if window is None else window, dtype=np.int64)
     s = np.asarray(axis.stride if stride is None else stride, dtype=np.int64)
     w, s = np.broadcast_arrays(w, s)
-    visited, dense, pairs, fast = (np.zeros(w.shape, dtype=np.int64) for _ in range(4))
+    step = max(1, _AT_ONCE // tiles_per_class(axis.length, axis.dilation, axis.q_tile))
+    flat, parts = (w.ravel(), s.ravel()), range(0, w.size, step)
+    counted = [_count(axis, *(x[at : at + step] for x in flat)) for at in parts]
+    return AxisCounts(*(np.concatenate(column).reshape(w.shape) for column in zip(*counted, strict=True)))
+
+
+def _count(axis: Axis, w: Ints, s: Ints) -> AxisCounts:
+    """Count one list of windows and strides."""
+    visited, dense, pairs, fast, most = (np.zeros(w.shape, dtype=np.int64) for _ in range(5))
     least = np.full(w.shape, np.iinfo(np.int64).max, dtype=np.int64)
-    most = np.zeros(w.shape, dtype=np.int64)
     for size, count in dilation_classes(axis.length, axis.dilation):
         trips, whole = class_trips(axis, size, w, s)
         visits = count * trips.sum(axis=-1)
-        visited = visited + visits
-        fast = fast + np.where(natten_fast_path(axis, size, w, s), visits, 0)
-        dense = dense + count * whole.sum(axis=-1)
-        pairs = pairs + count * unmasked_pairs(size, w, s, causal=axis.causal)
+        visited += visits
+        fast += np.where(natten_fast_path(axis, size, w, s), visits, 0)
+        dense += count * whole.sum(axis=-1)
+        pairs += count * unmasked_pairs(size, w, s, causal=axis.causal)
         least, most = np.minimum(least, trips.min(axis=-1)), np.maximum(most, trips.max(axis=-1))
     return AxisCounts(visited, dense, pairs, least, most, fast)
 

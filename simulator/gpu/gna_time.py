@@ -1,0 +1,267 @@
+"""Seconds of a neighbourhood-attention launch from its KV-tile steps, and the fit of the constants that this needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from einsum_cascade.errors import DataError, MappingError
+
+from ..hardware.gpu import Gpu, find_gpu
+from .gna import Flags, Numbers, gna_bounds
+from .gna_axis import Axis, Ints, axis_trips
+from .gna_backends import Backend, Constants, TilePair, constants, find_backend
+
+Floats = NDArray[np.float64]
+
+ELEMENT_BYTES = 2
+PERMUTED = ("query", "key", "value", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class GnaTime:
+    """Predicted time of one launch.
+
+    Attributes:
+        latency_s: kernel and token permutation.
+        kernel_s: the attention kernel alone.
+        permute_s: putting the four tensors into tile order and back.
+        dense_s: the same kernel on dense attention of the same tokens.
+        steps: KV-tile steps of the busiest SM.
+        masked: share of the visits that is masked.
+        constants: what the steps were priced with.
+    """
+
+    latency_s: float
+    kernel_s: float
+    permute_s: float
+    dense_s: float
+    steps: int
+    masked: float
+    constants: Constants
+
+    @property
+    def speedup(self) -> float:
+        """Dense attention in the same kernel / this, token permutation included."""
+        return self.dense_s / self.latency_s
+
+    @property
+    def kernel_speedup(self) -> float:
+        """Dense attention in the same kernel / the kernel alone."""
+        return self.dense_s / self.kernel_s
+
+
+def predict_gna(
+    *,
+    layout: Numbers,
+    window: Numbers,
+    stride: Numbers = 1,
+    dilation: Numbers = 1,
+    causal: Flags = False,
+    q_tile: Numbers,
+    kv_tile: Numbers,
+    on: str,
+    backend: str | None = None,
+    heads: int = 1,
+    head_dim: int = 128,
+    batch: int = 1,
+) -> GnaTime:
+    """Return the predicted time of one setting on a GPU; the mean error on published launches is some 5 %.
+
+    Args:
+        layout: as `gna_bounds`, and so are the next six.
+        on: a GPU of the library, or an alias.
+        backend: a kernel of `gna_backends.backends()`; without one NATTEN's choice.
+        heads: query heads.
+        head_dim: elements of a head.
+        batch: sequences.
+
+    Source: one launch costs start + steps of the busiest SM x time of a step, masked or not; see `fit_constants`.
+
+    >>> flux = dict(layout=(256, 256), window=80, q_tile=(16, 8), kv_tile=(16, 8), on="h100", heads=24)
+    >>> predict_gna(**flux, stride=16).steps, predict_gna(**flux, stride=16).masked
+    (4700, 0.0)
+    """
+    gpu = find_gpu(on)
+    kernel = find_backend(gpu, backend)
+    bounds = gna_bounds(
+        layout=layout,
+        window=window,
+        stride=stride,
+        dilation=dilation,
+        causal=causal,
+        q_tile=q_tile,
+        kv_tile=kv_tile,
+        dynamic=kernel.dynamic,
+    )
+    copies = check_copies(heads, batch)
+    price = constants(kernel, gpu)
+    pair = TilePair(tuple(a.q_tile for a in bounds.axes), tuple(a.kv_tile for a in bounds.axes), "given")
+    tick = step_s(price, gpu, pair, head_dim)
+    dense = dense_s(bounds.tokens, price, gpu, pair, copies=copies, head_dim=head_dim)
+    if is_dense(bounds.axes):
+        return GnaTime(dense, dense, 0.0, dense, round((dense - price.start_s) / tick), 0.0, price)
+    steps = int(launch_steps(bounds.axes, kernel, gpu, copies=copies))
+    masked = (bounds.natten_masked if kernel.masks_launch else bounds.partial) / bounds.visited
+    kernel_s = price.start_s + steps * tick * (1 + (price.mask_factor - 1) * masked)
+    moved = permute_s(bounds.axes, kernel, price, copies=copies, head_dim=head_dim)
+    return GnaTime(kernel_s + moved, kernel_s, moved, dense, steps, masked, price)
+
+
+def check_copies(heads: int, batch: int) -> int:
+    """Return heads x batch, both checked."""
+    for name, value in (("heads", heads), ("batch", batch)):
+        if value < 1:
+            raise MappingError(f"{name}: {value} is too small, expected at least 1")
+    return heads * batch
+
+
+def is_dense(axes: Sequence[Axis]) -> bool:
+    """Whether the window holds everything, so that NATTEN runs its plain attention kernel instead."""
+    return all(axis.window == axis.length and not axis.causal for axis in axes)
+
+
+def launch_steps(axes: Sequence[Axis], backend: Backend, gpu: Gpu, *, copies: int) -> Ints:
+    """Return the KV-tile steps of the busiest SM for one launch of a checked setting."""
+    trips = [axis_trips(axis, axis.window, axis.stride).astype(np.float64)[None] for axis in axes]
+    if backend.persistent:
+        return dealt_steps(trips, sms=gpu.sms, copies=copies).reshape(())
+    total, least, most = (np.array(prod(float(f(t)) for t in trips)) for f in (np.sum, np.min, np.max))
+    return shared_steps(
+        total, least, most, q_tiles=prod(t.shape[-1] for t in trips), sms=gpu.sms, copies=copies
+    )
+
+
+def dealt_steps(trips: Sequence[Floats], *, sms: int, copies: int) -> Ints:
+    """Return the steps of the busiest SM when tiles are dealt in turn: SM p takes launches p, p + SMs, and so on.
+
+    Args:
+        trips: per axis (settings, Q tiles) KV tiles; a Q tile of the layout visits the product of its axes' tiles.
+            The innermost axis runs fastest, then the others, then heads, then the batch.
+        sms: streaming multiprocessors.
+        copies: heads x batch.
+
+    Returns:
+        Steps for every combination of one setting per axis, one dimension an axis.
+
+    Source: NATTEN 0.21.7, fmha_tile_scheduler.hpp, PersistentTileScheduler.
+
+    >>> dealt_steps([np.array([[1.0, 2.0, 3.0]])], sms=2, copies=2).tolist()  # 1+3+2 on one SM, 2+1+3 on the other
+    [6]
+    """
+    grid = [rows.shape[-1] for rows in trips]
+    tiles = prod(grid)
+    launch = np.arange(tiles * copies)
+    # How often each SM gets each Q tile does not depend on the setting, and trips are products: so the sum over the
+    # Q tiles is contracted axis by axis instead of being formed for every combination.
+    times = np.bincount(launch % sms * tiles + launch % tiles, minlength=sms * tiles).astype(np.float64)
+    work = times.reshape(-1, grid[-1]) @ trips[-1].T
+    for rows in reversed(trips[:-1]):
+        # (SMs, outer Q tiles, Q tiles of this axis, settings of the inner axes), contracted over the third
+        done = work.reshape(sms, -1, rows.shape[-1], work.shape[-1])
+        work = np.matmul(rows, done).reshape(sms, done.shape[1], -1)
+    work = work.reshape(sms, -1)
+    steps: Ints = np.rint(work.max(axis=0)).astype(np.int64)
+    return steps.reshape([len(rows) for rows in trips])
+
+
+def shared_steps(total: Floats, least: Floats, most: Floats, *, q_tiles: int, sms: int, copies: int) -> Ints:
+    """Return the steps of the busiest SM when each tile goes to the SM that is free first, as a lower bound.
+
+    Exact where all Q tiles visit equally many; otherwise at most one Q tile short of any such schedule.
+
+    Args:
+        total: KV tiles visited by the Q tiles of one head.
+        least: fewest of one Q tile.
+        most: most of one Q tile.
+        q_tiles: Q tiles of one head.
+        sms: streaming multiprocessors.
+        copies: heads x batch.
+
+    >>> shared_steps(np.array([300.0]), np.array([3.0]), np.array([3.0]), q_tiles=100, sms=64, copies=1).tolist()
+    [6]
+    """
+    waves = -(-q_tiles * copies // sms)
+    found = np.maximum(np.ceil(total * copies / sms), np.maximum(waves * least, most))
+    return np.asarray(found).astype(np.int64)
+
+
+def step_s(price: Constants, gpu: Gpu, pair: TilePair, head_dim: int) -> float:
+    """Return the time of one unmasked KV-tile step on one SM: its tensor operations / the SM's share of the rate."""
+    q, kv = pair.tokens
+    return 4 * q * kv * head_dim * gpu.sms / price.flops_per_s
+
+
+def dense_s(tokens: int, price: Constants, gpu: Gpu, pair: TilePair, *, copies: int, head_dim: int) -> float:
+    """Return the time of dense attention over as many tokens in the same kernel."""
+    q, kv = pair.tokens
+    waves = -(-(-(-tokens // q) * copies) // gpu.sms)
+    return price.start_s + waves * -(-tokens // kv) * step_s(price, gpu, pair, head_dim)
+
+
+def permute_s(
+    axes: Sequence[Axis], backend: Backend, price: Constants, *, copies: int, head_dim: int
+) -> float:
+    """Return the time of token permutation: every tensor read and written once, padding included.
+
+    A layout of one axis without dilation is in tile order already.
+
+    Source: NATTEN 0.21.7, src/natten/token_permute.
+    """
+    if not backend.permutes or (len(axes) == 1 and axes[0].dilation == 1):
+        return 0.0
+    tokens = prod(axis.length for axis in axes)
+    queries = prod(axis.q_tiles * axis.q_tile for axis in axes)
+    keys = prod(axis.kv_tiles * axis.kv_tile for axis in axes)
+    moved = len(PERMUTED) // 2 * ((tokens + queries) + (tokens + keys))
+    return moved * copies * head_dim * ELEMENT_BYTES / price.permute_bytes_per_s
+
+
+def fit_constants(
+    launches: Sequence[Mapping[str, Any]], *, on: str, backend: str
+) -> tuple[float, float, float]:
+    """Return the start, the rate and the mask factor that fit measured launches best, in relative error.
+
+    Args:
+        launches: settings as `predict_gna` takes them, each with its measured `kernel_s`; at least three, with both
+            masked and unmasked ones and different numbers of steps.
+        on: the GPU they ran on.
+        backend: the kernel.
+
+    Returns:
+        start in seconds, tensor operations per second, masked / unmasked time of a step.
+
+    Raises:
+        DataError: the launches do not determine three constants.
+
+    Source: linear least squares of 1 = (start + unmasked steps x step + masked steps x step x factor) / measured.
+    """
+    rows, measured = [], []
+    for launch in launches:
+        asked = {name: value for name, value in launch.items() if name != "kernel_s"}
+        found = predict_gna(**asked, on=on, backend=backend)
+        q, kv = (_tokens(asked[name], asked["layout"]) for name in ("q_tile", "kv_tile"))
+        work = found.steps * 4.0 * q * kv * asked.get("head_dim", 128) * find_gpu(on).sms
+        rows.append([1.0, work * (1 - found.masked), work * found.masked])
+        measured.append(float(launch["kernel_s"]))
+    design, time = np.array(rows), np.array(measured)
+    weighted = design / time[:, None]
+    scale = np.abs(weighted).max(axis=0)
+    if len(rows) < 3 or not scale.all() or np.linalg.matrix_rank(weighted / scale) < 3:
+        raise DataError(
+            "three constants need three launches, masked and unmasked, of different lengths; "
+            f"these {len(rows)} do not determine them"
+        )
+    start, plain, masked = np.linalg.lstsq(weighted / scale, np.ones(len(rows)), rcond=None)[0] / scale
+    return float(start), float(1 / plain), float(masked / plain)
+
+
+def _tokens(tile: Numbers, layout: Numbers) -> int:
+    if not isinstance(tile, int):
+        return prod(tile)
+    return int(tile ** (1 if isinstance(layout, int) else len(layout)))

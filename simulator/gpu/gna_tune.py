@@ -1,0 +1,372 @@
+"""Rank every stride and tile pair of a neighbourhood-attention kernel by its predicted time, in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..hardware.gpu import Gpu, find_gpu
+from .gna import Flags, GridCounts, Numbers, grid_counts, make_axes
+from .gna_axis import Axis, AxisCounts, Bools, Ints, axis_trips, count_axis
+from .gna_backends import Backend, Constants, TilePair, constants, find_backend, tile_pairs
+from .gna_time import (
+    Floats,
+    check_copies,
+    dealt_steps,
+    dense_s,
+    is_dense,
+    permute_s,
+    shared_steps,
+    step_s,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_AT_ONCE = 1 << 20  # Q tiles x strides scheduled at a time
+_ASSUMPTIONS = (
+    "a step costs its tensor operations at a fitted rate; other head dimensions and tile sizes scale with them",
+    "the cheaper mask of padded keys on NATTEN's fast path costs nothing",
+    "16-bit elements; forward pass",
+)
+_BOUND = "tiles go to the SM that is free first: steps are the lower bound of such schedules"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One stride and tile pair with its prediction.
+
+    Attributes:
+        rank: from 1, fastest first; of equal times the smallest stride, then the largest tiles.
+        latency_s: kernel and token permutation.
+        kernel_s: the kernel alone.
+        permute_s: token permutation alone.
+        speedup: dense attention in the same kernel / latency.
+        tile_speedup: the exact tile bound.
+        flop_speedup: the FLOP bound.
+        steps: KV-tile steps of the busiest SM.
+        visited: tile pairs of one head.
+        fully_block_sparse: no visited tile needs a mask.
+        natten_fast_path: NATTEN's kernel leaves the mask out.
+    """
+
+    rank: int
+    stride: tuple[int, ...]
+    q_tile: tuple[int, ...]
+    kv_tile: tuple[int, ...]
+    latency_s: float
+    kernel_s: float
+    permute_s: float
+    speedup: float
+    tile_speedup: float
+    flop_speedup: float
+    steps: int
+    visited: int
+    fully_block_sparse: bool
+    natten_fast_path: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StrideAdvice:
+    """The smallest strides of a tile pair that need no mask, axis by axis; None where there is none.
+
+    Attributes:
+        exact: smallest stride with which no visited tile needs a mask.
+        natten: smallest stride on which NATTEN's kernels take their mask-free path.
+    """
+
+    q_tile: tuple[int, ...]
+    kv_tile: tuple[int, ...]
+    exact: tuple[int, ...] | None
+    natten: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class GnaTuning:
+    """Every legal stride x tile pair of a kernel, ranked.
+
+    Attributes:
+        title: the problem in one line.
+        device: the GPU.
+        backend: the kernel.
+        settings: how many stride x tile pairs were ranked.
+        choices: the first of them.
+        advice: stride advice per tile pair.
+        dense_s: dense attention in the same kernel with the fastest tile pair.
+        baseline_s: dense attention in cuDNN, or None where it was not measured on this GPU.
+        constants: what the steps were priced with.
+        assumptions: what the prediction takes for granted.
+    """
+
+    title: str
+    device: str
+    backend: str
+    settings: int
+    choices: tuple[Choice, ...]
+    advice: tuple[StrideAdvice, ...]
+    dense_s: float
+    baseline_s: float | None
+    constants: Constants
+    assumptions: tuple[str, ...]
+
+    def table(self) -> pd.DataFrame:
+        """Return the ranked choices as a table."""
+        import pandas as pd
+
+        return pd.DataFrame([_plain(choice) for choice in self.choices])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything by name."""
+        return {
+            **_plain(self),
+            "choices": [_plain(choice) for choice in self.choices],
+            "advice": [_plain(advice) for advice in self.advice],
+            "constants": _plain(self.constants),
+        }
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.title}</p>{self.table().to_html(index=False)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """What all settings of one ranking share."""
+
+    kernel: Backend
+    gpu: Gpu
+    price: Constants
+    copies: int
+    head_dim: int
+    strides: tuple[Ints, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Every stride of one tile pair; arrays have one dimension an axis of the layout."""
+
+    pair: TilePair
+    axes: tuple[Axis, ...]
+    counts: tuple[AxisCounts, ...]
+    steps: Ints
+    kernel_s: Floats
+    permute_s: float
+    dense_s: float
+
+
+def tune_gna(
+    *,
+    layout: Numbers,
+    window: Numbers,
+    on: str,
+    dilation: Numbers = 1,
+    causal: Flags = False,
+    stride: Numbers | None = None,
+    heads: int = 24,
+    head_dim: int = 128,
+    batch: int = 1,
+    backend: str | None = None,
+    top: int | None = 20,
+) -> GnaTuning:
+    """Return every legal stride x tile pair of a kernel on a GPU, ranked by predicted time.
+
+    Args:
+        layout: tokens per axis, one to three axes.
+        window: keys per axis that a query sees.
+        on: a GPU of the library, or an alias.
+        dilation: step between the keys of a window.
+        causal: axes on which nothing behind the query is seen.
+        stride: rank the tile pairs of this stride only.
+        heads: query heads.
+        head_dim: elements of a head.
+        batch: sequences.
+        backend: a kernel; without one the kernel that NATTEN would pick.
+        top: how many choices come back; None for all.
+
+    Raises:
+        MappingError: an illegal setting, or a kernel without tiles for it.
+        HardwareError: an unknown GPU, or a kernel that does not run on it.
+
+    >>> found = tune_gna(layout=(30, 48, 80), window=(18, 24, 24), on="b200")
+    >>> found.settings, found.choices[0].fully_block_sparse
+    (72576, True)
+    """
+    gpu = find_gpu(on)
+    kernel = find_backend(gpu, backend)
+    given: dict[str, Any] = {"layout": layout, "window": window, "dilation": dilation, "causal": causal}
+    plain = make_axes(**given, stride=1 if stride is None else stride, q_tile=1, kv_tile=1)
+    strides = tuple(np.arange(1, a.window + 1) if stride is None else np.array([a.stride]) for a in plain)
+    launch = _Launch(kernel, gpu, constants(kernel, gpu), check_copies(heads, batch), head_dim, strides)
+    ranked = _rank(tile_pairs(kernel, gpu, axes=len(plain), head_dim=head_dim), plain, launch)
+    choices = _choices(ranked, strides, top)
+    best = next(
+        r for r in ranked if (r.pair.q_tile, r.pair.kv_tile) == (choices[0].q_tile, choices[0].kv_tile)
+    )
+    factor = launch.price.baseline_factor
+    return GnaTuning(
+        title=_title(plain, launch, heads, batch),
+        device=gpu.name,
+        backend=kernel.name,
+        settings=sum(r.kernel_s.size for r in ranked),
+        choices=choices,
+        advice=tuple(_advice(r, kernel, whole=stride is None) for r in ranked),
+        dense_s=best.dense_s,
+        baseline_s=best.dense_s * factor if factor else None,
+        constants=launch.price,
+        assumptions=_ASSUMPTIONS if kernel.persistent else (*_ASSUMPTIONS, _BOUND),
+    )
+
+
+def _rank(pairs: Sequence[TilePair], plain: Sequence[Axis], launch: _Launch) -> list[_Ranked]:
+    """Price every stride of every tile pair; pairs that agree on an axis share its table."""
+    tables: list[dict[Axis, AxisCounts]] = [{} for _ in plain]
+    ranked = []
+    for pair in pairs:
+        axes = tuple(
+            replace(axis, q_tile=q, kv_tile=kv, dynamic=launch.kernel.dynamic)
+            for axis, q, kv in zip(plain, pair.q_tile, pair.kv_tile, strict=True)
+        )
+        for table, axis, s in zip(tables, axes, launch.strides, strict=True):
+            if axis not in table:
+                table[axis] = count_axis(axis, axis.window, s)
+        counts = tuple(table[axis] for table, axis in zip(tables, axes, strict=True))
+        ranked.append(_rank_pair(pair, axes, counts, launch))
+    return ranked
+
+
+def _rank_pair(
+    pair: TilePair, axes: tuple[Axis, ...], counts: tuple[AxisCounts, ...], launch: _Launch
+) -> _Ranked:
+    """Price every stride of one tile pair; every array is an outer product of the axes' own."""
+    price, copies, head_dim = launch.price, launch.copies, launch.head_dim
+    dense = dense_s(prod(a.length for a in axes), price, launch.gpu, pair, copies=copies, head_dim=head_dim)
+    tick = step_s(price, launch.gpu, pair, head_dim)
+    shape = tuple(s.size for s in launch.strides)
+    if is_dense(axes):
+        steps = np.full(shape, round((dense - price.start_s) / tick), dtype=np.int64)
+        return _Ranked(pair, axes, counts, steps, np.full(shape, dense), 0.0, dense)
+    grid = grid_counts(counts)
+    steps = _steps(axes, grid, launch)
+    needless = grid.fast if launch.kernel.masks_launch else grid.dense
+    kernel_s = price.start_s + steps * tick * (1 + (price.mask_factor - 1) * (1 - needless / grid.visited))
+    moved = permute_s(axes, launch.kernel, price, copies=copies, head_dim=head_dim)
+    return _Ranked(pair, axes, counts, steps, kernel_s, moved, dense)
+
+
+def _steps(axes: Sequence[Axis], grid: GridCounts, launch: _Launch) -> Ints:
+    """Return the steps of the busiest SM for every stride, one dimension an axis."""
+    sms, copies = launch.gpu.sms, launch.copies
+    if not launch.kernel.persistent:
+        total, least, most = (x.astype(np.float64) for x in (grid.visited, grid.per_q_min, grid.per_q_max))
+        q_tiles = prod(axis.q_tiles for axis in axes)
+        return shared_steps(total, least, most, q_tiles=q_tiles, sms=sms, copies=copies)
+    if len(axes) == 1:
+        return np.concatenate(
+            [
+                dealt_steps(
+                    [axis_trips(axes[0], axes[0].window, part).astype(np.float64)], sms=sms, copies=copies
+                )
+                for part in np.array_split(
+                    launch.strides[0], -(-axes[0].q_tiles * axes[0].window // _AT_ONCE)
+                )
+            ]
+        )
+    distinct, place = [], []
+    for axis, s in zip(axes, launch.strides, strict=True):
+        # Many strides give the same trips: only the distinct ones are scheduled.
+        rows, index = np.unique(axis_trips(axis, axis.window, s), axis=0, return_inverse=True)
+        distinct.append(rows.astype(np.float64))
+        place.append(index.reshape(-1))
+    return dealt_steps(distinct, sms=sms, copies=copies)[np.ix_(*place)]
+
+
+def _choices(ranked: Sequence[_Ranked], strides: Sequence[Ints], top: int | None) -> tuple[Choice, ...]:
+    """Return the first choices: fastest, then the smallest stride, the largest tiles, the order of the list."""
+    latency = np.concatenate([(r.kernel_s + r.permute_s).ravel() for r in ranked])
+    sizes = np.array([r.kernel_s.size for r in ranked])
+    wanted = latency.size if top is None else min(top, latency.size)
+    # Times that differ by rounding only are ties, and a tie goes to the smaller stride.
+    latency = np.round(latency, 12)
+    cut = np.partition(latency, wanted - 1)[wanted - 1]
+    near = np.flatnonzero(latency <= cut)
+    which = np.searchsorted(np.cumsum(sizes), near, side="right")
+    inside = near - (np.cumsum(sizes) - sizes)[which]
+    at = np.unravel_index(inside, [s.size for s in strides])
+    chosen = np.stack([s[i] for s, i in zip(strides, at, strict=True)])
+    work = np.array([prod(r.pair.tokens) for r in ranked])[which]
+    order = np.lexsort((which, -work, *chosen, chosen.prod(axis=0), latency[near]))[:wanted]
+    return tuple(
+        _choice(rank, ranked[which[i]], tuple(int(a[i]) for a in at), tuple(int(s) for s in chosen[:, i]))
+        for rank, i in enumerate(order, start=1)
+    )
+
+
+def _choice(rank: int, of: _Ranked, at: tuple[int, ...], stride: tuple[int, ...]) -> Choice:
+    def count(name: str) -> int:
+        return prod(int(getattr(c, name)[i]) for c, i in zip(of.counts, at, strict=True))
+
+    tokens, visited = prod(a.length for a in of.axes), count("visited")
+    q, kv = of.pair.tokens
+    kernel_s = float(of.kernel_s[at])
+    return Choice(
+        rank=rank,
+        stride=stride,
+        q_tile=of.pair.q_tile,
+        kv_tile=of.pair.kv_tile,
+        latency_s=kernel_s + of.permute_s,
+        kernel_s=kernel_s,
+        permute_s=of.permute_s,
+        speedup=of.dense_s / (kernel_s + of.permute_s),
+        tile_speedup=-(-tokens // q) * -(-tokens // kv) / visited,
+        flop_speedup=tokens**2 / count("pairs"),
+        steps=int(of.steps[at]),
+        visited=visited,
+        fully_block_sparse=count("dense") == visited,
+        natten_fast_path=count("fast") == visited,
+    )
+
+
+def stride_advice(axes: Sequence[Axis], counts: Sequence[AxisCounts] | None = None) -> StrideAdvice:
+    """Return the smallest strides that need no mask for the tiles of the axes; a property of each axis by itself.
+
+    Args:
+        axes: the problem; the strides of the axes are not looked at.
+        counts: their counts for the strides 1 to window, if they are at hand.
+
+    >>> stride_advice([Axis(32768, 2048, q_tile=256, kv_tile=128)])
+    StrideAdvice(q_tile=(256,), kv_tile=(128,), exact=(256,), natten=(256,))
+    """
+    if counts is None:
+        counts = [count_axis(axis, axis.window, np.arange(1, axis.window + 1)) for axis in axes]
+    return StrideAdvice(
+        q_tile=tuple(axis.q_tile for axis in axes),
+        kv_tile=tuple(axis.kv_tile for axis in axes),
+        exact=_smallest([c.dense == c.visited for c in counts]),
+        natten=_smallest([c.fast == c.visited for c in counts]),
+    )
+
+
+def _smallest(free: Sequence[Bools]) -> tuple[int, ...] | None:
+    """Return the first stride on every axis that is free of masks, counted from 1."""
+    return tuple(int(f.argmax()) + 1 for f in free) if all(f.any() for f in free) else None
+
+
+def _advice(ranked: _Ranked, kernel: Backend, *, whole: bool) -> StrideAdvice:
+    advice = stride_advice(ranked.axes, ranked.counts if whole else None)
+    # A kernel that masks tile by tile has no fast path of its own: there the exact answer is the one that counts.
+    return advice if kernel.masks_launch else replace(advice, natten=advice.exact)
+
+
+def _title(axes: Sequence[Axis], launch: _Launch, heads: int, batch: int) -> str:
+    layout, window = (",".join(str(getattr(a, name)) for a in axes) for name in ("length", "window"))
+    return (
+        f"GNA {layout} window {window} on {launch.gpu.name} with {launch.kernel.name}, "
+        f"batch {batch}, {heads} heads of {launch.head_dim}"
+    )
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
