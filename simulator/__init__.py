@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dse.engine import sweep
     from .dse.pareto import pareto
     from .dse.space import Space
+    from .dse.study import sweep
     from .gpu.gna import gna_bounds
     from .gpu.model import predict
     from .hardware.reader import load_hardware
@@ -26,7 +26,7 @@ _FACE = {
     "pareto": ".dse.pareto",
     "predict": ".gpu.model",
     "simulate": ".spatial.model",
-    "sweep": ".dse.engine",
+    "sweep": ".dse.study",
 }
 
 __all__ = ["Estimate", "Space", "gna_bounds", "load_hardware", "pareto", "predict", "simulate", "sweep"]

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def pareto(
-    table: pd.DataFrame, *, minimize: str | Sequence[str] = (), maximize: str | Sequence[str] = ()
+    table: pd.DataFrame,
+    *,
+    minimize: str | Sequence[str] = (),
+    maximize: str | Sequence[str] = (),
+    by: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the rows that no other row beats, sorted by the objectives in the order given.
 
@@ -25,6 +29,8 @@ def pareto(
         table: one row a point.
         minimize: columns of which less is better.
         maximize: columns of which more is better.
+        by: columns of which each combination of values has a front of its own, for example the length of the
+            sequence: designs that do different work are not to be compared.
 
     Raises:
         DataError: no objective, an unknown or textual column, a value that is not finite, or an empty table.
@@ -34,14 +40,28 @@ def pareto(
     >>> pareto(table, minimize=["latency_s", "area_mm2"]).index.tolist()
     [0, 1]
     """
-    import moocore
+    import pandas as pd
 
     usable, costs = objectives(table, minimize=minimize, maximize=maximize)
-    # Nondominated sorting of distinct values: equal rows are kept or beaten together.
-    keep = moocore.is_nondominated(costs, keep_weakly=True)
-    front = np.flatnonzero(keep)
-    order = np.lexsort(costs[front].T[::-1])
-    return usable.iloc[front[order]]
+    groups = _names(by)
+    for name in groups:
+        if name not in table:
+            raise DataError(f"unknown column '{name}'; {nearest(name, table.columns)}")
+    if not groups:
+        alone: pd.DataFrame = usable.iloc[_front(costs)]
+        return alone
+    rows = usable.reset_index(drop=True).groupby(list(groups), sort=False, dropna=False).indices.values()
+    fronts: pd.DataFrame = pd.concat([usable.iloc[own[_front(costs[own])]] for own in rows])
+    return fronts
+
+
+def _front(costs: Any) -> Any:
+    """Return the positions of the rows that none beats, sorted by the first objective, then the next."""
+    import moocore
+
+    # `keep_weakly` keeps rows that are equal in every objective: none of them beats another.
+    front = np.flatnonzero(moocore.is_nondominated(costs, keep_weakly=True))
+    return front[np.lexsort(costs[front].T[::-1])]
 
 
 def objectives(

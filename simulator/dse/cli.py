@@ -1,0 +1,72 @@
+"""cascade sweep | pareto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from einsum_cascade.terminal import Json, emit_json, guarded, note, table
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")]
+Least = Annotated[
+    list[str] | None, typer.Option("--min", help="A column of which less is better; repeat it.")
+]
+Most = Annotated[list[str] | None, typer.Option("--max", help="A column of which more is better; repeat it.")]
+Groups = Annotated[
+    list[str] | None, typer.Option("--by", help="A column each of whose values has its own front; repeat it.")
+]
+
+
+@guarded
+def sweep(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to sweep, over which axes.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder that keeps every point; run again to go on.")],
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; default: one a core.")] = None,
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", help="A Dask scheduler, tcp://HOST:PORT, instead of processes.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Evaluate every point of a design space; interrupted at any instant it goes on and loses nothing."""
+    from .commands import run_sweep
+
+    result = run_sweep(spec, out, jobs=jobs, scheduler=scheduler)
+    if json:
+        emit_json(result)
+    else:
+        table(f"{result['points']:,} points", ["what", ""], [(k, str(v)) for k, v in result.items()])
+
+
+@guarded
+def pareto(
+    folder: Folder,
+    minimize: Least = None,
+    maximize: Most = None,
+    by: Groups = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Write the front as .svg, .png or .pdf.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print the designs that no other beats, sorted; without --min and --max those of the sweep file."""
+    from .commands import run_pareto, short_names
+
+    front, columns, remark = run_pareto(
+        folder, minimize=minimize or (), maximize=maximize or (), by=by or (), plot=plot
+    )
+    if json:
+        emit_json(front)
+    else:
+        rows = [[row[c] for c in columns] for row in front]
+        table(f"Pareto front, {len(front)} designs", short_names(columns), rows)
+    for message in (remark, f"wrote {plot}" if plot else ""):
+        if message:
+            note(message)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands of this room."""
+    app.command("sweep")(sweep)
+    app.command("pareto")(pareto)

@@ -1,0 +1,111 @@
+"""What the commands of this room do, apart from printing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from einsum_cascade.errors import DataError
+
+from .pareto import pareto
+from .spec import read_spec
+from .store import read_manifest
+from .study import sweep
+from .tables import CSV, PARQUET, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run_sweep(spec: Path, out: Path, *, jobs: int | None = None, scheduler: str = "") -> dict[str, Any]:
+    """Run a sweep file into a folder and return what came of it.
+
+    Raises:
+        ModelError: the file is wrong, the folder cannot be written, the cluster is lost, or every point fails.
+    """
+    found = read_spec(spec)
+    if jobs is not None and scheduler:
+        raise DataError("--jobs and --scheduler exclude each other: a cluster has its own workers")
+    with contextlib.ExitStack() as stack:
+        workers = None
+        if scheduler:
+            from .cluster import connected
+
+            workers = stack.enter_context(connected(scheduler))
+        table = sweep(
+            found.space,
+            out=out,
+            jobs=len(os.sched_getaffinity(0)) if jobs is None else jobs,
+            workers=workers,
+            progress=True,
+            objectives={"minimize": found.minimize, "maximize": found.maximize},
+            **found.inputs,
+        )
+    result: dict[str, Any] = {"points": len(table), "failed": int(table["error"].notna().sum())}
+    if result["failed"]:
+        result["most_often"] = str(table["error"].value_counts().index[0])
+    return result | {"table": str(out / PARQUET), "csv": str(out / CSV)}
+
+
+def run_pareto(
+    folder: Path,
+    *,
+    minimize: Sequence[str] = (),
+    maximize: Sequence[str] = (),
+    by: Sequence[str] = (),
+    plot: Path | None = None,
+) -> tuple[list[dict[str, Any]], list[str], str]:
+    """Return the rows of the front, the columns worth printing, and a remark.
+
+    Raises:
+        DataError: no finished sweep, or no such column.
+    """
+    table, manifest = read_table(folder), read_manifest(folder)
+    if not minimize and not maximize:
+        minimize, maximize = manifest.get("minimize", ()), manifest.get("maximize", ())
+    front = pareto(table, minimize=minimize, maximize=maximize, by=by)
+    if plot:
+        from .plots import save_front
+
+        save_front(plot, table, front, [*minimize, *maximize], by=by)
+    axes = [*manifest["axes"], *manifest["derived"]]
+    shown = dict.fromkeys([*axes, *minimize, *maximize, *(["bound_by"] if "bound_by" in front else [])])
+    work = [a for a in axes if a.partition(".")[0] in _WORK and table[a].nunique() > 1 and a not in by]
+    remark = (
+        f"the designs do different work; one front for each: {' '.join(f'--by {a}' for a in work)}"
+        if work
+        else ""
+    )
+    return plain_rows(front.drop(columns="error", errors="ignore")), list(shown), remark
+
+
+# Axes below these words change what is computed, not the machine that computes it.
+_WORK = frozenset({"sizes"})
+
+
+def short_names(columns: Sequence[str]) -> list[str]:
+    """Return the shortest ends of dotted names that still tell them apart.
+
+    >>> short_names(["hardware.N", "sizes.N", "hardware.memories.DRAM.bandwidth", "area_mm2"])
+    ['hardware.N', 'sizes.N', 'bandwidth', 'area_mm2']
+    """
+    out = []
+    for column in columns:
+        parts = column.split(".")
+        ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        others = [c for c in columns if c != column]
+        out.append(next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), column))
+    return out
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain Python values, None where there is none."""
+    import pandas as pd
+
+    def plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+        return {str(k): None if pd.isna(v) else v for k, v in row.items()}
+
+    return [plain(row) for row in table.to_dict("records")]

@@ -1,0 +1,102 @@
+"""Tables of a sweep -> Axes: the design space with its Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from einsum_cascade.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_UNITS = {"s": "s", "j": "J", "bytes": "B", "mm2": "mm²", "hz": "Hz", "w": "W"}
+# Values over more than this factor are drawn on a logarithmic axis.
+_LOG_FROM = 30.0
+
+
+def axis_label(column: str) -> str:
+    """Return a column's name and unit for people.
+
+    >>> axis_label("latency_s"), axis_label("traffic_bytes"), axis_label("hardware.N")
+    ('latency (s)', 'traffic (B)', 'hardware.N')
+    """
+    name, _, suffix = column.rpartition("_")
+    if name and suffix in _UNITS and "." not in column:
+        return f"{name.replace('_', ' ')} ({_UNITS[suffix]})"
+    return column
+
+
+def plot_front(
+    table: pd.DataFrame,
+    front: pd.DataFrame,
+    objectives: Sequence[str],
+    *,
+    by: Sequence[str] = (),
+    axes: Any = None,
+) -> Any:
+    """Draw all designs of a table and its front, and return the Axes.
+
+    Args:
+        table: every design.
+        front: those that no other beats.
+        objectives: the first two are drawn along x and y; a third one as colour.
+        by: the columns that the front was grouped by; each group is drawn as a line of its own.
+        axes: where to draw; None makes a new figure.
+
+    Raises:
+        DataError: fewer than two objectives.
+    """
+    if len(objectives) < 2:
+        raise DataError("a plot needs two objectives, as in --min latency_s --min area_mm2")
+    if axes is None:
+        from matplotlib.figure import Figure
+
+        axes = Figure(figsize=(7.0, 4.6), layout="constrained").add_subplot()
+    x, y, *rest = objectives
+    every = table[table["error"].isna()] if "error" in table else table
+    axes.scatter(every[x], every[y], s=9, color="0.75", linewidths=0, label=f"all {len(every):,} designs")
+    _draw_groups(axes, front, x, y, by)
+    if rest:
+        drawn = axes.scatter(front[x], front[y], s=26, c=front[rest[0]], cmap="viridis", zorder=3)
+        axes.figure.colorbar(drawn, ax=axes, label=axis_label(rest[0]))
+    axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
+    for name, scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
+        values = every[name].to_numpy(dtype=float)
+        if values.min() > 0 and values.max() / values.min() > _LOG_FROM:
+            scale("log")
+    axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
+    axes.legend(loc="best", fontsize="small")
+    return axes
+
+
+def _draw_groups(axes: Any, front: pd.DataFrame, x: str, y: str, by: Sequence[str]) -> None:
+    groups = front.groupby(list(by), sort=False) if by else [((), front)]
+    for values, own in groups:
+        named = ", ".join(f"{name} {v}" for name, v in zip(by, values, strict=True))
+        label = f"front, {named}" if named else f"Pareto front, {len(own):,} designs"
+        ordered = own.sort_values(x)
+        axes.plot(ordered[x], ordered[y], marker="o", markersize=5, linewidth=0.8, label=label)
+
+
+def save_front(
+    path: Path,
+    table: pd.DataFrame,
+    front: pd.DataFrame,
+    objectives: Sequence[str],
+    *,
+    by: Sequence[str] = (),
+) -> None:
+    """Write the plot of a front to a file; the kind of file follows from its ending.
+
+    Raises:
+        DataError: an unknown kind of file, or one that cannot be written.
+    """
+    if path.suffix not in (".svg", ".png", ".pdf"):
+        raise DataError(f"{path}: expected a file that ends in .svg, .png or .pdf")
+    axes = plot_front(table, front, objectives, by=by)
+    try:
+        axes.figure.savefig(path, dpi=160)
+    except OSError as error:
+        raise DataError(f"{path}: cannot write: {error.strerror}") from None

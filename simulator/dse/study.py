@@ -1,0 +1,68 @@
+"""The sweep of the face: a space and the inputs of a simulator in, a table out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import engine
+from .provenance import commit, fingerprint, model_version
+from .space import Space
+from .subjects import context_of, evaluator, subject_of
+from .workers import Workers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def sweep(
+    space: Space | Mapping[str, Sequence[Any]],
+    *,
+    out: str | Path | None = None,
+    jobs: int = 1,
+    workers: Workers | None = None,
+    progress: bool = False,
+    objectives: Mapping[str, Sequence[str]] | None = None,
+    **inputs: Any,
+) -> pd.DataFrame:
+    """Return one row a design point: the axes, latency, energy, traffic, area, utilisation, and `error` where none.
+
+    Args:
+        space: axes by path: `hardware.N`, `hardware.memories.DRAM.bandwidth`, `mapping.sizes.P1`, `sizes.seq`, or a
+            whole input (`mapping`). Quantities are texts: `"16 MiB"`.
+        out: a folder that keeps every point; the same call goes on where it was interrupted.
+        jobs: processes.
+        workers: another executor, for example that of a cluster.
+        progress: whether to show a bar on stderr.
+        objectives: written into the manifest: `{"minimize": [...], "maximize": [...]}`.
+        **inputs: `cascade`, `hardware`, `mapping` and `sizes`, by name, path or object.
+
+    Raises:
+        ModelError: an unknown axis or input, a folder that cannot be written, or every point fails.
+
+    >>> space = Space({"hardware.N": [128, 256]})
+    >>> fixed = dict(cascade="attention_1pass", hardware="fusemax", mapping="fusemax", sizes="BERT/1K")
+    >>> table = sweep(space, **fixed)
+    >>> bool(table.latency_s[1] < table.latency_s[0])
+    True
+    """
+    space = space if isinstance(space, Space) else Space(space)
+    subject = subject_of([*inputs, *space.names])
+    for name in inputs:
+        if name not in subject.legal:
+            raise TypeError(
+                f"sweep() got an unexpected keyword argument '{name}'; inputs: {', '.join(subject.legal)}"
+            )
+    shown = {k: v if isinstance(v, (str, int, float)) else fingerprint(v) for k, v in inputs.items()}
+    provenance = {"model": model_version(), "commit": commit(), "inputs": shown, **(objectives or {})}
+    return engine.sweep(
+        space,
+        evaluate=evaluator(subject, space, inputs),
+        out=out,
+        jobs=jobs,
+        workers=workers,
+        context=context_of(space, inputs),
+        provenance=provenance,
+        progress=progress,
+    )

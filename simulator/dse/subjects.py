@@ -1,0 +1,132 @@
+"""The subjects of a sweep: which inputs each has, which axes it knows, and who evaluates a point."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from einsum_cascade.errors import DataError, nearest
+
+from .batch import Evaluate
+from .formulas import magnitude
+from .provenance import fingerprint, model_version
+from .space import Point, Range, Space
+from .store import canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something that can be swept.
+
+    Attributes:
+        name: for people.
+        key: the input whose presence tells this subject from the others.
+        inputs: what has to be given, by an input of the sweep or by an axis of the same name.
+        optional: what may be given.
+        roots: words before the dot of an axis; an input may be an axis itself.
+        module: holds `evaluate(point, *, inputs)` and `prepare(point, *, inputs)`, which only reads the inputs.
+    """
+
+    name: str
+    key: str
+    inputs: tuple[str, ...]
+    optional: tuple[str, ...]
+    roots: tuple[str, ...]
+    module: str
+
+    @property
+    def legal(self) -> tuple[str, ...]:
+        """All inputs."""
+        return self.inputs + self.optional
+
+
+SUBJECTS: Mapping[str, Subject] = MappingProxyType(
+    {
+        s.key: s
+        for s in (
+            Subject(
+                "a cascade on a spatial machine",
+                "cascade",
+                ("cascade", "hardware", "mapping", "sizes"),
+                (),
+                ("hardware", "mapping", "sizes"),
+                ".points.attention",
+            ),
+        )
+    }
+)
+
+
+def subject_of(given: Iterable[str]) -> Subject:
+    """Return the subject that the given inputs speak of.
+
+    Raises:
+        DataError: none of them tells.
+    """
+    names = set(given)
+    for key, subject in SUBJECTS.items():
+        if key in names:
+            return subject
+    wanted = " or ".join(f"'{key}' ({s.name})" for key, s in SUBJECTS.items())
+    raise DataError(f"what is to be swept? expected {wanted}")
+
+
+def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Evaluate:
+    """Return the function that evaluates a point, after its inputs and every value of every axis were checked.
+
+    Raises:
+        ModelError: an input is missing, an axis is unknown, or a value cannot be read.
+    """
+    for name in subject.inputs:
+        if name not in inputs and name not in space.names:
+            raise DataError(f"missing field '{name}'; {subject.name} needs {', '.join(subject.inputs)}")
+    for axis in space.names:
+        _check_axis(subject, axis)
+        if axis in inputs:
+            raise DataError(f"'{axis}' is both a field and an axis; give it once")
+    module = importlib.import_module(subject.module, __package__)
+    first = space[0]
+    module.prepare(first, inputs=inputs)
+    for point in _neighbours(space, first):
+        module.prepare(point, inputs=inputs)
+    evaluate: Evaluate = functools.partial(module.evaluate, inputs=dict(inputs))
+    return evaluate
+
+
+def _check_axis(subject: Subject, axis: str) -> None:
+    root, dot, field = axis.partition(".")
+    if axis in subject.legal or (dot and field and root in subject.roots):
+        return
+    legal = [*subject.legal, *(f"{r}.{field or 'FIELD'}" for r in subject.roots)]
+    raise DataError(f"axes: unknown axis '{axis}'; {nearest(axis, legal)}")
+
+
+# Values of an axis beyond these are not tried out before the sweep begins; they speak for themselves in the table.
+_TRIED = 64
+
+
+def _neighbours(space: Space, first: Point) -> Iterable[Point]:
+    """Yield points that differ from the first in one axis, so that a misspelt quantity is found at once."""
+    for name, values in space.axes.items():
+        if not isinstance(values, Range):
+            for value in values[1 : _TRIED + 1]:
+                if isinstance(value, str) and magnitude(value) is None:
+                    yield {**first, name: value}
+
+
+def context_of(space: Space, inputs: Mapping[str, Any]) -> str:
+    """Return what results depend on besides the point: the model, the inputs, and files that an axis names."""
+    files = {
+        value: fingerprint(value)
+        for values in space.axes.values()
+        if not isinstance(values, Range)
+        for value in values
+        if isinstance(value, str) and fingerprint(value) != value
+    }
+    return canonical(
+        {"model": model_version(), "inputs": {k: fingerprint(v) for k, v in inputs.items()}, "files": files}
+    )
