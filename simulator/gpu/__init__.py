@@ -1,1 +1,1 @@
-"""."""
+"""The GPU tile simulator: exact tiles, occupancy, pipes, waves, and one calibrated scalar."""

@@ -1,0 +1,228 @@
+"""How a kernel is laid on a GPU: tiles, warps, what is skipped; and what the compiler made of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from einsum_cascade.errors import MappingError, nearest
+
+from .reader import build, read_yaml
+
+LIBRARY = Path(__file__).parent / "library" / "gpu"
+
+ORDERS = ("longest_first", "launch", "shortest_first")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelResources:
+    """What one thread block occupies, as the compiler reports it.
+
+    Attributes:
+        registers: per thread.
+        shared_bytes: per block.
+        spill_bytes: local memory that spilt registers take, per thread.
+        stack_bytes: local memory per thread, spills included.
+        tensor_memory_columns: of 512, per block; zero below sm_100.
+        made_by: the tool, its version and the target.
+    """
+
+    registers: int
+    shared_bytes: int
+    made_by: str
+    spill_bytes: int = 0
+    stack_bytes: int = 0
+    tensor_memory_columns: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.registers, self.shared_bytes, self.spill_bytes, self.stack_bytes) < 0:
+            raise ValueError("resources: expected numbers of at least zero")
+
+
+@dataclass(frozen=True, slots=True)
+class PerScore:
+    """Scalar work of a kernel per element of the score tile, tensor work per element and head dimension.
+
+    Attributes:
+        tensor: tensor-core operations per score and head dimension: two products of a multiply and an add are 4.
+        exp: exponentials; `fma`, `alu`: fused multiply-adds and the like, maxima and conversions.
+        operand_passes: key-side tiles read from shared memory per product (K and V: 2).
+    """
+
+    tensor: float = 4.0
+    exp: float = 1.0
+    fma: float = 2.0
+    alu: float = 1.5
+    operand_passes: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class TileMapping:
+    """One tile shape of a kernel and when the kernel takes it.
+
+    Attributes:
+        query: rows of the score tile; heads of a group are packed into them where `pack` is set.
+        key: columns of the score tile.
+        operand_rows: rows of the tile that share one reading of the key side from shared memory
+            (a warp's rows for mma.sync, 64 for wgmma, 128 for tcgen05).
+        blocks_per_sm: residency where no compiled resources are known; otherwise it follows from them.
+        tensor_share: the part of the tensor-core rate that this instruction path can reach.
+        head_dim, targets, dtypes, window, causal: the condition; an empty one always holds, the first tile that
+            holds is taken. `head_dim` is the largest one served.
+    """
+
+    query: int
+    key: int
+    warps: int = 4
+    stages: int = 2
+    operand_rows: int = 64
+    blocks_per_sm: int = 1
+    tensor_share: float = 1.0
+    head_dim: int = 0
+    targets: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    window: bool | None = None
+    causal: bool | None = None
+    direction: str = ""
+    resources: KernelResources | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("query", "key", "warps", "stages", "operand_rows", "blocks_per_sm"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if not 0 < self.tensor_share <= 1:
+            raise ValueError(f"tensor_share: expected a number in (0, 1], found {self.tensor_share}")
+
+    def serves(
+        self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
+    ) -> bool:
+        """Return whether the kernel takes this tile for such a call."""
+        return (
+            (not self.head_dim or head_dim <= self.head_dim)
+            and (not self.targets or target in self.targets)
+            and (not self.dtypes or any(fnmatchcase(dtype, d) for d in self.dtypes))
+            and self.causal in (None, causal)
+            and self.window in (None, window)
+            and self.direction in ("", direction)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KernelMapping:
+    """A kernel as somebody implemented it: its tiles and the habits that change its time.
+
+    Attributes:
+        implementations: patterns (`*` matches anything) of the names that measured tables use.
+        pack: the query heads that share a key head are rows of one tile.
+        skips_window: tiles outside the window are not visited.
+        skips_causal: tiles above the diagonal are not visited.
+        split_keys: few query tiles are spread over the chip by splitting the keys (split-KV decode).
+        appends: the timed call also copies the new keys and values into the cache.
+        order: in which order blocks are handed out.
+        mask_factor: cost of a tile that needs its mask, in full tiles.
+        walk_factor: cost of a tile outside the window that the kernel walks over without its products, in full
+            tiles; zero where the loop starts at the window.
+        chosen_on: data that the tiles or habits were chosen with after looking at it; empty where they come from
+            the source of the kernel alone.
+    """
+
+    name: str
+    kernel: str
+    implementations: tuple[str, ...]
+    tiles: tuple[TileMapping, ...]
+    source: str
+    summary: str = ""
+    pack: bool = False
+    skips_window: bool = True
+    skips_causal: bool = True
+    split_keys: bool = False
+    appends: bool = False
+    order: str = "longest_first"
+    mask_factor: float = 1.0
+    walk_factor: float = 0.0
+    per_score: PerScore = field(default_factory=PerScore)
+    backward: PerScore = field(default_factory=lambda: PerScore(10.0, 1.0, 4.0, 2.0, 5.0))
+    chosen_on: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.tiles:
+            raise ValueError("tiles: expected at least one")
+        if self.order not in ORDERS:
+            raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
+
+    def tile(
+        self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
+    ) -> TileMapping:
+        """Return the tile that the kernel takes for a call.
+
+        Raises:
+            MappingError: the kernel has no tile for it.
+        """
+        for tile in self.tiles:
+            if tile.serves(
+                head_dim=head_dim,
+                target=target,
+                dtype=dtype,
+                causal=causal,
+                window=window,
+                direction=direction,
+            ):
+                return tile
+        raise MappingError(
+            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; "
+            f"expected a head_dim up to {max(t.head_dim for t in self.tiles)}"
+        )
+
+
+def read_kernel_mapping(path: str | Path) -> KernelMapping:
+    """Return the kernel mapping of a file.
+
+    Raises:
+        MappingError: missing, malformed, or not of `kind: gpu`.
+    """
+    documents = read_yaml(path)
+    data = dict(documents[0]) if isinstance(documents[0], dict) else {}
+    if len(documents) != 1 or data.pop("kind", None) != "gpu":
+        raise MappingError(f"{path}: kind: expected one document of 'kind: gpu'")
+    return build(KernelMapping, data, where=str(path))
+
+
+@functools.cache
+def kernel_mappings() -> tuple[KernelMapping, ...]:
+    """Return every kernel mapping of the library, by name."""
+    return tuple(read_kernel_mapping(path) for path in sorted(LIBRARY.glob("*.yaml")))
+
+
+@functools.cache
+def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
+    """Return the mapping of an implementation of a kernel.
+
+    The longest pattern that fits the implementation's name wins.
+
+    Raises:
+        MappingError: no such kernel, or none of its mappings serves the implementation.
+
+    >>> find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3").name
+    'flash_attention_3'
+    """
+    served = [m for m in kernel_mappings() if m.kernel == kernel]
+    if not served:
+        raise MappingError(
+            f"unknown kernel '{kernel}'; {nearest(kernel, (m.kernel for m in kernel_mappings()))}"
+        )
+    fits = [
+        (len(p.strip("*")), m) for m in served for p in m.implementations if fnmatchcase(implementation, p)
+    ]
+    if not fits:
+        raise MappingError(
+            f"{kernel}: unknown implementation '{implementation}'; {nearest(implementation, _words(served))}"
+        )
+    return max(fits, key=lambda pair: pair[0])[1]
+
+
+def _words(mappings: Iterable[KernelMapping]) -> list[str]:
+    return [p for m in mappings for p in (m.name, *m.implementations) if "*" not in p]

@@ -1,0 +1,172 @@
+"""A call of an attention-like kernel as numbers, its operations and its compulsory bytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from einsum_cascade.errors import DataError, nearest
+
+from .visits import FAR, reach, visible_pairs
+
+BYTES = {
+    "fp64": 8.0,
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "fp8e4": 1.0,
+    "fp8e5": 1.0,
+}
+DTYPE_WORDS = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float8": "fp8"}
+DIRECTIONS = ("fwd", "bwd", "fwdbwd")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a kernel.
+
+    Attributes:
+        heads: query heads; `kv_heads`: key heads, each shared by heads / kv_heads query heads.
+        window: keys that a query sees, itself included; 0 for all.
+        kv_dtype: of the keys and values in memory; the empty string means as `dtype`.
+    """
+
+    batch: int
+    heads: int
+    seq_q: int
+    seq_kv: int
+    head_dim: int
+    causal: bool = False
+    dtype: str = "bf16"
+    window: int = 0
+    kv_heads: int = 0
+    direction: str = "fwd"
+    kv_dtype: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "heads", "seq_q", "seq_kv", "head_dim"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.window < 0:
+            raise DataError(f"window: expected 0 for none or a positive number of keys, found {self.window}")
+        if self.kv_heads < 0 or (self.kv_heads and self.heads % self.kv_heads):
+            raise DataError(f"kv_heads: expected a divisor of heads = {self.heads}, found {self.kv_heads}")
+        for word, legal in (
+            (self.dtype, BYTES),
+            (self.kv_dtype or self.dtype, BYTES),
+            (self.direction, DIRECTIONS),
+        ):
+            if word not in legal:
+                raise DataError(f"unknown word '{word}' in a call; {nearest(word, legal)}")
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of the keys and values."""
+        return self.kv_heads or self.heads
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key head."""
+        return self.heads // self.key_heads
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the window cuts anything off that the mask would let through."""
+        return 0 < self.window < max(self.seq_q, self.seq_kv)
+
+    @property
+    def pairs(self) -> int:
+        """Visible (query, key) pairs of one head."""
+        left, right = reach(causal=self.causal, window=self.window)
+        return int(visible_pairs(self.seq_q, self.seq_kv, left=left, right=right)[0])
+
+    def flops(self, *, tensor: float = 4.0) -> float:
+        """Return the useful operations: `tensor` per visible pair, head and head dimension."""
+        return tensor * self.batch * self.heads * float(self.pairs) * self.head_dim
+
+    def query_bytes(self) -> float:
+        """Return the bytes of the queries read and the outputs written."""
+        return 2 * BYTES[self.dtype] * self.batch * self.heads * self.seq_q * self.head_dim
+
+    def key_bytes(self, *, stored: bool = True) -> float:
+        """Return the bytes of the keys and values, as stored in the cache or as the call receives them."""
+        width = BYTES[self.kv_dtype or self.dtype] if stored else BYTES[self.dtype]
+        seen = min(self.seq_kv, self.seq_q + self.window) if self.window else self.seq_kv
+        return 2 * width * self.batch * self.key_heads * seen * self.head_dim
+
+
+def make_call(**values: Any) -> Call:
+    """Return a call from words and numbers, as a command line or a table gives them.
+
+    Raises:
+        DataError: a word that a call does not have, a number missing, not whole, or out of range.
+
+    >>> make_call(batch="4", heads=32, seq_q="8K", seq_kv=8192, head_dim=128, causal="1").seq_q
+    8192
+    """
+    legal = [f.name for f in fields(Call)]
+    given = {}
+    for name, value in values.items():
+        if name not in legal:
+            raise DataError(f"unknown size '{name}' of a call; {nearest(name, legal)}")
+        if name in ("dtype", "kv_dtype", "direction"):
+            given[name] = _dtype(value)
+        elif name == "causal":
+            given[name] = _truth(value)
+        else:
+            given[name] = 0 if value is None and name == "kv_heads" else _whole(name, value)
+    if "seq_kv" not in given and "seq_q" in given:
+        given["seq_kv"] = given["seq_q"]
+    missing = [n for n in ("batch", "heads", "seq_q", "head_dim") if n not in given]
+    if missing:
+        raise DataError(f"a call needs {', '.join(missing)} too, for example {missing[0]}=4")
+    return Call(**given)
+
+
+def _dtype(value: Any) -> str:
+    word = str(value or "").strip().lower()
+    return DTYPE_WORDS.get(word, word)
+
+
+def _truth(value: Any) -> bool:
+    word = str(value).strip().lower()
+    if word in ("1", "true", "yes", "1.0"):
+        return True
+    if word in ("0", "false", "no", "0.0"):
+        return False
+    raise DataError(f"causal: expected 0 or 1, found '{value}'")
+
+
+def _whole(name: str, value: Any) -> int:
+    text = str(value).strip()
+    scale = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:].upper(), 1)
+    try:
+        number = float(text[:-1] if scale > 1 else text) * scale
+    except ValueError:
+        raise DataError(f"{name}: expected a whole number, found '{value}'") from None
+    if not math.isfinite(number) or number != int(number) or abs(number) > FAR:
+        raise DataError(f"{name}: expected a whole number, found '{value}'")
+    return int(number)
+
+
+def pairs_of(texts: list[str]) -> dict[str, str]:
+    """Return the `name=value` pairs of a command line, separated by commas or given one by one.
+
+    Raises:
+        DataError: a part that is no pair, or a name given twice.
+
+    >>> pairs_of(["batch=4,heads=32", "causal=1"])
+    {'batch': '4', 'heads': '32', 'causal': '1'}
+    """
+    out: dict[str, str] = {}
+    for part in (p.strip() for text in texts for p in text.split(",") if p.strip()):
+        name, sign, value = (p.strip() for p in part.partition("="))
+        if not sign or not name or not value:
+            raise DataError(f"--set: expected name=value, found '{part}'")
+        if name in out:
+            raise DataError(f"--set: '{name}' is given twice")
+        out[name] = value
+    return out

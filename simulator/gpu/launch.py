@@ -1,0 +1,161 @@
+"""Calls laid on a GPU: tiles per block, blocks, slots, bytes; everything that no calibration changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from einsum_cascade.errors import MappingError
+from mappings.gpu import KernelMapping, TileMapping
+
+from ..hardware.gpu import Gpu
+from .call import Call
+from .occupancy import blocks_per_sm
+from .tile import TileTime, tile_time
+from .visits import Visits, reach, tile_visits
+
+Floats = NDArray[np.float64]
+
+_FEW_KEYS = 4  # key tiles up to which kernels do not split (flash-attention, hopper/heuristics.h)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """n calls of one kernel, tile and operand type on one GPU.
+
+    Attributes:
+        tile_times: cycles of a score tile.
+        full, masked: shape (n, M), tiles of each block along M; `walked`: tiles outside the window that the kernel
+            walks over all the same; `skipped`: shape (n,), tiles of the whole call that nobody touches.
+        copies: shape (n,), how often the row of blocks occurs (batch and heads).
+        resident: shape (n,), blocks that share an SM.
+        flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself and of the
+            copy of keys and values into the cache.
+    """
+
+    gpu: Gpu
+    dtype: str
+    mapping: KernelMapping
+    tile: TileMapping
+    tile_times: TileTime
+    full: Floats
+    masked: Floats
+    walked: Floats
+    skipped: Floats
+    copies: Floats
+    resident: Floats
+    flops: Floats
+    bytes_moved: Floats
+    bytes_appended: Floats
+    footprint: Floats
+
+    @property
+    def tiles_of_block(self) -> Floats:
+        """Score tiles of each block in units of full ones, shape (n, M)."""
+        mapping = self.mapping
+        return self.full + mapping.mask_factor * self.masked + mapping.walk_factor * self.walked
+
+    @property
+    def real(self) -> NDArray[np.bool_]:
+        """Which entries along M are blocks that run, shape (n, M)."""
+        return (self.full + self.masked) > 0
+
+    @property
+    def blocks(self) -> Floats:
+        """Blocks of each call, shape (n,)."""
+        return np.asarray(self.real.sum(axis=1) * self.copies, dtype=np.float64)
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """Blocks that the chip holds at a time, shape (n,)."""
+        return np.asarray(self.resident * self.gpu.sms, dtype=np.int64)
+
+
+def launch(
+    calls: Sequence[Call], gpu: Gpu, *, mapping: KernelMapping, tile: TileMapping, direction: str = "fwd"
+) -> Launch:
+    """Return calls laid on a GPU; all share `head_dim`, `dtype` and the tile.
+
+    Args:
+        direction: "fwd", or "bwd", where a block owns a key tile and walks over the query tiles.
+
+    Raises:
+        MappingError: a kernel that cannot be resident at all.
+    """
+    first = calls[0]
+    per_score = mapping.per_score if direction == "fwd" else mapping.backward
+    times = tile_time(
+        gpu, tile, head_dim=first.head_dim, dtype=first.dtype, per_score=per_score, kv_dtype=first.kv_dtype
+    )
+    visits = _visits(calls, mapping, tile, direction)
+    heads = [c.key_heads if mapping.pack and direction == "fwd" else c.heads for c in calls]
+    copies = np.array([c.batch * h for c, h in zip(calls, heads, strict=True)], dtype=np.float64)
+    full, masked = visits.full.astype(np.float64), visits.masked.astype(np.float64)
+    walked = _walked(calls, mapping, tile, visits)
+    most = blocks_per_sm(gpu, tile)
+    if most < 1:
+        raise MappingError(
+            f"{mapping.name}: a block of {tile.query} x {tile.key} does not fit an SM of {gpu.name}"
+        )
+    blocks = ((full + masked) > 0).sum(axis=1) * copies
+    if mapping.split_keys:
+        full, masked, copies = _split(full, masked, copies, slots=gpu.sms * most)
+        blocks = ((full + masked) > 0).sum(axis=1) * copies
+    scale = (
+        1.0 if direction == "fwd" else 2.0
+    )  # backward reads what forward read and wrote, and writes gradients
+    moved = scale * np.array([c.query_bytes() + c.key_bytes() for c in calls])
+    appended = np.array(
+        [c.key_bytes() + c.key_bytes(stored=False) if mapping.appends else 0.0 for c in calls]
+    )
+    return Launch(
+        gpu,
+        first.dtype,
+        mapping,
+        tile,
+        times,
+        full,
+        masked,
+        walked,
+        visits.skipped * np.array([c.batch * h for c, h in zip(calls, heads, strict=True)], dtype=np.float64),
+        copies,
+        np.clip(np.ceil(blocks / gpu.sms), 1, most),
+        np.array([c.flops(tensor=per_score.tensor) for c in calls]),
+        moved,
+        appended,
+        moved + appended - np.array([c.key_bytes() if mapping.appends else 0.0 for c in calls]),
+    )
+
+
+def _walked(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, visits: Visits) -> Floats:
+    """Return the tiles that the window cuts off and the kernel's loop still walks over."""
+    if not mapping.walk_factor or not any(c.window for c in calls):
+        return np.zeros(visits.full.shape)
+    whole = _visits(calls, replace(mapping, skips_window=False), tile, "fwd")
+    return np.asarray(whole.visited - visits.visited, dtype=np.float64)
+
+
+def _visits(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, direction: str) -> Visits:
+    """Return the visits; in the backward direction with queries and keys in each other's place."""
+    seq_q = np.array([c.seq_q for c in calls])
+    seq_kv = np.array([c.seq_kv for c in calls])
+    causal = np.array([c.causal and mapping.skips_causal for c in calls])
+    window = np.array([c.window if mapping.skips_window else 0 for c in calls])
+    left, right = reach(causal=causal, window=window)
+    if direction != "fwd":
+        return tile_visits(
+            seq_kv, seq_q, query=tile.query, key=tile.key, left=right, right=left, offset=seq_q - seq_kv
+        )
+    group = np.array([c.group if mapping.pack else 1 for c in calls])
+    return tile_visits(seq_q, seq_kv, query=tile.query, key=tile.key, left=left, right=right, group=group)
+
+
+def _split(full: Floats, masked: Floats, copies: Floats, *, slots: int) -> tuple[Floats, Floats, Floats]:
+    """Return the blocks with their key tiles dealt out over as many blocks as the chip has room for."""
+    tiles = np.maximum((full + masked).max(axis=1), 1.0)
+    blocks = ((full + masked) > 0).sum(axis=1) * copies
+    parts = np.where(tiles > _FEW_KEYS, np.clip(np.floor(slots / np.maximum(blocks, 1.0)), 1.0, tiles), 1.0)
+    return np.ceil(full / parts[:, None]), np.ceil(masked / parts[:, None]), copies * parts

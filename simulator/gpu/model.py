@@ -1,0 +1,291 @@
+"""The GPU tile simulator's face: one call of a kernel on a device -> latency with its interval and its reasons."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from einsum_cascade.errors import DataError
+from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, read_kernel_mapping
+
+from ..hardware.gpu import Gpu, find_gpu
+from .calibration import Key, calibrate, interval, prior, uncalibrated
+from .call import Call, make_call
+from .efficiency import Efficiency, Times, times
+from .launch import Launch, launch
+from .occupancy import occupancy
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the simulator says of one call.
+
+    Attributes:
+        latency_s: expected; `low_s`, `high_s`: the interval that goes with the source of the constants.
+        tflops: useful operations per second, as published tables count them.
+        bound_by: the slowest pipe of the tile, "memory", "launch" or "waves" where that part is the largest.
+        tiles: score tiles of the whole call: full, masked, skipped.
+        waves: blocks over slots.
+        scalar: the part of the slowest pipe's rate; `scalar_source`: where it comes from.
+        roofline_s: max(operations / peak, bytes / bandwidth), for comparison.
+        resources: registers, shared memory, blocks per SM and what limits them, tile.
+    """
+
+    latency_s: float
+    low_s: float
+    high_s: float
+    tflops: float
+    bound_by: str
+    tiles: Mapping[str, int]
+    waves: float
+    scalar: float
+    scalar_source: str
+    roofline_s: float
+    parts_s: Mapping[str, float]
+    pipes_cycles: Mapping[str, float]
+    resources: Mapping[str, Any]
+    assumptions: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name, for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def rows(self) -> list[tuple[str, Any]]:
+        """Return what people read first, as (quantity, value)."""
+        tiles = ", ".join(f"{n:,} {name}" for name, n in self.tiles.items())
+        parts = ", ".join(f"{name} {s * 1e6:.1f}" for name, s in self.parts_s.items())
+        made = self.resources
+        return [
+            ("latency [us]", self.latency_s * 1e6),
+            ("interval [us]", f"{self.low_s * 1e6:.4g} to {self.high_s * 1e6:.4g}"),
+            ("TFLOPS", self.tflops),
+            ("bound by", self.bound_by),
+            ("score tiles", tiles),
+            ("tile", f"{made['query']} x {made['key']}, {made['blocks_per_sm']} blocks an SM"),
+            ("waves", self.waves),
+            ("parts [us]", parts),
+            ("roofline [us]", self.roofline_s * 1e6),
+            ("scalar", self.scalar),
+            ("source of the constants", self.scalar_source),
+            *(("assumption", text) for text in self.assumptions),
+        ]
+
+
+def predict(
+    kernel: str,
+    *,
+    on: str | Gpu,
+    implementation: str = "triton",
+    calibration: Efficiency | str | Path | None = None,
+    mapping: KernelMapping | str | Path | None = None,
+    tile: TileMapping | None = None,
+    **sizes: Any,
+) -> Prediction:
+    """Return the predicted latency of one kernel call, with its interval.
+
+    Args:
+        kernel: for example "flash_attention".
+        on: a device by name or alias, or a `Gpu`.
+        implementation: a name that measured tables use; it chooses tiles and constants.
+        calibration: an efficiency, or a measured table whose rows of this device, implementation, head_dim and dtype
+            calibrate; None takes the shipped constants.
+        mapping: how the kernel is laid out, in place of the library's; `tile` replaces its tile.
+        **sizes: of the call: batch, heads, kv_heads, seq_q, seq_kv, head_dim, causal, window, dtype, kv_dtype,
+            direction.
+
+    Raises:
+        ModelError: an unknown device, kernel, implementation or size.
+
+    >>> p = predict("flash_attention", on="h100", batch=4, heads=32, seq_q=8192, seq_kv=8192, head_dim=128, causal=True)
+    >>> p.low_s < p.latency_s < p.high_s, p.tiles["skipped"]
+    (True, 258048)
+    """
+    gpu = find_gpu(on) if isinstance(on, str) else on
+    call = make_call(**sizes)
+    laid = _mapping(kernel, implementation, mapping)
+    parts = ("fwd", "bwd") if call.direction == "fwdbwd" else (call.direction,)
+    launches = [lay([call], gpu, mapping=laid, tile=tile, direction=d) for d in parts]
+    efficiencies = [
+        _efficiency(call, gpu, laid, implementation, calibration, kernel=kernel, direction=d) for d in parts
+    ]
+    results = [times(each, e) for each, e in zip(launches, efficiencies, strict=True)]
+    return _prediction(call, launches, efficiencies, results)
+
+
+def lay(
+    calls: list[Call],
+    gpu: Gpu,
+    *,
+    mapping: KernelMapping,
+    tile: TileMapping | None = None,
+    direction: str = "fwd",
+) -> Launch:
+    """Return calls of one kind laid on a GPU with the tile that the kernel takes for them."""
+    first = calls[0]
+    chosen = tile or mapping.tile(
+        head_dim=first.head_dim,
+        target=gpu.target,
+        dtype=first.dtype,
+        causal=first.causal,
+        window=first.windowed,
+        direction=direction,
+    )
+    return launch(calls, gpu, mapping=mapping, tile=chosen, direction=direction)
+
+
+def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, direction: str = "fwd") -> Key:
+    """Return what an efficiency of this call belongs to."""
+    kv = call.kv_dtype or call.dtype
+    return Key(gpu.name, gpu.target, mapping.name, implementation, call.head_dim, call.dtype, kv, direction)
+
+
+def _mapping(kernel: str, implementation: str, given: KernelMapping | str | Path | None) -> KernelMapping:
+    if given is None:
+        return find_kernel_mapping(kernel, implementation)
+    return given if isinstance(given, KernelMapping) else read_kernel_mapping(given)
+
+
+def _efficiency(
+    call: Call,
+    gpu: Gpu,
+    mapping: KernelMapping,
+    implementation: str,
+    given: Efficiency | str | Path | None,
+    *,
+    kernel: str,
+    direction: str,
+) -> Efficiency:
+    if isinstance(given, Efficiency):
+        return given
+    key = key_of(call, gpu, mapping, implementation, direction)
+    if given is None:
+        return uncalibrated(prior(key))
+    rows = calibration_rows(given, kernel=kernel, key=key)
+    launches = [lay([c], gpu, mapping=mapping, direction=direction) for c, _ in rows]
+    source = f"calibrated on {len(rows)} row(s) of {Path(given).name}"
+    return calibrate(launches, [np.array([s]) for _, s in rows], known=prior(key), source=source)
+
+
+def calibration_rows(path: str | Path, *, kernel: str, key: Key) -> list[tuple[Call, float]]:
+    """Return the (call, seconds) of a measured table that calibrate a key.
+
+    Raises:
+        DataError: the file cannot be read, or has no such row.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise DataError(f"{path}: not a text table") from None
+    wanted = {"device", "kernel", "implementation", "direction", "dtype", "head_dim", "latency_ms"}
+    missing = wanted - set(rows[0]) if rows else wanted
+    if missing:
+        raise DataError(f"{path}: expected a measured table with the columns {', '.join(sorted(missing))}")
+    found = [(call, s) for call, s in (_row(r, kernel, key) for r in rows) if call is not None]
+    if not found:
+        raise DataError(
+            f"{path}: no row of {key.implementation} on {key.device} with head_dim {key.head_dim}, {key.dtype}, "
+            f"{key.direction}"
+        )
+    return found
+
+
+def _row(row: Mapping[str, str], kernel: str, key: Key) -> tuple[Call | None, float]:
+    same = (
+        row["implementation"] == key.implementation
+        and row["kernel"].startswith(kernel)
+        and row["direction"] == key.direction
+        and float(row["head_dim"] or 0) == key.head_dim
+        and find_gpu(row["device"]).name == key.device
+    )
+    if not same:
+        return None, 0.0
+    names = [f.name for f in fields(Call)]
+    call = make_call(**{n: row[n] for n in names if row.get(n) not in (None, "")})
+    return (call if call.dtype == key.dtype else None), float(row["latency_ms"]) * 1e-3
+
+
+def _prediction(
+    call: Call, launches: list[Launch], efficiencies: list[Efficiency], results: list[Times]
+) -> Prediction:
+    latency = sum(float(t.latency_s[0]) for t in results)
+    widest = max(efficiencies, key=lambda e: e.spread)
+    low, high = interval(latency, widest)
+    main = launches[-1]
+    useful = sum(float(each.flops[0]) for each in launches)
+    parts = {
+        "launch": sum(e.launch_s for e in efficiencies),
+        "append": sum(float(t.append_s[0]) for t in results),
+        "memory": sum(float(t.memory_s[0]) for t in results),
+        "compute": sum(float(t.compute_s[0]) for t in results),
+    }
+    return Prediction(
+        latency_s=latency,
+        low_s=low,
+        high_s=high,
+        tflops=useful / latency / 1e12,
+        bound_by=_bound_by(main, parts),
+        tiles=_tiles(launches),
+        waves=float(main.blocks[0] / main.slots[0]),
+        scalar=efficiencies[-1].scalar,
+        scalar_source=widest.source,
+        roofline_s=sum(float(t.roofline_s[0]) for t in results),
+        parts_s=parts,
+        pipes_cycles=dict(main.tile_times.pipes),
+        resources=_resources(main),
+        assumptions=_assumptions(main),
+    )
+
+
+def _bound_by(laid: Launch, parts: Mapping[str, float]) -> str:
+    largest = max(parts, key=lambda name: parts[name])
+    if largest != "compute":
+        return "memory" if largest == "append" else largest
+    return "waves" if laid.blocks[0] < laid.gpu.sms else laid.tile_times.bound_by
+
+
+def _tiles(launches: list[Launch]) -> dict[str, int]:
+    def total(name: str) -> int:
+        return int(sum(float((getattr(each, name)[0] * each.copies[0]).sum()) for each in launches))
+
+    return {
+        "full": total("full"),
+        "masked": total("masked"),
+        "skipped": int(sum(x.skipped[0] for x in launches)),
+    }
+
+
+def _resources(laid: Launch) -> dict[str, Any]:
+    tile, made = laid.tile, laid.tile.resources
+    out: dict[str, Any] = {"query": tile.query, "key": tile.key, "warps": tile.warps, "stages": tile.stages}
+    if made is None:
+        return {
+            **out,
+            "blocks_per_sm": tile.blocks_per_sm,
+            "limited_by": "not compiled",
+            "source": laid.mapping.source,
+        }
+    held = occupancy(laid.gpu, made, warps=tile.warps)
+    return {
+        **out,
+        "registers": made.registers,
+        "shared_bytes": made.shared_bytes,
+        "spill_bytes": made.spill_bytes,
+        "blocks_per_sm": held.blocks,
+        "limited_by": held.limited_by,
+        "source": made.made_by,
+    }
+
+
+def _assumptions(laid: Launch) -> tuple[str, ...]:
+    out = [f"{laid.gpu.name}: {word} assumed" for word in laid.gpu.assumed]
+    if laid.mapping.chosen_on:
+        out.append(f"{laid.mapping.name}: tiles chosen after looking at {laid.mapping.chosen_on}")
+    return tuple(out)

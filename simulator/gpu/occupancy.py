@@ -1,0 +1,56 @@
+"""Thread blocks that one SM holds at a time, from registers, shared memory, warps and tensor memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mappings.gpu import KernelResources, TileMapping
+
+from ..hardware.gpu import Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """Resident blocks per SM and what allows no more of them; zero blocks means the kernel cannot be launched."""
+
+    blocks: int
+    limited_by: str
+    limits: tuple[tuple[str, int], ...]
+
+
+def occupancy(gpu: Gpu, resources: KernelResources, *, warps: int) -> Occupancy:
+    """Return the blocks that one SM holds.
+
+    Args:
+        resources: of one block, as compiled.
+        warps: of one block.
+
+    Source: CUDA occupancy calculator: registers go to a warp in units of 256, warps in fours (one a scheduler),
+        and every block takes 1 KiB of shared memory for the system.
+
+    >>> from ..hardware.gpu import find_gpu
+    >>> made = KernelResources(registers=250, shared_bytes=48 * 1024, made_by="table 2.1")
+    >>> occupancy(find_gpu("a100"), made, warps=4)
+    Occupancy(blocks=2, limited_by='registers', limits=(('warps', 16), ('blocks', 32), ('registers', 2), ('shared', 3)))
+    """
+    limits = {"warps": gpu.max_warps // warps, "blocks": gpu.max_blocks}
+    if resources.registers:
+        per_warp = math.ceil(resources.registers * 32 / gpu.register_granule) * gpu.register_granule
+        warps_fit = int(gpu.registers_per_sm // per_warp) // 4 * 4
+        limits["registers"] = warps_fit // warps
+    if resources.shared_bytes:
+        fits = resources.shared_bytes <= gpu.shared_bytes_per_block
+        taken = resources.shared_bytes + gpu.shared_reserved_bytes
+        limits["shared"] = int(gpu.shared_bytes_per_sm // taken) if fits else 0
+    if gpu.tensor_memory_columns and resources.tensor_memory_columns:
+        limits["tensor_memory"] = gpu.tensor_memory_columns // resources.tensor_memory_columns
+    limited_by = min(limits, key=lambda name: limits[name])
+    return Occupancy(limits[limited_by], limited_by, tuple(limits.items()))
+
+
+def blocks_per_sm(gpu: Gpu, tile: TileMapping) -> int:
+    """Return the blocks of a tile mapping that one SM holds: compiled resources where known, else the file's word."""
+    if tile.resources is None:
+        return tile.blocks_per_sm
+    return max(1, occupancy(gpu, tile.resources, warps=tile.warps).blocks)
