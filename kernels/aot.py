@@ -179,7 +179,8 @@ def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Bui
     """Yield the shipped builds of the named kernels, or of all, for a target."""
     number = target_number(target)
     for entry in registry.entries() if kernels is None else map(registry.find, kernels):
-        yield from registry.load(entry.builds)(number)
+        if entry.builds:
+            yield from registry.load(entry.builds)(number)
 
 
 def compile_shipped(

@@ -37,3 +37,47 @@ def flash_attention() -> Iterator[Case]:
         "bf16", odd, {"causal": True, "window": 17, "soft_cap": 3.0}, extras=("slopes", "bias", "sink")
     )
     yield Case("fp32", odd, {"scale": 0.03})
+
+
+def unfused_attention() -> Iterator[Case]:
+    """Yield the checks of the unfused baselines."""
+    for passes in (3, 2):
+        for dtype in ("fp32", "bf16"):
+            yield Case(dtype, _sizes(2, 37, 53, 32), {"passes": passes})
+        yield Case("fp32", _sizes(2, 53, 20, 40, kv_heads=1), {"passes": passes, "causal": True})
+
+
+def linear_attention() -> Iterator[Case]:
+    """Yield the checks of chunked linear attention."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _sizes(2, 53, 53, 32))
+    yield Case("fp32", _sizes(3, 40, 40, 40))
+    yield Case("fp32", _sizes(2, 53, 53, 32, positive=True), {"normalise": True})
+    yield Case("bf16", _sizes(1, 33, 33, 128, batch=2))
+
+
+def linear_attention_gradients() -> Iterator[Case]:
+    """Yield the checks of the gradients of chunked linear attention."""
+    yield Case("fp32", _sizes(2, 53, 53, 32), extras=("grad",))
+    yield Case("fp32", _sizes(1, 19, 19, 40, batch=2), extras=("grad",))
+
+
+def neighborhood_attention() -> Iterator[Case]:
+    """Yield the checks of neighborhood attention."""
+
+    def on(*layout: int, heads: int = 1, head_dim: int = 16, batch: int = 1) -> dict[str, Any]:
+        return {"layout": layout, "heads": heads, "head_dim": head_dim, "batch": batch}
+
+    yield Case("fp32", on(53, heads=2, batch=2), {"window": (9,)})
+    yield Case("fp32", on(53), {"window": (8,), "stride": (4,)})
+    yield Case("fp32", on(50), {"window": (9,), "stride": (3,), "causal": (True,)})
+    yield Case("fp32", on(53), {"window": (5,), "dilation": (4,), "stride": (2,)})
+    yield Case("bf16", on(9, 13, head_dim=32), {"window": (5, 6)})
+    yield Case("fp32", on(9, 13), {"window": (4, 7), "stride": (2, 3), "causal": (False, True)})
+    yield Case("fp32", on(10, 13), {"window": (3, 4), "dilation": (2, 3), "q_tile": (2, 8), "k_tile": (4, 4)})
+    # Window, stride and tiles fit: no visited tile needs a mask.
+    yield Case("fp32", on(16, 16), {"window": (8, 8), "stride": (8, 8), "q_tile": (4, 4), "k_tile": (4, 4)})
+    yield Case("fp32", on(5, 6, 7), {"window": (3, 3, 3), "q_tile": (2, 2, 4), "k_tile": (2, 4, 2)})
+    yield Case(
+        "fp16", on(4, 6, 7), {"window": (3, 5, 4), "stride": (1, 2, 4), "causal": (True, False, False)}
+    )

@@ -23,7 +23,7 @@ def attention(
 ) -> dict[str, torch.Tensor]:
     """Return q, k, v [batch, heads, sequence, head_dim] of unit variance, and the named extras.
 
-    Extras: "slopes" as ALiBi sets them, "bias" for distances up to 5, "sink".
+    Extras: "slopes" as ALiBi sets them, "bias" for distances up to 5, "sink", and "grad", the gradient of the result.
     """
     generator = torch.Generator().manual_seed(seed)
     kv_heads = kv_heads or heads
@@ -40,5 +40,38 @@ def attention(
         "slopes": lambda: 2.0 ** -(8.0 / heads * torch.arange(1, heads + 1)),
         "bias": lambda: normal(heads, 11).float(),
         "sink": lambda: normal(heads).float(),
+        "grad": lambda: normal(batch, heads, seq_q, head_dim),
     }
     return tensors | {name: makers[name]() for name in extras}
+
+
+def linear(*, positive: bool = False, **sizes: object) -> dict[str, torch.Tensor]:
+    """Return the inputs of `attention`, of deviation head_dim ** -0.5 for q and k, and decay rates as retention's.
+
+    Args:
+        positive: q and k above 0, as a positive feature map makes them.
+    """
+    tensors = attention(**sizes)  # type: ignore[arg-type]
+    head_dim, heads = tensors["q"].shape[-1], tensors["q"].shape[1]
+    for name in ("q", "k"):
+        t = tensors[name] * head_dim**-0.5
+        tensors[name] = t.abs() if positive else t
+    # RetNet's rates: 1 - 2^(-5 - head) remains of the state after a token.
+    tensors["decay"] = -torch.log1p(-(2.0 ** -(5.0 + torch.arange(heads))))
+    return tensors
+
+
+def neighborhood(
+    *,
+    layout: tuple[int, ...],
+    heads: int,
+    head_dim: int,
+    dtype: str = "fp32",
+    batch: int = 1,
+    seed: int = 0,
+    **_: object,
+) -> dict[str, torch.Tensor]:
+    """Return q, k, v [batch, heads, *layout, head_dim] of unit variance."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, heads, *layout, head_dim)
+    return {name: torch.randn(shape, generator=generator).to(DTYPES[dtype]) for name in ("q", "k", "v")}

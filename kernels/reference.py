@@ -87,3 +87,79 @@ def attention(
         seen = torch.cat([seen, torch.ones_like(extra, dtype=torch.bool)], -1)
     weights, lse = softmax_of(scores, seen)
     return weights[..., :seq_kv] @ v, lse
+
+
+def unfused_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, passes: int = 3, causal: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention; the number of passes does not change the mathematics."""
+    del passes
+    return attention(q, k, v, causal=causal)
+
+
+def decayed(seq: int, decay: torch.Tensor) -> torch.Tensor:
+    """Return exp(-decay * (p - m)) where m <= p and 0 elsewhere, [heads, p, m]."""
+    distance = -distances(seq, seq).to(decay.dtype)
+    return torch.where(distance >= 0, torch.exp(-decay[:, None, None] * distance.clamp_min(0)), 0.0)
+
+
+def linear_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, decay: torch.Tensor, normalise: bool = False
+) -> tuple[torch.Tensor]:
+    """Return linear attention with decay as one weighted product over all pairs."""
+    weights = (q @ k.transpose(-1, -2)) * decayed(q.shape[2], decay)
+    out = weights @ v
+    return (out / weights.sum(-1, keepdim=True) if normalise else out,)
+
+
+def linear_attention_gradients(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grad: torch.Tensor, decay: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Return the gradients for q, k, v by automatic differentiation of the reference."""
+    leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+    (out,) = linear_attention(*leaves, decay=decay)
+    return torch.autograd.grad(out, leaves, grad)
+
+
+def neighborhood_axis(length: int, *, window: int, stride: int, dilation: int, causal: bool) -> torch.Tensor:
+    """Return which keys each query of one axis sees, [length, length] bool, by the rule of NATTEN, pair by pair."""
+    seen = torch.zeros(length, length, dtype=torch.bool)
+    for p in range(length):
+        residue, i = p % dilation, p // dilation
+        n = -(-(length - residue) // dilation)
+        if causal:
+            leader = min(i // stride * stride + stride - 1, n - 1)
+            neighbors = range(max(leader - window + 1, 0), i + 1)
+        else:
+            leader = min(i // stride * stride + stride // 2, n - 1)
+            left, right = window // 2, window // 2 + window % 2 - 1
+            start = max(leader - left, 0) + (n - right - leader - 1 if leader + right >= n else 0)
+            neighbors = range(start, start + window)
+        for j in neighbors:
+            seen[p, j * dilation + residue] = True
+    return seen
+
+
+def neighborhood_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    window: tuple[int, ...],
+    stride: tuple[int, ...] | None = None,
+    dilation: tuple[int, ...] | None = None,
+    causal: tuple[bool, ...] | None = None,
+    **tiling: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return neighborhood attention under its materialised mask; the tiling does not change the mathematics."""
+    del tiling
+    layout, rank = q.shape[2:-1], len(window)
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    options = zip(
+        layout, window, stride or (1,) * rank, dilation or (1,) * rank, causal or (False,) * rank, strict=True
+    )
+    for length, w, s, d, c in options:
+        mask = torch.kron(mask, neighborhood_axis(length, window=w, stride=s, dilation=d, causal=c))
+    flat = [t.reshape(*t.shape[:2], -1, t.shape[-1]) for t in (q, k, v)]
+    out, lse = attention(*flat, mask=mask)
+    return out.reshape(q.shape), lse.reshape(q.shape[:-1])

@@ -44,8 +44,8 @@ class KernelEntry:
         reference: the same mathematics on materialised tensors.
         inputs: makes the tensors of a case.
         cases: the checks of this kernel.
-        builds: yields the shipped specialisations for a compute capability.
         outputs: names of what launcher and reference return.
+        builds: yields the shipped specialisations for a compute capability; empty where another entry's serve.
     """
 
     name: str
@@ -56,8 +56,8 @@ class KernelEntry:
     reference: str
     inputs: str
     cases: str
-    builds: str
     outputs: tuple[str, ...]
+    builds: str = ""
 
 
 _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
@@ -74,6 +74,53 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 cases="cases:flash_attention",
                 builds="attention:builds",
+                outputs=("AV", "LSE"),
+            ),
+            KernelEntry(
+                name="unfused_attention",
+                cascade="attention_3pass",
+                summary="attention with its scores in memory, in three passes or two: what a pass costs",
+                source="FuseMax (MICRO 2024), cascades 3 and 4",
+                launcher="unfused:unfused_attention",
+                reference="reference:unfused_attention",
+                inputs="inputs:attention",
+                cases="cases:unfused_attention",
+                builds="unfused:builds",
+                outputs=("AV", "LSE"),
+            ),
+            KernelEntry(
+                name="linear_attention",
+                cascade="linear_chunked",
+                summary="chunked linear attention with decay and optional normaliser (Lightning-2, retention)",
+                source="Qin et al., Lightning Attention-2 (2024); Sun et al., RetNet (2023)",
+                launcher="linear:linear_attention",
+                reference="reference:linear_attention",
+                inputs="inputs:linear",
+                cases="cases:linear_attention",
+                builds="linear:builds",
+                outputs=("NV",),
+            ),
+            KernelEntry(
+                name="linear_attention_gradients",
+                cascade="linear_chunked",
+                summary="gradients of linear_attention: the same kernel, roles exchanged, time reversed",
+                source="Qin et al., Lightning Attention-2 (2024), backward pass",
+                launcher="linear:linear_attention_gradients",
+                reference="reference:linear_attention_gradients",
+                inputs="inputs:linear",
+                cases="cases:linear_attention_gradients",
+                outputs=("DQ", "DK", "DV"),
+            ),
+            KernelEntry(
+                name="neighborhood_attention",
+                cascade="gna_2d",
+                summary="generalized neighborhood attention in 1 to 3 dimensions, tokens permuted into tiles",
+                source="Hassani et al., Generalized Neighborhood Attention (arXiv 2504.16922); NATTEN's window rule",
+                launcher="neighborhood:neighborhood_attention",
+                reference="reference:neighborhood_attention",
+                inputs="inputs:neighborhood",
+                cases="cases:neighborhood_attention",
+                builds="neighborhood:builds",
                 outputs=("AV", "LSE"),
             ),
         )

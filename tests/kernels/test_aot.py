@@ -61,7 +61,9 @@ def test_the_stored_table_is_complete_and_free_of_spills():
         for b in aot.builds(target):
             t = b.tile
             key = (b.kernel, b.variant, target, b.dtype, b.head_dim, t.block_m, t.block_n, t.warps, t.stages)
-            assert tuple(map(str, key)) in keys, f"not stored: {key}; run cascade kernels compile --target all --write"
+            assert tuple(map(str, key)) in keys, (
+                f"not stored: {key}; run cascade kernels compile --target all --write"
+            )
     assert stored["source"].str.contains("triton").all()
     assert (stored["stack_bytes"] == 0).all()
 

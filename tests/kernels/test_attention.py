@@ -23,7 +23,9 @@ def tensors(*shapes, seed=0):
 def test_reference_is_torch_s_attention():
     q, k, v = (t.double() for t in tensors((2, 4, 9, 8), (2, 2, 9, 8), (2, 2, 9, 8)))
     ours = reference.attention(q, k, v, causal=True)[0]
-    assert torch.allclose(ours, scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), atol=1e-12)
+    assert torch.allclose(
+        ours, scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), atol=1e-12
+    )
 
 
 @settings(max_examples=25, deadline=None)

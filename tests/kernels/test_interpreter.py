@@ -36,4 +36,6 @@ def test_bfloat16_conversion_is_torch_s():
     number = ~np.isnan(values)
     assert (ours == theirs)[number].all()
     assert np.isnan(interpreter.widen_bfloat16(ours[~number])).all()
-    assert (interpreter.widen_bfloat16(ours) == torch.from_numpy(theirs).view(torch.bfloat16).float().numpy())[number].all()
+    assert (
+        interpreter.widen_bfloat16(ours) == torch.from_numpy(theirs).view(torch.bfloat16).float().numpy()
+    )[number].all()

@@ -1,0 +1,179 @@
+"""Causal linear attention with exponential decay, chunked: a product inside each chunk, a carried state between.
+
+Tied to `linear_chunked`. Its gradients are the same operator with the roles of the tensors exchanged and, for keys and
+values, with time reversed, so that one kernel is forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import triton
+import triton.language as tl
+
+from einsum_cascade.errors import KernelError
+
+from . import tiles
+from .aot import POINTER, WORD_BYTES, Build
+from .attention import checked_shapes, precision
+from .interpreter import interpreted_on_cpu
+
+
+@triton.jit
+def linear_chunks(q_ptr, k_ptr, v_ptr, decay_ptr, out_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row,
+                  v_batch, v_head, v_row, heads, seq,
+                  HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_V: tl.constexpr,
+                  CHUNK: tl.constexpr, REVERSE: tl.constexpr, NORMALISE: tl.constexpr,
+                  PRECISION: tl.constexpr):  # fmt: skip
+    """All chunks of one head, for one block of value columns; the state stays in registers."""
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    head = (tl.program_id(1) % heads).to(tl.int64)
+    q_ptr += batch * q_batch + head * q_head
+    k_ptr += batch * k_batch + head * k_head
+    v_ptr += batch * v_batch + head * v_head
+    out_ptr += tl.program_id(1).to(tl.int64) * seq * VALUE_DIM
+    # Natural decay rate per token, in base 2.
+    rate = tl.load(decay_ptr + head).to(tl.float32) * 1.4426950408889634
+
+    step = tl.arange(0, CHUNK)
+    dims = tl.arange(0, BLOCK_D)
+    columns = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
+    distance = (step[:, None] - step[None, :]).to(tl.float32)
+    # The masked half would overflow for a large rate: its distance is set to 0 before the exponential.
+    inside = tl.where(distance >= 0, tl.exp2(-rate * tl.maximum(distance, 0.0)), 0.0)
+    since_start = tl.exp2(-rate * (step + 1).to(tl.float32))
+    until_end = tl.exp2(-rate * (CHUNK - 1 - step).to(tl.float32))
+    whole = tl.exp2(-rate * CHUNK)
+
+    state = tl.zeros([BLOCK_D, BLOCK_V], tl.float32)
+    key_sum = tl.zeros([BLOCK_D], tl.float32)
+    for start in range(0, seq, CHUNK):
+        order = start + step
+        tokens = seq - 1 - order if REVERSE else order
+        there = order < seq
+        row_mask = there[:, None] & (dims[None, :] < HEAD_DIM)
+        value_mask = there[:, None] & (columns[None, :] < VALUE_DIM)
+        q = tl.load(q_ptr + tokens[:, None] * q_row + dims[None, :], mask=row_mask, other=0.0)
+        k = tl.load(k_ptr + tokens[:, None] * k_row + dims[None, :], mask=row_mask, other=0.0)
+        v = tl.load(v_ptr + tokens[:, None] * v_row + columns[None, :], mask=value_mask, other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * inside
+        out = tl.dot(scores.to(v.dtype), v, input_precision=PRECISION)
+        carried = tl.dot(q, state.to(q.dtype), input_precision=PRECISION)
+        out += carried * since_start[:, None]
+        if NORMALISE:
+            across = tl.sum(q.to(tl.float32) * key_sum[None, :], 1) * since_start
+            out = out / (tl.sum(scores, 1) + across)[:, None]
+            key_sum = key_sum * whole + tl.sum(k.to(tl.float32) * until_end[:, None], 0)
+        late = (k.to(tl.float32) * until_end[:, None]).to(k.dtype)
+        state = state * whole + tl.dot(tl.trans(late), v, input_precision=PRECISION)
+        o_ptrs = out_ptr + tokens[:, None] * VALUE_DIM + columns[None, :]
+        tl.store(o_ptrs, out.to(out_ptr.dtype.element_ty), mask=value_mask)
+
+
+def _run(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    decay: torch.Tensor,
+    *,
+    reverse: bool,
+    normalise: bool,
+    tile: tiles.Tile | None,
+    empty: Callable[..., torch.Tensor],
+) -> torch.Tensor:
+    batch, heads, seq, head_dim = q.shape
+    value_dim = v.shape[-1]
+    tile = tile or tiles.choose("linear_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
+    out = empty((batch, heads, seq, value_dim), dtype=q.dtype, device=q.device)
+    linear_chunks[(triton.cdiv(value_dim, tile.block_n), batch * heads)](
+        q, k, v, decay, out, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, seq,
+        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), VALUE_DIM=value_dim,
+        BLOCK_V=tile.block_n, CHUNK=tile.block_m, REVERSE=reverse, NORMALISE=normalise,
+        PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    return out
+
+
+@interpreted_on_cpu
+def linear_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    decay: torch.Tensor,
+    normalise: bool = False,
+    tile: tiles.Tile | None = None,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> tuple[torch.Tensor]:
+    """Return the sum over m <= p of exp(-decay * (p - m)) (q_p . k_m) v_m, in time linear in the sequence.
+
+    Args:
+        q: [batch, heads, sequence, head_dim].
+        k: like q.
+        v: like q.
+        decay: [heads] float32, natural rate per token, 0 or more; 0 is plain linear attention.
+        normalise: divide by the sum of the weights; they must be positive, as with a positive feature map.
+        tile: block_m is the chunk, block_n the block of value columns.
+        empty: makes the output; the checker passes one that fills it with NaN.
+    """
+    batch, heads, seq, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
+    if kv_heads != heads or seq_kv != seq or decay.shape != (heads,):
+        raise KernelError(
+            f"expected k, v like q {list(q.shape)} and decay [{heads}], found {list(k.shape)} and {list(decay.shape)}"
+        )
+    return (_run(q, k, v, decay, reverse=False, normalise=normalise, tile=tile, empty=empty),)
+
+
+@interpreted_on_cpu
+def linear_attention_gradients(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    grad: torch.Tensor,
+    decay: torch.Tensor,
+    tile: tiles.Tile | None = None,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients for q, k and v of `linear_attention` without normaliser.
+
+    Args:
+        grad: gradient of the result, like q.
+
+    The other arguments are those of `linear_attention`.
+    """
+    checked_shapes(q, k, v)
+
+    def run(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, reverse: bool) -> torch.Tensor:
+        return _run(a, b, c, decay, reverse=reverse, normalise=False, tile=tile, empty=empty)
+
+    return run(grad, v, k, False), run(v, grad, q, True), run(k, q, grad, True)
+
+
+def builds(target: int) -> Iterator[Build]:
+    """Yield the shipped specialisations for a compute capability: forward, normalised, reversed (gradients)."""
+    for head_dim in (64, 128):
+        tile = tiles.pick("linear_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target)
+        pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER["bf16"]) | {
+            "decay_ptr": "*fp32"
+        }
+        strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
+        for variant in ("forward", "normalised", "reversed"):
+            constants = {
+                "HEAD_DIM": head_dim, "BLOCK_D": head_dim, "VALUE_DIM": head_dim, "BLOCK_V": tile.block_n,
+                "CHUNK": tile.block_m, "REVERSE": variant == "reversed", "NORMALISE": variant == "normalised",
+                "PRECISION": "tf32",
+            }  # fmt: skip
+            yield Build(
+                "linear_attention",
+                variant,
+                head_dim,
+                "bf16",
+                tile,
+                linear_chunks,
+                pointers,
+                (),
+                strides,
+                constants,
+            )

@@ -1,0 +1,352 @@
+"""Generalized neighborhood attention in one, two and three dimensions: tokens permuted into multi-dimensional tiles.
+
+Tied to `gna_1d` and `gna_2d`. Every axis has a window, a stride and a dilation, and may be causal. A query tile visits
+exactly the box of key tiles that its windows touch. Where every pair of every visited tile is visible, the kernel is
+built without a mask. The window rule is NATTEN's: non-causal windows are shifted at the edges, never cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch.nn.functional import pad
+
+from einsum_cascade.errors import KernelError
+
+from . import tiles
+from .aot import POINTER, WORD_BYTES, Build
+from .attention import LOG2E, precision
+from .interpreter import interpreted_on_cpu
+
+AXES = 3
+
+
+@triton.jit
+def _window(index, length, window, stride, CAUSAL: tl.constexpr):
+    """First and one-past-last key of a query on one axis of one dilation class."""
+    if CAUSAL:
+        leader = tl.minimum(index // stride * stride + stride - 1, length - 1)
+        first = tl.maximum(leader - window + 1, 0)
+        last = index + 1
+    else:
+        leader = tl.minimum(index // stride * stride + stride // 2, length - 1)
+        first = tl.minimum(tl.maximum(leader - window // 2, 0), tl.maximum(length - window, 0))
+        last = first + window
+    return first, last
+
+
+@triton.jit
+def _key_tiles(tile, length, window, stride, Q: tl.constexpr, K: tl.constexpr, CAUSAL: tl.constexpr):
+    """First key tile and number of key tiles that a tile of queries visits on one axis."""
+    first, _ = _window(tile * Q, length, window, stride, CAUSAL)
+    _, last = _window(tl.minimum(tile * Q + Q - 1, length - 1), length, window, stride, CAUSAL)
+    count = (last + K - 1) // K - first // K
+    # A tile that is all padding visits nothing.
+    return first // K, tl.where(tile * Q < length, count, 0)
+
+
+@triton.jit
+def _seen(q_index, k_index, length, window, stride, CAUSAL: tl.constexpr):
+    first, last = _window(q_index, length, window, stride, CAUSAL)
+    return (k_index[None, :] >= first[:, None]) & (k_index[None, :] < tl.minimum(last, length)[:, None])
+
+
+@triton.jit
+def neighborhood_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, length_z, length_y, length_x,
+                         window_z, window_y, window_x, stride_z, stride_y, stride_x,
+                         dilation_z, dilation_y, dilation_x, q_tiles_z, q_tiles_y, q_tiles_x,
+                         k_tiles_z, k_tiles_y, k_tiles_x,
+                         QZ: tl.constexpr, QY: tl.constexpr, QX: tl.constexpr,
+                         KZ: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr,
+                         CAUSAL_Z: tl.constexpr, CAUSAL_Y: tl.constexpr, CAUSAL_X: tl.constexpr,
+                         HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr,
+                         PRECISION: tl.constexpr):  # fmt: skip
+    """One tile of queries of one head and dilation class, against the box of key tiles that it touches.
+
+    Tensors are permuted: [batch * heads, classes, tiles, tokens of a tile, head_dim].
+    """
+    QUERIES: tl.constexpr = QZ * QY * QX
+    KEYS: tl.constexpr = KZ * KY * KX
+    q_tiles = q_tiles_z * q_tiles_y * q_tiles_x
+    k_tiles = k_tiles_z * k_tiles_y * k_tiles_x
+    residue = tl.program_id(0) // q_tiles
+    tile = tl.program_id(0) % q_tiles
+    tile_x = tile % q_tiles_x
+    tile_y = tile // q_tiles_x % q_tiles_y
+    tile_z = tile // (q_tiles_x * q_tiles_y)
+    # A residue class of a dilated axis is a problem of its own; the first classes may be one token longer.
+    n_x = (length_x - residue % dilation_x + dilation_x - 1) // dilation_x
+    n_y = (length_y - residue // dilation_x % dilation_y + dilation_y - 1) // dilation_y
+    n_z = (length_z - residue // (dilation_x * dilation_y) + dilation_z - 1) // dilation_z
+    first_x, count_x = _key_tiles(tile_x, n_x, window_x, stride_x, QX, KX, CAUSAL_X)
+    first_y, count_y = _key_tiles(tile_y, n_y, window_y, stride_y, QY, KY, CAUSAL_Y)
+    first_z, count_z = _key_tiles(tile_z, n_z, window_z, stride_z, QZ, KZ, CAUSAL_Z)
+
+    classes = dilation_z * dilation_y * dilation_x
+    problem = tl.program_id(1).to(tl.int64) * classes + residue
+    q_token = tl.arange(0, QUERIES)
+    k_token = tl.arange(0, KEYS)
+    dims = tl.arange(0, BLOCK_D)
+    q_x = tile_x * QX + q_token % QX
+    q_y = tile_y * QY + q_token // QX % QY
+    q_z = tile_z * QZ + q_token // (QX * QY)
+    rows = (problem * q_tiles + tile) * QUERIES + q_token
+    row_mask = dims[None, :] < HEAD_DIM
+    q = tl.load(q_ptr + rows[:, None] * HEAD_DIM + dims[None, :], mask=row_mask, other=0.0)
+
+    acc = tl.zeros([QUERIES, BLOCK_D], tl.float32)
+    row_max = tl.full([QUERIES], float("-inf"), tl.float32)
+    row_sum = tl.zeros([QUERIES], tl.float32)
+    for step in range(0, count_z * count_y * count_x):
+        key_x = first_x + step % count_x
+        key_y = first_y + step // count_x % count_y
+        key_z = first_z + step // (count_x * count_y)
+        key_tile = (key_z * k_tiles_y + key_y) * k_tiles_x + key_x
+        # Permuted keys of a tile are consecutive: one dense load, whatever the dimensions of the tile.
+        keys = (problem * k_tiles + key_tile) * KEYS + k_token
+        k = tl.load(
+            k_ptr + keys[None, :] * HEAD_DIM + dims[:, None], mask=dims[:, None] < HEAD_DIM, other=0.0
+        )
+        scores = tl.dot(q, k, input_precision=PRECISION)
+        if MASKED:
+            seen = _seen(q_x, key_x * KX + k_token % KX, n_x, window_x, stride_x, CAUSAL_X)
+            seen = seen & _seen(q_y, key_y * KY + k_token // KX % KY, n_y, window_y, stride_y, CAUSAL_Y)
+            seen = seen & _seen(q_z, key_z * KZ + k_token // (KX * KY), n_z, window_z, stride_z, CAUSAL_Z)
+            scores = tl.where(seen, scores, float("-inf"))
+        new_max = tl.maximum(row_max, tl.max(scores, 1) * scale)
+        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max) if MASKED else new_max
+        weights = tl.exp2(scores * scale - finite_max[:, None])
+        shrink = tl.exp2(row_max - finite_max)
+        row_sum = row_sum * shrink + tl.sum(weights, 1)
+        row_max = new_max
+        v = tl.load(v_ptr + keys[:, None] * HEAD_DIM + dims[None, :], mask=row_mask, other=0.0)
+        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+
+    empty = row_sum == 0.0
+    safe_sum = tl.where(empty, 1.0, row_sum)
+    out = acc / safe_sum[:, None]
+    tl.store(
+        out_ptr + rows[:, None] * HEAD_DIM + dims[None, :], out.to(out_ptr.dtype.element_ty), mask=row_mask
+    )
+    lse = tl.where(empty, float("-inf"), (row_max + tl.log2(safe_sum)) * 0.6931471805599453)
+    tl.store(lse_ptr + rows, lse)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of a layout, its neighborhood, and how it is tiled."""
+
+    length: int
+    window: int
+    stride: int = 1
+    dilation: int = 1
+    causal: bool = False
+    q_tile: int = 1
+    k_tile: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.window:
+            raise KernelError(f"stride={self.stride}: expected 1 to the window, {self.window}")
+        if self.window < 1 or self.dilation < 1 or self.window * self.dilation > self.length:
+            raise KernelError(
+                f"window={self.window}, dilation={self.dilation}: their product must be 1 to the length, {self.length}"
+            )
+
+    @property
+    def longest_class(self) -> int:
+        """Tokens of the longest dilation class."""
+        return -(-self.length // self.dilation)
+
+    def tiles(self, size: int) -> int:
+        """Tiles of a size that hold the longest dilation class."""
+        return -(-self.longest_class // size)
+
+    def dense(self) -> bool:
+        """Tell whether every pair of every visited tile is visible, in every dilation class.
+
+        Query padding does not matter; key padding counts as invisible.
+        """
+        return all(self._dense_class(-(-(self.length - g) // self.dilation)) for g in range(self.dilation))
+
+    def _dense_class(self, n: int) -> bool:
+        index = torch.arange(n)
+        if self.causal:
+            first = (
+                (index // self.stride * self.stride + self.stride - 1).clamp_max(n - 1) - self.window + 1
+            ).clamp_min(0)
+            last = index + 1
+        else:
+            leader = (index // self.stride * self.stride + self.stride // 2).clamp_max(n - 1)
+            first = (leader - self.window // 2).clamp(0, max(n - self.window, 0))
+            last = first + self.window
+        tile = index // self.q_tile
+        starts = first[index % self.q_tile == 0][tile]
+        ends = last[((tile + 1) * self.q_tile - 1).clamp_max(n - 1)]
+        low = starts // self.k_tile * self.k_tile
+        high = -(-ends // self.k_tile) * self.k_tile
+        return bool(((first <= low) & (last.clamp_max(n) >= high)).all())
+
+
+def permute(tokens: torch.Tensor, axes: Sequence[Axis], shape: Sequence[int]) -> torch.Tensor:
+    """Return tokens in tiles: [batch * heads, classes, tiles, tokens of a tile, head_dim], padded with zeros.
+
+    Args:
+        tokens: [batch, heads, z, y, x, head_dim].
+        shape: the tile, one size an axis.
+    """
+    batch, heads, *_, dim = tokens.shape
+    sizes = [a.tiles(s) * s * a.dilation for a, s in zip(axes, shape, strict=True)]
+    padding = [
+        p for a, size in zip(reversed(axes), reversed(sizes), strict=True) for p in (0, size - a.length)
+    ]
+    tokens = pad(tokens, (0, 0, *padding))
+    split = [n for a, s in zip(axes, shape, strict=True) for n in (a.tiles(s), s, a.dilation)]
+    tokens = tokens.reshape(batch * heads, *split, dim)
+    # Axes are now (tile, token, class) three times: classes first, then tiles, then tokens.
+    order = [0, 3, 6, 9, 1, 4, 7, 2, 5, 8, 10]
+    count = math.prod(a.tiles(s) for a, s in zip(axes, shape, strict=True))
+    return tokens.permute(order).reshape(batch * heads, -1, count, math.prod(shape), dim)
+
+
+def unpermute(
+    tokens: torch.Tensor, axes: Sequence[Axis], shape: Sequence[int], *, batch: int
+) -> torch.Tensor:
+    """Return permuted tokens as [batch, heads, z, y, x, head_dim] without their padding."""
+    dim = tokens.shape[-1]
+    split = [a.dilation for a in axes] + [a.tiles(s) for a, s in zip(axes, shape, strict=True)] + list(shape)
+    tokens = tokens.reshape(tokens.shape[0], *split, dim).permute(0, 4, 7, 1, 5, 8, 2, 6, 9, 3, 10)
+    sizes = [a.tiles(s) * s * a.dilation for a, s in zip(axes, shape, strict=True)]
+    whole = tokens.reshape(batch, -1, *sizes, dim)
+    return whole[:, :, : axes[0].length, : axes[1].length, : axes[2].length]
+
+
+@interpreted_on_cpu
+def neighborhood_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    window: Sequence[int],
+    stride: Sequence[int] | None = None,
+    dilation: Sequence[int] | None = None,
+    causal: Sequence[bool] | None = None,
+    q_tile: Sequence[int] | None = None,
+    k_tile: Sequence[int] | None = None,
+    tile: tiles.Tile | None = None,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return generalized neighborhood attention and the log-sum-exp of each query.
+
+    Args:
+        q: [batch, heads, *layout, head_dim] with a layout of one to three axes.
+        k: like q.
+        v: like q.
+        window: keys a query sees on each axis.
+        stride: queries that share a window on each axis; 1 where not given.
+        dilation: distance between the keys of a window on each axis; 1 where not given.
+        causal: which axes are causal; none where not given.
+        q_tile: tokens of a query tile on each axis, their product a power of two from 16; chosen where not given.
+        k_tile: the same for keys.
+        tile: warps and stages, and the sizes of chosen tiles.
+        empty: makes outputs; the checker passes one that fills them with NaN.
+
+    Returns:
+        Output like q, and [batch, heads, *layout] float32.
+
+    Raises:
+        KernelError: shapes, windows or tiles that are not legal.
+    """
+    rank = q.ndim - 3
+    if not 1 <= rank <= AXES or k.shape != q.shape or v.shape != q.shape or not len(window) == rank:
+        raise KernelError(
+            f"expected q, k, v [batch, heads, 1 to 3 axes, head_dim] and as many windows, found {list(q.shape)}, "
+            f"{list(k.shape)}, {list(v.shape)} and {len(window)}"
+        )
+    tile = tile or tiles.choose(
+        "neighborhood_attention", head_dim=q.shape[-1], dtype=q.dtype, device=q.device
+    )
+    layout = tuple(q.shape[2:-1])
+    axes = _axes(
+        layout, window, stride or (1,) * rank, dilation or (1,) * rank, causal or (False,) * rank,
+        q_tile or spread(tile.block_m, layout), k_tile or spread(tile.block_n, layout),
+    )  # fmt: skip
+    out, lse = _launch(q, k, v, axes, tile, empty)
+    return out.reshape(q.shape), lse.reshape(q.shape[:-1])
+
+
+def spread(tokens: int, layout: Sequence[int]) -> tuple[int, ...]:
+    """Return a tile of that many tokens (a power of two), as near to a cube as powers of two are.
+
+    >>> spread(128, (48, 80)), spread(64, (30, 48, 80))
+    ((8, 16), (4, 4, 4))
+    """
+    bits, rank = tokens.bit_length() - 1, len(layout)
+    return tuple(2 ** ((bits + i) // rank) for i in range(rank))
+
+
+def _axes(layout: Sequence[int], *columns: Sequence[int | bool]) -> list[Axis]:
+    """Return three axes; a layout of fewer gets leading axes of length 1."""
+    if any(len(c) != len(layout) for c in columns):
+        raise KernelError(f"expected {len(layout)} numbers for every option, one an axis of {tuple(layout)}")
+    axes = [Axis(1, 1)] * (AXES - len(layout)) + [Axis(*row) for row in zip(layout, *columns, strict=True)]
+    for name in ("q_tile", "k_tile"):
+        size = math.prod(getattr(a, name) for a in axes)
+        if size < 16 or size & (size - 1):
+            raise KernelError(f"{name}: expected a product that is a power of two from 16, found {size}")
+    return axes
+
+
+def _launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    axes: list[Axis],
+    tile: tiles.Tile,
+    empty: Callable[..., torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, heads, head_dim = q.shape[0], q.shape[1], q.shape[-1]
+    boxed = (batch, heads, *(a.length for a in axes), head_dim)
+    q_shape, k_shape = [a.q_tile for a in axes], [a.k_tile for a in axes]
+    queries = permute(q.reshape(boxed), axes, q_shape).contiguous()
+    keys, values = (permute(t.reshape(boxed), axes, k_shape).contiguous() for t in (k, v))
+    out = empty(tuple(queries.shape), dtype=q.dtype, device=q.device)
+    lse = empty((*queries.shape[:-1], 1), dtype=torch.float32, device=q.device)
+    numbers = [getattr(a, name) for name in ("length", "window", "stride", "dilation") for a in axes]
+    neighborhood_forward[(queries.shape[1] * queries.shape[2], batch * heads)](
+        queries, keys, values, out, lse, head_dim**-0.5 * LOG2E, *numbers,
+        *(a.tiles(a.q_tile) for a in axes), *(a.tiles(a.k_tile) for a in axes),
+        **dict(zip(("QZ", "QY", "QX", "KZ", "KY", "KX"), (*q_shape, *k_shape), strict=True)),
+        **{f"CAUSAL_{n}": a.causal for n, a in zip("ZYX", axes, strict=True)},
+        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
+        MASKED=not all(a.dense() for a in axes), PRECISION=precision(q.dtype),
+        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    return unpermute(out, axes, q_shape, batch=batch), unpermute(lse, axes, q_shape, batch=batch)
+
+
+def builds(target: int) -> Iterator[Build]:
+    """Yield the shipped specialisations for a compute capability: one to three axes, masked and mask-free."""
+    for head_dim in (64, 128):
+        tile = tiles.pick(
+            "neighborhood_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target
+        )
+        pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER["bf16"]) | {
+            "lse_ptr": "*fp32"
+        }
+        for rank, masked in ((1, True), (2, True), (3, True), (3, False)):
+            sides = {}
+            for side, tokens in (("Q", tile.block_m), ("K", tile.block_n)):
+                shape = (1,) * (AXES - rank) + spread(tokens, (1,) * rank)
+                sides |= {f"{side}{axis}": n for axis, n in zip("ZYX", shape, strict=True)}
+            constants = sides | {
+                "CAUSAL_Z": False, "CAUSAL_Y": False, "CAUSAL_X": False, "HEAD_DIM": head_dim, "BLOCK_D": head_dim,
+                "MASKED": masked, "PRECISION": "tf32",
+            }  # fmt: skip
+            variant = f"{rank}-D" if masked else f"{rank}-D mask-free"
+            yield Build("neighborhood_attention", variant, head_dim, "bf16", tile, neighborhood_forward, pointers,
+                        ("scale",), (), constants)  # fmt: skip

@@ -1,0 +1,222 @@
+"""Attention in three and in two passes over the keys, scores in memory: the baselines that show what a pass costs.
+
+Tied to `attention_3pass` (maximum; denominator; division and second product) and `attention_2pass` (the division comes
+after the second product, so that denominator and numerator share a pass). Scores are kept in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from . import tiles
+from .aot import POINTER, WORD_BYTES, Build
+from .attention import LOG2E, checked_shapes, precision
+from .interpreter import interpreted_on_cpu
+
+
+@triton.jit
+def score_product(q_ptr, k_ptr, s_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row, heads, group, seq_q, seq_kv,
+                  scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+                  BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """One tile of scaled scores, in base 2; a masked score is -inf."""
+    batch = (tl.program_id(2) // heads).to(tl.int64)
+    head = (tl.program_id(2) % heads).to(tl.int64)
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, BLOCK_D)
+    q_ptrs = q_ptr + batch * q_batch + head * q_head + rows[:, None] * q_row + dims[None, :]
+    k_ptrs = k_ptr + batch * k_batch + head // group * k_head + cols[None, :] * k_row + dims[:, None]
+    q = tl.load(q_ptrs, mask=(rows[:, None] < seq_q) & (dims[None, :] < HEAD_DIM), other=0.0)
+    k = tl.load(k_ptrs, mask=(cols[None, :] < seq_kv) & (dims[:, None] < HEAD_DIM), other=0.0)
+    scores = tl.dot(q, k, input_precision=PRECISION) * scale
+    if CAUSAL:
+        scores = tl.where(cols[None, :] <= rows[:, None] + seq_kv - seq_q, scores, float("-inf"))
+    s_ptrs = s_ptr + (tl.program_id(2).to(tl.int64) * seq_q + rows[:, None]) * seq_kv + cols[None, :]
+    tl.store(s_ptrs, scores, mask=(rows[:, None] < seq_q) & (cols[None, :] < seq_kv))
+
+
+@triton.jit
+def _row_maximum(s_ptrs, seq_kv, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """First pass: the largest score of each row, 0 for a row that sees no key."""
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    for start in range(0, seq_kv, BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        top = tl.maximum(
+            top, tl.max(tl.load(s_ptrs + cols[None, :], mask=cols[None, :] < seq_kv, other=float("-inf")), 1)
+        )
+    return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
+def softmax_rows(s_ptr, a_ptr, lse_ptr, rows_total, seq_kv, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The three sweeps of a softmax: maximum, denominator, division."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside = rows < rows_total
+    # Rows beyond the end read the last row and write nothing.
+    s_ptrs = s_ptr + tl.minimum(rows, rows_total - 1)[:, None] * seq_kv
+    top = _row_maximum(s_ptrs, seq_kv, BLOCK_M, BLOCK_N)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    for start in range(0, seq_kv, BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        scores = tl.load(s_ptrs + cols[None, :], mask=cols[None, :] < seq_kv, other=float("-inf"))
+        total += tl.sum(tl.exp2(scores - top[:, None]), 1)
+    safe = tl.where(total == 0.0, 1.0, total)
+    for start in range(0, seq_kv, BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        seen = cols[None, :] < seq_kv
+        scores = tl.load(s_ptrs + cols[None, :], mask=seen, other=float("-inf"))
+        weights = tl.exp2(scores - top[:, None]) / safe[:, None]
+        a_ptrs = a_ptr + rows[:, None] * seq_kv + cols[None, :]
+        tl.store(a_ptrs, weights.to(a_ptr.dtype.element_ty), mask=inside[:, None] & seen)
+    lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(safe)) * 0.6931471805599453)
+    tl.store(lse_ptr + rows, lse, mask=inside)
+
+
+@triton.jit
+def weighted_values(a_ptr, v_ptr, out_ptr, lse_ptr, v_batch, v_head, v_row, heads, group, seq_q, seq_kv,
+                    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                    DEFERRED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Second product. DEFERRED: `a` holds scores, and this pass takes the exponentials and divides at the end."""
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    head = (tl.program_id(1) % heads).to(tl.int64)
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    dims = tl.arange(0, BLOCK_D)
+    flat = tl.program_id(1).to(tl.int64) * seq_q + rows
+    last = tl.program_id(1).to(tl.int64) * seq_q + seq_q - 1
+    a_ptrs = a_ptr + tl.minimum(flat, last)[:, None] * seq_kv
+    v_ptr += batch * v_batch + head // group * v_head
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    top = total
+    if DEFERRED:
+        top = _row_maximum(a_ptrs, seq_kv, BLOCK_M, BLOCK_N)
+    for start in range(0, seq_kv, BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        seen = cols < seq_kv
+        v_mask = seen[:, None] & (dims[None, :] < HEAD_DIM)
+        v = tl.load(v_ptr + cols[:, None] * v_row + dims[None, :], mask=v_mask, other=0.0)
+        if DEFERRED:
+            weights = tl.exp2(
+                tl.load(a_ptrs + cols[None, :], mask=seen[None, :], other=float("-inf")) - top[:, None]
+            )
+            total += tl.sum(weights, 1)
+        else:
+            weights = tl.load(a_ptrs + cols[None, :], mask=seen[None, :], other=0.0)
+        acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=PRECISION)
+    if DEFERRED:
+        safe = tl.where(total == 0.0, 1.0, total)
+        acc = acc / safe[:, None]
+        lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(safe)) * 0.6931471805599453)
+        tl.store(lse_ptr + flat, lse, mask=rows < seq_q)
+    o_ptrs = out_ptr + flat[:, None] * HEAD_DIM + dims[None, :]
+    tl.store(
+        o_ptrs, acc.to(out_ptr.dtype.element_ty), mask=(rows[:, None] < seq_q) & (dims[None, :] < HEAD_DIM)
+    )
+
+
+@interpreted_on_cpu
+def unfused_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    passes: int = 3,
+    causal: bool = False,
+    tile: tiles.Tile | None = None,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention and its log-sum-exp, with the scores in memory.
+
+    Args:
+        q: [batch, heads, seq_q, head_dim].
+        k: [batch, kv_heads, seq_kv, head_dim].
+        v: like k.
+        passes: 3 divides before the second product, 2 after it.
+        causal: a query sees no key after itself; the last query stands on the last key.
+        tile: shape, warps and stages; the shipped choice for the device where not given.
+        empty: makes outputs and scratch; the checker passes one that fills them with NaN.
+    """
+    batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
+    tile = tile or tiles.choose("unfused_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
+    scores = empty((batch, heads, seq_q, seq_kv), dtype=torch.float32, device=q.device)
+    out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
+    lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
+    shape: dict[str, Any] = {
+        "HEAD_DIM": head_dim, "BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n, "PRECISION": precision(q.dtype), "num_warps": tile.warps,
+        "num_stages": tile.stages, "enable_fp_fusion": True,
+    }  # fmt: skip
+    row_tiles, key_tiles = triton.cdiv(seq_q, tile.block_m), triton.cdiv(seq_kv, tile.block_n)
+    scale = head_dim**-0.5 * LOG2E
+    score_product[(row_tiles, key_tiles, batch * heads)](
+        q, k, scores, *q.stride()[:3], *k.stride()[:3], heads, heads // kv_heads, seq_q, seq_kv, scale, CAUSAL=causal,
+        **shape,
+    )  # fmt: skip
+    weights = scores
+    if passes == 3:
+        weights = empty(scores.shape, dtype=q.dtype, device=q.device)
+        rows = batch * heads * seq_q
+        softmax_rows[(triton.cdiv(rows, tile.block_m),)](
+            scores, weights, lse, rows, seq_kv, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.warps,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+    weighted_values[(row_tiles, batch * heads)](
+        weights,
+        v,
+        out,
+        lse,
+        *v.stride()[:3],
+        heads,
+        heads // kv_heads,
+        seq_q,
+        seq_kv,
+        DEFERRED=passes == 2,
+        **shape,
+    )
+    return out, lse
+
+
+def builds(target: int) -> Iterator[Build]:
+    """Yield the shipped specialisations for a compute capability: every kernel of both forms."""
+    for head_dim in (64, 128):
+        tile = tiles.pick(
+            "unfused_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target
+        )
+        word = POINTER["bf16"]
+        shape = {
+            "HEAD_DIM": head_dim, "BLOCK_D": head_dim, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+            "PRECISION": "tf32",
+        }  # fmt: skip
+        blocks = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
+        strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
+        whole: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
+            "product": (score_product, {"q_ptr": word, "k_ptr": word, "s_ptr": "*fp32"}, shape | {"CAUSAL": False}),
+            "softmax": (softmax_rows, {"s_ptr": "*fp32", "a_ptr": word, "lse_ptr": "*fp32"}, blocks),
+            "values": (
+                weighted_values, {"a_ptr": word, "v_ptr": word, "out_ptr": word, "lse_ptr": "*fp32"},
+                shape | {"DEFERRED": False},
+            ),
+            "exponentials and values": (
+                weighted_values, {"a_ptr": "*fp32", "v_ptr": word, "out_ptr": word, "lse_ptr": "*fp32"},
+                shape | {"DEFERRED": True},
+            ),
+        }  # fmt: skip
+        for variant, (function, pointers, constants) in whole.items():
+            aligned = tuple(n for n in (*strides, "seq_kv") if n in function.arg_names)
+            yield Build(
+                "unfused_attention",
+                variant,
+                head_dim,
+                "bf16",
+                tile,
+                function,
+                pointers,
+                ("scale",),
+                aligned,
+                constants,
+            )
