@@ -16,7 +16,7 @@ from mappings.binding import SpatialMapping
 from mappings.expression import call_of, evaluate_expression, evaluate_node
 
 from ..hardware.model import Array, Memory, SpatialChip
-from .access import sizes_within, tile_words
+from .access import count, sizes_within, tile_words
 from .lowering import Extents, lower, variable_names
 from .nest import Count, Nest
 from .work import greatest
@@ -49,7 +49,7 @@ def extents(
     out = Extents(known, parts, variable, batch)
     for part, memory in fits:
         out = _fitted(out, part, memory, cascade, chip, mapping)
-    return out
+    return _searched(out, cascade, chip, mapping)
 
 
 def _splits(
@@ -91,10 +91,11 @@ def _state_parts(
         whole = owner[part]
         if whole not in known:
             known[whole] = _product(known, parts[whole], whole, where)
-        memory = call_of(text, "fit")
+        memory = call_of(text, "fit") or call_of(text, "search")
         if memory is not None:
             _known_memory(memory, chip, f"{where}: sizes.{part}")
-            fits.append((part, memory))
+            if call_of(text, "fit"):
+                fits.append((part, memory))
             known[part] = 1
         else:
             known[part] = _size(text, known, chip, f"{where}: sizes.{part}")
@@ -229,6 +230,37 @@ def _fitted(
     best = int(fitting[-1])
     sizes = {**found.sizes, part: best, rest: int(candidates[-1]) // best}
     return Extents(sizes, found.parts, found.variable, found.batch)
+
+
+def _searched(found: Extents, cascade: Cascade, chip: SpatialChip, mapping: SpatialMapping) -> Extents:
+    """Return the extents with the parts that are to be searched set to what fits and moves least through DRAM."""
+    parts = [p for p, text in mapping.nest.sizes.items() if call_of(text, "search")]
+    if not parts:
+        return found
+    memories = {str(call_of(mapping.nest.sizes[p], "search")) for p in parts}
+    owner = {p: whole for whole, ps in found.parts.items() for p in ps}
+    rest = {p: next(r for r in found.parts[owner[p]] if r not in mapping.nest.sizes) for p in parts}
+    axes = [np.array(divisors(found.sizes[p] * found.sizes[rest[p]]), dtype=np.int64) for p in parts]
+    grid = [g.ravel() for g in np.meshgrid(*axes, indexing="ij")]
+    sizes = dict(found.sizes)
+    for part, values in zip(parts, grid, strict=True):
+        sizes[part], sizes[rest[part]] = values, found.sizes[part] * found.sizes[rest[part]] // values
+    nests = lower(cascade, Extents(sizes, found.parts, found.variable, found.batch), chip, mapping)
+    legal = np.ones(len(grid[0]), dtype=bool)
+    for memory in memories:
+        held = occupancy_words(nests, memory, chip, mapping) * chip.word_bytes
+        legal &= np.broadcast_to(held <= chip.memories[memory].capacity_bytes, legal.shape)
+    if not legal.any():
+        raise MappingError(
+            f"{mapping.name or 'mapping'}: no tile fits {', '.join(sorted(memories))} of {chip.name}: "
+            f"not even {', '.join(f'{p} = 1' for p in parts)}"
+        )
+    traffic = sum(
+        (u.reads + u.updates + u.fills) * 1.0 for n in nests for u in count(n) if u.memory == chip.outermost
+    )
+    best = int(np.argmin(np.where(legal, traffic, np.inf)))
+    chosen = {k: int(v[best]) if isinstance(v, np.ndarray) else v for k, v in sizes.items()}
+    return Extents(chosen, found.parts, found.variable, found.batch)
 
 
 def occupancy_words(nests: Sequence[Nest], memory: str, chip: SpatialChip, mapping: SpatialMapping) -> Count:
