@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einsum_cascade.terminal import Json, emit_json, guarded, table
+from einsum_cascade.terminal import Json, emit_json, guarded, note, table
+
+if TYPE_CHECKING:
+    from .gna_choice import GnaTuning
 
 PerAxis = "Numbers per axis, such as 30,48,80; one number holds for every axis."
 
@@ -55,6 +58,50 @@ def gna(
         table(found.title, ["quantity", "value", "meaning"], found.rows())
 
 
+@guarded
+def gna_tune(
+    layout: Annotated[str, typer.Option(help="Tokens per axis, outermost first; one to three axes.")],
+    window: Annotated[str, typer.Option(help="Keys a query sees. " + PerAxis)],
+    on: Annotated[str, typer.Option(help="The GPU: h100, b200, a100, ... (cascade list hardware).")],
+    heads: Annotated[int, typer.Option(help="Query heads.")] = 24,
+    head_dim: Annotated[int, typer.Option(help="Elements of a head.")] = 128,
+    batch: Annotated[int, typer.Option(help="Sequences.")] = 1,
+    stride: Annotated[str, typer.Option(help="Rank the tile pairs of this stride only. " + PerAxis)] = "",
+    dilation: Annotated[str, typer.Option(help="Step between the keys of a window. " + PerAxis)] = "1",
+    causal: Annotated[
+        str, typer.Option(help="1 for an axis on which nothing behind the query is seen.")
+    ] = "0",
+    backend: Annotated[str, typer.Option(help="The kernel; NATTEN's choice if left out.")] = "",
+    top: Annotated[int, typer.Option(help="How many choices to return; 0 for all.")] = 20,
+    json: Json = False,
+) -> None:
+    """Rank every stride and tile pair of a neighbourhood-attention kernel by predicted time."""
+    from .gna_tune import tune_gna
+
+    given = {"layout": layout, "window": window, "dilation": dilation, "causal": causal}
+    asked: dict[str, Any] = {name: numbers(name, text) for name, text in given.items()}
+    sizes = {"heads": heads, "head_dim": head_dim, "batch": batch}
+    only = numbers("stride", stride) if stride else None
+    found = tune_gna(**asked, **sizes, on=on, stride=only, backend=backend or None, top=top or None)
+    if json:
+        emit_json(found.as_dict())
+    else:
+        print_tuning(found)
+
+
+def print_tuning(found: GnaTuning) -> None:
+    """Print a ranking for people: the choices, the stride advice, then what it rests on."""
+    table(found.title, list(found.choice_columns()), found.choice_rows())
+    table(
+        "smallest stride that needs no mask",
+        ["tiles Q / KV", "exact", "NATTEN's fast path"],
+        found.advice_rows(),
+    )
+    for line in found.notes():
+        note(line)
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands of this room on the front door."""
     app.command("gna")(gna)
+    app.command("gna-tune")(gna_tune)

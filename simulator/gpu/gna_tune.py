@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+
+from einsum_cascade.errors import MappingError
 
 from ..hardware.gpu import Gpu, find_gpu
 from .gna import Flags, GridCounts, Numbers, grid_counts, make_axes
 from .gna_axis import Axis, AxisCounts, Bools, Ints, axis_trips, count_axis
 from .gna_backends import Backend, Constants, TilePair, constants, find_backend, tile_pairs
+from .gna_choice import Choice, GnaTuning, StrideAdvice
 from .gna_time import (
     Floats,
     check_copies,
@@ -24,9 +27,6 @@ from .gna_time import (
     step_s,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _AT_ONCE = 1 << 20  # Q tiles x strides scheduled at a time
 _ASSUMPTIONS = (
     "a step costs its tensor operations at a fitted rate; other head dimensions and tile sizes scale with them",
@@ -34,102 +34,6 @@ _ASSUMPTIONS = (
     "16-bit elements; forward pass",
 )
 _BOUND = "tiles go to the SM that is free first: steps are the lower bound of such schedules"
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One stride and tile pair with its prediction.
-
-    Attributes:
-        rank: from 1, fastest first; of equal times the smallest stride, then the largest tiles.
-        latency_s: kernel and token permutation.
-        kernel_s: the kernel alone.
-        permute_s: token permutation alone.
-        speedup: dense attention in the same kernel / latency.
-        tile_speedup: the exact tile bound.
-        flop_speedup: the FLOP bound.
-        steps: KV-tile steps of the busiest SM.
-        visited: tile pairs of one head.
-        fully_block_sparse: no visited tile needs a mask.
-        natten_fast_path: NATTEN's kernel leaves the mask out.
-    """
-
-    rank: int
-    stride: tuple[int, ...]
-    q_tile: tuple[int, ...]
-    kv_tile: tuple[int, ...]
-    latency_s: float
-    kernel_s: float
-    permute_s: float
-    speedup: float
-    tile_speedup: float
-    flop_speedup: float
-    steps: int
-    visited: int
-    fully_block_sparse: bool
-    natten_fast_path: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StrideAdvice:
-    """The smallest strides of a tile pair that need no mask, axis by axis; None where there is none.
-
-    Attributes:
-        exact: smallest stride with which no visited tile needs a mask.
-        natten: smallest stride on which NATTEN's kernels take their mask-free path.
-    """
-
-    q_tile: tuple[int, ...]
-    kv_tile: tuple[int, ...]
-    exact: tuple[int, ...] | None
-    natten: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class GnaTuning:
-    """Every legal stride x tile pair of a kernel, ranked.
-
-    Attributes:
-        title: the problem in one line.
-        device: the GPU.
-        backend: the kernel.
-        settings: how many stride x tile pairs were ranked.
-        choices: the first of them.
-        advice: stride advice per tile pair.
-        dense_s: dense attention in the same kernel with the fastest tile pair.
-        baseline_s: dense attention in cuDNN, or None where it was not measured on this GPU.
-        constants: what the steps were priced with.
-        assumptions: what the prediction takes for granted.
-    """
-
-    title: str
-    device: str
-    backend: str
-    settings: int
-    choices: tuple[Choice, ...]
-    advice: tuple[StrideAdvice, ...]
-    dense_s: float
-    baseline_s: float | None
-    constants: Constants
-    assumptions: tuple[str, ...]
-
-    def table(self) -> pd.DataFrame:
-        """Return the ranked choices as a table."""
-        import pandas as pd
-
-        return pd.DataFrame([_plain(choice) for choice in self.choices])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything by name."""
-        return {
-            **_plain(self),
-            "choices": [_plain(choice) for choice in self.choices],
-            "advice": [_plain(advice) for advice in self.advice],
-            "constants": _plain(self.constants),
-        }
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self.title}</p>{self.table().to_html(index=False)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +103,11 @@ def tune_gna(
     given: dict[str, Any] = {"layout": layout, "window": window, "dilation": dilation, "causal": causal}
     plain = make_axes(**given, stride=1 if stride is None else stride, q_tile=1, kv_tile=1)
     strides = tuple(np.arange(1, a.window + 1) if stride is None else np.array([a.stride]) for a in plain)
+    if top is not None and top < 1:
+        raise MappingError(f"top: {top} is too small, expected at least 1")
     launch = _Launch(kernel, gpu, constants(kernel, gpu), check_copies(heads, batch), head_dim, strides)
     ranked = _rank(tile_pairs(kernel, gpu, axes=len(plain), head_dim=head_dim), plain, launch)
-    choices = _choices(ranked, strides, top)
+    choices = _choices(ranked, launch, top)
     best = next(
         r for r in ranked if (r.pair.q_tile, r.pair.kv_tile) == (choices[0].q_tile, choices[0].kv_tile)
     )
@@ -283,7 +189,7 @@ def _steps(axes: Sequence[Axis], grid: GridCounts, launch: _Launch) -> Ints:
     return dealt_steps(distinct, sms=sms, copies=copies)[np.ix_(*place)]
 
 
-def _choices(ranked: Sequence[_Ranked], strides: Sequence[Ints], top: int | None) -> tuple[Choice, ...]:
+def _choices(ranked: Sequence[_Ranked], launch: _Launch, top: int | None) -> tuple[Choice, ...]:
     """Return the first choices: fastest, then the smallest stride, the largest tiles, the order of the list."""
     latency = np.concatenate([(r.kernel_s + r.permute_s).ravel() for r in ranked])
     sizes = np.array([r.kernel_s.size for r in ranked])
@@ -294,26 +200,27 @@ def _choices(ranked: Sequence[_Ranked], strides: Sequence[Ints], top: int | None
     near = np.flatnonzero(latency <= cut)
     which = np.searchsorted(np.cumsum(sizes), near, side="right")
     inside = near - (np.cumsum(sizes) - sizes)[which]
-    at = np.unravel_index(inside, [s.size for s in strides])
-    chosen = np.stack([s[i] for s, i in zip(strides, at, strict=True)])
+    at = np.unravel_index(inside, [s.size for s in launch.strides])
+    chosen = np.stack([s[i] for s, i in zip(launch.strides, at, strict=True)])
     work = np.array([prod(r.pair.tokens) for r in ranked])[which]
     order = np.lexsort((which, -work, *chosen, chosen.prod(axis=0), latency[near]))[:wanted]
     return tuple(
-        _choice(rank, ranked[which[i]], tuple(int(a[i]) for a in at), tuple(int(s) for s in chosen[:, i]))
+        _choice(rank, ranked[which[i]], tuple(int(a[i]) for a in at), launch)
         for rank, i in enumerate(order, start=1)
     )
 
 
-def _choice(rank: int, of: _Ranked, at: tuple[int, ...], stride: tuple[int, ...]) -> Choice:
+def _choice(rank: int, of: _Ranked, at: tuple[int, ...], launch: _Launch) -> Choice:
     def count(name: str) -> int:
         return prod(int(getattr(c, name)[i]) for c, i in zip(of.counts, at, strict=True))
 
     tokens, visited = prod(a.length for a in of.axes), count("visited")
     q, kv = of.pair.tokens
     kernel_s = float(of.kernel_s[at])
+    dense, fast = count("dense") == visited, count("fast") == visited
     return Choice(
         rank=rank,
-        stride=stride,
+        stride=tuple(int(s[i]) for s, i in zip(launch.strides, at, strict=True)),
         q_tile=of.pair.q_tile,
         kv_tile=of.pair.kv_tile,
         latency_s=kernel_s + of.permute_s,
@@ -324,8 +231,9 @@ def _choice(rank: int, of: _Ranked, at: tuple[int, ...], stride: tuple[int, ...]
         flop_speedup=tokens**2 / count("pairs"),
         steps=int(of.steps[at]),
         visited=visited,
-        fully_block_sparse=count("dense") == visited,
-        natten_fast_path=count("fast") == visited,
+        fully_block_sparse=dense,
+        natten_fast_path=fast,
+        mask_free=fast if launch.kernel.masks_launch else dense,
     )
 
 
@@ -366,7 +274,3 @@ def _title(axes: Sequence[Axis], launch: _Launch, heads: int, batch: int) -> str
         f"GNA {layout} window {window} on {launch.gpu.name} with {launch.kernel.name}, "
         f"batch {batch}, {heads} heads of {launch.head_dim}"
     )
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__slots__}
