@@ -227,9 +227,9 @@ def _together(space: Space, task: Task, pending: _Pending, workers: Workers) -> 
                 pending.learn(batch)
                 yield batch
     except workers.lost as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
         raise DataError(
-            f"the workers are lost ({type(error).__name__}: {error}); what they had finished is saved, "
-            "and the same command goes on from there"
+            f"{workers.name} is lost ({reason}); what it had finished is saved, and the same command goes on from there"
         ) from None
     finally:
         for future in running:

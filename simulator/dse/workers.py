@@ -20,11 +20,13 @@ class Workers:
         executor: any `concurrent.futures.Executor`.
         width: batches that run at the same time.
         lost: errors that speak of the workers, not of the points.
+        name: for people.
     """
 
     executor: Executor
     width: int
     lost: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError)
+    name: str = "the executor"
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ def processes(count: int) -> Iterator[Workers]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
     try:
-        yield Workers(pool, count)
+        yield Workers(pool, count, name="the pool of worker processes")
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
