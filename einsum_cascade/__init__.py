@@ -16,7 +16,7 @@ from .errors import CascadeError, HardwareError, KernelError, MappingError, Mode
 if TYPE_CHECKING:
     from . import zoo
     from .analysis.bounds import bounds
-    from .analysis.passes import passes
+    from .analysis.passes import all_passes, passes
     from .cascade import Cascade
     from .evaluator import evaluate, random_inputs, same_result
     from .parser import load, parse
@@ -35,6 +35,7 @@ _FACE = {
     "random_inputs": "evaluator",
     "same_result": "evaluator",
     "passes": "analysis.passes",
+    "all_passes": "analysis.passes",
     "bounds": "analysis.bounds",
     "reduce_passes": "rewrite.reduce",
     "from_torch": "torch_trace",
@@ -49,6 +50,7 @@ __all__ = [
     "KernelError",
     "MappingError",
     "ModelError",
+    "all_passes",
     "bounds",
     "evaluate",
     "foreign_neighbours",
