@@ -37,6 +37,7 @@ class Launch:
     """
 
     gpu: Gpu
+    head_dim: int
     dtype: str
     mapping: KernelMapping
     tile: TileMapping
@@ -113,6 +114,7 @@ def launch(
     )
     return Launch(
         gpu,
+        first.head_dim,
         first.dtype,
         mapping,
         tile,

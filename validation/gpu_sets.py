@@ -1,0 +1,149 @@
+"""Measured attention rows -> launches on their devices, calibrations, predictions; roofline treated the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from einsum_cascade.errors import HardwareError
+from mappings.gpu import KernelMapping, find_kernel_mapping
+from simulator.gpu.calibration import Prior, calibrate, prior
+from simulator.gpu.call import Call, make_call
+from simulator.gpu.efficiency import Efficiency, Times, times
+from simulator.gpu.launch import Launch
+from simulator.gpu.model import key_of, lay
+from simulator.hardware.gpu import Gpu, find_gpu
+
+Floats = NDArray[np.float64]
+
+KERNEL = "flash_attention"
+# Rows of one set share their calibrated constants; the window and the mask do not belong to the key.
+CONSTANTS = ["device", "implementation", "head_dim", "dtype"]
+SET = [*CONSTANTS, "window"]
+
+_FASTER_THAN_POSSIBLE = 0.95  # of the time that the useful operations take at the device's peak rate
+_OTHER_CACHE_TRUST = 0.25  # of a calibration row whose cached keys have another type: the kernel differs
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows that one launch describes: same device, implementation, head_dim, types, and the same tile."""
+
+    rows: pd.Index
+    launch: Launch
+    measured_s: Floats
+    kv_dtype: str
+
+
+def attention_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the forward attention rows that can be predicted, and how many rows each rule left out."""
+    left_out: dict[str, int] = {}
+    rows = table
+
+    def keep(good: pd.Series, why: str) -> None:
+        nonlocal rows
+        if (~good).any():
+            left_out[why] = int((~good).sum())
+        rows = rows[good]
+
+    keep(rows["kernel"].str.startswith(KERNEL), "not an attention kernel that is modelled")
+    keep(rows["direction"] == "fwd", "not a forward pass")
+    keep(rows["head_dim"].notna(), "no head_dim")
+    known = {d: _known(d) for d in rows["device"].unique()}
+    keep(rows["device"].map(known).astype(bool), "device unknown")
+    keep(~_impossible(rows), "faster than the device's peak rate allows")
+    return rows, left_out
+
+
+def _known(device: str) -> bool:
+    try:
+        find_gpu(device)
+    except HardwareError:
+        return False
+    return True
+
+
+def _impossible(rows: pd.DataFrame) -> pd.Series:
+    least = [
+        _FASTER_THAN_POSSIBLE * call.flops() / find_gpu(device).peak_flops(call.dtype)
+        for device, call in zip(rows["device"], calls_of(rows), strict=True)
+    ]
+    return rows["latency_ms"] * 1e-3 < pd.Series(least, index=rows.index)
+
+
+def calls_of(rows: pd.DataFrame) -> list[Call]:
+    """Return the calls that rows of a measured table describe."""
+    names = [
+        "batch",
+        "heads",
+        "seq_q",
+        "seq_kv",
+        "head_dim",
+        "causal",
+        "dtype",
+        "window",
+        "kv_heads",
+        "kv_dtype",
+    ]
+    columns = [rows[n].tolist() for n in names]
+    return [make_call(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+
+
+def parts_of(rows: pd.DataFrame) -> Iterator[Part]:
+    """Yield the rows of one set of constants as launches, one a tile."""
+    device, implementation = rows["device"].iloc[0], rows["implementation"].iloc[0]
+    gpu, mapping = find_gpu(device), find_kernel_mapping(KERNEL, implementation)
+    calls = pd.Series(calls_of(rows), index=rows.index)
+    like = [(c.kv_dtype, bool(c.window), c.causal) for c in calls]
+    for (kv_dtype, _, _), group in calls.groupby(pd.MultiIndex.from_tuples(like), sort=False):
+        laid = lay(list(group), gpu, mapping=mapping)
+        yield Part(group.index, laid, rows.loc[group.index, "latency_ms"].to_numpy(float) * 1e-3, kv_dtype)
+
+
+def known_of(part: Part, implementation: str, *, without_device: bool = True) -> Prior:
+    """Return what the shipped table says of a part, by default without the entries of its own device."""
+    gpu, mapping = part.launch.gpu, part.launch.mapping
+    return prior(_key(part, gpu, mapping, implementation), without_device=without_device)
+
+
+def _key(part: Part, gpu: Gpu, mapping: KernelMapping, implementation: str):  # type: ignore[no-untyped-def]
+    call = Call(1, 1, 1, 1, part.launch.head_dim, dtype=part.launch.dtype, kv_dtype=part.kv_dtype)
+    return key_of(call, gpu, mapping, implementation)
+
+
+def calibrated(part: Part, by: Sequence[Part], *, implementation: str, source: str) -> Efficiency:
+    """Return a part's efficiency after the calibration rows `by` of its set of constants."""
+    trust = [1.0 if b.kv_dtype == part.kv_dtype else _OTHER_CACHE_TRUST for b in by]
+    return calibrate(
+        [b.launch for b in by],
+        [b.measured_s for b in by],
+        known=known_of(part, implementation),
+        source=source,
+        weights=trust,
+    )
+
+
+def roofline_calibrated(by: Iterable[tuple[Floats, Floats]]) -> tuple[float, float]:
+    """Return (scale, fixed seconds) of a roofline calibrated on the same (roofline, measured) rows.
+
+    One row gives the scale alone; more give both, by least squares on log errors over a grid of fixed costs.
+    """
+    pairs = list(by)
+    roof, true = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+    if len(true) == 1:
+        return float(true[0] / roof[0]), 0.0
+    fixed = np.linspace(0.0, 0.95 * float(true.min()), 96)
+    logs = np.log((true[None, :] - fixed[:, None]) / roof[None, :])
+    scale = np.exp(logs.mean(axis=1))
+    errors = (np.log((fixed[:, None] + scale[:, None] * roof[None, :]) / true[None, :]) ** 2).sum(axis=1)
+    best = int(errors.argmin())
+    return float(scale[best]), float(fixed[best])
+
+
+def predicted(part: Part, efficiency: Efficiency) -> Times:
+    """Return the predicted seconds of a part's rows."""
+    return times(part.launch, efficiency)
