@@ -152,7 +152,10 @@ def _value(node: Expr, leaves: Mapping[str, Any]) -> Any:
 
 
 def magnitudes(values: Sequence[Any]) -> Any:
-    """Return the values as an array of numbers in SI units, or of texts where one of them is a plain word.
+    """Return the values as an array of numbers in SI units, or of texts where they are plain words.
+
+    Raises:
+        DataError: some are numbers and some are not.
 
     >>> magnitudes([64, 128]), magnitudes(["4 KiB", "1 MiB"]), magnitudes(["flat", "fusemax"]).dtype
     (array([ 64, 128]), array([   4096., 1048576.]), dtype('O'))
@@ -160,6 +163,10 @@ def magnitudes(values: Sequence[Any]) -> Any:
     if all(isinstance(v, (bool, int, float)) for v in values):
         return np.array(values)
     numbers = [magnitude(v) for v in values]
+    if any(n is not None for n in numbers) and None in numbers:
+        raise DataError(
+            f"{values[numbers.index(None)]!r} is not a number or quantity, as others of its axis are"
+        )
     if None in numbers:
         return np.array([str(v) for v in values], dtype=object)
     return np.array(numbers, dtype=float)

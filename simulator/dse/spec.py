@@ -11,7 +11,7 @@ from einsum_cascade.errors import DataError, ModelError, nearest
 from mappings.reader import read_yaml
 
 from .space import Derived, Range, Space
-from .subjects import Subject, subject_of
+from .subjects import Subject, check_axes, subject_of
 
 _SPACE = ("axes", "where", "derive", "samples", "seed")
 _OBJECTIVES = ("minimize", "maximize")
@@ -62,10 +62,12 @@ def _spec(document: Mapping[str, Any]) -> Spec:
     if not isinstance(axes, Mapping):
         found = "missing field 'axes'" if axes is None else f"axes: found {axes!r}"
         raise DataError(f"{found}; expected 'NAME: [values]' pairs, for example hardware.N: [64, 128]")
+    derived = _derived(document.get("derive"))
+    check_axes(subject, [*map(str, axes), *derived])
     space = Space(
         {str(name): _axis(str(name), values) for name, values in axes.items()},
         where=document.get("where") or (),
-        derived=_derived(document.get("derive")),
+        derived=derived,
         samples=document.get("samples"),
         seed=_whole("seed", document.get("seed", 0)),
     )

@@ -12,7 +12,6 @@ from typing import Any
 from einsum_cascade.errors import DataError, nearest
 
 from .batch import Evaluate
-from .formulas import magnitude
 from .provenance import fingerprint, model_version
 from .space import Point, Range, Space
 from .store import canonical
@@ -84,8 +83,8 @@ def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Eval
     for name in subject.inputs:
         if name not in inputs and name not in space.names:
             raise DataError(f"missing field '{name}'; {subject.name} needs {', '.join(subject.inputs)}")
+    check_axes(subject, space.names)
     for axis in space.names:
-        _check_axis(subject, axis)
         if axis in inputs:
             raise DataError(f"'{axis}' is both a field and an axis; give it once")
     module = importlib.import_module(subject.module, __package__)
@@ -97,24 +96,29 @@ def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Eval
     return evaluate
 
 
-def _check_axis(subject: Subject, axis: str) -> None:
-    root, dot, field = axis.partition(".")
-    if axis in subject.legal or (dot and field and root in subject.roots):
-        return
-    legal = [*subject.legal, *(f"{r}.{field or 'FIELD'}" for r in subject.roots)]
-    raise DataError(f"axes: unknown axis '{axis}'; {nearest(axis, legal)}")
+def check_axes(subject: Subject, names: Iterable[str]) -> None:
+    """Refuse an axis that is no input of the subject and stands below none.
+
+    Raises:
+        DataError: with the nearest legal name.
+    """
+    for axis in names:
+        root, dot, field = axis.partition(".")
+        if axis not in subject.legal and not (dot and field and root in subject.roots):
+            legal = [*subject.legal, *(f"{r}.{field or 'FIELD'}" for r in subject.roots)]
+            raise DataError(f"axes: unknown axis '{axis}'; {nearest(axis, legal)}")
 
 
-# Values of an axis beyond these are not tried out before the sweep begins; they speak for themselves in the table.
-_TRIED = 64
+# Values of an axis beyond these are not tried before the sweep begins; they speak for themselves in the table.
+_TRIED = 32
 
 
 def _neighbours(space: Space, first: Point) -> Iterable[Point]:
-    """Yield points that differ from the first in one axis, so that a misspelt quantity is found at once."""
+    """Yield points that differ from the first in one axis, so that a misspelt value is found at once."""
     for name, values in space.axes.items():
         if not isinstance(values, Range):
-            for value in values[1 : _TRIED + 1]:
-                if isinstance(value, str) and magnitude(value) is None:
+            for value in values[: _TRIED + 1]:
+                if value != first[name]:
                     yield {**first, name: value}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from einsum_cascade import zoo
-from einsum_cascade.errors import CascadeError
+from einsum_cascade.errors import CascadeError, DataError
 from einsum_cascade.sizes import SEQUENCE_RANKS, parse_sizes
 
 # Grids change their last axis fastest, so the other inputs stay the same for many points in a row.
@@ -36,15 +37,24 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Inputs:
         ModelError: something cannot be read, or a field does not exist.
     """
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
-    cascade = _cascade(given["cascade"])
-    hardware = given["hardware"]
-    changes = _below("hardware", point)
+    cascade = given["cascade"]
+    cascade = _named_cascade(cascade) if isinstance(cascade, str) else cascade
     return Inputs(
         cascade,
-        _hardware(hardware, changes) if changes or isinstance(hardware, str) else hardware,
-        _mapping(given["mapping"], _below("mapping", point)),
+        _loaded("hardware", given, point, _hardware),
+        _loaded("mapping", given, point, _mapping),
         _sizes(given["sizes"], dict(_below("sizes", point)), cascade),
     )
+
+
+def _loaded(root: str, given: Mapping[str, Any], point: Mapping[str, Any], load: Callable[..., Any]) -> Any:
+    """Return an input that is given as an object, or load it by name with the fields that the point sets."""
+    changes = _below(root, point)
+    if isinstance(given[root], (str, Path)):
+        return load(str(given[root]), changes)
+    if changes:
+        raise DataError(f"'{root}.{changes[0][0]}' cannot be set on an object; give {root} by name or path")
+    return given[root]
 
 
 def evaluate(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +88,6 @@ def _named_cascade(name: str) -> Any:
     return zoo.find(name)
 
 
-def _cascade(given: Any) -> Any:
-    return _named_cascade(given) if isinstance(given, str) else given
-
-
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _hardware(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
     from ...hardware.reader import load_hardware
@@ -90,10 +96,10 @@ def _hardware(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
-def _mapping(given: Any, changes: tuple[tuple[str, Any], ...]) -> Any:
+def _mapping(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
     from mappings.files import load
 
-    return load(given, dict(changes)) if isinstance(given, str) else given
+    return load(name, dict(changes))
 
 
 def _sizes(given: Any, changes: dict[str, Any], cascade: Any) -> dict[str, int]:
