@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .einsum import Einsum
+from .einsum import Einsum, Reduction
 from .errors import CascadeError, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Size, Var, is_logical, variables, walk
 from .ops import INDEX_OPS, REDUCTION, SCALAR
@@ -36,6 +36,11 @@ def _check_declarations(cascade: Cascade) -> None:
         if name in seen:
             raise CascadeError(f"'{name}' is declared twice: as {seen[name]} and as {kind}", at=at)
         seen[name] = kind
+    asked: set[str] = set()
+    for s in cascade.outputs:
+        if s.tensor in asked:
+            raise CascadeError(f"output {s.tensor} is named twice", at=s.at)
+        asked.add(s.tensor)
     sizes = {r.name for r in cascade.ranks} | {c.name for c in cascade.constants}
     for s in (*cascade.inputs, *cascade.outputs):
         for rank in s.ranks:
@@ -193,7 +198,7 @@ class _Scope:
     def _check_read(self, access: Access, einsum: Einsum, block: str | None) -> None:
         found = self.signatures.get(access.tensor)
         if found is None:
-            later = {e.name for e in self.cascade.einsums}
+            later = {e.name for e, _ in self.cascade.statements}
             if access.tensor in later:
                 message = f"{access.tensor} is read before it is defined"
                 raise CascadeError(message, at=access.at, hint=self._state_hint(access, block))
@@ -222,6 +227,8 @@ class _Scope:
 
     def _check_reductions(self, einsum: Einsum) -> None:
         done: set[str] = set()
+        roots = (einsum.value, *([einsum.where] if einsum.where is not None else []))
+        used = {v for root in roots for v in variables(root)}
         for r in einsum.reductions:
             if r.op not in REDUCTION:
                 raise CascadeError(f"unknown reduction {r.op}", at=r.at, hint=nearest(r.op, REDUCTION))
@@ -233,11 +240,11 @@ class _Scope:
                     raise CascadeError(f"{v} is reduced but stands in the target", at=r.at)
                 if v in done:
                     raise CascadeError(f"{v} is reduced twice", at=r.at)
-                if v not in einsum.variables:
-                    raise CascadeError(
-                        f"{v} is reduced but not used", at=r.at, hint=nearest(v, einsum.variables)
-                    )
+                if v not in used:
+                    raise CascadeError(f"{v} is reduced but not used", at=r.at, hint=nearest(v, used))
                 done.add(v)
+            if r.op in ("argmax", "topk"):
+                self._check_selection(r, einsum, used)
         implicit = [v for r in einsum.all_reductions[len(einsum.reductions) :] for v in r.variables]
         value = einsum.value
         if implicit and isinstance(value, Apply) and value.op in ("+", "-"):
@@ -249,6 +256,19 @@ class _Scope:
                         at=einsum.at,
                         hint="write two Einsums, one for the sum and one for the addition",
                     )
+
+    @staticmethod
+    def _check_selection(reduction: Reduction, einsum: Einsum, used: set[str]) -> None:
+        if len(reduction.variables) > 1:
+            raise CascadeError(f"{reduction.op} selects along one variable", at=reduction.at)
+        if reduction.into in used:
+            raise CascadeError(
+                f"{reduction.into} exists only after the selection and cannot be used before",
+                at=reduction.at,
+                hint="write a second Einsum",
+            )
+        if reduction.into is not None and reduction.into not in einsum.output_variables:
+            raise CascadeError(f"the selected {reduction.into} must stand in the target", at=reduction.at)
 
     def _define(self, einsum: Einsum, block: str | None) -> None:
         from .cascade import Signature, rank_of
@@ -298,7 +318,7 @@ class _Scope:
             raise CascadeError(f"{name} is an input and cannot be defined", at=einsum.target.at)
         if first is not None and block is not None and name not in self.updated:
             known = self.signatures[name]
-            if signature.state != known.state or len(signature.ranks) != len(known.ranks):
+            if signature.state != known.state or signature.ranks != known.ranks:
                 raise CascadeError(
                     f"the states of {name} do not match: its first value has other indices",
                     at=einsum.target.at,

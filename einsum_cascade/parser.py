@@ -139,6 +139,8 @@ _EXPECTED = {
     "VAR": "a name in lower case",
     "NUMBER": "a number",
 }
+# Where a number and a bracket may stand, any expression may.
+_VALUE = frozenset({"NUMBER", "NAME", "LPAR"})
 _OPERATORS = frozenset({"PLUS", "MINUS", "TIMES", "POWER", "COMPARE", "AND", "OR"})
 
 
@@ -160,6 +162,9 @@ def _syntax_error(error: UnexpectedInput, text: str) -> CascadeError:
 
 def _expectation(accepted: set[str], found: str) -> str:
     parts: list[str] = []
+    if accepted >= _VALUE:
+        parts.append("a value")
+        accepted = accepted - _VALUE - {"MINUS", "VAR", "INF", "NOT"}
     if accepted & _OPERATORS:
         parts.append("an operator")
     for terminal in sorted(accepted - _OPERATORS):

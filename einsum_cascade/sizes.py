@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 
+import numpy as np
+
 from .cascade import Cascade
 from .errors import CascadeError, nearest
 from .expr import Apply, Expr, Num, Size, walk
@@ -169,7 +171,8 @@ def size_value(node: Expr, cascade: Cascade, sizes: Mapping[str, int]) -> float 
             raise CascadeError(f"a size of {cascade.name} has an exponent beyond 64")
         if node.op == "neg":
             return -args[0]
-        value = float(SCALAR[node.op].function(*map(float, args)))
+        with np.errstate(all="ignore"):
+            value = float(SCALAR[node.op].function(*map(np.float64, args)))
         if not math.isfinite(value):
             raise CascadeError(f"a size of {cascade.name} is not finite")
         return int(value) if value == int(value) else value

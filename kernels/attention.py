@@ -224,7 +224,9 @@ def flash_attention(
     if scale <= 0:
         raise KernelError(f"scale={scale}: expected a positive number")
     left, right = flags(causal=causal, window=window)
-    tile = tile or tiles.choose("flash_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
+    tile = tile or tiles.choose(
+        "flash_attention", head_dim=head_dim, dtype=q.dtype, device=q.device, window=left is not None
+    )
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     grid = (triton.cdiv(seq_q, tile.block_m), batch * heads)
@@ -279,10 +281,11 @@ def builds(target: int) -> Iterator[Build]:
     """Yield the shipped specialisations for a compute capability (90 is 9.0): dense, causal, causal window."""
     for dtype, head_dims in (("bf16", (64, 128, 256)), ("fp32", (64,))):
         for head_dim in head_dims:
-            tile = tiles.pick(
-                "flash_attention", head_dim=head_dim, word_bytes=WORD_BYTES[dtype], target=target
-            )
             for variant in ("dense", "causal", "causal window"):
+                tile = tiles.pick(
+                    "flash_attention", head_dim=head_dim, word_bytes=WORD_BYTES[dtype], target=target,
+                    window="window" in variant,
+                )  # fmt: skip
                 yield build(tile, head_dim=head_dim, dtype=dtype, variant=variant)
 
 

@@ -8,7 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-_INSTRUCTION = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(?P<opcode>[A-Z][A-Z0-9_]*)(?P<rest>[^;]*);")
+import networkx as nx
+
+_INSTRUCTION = re.compile(
+    r"/\*[0-9a-f]+\*/\s+(?P<guard>@!?U?P\w+\s+)?(?P<opcode>[A-Z][A-Z0-9_]*)(?P<rest>[^;]*);"
+)
 _LABEL = re.compile(r"^(?P<label>\.L_\w+):")
 _TARGET = re.compile(r"`\((?P<label>\.L_\w+)\)")
 
@@ -47,8 +51,16 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
+    """One instruction.
+
+    Attributes:
+        jumps_to: label of a branch.
+        goes_on: whether the next instruction can follow: false after an unconditional branch or an exit.
+    """
+
     opcode: str
     jumps_to: str | None
+    goes_on: bool
 
 
 def pipe_of(opcode: str) -> str:
@@ -73,8 +85,11 @@ def _lines(text: str) -> tuple[list[_Line], dict[str, int]]:
         if label := _LABEL.match(raw):
             labels[label["label"]] = len(lines)
         elif found := _INSTRUCTION.search(raw):
-            target = _TARGET.search(found["rest"]) if found["opcode"].startswith("BRA") else None
-            lines.append(_Line(found["opcode"], target["label"] if target else None))
+            jump = _TARGET.search(found["rest"]) if found["opcode"] == "BRA" else None
+            # `@P0 BRA` and `BRA.U UP0,` are conditional; a bare BRA, EXIT or RET is not.
+            conditional = bool(found["guard"]) or (jump is not None and "," in found["rest"])
+            leaves = found["opcode"] in ("BRA", "EXIT", "RET")
+            lines.append(_Line(found["opcode"], jump["label"] if jump else None, conditional or not leaves))
     return lines, labels
 
 
@@ -86,24 +101,60 @@ def totals(text: str) -> dict[str, int]:
 def loops(text: str) -> tuple[Loop, ...]:
     """Return the innermost loops that multiply tiles or take exponentials, in program order.
 
-    A loop is what lies between a label and a jump back to it. Waiting loops hold no arithmetic and are left out.
+    Loops are the natural loops of the flow graph: a jump back to an instruction that dominates it. A jump back from a
+    waiting block that the assembler moved out of the way is none. Loops that only wait hold no arithmetic and are left
+    out; a loop that contains another working loop is not innermost.
 
     Args:
         text: output of `nvdisasm -c`.
     """
     lines, labels = _lines(text)
-    spans = {
-        (labels[line.jumps_to], i)
-        for i, line in enumerate(lines)
-        if line.jumps_to in labels and labels[line.jumps_to] < i
+    if not lines:
+        return ()
+    bodies = _natural_loops(_flow(lines, labels))
+    working = {
+        head: body for head, body in bodies.items() if any(pipe_of(lines[i].opcode) in _WORK for i in body)
     }
-    working = sorted(
-        s
-        for s in spans
-        if any(pipe_of(line.opcode) in ("tensor", "special") for line in lines[s[0] : s[1] + 1])
-    )
-    inner = [s for s in working if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in working)]
+    inner = [
+        body for head, body in sorted(working.items()) if not any(h != head and h in body for h in working)
+    ]
     return tuple(
-        Loop(end - start + 1, MappingProxyType(pipe_counts(line.opcode for line in lines[start : end + 1])))
-        for start, end in inner
+        Loop(len(body), MappingProxyType(pipe_counts(lines[i].opcode for i in body))) for body in inner
     )
+
+
+_WORK = ("tensor", "special")
+
+
+def _flow(lines: list[_Line], labels: Mapping[str, int]) -> nx.DiGraph:
+    """Return which instruction can follow which, from instruction 0 on."""
+    graph = nx.DiGraph()
+    graph.add_node(0)
+    for i, line in enumerate(lines):
+        if line.goes_on and i + 1 < len(lines):
+            graph.add_edge(i, i + 1)
+        if line.jumps_to in labels and labels[line.jumps_to] < len(lines):
+            graph.add_edge(i, labels[line.jumps_to])
+    return graph.subgraph({0} | nx.descendants(graph, 0))
+
+
+def _natural_loops(graph: nx.DiGraph) -> dict[int, set[int]]:
+    """Return the body of every natural loop by its head."""
+    dominator = nx.immediate_dominators(graph, 0)
+
+    def dominates(head: int, node: int) -> bool:
+        while node > 0 and node != head:
+            node = dominator.get(node, 0)
+        return node == head
+
+    loops: dict[int, set[int]] = {}
+    for tail, head in graph.edges:
+        if head <= tail and dominates(head, tail):
+            body = loops.setdefault(head, {head})
+            body |= {tail}
+            stack = [tail] if tail != head else []
+            while stack:
+                before = [n for n in graph.predecessors(stack.pop()) if n not in body]
+                body.update(before)
+                stack += before
+    return loops

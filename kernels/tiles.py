@@ -46,12 +46,17 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """One row of tiles.csv: up to `head_dim`, from compute capability `target` (90 is 9.0) on."""
+    """One row of tiles.csv: up to `head_dim`, from compute capability `target` (90 is 9.0) on.
+
+    Attributes:
+        window: a row for windows only; where there is none, windows take the other row.
+    """
 
     kernel: str
     target: int
     head_dim: int
     word_bytes: int
+    window: bool
     tile: Tile
 
 
@@ -66,13 +71,14 @@ def shipped() -> tuple[Shipped, ...]:
             int(r["target"]),
             int(r["head_dim"]),
             int(r["word_bytes"]),
+            r["window"] == "1",
             Tile(int(r["block_m"]), int(r["block_n"]), int(r["warps"]), int(r["stages"])),
         )
         for r in rows
     )
 
 
-def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int) -> Tile:
+def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bool = False) -> Tile:
     """Return the shipped tile: of the newest generation not above `target`, the least head size that holds.
 
     Args:
@@ -92,14 +98,18 @@ def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int) -> Tile:
         raise KernelError(
             f"{kernel}: no shipped tile for head_dim={head_dim}, {word_bytes}-byte words, sm_{target}"
         )
-    return min(fits, key=lambda r: (-r.target, r.head_dim)).tile
+    return min(fits, key=lambda r: (-r.target, r.head_dim, not r.window)).tile
 
 
-def choose(kernel: str, *, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tile:
+def choose(
+    kernel: str, *, head_dim: int, dtype: torch.dtype, device: torch.device, window: bool = False
+) -> Tile:
     """Return the shipped tile for a device, or a small one for the interpreter."""
     if device.type != "cuda":
         return Tile(*INTERPRETED)
     import torch
 
     major, minor = torch.cuda.get_device_capability(device)
-    return pick(kernel, head_dim=head_dim, word_bytes=dtype.itemsize, target=10 * major + minor)
+    return pick(
+        kernel, head_dim=head_dim, word_bytes=dtype.itemsize, target=10 * major + minor, window=window
+    )

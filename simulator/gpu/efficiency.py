@@ -16,6 +16,9 @@ Floats = NDArray[np.float64]
 # Compute and memory overlap, but not perfectly: the sum of fourth powers lies between their maximum and their sum,
 # at most 19 % above the maximum. Chosen after looking at the serving rows of A100, H100, B200 and L40S.
 _OVERLAP = 4.0
+# Blocks handed out with the longest ones last leave slots idle at the end, in units of (longest - mean block): the
+# mean over 400 random causal launches scheduled event by event (standard deviation 0.04; tests).
+_TAIL = {"launch": 1.26, "shortest_first": 1.26}
 # Above this many blocks a slot the closed form is within 2 % of the greedy schedule.
 _MANY_BLOCKS = 16
 
@@ -84,16 +87,19 @@ def memory_seconds(launch: Launch, moved: Floats) -> Floats:
 
 
 def _schedule(launch: Launch, costs: Floats, *, exact: bool) -> Floats:
-    order = np.argsort(-costs, axis=1, kind="stable")
-    sorted_costs = np.take_along_axis(costs, order, axis=1)
-    counts = np.where(sorted_costs > 0, launch.copies[:, None], 0.0)
-    slots = launch.slots
-    out = makespan_bound(sorted_costs, counts, slots=slots)
-    if not exact:
+    """Return when the last block of each call ends, in the order in which the kernel hands out its blocks."""
+    descending = -np.sort(-costs, axis=1)
+    counts = np.where(descending > 0, launch.copies[:, None], 0.0)
+    slots, blocks = launch.slots, launch.blocks
+    out = makespan_bound(descending, counts, slots=slots)
+    if exact:
+        for i in np.flatnonzero((blocks > slots) & (blocks < _MANY_BLOCKS * slots)):
+            distinct, where = np.unique(descending[i][counts[i] > 0], return_inverse=True)
+            each = np.bincount(where, minlength=len(distinct)) * int(launch.copies[i])
+            out[i] = makespan(distinct[::-1], each[::-1], slots=int(slots[i]))
+    if launch.mapping.order == "longest_first":
         return out
-    few = np.flatnonzero((launch.blocks > slots) & (launch.blocks < _MANY_BLOCKS * slots))
-    for i in few:
-        distinct, where = np.unique(sorted_costs[i][counts[i] > 0], return_inverse=True)
-        each = np.bincount(where, minlength=len(distinct)) * int(launch.copies[i])
-        out[i] = makespan(distinct[::-1], each[::-1], slots=int(slots[i]))
-    return out
+    work = (descending * counts).sum(axis=1)
+    uneven = descending[:, 0] - work / np.maximum(blocks, 1.0)
+    tail = np.where(blocks > slots, _TAIL[launch.mapping.order] * uneven, 0.0)
+    return np.maximum(out, work / slots + tail)

@@ -80,7 +80,7 @@ def gna_tune(
 
     given = {"layout": layout, "window": window, "dilation": dilation, "causal": causal}
     asked: dict[str, Any] = {name: numbers(name, text) for name, text in given.items()}
-    sizes = {"heads": heads, "head_dim": head_dim, "batch": batch}
+    sizes: dict[str, Any] = {"heads": heads, "head_dim": head_dim, "batch": batch}
     only = numbers("stride", stride) if stride else None
     found = tune_gna(**asked, **sizes, on=on, stride=only, backend=backend or None, top=top or None)
     if json:

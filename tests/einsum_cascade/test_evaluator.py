@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import warnings
 
 import numpy as np
@@ -99,11 +100,10 @@ class Interpreter:
 
     def reduce(self, e: Einsum, left: list, env: dict[str, int]) -> dict[tuple[int, ...], float]:
         """Return the points after the last of the reductions that are left: {(): value}, or by selected index."""
-        gone = {v for r in left for v in r.variables}
         for c in _conjuncts(e.where):
-            names = set(variables(c))
-            mine = not names & gone and not any(names & set(r.variables) for r in self.later(e, left))
-            if mine and not self.value(c, env):
+            touched = [i for i, r in enumerate(e.all_reductions) if set(variables(c)) & set(r.variables)]
+            stage = min(touched, default=len(e.all_reductions))
+            if stage == len(left) and not self.value(c, env):
                 return {}
         if not left:
             value = self.value(e.value, env)
@@ -120,9 +120,6 @@ class Interpreter:
             chosen = sorted(chosen) if last.sorted else chosen
             return {((j,) if last.into else ()): np.float64(k) for j, k in enumerate(chosen)}
         return {(): _fold(last.op, list(terms.values()))}
-
-    def later(self, e: Einsum, left: list) -> list:
-        return list(e.all_reductions)[len(left) :]
 
     def value(self, node: Expr, env: dict[str, int]):
         if isinstance(node, Num):
@@ -172,7 +169,10 @@ def compare(use: strategies.Use) -> None:
     for name, tensor in found.items():
         present = np.ones(tensor.values.shape, bool) if tensor.present is None else tensor.present
         present = np.broadcast_to(present, tensor.values.shape)
-        assert {tuple(map(int, i)) for i in np.argwhere(present)} == set(expected[name]), (name, str(use.cascade))
+        assert {tuple(map(int, i)) for i in np.argwhere(present)} == set(expected[name]), (
+            name,
+            str(use.cascade),
+        )
         if expected[name]:
             left = np.array([tensor.values[i] for i in expected[name]])
             right = np.array(list(expected[name].values()))
@@ -185,3 +185,233 @@ def test_evaluator_equals_the_interpreter(use: strategies.Use) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compare(use)
+
+
+HEAD = "cascade c\nrank I J\n"
+
+
+def outputs(body: str, sizes: str, **inputs: object) -> dict[str, list]:
+    return {k: v.tolist() for k, v in evaluate(parse(HEAD + body), sizes, inputs).items()}
+
+
+def only(body: str, sizes: str, **inputs: object) -> list:
+    (value,) = outputs(body, sizes, **inputs).values()
+    return value
+
+
+# every expectation below is worked by hand
+@pytest.mark.parametrize(
+    ("body", "sizes", "inputs", "expected"),
+    [
+        # where on the output removes output points, which read as 0 when handed back
+        ("input A[I]\noutput O[I]\nO[i] = A[i] where i < 2", "I=3,J=1", {"A": [5, 6, 7]}, [5, 6, 0]),
+        # where on a reduced variable removes terms; without terms the identity is left
+        (
+            "input A[I]\noutput O[J]\nO[j] = A[i] :: sum(i) where i < j",
+            "I=3,J=3",
+            {"A": [5, 6, 7]},
+            [0, 5, 11],
+        ),
+        (
+            "input A[I]\noutput O[J]\nO[j] = A[i] :: prod(i) where i < j",
+            "I=3,J=3",
+            {"A": [5, 6, 7]},
+            [1, 5, 30],
+        ),
+        (
+            "input A[I]\noutput O[J]\nO[j] = A[i] :: max(i) where i < j",
+            "I=3,J=2",
+            {"A": [5, 6, 7]},
+            [-math.inf, 5],
+        ),
+        (
+            "input A[I]\noutput O[J]\nO[j] = A[i] :: min(i) where i < j",
+            "I=3,J=2",
+            {"A": [5, 6, 7]},
+            [math.inf, 5],
+        ),
+        (
+            "input A[I]\noutput O[J]\nO[j] = A[i] :: logsumexp(i) where i < j",
+            "I=2,J=3",
+            {"A": [0, 0]},
+            [-math.inf, 0, math.log(2)],
+        ),
+        # a mask written once carries through: exp(B) is absent where B is, and is not summed
+        (
+            "input A[I]\noutput O[J]\nB[i, j] = A[i] where i <= j\nC[i, j] = exp(B[i, j])\nO[j] = C[i, j] :: sum(i)",
+            "I=2,J=2",
+            {"A": [0, 0]},
+            [1, 2],
+        ),
+        # out of range is absent; pad reads a value there
+        ("input A[I]\noutput O[I]\nO[i] = A[i + 1]", "I=3,J=1", {"A": [5, 6, 7]}, [6, 7, 0]),
+        ("input A[I]\noutput O[I]\nO[i] = pad(A[i - 1], 9)", "I=3,J=1", {"A": [5, 6, 7]}, [9, 5, 6]),
+        # absent keys take no part in a softmax, padded ones do
+        ("input A[I]\noutput O[]\nE[i] = exp(A[i + 1])\nO[] = E[i] :: sum(i)", "I=2,J=1", {"A": [0, 0]}, 1),
+        (
+            "input A[I]\noutput O[]\nE[i] = exp(pad(A[i + 1], 0))\nO[] = E[i] :: sum(i)",
+            "I=2,J=1",
+            {"A": [0, 0]},
+            2,
+        ),
+        # select reads only the branch that it takes
+        (
+            "input A[I]\noutput O[I]\nO[i] = select(i > 0, A[i - 1], -1)",
+            "I=3,J=1",
+            {"A": [5, 6, 7]},
+            [-1, 5, 6],
+        ),
+        # coordinates and sizes as values
+        ("input A[I]\noutput O[I]\nO[i] = A[i]*I + i", "I=2,J=1", {"A": [5, 6]}, [10, 13]),
+        # a reduced variable that the value lacks multiplies the sum
+        ("input A[I]\noutput O[I]\nO[i] = A[i] + j - j :: sum(j)", "I=1,J=3", {"A": [5]}, [15]),
+        # reductions run in the order written: the sum of maxima, not the maximum of sums
+        (
+            "input A[I, J]\noutput O[]\nO[] = A[i, j] :: max(i) :: sum(j)",
+            "I=2,J=2",
+            {"A": [[1, 8], [5, 2]]},
+            13,
+        ),
+        # topk: ties to the smaller index, sorted by index, absent when there are too few
+        ("input A[I]\noutput O[J]\nO[j] = A[i] :: topk(i -> j)", "I=4,J=2", {"A": [1, 7, 3, 7]}, [1, 3]),
+        ("input A[I]\noutput O[J]\nO[j] = A[i] :: topk(i -> j)", "I=4,J=2", {"A": [8, 1, 9, 2]}, [2, 0]),
+        (
+            "input A[I]\noutput O[J]\nO[j] = A[i] :: topk(i -> j, sorted)",
+            "I=4,J=2",
+            {"A": [8, 1, 9, 2]},
+            [0, 2],
+        ),
+        (
+            "input A[I]\noutput O[J]\nT[j] = A[i] :: topk(i -> j) where i > 1\nO[j] = pad(T[j], -1)",
+            "I=3,J=2",
+            {"A": [1, 2, 3]},
+            [2, -1],
+        ),
+        ("input A[I]\noutput O[]\nO[] = A[i] :: argmax(i)", "I=3,J=1", {"A": [1, 7, 7]}, 1),
+        # minus infinity that exists is chosen before a point that does not
+        (
+            "input A[I]\noutput O[]\nO[] = A[i] :: argmax(i) where i > 0",
+            "I=3,J=1",
+            {"A": [5, -math.inf, -math.inf]},
+            1,
+        ),
+        # gather through an index tensor; an index of -1 is absent
+        (
+            "input A[I] T[J]\noutput O[J]\nO[j] = A[T[j]]",
+            "I=3,J=3",
+            {"A": [5, 6, 7], "T": [2, -1, 0]},
+            [7, 0, 5],
+        ),
+        # scatter as a filtered sum: both rows that point to 1 arrive there
+        (
+            "input A[J] T[J]\noutput O[I]\nO[i] = A[j] :: sum(j) where T[j] == i",
+            "I=3,J=3",
+            {"A": [5, 6, 7], "T": [1, 0, 1]},
+            [6, 12, 0],
+        ),
+        # backward index, floor division, modulo
+        ("input A[I]\noutput O[I]\nO[i] = A[I - 1 - i]", "I=3,J=1", {"A": [5, 6, 7]}, [7, 6, 5]),
+        ("input A[I]\noutput O[J]\nO[j] = A[j // 2] + A[j % 2]", "I=2,J=3", {"A": [5, 6]}, [10, 11, 11]),
+    ],
+)
+def test_by_hand(body: str, sizes: str, inputs: dict, expected: object) -> None:
+    assert only(body, sizes, **inputs) == pytest.approx(expected, abs=1e-15)
+
+
+def test_states() -> None:
+    text = """cascade c
+rank I
+input A[I]
+output R[I] L[] P[I] B[I]
+R[0] = 100
+iterate i {
+  P[i]     = R[i]
+  R[i + 1] = R[i] + A[i]
+  B[i]     = A[I - 1 - i]
+}
+L[] = R[I]
+"""
+    out = evaluate(parse(text), "I=3", {"A": [1, 2, 4]})
+    assert out["R"].tolist() == [100, 101, 103, 107]  # every state can be read after the block
+    assert out["P"].tolist() == [100, 101, 103]
+    assert out["L"] == 107
+    assert out["B"].tolist() == [4, 2, 1]
+
+
+def test_a_generation_reads_the_one_before_and_never_the_one_to_come() -> None:
+    text = "cascade c\nrank I\ninput A[I]\noutput O[I] U[I]\niterate i {\n  B[i] = A[i]\n  O[i] = pad(B[i - 1], -1)\n  U[i] = pad(B[i + 1], -2)\n}\n"
+    out = evaluate(parse(text), "I=3", {"A": [5, 6, 7]})
+    assert out["O"].tolist() == [-1, 5, 6]
+    assert out["U"].tolist() == [-2, -2, -2]
+
+
+def test_a_sum_of_infinities_is_not_hidden_by_an_absent_zero() -> None:
+    body = "input A[I] B[I]\noutput O[]\nM[i] = A[i] where i > 0\nO[] = M[i] * B[i]"
+    assert only(body, "I=2,J=1", A=[0, 2], B=[math.inf, 3]) == 6
+
+
+def test_nan_comes_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(only("input A[]\noutput O[]\nO[] = A[] - A[]", "I=1,J=1", A=math.inf))
+
+
+def test_same_result_across_a_split() -> None:
+    sizes = {"E": 3, "F": 2, "M": 12, "P": 5}
+    full, one = zoo.load("attention_3pass"), zoo.load("attention_1pass")
+    assert same_result(full, one, sizes)
+    assert same_result(one, full, {"E": 3, "F": 2, "M1": 4, "M0": 3, "P": 5})
+    assert not same_result(full, zoo.load("attention_causal"), sizes)
+    assert same_result(zoo.load("linear_recurrent"), zoo.load("linear_chunked"), {"E": 3, "F": 2, "T": 12})
+
+
+def test_random_inputs_are_reproducible_and_stay_inside() -> None:
+    text = HEAD + "rank N\ninput A[N, I] T[J] L[I]\noutput O[I, J]\nO[i, j] = A[T[j]*2 + 1, i] * log(L[i])"
+    a, b = (random_inputs(parse(text), "I=3,J=50,N=9", seed=4) for _ in range(2))
+    assert all((a[k] == b[k]).all() for k in a)
+    assert set(a["T"]) == {0, 1, 2, 3}  # 2*3 + 1 = 7 is the last odd row below 9
+    assert ((a["L"] > 0) & (a["L"] < 1)).all()
+
+
+ADD = HEAD + "input A[I] B[I]\noutput O[I]\nO[i] = A[i] + B[i]"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"A": [1, 2]}, r"c needs the input B\[I\]"),
+        ({"A": [1, 2], "B": [1, 2], "C": [1]}, "c has no input C; known: A, B"),
+        ({"A": [1, 2], "B": [1, 2, 3]}, r"input B has the shape \(3,\), expected \(2,\) \(I=2\)"),
+        ({"A": [1, 2], "B": ["x", "y"]}, "input B holds <U1, not real numbers"),
+        ({"A": [1, 2], "B": [1j, 2]}, "input B holds complex128, not real numbers"),
+        ({"A": [1, math.nan], "B": [1, 2]}, r"input A is not a number \(NaN\) at \(1,\)"),
+        ({"A": [[1], [1, 2]], "B": [1, 2]}, "input A is not an array"),
+    ],
+)
+def test_inputs_are_refused(inputs: dict, message: str) -> None:
+    with pytest.raises(CascadeError) as caught:
+        evaluate(parse(ADD), "I=2,J=1", inputs)
+    assert re.search(message, str(caught.value).replace("\n  ", "; ")), caught.value
+
+
+def test_memory_is_bounded_before_anything_is_made() -> None:
+    with pytest.raises(CascadeError, match="the tensor QK would take 8,796,093,022,208 bytes; the limit is"):
+        evaluate(zoo.load("attention_3pass"), "E=1,F=1,M=1M,P=1M", {})
+    text = HEAD + "rank K\ninput A[I] B[J] C[K]\noutput O[]\nO[] = exp(A[i] + B[j] + C[k]) :: sum(i, j, k)"
+    with pytest.raises(CascadeError, match="an operand of O would take"):
+        evaluate(parse(text), "I=1M,J=1M,K=1M", {})
+
+
+def test_an_index_must_be_whole() -> None:
+    body = "input A[I] T[J]\noutput O[J]\nO[j] = A[T[j]]"
+    with pytest.raises(CascadeError, match=r"A is indexed by 0.5, which is not a whole number"):
+        only(body, "I=3,J=1", A=[1, 2, 3], T=[0.5])
+
+
+def test_large_sizes_go_through_matrix_multiplication() -> None:
+    # 2^36 points in the iteration space: only a contraction that never makes them can do this
+    n = 4096
+    c = zoo.load("gemm")
+    x = random_inputs(c, {"M": n, "N": n, "K": 256})
+    out = evaluate(c, {"M": n, "N": n, "K": 256}, x, limit_bytes=2**29)["C"]
+    assert difference(out, x["A"].T @ x["B"]) <= 1e-12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +37,9 @@ def numbers() -> st.SearchStrategy[Num]:
 
 def expressions(*, logical: bool = False, leaves: int = 12) -> st.SearchStrategy[Expr]:
     """Expressions of every shape the grammar knows; the names in them need not exist."""
-    leaf = numbers() | st.sampled_from([Size("M"), Size("W1"), Var("m"), Var("m1"), Access("T"), Access("Q", (Var("e"),))])
+    leaf = numbers() | st.sampled_from(
+        [Size("M"), Size("W1"), Var("m"), Var("m1"), Access("T"), Access("Q", (Var("e"),))]
+    )
     number = st.recursive(leaf, _larger, max_leaves=leaves)
     return _truth(number) if logical else number
 
@@ -137,7 +140,12 @@ def _add(draw: st.DrawFn, known: _Known, name: str) -> Einsum:
     target = tuple(variable_of(r) for r in kept)
     reduced = tuple(v for v in map(variable_of, gone) if v not in target)
     if kind == "map" or not reduced:
-        einsum = Einsum(Access(name, tuple(map(Var, target))), draw(_value(known, target)), (), draw(_where(known, target)))
+        einsum = Einsum(
+            Access(name, tuple(map(Var, target))),
+            draw(_value(known, target)),
+            (),
+            draw(_where(known, target)),
+        )
         known.values.append(Signature(name, kept))
     elif kind == "reduce":
         einsum = draw(_reducing(known, name, target, reduced))
@@ -150,7 +158,9 @@ def _add(draw: st.DrawFn, known: _Known, name: str) -> Einsum:
 
 
 @st.composite
-def _reducing(draw: st.DrawFn, known: _Known, name: str, target: tuple[str, ...], reduced: tuple[str, ...]) -> Einsum:
+def _reducing(
+    draw: st.DrawFn, known: _Known, name: str, target: tuple[str, ...], reduced: tuple[str, ...]
+) -> Einsum:
     space = target + reduced
     factors = draw(st.lists(_value(known, space), min_size=1, max_size=3))
     value = factors[0]
@@ -194,13 +204,21 @@ def _block(draw: st.DrawFn, known: _Known) -> list[Einsum | Iterate]:
     space = ("t", *free)
     work = draw(_reducing(inside, "Y", space, tuple(v for v in ("j", "m0") if v not in free)[:1]))
     inside.values.append(Signature("Y", ("T", *ranks)))
-    mixed = Apply("+", (Apply("*", (Num(0.5), Access("R", (Var("t"), *map(Var, free))))), draw(_value(inside, space))))
+    mixed = Apply(
+        "+", (Apply("*", (Num(0.5), Access("R", (Var("t"), *map(Var, free))))), draw(_value(inside, space)))
+    )
     update = Einsum(
         Access("R", (Apply("+", (Var("t"), Num(1))), *map(Var, free))), mixed, (), draw(_where(inside, space))
     )
     after = Einsum(
         Access("Y2", tuple(map(Var, space))),
-        Apply("max", (Access("R", (Apply("+", (Var("t"), Num(1))), *map(Var, free))), Access("Y", tuple(map(Var, space))))),
+        Apply(
+            "max",
+            (
+                Access("R", (Apply("+", (Var("t"), Num(1))), *map(Var, free))),
+                Access("Y", tuple(map(Var, space))),
+            ),
+        ),
     )
     known.values += [Signature("Y", ("T", *ranks)), Signature("Y2", ("T", *ranks)), state]
     return [first, Iterate("t", (work, update, after))]
@@ -256,7 +274,10 @@ def _value(draw: st.DrawFn, known: _Known, space: tuple[str, ...], depth: int = 
     if shape == 5:
         return Apply(draw(st.sampled_from(["max", "min"])), (draw(inner), draw(inner)))
     if shape == 6:
-        return Apply(draw(st.sampled_from(["tanh", "sigmoid", "relu", "neg", "softplus", "gelu", "cos"])), (draw(inner),))
+        return Apply(
+            draw(st.sampled_from(["tanh", "sigmoid", "relu", "neg", "softplus", "gelu", "cos"])),
+            (draw(inner),),
+        )
     if shape == 7:
         return Apply("exp", (Apply("neg", (Apply("abs", (draw(inner),)),)),))
     if shape == 8:
@@ -268,7 +289,9 @@ def _value(draw: st.DrawFn, known: _Known, space: tuple[str, ...], depth: int = 
 def _predicate(draw: st.DrawFn, known: _Known, space: tuple[str, ...]) -> Expr:
     exact = [s for s in known.values if s.tensor in ("A", "B", "X")]
     reads = _Known(exact, known.indices[:1], None, known.generation)
-    operand = st.sampled_from([Num(0), Num(1), Num(2), Size("I"), Size("W"), *map(Var, space), *map(Var, space)])
+    operand = st.sampled_from(
+        [Num(0), Num(1), Num(2), Size("I"), Size("W"), *map(Var, space), *map(Var, space)]
+    )
     left = draw(operand | _access(reads, space) if draw(st.integers(0, 3)) == 0 else operand)
     ops = [draw(st.sampled_from(sorted(COMPARISON)))]
     args = [left, draw(operand)]
@@ -286,3 +309,47 @@ def _predicate(draw: st.DrawFn, known: _Known, space: tuple[str, ...]) -> Expr:
 
 def _where(known: _Known, space: tuple[str, ...]) -> st.SearchStrategy[Expr | None]:
     return st.none() | _predicate(known, space)
+
+
+WORDS = (
+    "cascade rank let input output source iterate where and or not inf sorted pad select sum max topk argmax exp "
+    "A B O I J M M1 M0 T i j m m1 t 0 1 2 1e9 0.5 9999999999999999999 + - * / // % ** = == != < <= > >= :: : -> , ( ) "
+    '[ ] { } "text" \\ # é \t'
+).split(" ") + ["\n", "\n", "\n"]
+
+
+def token_soup() -> st.SearchStrategy[str]:
+    """Words of the language in any order, with and without a legal beginning."""
+    heads = st.sampled_from(
+        [
+            "",
+            "cascade c\n",
+            "cascade c\nrank I J\ninput A[I] B[I, J]\noutput O[I]\n",
+            "cascade c\nrank I\nR[0] = 1\niterate i {\n",
+        ]
+    )
+    return st.tuples(heads, st.lists(st.sampled_from(WORDS), max_size=40)).map(
+        lambda p: p[0] + " ".join(p[1])
+    )
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> str:
+    """The text of a legal cascade in which words were lost, doubled, swapped or replaced."""
+    from einsum_cascade import render, zoo
+
+    text = draw(st.sampled_from([render(zoo.load(n)) for n in zoo.names()]) | cascades().map(render))
+    words = re.findall(r"\w+|\s+|[^\w\s]+", text)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(words) - 1))
+        match draw(st.integers(0, 3)):
+            case 0:
+                words[at] = ""
+            case 1:
+                words[at] *= 2
+            case 2:
+                other = draw(st.integers(0, len(words) - 1))
+                words[at], words[other] = words[other], words[at]
+            case _:
+                words[at] = draw(st.sampled_from(WORDS))
+    return "".join(words)

@@ -72,3 +72,47 @@ def test_mistakes_end_with_one_line_and_exit_2(words: list[str], said: str) -> N
 
 def test_a_missing_option_is_a_mistake() -> None:
     assert run("gna", "--layout", "256").exit_code == 2
+
+
+HUNYUAN = ["--layout", "30,48,80", "--window", "18,24,24"]
+
+
+def test_tune_ranks_and_advises() -> None:
+    result = run("gna-tune", *HUNYUAN, "--on", "B200", "--top", "3", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["settings"] == 7 * 18 * 24 * 24
+    assert [c["rank"] for c in found["choices"]] == [1, 2, 3]
+    assert found["choices"][0]["stride"] == [16, 8, 8]
+    assert {"q_tile", "kv_tile", "exact", "natten"} <= set(found["advice"][0])
+    assert found["constants"]["fitted"] is True
+
+
+def test_tune_prints_a_table_and_keeps_notes_out_of_it() -> None:
+    result = run("gna-tune", *HUNYUAN, "--on", "h100", "--stride", "1", "--heads", "3")
+    assert result.exit_code == 0
+    assert "smallest stride that needs no mask" in result.stdout
+    assert "fitted: H100" in result.stderr
+
+
+def test_tune_returns_all_when_asked() -> None:
+    found = json.loads(
+        run("gna-tune", "--layout", "64,64", "--window", "8", "--on", "h100", "--top", "0", "--json").stdout
+    )
+    assert len(found["choices"]) == found["settings"] == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--on", "tpu"], "unknown GPU 'tpu'"),
+        (["--on", "a100", "--backend", "hopper-fna"], "hopper-fna does not run on a100"),
+        (["--on", "h100", "--head-dim", "96"], "cannot run 96"),
+        (["--on", "h100", "--stride", "x"], "--stride: found 'x'"),
+    ],
+)
+def test_tune_mistakes(words: list[str], said: str) -> None:
+    result = run("gna-tune", *HUNYUAN, *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stdout == ""
