@@ -138,7 +138,7 @@ class GnaTuning:
         dense = f"dense attention in the same kernel: {self.dense_s * 1e3:.4g} ms"
         if self.baseline_s is not None:
             dense += f"; in cuDNN: {self.baseline_s * 1e3:.4g} ms"
-        ranked = f"{self.settings:,} stride x tile pairs ranked; token permutation is in ms and speedup, not in kernel ms"
+        ranked = f"{self.settings:,} stride x tile pairs ranked; ms and speedup include token permutation"
         return (
             ranked,
             dense,

@@ -1,0 +1,194 @@
+"""Steps of the busiest SM against schedules played out, the fit of the constants, the shape of a prediction."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from einsum_cascade.errors import DataError, HardwareError, MappingError
+from simulator.gpu.gna_backends import TilePair, backends, constants, find_backend, tile_pairs
+from simulator.gpu.gna_time import dealt_steps, fit_constants, predict_gna, shared_steps, step_s
+from simulator.hardware.gpu import find_gpu
+
+FLUX: dict[str, Any] = {"layout": (256, 256), "window": 80, "heads": 24}
+HOPPER: dict[str, Any] = {"q_tile": (16, 8), "kv_tile": (16, 8), "on": "h100"}
+
+trip_rows = st.lists(st.integers(1, 9), min_size=1, max_size=5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(trip_rows, min_size=1, max_size=3), st.integers(1, 13), st.integers(1, 6))
+def test_dealt_tiles_equal_a_deal_played_out(axes: list[list[int]], sms: int, copies: int) -> None:
+    found = dealt_steps([np.array([row, row[::-1]], dtype=float) for row in axes], sms=sms, copies=copies)
+    for which in np.ndindex(*found.shape):
+        rows = [row[::-1] if w else row for row, w in zip(axes, which, strict=True)]
+        trips = np.ones(())
+        for row in rows:
+            trips = np.multiply.outer(trips, row)
+        busy = [0] * sms
+        for launch, trip in enumerate(np.tile(trips.ravel(), copies)):
+            busy[launch % sms] += int(trip)
+        assert found[which] == max(busy)
+
+
+def test_long_launches_are_counted_exactly() -> None:
+    # 2**24 + 1 does not exist in single precision.
+    assert dealt_steps([np.array([[2.0**24, 1.0]])], sms=1, copies=1).tolist() == [2**24 + 1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 4))
+def test_shared_steps_bound_a_greedy_schedule(trips: list[int], sms: int, copies: int) -> None:
+    total, least, most = (np.array(float(f(trips))) for f in (sum, min, max))
+    bound = int(shared_steps(total, least, most, q_tiles=len(trips), sms=sms, copies=copies))
+    free = [0] * sms
+    for trip in trips * copies:
+        heapq.heapreplace(free, free[0] + trip)
+    assert bound <= max(free) <= bound + max(trips)
+    if min(trips) == max(trips):
+        assert bound == max(free)
+
+
+def test_published_launches_take_the_steps_of_their_kernels() -> None:
+    # FLUX, 512 Q tiles x 24 heads on 132 SMs: 94 rounds, 50 KV tiles each.
+    assert predict_gna(**FLUX, **HOPPER, stride=16).steps == -(-512 * 24 // 132) * 50
+    # 32k tokens, one head, Blackwell: 128 Q tiles on 148 SMs, the busiest visits 18 KV tiles.
+    one = predict_gna(layout=32768, window=2048, q_tile=256, kv_tile=128, on="b200")
+    assert (one.steps, one.masked, one.permute_s) == (18, 1.0, 0.0)
+
+
+def test_time_is_start_plus_steps_plus_permutation() -> None:
+    plain, masked = (predict_gna(**FLUX, **HOPPER, stride=s) for s in (16, 1))
+    price = plain.constants
+    step = 4 * 128 * 128 * 128 * 132 / price.flops_per_s
+    assert plain.kernel_s == pytest.approx(price.start_s + plain.steps * step, rel=1e-12)
+    assert masked.kernel_s == pytest.approx(
+        price.start_s + masked.steps * step * price.mask_factor, rel=1e-12
+    )
+    # four tensors of 65536 tokens x 24 heads x 128 elements x 2 bytes, read and written
+    assert plain.permute_s == pytest.approx(8 * 65536 * 24 * 128 * 2 / price.permute_bytes_per_s, rel=1e-12)
+    assert plain.latency_s == plain.kernel_s + plain.permute_s
+    assert plain.speedup < plain.kernel_speedup < 10.24
+
+
+def test_padding_is_permuted_too() -> None:
+    even, odd = (
+        predict_gna(layout=(n, 64), window=16, q_tile=(16, 8), kv_tile=(16, 8), on="h100") for n in (64, 65)
+    )
+    price = even.constants.permute_bytes_per_s
+    # Q, K, V, O: 65 x 64 tokens on one side, 80 x 64 on the other.
+    assert odd.permute_s == pytest.approx(4 * (65 + 80) * 64 * 128 * 2 / price, rel=1e-12)
+    assert even.permute_s == pytest.approx(4 * (64 + 64) * 64 * 128 * 2 / price, rel=1e-12)
+
+
+def test_a_window_that_holds_everything_is_dense_attention() -> None:
+    whole = predict_gna(layout=(256, 256), window=256, heads=24, **HOPPER)
+    assert whole.latency_s == whole.dense_s
+    assert (whole.speedup, whole.permute_s, whole.masked) == (1.0, 0.0, 0.0)
+    assert predict_gna(layout=(256, 256), window=256, causal=(1, 0), heads=24, **HOPPER).masked == 1.0
+
+
+def test_only_flex_masks_tile_by_tile() -> None:
+    asked: dict[str, Any] = {"layout": (64, 64), "window": 16, "q_tile": 8, "kv_tile": 8, "on": "a100"}
+    flex, cutlass = (predict_gna(**asked, backend=name).masked for name in ("flex-fna", "cutlass-fna"))
+    assert 0 < flex < cutlass == 1.0
+
+
+def test_a_fit_finds_the_constants_that_made_the_times() -> None:
+    kernel, gpu = backends()["hopper-fna"], find_gpu("h100")
+    price = constants(kernel, gpu)
+    asked = [
+        {"layout": 32768, "window": 2048, "stride": s, "q_tile": 128, "kv_tile": 128, "heads": h}
+        for s, h in ((1, 1), (256, 1), (256, 24), (1, 8))
+    ]
+    times = [{**a, "kernel_s": predict_gna(**a, on="h100").kernel_s} for a in asked]
+    start, rate, factor = fit_constants(times, on="h100", backend="hopper-fna")
+    assert (start, rate, factor) == pytest.approx(
+        (price.start_s, price.flops_per_s, price.mask_factor), rel=1e-9
+    )
+    for lacking in (times[:2], [times[1], times[2], times[2]]):
+        with pytest.raises(DataError, match="do not determine"):
+            fit_constants(lacking, on="h100", backend="hopper-fna")
+
+
+def test_a_gpu_without_a_fit_is_scaled_and_says_so() -> None:
+    kernel = backends()["hopper-fna"]
+    h100, h200 = (constants(kernel, find_gpu(name)) for name in ("h100", "h200"))
+    assert h100.fitted
+    assert not h200.fitted
+    assert h200.source.startswith("assumed: h100 scaled")
+    assert h200.flops_per_s == h100.flops_per_s  # the same SMs at the same clock
+    assert h200.permute_bytes_per_s > h100.permute_bytes_per_s
+
+
+def test_the_fitted_rate_is_the_published_one() -> None:
+    # GNA's abstract: 1.3 PFLOP/s effective on B200, printed with two digits.
+    assert constants(backends()["blackwell-fna"], find_gpu("b200")).flops_per_s == pytest.approx(
+        1.3e15, abs=0.05e15
+    )
+
+
+def test_shipped_tiles_are_as_many_as_natten_compiles() -> None:
+    hopper, blackwell, a100, l40s = (find_gpu(name) for name in ("h100", "b200", "a100", "l40s"))
+    table = backends()
+
+    def pairs(backend: str, gpu: Any) -> list[int]:
+        return [len(tile_pairs(table[backend], gpu, axes=n, head_dim=128)) for n in (1, 2, 3)]
+
+    assert pairs("blackwell-fna", blackwell) == [1, 4, 7]
+    assert pairs("hopper-fna", hopper) == [1, 1, 2]
+    assert pairs("cutlass-fna", a100)[2] == 76
+    # GPUs with less shared memory go without the 64 x 128 tiles.
+    assert pairs("cutlass-fna", l40s)[2] == 76 - 30
+    assert pairs("flex-fna", a100) == [1, 3, 3]
+
+
+def test_tiles_of_a_backend_hold_the_same_work() -> None:
+    for backend, device, tokens in (
+        ("blackwell-fna", "b200", (256, 128)),
+        ("hopper-fna", "h100", (128, 128)),
+    ):
+        gpu = find_gpu(device)
+        for axes in (1, 2, 3):
+            found = tile_pairs(backends()[backend], gpu, axes=axes, head_dim=128)
+            assert {pair.tokens for pair in found} == {tokens}
+    price, gpu = constants(backends()["hopper-fna"], find_gpu("h100")), find_gpu("h100")
+    small, large = (step_s(price, gpu, TilePair((64,), (64,), ""), d) for d in (64, 128))
+    assert large == 2 * small
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"on": "h1000"}, HardwareError, "unknown GPU 'h1000'"),
+        ({"backend": "hooper-fna"}, MappingError, "did you mean 'hopper-fna'"),
+        ({"on": "a100", "backend": "hopper-fna"}, HardwareError, "hopper-fna does not run on a100"),
+        ({"heads": 0}, MappingError, "heads: 0 is too small"),
+        ({"batch": -1}, MappingError, "batch: -1 is too small"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        predict_gna(**{**FLUX, **HOPPER, **changes})
+
+
+def test_head_dimensions_without_tiles() -> None:
+    with pytest.raises(MappingError, match="cannot run 96; expected 32, 64, 128, 256"):
+        tile_pairs(backends()["hopper-fna"], find_gpu("h100"), axes=2, head_dim=96)
+    with pytest.raises(MappingError, match="multiples of 8 from 8 to 128"):
+        tile_pairs(backends()["blackwell-fna"], find_gpu("b200"), axes=2, head_dim=256)
+
+
+def test_natten_prefers_its_newest_kernel() -> None:
+    found = {name: find_backend(find_gpu(name)).name for name in ("b200", "h100", "a100", "l40s")}
+    assert found == {
+        "b200": "blackwell-fna",
+        "h100": "hopper-fna",
+        "a100": "cutlass-fna",
+        "l40s": "cutlass-fna",
+    }
