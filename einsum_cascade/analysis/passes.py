@@ -1,0 +1,255 @@
+"""How many times the elements of a rank must be visited, and the chain of Einsums that forces it.
+
+Source: the definition of a pass of FuseMax (MICRO 2024, sec. III), extended to split ranks, states, gathers and walks
+in the other direction.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..cascade import Cascade, rank_of
+from ..einsum import Einsum
+from ..expr import Access, Num, Var, accesses
+from .streams import RankView, index_variables, runs_backward, view, walkers
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes that a cascade makes over one rank.
+
+    Attributes:
+        count: the number of passes.
+        levels: the pass in which each Einsum visits elements of the rank; one that works on summaries has none.
+        summaries: for the others, the time at which their value is there: 1.5 is after the first pass.
+        chain: the Einsums that force the last pass, each waiting for the one before.
+    """
+
+    cascade: str
+    rank: str
+    count: int
+    levels: Mapping[str, int]
+    summaries: Mapping[str, float]
+    chain: tuple[str, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fields that the command prints."""
+        return {"passes": self.count, "levels": dict(self.levels), "chain": list(self.chain)}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return one row an Einsum: its name and when it runs, in words."""
+        rows = [(name, f"pass {k}") for name, k in self.levels.items()]
+        return rows + [(name, _moment(t)) for name, t in self.summaries.items()]
+
+    def __str__(self) -> str:
+        title = f"{self.cascade}: {self.count} {'pass' if self.count == 1 else 'passes'} over {self.rank}"
+        width = max((len(n) for n, _ in self.rows()), default=0)
+        body = [f"  {name:<{width}}  {when}" for name, when in self.rows()]
+        return "\n".join([title, *body, f"  forced by {' -> '.join(self.chain)}"])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td style='text-align:left'>{when}</td></tr>"
+            for name, when in self.rows()
+        )
+        chain = " &rarr; ".join(map(html.escape, self.chain))
+        title = (
+            f"<b>{html.escape(self.cascade)}</b>: passes over {html.escape(self.rank)}: <b>{self.count}</b>"
+        )
+        return f"<p>{title}</p><table>{cells}</table><p>forced by {chain}</p>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """When a tensor is there.
+
+    Attributes:
+        streams: 0 for inputs, k while it streams during pass k, k + 1/2 once pass k has ended.
+        anywhere: the same for an element asked for out of turn, computed anew from the inputs at that place.
+        cause: the tensor that it waited for.
+    """
+
+    streams: float
+    anywhere: float
+    cause: str | None = None
+
+
+def passes(cascade: Cascade, rank: str) -> Passes:
+    """Return the passes that a cascade makes over a rank.
+
+    Args:
+        rank: any rank of the cascade; of a split `M = M1 * M0` the elements are the points (m1, m0).
+
+    Raises:
+        CascadeError: the cascade has no such rank.
+
+    >>> from einsum_cascade import zoo
+    >>> passes(zoo.load("attention_3pass"), "M").chain
+    ('QK', 'GM', 'SN', 'SD', 'A')
+    >>> passes(zoo.load("attention_1pass"), "M").count, passes(zoo.load("attention_1pass"), "M0").count
+    (1, 2)
+    """
+    times, levels = _timeline(cascade, view(cascade, rank))
+    einsums = cascade.einsums
+    summaries = {e.name: times[e.name].streams for e in einsums if e.name not in levels}
+    # A rank that nothing visits by name is still streamed once, by whatever reads the tensors that carry it.
+    count = max(levels.values(), default=1)
+    last = next((e.name for e in einsums if levels.get(e.name) == count), None)
+    return Passes(cascade.name, rank, count, levels, summaries, _chain(times, last))
+
+
+def all_passes(cascade: Cascade) -> dict[str, Passes]:
+    """Return the passes over every rank that is reduced, be it by a reduction or by a state.
+
+    >>> from einsum_cascade import zoo
+    >>> {rank: p.count for rank, p in all_passes(zoo.load("attention_3pass")).items()}
+    {'E': 1, 'M': 3}
+    """
+    return {rank: passes(cascade, rank) for rank in reduced_ranks(cascade)}
+
+
+def reduced_ranks(cascade: Cascade) -> tuple[str, ...]:
+    """Return the ranks over which something is gathered up, in order of declaration."""
+    reduced = {rank_of(v) for e in cascade.einsums for v in e.reduced}
+    reduced |= {rank_of(r.variables[0]) for e in cascade.einsums for r in e.reductions}
+    iterated = {rank_of(block) for _, block in cascade.statements if block is not None}
+    wholes = {w for w, parts in cascade.splits.items() if set(parts) & (reduced | iterated)}
+    inner = {p for w in wholes for p in cascade.splits[w]}
+    wanted = reduced | wholes | (iterated - inner)
+    return tuple(r for r in cascade.rank_names if r in wanted)
+
+
+def timeline(cascade: Cascade, rank: str) -> dict[str, float]:
+    """Return for every tensor when it is there: 0, k while it streams in pass k, k + 1/2 after it."""
+    return {name: t.streams for name, t in _timeline(cascade, view(cascade, rank))[0].items()}
+
+
+def _timeline(cascade: Cascade, seen: RankView) -> tuple[dict[str, _Time], dict[str, int]]:
+    """Return the time of every tensor and the pass of every Einsum that visits elements.
+
+    States make the equations circular; times only grow, so reading the statements again until nothing changes ends,
+    at the latest after as many rounds as there are Einsums.
+    """
+    times = {s.tensor: _Time(0.0, 0.0) for s in cascade.inputs}
+    first: dict[str, _Time] = {}
+    levels: dict[str, int] = {}
+    rounds = 2 + len(cascade.einsums) if cascade.states else 1
+    for _ in range(rounds):
+        before = dict(times)
+        for einsum, block in cascade.statements:
+            time, level = _einsum_time(cascade, einsum, block, seen, times, first)
+            if cascade.is_initial(einsum, block):
+                first[einsum.name] = time
+                times.setdefault(einsum.name, time)
+                continue
+            times[einsum.name] = time
+            if level is not None:
+                levels[einsum.name] = level
+        if times == before:
+            break
+    return times, levels
+
+
+def _einsum_time(
+    cascade: Cascade,
+    einsum: Einsum,
+    block: str | None,
+    seen: RankView,
+    times: dict[str, _Time],
+    first: dict[str, _Time],
+) -> tuple[_Time, int | None]:
+    """Return when an Einsum's tensor is there, and its pass if it visits elements."""
+    walking = walkers(cascade, einsum, seen)
+    covered = frozenset().union(*walking.values())
+    latest, anywhere = 0.0, 0.0
+    cause: str | None = None
+    for access in einsum.reads:
+        seen_at = _read_time(cascade, access, block, frozenset(walking), seen, times, first)
+        anywhere = max(anywhere, seen_at.anywhere)
+        if seen_at.streams > latest:
+            latest, cause = seen_at.streams, access.tensor
+    visits = covered == frozenset(seen.components) or _gathers(cascade, einsum, seen, times)
+    level = max(1, math.ceil(latest)) if visits else None
+    out = float(level) if level is not None else latest
+    left = {v for v in einsum.output_variables if v in walking}
+    if not left and (walking or visits):
+        out = math.floor(out) + 0.5
+    recomputed = block is None and bool(left)
+    return _Time(out, anywhere if recomputed else _ended(out), cause), level
+
+
+def _ended(time: float) -> float:
+    """Return when a value that streams is complete; inputs and summaries are so at once."""
+    return time + 0.5 if time > 0 and time == int(time) else time
+
+
+def _read_time(
+    cascade: Cascade,
+    access: Access,
+    block: str | None,
+    walking: frozenset[str],
+    seen: RankView,
+    times: dict[str, _Time],
+    first: dict[str, _Time],
+) -> _Time:
+    """Return when what an access reads is there."""
+    name = access.tensor
+    time = times.get(name) or first.get(name) or _Time(0.0, 0.0)
+    signature = cascade.signatures[name]
+    if signature.state is not None:
+        index = access.indices[signature.state]
+        own_rank = signature.ranks[signature.state] in seen.components
+        start = first.get(name, _Time(0.0, 0.0))
+        if index == Num(0):
+            return start
+        if block is not None and index == Var(block) and not own_rank:
+            return start  # passes are counted per generation
+    if time.streams == 0 or time.streams != int(time.streams):
+        return time
+    moving = frozenset().union(*(index_variables(i) for i in access.indices)) & walking
+    if not moving:
+        other_name = _through_alias(cascade, access, seen)
+        return _Time(time.anywhere, time.anywhere) if other_name else _Time(time.streams + 0.5, time.anywhere)
+    for rank, index in zip(signature.ranks, access.indices, strict=True):
+        if rank in seen.wholes and runs_backward(index, walking):
+            return _Time(time.streams + 0.5, time.anywhere)
+    return time
+
+
+def _through_alias(cascade: Cascade, access: Access, seen: RankView) -> bool:
+    """Tell whether an element is asked for by a variable of another name of the rank: `Q[e, p]` of `Q[E, M]`."""
+    names = {alias for alias, _ in seen.aliases} | {cascade.aliases.get(r, "") for r in seen.components}
+    signature = cascade.signatures[access.tensor]
+    for rank, index in zip(signature.ranks, access.indices, strict=True):
+        if rank in seen.wholes and any(rank_of(v) in names for v in index_variables(index)):
+            return True
+    return False
+
+
+def _gathers(cascade: Cascade, einsum: Einsum, seen: RankView, times: dict[str, _Time]) -> bool:
+    """Tell whether an Einsum fetches elements of the rank through an index that was computed from the rank."""
+    for access in einsum.reads:
+        signature = cascade.signatures[access.tensor]
+        for rank, index in zip(signature.ranks, access.indices, strict=True):
+            if rank in seen.wholes and any(times[a.tensor].streams > 0 for a in accesses(index)):
+                return True
+    return False
+
+
+def _chain(times: dict[str, _Time], last: str | None) -> tuple[str, ...]:
+    chain: list[str] = []
+    while last is not None and last not in chain:
+        chain.append(last)
+        last = times[last].cause
+    return tuple(reversed(chain))
+
+
+def _moment(time: float) -> str:
+    if time == 0:
+        return "before the first pass"
+    if time == int(time):
+        return f"summary, during pass {int(time)}"
+    return f"summary, after pass {int(time)}" if time >= 1 else "summary of inputs"

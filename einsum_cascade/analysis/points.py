@@ -1,0 +1,218 @@
+"""Exact numbers of iteration points under a `where`, and the scalar operations that they cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from ..cascade import Cascade, rank_of, variable_of
+from ..einsum import Einsum
+from ..errors import CascadeError, nearest
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
+from ..sizes import BATCH_RANKS, parse_sizes, resolve, size_value
+from .predicates import conjuncts, count, is_static
+
+
+def known_sizes(cascade: Cascade, sizes: Mapping[str, int] | str) -> dict[str, int]:
+    """Return the size of every rank of a cascade, from a text or from the sizes of some ranks."""
+    if isinstance(sizes, str):
+        return parse_sizes(sizes, cascade)
+    return resolve(cascade, dict(sizes))
+
+
+def batch_of(cascade: Cascade, sizes: Mapping[str, int]) -> int:
+    """Return by how much batch ranks that the text leaves out (B, H) multiply all counts."""
+    return math.prod(sizes[r] for r in BATCH_RANKS if r in sizes and r not in cascade.rank_names)
+
+
+def points(cascade: Cascade, einsum: str, sizes: Mapping[str, int] | str) -> int:
+    """Return the exact number of iteration points of an Einsum, batch ranks left out.
+
+    Points removed by a `where`, here or in what is read, and points that read outside a tensor do not count. A
+    predicate that reads data removes nothing, for which points it removes is known to the data alone.
+
+    Args:
+        einsum: the name of the tensor that it defines.
+        sizes: as for `evaluate`; any size, for points are counted by intervals.
+
+    Raises:
+        CascadeError: an unknown Einsum, or missing sizes.
+
+    >>> from einsum_cascade import zoo
+    >>> points(zoo.load("attention_causal"), "QK", "E=2,F=2,M=1M,P=1M") == 2 * (2**20 * (2**20 + 1) // 2)
+    True
+    """
+    known = known_sizes(cascade, sizes)
+    try:
+        found = cascade.einsum(einsum)
+    except KeyError:
+        names = [e.name for e in cascade.einsums]
+        raise CascadeError(f"{cascade.name} has no Einsum {einsum}", hint=nearest(einsum, names)) from None
+    return space_points(cascade, found, found.variables, known)
+
+
+def operations(cascade: Cascade, sizes: Mapping[str, int] | str) -> dict[str, int]:
+    """Return how many scalar operations of each cost class a cascade takes, batch ranks included.
+
+    Per point of the iteration space the maps, per reduced term one operation of the reduction.
+
+    >>> from einsum_cascade import zoo
+    >>> operations(zoo.load("attention_3pass"), "E=4,F=4,M=8,P=2")
+    {'mac': 128, 'max': 16, 'exp': 16, 'add': 32, 'divide': 16}
+    """
+    known = known_sizes(cascade, sizes)
+    total: Counter[str] = Counter()
+    for per_einsum in operations_by_einsum(cascade, known).values():
+        total.update(per_einsum)
+    return dict(total)
+
+
+def operations_by_einsum(cascade: Cascade, sizes: Mapping[str, int] | str) -> dict[str, dict[str, int]]:
+    """Return the scalar operations of each Einsum by cost class, batch ranks included."""
+    known = known_sizes(cascade, sizes)
+    batch = batch_of(cascade, known)
+    out: dict[str, dict[str, int]] = {}
+    counted: dict[tuple[str, tuple[str, ...]], int] = {}
+    for einsum in cascade.einsums:
+        mine: Counter[str] = Counter()
+        for action in einsum.actions:
+            key = (einsum.name, action.variables)
+            if key not in counted:
+                counted[key] = space_points(cascade, einsum, action.variables, known)
+            mine[action.op] += action.count * counted[key] * batch
+        out[einsum.name] = dict(mine)
+    return out
+
+
+def space_points(cascade: Cascade, einsum: Einsum, space: tuple[str, ...], sizes: Mapping[str, int]) -> int:
+    """Return the number of points of the space of some of an Einsum's variables."""
+    parts = [p for p in live_parts(cascade, einsum) if set(variables(p)) <= set(space)]
+    merged, extents = merged_splits(cascade, parts, space, sizes)
+    return count(merged, extents, numbers_of(cascade, sizes))
+
+
+def numbers_of(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, float]:
+    """Return sizes and named constants by name."""
+    return {**sizes, **{c.name: size_value(c.value, cascade, sizes) for c in cascade.constants}}
+
+
+def live_parts(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
+    """Return the static conditions under which a point of an Einsum exists.
+
+    These are its own `where`, the conditions of the points it reads, and that each index lies inside its tensor.
+    """
+    found = list(dict.fromkeys(_conditions(cascade, einsum, {})))
+    return tuple(p for p in found if is_static(p))
+
+
+def _conditions(cascade: Cascade, einsum: Einsum, known: dict[str, tuple[Expr, ...]]) -> tuple[Expr, ...]:
+    parts = list(conjuncts(einsum.where))
+    for access in _required(einsum.value) + (_required(einsum.where) if einsum.where is not None else []):
+        parts += _inside(cascade, access)
+        parts += _inherited(cascade, access, known)
+    return tuple(dict.fromkeys(parts))
+
+
+def _required(node: Expr) -> list[Access]:
+    """Return the accesses without which a point does not exist: all but padded ones and those of one branch."""
+    if isinstance(node, Apply) and node.op == "pad":
+        return (
+            [a for part in (*node.args[0].indices, node.args[1]) for a in _required(part)]
+            if isinstance(node.args[0], Access)
+            else []
+        )
+    if isinstance(node, Apply) and node.op == "select":
+        return _required(node.args[0])
+    if isinstance(node, Access):
+        return [node, *(a for i in node.indices for a in _required(i))]
+    parts = node.args if isinstance(node, (Apply, Compare)) else ()
+    return [a for p in parts for a in _required(p)]
+
+
+def _inherited(cascade: Cascade, access: Access, known: dict[str, tuple[Expr, ...]]) -> list[Expr]:
+    """Return the conditions of the element read, in the variables of the reader."""
+    signature = cascade.signatures[access.tensor]
+    if signature.state is not None or all(e.name != access.tensor for e in cascade.einsums):
+        return []
+    if access.tensor not in known:
+        known[access.tensor] = ()
+        known[access.tensor] = _conditions(cascade, cascade.einsum(access.tensor), known)
+    writer = cascade.einsum(access.tensor)
+    own = set(writer.output_variables)
+    names = {
+        t.name: i for t, i in zip(writer.target.indices, access.indices, strict=True) if isinstance(t, Var)
+    }
+    return [substitute(p, names) for p in known[access.tensor] if set(variables(p)) <= own]
+
+
+def _inside(cascade: Cascade, access: Access) -> list[Expr]:
+    """Return the conditions that keep an access inside its tensor, where they do not hold by themselves."""
+    signature = cascade.signatures[access.tensor]
+    out: list[Expr] = []
+    for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
+        if axis == signature.state or fits(cascade, rank, index) or not variables(index):
+            continue
+        out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
+    return out
+
+
+def fits(cascade: Cascade, rank: str, index: Expr) -> bool:
+    """Tell whether an index runs over exactly the elements of a rank: a variable of it, or the offset of its parts."""
+    if isinstance(index, Var):
+        mine = rank_of(index.name)
+        return mine == rank or cascade.aliases.get(mine) == rank or cascade.aliases.get(rank) == mine
+    names = variables(index)
+    parts = cascade.splits.get(rank)
+    wanted = parts and _offset(parts, cascade, names)
+    return bool(wanted) and index in _spellings(wanted)  # type: ignore[arg-type]
+
+
+def _offset(parts: tuple[str, ...], cascade: Cascade, names: tuple[str, ...]) -> Expr | None:
+    """Return `m1*M0 + m0` for the parts (M1, M0), with the variables (aliases too) that an index uses."""
+    chosen: list[str] = []
+    for part in parts:
+        own = [n for n in names if part in (rank_of(n), cascade.aliases.get(rank_of(n)))]
+        if len(own) != 1:
+            return None
+        chosen.append(own[0])
+    out: Expr = Var(chosen[0])
+    for part, name in zip(parts[1:], chosen[1:], strict=True):
+        out = Apply("+", (Apply("*", (out, Size(part))), Var(name)))
+    return out
+
+
+def _spellings(offset: Expr) -> tuple[Expr, ...]:
+    """Return the ways in which people write an offset: factors and summands either way round."""
+    if not isinstance(offset, Apply):
+        return (offset,)
+    left, right = offset.args
+    if offset.op == "*":
+        return tuple(Apply("*", p) for w in _spellings(left) for p in ((w, right), (right, w)))
+    return tuple(Apply("+", p) for w in _spellings(left) for p in ((w, right), (right, w)))
+
+
+def merged_splits(
+    cascade: Cascade, parts: list[Expr], space: tuple[str, ...], sizes: Mapping[str, int]
+) -> tuple[list[Expr], dict[str, int]]:
+    """Return the conditions and extents with `m1*M0 + m0` replaced by one variable m, where m1 and m0 only stand so.
+
+    Two variables are counted by intervals where three would have to be listed.
+    """
+    extents = {v: sizes[rank_of(v)] for v in space}
+    for whole, ranks in cascade.splits.items():
+        used = tuple(dict.fromkeys(v for p in parts for v in variables(p)))
+        offset = _offset(ranks, cascade, tuple(v for v in used if v in extents))
+        if offset is None:
+            continue
+        inner = variables(offset)
+        fresh = Var(variable_of(whole))
+        spelled = _spellings(offset)
+        merged = [transform(p, lambda n, s=spelled, f=fresh: f if n in s else n) for p in parts]  # type: ignore[misc]
+        left = {v for p in merged for v in variables(p)}
+        if fresh.name in extents or left & set(inner):
+            continue
+        parts = merged
+        extents = {v: n for v, n in extents.items() if v not in inner}
+        extents[fresh.name] = math.prod(sizes[r] for r in ranks)
+    return parts, extents

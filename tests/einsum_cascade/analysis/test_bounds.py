@@ -1,0 +1,238 @@
+"""Bounds hold: against an optimal cache fed with the element accesses of legal schedules."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from einsum_cascade import Cascade, CascadeError, bounds, parse, zoo
+from einsum_cascade.analysis.bounds import traffic_curve
+from einsum_cascade.analysis.quantities import parse_bytes
+from einsum_cascade.cascade import rank_of
+from einsum_cascade.errors import DataError
+from einsum_cascade.expr import Var
+
+NORM = """cascade norm
+rank M P
+input X[M, P]
+output Y[M, P]
+S[p] = X[m, p]
+Y[m, p] = X[m, p] / S[p]
+"""
+GATE = """cascade gate
+rank E M P
+input Q[E, P] K[E, M]
+output S[P]
+QK[m, p] = Q[e, p] * K[e, m]
+GM[p] = QK[m, p] :: max(m)
+SN[m, p] = QK[m, p] * GM[p]
+S[p] = SN[m, p]
+"""
+GEMM = "cascade gemm\nrank M P E\ninput A[E, M] B[E, P]\noutput C[M, P]\nC[m, p] = A[e, m] * B[e, p]\n"
+CAUSAL = GATE.replace("K[e, m]\n", "K[e, m] where m <= p\n")
+
+Event = tuple[str, tuple[object, ...]]
+
+
+def optimal_traffic(trace: list[Event], words: int, inputs: set[str], outputs: set[str]) -> int:
+    """Words moved by a fully associative buffer that knows the future (Belady) and drops what is dead.
+
+    A "define" gives a word a new value without reading it; an "update" and a "read" need it on chip.
+    """
+    after: dict[tuple[object, ...], float] = {}
+    following: list[float] = [math.inf] * len(trace)
+    for i in range(len(trace) - 1, -1, -1):
+        kind, word = trace[i]
+        following[i] = after.get(word, math.inf)
+        # A value that is defined anew before it is read is dead until then.
+        after[word] = math.inf if kind == "define" else i
+    moved, chip, dirty = 0, {}, set()
+    for i, (kind, word) in enumerate(trace):
+        if word not in chip:
+            if len(chip) == words:
+                victim = max(chip, key=lambda w: chip[w])
+                if victim in dirty and (chip[victim] < math.inf or victim[0] in outputs):
+                    moved += 1
+                dirty.discard(victim)
+                del chip[victim]
+            moved += kind != "define"
+        if kind != "read":
+            dirty.add(word)
+        chip[word] = following[i]
+        if following[i] == math.inf and word[0] not in outputs:
+            dirty.discard(word)
+            del chip[word]
+    return moved + sum(w[0] in outputs for w in dirty)
+
+
+def tiled_trace(cascade: Cascade, sizes: dict[str, int], tile: int, rng: random.Random) -> list[Event]:
+    """One legal schedule: tiles of p outside, the Einsums one after another inside, each in any loop order."""
+    trace: list[Event] = []
+    for start in range(0, sizes["P"], tile):
+        for einsum in cascade.einsums:
+            order = list(einsum.variables)
+            rng.shuffle(order)
+            spans = {v: range(sizes[rank_of(v)]) for v in order}
+            spans["p"] = range(start, min(start + tile, sizes["P"]))
+            seen: set[tuple[object, ...]] = set()
+            for place in itertools.product(*(spans[v] for v in order)):
+                at = dict(zip(order, place, strict=True))
+                if cascade.name == "causal" and "m" in at and at["m"] > at["p"]:
+                    continue
+                trace += [("read", (a.tensor, *_place(a.indices, at))) for a in einsum.reads]
+                target = (einsum.name, *_place(einsum.target.indices, at))
+                trace.append(("update" if target in seen else "define", target))
+                seen.add(target)
+    return trace
+
+
+def _place(indices: tuple[object, ...], at: dict[str, int]) -> tuple[int, ...]:
+    return tuple(at[i.name] for i in indices if isinstance(i, Var))
+
+
+def recomputing_trace(sizes: dict[str, int], tile: int, rng: random.Random) -> list[Event]:
+    """GATE without ever storing QK: each pass over the keys computes the scores again for a tile of queries."""
+    trace: list[Event] = []
+    for start in range(0, sizes["P"], tile):
+        queries = range(start, min(start + tile, sizes["P"]))
+        for final in ("GM", "S"):
+            keys = list(range(sizes["M"]))
+            rng.shuffle(keys)
+            for first, (m, p) in enumerate(itertools.product(keys, queries)):
+                for e in range(sizes["E"]):
+                    trace += [("read", ("Q", e, p)), ("read", ("K", e, m))]
+                    trace.append(("define" if e == 0 else "update", ("QK", m, p)))
+                trace.append(("read", ("QK", m, p)))
+                if final == "S":
+                    trace.append(("read", ("GM", p)))
+                trace.append(("define" if first < len(queries) else "update", (final, p)))
+    return trace
+
+
+SIZES = st.fixed_dictionaries({"M": st.integers(2, 9), "P": st.integers(1, 6), "E": st.integers(1, 4)})
+
+
+@pytest.mark.parametrize(
+    "text", [NORM, GATE, GEMM, CAUSAL.replace("gate", "causal")], ids=["norm", "gate", "gemm", "causal"]
+)
+@settings(max_examples=60, deadline=None)
+@given(sizes=SIZES, tile=st.integers(1, 6), words=st.integers(4, 60), seed=st.integers(0, 10**6))
+def test_no_schedule_moves_less_than_the_bound(
+    text: str, sizes: dict[str, int], tile: int, words: int, seed: int
+) -> None:
+    cascade = parse(text)
+    trace = tiled_trace(cascade, sizes, tile, random.Random(seed))
+    used = {k: v for k, v in sizes.items() if k in cascade.rank_names}
+    inputs = {s.tensor for s in cascade.inputs}
+    outputs = {s.tensor for s in cascade.outputs}
+    bound = bounds(cascade, used, buffer=float(words), word="1 B").traffic_bytes
+    assert bound <= optimal_traffic(trace, words, inputs, outputs) + 1e-9
+
+
+@settings(max_examples=80, deadline=None)
+@given(sizes=SIZES, tile=st.integers(1, 6), words=st.integers(4, 60), seed=st.integers(0, 10**6))
+def test_recomputing_from_inputs_does_not_beat_the_bound(
+    sizes: dict[str, int], tile: int, words: int, seed: int
+) -> None:
+    trace = recomputing_trace(sizes, tile, random.Random(seed))
+    bound = bounds(parse(GATE), sizes, buffer=float(words), word="1 B").traffic_bytes
+    assert bound <= optimal_traffic(trace, words, {"Q", "K"}, {"S"}) + 1e-9
+
+
+def test_the_pass_term_is_reached_by_a_real_schedule() -> None:
+    """A bound of 0 holds too; this one is tight: X is read twice, less what the buffer keeps."""
+    sizes = {"M": 40, "P": 1}
+    bound = bounds(parse(NORM), sizes, buffer=10.0, word="1 B").traffic_bytes
+    assert bound == 40 + 40 + (40 - 10)
+    # The schedule also holds the sum and one result on chip, so it may fall short of the bound by that much.
+    best = min(
+        optimal_traffic(tiled_trace(parse(NORM), sizes, 1, random.Random(s)), 10, {"X"}, {"Y"})
+        for s in range(40)
+    )
+    assert bound <= best <= bound + 3
+
+
+def test_the_buffer_that_frees_a_pass() -> None:
+    found = bounds(parse(GATE), "M=64,P=32,E=16", word="16 bit")
+    assert found.free_pass_buffer_bytes * 8 == 1024  # one row of scores: M * 16 bit
+    assert found.kept == ("QK",)
+    assert bounds(zoo.load("attention_1pass"), "E=4,F=4,M=64,P=8").free_pass_buffer_bytes == 0
+    gate = bounds(zoo.load("squeeze_excite"), "C=8,R=2,P=30", word="1 B")
+    assert gate.free_pass_buffer_bytes == 8 * 30  # the whole image stays live
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_more_buffer_never_raises_the_bound(name: str) -> None:
+    cascade = zoo.load(name)
+    sizes = dict.fromkeys(cascade.free_ranks, 12)
+    buffers = np.geomspace(8, 1e6, 30)
+    curve = traffic_curve(cascade, sizes, buffers_bytes=buffers)
+    assert (np.diff(curve) <= 1e-9).all()
+    found = bounds(cascade, sizes, buffer=float(buffers[3]))
+    assert found.traffic_bytes == pytest.approx(curve[3])
+    assert found.traffic_bytes >= found.compulsory_bytes == bounds(cascade, sizes).traffic_bytes
+    assert all(t.source for t in found.terms)
+
+
+def test_textbook_attention_in_bytes() -> None:
+    b = bounds(zoo.load("attention_3pass"), "BERT/1K,B=1", buffer="64 KiB")
+    # 12 heads x (Q, K, V, AV) x 1024 x 64 words of 2 B
+    assert b.compulsory_bytes == 12 * 4 * 1024 * 64 * 2
+    assert b.operations["exp"] == 12 * 1024 * 1024
+    assert b.passes == {"E": 1, "M": 3}
+    assert b.formulas["free_pass_buffer_bytes"] == "M*word"
+    assert set(b.as_json()) >= {
+        "passes", "operations", "compulsory_bytes", "traffic_bytes", "free_pass_buffer_bytes", "formulas"
+    }  # fmt: skip
+
+
+def test_formulas_give_the_numbers() -> None:
+    import sympy
+
+    b = bounds(parse(GATE), "M=64,P=32,E=16", buffer=40.0, word="2 B")
+    values = {"M": 64, "P": 32, "E": 16, "word": 2, "buffer": 40}
+    named = {k: sympy.Symbol(k, positive=True, integer=True) for k in values}
+
+    def at(name: str) -> float:
+        formula = sympy.sympify(b.formulas[name], locals=named)
+        return float(formula.subs({named[k]: v for k, v in values.items()}))
+
+    assert at("compulsory_bytes") == b.compulsory_bytes
+    assert at("free_pass_buffer_bytes") == b.free_pass_buffer_bytes
+    passes_term = next(t for t in b.terms if t.name == "passes over M")
+    assert at("compulsory_bytes") + at("pass_forced_bytes[M]") == pytest.approx(passes_term.traffic_bytes)
+
+
+def test_a_curve_of_thirty_points_takes_less_than_a_tenth_of_a_second() -> None:
+    cascade = zoo.load("attention_3pass")
+    buffers = np.geomspace(2**10, 2**30, 30)
+    traffic_curve(cascade, "BERT/1M", buffers_bytes=buffers)
+    start = time.perf_counter()
+    traffic_curve(cascade, "BERT/1M", buffers_bytes=buffers)
+    assert time.perf_counter() - start < 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("16", "write the unit: '16 MiB'"),
+        ("16 MB/s", "expected a number"),
+        ("16 Mi", "unknown unit"),
+        ("0 B", "more than"),
+    ],
+)
+def test_amounts_without_a_unit_are_refused(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse_bytes(text)
+
+
+def test_missing_sizes_are_refused() -> None:
+    with pytest.raises(CascadeError, match="needs the size"):
+        bounds(zoo.load("attention_3pass"), "E=4")
