@@ -81,3 +81,30 @@ def neighborhood_attention() -> Iterator[Case]:
     yield Case(
         "fp16", on(4, 6, 7), {"window": (3, 5, 4), "stride": (1, 2, 4), "causal": (True, False, False)}
     )
+
+
+def decode_attention() -> Iterator[Case]:
+    """Yield the checks of split-KV decode."""
+    yield Case("fp32", _sizes(6, 1, 77, 32, kv_heads=2), {"splits": 3})
+    # More splits than key tiles: some of them are empty.
+    yield Case("fp32", _sizes(2, 1, 20, 32), {"splits": 4})
+    yield Case("bf16", _sizes(8, 3, 100, 64, kv_heads=1, batch=2), {"splits": 2})
+    yield Case("fp16", _sizes(2, 1, 64, 40), {"splits": 1})
+
+
+def merge_attention() -> Iterator[Case]:
+    """Yield the checks of the merge of partial attentions."""
+    yield Case("fp32", {"parts": 3, "rows": 21, "head_dim": 32})
+    yield Case("bf16", {"parts": 2, "rows": 16, "head_dim": 40})
+
+
+def flash_attention_gradients() -> Iterator[Case]:
+    """Yield the checks of the gradients of flash attention."""
+    odd = _sizes(2, 37, 53, 32)
+    yield Case("fp32", odd, extras=("grad",))
+    yield Case("fp32", odd, {"causal": True}, extras=("grad",))
+    yield Case("fp32", odd, {"causal": True, "window": 9}, extras=("grad",))
+    yield Case("fp32", odd, {"window": 8}, extras=("grad",))
+    # More queries than keys: the first queries see nothing and their gradients are 0.
+    yield Case("fp32", _sizes(4, 40, 21, 40, kv_heads=2), {"causal": True}, extras=("grad",))
+    yield Case("bf16", _sizes(2, 33, 33, 64, kv_heads=1), {"causal": True}, extras=("grad",))

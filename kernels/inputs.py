@@ -75,3 +75,17 @@ def neighborhood(
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, heads, *layout, head_dim)
     return {name: torch.randn(shape, generator=generator).to(DTYPES[dtype]) for name in ("q", "k", "v")}
+
+
+def partial_attentions(
+    *, parts: int, rows: int, head_dim: int, dtype: str = "fp32", extras: Iterable[str] = (), seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Return partial attentions [parts, rows, head_dim] and log-sum-exps, one of them of a part without keys."""
+    del extras
+    generator = torch.Generator().manual_seed(seed)
+    lse = 4.0 * torch.randn(parts, rows, generator=generator)
+    lse[0, 0] = float("-inf")
+    return {
+        "parts": torch.randn(parts, rows, head_dim, generator=generator).to(DTYPES[dtype]),
+        "part_lse": lse,
+    }

@@ -117,7 +117,7 @@ def linear_attention(
         tile: block_m is the chunk, block_n the block of value columns.
         empty: makes the output; the checker passes one that fills it with NaN.
     """
-    batch, heads, seq, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
+    _, heads, seq, _, kv_heads, seq_kv = checked_shapes(q, k, v)
     if kv_heads != heads or seq_kv != seq or decay.shape != (heads,):
         raise KernelError(
             f"expected k, v like q {list(q.shape)} and decay [{heads}], found {list(k.shape)} and {list(decay.shape)}"

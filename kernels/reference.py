@@ -163,3 +163,26 @@ def neighborhood_attention(
     flat = [t.reshape(*t.shape[:2], -1, t.shape[-1]) for t in (q, k, v)]
     out, lse = attention(*flat, mask=mask)
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
+
+
+def decode_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, splits: int = 8
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return causal attention; the number of splits does not change the mathematics."""
+    del splits
+    return attention(q, k, v, causal=True)
+
+
+def merge_attention(parts: torch.Tensor, part_lse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the attention over all keys from normalised attentions over parts of them, [parts, ...]."""
+    weights, lse = softmax_of(part_lse.movedim(0, -1), torch.ones((), dtype=torch.bool))
+    return (parts * weights.movedim(-1, 0)[..., None]).sum(0), lse
+
+
+def flash_attention_gradients(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grad: torch.Tensor, **options: object
+) -> tuple[torch.Tensor, ...]:
+    """Return the gradients for q, k, v by automatic differentiation of the reference."""
+    leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+    out, _ = attention(*leaves, **options)  # type: ignore[arg-type]
+    return torch.autograd.grad(out, leaves, grad)

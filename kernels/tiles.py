@@ -83,6 +83,7 @@ def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bo
 
     Args:
         target: compute capability times ten; 90 is 9.0.
+        window: prefer a row made for windows.
 
     Raises:
         KernelError: no row fits.
@@ -93,7 +94,11 @@ def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bo
     rows = [r for r in shipped() if r.kernel == kernel]
     if not rows:
         raise KernelError(f"no tiles for kernel '{kernel}': {nearest(kernel, {r.kernel for r in shipped()})}")
-    fits = [r for r in rows if r.word_bytes == word_bytes and r.head_dim >= head_dim and r.target <= target]
+    fits = [
+        r
+        for r in rows
+        if r.word_bytes == word_bytes and r.head_dim >= head_dim and r.target <= target and r.window <= window
+    ]
     if not fits:
         raise KernelError(
             f"{kernel}: no shipped tile for head_dim={head_dim}, {word_bytes}-byte words, sm_{target}"

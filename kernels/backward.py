@@ -1,0 +1,231 @@
+"""Gradients of flash attention: weights are computed again from the saved log-sum-exp, never stored.
+
+Two kernels: one walks the queries of a key tile for the gradients of K and V, one the keys of a query tile for that of
+Q. Each writes its own tile once, so that no atomic addition is needed and the result does not depend on timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from . import tiles
+from .aot import POINTER, WORD_BYTES, Build
+from .attention import LOG2E, checked_shapes, flags, precision
+from .interpreter import interpreted_on_cpu
+
+
+@triton.jit
+def _score_gradient(q, k, v, grad, lse, delta, rows, cols, seq_kv, left, right, scale, HAS_LEFT: tl.constexpr,
+                    HAS_RIGHT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Weights of a tile and the gradient of its scores; rows are counted on the keys' axis."""
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+    seen = cols[None, :] < seq_kv
+    if HAS_LEFT:
+        seen = seen & (cols[None, :] >= rows[:, None] - left)
+    if HAS_RIGHT:
+        seen = seen & (cols[None, :] <= rows[:, None] + right)
+    weights = tl.where(seen, tl.exp2(scores - lse[:, None]), 0.0)
+    from_values = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
+    return weights, weights * (from_values - delta[:, None])
+
+
+@triton.jit
+def row_products(out_ptr, grad_ptr, delta_ptr, rows_total, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+                 BLOCK_M: tl.constexpr):  # fmt: skip
+    """delta: the product of result and its gradient, summed over a row."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    dims = tl.arange(0, BLOCK_D)
+    inside = (rows[:, None] < rows_total) & (dims[None, :] < HEAD_DIM)
+    places = rows[:, None] * HEAD_DIM + dims[None, :]
+    out = tl.load(out_ptr + places, mask=inside, other=0.0).to(tl.float32)
+    grad = tl.load(grad_ptr + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(delta_ptr + rows, tl.sum(out * grad, 1), mask=rows < rows_total)
+
+
+@triton.jit
+def gradients_kv(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, heads, kv_heads, group, seq_q,
+                 seq_kv, left, right, scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+                 BLOCK_N: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr,
+                 PRECISION: tl.constexpr):  # fmt: skip
+    """Gradients of one tile of keys and values, over all query heads that share it. Tensors are contiguous."""
+    batch = (tl.program_id(1) // kv_heads).to(tl.int64)
+    kv_head = tl.program_id(1) % kv_heads
+    n0 = tl.program_id(0) * BLOCK_N
+    cols = n0 + tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, BLOCK_D)
+    inside = (cols[:, None] < seq_kv) & (dims[None, :] < HEAD_DIM)
+    keys = (tl.program_id(1).to(tl.int64) * seq_kv + cols[:, None]) * HEAD_DIM + dims[None, :]
+    k = tl.load(k_ptr + keys, mask=inside, other=0.0)
+    v = tl.load(v_ptr + keys, mask=inside, other=0.0)
+    shift = seq_kv - seq_q
+    first = 0
+    last = seq_q
+    if HAS_RIGHT:
+        first = tl.maximum(n0 - right - shift, 0) // BLOCK_M * BLOCK_M
+    if HAS_LEFT:
+        last = tl.minimum(tl.maximum(n0 + BLOCK_N + left - shift, 0), seq_q)
+    dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    for member in range(0, group):
+        base = (batch * heads + kv_head * group + member) * seq_q
+        for start in range(first, last, BLOCK_M):
+            queries = start + tl.arange(0, BLOCK_M)
+            there = queries < seq_q
+            mask = there[:, None] & (dims[None, :] < HEAD_DIM)
+            places = (base + queries[:, None]) * HEAD_DIM + dims[None, :]
+            q = tl.load(q_ptr + places, mask=mask, other=0.0)
+            grad = tl.load(grad_ptr + places, mask=mask, other=0.0)
+            # A row without keys has -inf, a row beyond the end nothing: +inf gives both of them weight 0.
+            lse = tl.load(lse_ptr + base + queries, mask=there, other=float("inf")) * 1.4426950408889634
+            lse = tl.where(lse == float("-inf"), float("inf"), lse)
+            delta = tl.load(delta_ptr + base + queries, mask=there, other=0.0)
+            weights, ds = _score_gradient(q, k, v, grad, lse, delta, queries + shift, cols, seq_kv, left, right,
+                                          scale, HAS_LEFT, HAS_RIGHT, PRECISION)  # fmt: skip
+            dv = tl.dot(tl.trans(weights.to(grad.dtype)), grad, dv, input_precision=PRECISION)
+            dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
+    dk = dk * scale * 0.6931471805599453
+    tl.store(dk_ptr + keys, dk.to(dk_ptr.dtype.element_ty), mask=inside)
+    tl.store(dv_ptr + keys, dv.to(dv_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def gradients_q(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, heads, kv_heads, group, seq_q, seq_kv,
+                left, right, scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+                BLOCK_N: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr,
+                PRECISION: tl.constexpr):  # fmt: skip
+    """Gradient of one tile of queries."""
+    batch = (tl.program_id(1) // heads).to(tl.int64)
+    head = tl.program_id(1) % heads
+    p0 = tl.program_id(0) * BLOCK_M
+    queries = p0 + tl.arange(0, BLOCK_M)
+    dims = tl.arange(0, BLOCK_D)
+    there = queries < seq_q
+    mask = there[:, None] & (dims[None, :] < HEAD_DIM)
+    base = tl.program_id(1).to(tl.int64) * seq_q
+    places = (base + queries[:, None]) * HEAD_DIM + dims[None, :]
+    q = tl.load(q_ptr + places, mask=mask, other=0.0)
+    grad = tl.load(grad_ptr + places, mask=mask, other=0.0)
+    lse = tl.load(lse_ptr + base + queries, mask=there, other=float("inf")) * 1.4426950408889634
+    lse = tl.where(lse == float("-inf"), float("inf"), lse)
+    delta = tl.load(delta_ptr + base + queries, mask=there, other=0.0)
+    shift = seq_kv - seq_q
+    first = 0
+    last = seq_kv
+    if HAS_LEFT:
+        first = tl.maximum(p0 + shift - left, 0) // BLOCK_N * BLOCK_N
+    if HAS_RIGHT:
+        last = tl.minimum(tl.maximum(p0 + BLOCK_M + shift + right, 0), seq_kv)
+    key_base = (batch * kv_heads + head // group) * seq_kv
+    dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for start in range(first, last, BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        inside = (cols[:, None] < seq_kv) & (dims[None, :] < HEAD_DIM)
+        keys = (key_base + cols[:, None]) * HEAD_DIM + dims[None, :]
+        k = tl.load(k_ptr + keys, mask=inside, other=0.0)
+        v = tl.load(v_ptr + keys, mask=inside, other=0.0)
+        _, ds = _score_gradient(q, k, v, grad, lse, delta, queries + shift, cols, seq_kv, left, right, scale,
+                                HAS_LEFT, HAS_RIGHT, PRECISION)  # fmt: skip
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+    tl.store(dq_ptr + places, (dq * scale * 0.6931471805599453).to(dq_ptr.dtype.element_ty), mask=mask)
+
+
+@interpreted_on_cpu
+def flash_attention_gradients(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    grad: torch.Tensor,
+    causal: bool = False,
+    window: int | None = None,
+    tile: tiles.Tile | None = None,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of `flash_attention` for q, k and v; the forward pass is run for its log-sum-exp.
+
+    Args:
+        q: [batch, heads, seq_q, head_dim].
+        k: [batch, kv_heads, seq_kv, head_dim].
+        v: like k.
+        grad: gradient of the result, like q.
+        causal: as in the forward pass.
+        window: as in the forward pass.
+        tile: block_m queries by block_n keys; the shipped choice for the device where not given.
+        empty: makes outputs and scratch; the checker passes one that fills them with NaN.
+    """
+    from .attention import flash_attention
+
+    out, lse = flash_attention(q, k, v, causal=causal, window=window, empty=empty)
+    return gradients_from(q, k, v, out, lse, grad, causal=causal, window=window, tile=tile, empty=empty)
+
+
+@interpreted_on_cpu
+def gradients_from(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    grad: torch.Tensor,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    tile: tiles.Tile | None = None,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients for q, k and v from what a forward pass saved: its result and log-sum-exp."""
+    batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
+    tile = tile or tiles.choose(
+        "flash_attention_gradients", head_dim=head_dim, dtype=q.dtype, device=q.device
+    )
+    q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
+    delta = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
+    dq, dk, dv = (empty(tuple(t.shape), dtype=t.dtype, device=q.device) for t in (q, k, v))
+    left, right = flags(causal=causal, window=window)
+    block_d = max(16, triton.next_power_of_2(head_dim))
+    sizes = (heads, kv_heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, head_dim**-0.5 * LOG2E)
+    shape: dict[str, Any] = {
+        "HEAD_DIM": head_dim, "BLOCK_D": block_d, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+        "HAS_LEFT": left is not None, "HAS_RIGHT": right is not None, "PRECISION": precision(q.dtype),
+        "num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True,
+    }  # fmt: skip
+    rows = batch * heads * seq_q
+    row_products[(triton.cdiv(rows, 16),)](
+        out, grad, delta, rows, HEAD_DIM=head_dim, BLOCK_D=block_d, BLOCK_M=16, enable_fp_fusion=True
+    )
+    gradients_kv[(triton.cdiv(seq_kv, tile.block_n), batch * kv_heads)](
+        q, k, v, grad, lse, delta, dk, dv, *sizes, **shape
+    )
+    gradients_q[(triton.cdiv(seq_q, tile.block_m), batch * heads)](
+        q, k, v, grad, lse, delta, dq, *sizes, **shape
+    )
+    return dq, dk, dv
+
+
+def builds(target: int) -> Iterator[Build]:
+    """Yield the shipped specialisations for a compute capability: both gradient kernels, dense and causal."""
+    for head_dim in (64, 128):
+        tile = tiles.pick(
+            "flash_attention_gradients", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target
+        )
+        inputs = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "grad_ptr"), POINTER["bf16"])
+        inputs |= {"lse_ptr": "*fp32", "delta_ptr": "*fp32"}
+        parts = {
+            "keys and values": (gradients_kv, ("dk_ptr", "dv_ptr")),
+            "queries": (gradients_q, ("dq_ptr",)),
+        }
+        for part, (function, outputs) in parts.items():
+            for causal in (False, True):
+                constants = {
+                    "HEAD_DIM": head_dim, "BLOCK_D": head_dim, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+                    "HAS_LEFT": False, "HAS_RIGHT": causal, "PRECISION": "tf32",
+                }  # fmt: skip
+                pointers = inputs | dict.fromkeys(outputs, POINTER["bf16"])
+                variant = f"{part}, {'causal' if causal else 'dense'}"
+                yield Build("flash_attention_gradients", variant, head_dim, "bf16", tile, function, pointers,
+                            ("scale",), (), constants)  # fmt: skip
