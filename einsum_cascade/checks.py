@@ -130,7 +130,7 @@ class _Scope:
                 raise CascadeError(
                     f"output {s.tensor} is never defined", at=s.at, hint=nearest(s.tensor, defined)
                 )
-            if found.state is None and found.ranks != s.ranks:
+            if found.ranks != s.ranks:
                 raise CascadeError(
                     f"output {s.tensor}[{', '.join(s.ranks)}] is defined with the ranks "
                     f"[{', '.join(found.ranks)}]",

@@ -9,9 +9,9 @@ import warnings
 
 import numpy as np
 import pytest
+import strategies
 from hypothesis import HealthCheck, given, settings
 
-import strategies
 from einsum_cascade import parse, zoo
 from einsum_cascade.cascade import Cascade, Iterate, rank_of
 from einsum_cascade.einsum import Einsum
@@ -179,7 +179,7 @@ def compare(use: strategies.Use) -> None:
             assert difference(left, right) <= TOLERANCE, (name, str(use.cascade))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(strategies.uses())
 def test_evaluator_equals_the_interpreter(use: strategies.Use) -> None:
     with warnings.catch_warnings():
@@ -339,7 +339,8 @@ L[] = R[I]
 
 
 def test_a_generation_reads_the_one_before_and_never_the_one_to_come() -> None:
-    text = "cascade c\nrank I\ninput A[I]\noutput O[I] U[I]\niterate i {\n  B[i] = A[i]\n  O[i] = pad(B[i - 1], -1)\n  U[i] = pad(B[i + 1], -2)\n}\n"
+    head = "cascade c\nrank I\ninput A[I]\noutput O[I] U[I]\niterate i {\n"
+    text = head + "  B[i] = A[i]\n  O[i] = pad(B[i - 1], -1)\n  U[i] = pad(B[i + 1], -2)\n}\n"
     out = evaluate(parse(text), "I=3", {"A": [5, 6, 7]})
     assert out["O"].tolist() == [-1, 5, 6]
     assert out["U"].tolist() == [-2, -2, -2]

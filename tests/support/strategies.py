@@ -35,42 +35,40 @@ def numbers() -> st.SearchStrategy[Num]:
     return whole | real | st.just(Num(math.inf))
 
 
-def expressions(*, logical: bool = False, leaves: int = 12) -> st.SearchStrategy[Expr]:
-    """Expressions of every shape the grammar knows; the names in them need not exist."""
-    leaf = numbers() | st.sampled_from(
-        [Size("M"), Size("W1"), Var("m"), Var("m1"), Access("T"), Access("Q", (Var("e"),))]
-    )
-    number = st.recursive(leaf, _larger, max_leaves=leaves)
-    return _truth(number) if logical else number
+LEAVES = (Size("M"), Size("W1"), Var("m"), Var("m1"), Access("T"), Access("Q", (Var("e"),)))
+FUNCTIONS = sorted(n for n, op in SCALAR.items() if not op.logical and n not in ("pad", "select"))
 
 
-def _larger(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
-    functions = [n for n, op in SCALAR.items() if not op.logical and n not in ("pad", "select")]
-
-    def call(name: str) -> st.SearchStrategy[Expr]:
+@st.composite
+def expressions(draw: st.DrawFn, *, depth: int = 4) -> Expr:
+    """Numbers of every shape the grammar knows; the names in them need not exist."""
+    kind = draw(st.integers(0, 7)) if depth else 0
+    if kind <= 1:
+        return draw(numbers() | st.sampled_from(LEAVES))
+    inner = expressions(depth=depth - 1)
+    if kind <= 5:
+        name = draw(st.sampled_from(FUNCTIONS))
         low, high = SCALAR[name].arity
-        return st.lists(inner, min_size=low, max_size=min(high, 4)).map(lambda a: Apply(name, tuple(a)))
+        return Apply(name, tuple(draw(inner) for _ in range(draw(st.integers(low, min(high, 3))))))
+    access = Access("K", tuple(draw(inner) for _ in range(draw(st.integers(0, 2)))))
+    if kind == 6:
+        return draw(st.sampled_from([access, Apply("pad", (access, Num(1)))]))
+    return Apply("select", (draw(predicates(depth=depth - 1)), draw(inner), draw(inner)))
 
-    access = st.lists(inner, max_size=3).map(lambda i: Access("K", tuple(i)))
-    padded = st.tuples(access, inner).map(lambda a: Apply("pad", a))
-    chosen = st.tuples(_truth(inner), inner, inner).map(lambda a: Apply("select", a))
-    return st.sampled_from(functions).flatmap(call) | access | padded | chosen
 
-
-def _truth(number: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
-    def compare(args: list[Expr]) -> st.SearchStrategy[Expr]:
-        ops = st.lists(st.sampled_from(sorted(COMPARISON)), min_size=len(args) - 1, max_size=len(args) - 1)
-        return ops.map(lambda o: Compare(tuple(o), tuple(args)))
-
-    base = st.lists(number, min_size=2, max_size=3).flatmap(compare)
-    return st.recursive(
-        base,
-        lambda inner: (
-            st.tuples(st.sampled_from(["and", "or"]), inner, inner).map(lambda a: Apply(a[0], a[1:]))
-            | inner.map(lambda a: Apply("not", (a,)))
-        ),
-        max_leaves=4,
-    )
+@st.composite
+def predicates(draw: st.DrawFn, *, depth: int = 3) -> Expr:
+    """Comparisons and what joins them."""
+    kind = draw(st.integers(0, 4)) if depth else 0
+    if kind <= 1:
+        ops = draw(st.lists(st.sampled_from(sorted(COMPARISON)), min_size=1, max_size=2))
+        return Compare(
+            tuple(ops), tuple(draw(expressions(depth=max(depth - 1, 0))) for _ in range(len(ops) + 1))
+        )
+    inner = predicates(depth=depth - 1)
+    if kind == 2:
+        return Apply("not", (draw(inner),))
+    return Apply("and" if kind == 3 else "or", (draw(inner), draw(inner)))
 
 
 @dataclass(frozen=True)
@@ -106,15 +104,14 @@ def uses(draw: st.DrawFn, *, iterate: bool | None = None) -> Use:
     index = Signature("J0", draw(_ranks(least=0)))
     known = _Known(list(inputs), [index])
     body: list[Einsum | Iterate] = []
-    for i in range(draw(st.integers(1, 3))):
-        body.append(_add(draw, known, f"U{i}"))
+    body.extend(_add(draw, known, f"U{i}") for i in range(draw(st.integers(1, 3))))
     if iterate if iterate is not None else draw(st.booleans()):
         body += _block(draw, known)
         body.append(_add(draw, known, "Z"))
     defined = [e.name for item in body for e in (item.einsums if isinstance(item, Iterate) else [item])]
     constants = (Constant("W", Num(draw(st.integers(0, 3)))),)
     shapes = {s.tensor: s for s in (*known.values, *known.indices)}
-    outputs = tuple(shapes[t] for t in dict.fromkeys(defined) if t in shapes)
+    outputs = tuple(Signature(t, shapes[t].ranks) for t in dict.fromkeys(defined) if t in shapes)
     cascade = Cascade("random", "", "", RANKS, constants, (*inputs, index), outputs, tuple(body))
     sizes = {r: draw(st.integers(*bounds)) for r, bounds in SIZES.items()}
     sizes |= {"M": sizes["M1"] * sizes["M0"], "N": sizes["I"]}
@@ -174,7 +171,7 @@ def _reducing(
     op = st.sampled_from(["sum", "sum", "max", "min", "prod", "logsumexp"])
     if len(reduced) == 2 and draw(st.booleans()):
         reductions: tuple[Reduction, ...] = tuple(Reduction(draw(op), (v,)) for v in reduced)
-    elif isinstance(value, Apply) and value.op in ("+", "-") or draw(st.booleans()):
+    elif draw(st.booleans()) or (isinstance(value, Apply) and value.op in ("+", "-")):
         reductions = (Reduction(draw(op), reduced),)
     else:
         reductions = ()
@@ -312,10 +309,14 @@ def _where(known: _Known, space: tuple[str, ...]) -> st.SearchStrategy[Expr | No
 
 
 WORDS = (
-    "cascade rank let input output source iterate where and or not inf sorted pad select sum max topk argmax exp "
-    "A B O I J M M1 M0 T i j m m1 t 0 1 2 1e9 0.5 9999999999999999999 + - * / // % ** = == != < <= > >= :: : -> , ( ) "
-    '[ ] { } "text" \\ # é \t'
-).split(" ") + ["\n", "\n", "\n"]
+    *re.findall(
+        r"\S+",
+        """cascade rank let input output source iterate where and or not inf sorted pad select sum max topk argmax exp
+        A B O I J M M1 M0 T i j m m1 t 0 1 2 1e9 0.5 9999999999999999999 + - * / // % ** = == != < <= > >=
+        :: : -> , ( ) [ ] { } \\ # é "text" """,
+    ),
+    *("\t", "\n", "\n", "\n"),
+)
 
 
 def token_soup() -> st.SearchStrategy[str]:

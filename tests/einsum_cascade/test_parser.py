@@ -1,0 +1,105 @@
+"""Text to cascade: what each construct becomes, and files that are not cascades."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from einsum_cascade import CascadeError, load, parse, zoo
+from einsum_cascade.cascade import Iterate
+from einsum_cascade.expr import Access, Apply, Compare, Num, Size, Var
+from einsum_cascade.parser import parse_expression
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("1 + 2 * 3", Apply("+", (Num(1), Apply("*", (Num(2), Num(3)))))),
+        ("1 - 2 - 3", Apply("-", (Apply("-", (Num(1), Num(2))), Num(3)))),
+        ("-m ** 2", Apply("neg", (Apply("**", (Var("m"), Num(2))),))),
+        ("2 ** -m", Apply("**", (Num(2), Apply("neg", (Var("m"),))))),
+        ("2 ** 3 ** m", Apply("**", (Num(2), Apply("**", (Num(3), Var("m")))))),
+        ("m // 2 % 3", Apply("%", (Apply("//", (Var("m"), Num(2))), Num(3)))),
+        ("0 <= m < M", Compare(("<=", "<"), (Num(0), Var("m"), Size("M")))),
+        (
+            "not m < 1 and m > 2",
+            Apply(
+                "and",
+                (Apply("not", (Compare(("<",), (Var("m"), Num(1))),)), Compare((">",), (Var("m"), Num(2)))),
+            ),
+        ),
+        ("a or b and c", Apply("or", (Var("a"), Apply("and", (Var("b"), Var("c")))))),
+        ("T[]", Access("T")),
+        ("K[e, J[p] + 1]", Access("K", (Var("e"), Apply("+", (Access("J", (Var("p"),)), Num(1)))))),
+        ("-inf", Apply("neg", (Num(math.inf),))),
+        ("1e-5", Num(1e-5)),
+        ("1.", Num(1.0)),
+        ("max(a, b, 1)", Apply("max", (Var("a"), Var("b"), Num(1)))),
+    ],
+)
+def test_expression(text: str, tree: object) -> None:
+    assert parse_expression(text) == tree
+
+
+def test_reductions() -> None:
+    head = "cascade c\nrank I J S\ninput A[I, J]\noutput O[S] U[I]\n"
+    text = head + "O[s] = A[i, 0] :: topk(i -> s, sorted)\nU[i] = A[i, j] :: max(j) where j < i\n"
+    select, largest = parse(text).einsums
+    assert (select.reductions[0].op, select.reductions[0].into, select.reductions[0].sorted) == (
+        "topk",
+        "s",
+        True,
+    )
+    assert select.reduced == ("i",)
+    assert largest.reductions[0].variables == ("j",)
+    assert largest.where == Compare(("<",), (Var("j"), Var("i")))
+
+
+def test_blocks_states_splits_and_aliases() -> None:
+    c = zoo.load("linear_chunked")
+    assert [type(x) for x in c.body].count(Iterate) == 1
+    assert c.states == {"KV"}
+    assert c.splits == {"T": ("T1", "T0")}
+    assert c.aliases == {"S0": "T0"}
+    assert c.free_ranks == ("E", "F", "T1", "T0")
+    assert c.signatures["KV"].state == 0
+
+
+def test_comments_continuations_and_line_ends() -> None:
+    head = "# first\r\ncascade c  # a name\r\nrank I\r\n\r\ninput A[I]\r\noutput O[I]\r\n"
+    text = head + "O[i] = A[i] \\\r\n  + 1  # more"
+    assert parse(text).einsums[0].value == Apply("+", (Access("A", (Var("i"),)), Num(1)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b" \n\t\n", "the file is empty"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "this file is binary"),
+        (b"cascade c\0\n", "this file is binary"),
+        (b"cascade c\nrank I\nO[i] = 1\n", ""),
+    ],
+)
+def test_files(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "x.cascade"
+    file.write_bytes(content)
+    if message:
+        with pytest.raises(CascadeError, match=message):
+            load(file)
+    else:
+        assert zoo.find(str(file)).name == "c"
+
+
+def test_missing_files_and_names() -> None:
+    with pytest.raises(CascadeError, match=r"cannot read /nowhere/x\.cascade: No such file"):
+        zoo.find("/nowhere/x.cascade")
+    with pytest.raises(CascadeError, match="did you mean 'attention_1pass'"):
+        zoo.find("attention_1pas")
+
+
+def test_text_is_bounded() -> None:
+    with pytest.raises(CascadeError, match="the text has 300,010 characters"):
+        parse("cascade c\n" + "#" * 300_000)
