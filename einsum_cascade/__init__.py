@@ -15,7 +15,7 @@ from .errors import CascadeError, HardwareError, KernelError, MappingError, Mode
 
 if TYPE_CHECKING:
     from . import zoo
-    from .analysis.bounds import bounds
+    from .analysis.bounds import bounds, traffic_curve
     from .analysis.passes import all_passes, passes
     from .cascade import Cascade
     from .evaluator import evaluate, random_inputs, same_result
@@ -37,6 +37,7 @@ _FACE = {
     "passes": "analysis.passes",
     "all_passes": "analysis.passes",
     "bounds": "analysis.bounds",
+    "traffic_curve": "analysis.bounds",
     "reduce_passes": "rewrite.reduce",
     "from_torch": "torch_trace",
     "parse_sizes": "sizes",
@@ -64,6 +65,7 @@ __all__ = [
     "reduce_passes",
     "render",
     "same_result",
+    "traffic_curve",
     "zoo",
 ]
 

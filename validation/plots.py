@@ -78,7 +78,8 @@ def gna_bars(table: pd.DataFrame) -> Axes:
         axes.bar_label(drawn, fmt="%.1f", fontsize=7, padding=1)
     axes.set_xticks(range(len(table)), list(table.iloc[:, 0]), fontsize=8)
     axes.set(ylabel="speedup over dense attention [x]", title="Neighbourhood attention on Blackwell tiles")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(0, 1.25 * table[series].max().max())
+    axes.legend(frameon=False, fontsize=8, ncols=len(series), loc="upper center")
     return axes
 
 
@@ -108,5 +109,5 @@ def predicted_against_measured(cases: pd.DataFrame) -> Axes:
     axes.fill_between(ends, [e * 0.9 for e in ends], [e * 1.1 for e in ends], color="#57606a", alpha=0.15)
     axes.set(xlabel="measured latency [s]", ylabel="predicted latency [s]")
     axes.set_title("Attention kernels: predicted against measured (band: 10 %)")
-    axes.legend(frameon=False, fontsize=6, ncols=2)
+    axes.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return axes

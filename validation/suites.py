@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # suite -> the options that it takes
 SUITES: dict[str, tuple[str, ...]] = {
     "fusemax": ("published",),
-    "gna": (),
+    "gna": ("published",),
     "gpu": ("measured", "calibrate"),
     "seeds": (),
 }
@@ -66,10 +66,10 @@ def _fusemax(published: Path | None = None) -> dict[str, Any]:
     return summarise("fusemax", cases(published), headline=headline(published))
 
 
-def _gna() -> dict[str, Any]:
+def _gna(published: Path | None = None) -> dict[str, Any]:
     from .gna import cases
 
-    return summarise("gna", cases())
+    return summarise("gna", cases(published))
 
 
 def _gpu(measured: Path | None = None, calibrate: Path | None = None) -> dict[str, Any]:
