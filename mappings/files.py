@@ -24,10 +24,11 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -
     """Return a mapping of the library, or of a file of your own, with fields set.
 
     A file holds a nest and a binding (two documents, a `SpatialMapping`), a binding whose field `nest` names the file
-    with the nest, or a tile mapping of a GPU kernel (a `TileMapping`).
+    with the nest, or a mapping of a GPU kernel (a `KernelMapping`).
 
     Args:
-        overrides: by the path of a field in the file: `sizes.P1`, `keep.GlobalBuffer.QK`, `tile.query.0`.
+        name_or_path: a name in the library, or the path of a YAML file.
+        overrides: by part (`P1`) or by the path of a field in the file: `sizes.P1`, `keep.GlobalBuffer.QK`.
 
     Raises:
         MappingError: no such mapping, a malformed file, or no such field.
@@ -81,6 +82,11 @@ def entries(kind: str | None = None) -> tuple[dict[str, str], ...]:
     return tuple(out)
 
 
+def descriptions() -> tuple[tuple[str, str, str], ...]:
+    """Return (name, summary, source) of every mapping of the library."""
+    return tuple((e["name"], e["summary"], e["source"]) for e in entries())
+
+
 @functools.lru_cache(maxsize=256)
 def _documents(path: str, modified_ns: int) -> tuple[dict[str, Any], ...]:
     documents = read_yaml(path)
@@ -105,10 +111,12 @@ def _built(documents: tuple[dict[str, Any], ...], path: str, overrides: Mapping[
             raise MappingError(
                 f"{path}: a GPU mapping stands alone in its file, found {len(documents)} documents"
             )
-        _override(documents[0], overrides, path)
-        return _gpu(documents[0], path)
+        if overrides:
+            raise MappingError(f"{path}: fields of a GPU mapping are set in the call, not here")
+        return _gpu(path)
     if kinds.count("binding") != 1 or kinds.count("nest") > 1:
         raise MappingError(f"{path}: expected one nest and one binding, found {', '.join(kinds)}")
+    overrides = {_place(k): v for k, v in overrides.items()}
     loops = {k: v for k, v in overrides.items() if k.partition(".")[0] in file_fields(LoopNest)}
     bound = documents[kinds.index("binding")]
     _override(bound, {k: v for k, v in overrides.items() if k not in loops}, path)
@@ -124,6 +132,12 @@ def _built(documents: tuple[dict[str, Any], ...], path: str, overrides: Mapping[
     return SpatialMapping(
         nest, binding, Path(path).stem, str(first.get("summary", "")), str(first.get("source", ""))
     )
+
+
+def _place(key: str) -> str:
+    """Return the path of a field; a bare word that is no field is a part of a rank: `P1` for `sizes.P1`."""
+    known = "." in key or key in file_fields(LoopNest) or key in file_fields(Binding)
+    return key if known else f"sizes.{key}"
 
 
 def _override(document: dict[str, Any], changes: Mapping[str, Any], path: str) -> None:
@@ -151,7 +165,6 @@ def _document(cls: type, document: Mapping[str, Any], path: str) -> Any:
     return build(cls, data, where=f"{Path(path).name} ({document['kind']})")
 
 
-def _gpu(document: Mapping[str, Any], path: str) -> Any:
-    # The dataclass of tile mappings has its own room; it is loaded only when a file asks for it.
-    reader = importlib.import_module(".gpu", __package__)
-    return reader.tile_mapping({k: v for k, v in document.items() if k != "kind"}, where=Path(path).name)
+def _gpu(path: str) -> Any:
+    # Kernels have their own room; it is loaded only when a file asks for it.
+    return importlib.import_module(".gpu", __package__).read_kernel_mapping(path)

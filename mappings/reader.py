@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from einsum_cascade.errors import MappingError, ModelError, nearest
 
@@ -125,7 +125,8 @@ def build(cls: type[T], data: Any, *, where: str, error: type[ModelError] = Mapp
         )
     _check_words(cls, data, (), where, error)
     try:
-        checked: tuple[T] = _adapter(cast(Any, cls)).validate_python((_renamed(cls, data),))
+        kind: Any = cls
+        checked: tuple[T] = _adapter(kind).validate_python((_renamed(cls, data),))
         return checked[0]
     except ValidationError as e:
         raise error(_field_message(cls, e.errors()[0], where)) from None

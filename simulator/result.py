@@ -110,6 +110,11 @@ class Estimate:
             yield f"utilization of {array}", value, "1"
         yield "bound by", self.bound_by, ""
 
+    def einsum_rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield Einsum, array, phase, cycles, time, utilization, energy and traffic, in the order of the schedule."""
+        for e in self.einsums:
+            yield e.name, e.array, e.phase, e.cycles, e.time_s, e.utilization, e.energy_j, e.traffic_bytes
+
     def __str__(self) -> str:
         head = f"{self.cascade} on {self.hardware}, mapped by {self.mapping}"
         lines = [f"  {name:<24} {_text(value):>12} {unit}" for name, value, unit in self.rows()]
@@ -123,17 +128,13 @@ class Estimate:
             cells = ("".join(f"<td>{escape(_text(v))}</td>" for v in row) for row in rows)
             return "".join(f"<tr>{c}</tr>" for c in cells)
 
-        einsums = (
-            (e.name, e.array, e.cycles, e.time_s, e.utilization, e.energy_j, e.traffic_bytes)
-            for e in self.einsums
-        )
-        names = ("Einsum", "array", "cycles", "time [s]", "utilization", "energy [J]", "traffic [B]")
+        names = ("Einsum", "array", "phase", "cycles", "time [s]", "utilization", "energy [J]", "traffic [B]")
         head = "".join(f"<th>{n}</th>" for n in names)
         title = escape(f"{self.cascade} on {self.hardware}, mapped by {self.mapping}")
         notes = "".join(f"<li>{escape(a)}</li>" for a in self.assumptions)
         return (
             f"<b>{title}</b><table>{body(self.rows())}</table>"
-            f"<table><tr>{head}</tr>{body(einsums)}</table><ul>{notes}</ul>"
+            f"<table><tr>{head}</tr>{body(self.einsum_rows())}</table><ul>{notes}</ul>"
         )
 
 

@@ -56,7 +56,7 @@ def _described(module: str) -> Callable[[], list[Row]]:
 _KINDS: dict[str, Callable[[], list[Row]]] = {
     "algorithms": _algorithms,
     "hardware": _described("simulator.hardware.reader"),
-    "mappings": _described("mappings.reader"),
+    "mappings": _described("mappings.files"),
     "kernels": _described("kernels.registry"),
     "models": _models,
 }

@@ -190,7 +190,7 @@ def _log_line(a: tuple[float, float], b: tuple[float, float], x: float) -> float
     if a[0] == b[0]:
         return a[1]
     slope = math.log(b[1] / a[1]) / math.log(b[0] / a[0])
-    return a[1] * (x / a[0]) ** slope
+    return float(a[1] * (x / a[0]) ** slope)
 
 
 def tables() -> dict[str, list[dict[str, Any]]]:

@@ -9,16 +9,12 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from einsum_cascade.errors import HardwareError, nearest
 from mappings.expression import evaluate_expression
 from mappings.reader import build, parse_yaml, read_text
 from mappings.schema import dataclass_of, element_type, file_fields, unit_of
-
-if TYPE_CHECKING:
-    from .gpu import Gpu
-    from .model import SpatialChip
 
 LIBRARY = Path(__file__).parent / "library"
 _KINDS = {"spatial": (".model", "SpatialChip"), "gpu": (".gpu", "Gpu")}
@@ -105,6 +101,11 @@ def entries(kind: str | None = None) -> tuple[dict[str, str], ...]:
     return tuple(out)
 
 
+def descriptions() -> tuple[tuple[str, str, str], ...]:
+    """Return (name, summary, source) of every chip of the library."""
+    return tuple((e["name"], e["summary"], e["source"]) for e in entries())
+
+
 @functools.lru_cache(maxsize=256)
 def _document(path: str, modified_ns: int, where: str) -> dict[str, Any]:
     documents = parse_yaml(read_text(Path(path), error=HardwareError), path, error=HardwareError)
@@ -152,7 +153,7 @@ def _step(node: Any, step: str, path: str, where: str) -> Any:
     raise HardwareError(f"{where}: {path}: no such field; {nearest(step, map(str, legal))}")
 
 
-def _chip(document: dict[str, Any], where: str) -> SpatialChip | Gpu:
+def _chip(document: dict[str, Any], where: str) -> Any:
     module, name = _KINDS[document["kind"]]
     cls = getattr(importlib.import_module(module, __package__), name)
     values = {k: _scalar(v, {}, f"{where}: parameters.{k}") for k, v in _parameters(document, where).items()}

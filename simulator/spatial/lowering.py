@@ -139,10 +139,10 @@ def _time(memory: str, loops: EinsumLoops, chip: SpatialChip, mapping: SpatialMa
 
 
 def _loops(names: Sequence[str], own: Sequence[str], extents: Extents, where: str) -> tuple[Loop, ...]:
-    out = []
+    out: list[Loop] = []
     for name in names:
-        for part in _expanded(name, own, extents, where):
-            out.append(Loop(extents.variable[part], extents.sizes[part], part))
+        parts = _expanded(name, own, extents, where)
+        out += [Loop(extents.variable[part], extents.sizes[part], part) for part in parts]
     return tuple(out)
 
 

@@ -18,7 +18,7 @@ from .access import Usage, count
 from .area import area_mm2, assumptions
 from .energy import Action, actions, by_component, total_j
 from .lowering import Extents, lower
-from .nest import Count, Nest
+from .nest import Count, Dimension, Nest
 from .schedule import Timetable, timetable
 from .tiles import extents, occupancy_words
 from .work import cycles, fill, greatest, operations
@@ -258,11 +258,15 @@ def _assumptions(settled: Plan) -> tuple[str, ...]:
     out = [
         "memory traffic flows beside computation within a phase; start-up and drain of the pipeline are not counted"
     ]
-    coupled = {
-        o.tensor for n in settled.nests for o in n.operands for d in o.dimensions if len(d.terms) > 1
-    } - {t for t in settled.extents.parts}
-    if any(len(d.terms) > 1 for n in settled.nests for o in n.operands for d in o.dimensions) and coupled:
+    if any(
+        len(d.terms) > 1 and _overlaps(d) for n in settled.nests for o in n.operands for d in o.dimensions
+    ):
         out.append(
-            "tiles of an index that several variables share are moved whole; overlap of neighbours is not reused"
+            "where an index is a sum of variables, tiles are moved whole; what neighbours share is not reused"
         )
     return tuple(out)
+
+
+def _overlaps(dimension: Dimension) -> bool:
+    """Tell whether two variables of an index reach the same element (`p + w`), unlike the digits of `m1*M0 + m0`."""
+    return sum(1 for _, stride in dimension.terms if np.all(stride == 1)) > 1

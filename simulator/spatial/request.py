@@ -1,0 +1,99 @@
+"""A simulation as a person asks for it: names, paths and texts -> cascade, sizes, chip and mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from einsum_cascade import zoo
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.errors import CascadeError, HardwareError, MappingError, ModelError, nearest
+from einsum_cascade.sizes import count, parse_sizes
+from mappings.binding import SpatialMapping
+from mappings.files import load
+
+from ..hardware.model import SpatialChip
+from ..hardware.reader import load_hardware, names
+
+_ROOTS = ("hardware", "mapping", "sizes")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `simulate` takes."""
+
+    cascade: Cascade
+    sizes: Mapping[str, int]
+    hardware: SpatialChip
+    mapping: SpatialMapping
+
+
+def resolve(name: str, *, on: str, mapping: str, sizes: str, settings: Iterable[str] = ()) -> Request:
+    """Return what a person asked to simulate.
+
+    Args:
+        name: a zoo entry or the path of a cascade.
+        on: a spatial chip, by name or path.
+        mapping: a mapping, by name or path; the empty string for one that is made on the spot.
+        sizes: `E=64,P=1024,M=1024` or `BERT/64K`; a tile given here (`M0=128`) wins over the mapping's.
+        settings: `hardware.N=128`, `mapping.P1=4`, `sizes.B=1`.
+
+    Raises:
+        ModelError: something does not exist or cannot be read.
+    """
+    cascade = zoo.find(name)
+    changes = parse_settings(settings)
+    extra = "".join(f",{k}={v}" for k, v in changes["sizes"].items())
+    found = parse_sizes(_merged(sizes, changes["sizes"]) if extra else sizes, cascade)
+    chip = load_spatial(on, changes["hardware"])
+    if not mapping:
+        from .default import default_mapping
+
+        return Request(cascade, found, chip, default_mapping(cascade, found, chip))
+    laid = load(mapping)
+    if not isinstance(laid, SpatialMapping):
+        raise MappingError(f"{mapping} is a mapping of a GPU kernel; `cascade predict` uses those")
+    stated = {k: v for k, v in _stated(sizes).items() if k in laid.nest.sizes}
+    own = {**stated, **changes["mapping"]}
+    return Request(cascade, found, chip, load(mapping, own) if own else laid)
+
+
+def load_spatial(on: str, changes: Mapping[str, str]) -> SpatialChip:
+    """Return a spatial chip; a GPU is refused with the names of the chips that would do."""
+    chip = load_hardware(on, changes)
+    if not isinstance(chip, SpatialChip):
+        raise HardwareError(f"{on} is a GPU; expected a spatial chip: {', '.join(names('spatial'))}")
+    return chip
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return settings by what they belong to.
+
+    >>> parse_settings(["hardware.N=128", "sizes.B=1"])
+    {'hardware': {'N': '128'}, 'mapping': {}, 'sizes': {'B': '1'}}
+    """
+    out: dict[str, dict[str, str]] = {root: {} for root in _ROOTS}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        root, dot, field = key.strip().partition(".")
+        if not equals or not value.strip():
+            raise ModelError(f"--set {text}: expected FIELD=VALUE, for example hardware.N=128")
+        if root not in out or not dot or not field:
+            raise ModelError(f"--set {text}: expected hardware., mapping. or sizes.; {nearest(root, _ROOTS)}")
+        if field in out[root]:
+            raise ModelError(f"--set {text}: {key.strip()} is given twice")
+        out[root][field] = value.strip()
+    return out
+
+
+def _stated(sizes: str) -> dict[str, int]:
+    """Return the sizes that a text gives by name."""
+    pairs = (item.partition("=") for item in sizes.split(",") if "=" in item)
+    return {name.strip(): count(value, name=name.strip()) for name, _, value in pairs}
+
+
+def _merged(sizes: str, changes: Mapping[str, str]) -> str:
+    kept = [i for i in sizes.split(",") if i.partition("=")[0].strip() not in changes]
+    if not kept and not changes:
+        raise CascadeError("no sizes given")
+    return ",".join([*kept, *(f"{k}={v}" for k, v in changes.items())])
