@@ -95,7 +95,7 @@ def test_a_field_of_yaml_given_twice(tmp_path: Path) -> None:
 
 
 def test_a_quantity_without_a_unit(tmp_path: Path) -> None:
-    message = simulate_on(hardware(tmp_path, "940 MHz", "940"))
+    message = simulate_on(hardware(tmp_path, "clock: 940 MHz", "clock: 940"))
     assert "write the unit" in message
     assert "clock" in message
     assert "write the unit" in refused("bounds", "attention_3pass", *SIZES, "--buffer", "16")
