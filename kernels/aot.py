@@ -33,7 +33,7 @@ class Build:
         kernel: name in the registry.
         variant: the options in words, for example "causal".
         function: the Triton function.
-        pointers: type of each pointer argument.
+        pointers: type of each pointer argument, and of any number that is neither int32 nor float32.
         floats: arguments that are float32; the rest are 32-bit integers.
         aligned: integer arguments that are multiples of 16, as strides of whole rows are.
         constants: value of every compile-time argument.
@@ -129,22 +129,31 @@ def compile_build(build: Build, target: str) -> Resources:
 
 
 def _cubin(build: Build, capability: int) -> tuple[bytes, int, str]:
-    triton = _compiler()
+    triton = compiler()
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     fn = build.function
     signature = {name: _argument_type(build, name) for name in fn.arg_names}
-    aligned = {(fn.arg_names.index(n),): [["tt.divisibility", 16]] for n in (*build.pointers, *build.aligned)}
+    multiples = [n for n, t in build.pointers.items() if t.startswith("*")] + list(build.aligned)
+    aligned = {(fn.arg_names.index(n),): [["tt.divisibility", 16]] for n in multiples}
     source = ASTSource(fn, signature, dict(build.constants), aligned)
     options = {"num_warps": build.tile.warps, "num_stages": build.tile.stages, "enable_fp_fusion": True}
     try:
         done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     except (triton.CompilationError, RuntimeError) as error:
         raise KernelError(
-            f"{build.kernel} ({build.variant}, {build.tile}) for sm_{capability}: {error}"
+            f"{build.kernel} ({build.variant}) for sm_{capability}: {_reason(error)}"
         ) from error
     return done.asm["cubin"], done.metadata.shared, triton.__version__
+
+
+def _reason(error: BaseException) -> str:
+    """Return a compiler error with what lies at its root, which Triton keeps apart from the place."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return str(error) if root is error or str(root) in str(error) else f"{root}\n{error}"
 
 
 def _argument_type(build: Build, name: str) -> str:
@@ -153,7 +162,12 @@ def _argument_type(build: Build, name: str) -> str:
     return build.pointers.get(name) or ("fp32" if name in build.floats else "i32")
 
 
-def _compiler() -> Any:
+def compiler() -> Any:
+    """Return the triton module, able to compile.
+
+    Raises:
+        KernelError: it is absent, or was told to interpret.
+    """
     try:
         import triton
     except ImportError as error:

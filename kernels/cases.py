@@ -108,3 +108,17 @@ def flash_attention_gradients() -> Iterator[Case]:
     # More queries than keys: the first queries see nothing and their gradients are 0.
     yield Case("fp32", _sizes(4, 40, 21, 40, kv_heads=2), {"causal": True}, extras=("grad",))
     yield Case("bf16", _sizes(2, 33, 33, 64, kv_heads=1), {"causal": True}, extras=("grad",))
+
+
+def prefix_attention() -> Iterator[Case]:
+    """Yield the checks of prefix attention."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _sizes(2, 1, 53, 32, batch=2))
+    yield Case("fp32", _sizes(1, 1, 17, 40))
+
+
+def channel_attention() -> Iterator[Case]:
+    """Yield the checks of channel attention; head_dim is the number of channels."""
+    for dtype in ("fp32", "bf16"):
+        yield Case(dtype, _sizes(2, 53, 53, 24, batch=2))
+    yield Case("fp32", _sizes(1, 100, 100, 16), {"scale": 0.5})

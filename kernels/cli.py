@@ -1,4 +1,4 @@
-"""Commands of the kernels: list, check, compile, bench."""
+"""Commands of the kernels: list, check, compile, bench, probe."""
 
 from __future__ import annotations
 
@@ -101,11 +101,45 @@ def bench(
         table("Measured", *bench_rows(measured))
 
 
+@guarded
+def probe(
+    place: Annotated[
+        str, typer.Argument(metavar="FILE.py:KERNEL", help="The file is executed to load the kernel.")
+    ],
+    *,
+    target: Annotated[str, typer.Option(help="sm_80, sm_90 or sm_100.")] = "sm_90",
+    constexpr: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of a compile-time argument.")
+    ] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(help="NAME=TYPE: fp16, bf16, fp32, i32, i64, scalar:fp32.")
+    ] = None,
+    warps: Annotated[int, typer.Option(help="Warps of a thread block.")] = 4,
+    stages: Annotated[int, typer.Option(help="Depth of the software pipeline.")] = 3,
+    json: Json = False,
+) -> None:
+    """Compile your own Triton kernel for a GPU generation without having one."""
+    from .probe import literal, parse_pairs
+    from .probe import probe as compiled
+    from .report import resource_document, resource_rows
+
+    constants = {n: literal(v) for n, v in parse_pairs(constexpr or [], "--constexpr").items()}
+    arguments = parse_pairs(arg or [], "--arg")
+    found = compiled(
+        place, target=target, constants=constants, arguments=arguments, warps=warps, stages=stages
+    )
+    if json:
+        emit_json(resource_document([found])[0])
+    else:
+        table("Compiled kernel", *resource_rows([found]))
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands as `cascade kernels ...`."""
-    sub = typer.Typer(help="The Triton kernels: list, check, compile, measure.", no_args_is_help=True)
+    sub = typer.Typer(help="The Triton kernels: list, check, compile, measure, probe.", no_args_is_help=True)
     sub.command("list")(list_kernels)
     sub.command("check")(check)
     sub.command("compile")(compile_kernels)
     sub.command("bench")(bench)
+    sub.command("probe")(probe)
     app.add_typer(sub, name="kernels")

@@ -89,3 +89,17 @@ def partial_attentions(
         "parts": torch.randn(parts, rows, head_dim, generator=generator).to(DTYPES[dtype]),
         "part_lse": lse,
     }
+
+
+def prefix(**sizes: object) -> dict[str, torch.Tensor]:
+    """Return the inputs of `attention` with one query a head, [heads, head_dim]."""
+    tensors = attention(**sizes)  # type: ignore[arg-type]
+    return tensors | {"q": tensors["q"][0, :, 0]}
+
+
+def channels(**sizes: object) -> dict[str, torch.Tensor]:
+    """Return q, k, v [batch, heads, channels, tokens] with scores of unit variance."""
+    tensors = attention(**sizes)  # type: ignore[arg-type]
+    root = tensors["q"].shape[2] ** -0.25
+    transposed = {name: t.transpose(2, 3) for name, t in tensors.items()}
+    return transposed | {name: transposed[name] * root for name in ("q", "k")}

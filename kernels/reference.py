@@ -186,3 +186,16 @@ def flash_attention_gradients(
     leaves = [t.detach().requires_grad_() for t in (q, k, v)]
     out, _ = attention(*leaves, **options)  # type: ignore[arg-type]
     return torch.autograd.grad(out, leaves, grad)
+
+
+def prefix_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the attention of one query per head [heads, head_dim] over every prefix of the keys."""
+    batch, heads, seq, head_dim = k.shape
+    return attention(q[None, :, None].expand(batch, heads, seq, head_dim), k, v, causal=True)
+
+
+def channel_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float = 1.0
+) -> tuple[torch.Tensor]:
+    """Return attention between the channels of [batch, heads, channels, tokens]."""
+    return (torch.softmax(scale * (q @ k.transpose(-1, -2)), -1) @ v,)

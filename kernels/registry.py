@@ -158,6 +158,30 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 cases="cases:merge_attention",
                 outputs=("AV", "LSE"),
             ),
+            KernelEntry(
+                name="prefix_attention",
+                cascade="attention_1pass_causal",
+                summary="attention of one learnt query over every prefix of the keys, by an associative scan (Aaren)",
+                source="Feng et al., Attention as an RNN (arXiv 2405.13956)",
+                launcher="scan:prefix_attention",
+                reference="reference:prefix_attention",
+                inputs="inputs:prefix",
+                cases="cases:prefix_attention",
+                builds="scan:builds",
+                outputs=("AV", "LSE"),
+            ),
+            KernelEntry(
+                name="channel_attention",
+                cascade="channel_attention",
+                summary="channels attend to channels, scores summed over the tokens (DaViT, XCiT, MANIQA)",
+                source="Ding et al., DaViT (ECCV 2022); El-Nouby et al., XCiT (NeurIPS 2021)",
+                launcher="channel:channel_attention",
+                reference="reference:channel_attention",
+                inputs="inputs:channels",
+                cases="cases:channel_attention",
+                builds="channel:builds",
+                outputs=("AV",),
+            ),
         )
     }
 )

@@ -1,4 +1,4 @@
-"""One process interprets and compiles: the swap is complete, is undone, and bfloat16 is rounded as PyTorch rounds it."""
+"""One process interprets and compiles: the swap is complete and is undone; bfloat16 rounds as PyTorch does."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def test_blocks_nest():
 def test_bfloat16_conversion_is_torch_s():
     bits = torch.randint(0, 2**32, (100_000,), generator=torch.Generator().manual_seed(1)).to(torch.uint32)
     values = bits.numpy().view(np.float32)
-    values = np.concatenate([values, [0.0, -0.0, np.inf, -np.inf, 1.00390625, 1.01171875]]).astype(np.float32)
+    values = np.concatenate(
+        [values, np.array([0.0, -0.0, np.inf, -np.inf, 1.00390625, 1.01171875], np.float32)]
+    )
     ours = interpreter.round_to_bfloat16(values)
     theirs = torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
     number = ~np.isnan(values)

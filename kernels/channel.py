@@ -1,0 +1,120 @@
+"""Channel attention: channels attend to channels; the scores are sums over all tokens.
+
+Tied to `channel_attention`. One kernel reduces the C x C scores of a head over the tokens and takes their softmax, the
+other applies them token tile by token tile: two passes over the tokens, as the pass analysis says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import triton
+import triton.language as tl
+
+from einsum_cascade.errors import KernelError
+
+from . import tiles
+from .aot import POINTER, WORD_BYTES, Build
+from .attention import LOG2E, precision
+from .interpreter import interpreted_on_cpu
+
+MOST_CHANNELS = 128
+
+
+@triton.jit
+def channel_weights(q_ptr, k_ptr, a_ptr, tokens, scale, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr,
+                    BLOCK_N: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Softmax over channels d of the sum over tokens of q[c] k[d], for one head."""
+    channels = tl.arange(0, BLOCK_C)
+    base = tl.program_id(0).to(tl.int64) * CHANNELS * tokens
+    scores = tl.zeros([BLOCK_C, BLOCK_C], tl.float32)
+    for start in range(0, tokens, BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        mask = (channels[:, None] < CHANNELS) & (cols[None, :] < tokens)
+        places = base + channels[:, None] * tokens + cols[None, :]
+        q = tl.load(q_ptr + places, mask=mask, other=0.0)
+        k = tl.load(k_ptr + places, mask=mask, other=0.0)
+        scores = tl.dot(q, tl.trans(k), scores, input_precision=PRECISION)
+    scores = tl.where(channels[None, :] < CHANNELS, scores * scale, float("-inf"))
+    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+    weights = weights / tl.sum(weights, 1)[:, None]
+    square = tl.program_id(0).to(tl.int64) * CHANNELS * CHANNELS
+    places = square + channels[:, None] * CHANNELS + channels[None, :]
+    inside = (channels[:, None] < CHANNELS) & (channels[None, :] < CHANNELS)
+    tl.store(a_ptr + places, weights.to(a_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def channel_values(a_ptr, v_ptr, out_ptr, tokens, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr,
+                   BLOCK_N: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """One tile of tokens: weights times values."""
+    channels = tl.arange(0, BLOCK_C)
+    cols = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    square = tl.program_id(1).to(tl.int64) * CHANNELS * CHANNELS
+    inside = (channels[:, None] < CHANNELS) & (channels[None, :] < CHANNELS)
+    a = tl.load(a_ptr + square + channels[:, None] * CHANNELS + channels[None, :], mask=inside, other=0.0)
+    places = tl.program_id(1).to(tl.int64) * CHANNELS * tokens + channels[:, None] * tokens + cols[None, :]
+    mask = (channels[:, None] < CHANNELS) & (cols[None, :] < tokens)
+    v = tl.load(v_ptr + places, mask=mask, other=0.0)
+    out = tl.dot(a, v, input_precision=PRECISION)
+    tl.store(out_ptr + places, out.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@interpreted_on_cpu
+def channel_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    scale: float = 1.0,
+    tile: tiles.Tile | None = None,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> tuple[torch.Tensor]:
+    """Return softmax over channels of (scale * Q K^T), times V.
+
+    Args:
+        q: [batch, heads, channels, tokens]; 16 to 128 channels a head.
+        k: like q.
+        v: like q.
+        scale: of the scores; models learn it or take tokens ** -0.5.
+        tile: block_n tokens a step; the shipped choice for the device where not given.
+        empty: makes output and weights; the checker passes one that fills them with NaN.
+
+    Raises:
+        KernelError: shapes that do not fit.
+    """
+    if q.ndim != 4 or k.shape != q.shape or v.shape != q.shape or not 1 <= q.shape[2] <= MOST_CHANNELS:
+        raise KernelError(
+            f"expected q, k, v [batch, heads, 1 to {MOST_CHANNELS} channels, tokens], found {list(q.shape)}, "
+            f"{list(k.shape)}, {list(v.shape)}"
+        )
+    batch, heads, channels, tokens = q.shape
+    tile = tile or tiles.choose("channel_attention", head_dim=channels, dtype=q.dtype, device=q.device)
+    q, k, v = (t.contiguous() for t in (q, k, v))
+    weights = empty((batch, heads, channels, channels), dtype=q.dtype, device=q.device)
+    out = empty((batch, heads, channels, tokens), dtype=q.dtype, device=q.device)
+    shape = {
+        "CHANNELS": channels, "BLOCK_C": max(16, triton.next_power_of_2(channels)), "BLOCK_N": tile.block_n,
+        "PRECISION": precision(q.dtype), "num_warps": tile.warps, "num_stages": tile.stages,
+        "enable_fp_fusion": True,
+    }  # fmt: skip
+    channel_weights[(batch * heads,)](q, k, weights, tokens, scale * LOG2E, **shape)
+    channel_values[(triton.cdiv(tokens, tile.block_n), batch * heads)](weights, v, out, tokens, **shape)
+    return (out,)
+
+
+def builds(target: int) -> Iterator[Build]:
+    """Yield the shipped specialisations for a compute capability: both kernels at 64 and 128 channels."""
+    for channels in (64, 128):
+        tile = tiles.pick(
+            "channel_attention", head_dim=channels, word_bytes=WORD_BYTES["bf16"], target=target
+        )
+        word = POINTER["bf16"]
+        constants = {"CHANNELS": channels, "BLOCK_C": channels, "BLOCK_N": tile.block_n, "PRECISION": "tf32"}
+        for variant, function, names in (
+            ("weights", channel_weights, ("q_ptr", "k_ptr", "a_ptr")),
+            ("values", channel_values, ("a_ptr", "v_ptr", "out_ptr")),
+        ):
+            yield Build("channel_attention", variant, channels, "bf16", tile, function, dict.fromkeys(names, word),
+                        ("scale",), ("tokens",), constants)  # fmt: skip
