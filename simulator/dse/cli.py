@@ -1,4 +1,4 @@
-"""cascade sweep | pareto."""
+"""cascade sweep | pareto | explore."""
 
 from __future__ import annotations
 
@@ -66,7 +66,26 @@ def pareto(
             note(message)
 
 
+@guarded
+def explore(
+    folder: Folder,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="The file; default: explore.html in DIR.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write one self-contained page to explore a sweep: scatter and front, filters, parallel coordinates."""
+    from .explorer import explore as write
+
+    written = write(folder, page=page)
+    if json:
+        emit_json({"page": str(written), "bytes": written.stat().st_size})
+    else:
+        note(f"wrote {written}")
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands of this room."""
     app.command("sweep")(sweep)
     app.command("pareto")(pareto)
+    app.command("explore")(explore)
