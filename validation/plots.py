@@ -111,3 +111,79 @@ def predicted_against_measured(cases: pd.DataFrame) -> Axes:
     axes.set_title("Attention kernels: predicted against measured (band: 10 %)")
     axes.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return axes
+
+
+def _panels(table: pd.DataFrame) -> tuple[Any, list[str]]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    models = list(dict.fromkeys(table["model"]))
+    _, grid = pyplot.subplots(1, len(models), figsize=(3.1 * len(models), 3.4), sharey=True)
+    for axes, model in zip(grid, models, strict=True):
+        axes.set_title(model, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, axis="y", color="#e6eaef", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return grid, models
+
+
+def utilization(table: pd.DataFrame) -> Axes:
+    """Draw both arrays' utilisation by length, one panel a model; needs configuration, length, util_2d, util_1d."""
+    grid, models = _panels(table)
+    for axes, model in zip(grid, models, strict=True):
+        for ink, (name, rows) in zip(
+            _INK, table[table["model"] == model].groupby("configuration", sort=False), strict=False
+        ):
+            axes.plot(
+                rows["length"], rows["util_2d"], "o-", color=ink, markersize=4, label=f"{name}, 2-D array"
+            )
+            axes.plot(
+                rows["length"], rows["util_1d"], "x:", color=ink, markersize=4, label=f"{name}, 1-D array"
+            )
+        axes.tick_params(axis="x", labelrotation=45, labelsize=8)
+        axes.set_xlabel("tokens")
+    grid[0].set(ylabel="utilisation of the array [1]", ylim=(0, 1.05))
+    grid[-1].legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return grid[0]
+
+
+def ratio_bars(table: pd.DataFrame, *, column: str) -> Axes:
+    """Draw `ratio` as bars by length, one panel a model; `column` says what the ratio is of."""
+    grid, models = _panels(table)
+    names = list(dict.fromkeys(table["configuration"]))
+    width = 0.84 / len(names)
+    for axes, model in zip(grid, models, strict=True):
+        for i, name in enumerate(names):
+            rows = table[(table["model"] == model) & (table["configuration"] == name)]
+            places = [x + (i - (len(names) - 1) / 2) * width for x in range(len(rows))]
+            axes.bar(places, rows["ratio"], width=width, color=_INK[i], label=name)
+        axes.set_xticks(range(len(rows)), list(rows["length"]), rotation=45, fontsize=8)
+        axes.set_xlabel("tokens")
+    scope = "end to end" if column.startswith("end_to_end") else "attention"
+    label = "speedup over unfused [x]" if "latency" in column else "energy / unfused [1]"
+    grid[0].set_ylabel(f"{scope}: {label}")
+    grid[-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return grid[0]
+
+
+def area_latency(table: pd.DataFrame) -> Axes:
+    """Draw latency against area for growing arrays; needs model, PE_dim, area_mm2, latency (s)."""
+    axes = _axes()
+    for ink, (name, rows) in zip(_INK, table.groupby("model", sort=False), strict=False):
+        axes.loglog(rows["area_mm2"], rows["latency"], "o-", color=ink, label=str(name))
+    last = table[table["model"] == table["model"].iloc[0]]
+    for _, row in last.iterrows():
+        axes.annotate(
+            f"{row['PE_dim']:.0f}",
+            (row["area_mm2"], row["latency"]),
+            fontsize=7,
+            xytext=(4, 4),
+            textcoords="offset points",
+        )
+    axes.set(
+        xlabel="area [mm2]", ylabel="latency at 256K tokens [s]", title="Array size (labels: elements a side)"
+    )
+    axes.legend(frameon=False)
+    return axes
