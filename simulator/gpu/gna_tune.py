@@ -98,15 +98,13 @@ def tune_gna(
     >>> found.settings, found.choices[0].fully_block_sparse
     (72576, True)
     """
-    gpu = find_gpu(on)
-    kernel = find_backend(gpu, backend)
-    given: dict[str, Any] = {"layout": layout, "window": window, "dilation": dilation, "causal": causal}
-    plain = make_axes(**given, stride=1 if stride is None else stride, q_tile=1, kv_tile=1)
-    strides = tuple(np.arange(1, a.window + 1) if stride is None else np.array([a.stride]) for a in plain)
     if top is not None and top < 1:
         raise MappingError(f"top: {top} is too small, expected at least 1")
-    launch = _Launch(kernel, gpu, constants(kernel, gpu), check_copies(heads, batch), head_dim, strides)
-    ranked = _rank(tile_pairs(kernel, gpu, axes=len(plain), head_dim=head_dim), plain, launch)
+    given: dict[str, Any] = {"layout": layout, "window": window, "dilation": dilation, "causal": causal}
+    plain = make_axes(**given, stride=1 if stride is None else stride, q_tile=1, kv_tile=1)
+    strides = tuple(_all_strides(a) if stride is None else np.array([a.stride]) for a in plain)
+    launch = _launch(strides, on, backend, check_copies(heads, batch), head_dim)
+    ranked = _rank(plain, launch)
     choices = _choices(ranked, launch, top)
     best = next(
         r for r in ranked if (r.pair.q_tile, r.pair.kv_tile) == (choices[0].q_tile, choices[0].kv_tile)
@@ -114,20 +112,59 @@ def tune_gna(
     factor = launch.price.baseline_factor
     return GnaTuning(
         title=_title(plain, launch, heads, batch),
-        device=gpu.name,
-        backend=kernel.name,
+        device=launch.gpu.name,
+        backend=launch.kernel.name,
         settings=sum(r.kernel_s.size for r in ranked),
         choices=choices,
-        advice=tuple(_advice(r, kernel, whole=stride is None) for r in ranked),
+        advice=tuple(_advice(r, launch.kernel, whole=stride is None) for r in ranked),
         dense_s=best.dense_s,
         baseline_s=best.dense_s * factor if factor else None,
         constants=launch.price,
-        assumptions=_ASSUMPTIONS if kernel.persistent else (*_ASSUMPTIONS, _BOUND),
+        assumptions=_ASSUMPTIONS if launch.kernel.persistent else (*_ASSUMPTIONS, _BOUND),
     )
 
 
-def _rank(pairs: Sequence[TilePair], plain: Sequence[Axis], launch: _Launch) -> list[_Ranked]:
+def speedup_grid(
+    *,
+    layout: Numbers,
+    window: Numbers,
+    on: str,
+    dilation: Numbers = 1,
+    causal: Flags = False,
+    heads: int = 24,
+    head_dim: int = 128,
+    batch: int = 1,
+    backend: str | None = None,
+) -> Floats:
+    """Return the predicted speedup over dense attention for every stride, with the best tile pair of each.
+
+    Arguments as `tune_gna`. The result has one dimension an axis of the layout; entry i stands for stride i + 1.
+
+    >>> flux = speedup_grid(layout=(256, 256), window=80, on="h100")
+    >>> flux.shape, float(flux[0, 0].round(1)), float(flux[15, 15].round(1))
+    ((80, 80), 4.3, 7.6)
+    """
+    given: dict[str, Any] = {"layout": layout, "window": window, "dilation": dilation, "causal": causal}
+    plain = make_axes(**given, q_tile=1, kv_tile=1)
+    strides = tuple(_all_strides(axis) for axis in plain)
+    launch = _launch(strides, on, backend, check_copies(heads, batch), head_dim)
+    each = [r.dense_s / (r.kernel_s + r.permute_s) for r in _rank(plain, launch)]
+    return np.asarray(np.max(each, axis=0))
+
+
+def _all_strides(axis: Axis) -> Ints:
+    return np.arange(1, axis.window + 1)
+
+
+def _launch(strides: tuple[Ints, ...], on: str, backend: str | None, copies: int, head_dim: int) -> _Launch:
+    gpu = find_gpu(on)
+    kernel = find_backend(gpu, backend)
+    return _Launch(kernel, gpu, constants(kernel, gpu), copies, head_dim, strides)
+
+
+def _rank(plain: Sequence[Axis], launch: _Launch) -> list[_Ranked]:
     """Price every stride of every tile pair; pairs that agree on an axis share its table."""
+    pairs = tile_pairs(launch.kernel, launch.gpu, axes=len(plain), head_dim=launch.head_dim)
     tables: list[dict[Axis, AxisCounts]] = [{} for _ in plain]
     ranked = []
     for pair in pairs:

@@ -12,7 +12,7 @@ import pytest
 from einsum_cascade.errors import MappingError
 from simulator.gpu.gna import gna_bounds
 from simulator.gpu.gna_axis import Axis
-from simulator.gpu.gna_tune import GnaTuning, stride_advice, tune_gna
+from simulator.gpu.gna_tune import GnaTuning, speedup_grid, stride_advice, tune_gna
 
 HUNYUAN: dict[str, Any] = {"layout": (30, 48, 80), "window": (18, 24, 24)}
 
@@ -74,6 +74,22 @@ def test_the_published_stride_comes_first(hunyuan: GnaTuning) -> None:
 
 def test_the_first_rows_are_the_same_when_fewer_are_asked_for(hunyuan: GnaTuning) -> None:
     assert tune_gna(**HUNYUAN, on="b200", top=30).choices == hunyuan.choices[:30]
+
+
+def test_a_grid_holds_the_best_choice_of_every_stride() -> None:
+    asked: dict[str, Any] = {
+        "layout": (30, 24),
+        "window": (6, 8),
+        "dilation": (3, 2),
+        "causal": (0, 1),
+        "on": "b200",
+    }
+    grid = speedup_grid(**asked)
+    assert grid.shape == (6, 8)
+    choices = tune_gna(**asked, top=None).choices
+    for i, j in np.ndindex(*grid.shape):
+        best = max(c.speedup for c in choices if c.stride == (i + 1, j + 1))
+        assert grid[i, j] == pytest.approx(best, rel=1e-12)
 
 
 def test_one_stride_alone() -> None:
