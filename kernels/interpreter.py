@@ -12,7 +12,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ParamSpec, TypeVar
 from unittest import mock
 
@@ -28,7 +28,23 @@ PACKAGE = __name__.partition(".")[0]
 def _twin(source: Callable[..., Any]) -> Any:
     from triton.runtime.interpreter import InterpretedFunction
 
-    return InterpretedFunction(source)
+    class Twin(InterpretedFunction):  # type: ignore[misc, type-arg]
+        """As Triton's, but a call from another kernel does not patch `triton.language` again, and for good."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return self.rewrite()(*args, **kwargs)
+
+    return Twin(source)
+
+
+def _patched_language(stack: ExitStack) -> None:
+    """Let `triton.language` and its core interpret, as Triton does for a launch, for as long as the stack is open."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    # Triton patches what the globals of a kernel name; library functions name `core`.
+    scope = interpreter._patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+    stack.callback(scope.restore)
 
 
 def _swappable() -> Iterator[tuple[ModuleType, str, Any]]:
@@ -111,6 +127,7 @@ def interpreting() -> Iterator[None]:
         triton.knobs.runtime.interpret = True
         for module, attribute, value in _swappable():
             stack.enter_context(mock.patch.object(module, attribute, _twin(value.fn)))
+        _patched_language(stack)
         _exact_bfloat16(stack)
         # Infinities and NaNs are ordinary values of a masked tile; NumPy would warn of each.
         stack.enter_context(np.errstate(all="ignore"))

@@ -39,13 +39,14 @@ class Setting:
     @property
     def pairs(self) -> int:
         """Query-key pairs of one head that are visible."""
-        n, w = self.seq, min(self.window or self.seq, self.seq)
-        if self.causal:
-            return w * (w + 1) // 2 + (n - w) * w
-        if self.window is None:
-            return n * n
-        left, right = w // 2, w - 1 - w // 2
-        return n * w - left * (left + 1) // 2 - right * (right + 1) // 2
+        n = self.seq
+        left, right = n - 1, 0 if self.causal else n - 1
+        if self.window is not None:
+            left = self.window - 1 if self.causal else self.window // 2
+            right = 0 if self.causal else self.window - 1 - self.window // 2
+        # A diagonal at distance d from the main one holds n - d pairs.
+        sides = (min(side, n - 1) for side in (left, right))
+        return n + sum(side * n - side * (side + 1) // 2 for side in sides)
 
     @property
     def flops(self) -> float:

@@ -98,6 +98,10 @@ def prefix_attention(
             f"expected q [heads, head_dim], k and v [batch, heads, sequence, head_dim], found {list(q.shape)}, "
             f"{list(k.shape)}, {list(v.shape)}"
         )
+    if k.stride(-1) != 1 or v.stride(-1) != 1:
+        raise KernelError(
+            f"k, v: expected head_dim to be contiguous, found strides {k.stride()}, {v.stride()}"
+        )
     batch, heads, seq, head_dim = k.shape
     tile = tile or tiles.choose("prefix_attention", head_dim=head_dim, dtype=k.dtype, device=k.device)
     out = empty((batch, heads, seq, head_dim), dtype=k.dtype, device=k.device)

@@ -1,0 +1,120 @@
+"""The harness: what is timed is right, what is written has the schema, and a wrong implementation is not timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+
+from einsum_cascade.errors import DataError, KernelError
+from kernels import bench_cpu, device, inputs, measurement, timing
+from kernels.measurement import Setting
+from kernels.reference import window_mask
+
+SCHEMA = [
+    "source", "device", "kernel", "implementation", "direction", "dtype", "batch", "heads", "seq_q", "seq_kv",
+    "head_dim", "causal", "extra", "latency_ms", "tflops", "kv_heads", "window", "kv_dtype", "power_w",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return bench_cpu.measure(Setting(1, 2, 70, 16), (16,), count=1, budget_s=0.01)
+
+
+def test_the_schema_is_the_published_one(rows, tmp_path):
+    import pandas as pd
+
+    path = tmp_path / "measured.csv"
+    measurement.write_table(measurement.as_table(rows), path)
+    read = pd.read_csv(path)
+    assert list(read.columns[: len(SCHEMA)]) == SCHEMA
+    assert len(read) == 6
+    assert (read["latency_ms"] > 0).all()
+    assert read["source"].str.startswith("cascade kernels bench").all()
+    assert read["extra"].str.contains("torch=").all()
+
+
+def test_quartiles_surround_the_median_and_the_baseline_is_one(rows):
+    assert rows[0].implementation == bench_cpu.BASELINE
+    assert rows[0].ratio == rows[0].ratio_q25 == rows[0].ratio_q75 == 1.0
+    for r in rows:
+        assert r.q25_ms <= r.latency_ms <= r.q75_ms
+        assert r.threads == 1
+
+
+def test_a_wrong_implementation_is_not_timed():
+    setting = Setting(1, 1, 40, 16)
+    tensors = tuple(inputs.attention(heads=1, seq_q=40, seq_kv=40, head_dim=16).values())
+    good = bench_cpu.contenders(setting, ())[0]
+    bench_cpu.gate(good, tensors)
+    with pytest.raises(KernelError, match="nothing was timed"):
+        bench_cpu.gate(replace(good, call=lambda q, k, v: 1.001 * good.call(q, k, v)), tensors)
+
+
+@given(seq=st.integers(1, 40), window=st.integers(1, 45), block=st.integers(1, 20))
+def test_blocked_window_for_any_block(seq, window, block):
+    q, k, v = inputs.attention(heads=1, seq_q=seq, seq_kv=seq, head_dim=8).values()
+    mask = window_mask(seq, seq, causal=True, window=window)
+    expected = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert torch.allclose(bench_cpu.blocked_window(q, k, v, window=window, block=block), expected, atol=1e-5)
+
+
+@given(seq=st.integers(1, 40), window=st.none() | st.integers(1, 45), causal=st.booleans())
+def test_visible_pairs_are_those_of_the_mask(seq, window, causal):
+    mask = window_mask(seq, seq, causal=causal, window=window)
+    assert Setting(1, 1, seq, 8, causal=causal, window=window).pairs == int(mask.sum())
+
+
+def test_rounds_are_interleaved_and_stop_at_the_budget():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = timing.interleaved(
+        calls, clock=lambda call: (call(), 1.0)[1], budget_s=0.0, least_rounds=3, warm_up=1
+    )
+    assert order == ["a", "b"] + ["a", "b"] * 3
+    assert times == {"a": (1.0,) * 3, "b": (1.0,) * 3}
+
+
+def test_ratios_are_taken_within_a_round():
+    """A machine that becomes twice as slow in the middle does not change the ratio."""
+    found = timing.ratios({"a": [1.0, 1.0, 2.0, 2.0], "b": [3.0, 3.0, 6.0, 6.0]}, "a")["b"]
+    assert (found.median, found.q25, found.q75) == (3.0, 3.0, 3.0)
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), bench_cpu.threads(1):
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before
+
+
+def test_rates_are_positive_and_plausible():
+    found = bench_cpu.rates(1, budget_s=0.01)
+    # From a slow laptop under load to a large server: five orders of magnitude, so that units are right.
+    assert 1e8 < found.gemm_flops_per_s < 1e13
+    assert 1e6 < found.exp_per_s < 1e12
+    assert 1e8 < found.copy_bytes_per_s < 1e13
+
+
+def test_missing_devices_are_named():
+    with pytest.raises(KernelError, match="did you mean 'cuda'"):
+        device.resolve("cud")
+    if not torch.cuda.is_available():
+        with pytest.raises(KernelError, match="no NVIDIA GPU"):
+            device.resolve("cuda")
+
+
+def test_a_table_cannot_be_written_into_nowhere(rows, tmp_path):
+    with pytest.raises(DataError, match="cannot be written"):
+        measurement.write_table(measurement.as_table(rows), tmp_path / "none" / "x.csv")
+
+
+def test_environment_has_what_makes_a_measurement_believable():
+    facts = device.environment("cpu")
+    assert {"torch", "triton", "commit", "threads", "simd"} <= set(facts)
+    assert "torch=" in device.as_pairs(facts)

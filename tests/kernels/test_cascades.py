@@ -1,0 +1,106 @@
+"""Each kernel computes its zoo cascade: the interpreted kernel beside the NumPy evaluator, at random small sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import einsum_cascade as ec
+from kernels import registry
+from kernels.attention import flash_attention
+from kernels.channel import channel_attention
+from kernels.linear import linear_attention
+from kernels.neighborhood import neighborhood_attention
+from kernels.scan import prefix_attention
+from kernels.unfused import unfused_attention
+
+E, P, M = 16, 13, 24
+# float32 kernels against a float64 evaluator: sums of some tens of terms.
+ATOL = 2e-5
+
+
+def drawn(seed=0, **shapes):
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def tokens(a):
+    """[E, ...] of a cascade -> [1, 1, ..., E] of a kernel."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(a, 0, -1)[None, None], np.float32))
+
+
+def as_cascade(t):
+    return np.moveaxis(t[0, 0].double().numpy(), -1, 0)
+
+
+def evaluated(name, sizes, inputs):
+    return ec.evaluate(ec.zoo.load(name), sizes, inputs)
+
+
+def test_every_kernel_names_a_cascade_of_the_zoo():
+    for entry in registry.entries():
+        assert entry.cascade in ec.zoo.names(), entry.name
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "options"),
+    [
+        ("attention_1pass", {"M1": 3, "M0": 8}, {}),
+        ("attention_1pass_causal", {"M1": 3, "M0": 8}, {"causal": True}),
+        ("attention_1pass_sliding_window", {"M1": 3, "M0": 8, "W": 5}, {"causal": True, "window": 5}),
+        ("attention_sliding_window", {"W": 7}, {"causal": True, "window": 7}),
+    ],
+)
+def test_flash_attention(name, sizes, options):
+    # With as many queries as keys, the last query stands on the last key in both.
+    queries = M if options else P
+    inputs = drawn(Q=(E, queries), K=(E, M), V=(E, M))
+    expected = evaluated(name, {"E": E, "F": E, "P": queries, "M": M} | sizes, inputs)["AV"]
+    out, _ = flash_attention(*(tokens(inputs[n]) for n in "QKV"), scale=1.0, **options)
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("attention_3pass", 3), ("attention_2pass", 2)])
+def test_unfused_attention(name, passes):
+    inputs = drawn(Q=(E, P), K=(E, M), V=(E, M))
+    scaled = inputs | {"Q": inputs["Q"] * E**-0.5}
+    expected = evaluated(name, {"E": E, "F": E, "P": P, "M": M}, scaled)["AV"]
+    out, _ = unfused_attention(*(tokens(inputs[n]) for n in "QKV"), passes=passes)
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
+def test_linear_attention_is_both_forms():
+    inputs = drawn(Q=(E, M), K=(E, M), V=(E, M)) | {"D": np.array(0.07)}
+    out = as_cascade(linear_attention(*(tokens(inputs[n]) for n in "QKV"), decay=torch.tensor([0.07]))[0])
+    recurrent = evaluated("linear_recurrent", {"E": E, "F": E, "T": M}, inputs)["O"]
+    chunked = evaluated("linear_chunked", {"E": E, "F": E, "T1": 3, "T0": 8}, inputs)["O"]
+    # Sums of 24 products without normaliser are some tens large.
+    np.testing.assert_allclose(out, recurrent, atol=10 * ATOL)
+    np.testing.assert_allclose(out, chunked.reshape(E, M), atol=10 * ATOL)
+
+
+def test_neighborhood_attention():
+    inputs = drawn(Q=(E, 6, 9), K=(E, 6, 9), V=(E, 6, 9))
+    sizes = {"E": E, "F": E, "My": 6, "Mx": 9, "Py": 6, "Px": 9, "Wy": 3, "Wx": 4, "Sy": 2, "Sx": 3}
+    expected = evaluated("gna_2d", sizes, inputs | {"Q": inputs["Q"] * E**-0.5})["AV"]
+    out, _ = neighborhood_attention(*(tokens(inputs[n]) for n in "QKV"), window=(3, 4), stride=(2, 3))
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
+def test_prefix_attention_is_causal_attention_of_one_query():
+    inputs = drawn(K=(E, M), V=(E, M))
+    q = np.random.default_rng(9).standard_normal(E)
+    sizes = {"E": E, "F": E, "P": M, "M": M, "M1": 3, "M0": 8}
+    everywhere = inputs | {"Q": np.repeat(q[:, None] * E**-0.5, M, 1)}
+    expected = evaluated("attention_1pass_causal", sizes, everywhere)["AV"]
+    query = torch.from_numpy(q[None].astype(np.float32))
+    out, _ = prefix_attention(query, tokens(inputs["K"]), tokens(inputs["V"]))
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
+def test_channel_attention():
+    inputs = drawn(Q=(16, M), K=(16, M), V=(16, M))
+    expected = evaluated("channel_attention", {"C": 16, "T": M}, inputs)["AV"]
+    q, k, v = (torch.from_numpy(inputs[n][None, None].astype(np.float32)) for n in "QKV")
+    np.testing.assert_allclose(channel_attention(q, k, v)[0][0, 0].numpy(), expected, atol=ATOL)
