@@ -43,6 +43,12 @@ def _models() -> list[Row]:
     ]
 
 
+def _kernels() -> list[Row]:
+    from kernels import registry
+
+    return [{"name": k.name, "summary": k.summary, "source": k.source} for k in registry.entries()]
+
+
 def _described(module: str) -> Callable[[], list[Row]]:
     """Return a lister for a package whose `descriptions()` gives (name, summary, source) rows."""
 
@@ -57,6 +63,6 @@ _KINDS: dict[str, Callable[[], list[Row]]] = {
     "algorithms": _algorithms,
     "hardware": _described("simulator.hardware.reader"),
     "mappings": _described("mappings.files"),
-    "kernels": _described("kernels.registry"),
+    "kernels": _kernels,
     "models": _models,
 }
