@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from einsum_cascade.errors import MappingError
 
 from .loopnest import LoopNest
 
@@ -38,11 +37,11 @@ class Binding:
 
     def __post_init__(self) -> None:
         if not self.phases:
-            raise MappingError("phases: at least one is needed")
+            raise ValueError("phases: at least one is needed")
         seen: set[str] = set()
         for einsum, array, phase in self.placements():
             if einsum in seen:
-                raise MappingError(f"phases: {phase}: {einsum} is scheduled twice (again on {array})")
+                raise ValueError(f"phases: {phase}: {einsum} is scheduled twice (again on {array})")
             seen.add(einsum)
 
     def placements(self) -> Iterator[tuple[str, str, str]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from einsum_cascade.errors import MappingError
-
 OTHERS = "others"
 
 
@@ -49,16 +47,16 @@ class LoopNest:
         seen: dict[str, str] = {}
         for whole, parts in self.split.items():
             if len(parts) < 2:
-                raise MappingError(f"split: {whole}: a split has at least two parts, found {list(parts)}")
+                raise ValueError(f"split: {whole}: a split has at least two parts, found {list(parts)}")
             for part in parts:
                 if part in seen:
-                    raise MappingError(f"split: {part} is a part of both {seen[part]} and {whole}")
+                    raise ValueError(f"split: {part} is a part of both {seen[part]} and {whole}")
                 seen[part] = whole
         by_einsum: dict[str, str] = {}
         for key in self.nests:
             for einsum in key.split():
                 if einsum in by_einsum:
-                    raise MappingError(f"nests: {einsum} stands in '{by_einsum[einsum]}' and in '{key}'")
+                    raise ValueError(f"nests: {einsum} stands in '{by_einsum[einsum]}' and in '{key}'")
                 by_einsum[einsum] = key
 
     def loops_of(self, einsum: str) -> EinsumLoops | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from einsum_cascade.errors import HardwareError, nearest
+from einsum_cascade.errors import nearest
 from einsum_cascade.ops import COST_CLASSES
 from mappings.schema import Unit
 
@@ -43,9 +43,9 @@ class Memory:
             ("row", self.row_bytes),
         ):
             if not value > 0:
-                raise HardwareError(f"{word}: expected more than zero, found {value}")
+                raise ValueError(f"{word}: expected more than zero, found {value}")
         if self.per_element and not self.of:
-            raise HardwareError("per_element: needs 'of: ARRAY'")
+            raise ValueError("per_element: needs 'of: ARRAY'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,13 @@ class Array:
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
-            raise HardwareError(f"shape: expected axes of at least one element, found {list(self.shape)}")
+            raise ValueError(f"shape: expected axes of at least one element, found {list(self.shape)}")
         for op, units in self.ops.items():
             if op not in COST_CLASSES:
-                raise HardwareError(f"ops: unknown operation '{op}'; {nearest(op, COST_CLASSES)}")
+                raise ValueError(f"ops: unknown operation '{op}'; {nearest(op, COST_CLASSES)}")
             for unit in units:
                 if unit not in self.units:
-                    raise HardwareError(f"ops: {op}: unknown unit '{unit}'; {nearest(unit, self.units)}")
+                    raise ValueError(f"ops: {op}: unknown unit '{unit}'; {nearest(unit, self.units)}")
 
     @property
     def elements(self) -> int:
@@ -105,19 +105,19 @@ class SpatialChip:
 
     def __post_init__(self) -> None:
         if not self.clock_hz > 0 or not self.word_bytes > 0:
-            raise HardwareError("clock and word: expected more than zero")
+            raise ValueError("clock and word: expected more than zero")
         if not self.memories or not self.arrays:
-            raise HardwareError("memories and arrays: at least one of each is needed")
+            raise ValueError("memories and arrays: at least one of each is needed")
         for name, memory in self.memories.items():
             if memory.of and memory.of not in self.arrays:
-                raise HardwareError(
+                raise ValueError(
                     f"memories.{name}.of: no array '{memory.of}'; {nearest(memory.of, self.arrays)}"
                 )
             if memory.part_of and memory.part_of not in self.memories:
                 hint = nearest(memory.part_of, self.memories)
-                raise HardwareError(f"memories.{name}.part_of: no memory '{memory.part_of}'; {hint}")
+                raise ValueError(f"memories.{name}.part_of: no memory '{memory.part_of}'; {hint}")
         if next(iter(self.memories.values())).of:
-            raise HardwareError("memories: the first one is the outermost and serves the whole chip")
+            raise ValueError("memories: the first one is the outermost and serves the whole chip")
 
     @property
     def outermost(self) -> str:
