@@ -114,6 +114,8 @@ def _checked(result: dict[str, Any]) -> dict[str, Any]:
     for name, value in result.items():
         if hasattr(value, "item"):
             result[name] = value = value.item()
+        if not isinstance(value, (str, bool, int, float)) and value is not None:
+            raise TypeError(f"a result is a number or a text; {name} is {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             return {"error": f"{name} is {value}"}
     return result

@@ -1,4 +1,4 @@
-"""cascade sweep | pareto | explore."""
+"""cascade sweep | pareto | sensitivity | explore."""
 
 from __future__ import annotations
 
@@ -67,6 +67,24 @@ def pareto(
 
 
 @guarded
+def sensitivity(
+    folder: Folder,
+    of: Annotated[list[str] | None, typer.Option("--of", help="A column to explain; repeat it.")] = None,
+    json: Json = False,
+) -> None:
+    """Print which axis moves which objective: by what factor, all else equal, and what share of all variation."""
+    from .commands import run_sensitivity, short_names
+
+    rows = run_sensitivity(folder, of or ())
+    if json:
+        emit_json(rows)
+    else:
+        short = short_names([row["axis"] for row in rows])
+        cells = [list({**row, "axis": name}.values()) for row, name in zip(rows, short, strict=True)]
+        table("Sensitivity: factors with all else equal, share of the variance", list(rows[0]), cells)
+
+
+@guarded
 def explore(
     folder: Folder,
     page: Annotated[
@@ -88,4 +106,5 @@ def register(app: typer.Typer) -> None:
     """Mount the commands of this room."""
     app.command("sweep")(sweep)
     app.command("pareto")(pareto)
+    app.command("sensitivity")(sensitivity)
     app.command("explore")(explore)

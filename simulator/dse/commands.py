@@ -82,6 +82,20 @@ def run_pareto(
     return plain_rows(front.drop(columns="error", errors="ignore")), list(shown), remark
 
 
+def run_sensitivity(folder: Path, objectives: Sequence[str]) -> list[dict[str, Any]]:
+    """Return how much each axis of a sweep moves each objective.
+
+    Raises:
+        DataError: no finished sweep, or no such column.
+    """
+    from .effects import sensitivity
+
+    table, manifest = read_table(folder), read_manifest(folder)
+    wanted = objectives or [*manifest.get("minimize", ()), *manifest.get("maximize", ())]
+    axes = [a for a in [*manifest["axes"], *manifest["derived"]] if table[a].nunique() > 1]
+    return plain_rows(sensitivity(table, axes=axes, objectives=wanted))
+
+
 # Axes below these words change what is computed, not the machine that computes it.
 _WORK = frozenset({"sizes"})
 
@@ -96,7 +110,7 @@ def short_names(columns: Sequence[str]) -> list[str]:
     for column in columns:
         parts = column.split(".")
         ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        others = [c for c in columns if c != column]
+        others = {c for c in columns if c != column}
         out.append(next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), column))
     return out
 

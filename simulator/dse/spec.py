@@ -77,7 +77,9 @@ def _spec(document: Mapping[str, Any]) -> Spec:
 
 
 def _axis(name: str, given: Any) -> Any:
-    """Return a list of values as it is, and `{from, to, log, whole, unit}` as a range."""
+    """Return a list of values, shapes among them as texts (`16,8`), and `{from, to, log, whole, unit}` as a range."""
+    if isinstance(given, list):
+        return [",".join(map(str, v)) if isinstance(v, list) else v for v in given]
     if not isinstance(given, Mapping):
         return given
     words = {"from": "low", "to": "high", "log": "log", "whole": "whole", "unit": "unit"}
@@ -115,8 +117,10 @@ def _derived(given: Any) -> dict[str, Derived]:
 
 
 def _text(name: str, value: Any) -> str:
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    if isinstance(value, (str, int, float)):
         return str(value)
+    if isinstance(value, list) and all(isinstance(v, int) for v in value):
+        return ",".join(map(str, value))
     if isinstance(value, Mapping):
         return ",".join(f"{k}={v}" for k, v in value.items())
     raise DataError(f"{name}: expected a name or a path, found {value!r}")

@@ -55,6 +55,22 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
                 ("hardware", "mapping", "sizes"),
                 ".points.attention",
             ),
+            Subject(
+                "a kernel on a GPU",
+                "kernel",
+                ("kernel", "hardware", "sizes"),
+                ("implementation",),
+                ("hardware", "sizes"),
+                ".points.kernel",
+            ),
+            Subject(
+                "neighbourhood attention",
+                "layout",
+                ("layout", "window", "q_tile", "kv_tile"),
+                ("stride", "dilation", "causal", "dynamic"),
+                (),
+                ".points.neighbourhood",
+            ),
         )
     }
 )

@@ -44,7 +44,7 @@ def merge(lines: Iterable[bytes], keys: Sequence[str], axes: Sequence[str]) -> p
         if position is None:
             continue
         order.append(position)
-        waiting.append(record["point"] | record["result"])
+        waiting.append(record["result"] | record["point"])
         if len(waiting) == _BLOCK:
             blocks.append(pd.DataFrame.from_records(waiting))
             waiting = []

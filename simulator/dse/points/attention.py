@@ -6,11 +6,13 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from einsum_cascade import zoo
-from einsum_cascade.errors import CascadeError, DataError
+from einsum_cascade.errors import CascadeError, DataError, MappingError
 from einsum_cascade.sizes import SEQUENCE_RANKS, parse_sizes
+
+Changes: TypeAlias = tuple[tuple[str, Any], ...]
 
 # Grids change their last axis fastest, so the other inputs stay the same for many points in a row.
 _REMEMBERED = 1024
@@ -39,17 +41,24 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Inputs:
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
     cascade = given["cascade"]
     cascade = _named_cascade(cascade) if isinstance(cascade, str) else cascade
+    text = _sizes(given["sizes"], dict(_below("sizes", point)), cascade)
+    mapping = _loaded("mapping", given, _below("mapping", point), _mapping)
+    # A tile that the user states wins over the mapping's own.
+    stated = tuple((k, v) for k, v in _named(text).items() if k in mapping.nest.sizes)
+    if stated:
+        mapping = _loaded("mapping", given, (*stated, *_below("mapping", point)), _mapping)
     return Inputs(
         cascade,
-        _loaded("hardware", given, point, _hardware),
-        _loaded("mapping", given, point, _mapping),
-        _sizes(given["sizes"], dict(_below("sizes", point)), cascade),
+        _loaded("hardware", given, _below("hardware", point), _hardware),
+        mapping,
+        parse_sizes(text, cascade),
     )
 
 
-def _loaded(root: str, given: Mapping[str, Any], point: Mapping[str, Any], load: Callable[..., Any]) -> Any:
+def _loaded(
+    root: str, given: Mapping[str, Any], changes: Changes, load: Callable[[str, Changes], Any]
+) -> Any:
     """Return an input that is given as an object, or load it by name with the fields that the point sets."""
-    changes = _below(root, point)
     if isinstance(given[root], (str, Path)):
         return load(str(given[root]), changes)
     if changes:
@@ -78,7 +87,7 @@ def evaluate(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> dict[str
     }
 
 
-def _below(root: str, point: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _below(root: str, point: Mapping[str, Any]) -> Changes:
     prefix = f"{root}."
     return tuple((k.removeprefix(prefix), v) for k, v in point.items() if k.startswith(prefix))
 
@@ -89,25 +98,31 @@ def _named_cascade(name: str) -> Any:
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
-def _hardware(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
-    from ...hardware.reader import load_hardware
+def _hardware(name: str, changes: Changes) -> Any:
+    from ...spatial.request import load_spatial
 
-    return load_hardware(name, dict(changes))
+    return load_spatial(name, dict(changes))
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
-def _mapping(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
+def _mapping(name: str, changes: Changes) -> Any:
+    from mappings.binding import SpatialMapping
     from mappings.files import load
 
-    return load(name, dict(changes))
+    found = load(name, dict(changes))
+    if not isinstance(found, SpatialMapping):
+        raise MappingError(
+            f"{name} is a mapping of a GPU kernel; sweep it with 'kernel: ...' instead of 'cascade: ...'"
+        )
+    return found
 
 
-def _sizes(given: Any, changes: dict[str, Any], cascade: Any) -> dict[str, int]:
-    """Return the sizes of a text such as `BERT/64K,B=1` with some of them changed."""
+def _sizes(given: Any, changes: dict[str, Any], cascade: Any) -> str:
+    """Return a text of sizes such as `BERT/64K,B=1` with some of them changed."""
     text = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in given.items())
-    first, *rest = (part.strip() for part in text.split(","))
+    first = text.partition(",")[0].strip()
     model, slash, length = first.partition("/")
-    sizes = dict(part.partition("=")[::2] for part in (rest if slash else [first, *rest]))
+    sizes = _named(text)
     seq, other = changes.pop("seq", None), changes.pop("model", None)
     if slash:
         model, length = str(other or model), str(seq or length)
@@ -117,4 +132,10 @@ def _sizes(given: Any, changes: dict[str, Any], cascade: Any) -> dict[str, int]:
         sizes |= {rank: str(seq) for rank in SEQUENCE_RANKS if rank in cascade.rank_names}
     sizes |= {rank: str(size) for rank, size in changes.items()}
     parts = ([f"{model}/{length}"] if slash else []) + [f"{k}={v}" for k, v in sizes.items()]
-    return parse_sizes(",".join(parts), cascade)
+    return ",".join(parts)
+
+
+def _named(text: str) -> dict[str, str]:
+    """Return the sizes that a text gives by name."""
+    pairs = (part.partition("=") for part in text.split(",") if "=" in part)
+    return {name.strip(): size.strip() for name, _, size in pairs}

@@ -1,0 +1,102 @@
+"""Which axis moves which objective: one at a time, and as a share of all variation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from einsum_cascade.errors import DataError, nearest
+
+from .pareto import objectives as costs_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Sampled axes have no two points that differ in nothing else; their share is taken over so many equal groups.
+_GROUPS = 16
+
+
+def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequence[str]) -> pd.DataFrame:
+    """Return how much each axis moves each objective, the strongest first.
+
+    Columns:
+        typical: factor between the worst and the best value of the axis, all else equal; geometric mean.
+        largest: the greatest such factor anywhere in the space.
+        last_to_first: factor from the axis's first value to its last, all else equal; below 1 it lowers the objective.
+        share: of the variance of the objective's logarithm that the axis alone explains (first-order Sobol index);
+            exact on a full grid, and the shares of all axes add to less than 1 by what they do together.
+
+    The first three are missing where no two points differ in the axis alone, as in a sample of ranges.
+
+    Args:
+        table: one row a point; rows with an `error` take no part.
+        axes: columns to move, their values in the order of the space.
+        objectives: columns of positive numbers.
+
+    Raises:
+        DataError: an unknown column, or an objective that is not positive.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"a": [1, 1, 2, 2], "b": [1, 2, 1, 2], "t": [1.0, 1.0, 4.0, 4.0]})
+    >>> sensitivity(table, axes=["a", "b"], objectives=["t"])[["axis", "typical", "share"]].values.tolist()
+    [['a', 4.0, 1.0], ['b', 1.0, 0.0]]
+    """
+    import pandas as pd
+
+    for axis in axes:
+        if axis not in table:
+            raise DataError(f"unknown column '{axis}'; {nearest(axis, table.columns)}")
+    usable, costs = costs_of(table, minimize=objectives)
+    logs = _logarithms(costs, objectives)
+    codes = {axis: pd.factorize(usable[axis])[0] for axis in axes}
+    rows = []
+    for name, values in zip(objectives, logs.T, strict=True):
+        found = []
+        for axis in axes:
+            factors = _one_at_a_time(codes, axis, values)
+            found.append((_share(usable[axis], values), {"objective": name, "axis": axis, **factors}))
+        found.sort(key=lambda pair: -pair[0])
+        rows += [{**row, "share": share} for share, row in found]
+    return pd.DataFrame(rows)
+
+
+def _logarithms(costs: Any, objectives: Sequence[str]) -> Any:
+    for name, low in zip(objectives, costs.min(axis=0), strict=True):
+        if low <= 0:
+            raise DataError(f"'{name}' has the value {low:g}; factors need positive numbers")
+    return np.log(costs)
+
+
+def _one_at_a_time(codes: dict[str, Any], axis: str, logs: Any) -> dict[str, float]:
+    import pandas as pd
+
+    others = [codes[a] for a in codes if a != axis] or [np.zeros(len(logs), dtype=int)]
+    frame = pd.DataFrame(
+        {"line": pd.MultiIndex.from_arrays(others).factorize()[0], "at": codes[axis], "log": logs}
+    )
+    lines = frame.sort_values("at", kind="stable").groupby("line")["log"]
+    swing = (lines.max() - lines.min())[lines.size() > 1]
+    if not len(swing):
+        return {"typical": np.nan, "largest": np.nan, "last_to_first": np.nan}
+    trend = (lines.last() - lines.first())[lines.size() > 1]
+    return {
+        "typical": float(np.exp(swing.mean())),
+        "largest": float(np.exp(swing.max())),
+        "last_to_first": float(np.exp(trend.mean())),
+    }
+
+
+def _share(axis: pd.Series, logs: Any) -> float:
+    """Return the variance of the objective's mean over the axis, as a share of all of it."""
+    import pandas as pd
+
+    groups = axis
+    if pd.api.types.is_numeric_dtype(axis) and axis.nunique() > 4 * _GROUPS:
+        groups = pd.qcut(axis.rank(method="first"), _GROUPS, labels=False)
+    total = float(np.var(logs))
+    if total == 0.0:
+        return 0.0
+    means = pd.Series(logs).groupby(groups.to_numpy()).transform("mean")
+    return float(np.var(means)) / total

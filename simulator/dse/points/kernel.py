@@ -1,0 +1,59 @@
+"""A point of a sweep over a kernel on a GPU: texts -> a call and a device -> a prediction."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from einsum_cascade.errors import HardwareError
+
+_KEPT = ("latency_s", "low_s", "high_s", "tflops", "bound_by", "waves", "roofline_s", "tiles")
+
+
+def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the device and the words of the call that a point asks for.
+
+    Args:
+        point: by axis: `hardware.FIELD`, `sizes.WORD`, or a whole input.
+        inputs: kernel, hardware, sizes (`batch=4,heads=32,seq_q=8K,head_dim=128`) and implementation.
+
+    Raises:
+        ModelError: something cannot be read, or a field does not exist.
+    """
+    from ...gpu.call import make_call, pairs_of
+
+    given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
+    changes = {k.removeprefix("sizes."): v for k, v in point.items() if k.startswith("sizes.")}
+    sizes = given["sizes"]
+    words = {**(pairs_of([sizes]) if isinstance(sizes, str) else sizes), **changes}
+    make_call(**words)
+    fields = tuple((k.removeprefix("hardware."), v) for k, v in point.items() if k.startswith("hardware."))
+    return _gpu(str(given["hardware"]), fields), words
+
+
+def evaluate(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the prediction of a point as one row.
+
+    Raises:
+        ModelError: the kernel does not fit the device, or something cannot be read.
+    """
+    from ...gpu.model import predict
+
+    gpu, words = prepare(point, inputs=inputs)
+    given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
+    found = predict(given["kernel"], on=gpu, implementation=given.get("implementation", "triton"), **words)
+    return {name: getattr(found, name) for name in _KEPT} | {"assumptions": len(found.assumptions)}
+
+
+@functools.lru_cache(maxsize=1024)
+def _gpu(name: str, fields: tuple[tuple[str, Any], ...]) -> Any:
+    from ...hardware.gpu import Gpu, find_gpu
+    from ...hardware.reader import load_hardware
+
+    if not fields and not name.endswith((".yaml", ".yml")):
+        return find_gpu(name)
+    found = load_hardware(name, dict(fields))
+    if not isinstance(found, Gpu):
+        raise HardwareError(f"{name} is not a GPU; a kernel runs on one, for example h100")
+    return found

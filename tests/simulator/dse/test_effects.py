@@ -1,0 +1,61 @@
+"""Sensitivities against closed forms: a product of powers, and Ishigami's function with its known Sobol indices."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from einsum_cascade.errors import DataError
+from simulator.dse.effects import sensitivity
+
+
+def test_a_product_of_powers():
+    # log t = 3 log a - log b: alone, a moves t by 4^3 = 64 and b by 2, and the variances add.
+    rows = [(a, b, c, a**3 / int(b)) for a, b, c in itertools.product([1, 2, 4], ["1", "2"], [5, 6])]
+    table = pd.DataFrame(rows, columns=["a", "b", "c", "t"])
+    found = sensitivity(table, axes=["a", "b", "c"], objectives=["t"]).set_index("axis")
+    assert found.index.tolist() == ["a", "b", "c"]
+    assert found["typical"].tolist() == pytest.approx([64, 2, 1])
+    assert found["largest"].tolist() == pytest.approx([64, 2, 1])
+    assert found["last_to_first"].tolist() == pytest.approx([64, 0.5, 1])
+    ln2 = math.log(2)
+    parts = np.array([9 * np.var([0, ln2, 2 * ln2]), np.var([0, ln2]), 0.0])
+    assert found["share"].tolist() == pytest.approx((parts / parts.sum()).tolist(), abs=1e-12)
+
+
+def test_shares_of_ishigami():
+    # f = sin x + 7 sin^2 y + 0.1 z^4 sin x on (-pi, pi)^3; first-order indices 0.3139, 0.4424, 0.
+    # Source: T. Ishigami, T. Homma (1990); A. Saltelli et al., Global Sensitivity Analysis (2008), p. 179.
+    middle = (np.arange(60) + 0.5) / 60 * 2 * math.pi - math.pi
+    x, y, z = (v.ravel() for v in np.meshgrid(middle, middle, middle, indexing="ij"))
+    f = np.sin(x) + 7 * np.sin(y) ** 2 + 0.1 * z**4 * np.sin(x)
+    table = pd.DataFrame({"x": x, "y": y, "z": z, "t": np.exp(f)})
+    share = sensitivity(table, axes=["x", "y", "z"], objectives=["t"]).set_index("axis")["share"]
+    # The midpoint rule on 60 points is exact to about (pi / 60)^2.
+    assert share["x"] == pytest.approx(0.3139, abs=2e-3)
+    assert share["y"] == pytest.approx(0.4424, abs=2e-3)
+    assert share["z"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_sample_has_shares_but_no_lines():
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, 20_000))
+    table = pd.DataFrame({"x": x, "y": y, "t": np.exp(x + 2 * y)})
+    found = sensitivity(table, axes=["x", "y"], objectives=["t"]).set_index("axis")
+    assert found["typical"].isna().all()
+    # Variances 1/12 and 4/12; sixteen groups lose 1/16^2 of each, 20,000 samples scatter by about 1 %.
+    assert found["share"]["y"] == pytest.approx(0.8, abs=0.02)
+    assert found["share"]["x"] == pytest.approx(0.2, abs=0.02)
+
+
+def test_errors_and_what_is_refused():
+    table = pd.DataFrame({"a": [1, 2, 3], "t": [1.0, 2.0, None], "error": [None, None, "does not fit"]})
+    assert sensitivity(table, axes=["a"], objectives=["t"])["typical"].tolist() == [2.0]
+    with pytest.raises(DataError, match="unknown column 'b'"):
+        sensitivity(table, axes=["b"], objectives=["t"])
+    with pytest.raises(DataError, match="positive numbers"):
+        sensitivity(table.assign(t=[0.0, 1.0, 2.0]), axes=["a"], objectives=["t"])

@@ -1,0 +1,141 @@
+"""Kernels on GPUs and neighbourhood settings by the same files; every row is what the simulator itself says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import simulator as sim
+from einsum_cascade.errors import DataError, ModelError
+from simulator.dse import cli
+from simulator.spatial.model import simulate
+from simulator.spatial.request import resolve
+
+KERNEL = """
+kernel: flash_attention
+hardware: h100
+sizes: {batch: 4, heads: 32, seq_q: 4K, head_dim: 128, dtype: bf16}
+axes:
+  sizes.seq_q: [4K, 16K]
+  sizes.causal: [0, 1]
+  hardware.clock: [1.2 GHz, 1.7 GHz]
+minimize: [latency_s]
+"""
+NEIGHBOURHOOD = """
+layout: [30, 48, 80]
+window: [18, 24, 24]
+q_tile: [4, 8, 8]
+axes:
+  stride: [[1, 1, 1], [16, 8, 8], "1,8,8"]
+  kv_tile: ["2,8,8", [4, 4, 8]]
+maximize: [tile_speedup]
+"""
+
+
+def run(*arguments: str | Path):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    cli.register(app)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def swept(folder: Path, text: str) -> pd.DataFrame:
+    (folder / "spec.yaml").write_text(text)
+    run("sweep", folder / "spec.yaml", "--out", folder / "out", "--jobs", "1")
+    return pd.read_parquet(folder / "out" / "table.parquet")
+
+
+def test_a_kernel_on_a_gpu(tmp_path):
+    table = swept(tmp_path, KERNEL)
+    assert len(table) == 8
+    for row in table.to_dict("records"):
+        gpu = sim.load_hardware("h100", {"clock": row["hardware.clock"]})
+        call = {"batch": 4, "heads": 32, "head_dim": 128, "dtype": "bf16"}
+        found = sim.predict(
+            "flash_attention", on=gpu, seq_q=row["sizes.seq_q"], causal=row["sizes.causal"], **call
+        )
+        assert row["latency_s"] == found.latency_s
+        assert row["bound_by"] == found.bound_by
+        assert row["tiles.skipped"] == found.tiles["skipped"]
+    assert len(json.loads(run("pareto", tmp_path / "out", "--by", "sizes.seq_q", "--json").stdout)) == 2
+
+
+def test_neighbourhood_settings(tmp_path):
+    table = swept(tmp_path, NEIGHBOURHOOD)
+    assert table["stride"].tolist() == ["1,1,1", "1,1,1", "16,8,8", "16,8,8", "1,8,8", "1,8,8"]
+    row = table[(table["stride"] == "16,8,8") & (table["kv_tile"] == "2,8,8")].iloc[0]
+    found = sim.gna_bounds(
+        layout=(30, 48, 80), window=(18, 24, 24), stride=(16, 8, 8), q_tile=(4, 8, 8), kv_tile=(2, 8, 8)
+    )
+    assert row["visited"] == found.visited
+    assert row["tile_speedup"] == found.tile_speedup
+    best = json.loads(run("pareto", tmp_path / "out", "--json").stdout)
+    assert best[0]["tile_speedup"] == table["tile_speedup"].max()
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "message"),
+    [
+        (KERNEL, ("flash_attention", "flash_atention"), "flash_attention"),
+        (KERNEL, ("hardware: h100", "hardware: fusemax"), "not a GPU"),
+        (KERNEL, ("heads: 32", "head: 32"), "unknown size 'head'"),
+        (KERNEL, ("hardware.clock", "hardware.klock"), "klock"),
+        (KERNEL, ("hardware.clock", "mapping.tile"), "unknown axis 'mapping.tile'"),
+        (NEIGHBOURHOOD, ("window: [18, 24, 24]", "window: 18,x,24"), "expected whole numbers"),
+        (NEIGHBOURHOOD, ("axes:", "hardware: h100\naxes:"), "unknown field 'hardware'"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, text, given, message):
+    (tmp_path / "spec.yaml").write_text(text.replace(*given))
+    app = typer.Typer(pretty_exceptions_enable=False)
+    cli.register(app)
+    result = CliRunner().invoke(app, ["sweep", str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_tile_that_the_user_states_wins_as_in_simulate():
+    fixed = {"cascade": "attention_1pass", "hardware": "fusemax", "mapping": "fusemax"}
+    table = sim.sweep(sim.Space({"sizes.M0": [64, 128, 256]}), sizes="BERT/4K", **fixed)
+    for row in table.to_dict("records"):
+        sizes = f"BERT/4K,M0={row['sizes.M0']}"
+        asked = resolve("attention_1pass", on="fusemax", mapping="fusemax", sizes=sizes)
+        assert (
+            row["latency_s"] == simulate(asked.cascade, asked.sizes, asked.hardware, asked.mapping).latency_s
+        )
+    assert table["latency_s"].nunique() == 3
+
+
+def test_inputs_that_contradict_or_lack():
+    space = sim.Space({"mapping": ["fusemax"]})
+    fixed = {"cascade": "attention_1pass", "hardware": "fusemax", "sizes": "BERT/4K"}
+    with pytest.raises(DataError, match="'mapping' is both a field and an axis"):
+        sim.sweep(space, mapping="fusemax", **fixed)
+    with pytest.raises(DataError, match="missing field 'mapping'"):
+        sim.sweep(sim.Space({"hardware.N": [64]}), **fixed)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mappings'"):
+        sim.sweep(space, mappings="x", **fixed)
+    with pytest.raises(DataError, match="cannot be set on an object"):
+        sim.sweep(
+            sim.Space({"hardware.N": [64]}),
+            **{**fixed, "hardware": sim.load_hardware("fusemax")},
+            mapping="fusemax",
+        )
+    with pytest.raises(ModelError, match="GPU"):
+        sim.sweep(sim.Space({"sizes.seq": ["4K"]}), **{**fixed, "hardware": "h100"}, mapping="fusemax")
+
+
+def test_sensitivity_and_the_page_by_command(tmp_path):
+    swept(tmp_path, NEIGHBOURHOOD)
+    rows = json.loads(run("sensitivity", tmp_path / "out", "--of", "tile_speedup", "--json").stdout)
+    assert {r["axis"] for r in rows} == {"stride", "kv_tile"}
+    assert "stride" in run("sensitivity", tmp_path / "out").stdout
+    written = json.loads(run("explore", tmp_path / "out", "--json").stdout)
+    assert Path(written["page"]).stat().st_size == written["bytes"] > 10_000
