@@ -100,14 +100,24 @@ class GnaBounds:
         """NATTEN's own, sufficient, condition for leaving its neighbourhood mask out of the whole launch."""
         return self.natten_masked == 0
 
+    @property
+    def natten_mask_missing(self) -> bool:
+        """NATTEN would leave out a mask that is needed: its condition is not sufficient for every pair of tiles.
+
+        Only said where nothing else explains a partial visit: no padded keys, no Q tile that is all padding.
+        """
+        explained = self.natten_bounds_masked or any(axis.idle_q_tiles for axis in self.axes)
+        return self.natten_fast_path and not self.fully_block_sparse and not explained
+
     def as_dict(self) -> dict[str, Any]:
         """Return every number by name, the setting first."""
         names = ("layout", "window", "stride", "dilation", "causal", "q_tile", "kv_tile")
         setting = {name: [getattr(axis, _field(name)) for axis in self.axes] for name in names}
         counts = ("q_tiles", "kv_tiles", "visited", "dense", "partial", "pairs", "per_q_min", "per_q_max")
         ratios = ("flop_speedup", "tile_speedup", "padded_tile_speedup", "worst_tile_speedup")
-        flags = ("fully_block_sparse", "natten_fast_path", "natten_masked", "natten_bounds_masked")
-        numbers = {name: getattr(self, name) for name in (*counts, *ratios, *flags)}
+        flags = ("fully_block_sparse", "natten_fast_path", "natten_mask_missing")
+        masks = ("natten_masked", "natten_bounds_masked")
+        numbers = {name: getattr(self, name) for name in (*counts, *ratios, *flags, *masks)}
         return {**setting, "dynamic": self.axes[0].dynamic, **numbers}
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -115,6 +125,8 @@ class GnaBounds:
         speedups = [(label, f"{getattr(self, name):.4g}x", why) for name, label, why in _MEANING]
         spread = f"{self.per_q_min:,} to {self.per_q_max:,}"
         natten = "mask-free path" if self.natten_fast_path else f"{self.natten_masked:,} visits masked"
+        if self.natten_mask_missing:
+            natten = "mask missing"
         return [
             *speedups,
             (

@@ -70,6 +70,14 @@ class Axis:
         return self.dilation * tiles_per_class(self.length, self.dilation, self.q_tile)
 
     @property
+    def idle_q_tiles(self) -> bool:
+        """Whether a short dilation class has a Q tile without a single real query."""
+        return any(
+            -(-size // self.q_tile) < tiles_per_class(self.length, self.dilation, self.q_tile)
+            for size, _ in dilation_classes(self.length, self.dilation)
+        )
+
+    @property
     def kv_tiles(self) -> int:
         """KV tiles that the padded keys fill."""
         return self.dilation * tiles_per_class(self.length, self.dilation, self.kv_tile)
@@ -214,9 +222,10 @@ def unmasked_pairs(size: int, window: ArrayLike, stride: ArrayLike, *, causal: b
 def natten_fast_path(axis: Axis, size: int, window: ArrayLike, stride: ArrayLike) -> Bools:
     """Return whether NATTEN's kernels take their mask-free path on this axis for one dilation class.
 
-    It is a sufficient condition that NATTEN evaluates per axis, not the exact answer: 36 tokens, window 28, stride 16,
-    tiles 16 and 4 need no mask although the predicate says otherwise; a window as long as the axis passes although
-    padded keys may follow (these get a cheaper mask of their own).
+    It is not the exact answer. 36 tokens, window 28, stride 16, tiles 16 and 4 need no mask although the predicate says
+    otherwise; a window as long as the axis passes although padded keys may follow (these get a cheaper mask of their
+    own). With even Q tiles and KV tiles that are powers of two, as all forward kernels have, it is sufficient; with a Q
+    tile of one it is not: window 8, stride 1, tiles 1 and 4 pass, although windows then start inside KV tiles.
 
     Source: NATTEN 0.21.7, fna_fusion.hpp, is_fully_block_sparse_int and fully_block_sparse.
     """

@@ -66,6 +66,20 @@ def test_natten_fast_path_and_the_exact_answer_differ() -> None:
     assert padded.natten_bounds_masked == padded.visited
 
 
+def test_a_mask_that_natten_would_leave_out_is_reported() -> None:
+    # Tiles 1,8,16 / 4,4,8 are compiled for the backward kernels. On the first axis query 5
+    # sees keys 1..8: its window starts in the middle of a KV tile of 4, and no neighbour shares it at stride 1.
+    tiles = {"q_tile": (1, 8, 16), "kv_tile": (4, 4, 8)}
+    found = gna_bounds(layout=(16, 32, 64), window=(8, 16, 32), stride=(1, 8, 16), **tiles)
+    assert found.natten_fast_path
+    assert found.natten_mask_missing
+    assert not found.fully_block_sparse
+    assert "mask missing" in str(found)
+    assert not gna_bounds(
+        layout=(16, 32, 64), window=(8, 16, 32), stride=(4, 8, 16), **tiles
+    ).natten_mask_missing
+
+
 def test_one_number_holds_for_all_axes() -> None:
     short = gna_bounds(layout=(16, 16), window=8, stride=4, q_tile=4, kv_tile=4, causal=(0, 1))
     long = gna_bounds(
