@@ -1,0 +1,203 @@
+"""Expressions of a cascade as sympy expressions and back; accesses become symbols that remember what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sympy
+
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var
+
+Formula = Any
+
+_FUNCTIONS: dict[str, Callable[..., Formula]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "**": lambda a, b: a**b,
+    "neg": lambda a: -a,
+    "exp": sympy.exp,
+    "log": sympy.log,
+    "sqrt": sympy.sqrt,
+    "tanh": sympy.tanh,
+    "sin": sympy.sin,
+    "cos": sympy.cos,
+    "abs": sympy.Abs,
+    "max": lambda *a: sympy.Max(*a),
+    "min": lambda *a: sympy.Min(*a),
+}
+_NAMES = {
+    sympy.exp: "exp",
+    sympy.log: "log",
+    sympy.tanh: "tanh",
+    sympy.sin: "sin",
+    sympy.cos: "cos",
+    sympy.Abs: "abs",
+    sympy.Max: "max",
+    sympy.Min: "min",
+}
+
+
+class Symbols:
+    """The atoms of some expressions: one real sympy symbol per distinct access, coordinate, size or comparison."""
+
+    def __init__(self) -> None:
+        self._of: dict[Expr, Formula] = {}
+        self._meaning: dict[Formula, Expr] = {}
+
+    def symbol(self, node: Expr) -> Formula:
+        """Return the symbol of an atom, the same for equal atoms."""
+        if node not in self._of:
+            # Numbered in order of appearance, so that what is printed later keeps the order of the text.
+            made = sympy.Symbol(f"s{len(self._of):04d}", real=True)
+            self._of[node] = made
+            self._meaning[made] = node
+        return self._of[node]
+
+    def meaning(self, symbol: Formula) -> Expr:
+        """Return the atom of a symbol."""
+        return self._meaning[symbol]
+
+    def atoms(self, formula: Formula) -> tuple[Expr, ...]:
+        """Return the atoms of a formula, in order of appearance."""
+        found = sorted(formula.free_symbols, key=lambda s: s.name)
+        return tuple(self._meaning[s] for s in found)
+
+    def formula(self, node: Expr) -> Formula:
+        """Return an expression as a sympy formula; what sympy has no word for stays a function of its arguments."""
+        if isinstance(node, Num):
+            return _number(node.value)
+        if isinstance(node, (Access, Var, Size, Compare)):
+            return self.symbol(node)
+        assert isinstance(node, Apply)
+        if node.op in ("and", "or", "not", "pad"):
+            return self.symbol(node)
+        args = [self.formula(a) for a in node.args]
+        if node.op == "relu":
+            return sympy.Max(0, args[0])
+        made = _FUNCTIONS.get(node.op)
+        return made(*args) if made else sympy.Function(node.op)(*args)
+
+    def expression(self, formula: Formula) -> Expr:
+        """Return a sympy formula as an expression, in the order of the text that the symbols came from."""
+        if formula.is_Symbol:
+            return self._meaning[formula]
+        if formula.is_Number or formula in (sympy.oo, -sympy.oo):
+            return _plain(formula)
+        if formula.is_Add:
+            return self._sum(formula)
+        if formula.is_Mul:
+            return self._product(formula)
+        if formula.is_Pow:
+            return self._power(formula)
+        if isinstance(formula, sympy.Max) and 0 in formula.args and len(formula.args) == 2:
+            (other,) = (a for a in formula.args if a != 0)
+            return Apply("relu", (self.expression(other),))
+        name = _NAMES.get(formula.func, formula.func.__name__)
+        args = formula.args if name not in ("max", "min") else self._ordered(formula.args)
+        return Apply(name, tuple(self.expression(a) for a in args))
+
+    def _ordered(self, parts: Iterable[Formula]) -> list[Formula]:
+        def place(part: Formula) -> tuple[int, str, str]:
+            names = sorted(s.name for s in part.free_symbols)
+            return (not names, names[0] if names else "", str(part))
+
+        return sorted(parts, key=place)
+
+    def _sum(self, formula: Formula) -> Expr:
+        parts = self._ordered(formula.args)
+        plus = [p for p in parts if not p.could_extract_minus_sign()]
+        minus = [p for p in parts if p.could_extract_minus_sign()]
+        first, *rest = plus or [minus.pop(0)]
+        out = self.expression(first)
+        for p in rest:
+            out = Apply("+", (out, self.expression(p)))
+        for p in minus:
+            out = Apply("-", (out, self.expression(-p)))
+        return out
+
+    def _product(self, formula: Formula) -> Expr:
+        if formula.could_extract_minus_sign():
+            return Apply("neg", (self.expression(-formula),))
+        above, below = [], []
+        for part in self._ordered(formula.args):
+            if part.is_Pow and part.exp.could_extract_minus_sign():
+                below.append(part.base**-part.exp)
+            elif part.is_Rational and part.q != 1:
+                below.append(sympy.Integer(part.q))
+                if part.p != 1:
+                    above.append(sympy.Integer(part.p))
+            else:
+                above.append(part)
+        out = self._times(above) if above else Num(1)
+        return Apply("/", (out, self._times(below))) if below else out
+
+    def _times(self, parts: list[Formula]) -> Expr:
+        out = self.expression(parts[0])
+        for p in parts[1:]:
+            out = Apply("*", (out, self.expression(p)))
+        return out
+
+    def _power(self, formula: Formula) -> Expr:
+        base, exponent = formula.base, formula.exp
+        if exponent == sympy.Rational(1, 2):
+            return Apply("sqrt", (self.expression(base),))
+        if exponent.could_extract_minus_sign():
+            return Apply("/", (Num(1), self.expression(base**-exponent)))
+        return Apply("**", (self.expression(base), self.expression(exponent)))
+
+
+def _number(value: int | float) -> Formula:
+    if isinstance(value, int):
+        return sympy.Integer(value)
+    if value in (float("inf"), float("-inf")):
+        return sympy.oo if value > 0 else -sympy.oo
+    return sympy.Float(value) if value != int(value) else sympy.Integer(int(value))
+
+
+def _plain(formula: Formula) -> Expr:
+    if formula == sympy.oo:
+        return Num(float("inf"))
+    if formula.could_extract_minus_sign():
+        return Apply("neg", (_plain(-formula),))
+    if formula.is_Integer:
+        return Num(int(formula))
+    if formula.is_Rational:
+        return Apply("/", (Num(int(formula.p)), Num(int(formula.q))))
+    return Num(float(formula))
+
+
+def expanded(formula: Formula) -> Formula:
+    """Return a formula as a sum of products; an exponential is never torn apart, for its parts would overflow."""
+    opened = sympy.expand_log(formula, force=True)
+    return sympy.expand(
+        opened, mul=True, multinomial=True, power_exp=False, power_base=False, log=False, basic=False
+    )
+
+
+def free_of(formula: Formula, symbols: Iterable[Formula]) -> bool:
+    """Tell whether a formula mentions none of some symbols."""
+    return not formula.free_symbols & set(symbols)
+
+
+def quotient(above: Formula, below: Formula, gone: Iterable[Formula]) -> Formula | None:
+    """Return above / below if it can be written without some symbols, else None."""
+    gone = set(gone)
+    ratio = above / below
+    for attempt in (lambda r: r, lambda r: sympy.powsimp(r), sympy.cancel, sympy.simplify):
+        found = attempt(ratio)
+        if free_of(found, gone):
+            return sympy.powsimp(found)
+    return None
+
+
+def difference(left: Formula, right: Formula, gone: Iterable[Formula]) -> Formula | None:
+    """Return left - right if it can be written without some symbols, else None."""
+    gone = set(gone)
+    for attempt in (lambda r: r, sympy.expand, sympy.simplify):
+        found = attempt(left - right)
+        if free_of(found, gone):
+            return found
+    return None

@@ -1,0 +1,133 @@
+"""A cascade seen along one rank: what streams, what is whole, and a reduction as a formula of its elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from ..analysis.passes import passes
+from ..analysis.streams import view, walkers
+from ..cascade import Cascade, Iterate
+from ..einsum import Einsum
+from ..expr import Access, Apply, Expr, Var, substitute, transform, variables
+
+
+@dataclass(frozen=True)
+class Along:
+    """A cascade along a rank.
+
+    Attributes:
+        walking: of each Einsum the variables that walk the rank.
+        whole: Einsums that reduce the rank: their values need every element of a fiber.
+        waiting: tensors that depend, element by element or not, on such a value.
+    """
+
+    cascade: Cascade
+    rank: str
+    walking: dict[str, frozenset[str]]
+    whole: frozenset[str]
+    waiting: frozenset[str]
+
+    def streams(self, name: str) -> bool:
+        """Tell whether a tensor that an Einsum defines has an element for each element of the rank."""
+        return name in self.walking and bool(
+            self.walking[name] & set(self.cascade.einsum(name).output_variables)
+        )
+
+    def reads_walking(self, access: Access, walking: Iterable[str]) -> bool:
+        """Tell whether an access moves along with the rank."""
+        return bool({v for i in access.indices for v in variables(i)} & set(walking))
+
+
+def along(cascade: Cascade, rank: str) -> Along:
+    """Return a cascade without iterate blocks, seen along a rank."""
+    seen = view(cascade, rank)
+    walking: dict[str, frozenset[str]] = {}
+    whole: set[str] = set()
+    waiting: set[str] = set()
+    for einsum in cascade.einsums:
+        mine = frozenset(walkers(cascade, einsum, seen))
+        walking[einsum.name] = mine
+        reads = {a.tensor for a in einsum.reads}
+        if reads & (whole | waiting):
+            waiting.add(einsum.name)
+        if mine and not mine & set(einsum.output_variables):
+            whole.add(einsum.name)
+    return Along(cascade, rank, walking, frozenset(whole), frozenset(waiting))
+
+
+def is_flat(cascade: Cascade) -> bool:
+    """Tell whether a cascade has no iterate block."""
+    return not any(isinstance(item, Iterate) for item in cascade.body)
+
+
+def plain_target(einsum: Einsum) -> bool:
+    """Tell whether a target names only variables, so that its definition can be put where it is read."""
+    return all(isinstance(i, Var) for i in einsum.target.indices)
+
+
+def inline(seen: Along, einsum: Einsum, wanted: Callable[[str], bool]) -> tuple[Expr, tuple[Expr, ...]]:
+    """Return an Einsum's value with some streaming tensors replaced by their definitions, and their predicates.
+
+    Args:
+        wanted: tells which tensors to open; those that reduce a rank stay closed.
+    """
+    found: list[Expr] = [einsum.where] if einsum.where is not None else []
+    names = {e.name for e in seen.cascade.einsums}
+
+    def opened(node: Expr) -> Expr:
+        if not isinstance(node, Access) or node.tensor not in names:
+            return node
+        inner = seen.cascade.einsum(node.tensor)
+        if inner.all_reductions or not plain_target(inner) or not wanted(node.tensor):
+            return node
+        values = {
+            t.name: i for t, i in zip(inner.target.indices, node.indices, strict=True) if isinstance(t, Var)
+        }
+        if inner.where is not None:
+            found.append(substitute(inner.where, values))
+        return transform(substitute(inner.value, values), opened)
+
+    return transform(einsum.value, opened), tuple(dict.fromkeys(found))
+
+
+def joined(parts: Iterable[Expr]) -> Expr | None:
+    """Return predicates joined by `and`, or None for none."""
+    out: Expr | None = None
+    for part in parts:
+        out = part if out is None else Apply("and", (out, part))
+    return out
+
+
+def fresh_name(cascade: Cascade, wanted: str, taken: Iterable[str] = ()) -> str:
+    """Return a tensor name that nothing in the cascade has."""
+    used = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants), *taken}
+    name, n = wanted, 2
+    while name in used:
+        name, n = f"{wanted}{n}", n + 1
+    return name
+
+
+def without_unused(cascade: Cascade) -> Cascade:
+    """Return a cascade without the Einsums on which no output depends."""
+    needed = {s.tensor for s in cascade.outputs}
+    statements = list(cascade.statements)
+    while True:
+        more = {a.tensor for e, _ in statements if e.name in needed for a in e.reads}
+        if more <= needed:
+            break
+        needed |= more
+    body: list[Einsum | Iterate] = []
+    for item in cascade.body:
+        if isinstance(item, Iterate):
+            kept = tuple(e for e in item.einsums if e.name in needed)
+            if kept:
+                body.append(replace(item, einsums=kept))
+        elif item.name in needed:
+            body.append(item)
+    return replace(cascade, body=tuple(body))
+
+
+def level_of(cascade: Cascade, rank: str) -> dict[str, int]:
+    """Return the pass in which each Einsum visits elements."""
+    return dict(passes(cascade, rank).levels)

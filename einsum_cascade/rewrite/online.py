@@ -1,0 +1,279 @@
+"""Rule online: reductions that wait for each other run together, block by block, and are corrected as they change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from ..analysis.points import live_parts
+from ..cascade import Cascade, Iterate, variable_of
+from ..einsum import Einsum, Reduction
+from ..errors import CascadeError
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables
+from ..ops import REDUCTION
+from ..printer import expression
+from .corrections import Obstacle, Plan, corrections_of
+from .elements import along, is_flat, without_unused
+from .partition import partition
+from .separate import Rewritten
+
+# A maximum of no terms is -inf, and -inf - (-inf) is not a number. Where a block may be wholly masked the running
+# maximum therefore starts at a number that no score reaches.
+LOWEST = -1e30
+
+
+def online(cascade: Cascade, rank: str) -> Rewritten | list[Obstacle]:
+    """Return the cascade with all reductions over a rank that can be run in one pass, or why there are none.
+
+    Pattern: `c = red'_m h(x_m)`, then `Y = red_m g(x_m, c)`. Condition: g(x, c') = g(x, c) * r(c, c') for sums, or
+    g(x, c) + r(c, c') for max, min and logsumexp, with r free of x (sympy). Rewrite: split M = M1 * M0, carry c and Y
+    over m1, and correct Y by r as c changes.
+    """
+    if not is_flat(cascade):
+        return [Obstacle(cascade.name, "it has an iterate block already")]
+    try:
+        split = partition(cascade, rank)
+    except CascadeError as error:
+        return [Obstacle(cascade.name, error.message)]
+    outer, *inner = split.splits[rank]
+    plan = Plan(split, rank, along(split, rank), outer, tuple(inner))
+    obstacles = corrections_of(plan)
+    if not any(r.correction is not None for r in plan.running.values()):
+        return obstacles or [Obstacle(cascade.name, "no reduction waits for another")]
+    result = without_unused(_rebuilt(plan))
+    corrected = [r for r in plan.running.values() if r.correction is not None]
+    by: dict[str, list[str]] = {}
+    for r in corrected:
+        by.setdefault(expression(r.correction) if r.correction is not None else "", []).append(r.name)
+    why = "; ".join(
+        f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} corrected by {factor} as the running values change"
+        for factor, names in by.items()
+    )
+    why += f" (a prime marks the new value), so one pass over {rank} = {' * '.join(split.splits[rank])} carries all"
+    return Rewritten("online", ", ".join(r.name for r in corrected), why, result)
+
+
+def _rebuilt(plan: Plan) -> Cascade:
+    """Return the cascade with the block, and after it what needs the final values."""
+    after, within = _needed_after(plan), _needed_within(plan)
+    outputs = {s.tensor for s in plan.cascade.outputs}
+    renamed = {n: plan.fresh(f"B{n}") if n in after else n for n in within if n in plan.seen.waiting}
+    first: list[Einsum] = []
+    last: list[Einsum] = []
+    block = _Block(plan)
+    for einsum in plan.cascade.einsums:
+        name = einsum.name
+        waits = name in plan.seen.waiting
+        if name in plan.running:
+            first.append(_first_value(plan, einsum))
+            block.carry(einsum, _local(plan, einsum, renamed))
+            if name in outputs:
+                last.append(Einsum(einsum.target, _final(plan, einsum.target)))
+            continue
+        if name in within:
+            block.add(_in_block(plan, einsum, renamed))
+        elif not waits:
+            (last if plan.seen.walking[name] else first).append(_after_block(plan, einsum))
+        if waits and name in after:
+            last.append(_after_block(plan, einsum))
+    body: tuple[Einsum | Iterate, ...] = (*first, Iterate(plan.block, block.finished()), *last)
+    return replace(plan.cascade, name=_name(plan.cascade), body=body)
+
+
+class _Block:
+    """The Einsums of an iterate block; a running value is updated where it is first read, else at the end."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.einsums: list[Einsum] = []
+        self.open: dict[str, tuple[Einsum, Access]] = {}
+        self.corrections: dict[Expr, Access] = {}
+
+    def add(self, einsum: Einsum) -> None:
+        """Append an Einsum, after the updates of the states that it reads."""
+        for access in einsum.reads:
+            if access.tensor in self.open:
+                self._update(access.tensor)
+        self.einsums.append(einsum)
+
+    def carry(self, einsum: Einsum, local: Einsum) -> None:
+        """Append a block's own reduction; the update of the running value follows when it is needed."""
+        self.add(local)
+        self.open[self.plan.running[einsum.name].state] = (einsum, local.target)
+
+    def finished(self) -> tuple[Einsum, ...]:
+        """Return all Einsums, every state brought up to date."""
+        for state in list(self.open):
+            if state in self.open:
+                self._update(state)
+        return tuple(self.einsums)
+
+    def _update(self, state: str) -> None:
+        einsum, local = self.open.pop(state)
+        for made in _carried(self.plan, einsum, local, self.corrections):
+            self.add(made)
+
+
+def _name(cascade: Cascade) -> str:
+    return cascade.name if cascade.name.endswith("_online") else f"{cascade.name}_online"
+
+
+def _needed_within(plan: Plan) -> set[str]:
+    """Return the Einsums that the running values need in each block."""
+    found: set[str] = set()
+    open_names = list(plan.running)
+    names = {e.name for e in plan.cascade.einsums}
+    while open_names:
+        for access in plan.cascade.einsum(open_names.pop()).reads:
+            t = access.tensor
+            if t not in names or t in found or t in plan.running:
+                continue
+            if plan.seen.streams(t) or t in plan.seen.waiting:
+                found.add(t)
+            open_names.append(t)
+    return found
+
+
+def _needed_after(plan: Plan) -> set[str]:
+    """Return the Einsums that outputs need once the running values are final."""
+    found: set[str] = set()
+    names = {e.name for e in plan.cascade.einsums}
+    open_names = [s.tensor for s in plan.cascade.outputs if s.tensor not in plan.running]
+    while open_names:
+        name = open_names.pop()
+        if name in found or name not in names or name in plan.running:
+            continue
+        found.add(name)
+        open_names += [a.tensor for a in plan.cascade.einsum(name).reads]
+    return found
+
+
+def _first_value(plan: Plan, einsum: Einsum) -> Einsum:
+    state = plan.running[einsum.name].state
+    op = einsum.all_reductions[0].op
+    start = REDUCTION[op].identity
+    if math.isinf(start) and _may_be_empty(plan, einsum):
+        start = math.copysign(LOWEST, start)
+    value: Expr = Num(abs(int(start)) if start == 0 else abs(start))
+    value = Apply("neg", (value,)) if start < 0 else value
+    return Einsum(Access(state, (Num(0), *einsum.target.indices)), value)
+
+
+def _may_be_empty(plan: Plan, einsum: Einsum) -> bool:
+    """Tell whether a block may lack every term of a reduction."""
+    parts = (*_wheres(plan, einsum.name), *live_parts(plan.cascade, einsum))
+    moving = {plan.block, *(variable_of(i) for i in plan.inner)}
+    return any(set(variables(p)) & moving for p in parts)
+
+
+def _wheres(plan: Plan, name: str) -> list[Expr]:
+    names = {e.name for e in plan.cascade.einsums}
+    found: list[Expr] = []
+    open_names, done = [name], {name}
+    while open_names:
+        einsum = plan.cascade.einsum(open_names.pop())
+        if einsum.where is not None:
+            found.append(einsum.where)
+        fresh = {a.tensor for a in einsum.reads} & names - done
+        done |= fresh
+        open_names += sorted(fresh)
+    return found
+
+
+def _local(plan: Plan, einsum: Einsum, renamed: dict[str, str]) -> Einsum:
+    """Return the reduction of one block by itself."""
+    reduced = tuple(v for r in einsum.all_reductions for v in r.variables if v != plan.block)
+    implicit = not einsum.reductions or not reduced
+    reductions = () if implicit else (Reduction(einsum.all_reductions[0].op, reduced),)
+    where = None if einsum.where is None else _renewed(plan, einsum.where, renamed)
+    target = Access(plan.fresh(f"L{einsum.name}"), (Var(plan.block), *einsum.target.indices))
+    return Einsum(target, _renewed(plan, einsum.value, renamed), reductions, where)
+
+
+def _carried(plan: Plan, einsum: Einsum, local: Access, corrections: dict[Expr, Access]) -> list[Einsum]:
+    """Return the Einsums of a block that bring one running value from its old state to its new one."""
+    mine = plan.running[einsum.name]
+    op = einsum.all_reductions[0].op
+    block, indices = Var(plan.block), einsum.target.indices
+    old = Access(mine.state, (block, *indices))
+    new = Access(mine.state, (Apply("+", (block, Num(1))), *indices))
+    if mine.correction is None:
+        return [Einsum(new, _combined(op, local, old) if op == "sum" else _combined(op, old, local))]
+    out: list[Einsum] = []
+    factor = _correction_access(plan, mine.correction, corrections, out)
+    corrected = Access(plan.fresh(f"C{einsum.name}"), (block, *indices))
+    out.append(Einsum(corrected, Apply("*" if op == "sum" else "+", (old, factor))))
+    return [*out, Einsum(new, _combined(op, local, corrected))]
+
+
+def _combined(op: str, a: Expr, b: Expr) -> Expr:
+    if op == "sum":
+        return Apply("+", (a, b))
+    if op in ("max", "min"):
+        return Apply(op, (a, b))
+    top = Apply("max", (a, b))
+    terms = (Apply("exp", (Apply("-", (x, top)),)) for x in (a, b))
+    return Apply("+", (top, Apply("log", (Apply("+", tuple(terms)),))))
+
+
+def _correction_access(plan: Plan, correction: Expr, known: dict[Expr, Access], out: list[Einsum]) -> Access:
+    """Return how a correction is read; it is computed once even where several sums need it."""
+    if correction in known:
+        return known[correction]
+    block = Var(plan.block)
+    following = Apply("+", (block, Num(1)))
+
+    def named(node: Expr) -> Expr:
+        if isinstance(node, Access) and node.tensor.rstrip("'") in plan.running:
+            state = plan.running[node.tensor.rstrip("'")].state
+            return Access(state, (following if node.tensor.endswith("'") else block, *node.indices))
+        return node
+
+    value = transform(correction, named)
+    used = [v for v in variables(value) if v != plan.block]
+    waited = [a.tensor.rstrip("'") for a in accesses(correction) if a.tensor.rstrip("'") in plan.running]
+    access = Access(plan.fresh(f"P{'R' + waited[0] if waited else 'C'}"), (block, *map(Var, used)))
+    out.append(Einsum(access, value))
+    known[correction] = access
+    return access
+
+
+def _renewed(plan: Plan, node: Expr, renamed: dict[str, str]) -> Expr:
+    """Return an expression of the block: whole-fiber values are read as they are after this block."""
+    following = Apply("+", (Var(plan.block), Num(1)))
+
+    def change(n: Expr) -> Expr:
+        if not isinstance(n, Access):
+            return n
+        if n.tensor in plan.running:
+            return Access(plan.running[n.tensor].state, (following, *n.indices))
+        name = renamed.get(n.tensor, n.tensor)
+        if n.tensor in plan.seen.waiting and not _has_block(plan, n.tensor):
+            return Access(name, (Var(plan.block), *n.indices))
+        return replace(n, tensor=name)
+
+    return transform(node, change)
+
+
+def _has_block(plan: Plan, tensor: str) -> bool:
+    return plan.outer in plan.cascade.signatures[tensor].ranks
+
+
+def _in_block(plan: Plan, einsum: Einsum, renamed: dict[str, str]) -> Einsum:
+    target = replace(einsum.target, tensor=renamed.get(einsum.name, einsum.name))
+    if not _has_block(plan, einsum.name):
+        target = replace(target, indices=(Var(plan.block), *target.indices))
+    where = None if einsum.where is None else _renewed(plan, einsum.where, renamed)
+    return Einsum(target, _renewed(plan, einsum.value, renamed), einsum.reductions, where)
+
+
+def _final(plan: Plan, access: Access) -> Access:
+    return Access(plan.running[access.tensor].state, (Size(plan.outer), *access.indices))
+
+
+def _after_block(plan: Plan, einsum: Einsum) -> Einsum:
+    def change(n: Expr) -> Expr:
+        return _final(plan, n) if isinstance(n, Access) and n.tensor in plan.running else n
+
+    where = None if einsum.where is None else transform(einsum.where, change)
+    return Einsum(einsum.target, transform(einsum.value, change), einsum.reductions, where)

@@ -1,0 +1,115 @@
+"""Split a rank, M -> M1 * M0, in a whole cascade."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..cascade import Cascade, Rank, Signature, variable_of
+from ..einsum import Einsum, Reduction
+from ..errors import CascadeError
+from ..expr import Access, Apply, Expr, Size, Var, substitute, transform
+from .elements import is_flat
+
+
+def partition(cascade: Cascade, rank: str) -> Cascade:
+    """Return an equal cascade in which a rank is the product of two, outer and inner.
+
+    Inputs keep the rank and are read at `m1*M0 + m0`; what the cascade defines gets both parts as axes.
+
+    Args:
+        rank: a free rank, walked by its own variable. One that is a product already is left as it is.
+
+    Raises:
+        CascadeError: the rank is derived, iterated, or an intermediate is read along it by more than its variable.
+
+    >>> from einsum_cascade import zoo
+    >>> partition(zoo.load("gemm"), "K").splits
+    {'K': ('K1', 'K0')}
+    """
+    if rank in cascade.splits:
+        return cascade
+    if rank not in cascade.free_ranks and rank not in cascade.aliases:
+        raise CascadeError(f"{cascade.name}: the rank {rank} follows from others and cannot be split")
+    if not is_flat(cascade):
+        raise CascadeError(f"{cascade.name}: a cascade with an iterate block is not split further")
+    outer, inner = part_names(cascade, rank)
+    ranks = _split_ranks(cascade, rank, outer, inner)
+    body = tuple(_split_einsum(cascade, e, rank, outer, inner) for e in cascade.einsums)
+    outputs = tuple(_split_signature(s, rank, outer, inner) for s in cascade.outputs)
+    return replace(cascade, ranks=ranks, body=body, outputs=outputs)
+
+
+def _split_ranks(cascade: Cascade, rank: str, outer: str, inner: str) -> tuple[Rank, ...]:
+    """Return the ranks with one split; of two names for one rank the other then follows from the split one."""
+    other = cascade.aliases.get(rank)
+    if other is not None and other not in cascade.free_ranks:
+        raise CascadeError(f"{cascade.name}: the rank {rank} follows from {other} and cannot be split")
+    split = Rank(rank, Apply("*", (Size(outer), Size(inner))))
+    out = []
+    for r in cascade.ranks:
+        if r.name == rank:
+            out.append(split)
+        else:
+            out.append(replace(r, size=Size(rank)) if r.name == other else r)
+    return tuple(out)
+
+
+def part_names(cascade: Cascade, rank: str) -> tuple[str, str]:
+    """Return the names of the parts: M1 and M0, or the next that are free."""
+    used = {*cascade.rank_names, *cascade.signatures, *(c.name for c in cascade.constants)}
+    middle = ""
+    while f"{rank}{middle}1" in used or f"{rank}{middle}0" in used:
+        middle += "_"
+    return f"{rank}{middle}1", f"{rank}{middle}0"
+
+
+def _split_signature(s: Signature, rank: str, outer: str, inner: str) -> Signature:
+    ranks = tuple(part for r in s.ranks for part in ((outer, inner) if r == rank else (r,)))
+    return replace(s, ranks=ranks)
+
+
+def _split_einsum(cascade: Cascade, einsum: Einsum, rank: str, outer: str, inner: str) -> Einsum:
+    variable = variable_of(rank)
+    if variable not in einsum.variables and not _touches(cascade, einsum, rank):
+        return einsum
+    parts = (Var(variable_of(outer)), Var(variable_of(inner)))
+    offset = Apply("+", (Apply("*", (parts[0], Size(inner))), parts[1]))
+    inputs = {s.tensor for s in cascade.inputs}
+
+    def axes(access: Access) -> Access:
+        if access.tensor in inputs:
+            return access
+        indices: list[Expr] = []
+        for r, index in zip(cascade.signatures[access.tensor].ranks, access.indices, strict=True):
+            if r == rank and index != Var(variable):
+                raise CascadeError(
+                    f"{einsum.name} reads {access.tensor} along {rank} by more than {variable}; it is not split"
+                )
+            indices += parts if r == rank else (index,)
+        return replace(access, indices=tuple(indices))
+
+    def change(node: Expr) -> Expr:
+        return axes(node) if isinstance(node, Access) else node
+
+    def whole(node: Expr) -> Expr:
+        return substitute(transform(node, change), {variable: offset})
+
+    target = axes(einsum.target)
+    reductions = tuple(_split_reduction(r, variable, parts) for r in einsum.reductions)
+    where = None if einsum.where is None else whole(einsum.where)
+    return Einsum(target, whole(einsum.value), reductions, where)
+
+
+def _split_reduction(r: Reduction, variable: str, parts: tuple[Var, Var]) -> Reduction:
+    if variable not in r.variables:
+        return r
+    if r.into is not None or r.op == "argmax":
+        raise CascadeError(f"{r.op} over {variable} gives positions; a split rank has none")
+    names = tuple(n for v in r.variables for n in ((parts[0].name, parts[1].name) if v == variable else (v,)))
+    return replace(r, variables=names)
+
+
+def _touches(cascade: Cascade, einsum: Einsum, rank: str) -> bool:
+    """Tell whether an Einsum reads an intermediate that has the rank, though not by its variable."""
+    inputs = {s.tensor for s in cascade.inputs}
+    return any(rank in cascade.signatures[a.tensor].ranks for a in einsum.reads if a.tensor not in inputs)

@@ -1,0 +1,210 @@
+"""Rules defer and separate: what does not depend on the element is applied after the reduction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import sympy
+
+from ..analysis.points import live_parts
+from ..analysis.predicates import conjuncts
+from ..cascade import Cascade, Iterate, rank_of
+from ..einsum import Einsum, Reduction
+from ..expr import Access, Apply, Expr, Num, Size, Var, variables
+from ..printer import expression
+from .algebra import Formula, Symbols, expanded
+from .elements import Along, along, fresh_name, inline, joined, level_of, plain_target, without_unused
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A cascade that a rule gave, and what it did.
+
+    Attributes:
+        rule: its name.
+        einsum: the Einsum that was changed.
+        why: in words, with formulas.
+        cascade: the result; not yet known to be equal.
+    """
+
+    rule: str
+    einsum: str
+    why: str
+    cascade: Cascade
+
+
+def separations(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
+    """Yield the cascades in which one sum over the rank has been taken apart.
+
+    Pattern: `Y = sum_m g(x_m, c)`, g opened as far as its own pass, or as far as anything whole reaches into it.
+    Condition: g expands (sympy) to more than one product, or to one with a factor free of m. Rewrite: `Y = sum_i
+    b_i(c) * Z_i` with `Z_i = sum_m a_i(x_m)`.
+    """
+    seen = along(cascade, rank)
+    levels = level_of(cascade, rank)
+    for einsum in cascade.einsums:
+        name = einsum.name
+        if name not in seen.whole or name not in seen.waiting or not _is_plain_sum(einsum):
+            continue
+        mine = levels.get(name, 1)
+
+        def same_pass(tensor: str, mine: int = mine) -> bool:
+            return seen.streams(tensor) and levels.get(tensor, 0) == mine
+
+        def any_waiting(tensor: str) -> bool:
+            return seen.streams(tensor) and tensor in seen.waiting
+
+        tried: set[Cascade] = set()
+        for wanted in (same_pass, any_waiting):
+            found = _take_apart(seen, einsum, inline(seen, einsum, wanted))
+            if found is not None and found.cascade not in tried:
+                tried.add(found.cascade)
+                yield found
+
+
+def _is_plain_sum(einsum: Einsum) -> bool:
+    return _is_sum(einsum) and plain_target(einsum)
+
+
+def _is_sum(einsum: Einsum) -> bool:
+    return len(einsum.all_reductions) == 1 and einsum.all_reductions[0].op == "sum"
+
+
+def _take_apart(seen: Along, einsum: Einsum, opened: tuple[Expr, tuple[Expr, ...]]) -> Rewritten | None:
+    value, predicates = opened
+    symbols = Symbols()
+    formula = expanded(symbols.formula(value))
+    gone = set(einsum.reduced)
+    terms = sympy.Add.make_args(formula)
+    pairs = [_split_term(t, symbols, gone) for t in terms]
+    if len(pairs) == 1 and pairs[0][0] == 1:
+        return None
+    grouped: dict[Formula, Formula] = {}
+    for outside, inside in pairs:
+        grouped[inside] = grouped.get(inside, 0) + outside
+    sums: list[Einsum] = []
+    total: Formula = 0
+    for inside, outside in grouped.items():
+        access, made = _accumulator(seen, einsum, symbols, inside, predicates, [e.name for e in sums])
+        if made is not None:
+            sums.append(made)
+        if access is None:
+            return None
+        total += outside * symbols.formula(access)
+    outer = Einsum(einsum.target, symbols.expression(total), (), None)
+    if outer.reduced:
+        return None
+    body: list[Einsum | Iterate] = []
+    for item in seen.cascade.body:
+        body += [*sums, outer] if item is einsum or item == einsum else [item]
+    result = without_unused(replace(seen.cascade, body=tuple(body)))
+    return Rewritten(
+        "defer" if len(terms) == 1 else "separate", einsum.name, _why(einsum, grouped, symbols), result
+    )
+
+
+def _split_term(term: Formula, symbols: Symbols, gone: set[str]) -> tuple[Formula, Formula]:
+    """Return the factors of a product that are free of the reduced variables, and the others."""
+    outside: list[Formula] = []
+    inside: list[Formula] = []
+    for factor in sympy.Mul.make_args(term):
+        moves = any(set(variables(a)) & gone for a in symbols.atoms(factor))
+        (inside if moves else outside).append(factor)
+    return sympy.Mul(*outside), sympy.Mul(*inside)
+
+
+def _accumulator(
+    seen: Along,
+    einsum: Einsum,
+    symbols: Symbols,
+    inside: Formula,
+    predicates: tuple[Expr, ...],
+    taken: list[str],
+) -> tuple[Expr | None, Einsum | None]:
+    """Return how to read the sum of one factor, and the Einsum that makes it unless one is there already."""
+    parts = _conditions(seen, einsum, predicates)
+    moving = set(einsum.reduced)
+    bound = [p for p in parts if set(variables(p)) & moving]
+    if inside == 1 and not bound:
+        size: Expr = Num(1)
+        for v in einsum.reduced:
+            size = Size(rank_of(v)) if size == Num(1) else Apply("*", (size, Size(rank_of(v))))
+        return size, None
+    folded = _folded(seen, einsum, symbols, inside)
+    value = symbols.expression(folded)
+    used = {*variables(value), *(v for p in bound for v in variables(p))}
+    target = tuple(Var(v) for v in einsum.output_variables if v in used)
+    where = joined(_not_inherited(seen.cascade, value, target, einsum, bound))
+    for other in seen.cascade.einsums:
+        if other.name == einsum.name:
+            break
+        alike = {frozenset(r.variables) for r in other.all_reductions} == {frozenset(einsum.reduced)}
+        same = alike and _is_sum(other) and other.where == where and symbols.formula(other.value) == folded
+        if same and set(other.output_variables) == {t.name for t in target}:
+            return Access(other.name, other.target.indices), None
+    if not moving <= {*variables(value), *(variables(where) if where is not None else ())}:
+        return None, None  # a factor that lacks one of several reduced variables: its sum would lack a size
+    name = fresh_name(seen.cascade, _new_name(einsum.name, value), taken)
+    made = Einsum(Access(name, target), value, _sum_over(einsum, value), where)
+    return Access(name, target), made
+
+
+def _sum_over(einsum: Einsum, value: Expr) -> tuple[Reduction, ...]:
+    """Return the sum as its source wrote it: by name, or left out where a product says it by itself."""
+    implicit = not einsum.reductions and not (isinstance(value, Apply) and value.op in ("+", "-"))
+    return () if implicit else (Reduction("sum", einsum.reduced),)
+
+
+def _new_name(name: str, value: Expr) -> str:
+    """Return a speaking name: the tensors that are multiplied, such as SNV for SN * V."""
+    parts: list[str] = []
+    stack = [value]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Access):
+            parts.append(node.tensor)
+        elif isinstance(node, Apply) and node.op == "*":
+            stack += reversed(node.args)
+        else:
+            return f"S{name}"
+    joined_name = "".join(parts)
+    return joined_name if len(parts) > 1 and len(joined_name) <= 6 else f"S{name}"
+
+
+def _conditions(seen: Along, einsum: Einsum, predicates: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    return tuple(dict.fromkeys((*live_parts(seen.cascade, einsum), *predicates)))
+
+
+def _not_inherited(
+    cascade: Cascade, value: Expr, target: tuple[Var, ...], einsum: Einsum, wanted: list[Expr]
+) -> list[Expr]:
+    """Return the conditions that the tensors read do not carry with them."""
+    probe = Einsum(Access(einsum.name, target), value, (), None)
+    carried = set(live_parts(cascade, probe))
+    flat: list[Expr] = []
+    for part in wanted:
+        flat += [c for c in conjuncts(part) if c not in carried and c not in flat]
+    return flat
+
+
+def _folded(seen: Along, einsum: Einsum, symbols: Symbols, formula: Formula) -> Formula:
+    """Return a formula in which the definitions of streaming tensors are read by their names again."""
+    for other in seen.cascade.einsums:
+        if other.name == einsum.name:
+            break
+        if other.all_reductions or not plain_target(other) or not seen.streams(other.name):
+            continue
+        if not set(other.output_variables) <= set(einsum.variables):
+            continue
+        meaning = symbols.formula(other.value)
+        if not meaning.is_Symbol and formula.has(meaning):
+            formula = formula.subs(meaning, symbols.formula(other.target))
+    return formula
+
+
+def _why(einsum: Einsum, grouped: dict[Formula, Formula], symbols: Symbols) -> str:
+    factors = [expression(symbols.expression(b)) for b in grouped.values() if b != 1]
+    what = ", ".join(factors) or "nothing"
+    over = ", ".join(einsum.reduced)
+    return f"{what} does not depend on {over}: reduce first and apply it afterwards"
