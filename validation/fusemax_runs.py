@@ -60,7 +60,9 @@ def run(
     if configuration == "cascade":
         return _cascade(model, length, quirks)
     mapping = {"arch": "fusemax_stalled", "binding": "fusemax"}[configuration]
-    settled = plan(_zoo("attention_1pass"), model_sizes(f"{model}/{length}"), chip("fusemax"), mappings.load(mapping))
+    settled = plan(
+        _zoo("attention_1pass"), model_sizes(f"{model}/{length}"), chip("fusemax"), mappings.load(mapping)
+    )
     return account(settled, quirks)
 
 

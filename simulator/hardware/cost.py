@@ -153,8 +153,8 @@ def _sram(row_bits: float, rows: float, node_nm: int) -> Cost:
         kib = row_bits * rows / 8192
         assumption = (
             f"SRAM of {kib:g} KiB in rows of {row_bits:g} bits is not in the table: energy and area are interpolated "
-            "between its neighbours, linearly in the logarithms of row width, rows and value (rows of the table that are "
-            "left out come back within 6 % in the median, 33 % at worst)"
+            "between its neighbours, linearly in the logarithms of row width, rows and value (rows of the table "
+            "that are left out come back within 6 % in the median, 33 % at worst)"
         )
     return Cost(
         _pj(read + address_pj), _pj(write + address_pj), (area + address_um2) / _UM2_PER_MM2, assumption
