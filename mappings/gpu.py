@@ -124,8 +124,9 @@ class KernelMapping:
         appends: the timed call also copies the new keys and values into the cache.
         order: in which order blocks are handed out.
         mask_factor: cost of a tile that needs its mask, in full tiles.
-        walk_factor: cost of a tile outside the window that the kernel walks over without its products, in full
-            tiles; zero where the loop starts at the window.
+        window_cycles: what the mask of a window adds to a visited tile, in cycles per score, before anything overlaps.
+        walk_cycles: cost of a tile outside the window that the kernel walks over without its products, in cycles per
+            score; zero where the loop starts at the window.
         chosen_on: data that the tiles or habits were chosen with after looking at it; empty where they come from
             the source of the kernel alone.
     """
@@ -143,7 +144,8 @@ class KernelMapping:
     appends: bool = False
     order: str = "longest_first"
     mask_factor: float = 1.0
-    walk_factor: float = 0.0
+    window_cycles: float = 0.0
+    walk_cycles: float = 0.0
     per_score: PerScore = field(default_factory=PerScore)
     backward: PerScore = field(default_factory=lambda: PerScore(10.0, 1.0, 4.0, 2.0, 5.0))
     chosen_on: str = ""

@@ -10,13 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from einsum_cascade.errors import HardwareError
-from mappings.gpu import KernelMapping, find_kernel_mapping
-from simulator.gpu.calibration import Prior, calibrate, prior
+from mappings.gpu import find_kernel_mapping
+from simulator.gpu.calibration import Key, Prior, calibrate, prior
 from simulator.gpu.call import Call, make_call
 from simulator.gpu.efficiency import Efficiency, Times, times
 from simulator.gpu.launch import Launch
 from simulator.gpu.model import key_of, lay
-from simulator.hardware.gpu import Gpu, find_gpu
+from simulator.hardware.gpu import find_gpu
 
 Floats = NDArray[np.float64]
 
@@ -104,15 +104,16 @@ def parts_of(rows: pd.DataFrame) -> Iterator[Part]:
         yield Part(group.index, laid, rows.loc[group.index, "latency_ms"].to_numpy(float) * 1e-3, kv_dtype)
 
 
+def key_of_part(part: Part, implementation: str) -> Key:
+    """Return what the constants of a part belong to."""
+    laid = part.launch
+    call = Call(1, 1, 1, 1, laid.head_dim, dtype=laid.dtype, kv_dtype=part.kv_dtype)
+    return key_of(call, laid.gpu, laid.mapping, implementation)
+
+
 def known_of(part: Part, implementation: str, *, without_device: bool = True) -> Prior:
     """Return what the shipped table says of a part, by default without the entries of its own device."""
-    gpu, mapping = part.launch.gpu, part.launch.mapping
-    return prior(_key(part, gpu, mapping, implementation), without_device=without_device)
-
-
-def _key(part: Part, gpu: Gpu, mapping: KernelMapping, implementation: str):  # type: ignore[no-untyped-def]
-    call = Call(1, 1, 1, 1, part.launch.head_dim, dtype=part.launch.dtype, kv_dtype=part.kv_dtype)
-    return key_of(call, gpu, mapping, implementation)
+    return prior(key_of_part(part, implementation), without_device=without_device)
 
 
 def calibrated(part: Part, by: Sequence[Part], *, implementation: str, source: str) -> Efficiency:

@@ -140,6 +140,7 @@ def calibrate(
     known: Prior,
     source: str,
     weights: Sequence[float] = (),
+    exact: bool = True,
 ) -> Efficiency:
     """Return the efficiency most likely after a few measured rows.
 
@@ -151,6 +152,7 @@ def calibrate(
         known: the prior.
         source: what the rows are, for the result.
         weights: trust in each launch's rows, 1 by default.
+        exact: schedule few blocks event by event; the closed form is for fits of thousands of rows.
 
     Raises:
         DataError: no row, or a time that is not positive.
@@ -166,7 +168,7 @@ def calibrate(
 
     def residuals(x: Floats) -> Floats:
         efficiency = Efficiency(*_four(np.exp(x)))
-        got = np.log(np.concatenate([times(each, efficiency).latency_s for each in launches]))
+        got = np.log(np.concatenate([times(each, efficiency, exact=exact).latency_s for each in launches]))
         return np.concatenate([(got - target) * trust / _ROW_SPREAD, (x - known.mean) / known.spread])
 
     found = np.exp(_least_squares(residuals, known.mean))

@@ -88,14 +88,20 @@ class Call:
         return tensor * self.batch * self.heads * float(self.pairs) * self.head_dim
 
     def query_bytes(self) -> float:
-        """Return the bytes of the queries read and the outputs written."""
-        return 2 * BYTES[self.dtype] * self.batch * self.heads * self.seq_q * self.head_dim
+        """Return the bytes of the queries read and the outputs written; outputs are never narrower than 16 bits."""
+        widths = BYTES[self.dtype] + max(2.0, BYTES[self.dtype])
+        return widths * self.batch * self.heads * self.seq_q * self.head_dim
 
     def key_bytes(self, *, stored: bool = True) -> float:
-        """Return the bytes of the keys and values, as stored in the cache or as the call receives them."""
-        width = BYTES[self.kv_dtype or self.dtype] if stored else BYTES[self.dtype]
+        """Return the bytes of the keys and values, as stored in the cache or as the call receives them (16 bits)."""
+        width = BYTES[self.kv_dtype or self.dtype] if stored else max(2.0, BYTES[self.dtype])
         seen = min(self.seq_kv, self.seq_q + self.window) if self.window else self.seq_kv
         return 2 * width * self.batch * self.key_heads * seen * self.head_dim
+
+    def converted_bytes(self) -> float:
+        """Return the bytes of bringing 16-bit queries to a narrower type before the kernel: read and written."""
+        width = BYTES[self.dtype]
+        return (2.0 + width) * self.batch * self.heads * self.seq_q * self.head_dim if width < 2.0 else 0.0
 
 
 def make_call(**values: Any) -> Call:
@@ -108,7 +114,7 @@ def make_call(**values: Any) -> Call:
     8192
     """
     legal = [f.name for f in fields(Call)]
-    given = {}
+    given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in legal:
             raise DataError(f"unknown size '{name}' of a call; {nearest(name, legal)}")
@@ -152,7 +158,7 @@ def _whole(name: str, value: Any) -> int:
     return int(number)
 
 
-def pairs_of(texts: list[str]) -> dict[str, str]:
+def pairs_of(texts: list[str]) -> dict[str, Any]:
     """Return the `name=value` pairs of a command line, separated by commas or given one by one.
 
     Raises:
@@ -161,7 +167,7 @@ def pairs_of(texts: list[str]) -> dict[str, str]:
     >>> pairs_of(["batch=4,heads=32", "causal=1"])
     {'batch': '4', 'heads': '32', 'causal': '1'}
     """
-    out: dict[str, str] = {}
+    out: dict[str, Any] = {}
     for part in (p.strip() for text in texts for p in text.split(",") if p.strip()):
         name, sign, value = (p.strip() for p in part.partition("="))
         if not sign or not name or not value:

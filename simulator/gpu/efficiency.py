@@ -63,9 +63,8 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     """
     gpu = launch.gpu
     tile_s = launch.tile_times.bound / (gpu.clock_hz * efficiency.scalar)
-    costs = launch.real * (
-        efficiency.block_cycles / gpu.clock_hz + launch.tiles_of_block * tile_s * launch.resident[:, None]
-    )
+    tiles_s = launch.tiles_of_block * tile_s + launch.mask_cycles_of_block / gpu.clock_hz
+    costs = launch.real * (efficiency.block_cycles / gpu.clock_hz + tiles_s * launch.resident[:, None])
     compute = _schedule(launch, costs, exact=exact)
     memory = memory_seconds(launch, launch.bytes_moved) / efficiency.memory
     append = memory_seconds(launch, launch.bytes_appended) / efficiency.memory
@@ -102,4 +101,5 @@ def _schedule(launch: Launch, costs: Floats, *, exact: bool) -> Floats:
     work = (descending * counts).sum(axis=1)
     uneven = descending[:, 0] - work / np.maximum(blocks, 1.0)
     tail = np.where(blocks > slots, _TAIL[launch.mapping.order] * uneven, 0.0)
-    return np.maximum(out, work / slots + tail)
+    late: Floats = np.maximum(out, work / slots + tail)
+    return late

@@ -29,7 +29,7 @@ class Launch:
     Attributes:
         tile_times: cycles of a score tile.
         full, masked: shape (n, M), tiles of each block along M; `walked`: tiles outside the window that the kernel
-            walks over all the same; `skipped`: shape (n,), tiles of the whole call that nobody touches.
+            walks over all the same; `counts`: shape (3, n), full, masked and skipped tiles of the whole call.
         copies: shape (n,), how often the row of blocks occurs (batch and heads).
         resident: shape (n,), blocks that share an SM.
         flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself and of the
@@ -45,7 +45,8 @@ class Launch:
     full: Floats
     masked: Floats
     walked: Floats
-    skipped: Floats
+    windowed: NDArray[np.bool_]
+    counts: Floats
     copies: Floats
     resident: Floats
     flops: Floats
@@ -56,8 +57,14 @@ class Launch:
     @property
     def tiles_of_block(self) -> Floats:
         """Score tiles of each block in units of full ones, shape (n, M)."""
-        mapping = self.mapping
-        return self.full + mapping.mask_factor * self.masked + mapping.walk_factor * self.walked
+        return self.full + self.mapping.mask_factor * self.masked
+
+    @property
+    def mask_cycles_of_block(self) -> Floats:
+        """Cycles that a window's mask costs each block, on tiles that it visits and on tiles that it walks over."""
+        scores = self.tile.query * self.tile.key
+        visited = np.where(self.windowed[:, None], self.full + self.masked, 0.0)
+        return scores * (self.mapping.window_cycles * visited + self.mapping.walk_cycles * self.walked)
 
     @property
     def real(self) -> NDArray[np.bool_]:
@@ -94,6 +101,7 @@ def launch(
     visits = _visits(calls, mapping, tile, direction)
     heads = [c.key_heads if mapping.pack and direction == "fwd" else c.heads for c in calls]
     copies = np.array([c.batch * h for c, h in zip(calls, heads, strict=True)], dtype=np.float64)
+    counts = np.stack([visits.full.sum(axis=1), visits.masked.sum(axis=1), visits.skipped]) * copies
     full, masked = visits.full.astype(np.float64), visits.masked.astype(np.float64)
     walked = _walked(calls, mapping, tile, visits)
     most = blocks_per_sm(gpu, tile)
@@ -110,7 +118,10 @@ def launch(
     )  # backward reads what forward read and wrote, and writes gradients
     moved = scale * np.array([c.query_bytes() + c.key_bytes() for c in calls])
     appended = np.array(
-        [c.key_bytes() + c.key_bytes(stored=False) if mapping.appends else 0.0 for c in calls]
+        [
+            c.key_bytes() + c.key_bytes(stored=False) + c.converted_bytes() if mapping.appends else 0.0
+            for c in calls
+        ]
     )
     return Launch(
         gpu,
@@ -122,9 +133,10 @@ def launch(
         full,
         masked,
         walked,
-        visits.skipped * np.array([c.batch * h for c, h in zip(calls, heads, strict=True)], dtype=np.float64),
+        np.array([c.window > 0 for c in calls]),
+        counts,
         copies,
-        np.clip(np.ceil(blocks / gpu.sms), 1, most),
+        np.asarray(np.clip(np.ceil(blocks / gpu.sms), 1, most), dtype=np.float64),
         np.array([c.flops(tensor=per_score.tensor) for c in calls]),
         moved,
         appended,
@@ -134,7 +146,7 @@ def launch(
 
 def _walked(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, visits: Visits) -> Floats:
     """Return the tiles that the window cuts off and the kernel's loop still walks over."""
-    if not mapping.walk_factor or not any(c.window for c in calls):
+    if not mapping.walk_cycles or not any(c.window for c in calls):
         return np.zeros(visits.full.shape)
     whole = _visits(calls, replace(mapping, skips_window=False), tile, "fwd")
     return np.asarray(whole.visited - visits.visited, dtype=np.float64)

@@ -252,14 +252,8 @@ def _bound_by(laid: Launch, parts: Mapping[str, float]) -> str:
 
 
 def _tiles(launches: list[Launch]) -> dict[str, int]:
-    def total(name: str) -> int:
-        return int(sum(float((getattr(each, name)[0] * each.copies[0]).sum()) for each in launches))
-
-    return {
-        "full": total("full"),
-        "masked": total("masked"),
-        "skipped": int(sum(x.skipped[0] for x in launches)),
-    }
+    full, masked, skipped = (int(sum(each.counts[i, 0] for each in launches)) for i in range(3))
+    return {"full": full, "masked": masked, "skipped": skipped}
 
 
 def _resources(laid: Launch) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Visits:
     @property
     def skipped(self) -> Ints:
         """Key tiles that nobody visits, shape (n,)."""
-        return self.query_tiles * self.key_tiles - self.visited.sum(axis=1)
+        unvisited: Ints = self.query_tiles * self.key_tiles - self.visited.sum(axis=1)
+        return unvisited
 
 
 def reach(*, causal: Any, window: Any) -> tuple[Ints, Ints]:
@@ -49,8 +50,9 @@ def reach(*, causal: Any, window: Any) -> tuple[Ints, Ints]:
     [127, 0]
     """
     width = np.asarray(window, dtype=np.int64)
-    left = np.where(width > 0, width - 1, FAR)
-    return left, np.where(np.asarray(causal, dtype=bool), 0, left)
+    left: Ints = np.where(width > 0, width - 1, FAR)
+    right: Ints = np.where(np.asarray(causal, dtype=bool), 0, left)
+    return left, right
 
 
 def tile_visits(

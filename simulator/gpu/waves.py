@@ -71,7 +71,8 @@ def makespan_bound(costs: Any, counts: Any, *, slots: Any) -> Floats:
     places = np.asarray(slots, dtype=np.float64).reshape(-1, 1)
     mean = (cost * count).sum(axis=1) / places[:, 0]
     prefix = np.where(count > 0, np.ceil(np.cumsum(count, axis=1) / places) * cost, 0.0)
-    return np.maximum(mean, prefix.max(axis=1))
+    out: Floats = np.maximum(mean, prefix.max(axis=1))
+    return out
 
 
 def timeline(

@@ -1,0 +1,175 @@
+"""The face: what holds for every call, device and kernel."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from einsum_cascade.errors import DataError, HardwareError, MappingError
+from mappings.gpu import TileMapping, find_kernel_mapping, kernel_mappings
+from simulator.gpu.efficiency import Efficiency, times
+from simulator.gpu.launch import launch
+from simulator.gpu.model import lay, make_call, predict
+from simulator.gpu.visits import FAR, reach, tile_visits
+from simulator.hardware.gpu import find_gpu, unsourced
+from simulator.hardware.reader import names
+
+IDEAL = Efficiency(scalar=1.0, launch_s=1e-9, block_cycles=0.0, memory=1.0, source="ideal")
+SIZES = {"batch": 4, "heads": 32, "seq_q": 4096, "seq_kv": 4096, "head_dim": 128, "causal": True}
+
+calls = st.fixed_dictionaries(
+    {
+        "batch": st.integers(1, 8),
+        "heads": st.sampled_from([1, 4, 16]),
+        "kv_heads": st.sampled_from([1, 0]),
+        "seq_q": st.integers(1, 3000),
+        "head_dim": st.sampled_from([64, 128, 256]),
+        "causal": st.booleans(),
+        "window": st.sampled_from([0, 0, 128, 1000]),
+        "dtype": st.sampled_from(["bf16", "fp16", "fp8"]),
+    }
+)
+devices = st.sampled_from(["a100", "h100", "b200", "l40s", "rtx_3090"])
+kernels = st.sampled_from([m for m in kernel_mappings() if m.kernel == "flash_attention"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(calls, devices, kernels)
+def test_roofline_is_never_beaten_by_the_ideal_kernel(sizes, device, mapping):
+    call, gpu = make_call(**sizes), find_gpu(device)
+    t = times(lay([call], gpu, mapping=mapping), IDEAL)
+    # The tiles' bytes may come from the L2 cache, so that only the operations bound the tile model from below.
+    assert t.latency_s[0] >= call.flops() / gpu.peak_flops(call.dtype) * (1 - 1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(calls, devices, kernels, st.sampled_from(["sms", "clock_hz", "memory_bandwidth_bytes_per_s", "l2_bandwidth_bytes_per_s"]))  # fmt: skip
+def test_a_better_chip_is_never_slower(sizes, device, mapping, field):
+    call, gpu = make_call(**sizes), find_gpu(device)
+    better = replace(gpu, **{field: type(getattr(gpu, field))(getattr(gpu, field) * 2)})
+    if field == "sms":  # the bandwidth of the L2 cache is that of the chip; keep the share of an SM
+        better = replace(better, l2_bandwidth_bytes_per_s=2 * gpu.l2_bandwidth_bytes_per_s)
+    before = times(lay([call], gpu, mapping=mapping), IDEAL).latency_s[0]
+    after = times(lay([call], better, mapping=mapping), IDEAL).latency_s[0]
+    # 3 %: where many blocks become few, the closed form hands over to the exact schedule.
+    assert after <= before * 1.03
+
+
+@settings(max_examples=100, deadline=None)
+@given(calls, kernels)
+def test_counted_tiles_cover_the_whole_score_matrix(sizes, mapping):
+    call, gpu = make_call(**sizes), find_gpu("h100")
+    laid = lay([call], gpu, mapping=mapping)
+    group = call.group if mapping.pack else 1
+    rows = -(-call.seq_q * group // laid.tile.query)
+    heads = call.batch * call.heads // group
+    assert laid.counts.sum() == rows * -(-call.seq_kv // laid.tile.key) * heads
+
+
+def test_worked_example():
+    # One block on one SM: 4 heads x 1 query tile of 128 x 128, 4 tiles' time each, no overheads: all run at once.
+    mapping = replace(find_kernel_mapping("flash_attention", "fa3"), pack=False, mask_factor=1.0)
+    tile = TileMapping(query=128, key=128, operand_rows=64)
+    gpu = replace(find_gpu("h100"), l2_bandwidth_bytes_per_s=1e15)
+    call = make_call(batch=1, heads=4, seq_q=128, seq_kv=512, head_dim=128)
+    t = times(launch([call], gpu, mapping=mapping, tile=tile), IDEAL)
+    assert t.compute_s[0] == pytest.approx(4 * 2048 / 1755e6, rel=1e-12)
+
+
+def test_prediction_carries_its_interval_its_source_and_the_exact_tiles():
+    p = predict("flash_attention", on="h100", **SIZES)
+    assert p.low_s < p.latency_s < p.high_s
+    assert p.high_s / p.latency_s >= 1.25  # uncalibrated
+    assert "uncalibrated" in p.scalar_source
+    left, right = reach(causal=True, window=0)
+    made = p.resources
+    v = tile_visits(4096, 4096, query=made["query"], key=made["key"], left=left, right=right)
+    assert p.tiles == {
+        "full": int(v.full.sum()) * 128,
+        "masked": int(v.masked.sum()) * 128,
+        "skipped": int(v.skipped[0]) * 128,
+    }
+    json.dumps(p.as_dict(), allow_nan=False)
+    assert all(len(row) == 2 for row in p.rows())
+
+
+def test_a_window_is_faster_and_a_longer_sequence_slower():
+    base = predict("flash_attention", on="h100", implementation="fa3", **SIZES).latency_s
+    windowed = predict("flash_attention", on="h100", implementation="fa3", **SIZES, window=512).latency_s
+    longer = predict(
+        "flash_attention", on="h100", implementation="fa3", **{**SIZES, "seq_kv": 8192}
+    ).latency_s
+    assert windowed < base < longer
+
+
+def test_backward_and_both_directions():
+    forward = predict("flash_attention", on="a100", **SIZES)
+    back = predict("flash_attention", on="a100", **SIZES, direction="bwd")
+    both = predict("flash_attention", on="a100", **SIZES, direction="fwdbwd")
+    assert back.latency_s > forward.latency_s
+    assert both.latency_s == pytest.approx(forward.latency_s + back.latency_s, rel=1e-9)
+
+
+def test_calibration_by_a_file(tmp_path):
+    head = "source,device,kernel,implementation,direction,dtype,batch,heads,seq_q,seq_kv,head_dim,causal,extra,latency_ms,tflops"
+    row = "me,H100 SXM,flash_attention,triton,fwd,bf16,4,32,4096,4096,128,1,,2.0,"
+    path = tmp_path / "mine.csv"
+    path.write_text(f"{head}\n{row}\n")
+    p = predict("flash_attention", on="h100", calibration=path, **SIZES)
+    # One row moves the constants most of the way to it: the rest is what was known before.
+    assert p.latency_s == pytest.approx(2e-3, rel=0.05)
+    assert "1 row" in p.scalar_source
+    assert p.high_s == pytest.approx(1.1 * p.latency_s)
+    with pytest.raises(DataError, match="no row"):
+        predict("flash_attention", on="a100", calibration=path, **SIZES)
+
+
+MISTAKES = [
+    ({"on": "h1000"}, HardwareError, "h100"),
+    ({"kernel": "flash_attn"}, MappingError, "flash_attention"),
+    ({"head_dims": 3}, DataError, "head_dim"),
+    ({"batch": 0}, DataError, "batch"),
+    ({"batch": 1.5}, DataError, "whole"),
+    ({"heads": 5, "kv_heads": 2}, DataError, "divisor"),
+    ({"dtype": "int3"}, DataError, "int3"),
+    ({"causal": "maybe"}, DataError, "causal"),
+    ({"window": -1}, DataError, "window"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "says"), MISTAKES)
+def test_mistakes_are_named(change, error, says):
+    words = {"kernel": "flash_attention", "on": "h100", **SIZES, **change}
+    with pytest.raises(error, match=says):
+        predict(words.pop("kernel"), **words)
+
+
+def test_every_number_of_every_device_has_a_source():
+    for name in names("gpu"):
+        assert unsourced(find_gpu(name)) == (), name
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("H100 SXM", "h100"),
+        ("H100 80GB SXM5", "h100"),
+        ("H100 PCIe", "h100_pcie"),
+        ("NVIDIA H200", "h200"),
+        ("RTX PRO 6000", "rtx_pro_6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx_pro_6000"),
+        ("A100-PCIE-40GB", "a100_pcie_40gb"),
+        ("GB200 NVL72", "gb200"),
+        ("B300 SXM", "b300"),
+    ],
+)
+def test_devices_by_the_names_of_measured_tables(said, meant):
+    assert find_gpu(said).name == meant
+
+
+def test_window_and_far_reach_agree():
+    assert reach(causal=True, window=0)[0] == FAR
