@@ -1,4 +1,4 @@
-"""Commands of the kernels: list, check, compile, bench, probe."""
+"""Commands of the kernels: list, check, compile, bench, probe, campaign."""
 
 from __future__ import annotations
 
@@ -134,6 +134,25 @@ def probe(
         table("Compiled kernel", *resource_rows([found]))
 
 
+@guarded
+def campaign(
+    out: Annotated[Path, typer.Option(help="CSV file; a stopped campaign goes on where it was.")],
+    *,
+    tiny: Annotated[
+        bool, typer.Option(help="Walk the plan at tiny sizes in the interpreter, without a GPU.")
+    ] = False,
+) -> None:
+    """Measure every kernel, length, head size and mask on the GPU; about eight minutes, resumable."""
+    from .campaign import plan, run
+    from .device import resolve
+
+    if not out.parent.is_dir():
+        raise DataError(f"--out {out}: there is no folder {out.parent}")
+    plans = plan(lengths=(64,), head_dims=(16,), tokens=64) if tiny else plan()
+    added = run(out, plans, on="cpu" if tiny else resolve("cuda"), progress=_progress("campaign"))
+    note(f"{added} rows added: {out}")
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands as `cascade kernels ...`."""
     sub = typer.Typer(help="The Triton kernels: list, check, compile, measure, probe.", no_args_is_help=True)
@@ -142,4 +161,5 @@ def register(app: typer.Typer) -> None:
     sub.command("compile")(compile_kernels)
     sub.command("bench")(bench)
     sub.command("probe")(probe)
+    sub.command("campaign")(campaign)
     app.add_typer(sub, name="kernels")

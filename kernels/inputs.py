@@ -20,16 +20,18 @@ def attention(
     dtype: str = "fp32",
     extras: Iterable[str] = (),
     seed: int = 0,
+    device: str = "cpu",
 ) -> dict[str, torch.Tensor]:
     """Return q, k, v [batch, heads, sequence, head_dim] of unit variance, and the named extras.
 
-    Extras: "slopes" as ALiBi sets them, "bias" for distances up to 5, "sink", and "grad", the gradient of the result.
+    The same seed gives the same numbers on one kind of device. Extras: "slopes" as ALiBi sets them, "bias" for
+    distances up to 5, "sink", and "grad", the gradient of the result.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     kv_heads = kv_heads or heads
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator).to(DTYPES[dtype])
+        return torch.randn(*shape, generator=generator, device=device).to(DTYPES[dtype])
 
     tensors = {
         "q": normal(batch, heads, seq_q, head_dim),
@@ -37,7 +39,7 @@ def attention(
         "v": normal(batch, kv_heads, seq_kv, head_dim),
     }
     makers = {
-        "slopes": lambda: 2.0 ** -(8.0 / heads * torch.arange(1, heads + 1)),
+        "slopes": lambda: 2.0 ** -(8.0 / heads * torch.arange(1, heads + 1, device=device)),
         "bias": lambda: normal(heads, 11).float(),
         "sink": lambda: normal(heads).float(),
         "grad": lambda: normal(batch, heads, seq_q, head_dim),
@@ -57,7 +59,8 @@ def linear(*, positive: bool = False, **sizes: object) -> dict[str, torch.Tensor
         t = tensors[name] * head_dim**-0.5
         tensors[name] = t.abs() if positive else t
     # RetNet's rates: 1 - 2^(-5 - head) remains of the state after a token.
-    tensors["decay"] = -torch.log1p(-(2.0 ** -(5.0 + torch.arange(heads))))
+    rates = -torch.log1p(-(2.0 ** -(5.0 + torch.arange(heads))))
+    tensors["decay"] = rates.to(tensors["q"].device)
     return tensors
 
 
@@ -69,12 +72,16 @@ def neighborhood(
     dtype: str = "fp32",
     batch: int = 1,
     seed: int = 0,
+    device: str = "cpu",
     **_: object,
 ) -> dict[str, torch.Tensor]:
     """Return q, k, v [batch, heads, *layout, head_dim] of unit variance."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     shape = (batch, heads, *layout, head_dim)
-    return {name: torch.randn(shape, generator=generator).to(DTYPES[dtype]) for name in ("q", "k", "v")}
+    return {
+        name: torch.randn(shape, generator=generator, device=device).to(DTYPES[dtype])
+        for name in ("q", "k", "v")
+    }
 
 
 def partial_attentions(
