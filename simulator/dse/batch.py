@@ -10,11 +10,13 @@ from typing import Any, TypeAlias
 
 from einsum_cascade.errors import ModelError
 
-from .space import rows
-from .store import canonical, key_of, line_of
+from .space import Space, rows
+from .store import canonical_points, key_of, line_of
 
 Evaluate: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 EvaluateMany: TypeAlias = Callable[[Mapping[str, Sequence[Any]]], Mapping[str, Sequence[Any]]]
+
+_BLOCK = 1 << 14  # points turned into text at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,10 @@ class Task:
     evaluate_many: EvaluateMany | None = None
     context: str = ""
 
-    def keys(self, points: Iterable[Mapping[str, Any]]) -> list[str]:
+    def keys(self, space: Space) -> list[str]:
         """Return the key of every point."""
-        return [key_of(canonical(point), self.context) for point in points]
+        blocks = (space.columns(range(i, min(i + _BLOCK, len(space)))) for i in range(0, len(space), _BLOCK))
+        return [key_of(text, self.context) for columns in blocks for text in canonical_points(columns)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,8 @@ def work(task: Task, columns: Mapping[str, Sequence[Any]]) -> Batch:
     started = time.perf_counter()
     points = list(rows(columns))
     results = _results(task, columns, points)
-    lines = []
-    for point, result in zip(points, results, strict=True):
-        text = canonical(point)
-        lines.append(line_of(key_of(text, task.context), text, result))
+    texts = canonical_points(columns)
+    lines = [line_of(key_of(t, task.context), t, r) for t, r in zip(texts, results, strict=True)]
     failed = sum("error" in result for result in results)
     return Batch("".join(lines).encode(), len(points), failed, time.perf_counter() - started)
 
@@ -112,9 +113,11 @@ def flat(results: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 def _checked(result: dict[str, Any]) -> dict[str, Any]:
     """Return the result as plain Python values; a number that is not finite is an error, not a result."""
     for name, value in result.items():
+        if value.__class__ is str or value.__class__ is int:
+            continue
         if hasattr(value, "item"):
             result[name] = value = value.item()
-        if not isinstance(value, (str, bool, int, float)) and value is not None:
+        if not isinstance(value, (str, int, float)) and value is not None:
             raise TypeError(f"a result is a number or a text; {name} is {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             return {"error": f"{name} is {value}"}
