@@ -3,10 +3,14 @@
 What the language leaves to its evaluator, decided here:
 
 * An *absent* point (removed by `where`, outside its tensor, or reading an absent point) takes no part in a reduction.
-  A reduction left without terms gives its identity: sum 0, prod 1, max and logsumexp -inf, min inf. `argmax` and
+  Whatever makes points absent names variables: a conjunct those in it, an index beyond its tensor those of the index,
+  a point that does not exist those of its access. If one of them is reduced, terms are removed; if all stand in the
+  target, output points are. So a key beyond the end of the sequence is absent from a softmax, although the sum over
+  its width has lost all terms; and a row whose keys are all masked has the maximum -inf.
+* A reduction left without terms gives its identity: sum 0, prod 1, max and logsumexp -inf, min inf. `argmax` and
   `topk` without (enough) terms give absent indices.
 * `select(pred, a, b)` reads only the branch that it takes. `pad(T[..], v)` is `v` where the access is absent.
-* With several reductions a conjunct of `where` acts where the first of its variables is about to be reduced.
+* With several reductions a condition acts where the first of its variables is about to be reduced.
 * Ties in `argmax` and `topk` go to the smaller index.
 * An absent point of a tensor that is handed back reads as 0.
 * Arithmetic is IEEE float64 without warnings: `-inf - (-inf)` is not-a-number, as in every implementation that forgets

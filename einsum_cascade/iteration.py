@@ -1,7 +1,10 @@
 """One Einsum over its iteration space: broadcasting arrays that know which of their points exist.
 
 Every array here has one axis per variable of the space, of length 1 where it does not depend on the variable.
-A point that `where` removed, that lies outside its tensor, or that reads such a point is *absent*.
+A point that `where` removed, that lies outside its tensor, or that reads such a point is *absent*. What can make
+a point absent is a condition that names variables: the conjuncts of `where`, the index of an access (it must lie
+inside the tensor), the access itself (its point must exist). A condition acts where the first of its variables is
+about to be reduced; one that names only variables of the output removes output points.
 """
 
 from __future__ import annotations
@@ -34,6 +37,27 @@ class Points:
 
     values: Array
     present: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold for a point to exist, and the variables that it names."""
+
+    names: frozenset[str]
+    holds: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """An expression at every point of a space; where a condition fails the value means nothing."""
+
+    values: Array
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def present(self) -> Array:
+        """Where every condition holds."""
+        return _every(self.conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,71 +113,75 @@ def run(einsum: Einsum, space: Space) -> Points:
         CascadeError: an index that is not a whole number, or an array beyond the limit.
     """
     reductions = einsum.all_reductions
-    conjuncts = _by_stage(einsum)
-    names = list(space.variables)
-    points: Points | None = None
-    if reductions and reductions[0].op == "sum":
-        points = _contracted(einsum, space, conjuncts[0])
-    if points is None:
-        points = _masked(value_of(einsum.value, space), conjuncts[0], space)
+    where = [_condition(c, space) for c in conjuncts_of(einsum.where)]
+    contracted = _contracted(einsum, space, where) if reductions and reductions[0].op == "sum" else None
+    if contracted is None:
+        terms = value_of(einsum.value, space)
+        stages = _by_stage((*terms.conditions, *where), reductions)
+        points = Points(terms.values, _all(*(c.holds for c in stages[0])))
         if reductions:
-            points = _reduced(points, names, reductions[0], einsum, space)
+            points = _reduced(points, space.variables, reductions[0], einsum, space)
+    else:
+        stages = _by_stage((*contracted.conditions, *where), reductions)
+        points = Points(contracted.values)
+    names = list(space.variables)
     for stage, reduction in enumerate(reductions):
         if stage > 0:
             points = _reduced(points, names, reduction, einsum, space)
-        position = names.index(reduction.variables[0])
         if reduction.into:
-            names[position] = reduction.into
+            names[names.index(reduction.variables[0])] = reduction.into
         else:
             points, names = _dropped(points, names, reduction.variables)
-        here = Space(tuple(names), space.sizes, space.fixed, space.tensors, space.limit_bytes)
-        points = _masked(points, conjuncts[stage + 1], here)
+        held = [_laid(c, space.variables, names) for c in stages[stage + 1]]
+        points = Points(points.values, _all(points.present, *held))
     return _ordered(points, names, einsum, space)
 
 
-def value_of(node: Expr, space: Space) -> Points:
+def value_of(node: Expr, space: Space) -> Terms:
     """Return an expression at every point of a space."""
     if isinstance(node, Num):
-        return Points(space.scalar(node.value))
+        return Terms(space.scalar(node.value))
     if isinstance(node, Size):
-        return Points(space.scalar(space.sizes[node.name]))
+        return Terms(space.scalar(space.sizes[node.name]))
     if isinstance(node, Var):
         if node.name in space.fixed:
-            return Points(space.scalar(space.fixed[node.name]))
-        return Points(space.along(node.name, np.arange(space.extent(node.name), dtype=float)))
+            return Terms(space.scalar(space.fixed[node.name]))
+        return Terms(space.along(node.name, np.arange(space.extent(node.name), dtype=float)))
     if isinstance(node, Access):
         return _read(node, space)
     args = [value_of(a, space) for a in node.args]
+    conditions = tuple(c for a in args for c in a.conditions)
     if isinstance(node, Compare):
         truth = np.asarray(True)
         for op, left, right in zip(node.ops, args, args[1:], strict=False):
             truth = truth & COMPARISON[op](left.values, right.values)
-        return Points(truth, _all(*(a.present for a in args)))
-    if node.op == "pad":
-        return _padded(*args)
-    if node.op == "select":
-        return _selected(*args)
-    return Points(SCALAR[node.op].function(*(a.values for a in args)), _all(*(a.present for a in args)))
+        return Terms(truth, conditions)
+    if node.op in ("pad", "select"):
+        return _chosen(node, args)
+    return Terms(SCALAR[node.op].function(*(a.values for a in args)), conditions)
 
 
-def _padded(read: Points, other: Points) -> Points:
-    if read.present is None:
-        return read
-    present = None if other.present is None else read.present | other.present
-    return Points(np.where(read.present, read.values, other.values), present)
+def _chosen(node: Apply, args: Sequence[Terms]) -> Terms:
+    """Return `pad` or `select`: only the branch that is taken is read, so the other one may be absent."""
+    yes, no = args[-2:]
+    truth, sure = (args[0].values, args[0].conditions) if node.op == "select" else (yes.present, ())
+    values = np.where(truth, yes.values, no.values)
+    if not yes.conditions and not no.conditions:
+        return Terms(values, sure)
+    taken = np.where(truth, yes.present, no.present)
+    if taken.all():
+        return Terms(values, sure)
+    return Terms(values, (*sure, Condition(frozenset(variables(node)), taken)))
 
 
-def _selected(truth: Points, yes: Points, no: Points) -> Points:
-    """Only the branch that is taken is read, so the other one may be absent."""
-    values = np.where(truth.values, yes.values, no.values)
-    if yes.present is None and no.present is None:
-        return Points(values, truth.present)
-    taken = np.where(truth.values, _some(yes.present), _some(no.present))
-    return Points(values, _all(truth.present, taken))
+def _condition(conjunct: Expr, space: Space) -> Condition:
+    terms = value_of(conjunct, space)
+    return Condition(frozenset(variables(conjunct)), terms.values & terms.present)
 
 
-def _some(present: Array | None) -> Array:
-    return np.asarray(True) if present is None else present
+def _every(conditions: Sequence[Condition]) -> Array:
+    held = _all(*(c.holds for c in conditions))
+    return np.asarray(True) if held is None else held
 
 
 def _all(*presents: Array | None) -> Array | None:
@@ -164,7 +192,13 @@ def _all(*presents: Array | None) -> Array | None:
     return out
 
 
-def _read(access: Access, space: Space) -> Points:
+def _laid(condition: Condition, before: Sequence[str], after: Sequence[str]) -> Array:
+    """Return what a condition says, with the axes of a space from which variables have been reduced."""
+    shape = [condition.holds.shape[before.index(v)] if v in before else 1 for v in after]
+    return np.reshape(condition.holds, shape)
+
+
+def _read(access: Access, space: Space) -> Terms:
     source = space.tensors[access.tensor]
     key = _plain_key(access, source, space)
     return _gathered(access, source, space) if key is None else _sliced(key, access, source, space)
@@ -191,7 +225,7 @@ def _plain_key(access: Access, source: Points, space: Space) -> tuple[int | slic
     return tuple(key)
 
 
-def _sliced(key: tuple[int | slice, ...], access: Access, source: Points, space: Space) -> Points:
+def _sliced(key: tuple[int | slice, ...], access: Access, source: Points, space: Space) -> Terms:
     names = [
         i.name
         for i, k in zip(access.indices, key, strict=True)
@@ -203,35 +237,37 @@ def _sliced(key: tuple[int | slice, ...], access: Access, source: Points, space:
     def view(array: Array) -> Array:
         return np.reshape(np.transpose(array[key], order), shape)
 
-    present = None if source.present is None else view(source.present)
-    return Points(view(source.values), None if present is not None and present.all() else present)
+    return Terms(
+        view(source.values), _exists(access, None if source.present is None else view(source.present))
+    )
 
 
-def _gathered(access: Access, source: Points, space: Space) -> Points:
-    present: Array | None = None
+def _exists(access: Access, present: Array | None) -> tuple[Condition, ...]:
+    """Return the condition that the point of an access exists, if some do not."""
+    return () if present is None or present.all() else (Condition(frozenset(variables(access)), present),)
+
+
+def _gathered(access: Access, source: Points, space: Space) -> Terms:
+    conditions: list[Condition] = []
     places = []
     for index, extent in zip(access.indices, source.values.shape, strict=True):
         found = value_of(index, space)
         at = found.values
-        broken = ~(np.isfinite(at) & (at == np.floor(at)))
-        if found.present is not None:
-            broken = broken & found.present
+        broken = ~(np.isfinite(at) & (at == np.floor(at))) & found.present
         if broken.any():
             value = float(np.broadcast_to(at, broken.shape)[broken][0])
             raise CascadeError(
                 f"{access.tensor} is indexed by {value:g}, which is not a whole number", at=index.at
             )
+        conditions += found.conditions
         inside = (at >= 0) & (at < extent)
-        if found.present is not None:
-            inside = inside & found.present
         if not inside.all():
-            present = _all(present, inside)
+            conditions.append(Condition(frozenset(variables(index)), inside | ~found.present))
             at = np.where(inside, at, 0.0)
         places.append(at.astype(np.intp))
     values = source.values[tuple(places)]
-    if source.present is not None:
-        present = _all(present, source.present[tuple(places)])
-    return Points(values, None if present is not None and present.all() else present)
+    held = None if source.present is None else source.present[tuple(places)] | ~_every(conditions)
+    return Terms(values, (*conditions, *_exists(access, held)))
 
 
 def conjuncts_of(where: Expr | None) -> tuple[Expr, ...]:
@@ -243,27 +279,13 @@ def conjuncts_of(where: Expr | None) -> tuple[Expr, ...]:
     return (where,)
 
 
-def _by_stage(einsum: Einsum) -> list[list[Expr]]:
-    """Return the conjuncts that act before each reduction, and last those that act on the output.
-
-    A conjunct acts where one of its variables is about to be reduced: there it removes terms. One that names only
-    variables of the output removes output points.
-    """
-    reductions = einsum.all_reductions
-    stages: list[list[Expr]] = [[] for _ in range(len(reductions) + 1)]
-    for conjunct in conjuncts_of(einsum.where):
-        names = set(variables(conjunct))
-        touched = (i for i, r in enumerate(reductions) if names & set(r.variables))
-        stages[next(touched, len(reductions))].append(conjunct)
+def _by_stage(conditions: Sequence[Condition], reductions: Sequence[Reduction]) -> list[list[Condition]]:
+    """Return the conditions that act before each reduction, and last those that act on the output."""
+    stages: list[list[Condition]] = [[] for _ in range(len(reductions) + 1)]
+    for c in conditions:
+        touched = (i for i, r in enumerate(reductions) if not c.names.isdisjoint(r.variables))
+        stages[next(touched, len(reductions))].append(c)
     return stages
-
-
-def _masked(points: Points, conjuncts: Sequence[Expr], space: Space) -> Points:
-    present = points.present
-    for c in conjuncts:
-        truth = value_of(c, space)
-        present = _all(present, truth.values, truth.present)
-    return Points(points.values, present)
 
 
 def factors_of(value: Expr) -> tuple[Expr, ...]:
@@ -273,25 +295,28 @@ def factors_of(value: Expr) -> tuple[Expr, ...]:
     return (value,)
 
 
-def _contracted(einsum: Einsum, space: Space, conjuncts: Sequence[Expr]) -> Points | None:
+def _contracted(einsum: Einsum, space: Space, where: Sequence[Condition]) -> Terms | None:
     """Return the first sum of a product by np.einsum, which never makes the whole iteration space.
 
     None where that would not be exact: a factor that is infinite times an absent point would give not-a-number.
+    The conditions that remain are those of the factors.
     """
+    summed = einsum.all_reductions[0].variables
+    removing = [c for c in where if not c.names.isdisjoint(summed)]
     factors = factors_of(einsum.value)
-    if len(factors) + len(conjuncts) < 2:
+    if len(factors) + len(removing) < 2:
         return None
-    operands = []
+    operands: list[Array] = []
+    conditions: list[Condition] = []
     for f in factors:
-        p = value_of(f, space)
-        values = p.values if p.present is None else np.where(p.present, p.values, 0.0)
+        terms = value_of(f, space)
+        values = np.where(terms.present, terms.values, 0.0) if terms.conditions else terms.values
         if not np.isfinite(values).all():
             return None
         operands.append(values)
-    for c in conjuncts:
-        truth = value_of(c, space)
-        operands.append(_some(_all(truth.values, truth.present)).astype(float))
-    return Points(_einsum(operands, einsum.all_reductions[0].variables, space))
+        conditions += terms.conditions
+    operands += [c.holds.astype(float) for c in removing]
+    return Terms(_einsum(operands, summed, space), tuple(conditions))
 
 
 def _einsum(operands: Sequence[Array], summed: Sequence[str], space: Space) -> Array:
@@ -316,7 +341,8 @@ def _reduced(
 ) -> Points:
     """Return the points after one reduction; the axes that it takes have length 1 (or the selected rank's)."""
     axes = tuple(names.index(v) for v in reduction.variables)
-    shape = list(np.broadcast_shapes(points.values.shape, np.shape(_some(points.present))))
+    present = np.asarray(True) if points.present is None else points.present
+    shape = list(np.broadcast_shapes(points.values.shape, present.shape))
     for axis, v in zip(axes, reduction.variables, strict=True):
         shape[axis] = space.extent(v)
     bound(math.prod(shape), f"the iteration space of {einsum.name}", space.limit_bytes)

@@ -62,6 +62,10 @@ COMPARES = {
 IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf, "logsumexp": -math.inf}
 
 
+class Absent(frozenset):
+    """Why a point does not exist: for each condition that failed, the variables that it names."""
+
+
 class Interpreter:
     """Dictionaries of points: a point that does not exist is not in the dictionary."""
 
@@ -90,7 +94,7 @@ class Interpreter:
         names = [v for v in e.output_variables if v not in fixed and v not in made]
         for env in self.environments(names, fixed):
             found = self.reduce(e, list(e.all_reductions), env)
-            for place, value in found.items():
+            for place, value in {} if isinstance(found, Absent) else found.items():
                 full = env | dict(zip(sorted(made), place, strict=True))
                 out[tuple(int(self.value(i, full)) for i in e.target.indices)] = value
 
@@ -98,20 +102,28 @@ class Interpreter:
         for place in itertools.product(*(range(self.sizes[rank_of(v)]) for v in names)):
             yield base | dict(zip(names, place, strict=True))
 
-    def reduce(self, e: Einsum, left: list, env: dict[str, int]) -> dict[tuple[int, ...], float]:
-        """Return the points after the last of the reductions that are left: {(): value}, or by selected index."""
-        for c in _conjuncts(e.where):
-            touched = [i for i, r in enumerate(e.all_reductions) if set(variables(c)) & set(r.variables)]
-            stage = min(touched, default=len(e.all_reductions))
-            if stage == len(left) and not self.value(c, env):
-                return {}
+    def reduce(self, e: Einsum, left: list, env: dict[str, int]) -> Absent | dict[tuple[int, ...], float]:
+        """Return the point after the reductions `left`, as {(): value} or by selected index; or why there is none."""
         if not left:
+            failed = [self.value(c, env) for c in _conjuncts(e.where)]
+            pairs = zip(_conjuncts(e.where), failed, strict=True)
+            reasons = {frozenset(variables(c)) for c, f in pairs if isinstance(f, Absent) or not f}
             value = self.value(e.value, env)
-            return {} if value is None else {(): value}
+            if isinstance(value, Absent):
+                reasons |= value
+            return Absent(reasons) if reasons else {(): value}
         last = left[-1]
         terms = {}
         for inner in self.environments(list(last.variables), env):
-            for value in self.reduce(e, left[:-1], inner).values():
+            found = self.reduce(e, left[:-1], inner)
+            if isinstance(found, Absent):
+                # What names none of the variables reduced so far fails for the whole point, not for this term alone.
+                gone = {v for r in left for v in r.variables}
+                whole = Absent(r for r in found if not r & gone)
+                if whole:
+                    return whole
+                continue
+            for value in found.values():
                 terms[tuple(inner[v] for v in last.variables)] = value
         if last.op in ("argmax", "topk"):
             order = sorted(terms, key=lambda k: (-terms[k], k))
@@ -129,20 +141,36 @@ class Interpreter:
         if isinstance(node, Var):
             return np.float64(env[node.name])
         if isinstance(node, Access):
-            index = [self.value(i, env) for i in node.indices]
-            return None if None in index else self.tensors[node.tensor].get(tuple(map(int, index)))
+            return self.read(node, env)
         if isinstance(node, Apply) and node.op == "pad":
             read = self.value(node.args[0], env)
-            return self.value(node.args[1], env) if read is None else read
-        if isinstance(node, Apply) and node.op == "select":
-            truth = self.value(node.args[0], env)
-            return None if truth is None else self.value(node.args[1 if truth else 2], env)
+            found = self.value(node.args[1], env) if isinstance(read, Absent) else read
+            return Absent([frozenset(variables(node))]) if isinstance(found, Absent) else found
         args = [self.value(a, env) for a in node.args]
-        if any(a is None for a in args):
-            return None
+        if isinstance(node, Apply) and node.op == "select":
+            if isinstance(args[0], Absent):
+                return args[0]
+            found = args[1 if args[0] else 2]
+            return Absent([frozenset(variables(node))]) if isinstance(found, Absent) else found
+        missing = [r for a in args if isinstance(a, Absent) for r in a]
+        if missing:
+            return Absent(missing)
         if isinstance(node, Compare):
             return all(COMPARES[o](a, b) for o, a, b in zip(node.ops, args, args[1:], strict=False))
         return CALLS[node.op](*args)
+
+    def read(self, node: Access, env: dict[str, int]):
+        index = [self.value(i, env) for i in node.indices]
+        failed = {r for i in index if isinstance(i, Absent) for r in i}
+        shape = [self.sizes[r] for r in self.cascade.signatures[node.tensor].ranks]
+        state = self.cascade.signatures[node.tensor].state
+        for axis, (i, n, expression) in enumerate(zip(index, shape, node.indices, strict=True)):
+            if not isinstance(i, Absent) and not 0 <= i < n + (axis == state):
+                failed.add(frozenset(variables(expression)))
+        if failed:
+            return Absent(failed)
+        found = self.tensors[node.tensor].get(tuple(map(int, index)))
+        return Absent([frozenset(variables(node))]) if found is None else found
 
 
 def _conjuncts(where: Expr | None) -> list[Expr]:
@@ -246,6 +274,27 @@ def only(body: str, sizes: str, **inputs: object) -> list:
         # out of range is absent; pad reads a value there
         ("input A[I]\noutput O[I]\nO[i] = A[i + 1]", "I=3,J=1", {"A": [5, 6, 7]}, [6, 7, 0]),
         ("input A[I]\noutput O[I]\nO[i] = pad(A[i - 1], 9)", "I=3,J=1", {"A": [5, 6, 7]}, [9, 5, 6]),
+        # an index beyond the tensor that names no reduced variable removes the output point: no sum of nothing, 0 ...
+        (
+            "input A[J, I]\noutput O[I]\nB[i] = A[j, i + 1]\nO[i] = pad(B[i], 9)",
+            "I=2,J=2",
+            {"A": [[1, 2], [3, 4]]},
+            [6, 9],
+        ),
+        # ... while a point that does not exist, read at a reduced variable, is a term less
+        (
+            "input A[J, I]\noutput O[I]\nB[j, i] = A[j, i] where i < 1\nC[i] = B[j, i] :: sum(j)\nO[i] = pad(C[i], 9)",
+            "I=2,J=2",
+            {"A": [[1, 2], [3, 4]]},
+            [4, 0],
+        ),
+        # so a gather that found nothing stays away from a softmax, with keys of any width J
+        (
+            "input K[J, I] T[I]\noutput O[]\nQ[i] = K[j, T[i]]\nE[i] = exp(Q[i])\nO[] = E[i] :: sum(i)",
+            "I=2,J=1",
+            {"K": [[0, 0]], "T": [1, -1]},
+            1,
+        ),
         # absent keys take no part in a softmax, padded ones do
         ("input A[I]\noutput O[]\nE[i] = exp(A[i + 1])\nO[] = E[i] :: sum(i)", "I=2,J=1", {"A": [0, 0]}, 1),
         (

@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 def families() -> tuple[dict[str, Reference], ...]:
     """Return the table of each family: zoo entry -> reference."""
-    from . import channels, linear, softmax
+    from . import language, linear, local, selected, softmax, vision
 
-    return softmax.TABLE, linear.TABLE, channels.TABLE
+    return softmax.TABLE, linear.TABLE, local.TABLE, selected.TABLE, vision.TABLE, language.TABLE

@@ -39,7 +39,8 @@ def neighbourhood(length: int, window: int, stride: int, query: int) -> range:
     return range(start, start + window)
 
 
-def _gna_1d(x: Arrays, n: Sizes) -> dict[str, Any]:
+def gna_1d(x: Arrays, n: Sizes) -> dict[str, Any]:
+    """Return the neighbourhood attention of each query, one by one."""
     out = np.zeros((n["F"], n["P"]))
     for p in range(n["P"]):
         keys = list(neighbourhood(n["M"], n["W"], n["S"], p))
@@ -74,7 +75,7 @@ TABLE = {
     "attention_1pass_causal": Reference(_CAUSAL),
     "attention_sliding_window": Reference(_WINDOW, {"M": (1, 12), **_SELF}),
     "attention_1pass_sliding_window": Reference(_WINDOW, {"M1": (2, 4), "P": (1, 4)}),
-    "gna_1d": Reference(_gna_1d, {"M": (2, 14), **_SELF, "W": "<=M", "S": "<=W"}),
+    "gna_1d": Reference(gna_1d, {"M": (2, 14), **_SELF, "W": "<=M", "S": "<=W"}),
     "gna_2d": Reference(
         _gna_2d,
         {
