@@ -1,4 +1,4 @@
-"""Commands of the kernels: list, check, compile, bench, probe, campaign."""
+"""Commands of the kernels: list, check, compile, bench, probe, tune, campaign."""
 
 from __future__ import annotations
 
@@ -135,6 +135,37 @@ def probe(
 
 
 @guarded
+def tune(
+    kernel: Annotated[str, typer.Argument(help="A kernel whose tile is free.")] = "flash_attention",
+    *,
+    on: Annotated[str, typer.Option(help="a100, h100, h200, b200, or sm_80, sm_90, sm_100.")] = "h100",
+    head_dim: Annotated[int, typer.Option(help="Head size.")] = 128,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    variant: Annotated[str, typer.Option(help="dense, causal or 'causal window'.")] = "causal",
+    measure: Annotated[bool, typer.Option(help="Measure the best five on the GPU here.")] = False,
+    json: Json = False,
+) -> None:
+    """Rank tiles, warps and stages by compiled resources, without a GPU; with one, measure the best five."""
+    from .device import resolve
+    from .report import tuning_document, tuning_rows
+    from .tuning import measured
+    from .tuning import tune as ranking
+
+    if measure:
+        resolve("cuda")
+    ranked, tau = (
+        ranking(kernel, on=on, head_dim=head_dim, dtype=dtype, variant=variant, progress=_progress("tune")),
+        None,
+    )
+    if measure:
+        ranked, tau = measured(ranked)
+    if json:
+        emit_json(tuning_document(ranked, tau))
+    else:
+        table(f"{kernel} on {on}, best first", *tuning_rows(ranked))
+
+
+@guarded
 def campaign(
     out: Annotated[Path, typer.Option(help="CSV file; a stopped campaign goes on where it was.")],
     *,
@@ -155,11 +186,14 @@ def campaign(
 
 def register(app: typer.Typer) -> None:
     """Mount the commands as `cascade kernels ...`."""
-    sub = typer.Typer(help="The Triton kernels: list, check, compile, measure, probe.", no_args_is_help=True)
+    sub = typer.Typer(
+        help="The Triton kernels: list, check, compile, measure, probe, tune.", no_args_is_help=True
+    )
     sub.command("list")(list_kernels)
     sub.command("check")(check)
     sub.command("compile")(compile_kernels)
     sub.command("bench")(bench)
     sub.command("probe")(probe)
+    sub.command("tune")(tune)
     sub.command("campaign")(campaign)
     app.add_typer(sub, name="kernels")

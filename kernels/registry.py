@@ -46,6 +46,7 @@ class KernelEntry:
         cases: the checks of this kernel.
         outputs: names of what launcher and reference return.
         builds: yields the shipped specialisations for a compute capability; empty where another entry's serve.
+        tunable: makes one specialisation of a given tile; empty where the tile is not free.
     """
 
     name: str
@@ -58,6 +59,7 @@ class KernelEntry:
     cases: str
     outputs: tuple[str, ...]
     builds: str = ""
+    tunable: str = ""
 
 
 _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
@@ -74,6 +76,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 cases="cases:flash_attention",
                 builds="attention:builds",
+                tunable="attention:build",
                 outputs=("AV", "LSE"),
             ),
             KernelEntry(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .aot import Resources
     from .check import Outcome
+    from .tuning import Ranked
 
 KEY = ("kernel", "variant", "target", "dtype", "head_dim", "block_m", "block_n", "warps", "stages")
 COLUMNS = (
@@ -84,6 +85,29 @@ def resource_rows(found: Iterable[Resources]) -> tuple[list[str], list[list[Any]
         length = r.full_loop.instructions if r.full_loop else 0
         counts = [pipes[p] for p in ("tensor", "special", "fma", "alu")]
         rows.append([name, r.registers, r.shared_bytes // 1024, r.stack_bytes, length, *counts])
+    return columns, rows
+
+
+def tuning_document(ranked: Sequence[Ranked], tau: float | None) -> dict[str, Any]:
+    """Return a ranking as one JSON document; tau is Kendall's of prediction and measurement where there was one."""
+    rows = [
+        resource_row(c.resources)
+        | {"cycles_per_kilo_score": c.cycles_per_kilo_score, "blocks_per_sm": c.blocks_per_sm, "bound_by": c.bound_by,
+           "measured_ms": c.measured_ms}
+        for c in ranked
+    ]  # fmt: skip
+    return {"ranking": rows, "kendall_tau": tau}
+
+
+def tuning_rows(ranked: Sequence[Ranked]) -> tuple[list[str], list[list[Any]]]:
+    """Return column heads and rows of a ranking, for people."""
+    columns = ["tile", "warps", "stages", "cycles / 1000 scores", "blocks", "bound by", "regs", "KiB", "ms"]
+    rows = []
+    for c in ranked:
+        r, t = c.resources, c.resources.tile
+        made = [f"{t.block_m}x{t.block_n}", t.warps, t.stages]
+        judged = [c.cycles_per_kilo_score, c.blocks_per_sm, c.bound_by]
+        rows.append([*made, *judged, r.registers, r.shared_bytes // 1024, c.measured_ms])
     return columns, rows
 
 
