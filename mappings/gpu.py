@@ -69,6 +69,8 @@ class TileMapping:
         operand_rows: rows of the tile that share one reading of the key side from shared memory
             (a warp's rows for mma.sync, 64 for wgmma, 128 for tcgen05).
         blocks_per_sm: residency where no compiled resources are known; otherwise it follows from them.
+        lone: time of a tile in a block that has an SM for itself, while other SMs idle, in units of its time on a
+            full chip: above 1 where several blocks hide each other's latency, below 1 where the clock rises.
         tensor_share: the part of the tensor-core rate that this instruction path can reach.
         head_dim, targets, dtypes, window, causal: the condition; an empty one always holds, the first tile that
             holds is taken. `head_dim` is the largest one served.
@@ -80,6 +82,7 @@ class TileMapping:
     stages: int = 2
     operand_rows: int = 64
     blocks_per_sm: int = 1
+    lone: float = 1.0
     tensor_share: float = 1.0
     head_dim: int = 0
     targets: tuple[str, ...] = ()
@@ -94,6 +97,8 @@ class TileMapping:
         for name in ("query", "key", "warps", "stages", "operand_rows", "blocks_per_sm"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.lone <= 0:
+            raise ValueError(f"lone: expected a positive number, found {self.lone}")
         if not 0 < self.tensor_share <= 1:
             raise ValueError(f"tensor_share: expected a number in (0, 1], found {self.tensor_share}")
 

@@ -64,7 +64,7 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     gpu = launch.gpu
     tile_s = launch.tile_times.bound / (gpu.clock_hz * efficiency.scalar)
     tiles_s = launch.tiles_of_block * tile_s + launch.mask_cycles_of_block / gpu.clock_hz
-    costs = launch.real * (efficiency.block_cycles / gpu.clock_hz + tiles_s * launch.resident[:, None])
+    costs = launch.real * (efficiency.block_cycles / gpu.clock_hz + tiles_s * launch.crowding[:, None])
     compute = _schedule(launch, costs, exact=exact)
     memory = memory_seconds(launch, launch.bytes_moved) / efficiency.memory
     append = memory_seconds(launch, launch.bytes_appended) / efficiency.memory

@@ -77,6 +77,12 @@ class Launch:
         return np.asarray(self.real.sum(axis=1) * self.copies, dtype=np.float64)
 
     @property
+    def crowding(self) -> Floats:
+        """Time of a block's tile in units of its time alone on an SM of a full chip, shape (n,)."""
+        out: Floats = np.where(self.blocks < self.gpu.sms, self.tile.lone, self.resident)
+        return out
+
+    @property
     def slots(self) -> NDArray[np.int64]:
         """Blocks that the chip holds at a time, shape (n,)."""
         return np.asarray(self.resident * self.gpu.sms, dtype=np.int64)
