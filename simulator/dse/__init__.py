@@ -1,1 +1,1 @@
-"""."""
+"""Design-space exploration: spaces, resumable sweeps on any executor, fronts, sensitivities, one page to explore."""

@@ -53,17 +53,14 @@ def pareto(
     """Print the designs that no other beats, sorted; without --min and --max those of the sweep file."""
     from .commands import run_pareto, short_names
 
-    front, columns, remark = run_pareto(
-        folder, minimize=minimize or (), maximize=maximize or (), by=by or (), plot=plot
-    )
+    front = run_pareto(folder, minimize=minimize or (), maximize=maximize or (), by=by or (), plot=plot)
     if json:
-        emit_json(front)
+        emit_json(front.rows)
     else:
-        rows = [[row[c] for c in columns] for row in front]
-        table(f"Pareto front, {len(front)} designs", short_names(columns), rows)
-    for message in (remark, f"wrote {plot}" if plot else ""):
-        if message:
-            note(message)
+        cells = [[row[c] for c in front.columns] for row in front.rows]
+        table(f"Pareto front, {len(cells)} designs", short_names(front.columns), cells)
+    for remark in front.remarks:
+        note(remark)
 
 
 @guarded

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError
 
-from .pareto import pareto
+from .pareto import hypervolume, knee, pareto
 from .spec import read_spec
 from .store import read_manifest
 from .study import sweep
@@ -50,6 +51,21 @@ def run_sweep(spec: Path, out: Path, *, jobs: int | None = None, scheduler: str 
     return result | {"table": str(out / PARQUET), "csv": str(out / CSV)}
 
 
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What `cascade pareto` shows.
+
+    Attributes:
+        rows: the front.
+        columns: those worth printing: axes, objectives and what bounds.
+        remarks: one line each.
+    """
+
+    rows: list[dict[str, Any]]
+    columns: list[str]
+    remarks: list[str]
+
+
 def run_pareto(
     folder: Path,
     *,
@@ -57,8 +73,8 @@ def run_pareto(
     maximize: Sequence[str] = (),
     by: Sequence[str] = (),
     plot: Path | None = None,
-) -> tuple[list[dict[str, Any]], list[str], str]:
-    """Return the rows of the front, the columns worth printing, and a remark.
+) -> Front:
+    """Return the front of a sweep, by the objectives of its file where none are given.
 
     Raises:
         DataError: no finished sweep, or no such column.
@@ -67,19 +83,24 @@ def run_pareto(
     if not minimize and not maximize:
         minimize, maximize = manifest.get("minimize", ()), manifest.get("maximize", ())
     front = pareto(table, minimize=minimize, maximize=maximize, by=by)
+    axes = [*manifest["axes"], *manifest["derived"]]
+    remarks = []
     if plot:
         from .plots import save_front
 
         save_front(plot, table, front, [*minimize, *maximize], by=by)
-    axes = [*manifest["axes"], *manifest["derived"]]
-    shown = dict.fromkeys([*axes, *minimize, *maximize, *(["bound_by"] if "bound_by" in front else [])])
+        remarks.append(f"wrote {plot}")
     work = [a for a in axes if a.partition(".")[0] in _WORK and table[a].nunique() > 1 and a not in by]
-    remark = (
-        f"the designs do different work; one front for each: {' '.join(f'--by {a}' for a in work)}"
-        if work
-        else ""
-    )
-    return plain_rows(front.drop(columns="error", errors="ignore")), list(shown), remark
+    if work:
+        groups = " ".join(f"--by {a}" for a in work)
+        remarks.append(f"the designs do different work; one front for each: {groups}")
+    elif not by and len(minimize) + len(maximize) > 1:
+        bend = knee(table, minimize=minimize, maximize=maximize)
+        volume = hypervolume(table, minimize=minimize, maximize=maximize)
+        named = ", ".join(f"{s} {bend[a]}" for s, a in zip(short_names(axes), axes, strict=True))
+        remarks.append(f"knee: {named}; the front dominates {volume:.1%} of the box that the designs span")
+    shown = dict.fromkeys([*axes, *minimize, *maximize, *(["bound_by"] if "bound_by" in front else [])])
+    return Front(plain_rows(front.drop(columns="error", errors="ignore")), list(shown), remarks)
 
 
 def run_sensitivity(folder: Path, objectives: Sequence[str]) -> list[dict[str, Any]]:

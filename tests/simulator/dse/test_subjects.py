@@ -75,6 +75,8 @@ def test_neighbourhood_settings(tmp_path):
     )
     assert row["visited"] == found.visited
     assert row["tile_speedup"] == found.tile_speedup
+    two = run("pareto", tmp_path / "out", "--max", "flop_speedup", "--min", "visited")
+    assert "knee: stride" in two.stderr
     best = json.loads(run("pareto", tmp_path / "out", "--json").stdout)
     assert best[0]["tile_speedup"] == table["tile_speedup"].max()
 
