@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from simulator.result import Estimate
-from simulator.spatial.access import Usage, count, sizes_within, tile_words
+from simulator.spatial.access import Usage, loops_within, tile_of, words
 from simulator.spatial.energy import actions
-from simulator.spatial.model import Plan, assemble
-from simulator.spatial.nest import Nest, Operand
+from simulator.spatial.lowering import with_nests
+from simulator.spatial.model import Plan, assemble, count_all
+from simulator.spatial.nest import Loop, Nest, Operand, Sizes
 
 _SIZE_T = 2**64
 
@@ -76,14 +77,15 @@ def account(
         dropped_units: functional units whose energy is lost.
     """
     if quirks.missing_ranks:
-        settled = replace(settled, nests=tuple(_without_ranks(n) for n in settled.nests))
-    usages = [u for nest in settled.nests for u in _usages(nest, settled.chip.outermost, quirks)]
+        layout = settled.layout
+        settled = replace(settled, layout=with_nests(layout, map(_without_ranks, layout.nests)))
+    usages = list(_wrapped(settled)) if quirks.wrap else count_all(settled)
     if spilled:
         usages = [v for u in usages for v in _spill(u, settled.chip.outermost, spilled)]
     charged = [replace(u, instances=1) for u in usages] if quirks.one_register_file else usages
     lost = frozenset(dropped_units)
-    acts = [a for a in actions(settled.chip, settled.nests, charged) if a.unit not in lost]
-    return assemble(settled, usages, acts)
+    acts = actions(settled.chip, settled.layout.nests, charged, settled.sizes)
+    return assemble(settled, usages, [a for a in acts if a.subject not in lost])
 
 
 def _without_ranks(nest: Nest) -> Nest:
@@ -95,13 +97,15 @@ def _without_ranks(nest: Nest) -> Nest:
     return replace(nest, operands=tuple(cut(o) for o in nest.operands))
 
 
-def _usages(nest: Nest, outermost: str, quirks: Quirks) -> Iterable[Usage]:
-    names = [level.memory for level in nest.levels]
-    for usage in count(nest):
-        if not (quirks.wrap and usage.operand.output):
+def _wrapped(settled: Plan) -> Iterable[Usage]:
+    nests = {n.einsum: n for n in settled.layout.nests}
+    for usage in count_all(settled):
+        if not usage.operand.output:
             yield usage
             continue
-        first = wrapped_first_reads(nest, usage.operand)[names.index(usage.memory)]
+        nest = nests[usage.einsum]
+        level = [at.memory for at in nest.levels].index(usage.memory)
+        first = wrapped_first_reads(nest, usage.operand, settled.sizes)[level]
         shift = usage.elided - first
         wrapped = replace(
             usage,
@@ -109,32 +113,40 @@ def _usages(nest: Nest, outermost: str, quirks: Quirks) -> Iterable[Usage]:
             fills=0 if usage.outermost else usage.fills + shift,
             elided=first,
         )
-        if usage.memory == outermost and wrapped.reads == wrapped.updates:
+        if usage.memory == settled.chip.outermost and wrapped.reads == wrapped.updates:
             wrapped = replace(wrapped, reads=0)  # the artifact's own repair, at DRAM only
         yield wrapped
 
 
-def wrapped_first_reads(nest: Nest, operand: Operand) -> tuple[int, ...]:
+def wrapped_first_reads(nest: Nest, operand: Operand, sizes: Sizes) -> tuple[int, ...]:
     """Return, by level, the first reads that 64-bit arithmetic finds for an output.
 
     Timeloop walks inwards and computes partition * tile / span at every level; each axis of a fan-out is a level.
     """
-    within = sizes_within(nest.levels)
-    partition = tile_words(operand, within[0])
+    within = loops_within(nest.levels)
+
+    def tile(loops: Mapping[str, tuple[str, ...]]) -> int:
+        return int(words(tile_of(operand, loops), sizes))
+
+    partition = tile(within[0])
     out = [partition]
     for i in range(1, len(nest.levels)):
-        fan_out = nest.levels[i - 1].space
-        sizes = dict(within[i])
-        for loop in fan_out:
-            sizes[loop.variable] = sizes.get(loop.variable, 1) * loop.size
-        for loop in fan_out:
-            span = tile_words(operand, sizes)
-            sizes[loop.variable] //= loop.size
-            partition = partition * tile_words(operand, sizes) % _SIZE_T // span
-        tile = tile_words(operand, within[i])
-        partition = partition * tile % _SIZE_T // tile
+        fan_out = list(nest.levels[i - 1].fan_out)
+        while fan_out:
+            span = tile(_with(within[i], fan_out))
+            fan_out.pop(0)
+            partition = partition * tile(_with(within[i], fan_out)) % _SIZE_T // span
+        own = tile(within[i])
+        partition = partition * own % _SIZE_T // own
         out.append(partition)
     return tuple(out)
+
+
+def _with(loops: Mapping[str, tuple[str, ...]], fan_out: Iterable[Loop]) -> dict[str, tuple[str, ...]]:
+    out = dict(loops)
+    for loop in fan_out:
+        out[loop.variable] = (*out.get(loop.variable, ()), loop.part)
+    return out
 
 
 def _spill(usage: Usage, outermost: str, shares: Mapping[tuple[str, str], float]) -> Iterable[Usage]:

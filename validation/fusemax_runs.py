@@ -14,9 +14,7 @@ from mappings.binding import SpatialMapping
 from simulator.hardware.model import SpatialChip
 from simulator.hardware.reader import load_hardware
 from simulator.result import Estimate
-from simulator.spatial.lowering import lower
-from simulator.spatial.model import Plan, plan
-from simulator.spatial.tiles import extents
+from simulator.spatial.model import plan
 
 from .fusemax_quirks import GEMM_REGISTERS, MISSED_TILE, SMALL_TILE_BUFFER, Quirks, account
 
@@ -84,7 +82,7 @@ def _unfused(model: str, length: str, quirks: Quirks) -> Estimate:
     settled = plan(_zoo("attention_3pass"), sizes, chip("flat"), mapping)
     factor = MISSED_TILE.get(sizes["P"], 1) if quirks.missed_tile else 1
     if factor > 1:
-        smaller = _with_sizes(mapping, P1=settled.extents.sizes["P1"] // factor)
+        smaller = _with_sizes(mapping, P1=settled.sizes["P1"] // factor)
         settled = plan(_zoo("attention_3pass"), sizes, chip("flat"), smaller)
     return account(settled, quirks)
 
@@ -103,9 +101,8 @@ def _flat(model: str, length: str, quirks: Quirks, choice: FlatChoice) -> Estima
     mapping = flat_mapping(choice)
     machine = chip("flat")
     cascade = _zoo("attention_3pass")
-    found = extents(cascade, model_sizes(f"{model}/{length}"), machine, mapping)
-    # Laid out without the check of capacity: FLAT lets a share of its tiles spill, and that share is given.
-    settled = Plan(cascade.name, machine, mapping, found, lower(cascade, found, machine, mapping))
+    # Capacities are not checked: FLAT lets a share of its tiles spill, and that share is given.
+    settled = plan(cascade, model_sizes(f"{model}/{length}"), machine, mapping, checked=False)
     tensors = {*choice.on_chip, *(_SCORES if "QK" in choice.on_chip else ())}
     spilled = {("GlobalBuffer", t): choice.spilled for t in tensors} if choice.spilled else {}
     return account(settled, quirks, spilled=spilled)

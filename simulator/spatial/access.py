@@ -14,17 +14,67 @@ An input is read `accesses` times and filled `share` times. An output is updated
 update but the first of each word, and filled from outside for every visit but the first. All numbers are words of
 one instance of the memory.
 
+A nest is turned into a program once (which sizes are multiplied for what); a program is then run for any sizes.
+
 Source: the counting of Timeloop (ISPASS 2019), written out; tests walk the same nests element by element.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .nest import Count, Dimension, Level, Loop, Nest, Operand
+from mappings.expression import evaluate_node
+
+from .nest import Count, Dimension, Level, Loop, Nest, Operand, Sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What a tile's number of elements is a product of.
+
+    Attributes:
+        parts: sizes of loops.
+        coupled: indices that are sums of variables: for each, its terms as (loops of the variable, stride).
+    """
+
+    parts: tuple[str, ...]
+    coupled: tuple[tuple[tuple[tuple[str, ...], object], ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trips:
+    """Temporal loops outside a tile, innermost first, with whether they move the tensor."""
+
+    loops: tuple[tuple[str, bool], ...]
+    every_cycle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How one operand uses one memory: the program behind a `Usage`.
+
+    Attributes:
+        below: the tile of the next memory inside; None for the functional units.
+        spread: fan-out between this memory and the next inside that reaches different elements.
+        above: fan-out outside this memory that reaches different elements.
+        copies: all fan-out outside this memory.
+    """
+
+    einsum: str
+    operand: Operand
+    memory: str
+    outermost: bool
+    whole: Tile
+    tile: Tile
+    below: Tile | None
+    spread: tuple[str, ...]
+    above: tuple[str, ...]
+    copies: tuple[str, ...]
+    inner: Trips
+    outer: Trips
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,118 +100,161 @@ class Usage:
     instances: Count
 
 
-def count(nest: Nest) -> tuple[Usage, ...]:
+def count(nest: Nest, sizes: Sizes) -> tuple[Usage, ...]:
     """Return the use of every memory by every operand of a nest.
 
     >>> from .nest import Dimension, Level, Loop, Operand
-    >>> levels = (Level("DRAM", (Loop("m", 4), Loop("e", 2))), Level("RF", ()))
+    >>> levels = (Level("DRAM", (Loop("m", "M"), Loop("e", "E"))), Level("RF"))
     >>> q = Operand("Q", (Dimension((("e", 1),)),), ("DRAM", "RF"))
-    >>> [(u.memory, u.reads, u.fills) for u in count(Nest("QK", "PE", levels, (q,), ()))]
+    >>> found = count(Nest("QK", "PE", levels, (q,), ()), {"M": 4, "E": 2})
+    >>> [(u.memory, u.reads, u.fills) for u in found]
     [('DRAM', 8, 0), ('RF', 8, 8)]
     """
-    within = sizes_within(nest.levels)
-    fan_out = _instances(nest.levels)
-    return tuple(u for operand in nest.operands for u in _uses(nest, operand, within, fan_out))
+    return tuple(run(use, sizes) for use in program(nest))
 
 
-def sizes_within(levels: Sequence[Level]) -> list[dict[str, Count]]:
-    """Return, for each level and for the units below the last, the steps of each variable there and inside."""
-    out: list[dict[str, Count]] = [{}]
+def program(nest: Nest) -> tuple[Use, ...]:
+    """Return, for every operand and memory that keeps it, which sizes are multiplied for what."""
+    within = loops_within(nest.levels)
+    return tuple(use for operand in nest.operands for use in _uses(nest, operand, within))
+
+
+def loops_within(levels: Sequence[Level]) -> list[dict[str, tuple[str, ...]]]:
+    """Return, for each level and for the units below the last, the loops of each variable there and inside."""
+    out: list[dict[str, tuple[str, ...]]] = [{}]
     for level in reversed(levels):
-        sizes = dict(out[-1])
-        for loop in (*level.time, *level.space):
-            sizes[loop.variable] = sizes.get(loop.variable, 1) * loop.size
-        out.append(sizes)
+        loops = dict(out[-1])
+        for loop in (*level.time, *level.fan_out):
+            loops[loop.variable] = (*loops.get(loop.variable, ()), loop.part)
+        out.append(loops)
     return out[::-1]
 
 
-def tile_words(operand: Operand, sizes: Mapping[str, Count]) -> Count:
-    """Return the elements of an operand that variables running over the given sizes touch.
-
-    >>> window = Operand("K", (Dimension((("p", 1), ("w", 1))),), ())
-    >>> tile_words(window, {"p": 16, "w": 5})
-    20
-    """
-    words: Count = 1
+def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
+    """Return the tile of an operand under some loops."""
+    parts: list[str] = []
+    coupled = []
     for dimension in operand.dimensions:
-        words = words * _extent(dimension, sizes)
-    return words
+        if len(dimension.terms) == 1:  # a stride leaves gaps, not more elements
+            parts += within.get(dimension.terms[0][0], ())
+        elif _single(dimension, within) is not None:
+            parts += _single(dimension, within) or ()
+        else:
+            coupled.append(tuple((within.get(v, ()), stride) for v, stride in dimension.terms))
+    return Tile(tuple(parts), tuple(coupled))
 
 
-def _extent(dimension: Dimension, sizes: Mapping[str, Count]) -> Count:
-    terms = dimension.terms
-    if len(terms) == 1:
-        return sizes.get(terms[0][0], 1)  # a stride leaves gaps, not more elements
-    span: Count = 1
-    points: Count = 1
-    for variable, stride in terms:
-        size = sizes.get(variable, 1)
-        span = span + stride * (size - 1)
-        points = points * size
-    return least(span, points)
+def _single(dimension: Dimension, within: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return the loops of an index of which at most one variable moves here."""
+    moving = [v for v, _ in dimension.terms if within.get(v)]
+    return within.get(moving[0], ()) if len(moving) == 1 else (() if not moving else None)
 
 
-def least(a: Count, b: Count) -> Count:
-    """Return the smaller of two counts, element by element for arrays."""
-    return np.minimum(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else min(a, b)
-
-
-def _uses(
-    nest: Nest, operand: Operand, within: Sequence[Mapping[str, Count]], fan_out: Sequence[Count]
-) -> list[Usage]:
+def _uses(nest: Nest, operand: Operand, within: Sequence[Mapping[str, tuple[str, ...]]]) -> Iterable[Use]:
     levels = nest.levels
     moved = operand.variables
     kept = [i for i, level in enumerate(levels) if level.memory in operand.kept]
-    whole = tile_words(operand, within[0])
-    out = []
     for position, i in enumerate(kept):
         last = position == len(kept) - 1
         c = len(levels) if last else kept[position + 1]
-        tile = tile_words(operand, within[i])
-        below = 1 if last else tile_words(operand, within[c])
-        accesses = below * _spread(levels[i:c], moved) * _trips(levels[:c], moved, every_cycle=last)
-        share: Count = 0 if position == 0 else tile * _trips(levels[:i], moved, every_cycle=False)
-        if not operand.output:
-            use = (accesses, share, 0, 0)
-        else:
-            first = whole // _spread(levels[:i], moved)
-            use = (accesses - first, 0 if position == 0 else share - first, accesses, first)
-        out.append(Usage(nest.einsum, operand, levels[i].memory, position == 0, tile, *use, fan_out[i]))
-    return out
+        yield Use(
+            einsum=nest.einsum,
+            operand=operand,
+            memory=levels[i].memory,
+            outermost=position == 0,
+            whole=tile_of(operand, within[0]),
+            tile=tile_of(operand, within[i]),
+            below=None if last else tile_of(operand, within[c]),
+            spread=_fan_out(levels[i:c], moved),
+            above=_fan_out(levels[:i], moved),
+            copies=_fan_out(levels[:i], None),
+            inner=Trips(_time(levels[:c], moved), every_cycle=last),
+            outer=Trips(_time(levels[:i], moved)),
+        )
 
 
-def _spread(levels: Sequence[Level], moved: frozenset[str]) -> Count:
-    """Return the fan-out below the levels that reaches different elements."""
-    product: Count = 1
-    for level in levels:
-        for loop in level.space:
-            if loop.variable in moved:
-                product = product * loop.size
-    return product
+def _fan_out(levels: Sequence[Level], moved: frozenset[str] | None) -> tuple[str, ...]:
+    loops: list[Loop] = [loop for level in levels for loop in level.fan_out]
+    return tuple(loop.part for loop in loops if moved is None or loop.variable in moved)
 
 
-def _trips(levels: Sequence[Level], moved: frozenset[str], *, every_cycle: bool) -> Count:
-    product: Count = 1
-    moving: Count = every_cycle
-    for level in reversed(levels):
-        for loop in reversed(level.time):
-            if loop.variable in moved:
-                moving = moving | (loop.size > 1)
-            product = product * _where(moving, loop)
-    return product
+def _time(levels: Sequence[Level], moved: frozenset[str]) -> tuple[tuple[str, bool], ...]:
+    loops = [loop for level in levels for loop in level.time]
+    return tuple((loop.part, loop.variable in moved) for loop in reversed(loops))
 
 
-def _where(moving: Count, loop: Loop) -> Count:
+def run(use: Use, sizes: Sizes) -> Usage:
+    """Return the words that a use moves for some sizes."""
+    tile = words(use.tile, sizes)
+    accesses = product(use.spread, sizes) * trips(use.inner, sizes)
+    if use.below is not None:
+        accesses = accesses * words(use.below, sizes)
+    share: Count = 0 if use.outermost else tile * trips(use.outer, sizes)
+    instances = product(use.copies, sizes)
+    if not use.operand.output:
+        return Usage(
+            use.einsum, use.operand, use.memory, use.outermost, tile, accesses, share, 0, 0, instances
+        )
+    first = words(use.whole, sizes) // product(use.above, sizes)
+    reads, fills = accesses - first, 0 if use.outermost else share - first
+    return Usage(
+        use.einsum, use.operand, use.memory, use.outermost, tile, reads, fills, accesses, first, instances
+    )
+
+
+def product(parts: Iterable[str], sizes: Sizes) -> Count:
+    """Return the product of some sizes."""
+    total: Count = 1
+    for part in parts:
+        total = total * sizes[part]
+    return total
+
+
+def words(tile: Tile, sizes: Sizes) -> Count:
+    """Return the number of elements of a tile.
+
+    >>> words(Tile((), (((("P",), 1), (("W",), 1)),)), {"P": 16, "W": 5})
+    20
+    """
+    total = product(tile.parts, sizes)
+    for terms in tile.coupled:
+        span: Count = 1
+        points: Count = 1
+        for loops, stride in terms:
+            size = product(loops, sizes)
+            span = span + _stride(stride, sizes) * (size - 1)
+            points = points * size
+        both = isinstance(span, np.ndarray) or isinstance(points, np.ndarray)
+        total = total * (np.minimum(span, points) if both else min(span, points))
+    return total
+
+
+def _stride(stride: object, sizes: Sizes) -> Count:
+    if isinstance(stride, (int, float)):
+        return abs(stride)
+    return abs(evaluate_node(stride, sizes, where="stride"))  # type: ignore[arg-type]
+
+
+def trips(outside: Trips, sizes: Sizes) -> Count:
+    """Return how often a tile changes: the loops outside it, without the innermost run that does not move it."""
+    if outside.every_cycle:
+        return product((part for part, _ in outside.loops), sizes)
+    total: Count = 1
+    moving: Count = False
+    for part, moves in outside.loops:
+        size = sizes[part]
+        if moves:
+            total = total * size  # a loop of one step moves nothing, and multiplies by one
+            moving = True if moving is True else _settled(moving | (size > 1))
+        elif moving is True:
+            total = total * size
+        elif moving is not False:
+            total = total * np.where(moving, size, 1)
+    return total
+
+
+def _settled(moving: Count) -> Count:
+    """Return an array of truths as one truth where they agree."""
     if isinstance(moving, np.ndarray):
-        return np.where(moving, loop.size, 1)
-    return loop.size if moving else 1
-
-
-def _instances(levels: Sequence[Level]) -> list[Count]:
-    out: list[Count] = []
-    product: Count = 1
-    for level in levels:
-        out.append(product)
-        for loop in level.space:
-            product = product * loop.size
-    return out
+        return True if moving.all() else (moving if moving.any() else False)
+    return bool(moving)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..hardware.cost import Cost, cost
 from ..hardware.model import Memory, SpatialChip
 from .access import Usage
-from .nest import Count, Nest
+from .nest import Count, Nest, Sizes
 from .work import unit_operations
 
 READ, WRITE, OPERATE = "read", "write", "operate"
@@ -20,19 +20,17 @@ class Action:
 
     Attributes:
         component: a memory or an array of the chip.
-        unit: the functional unit, for an array.
-        number: how many: rows read or written, cycles of a unit.
+        subject: the tensor that is moved, or the functional unit that works.
+        number: rows read or written, or cycles of a unit, over all instances.
         each_j: energy of one.
-        instances: instances of the component that do them; `number` counts all of them together.
     """
 
     einsum: str
     component: str
     action: str
-    unit: str
+    subject: str
     number: Count
     each_j: float
-    instances: Count
 
     @property
     def energy_j(self) -> Count:
@@ -50,50 +48,24 @@ def memory_cost(memory: Memory, chip: SpatialChip) -> Cost:
     )
 
 
-def actions(chip: SpatialChip, nests: Sequence[Nest], usages: Iterable[Usage]) -> tuple[Action, ...]:
+def actions(chip: SpatialChip, nests: Sequence[Nest], usages: Iterable[Usage], sizes: Sizes) -> list[Action]:
     """Return every action of a run.
 
     Words are counted in rows of the memory; a write is an update or a fill. Every instance of a memory counts.
     """
-    costs = {name: memory_cost(memory, chip) for name, memory in chip.memories.items()}
-    words_per_row = {n: m.row_bytes / chip.word_bytes for n, m in chip.memories.items()}
+    costs = {
+        name: (memory_cost(memory, chip), chip.word_bytes / memory.row_bytes)
+        for name, memory in chip.memories.items()
+    }
     out = []
     for u in usages:
-        per_row = words_per_row[u.memory]
-        each = costs[u.memory]
-        for action, words, each_j in (
-            (READ, u.reads, each.read_j),
-            (WRITE, u.updates + u.fills, each.write_j),
-        ):
-            out.append(
-                Action(
-                    u.einsum,
-                    u.memory,
-                    action,
-                    u.operand.tensor,
-                    words * u.instances / per_row,
-                    each_j,
-                    u.instances,
-                )
-            )
+        each, rows_per_word = costs[u.memory]
+        tensor, written = u.operand.tensor, u.updates + u.fills
+        rows = u.instances * rows_per_word
+        out.append(Action(u.einsum, u.memory, READ, tensor, u.reads * rows, each.read_j))
+        out.append(Action(u.einsum, u.memory, WRITE, tensor, written * rows, each.write_j))
     for nest in nests:
-        for unit, number in unit_operations(nest, chip.arrays[nest.array]).items():
+        for unit, number in unit_operations(nest, chip.arrays[nest.array], sizes).items():
             each_j = cost(unit, node_nm=chip.node_nm).read_j
-            out.append(Action(nest.einsum, nest.array, OPERATE, unit, number, each_j, 1))
-    return tuple(out)
-
-
-def total_j(found: Iterable[Action]) -> Count:
-    """Return the energy of some actions."""
-    total: Count = 0.0
-    for action in found:
-        total = total + action.energy_j
-    return total
-
-
-def by_component(found: Iterable[Action]) -> Mapping[str, Count]:
-    """Return energy by memory or array."""
-    out: dict[str, Count] = {}
-    for action in found:
-        out[action.component] = out.get(action.component, 0.0) + action.energy_j
+            out.append(Action(nest.einsum, nest.array, OPERATE, unit, number, each_j))
     return out

@@ -1,4 +1,4 @@
-"""A cascade, its sizes, a chip and a mapping -> one loop nest per Einsum; the place where words meet the chip."""
+"""A cascade, a chip and a mapping -> one loop nest per Einsum; the place where words meet the chip."""
 
 from __future__ import annotations
 
@@ -7,90 +7,199 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from einsum_cascade.cascade import Cascade, rank_of, variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError, nearest
 from einsum_cascade.expr import Access, Apply, Expr, Num, Size, Var, variables
 from einsum_cascade.sizes import BATCH_RANKS
-from mappings.binding import WAIT, SpatialMapping
-from mappings.expression import evaluate_node
+from mappings.binding import SpatialMapping
 from mappings.loopnest import EinsumLoops
 
 from ..hardware.model import SpatialChip
-from .nest import Count, Dimension, Level, Loop, Nest, Operand, Work
+from .access import Tile, Use, program
+from .nest import Dimension, Level, Loop, Nest, Operand, Work
 
 
 @dataclass(frozen=True, slots=True)
-class Extents:
-    """Sizes of all ranks and of the parts that a mapping splits them into.
+class Ranks:
+    """The names that loops may run over.
 
     Attributes:
-        sizes: by rank of the cascade, batch rank, or part.
         parts: parts of each split rank, outermost first; those of the mapping and of the cascade.
-        variable: the rank variable behind each name.
+        variable: the rank variable behind each rank and part.
         batch: ranks around the whole cascade.
     """
 
-    sizes: Mapping[str, Count]
     parts: Mapping[str, tuple[str, ...]]
     variable: Mapping[str, str]
     batch: tuple[str, ...]
 
 
-def lower(cascade: Cascade, extents: Extents, chip: SpatialChip, mapping: SpatialMapping) -> tuple[Nest, ...]:
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A cascade laid on a chip, sizes left open.
+
+    Attributes:
+        nests: in the order of the schedule.
+        uses: the access programs of the nests.
+        phase_of: by Einsum.
+        held: what a memory holds at a time: groups of which the largest counts; in a group the tensors that are held
+            together, each by the largest of its tiles.
+    """
+
+    ranks: Ranks
+    nests: tuple[Nest, ...]
+    uses: tuple[Use, ...]
+    phase_of: Mapping[str, str]
+    held: Mapping[str, tuple[tuple[tuple[Tile, ...], ...], ...]]
+
+
+def with_nests(layout: Layout, nests: Iterable[Nest]) -> Layout:
+    """Return a layout with other nests, and the programs that belong to them."""
+    nests = tuple(nests)
+    return replace(layout, nests=nests, uses=tuple(u for n in nests for u in program(n)))
+
+
+class _Same:
+    """Makes an object the key of a cache by its identity; the cache keeps it alive, so the identity stays its own."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: Any) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.it is other.it
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The names on a chip: all that a layout depends on."""
+
+    name: str
+    memories: tuple[tuple[str, str, bool], ...]
+    arrays: tuple[tuple[str, int, tuple[str, ...]], ...]
+
+    def hierarchy(self, array: str) -> tuple[str, ...]:
+        return tuple(name for name, of, _ in self.memories if of in ("", array))
+
+    def per_element(self, memory: str) -> bool:
+        return next(each for name, _, each in self.memories if name == memory)
+
+    def ops(self, array: str) -> tuple[str, ...]:
+        return next(ops for name, _, ops in self.arrays if name == array)
+
+    def axes(self, array: str) -> int:
+        return next(axes for name, axes, _ in self.arrays if name == array)
+
+
+def lower(cascade: Cascade, chip: SpatialChip, mapping: SpatialMapping, batch: tuple[str, ...]) -> Layout:
     """Return the nests of a cascade in the order of the schedule.
+
+    Args:
+        cascade: the algorithm.
+        chip: only the names of its memories and arrays matter here.
+        mapping: loops, what is kept where, and the schedule.
+        batch: ranks around the whole cascade.
 
     Raises:
         MappingError: the mapping names something that the cascade or the chip lacks, leaves out an Einsum, loops
-            over a rank twice or not at all, lays more on an axis than it has, or keeps a tensor nowhere.
+            over a rank twice or not at all, or keeps a tensor nowhere.
     """
-    _check_words(cascade, chip, mapping)
-    by_name = {e.name: e for e in cascade.einsums}
-    return tuple(
-        _nest(by_name[einsum], array, extents, chip, mapping)
-        for einsum, array, _ in mapping.binding.placements()
+    words = _Words(
+        chip.name,
+        tuple((name, m.of, m.per_element) for name, m in chip.memories.items()),
+        tuple((name, len(a.shape), tuple(a.ops)) for name, a in chip.arrays.items()),
     )
+    return _lowered(_Same(cascade), words, _Same(mapping), batch)
 
 
-def _check_words(cascade: Cascade, chip: SpatialChip, mapping: SpatialMapping) -> None:
+@functools.lru_cache(maxsize=512)
+def _lowered(same_cascade: _Same, words: _Words, same_mapping: _Same, batch: tuple[str, ...]) -> Layout:
+    cascade: Cascade = same_cascade.it
+    mapping: SpatialMapping = same_mapping.it
+    _check_words(cascade, words, mapping)
+    ranks = _ranks(cascade, mapping, batch)
+    by_name = {e.name: e for e in cascade.einsums}
+    nests = [_nest(by_name[e], array, ranks, words, mapping) for e, array, _ in mapping.binding.placements()]
+    uses = tuple(u for n in nests for u in program(n))
+    phase_of = {einsum: phase for einsum, _, phase in mapping.binding.placements()}
+    held = {name: _held(uses, name, {} if of else phase_of) for name, of, _ in words.memories}
+    return Layout(ranks, tuple(nests), uses, phase_of, held)
+
+
+def _held(
+    uses: Iterable[Use], memory: str, group_of: Mapping[str, str]
+) -> tuple[tuple[tuple[Tile, ...], ...], ...]:
+    """Return the tiles that a memory holds, grouped by what lives at the same time.
+
+    In a memory of the whole chip the Einsums of a phase live side by side: each tensor that it keeps is held once, by
+    its largest tile. A memory of one array serves one Einsum after another. Phases follow each other.
+    """
+    groups: dict[str, dict[str, dict[Tile, None]]] = {}
+    for use in uses:
+        if use.memory == memory:
+            tensors = groups.setdefault(group_of.get(use.einsum, use.einsum), {})
+            tensors.setdefault(use.operand.tensor, {})[use.tile] = None
+    return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())
+
+
+def _ranks(cascade: Cascade, mapping: SpatialMapping, batch: tuple[str, ...]) -> Ranks:
+    where = mapping.name or "mapping"
+    parts = dict(cascade.splits)
+    known = (*cascade.rank_names, *batch)
+    for whole, names in mapping.nest.split.items():
+        if whole in BATCH_RANKS and whole not in known:
+            continue
+        if whole not in known:
+            raise MappingError(
+                f"{where}: split: {cascade.name} has no rank '{whole}'; {nearest(whole, known)}"
+            )
+        if whole in cascade.splits and names != cascade.splits[whole]:
+            raise MappingError(
+                f"{where}: split: {cascade.name} itself splits {whole} into {', '.join(cascade.splits[whole])}; "
+                "split one of those"
+            )
+        taken = [n for n in names if n in known and n not in cascade.splits.get(whole, ())]
+        if taken:
+            raise MappingError(f"{where}: split.{whole}: {taken[0]} is a rank of {cascade.name} already")
+        parts[whole] = names
+    variable = {r: variable_of(r) for r in known}
+    owner = {p: variable[whole] for whole, ps in parts.items() for p in ps if p not in variable}
+    return Ranks(parts, {**variable, **owner}, batch)
+
+
+def _check_words(cascade: Cascade, words: _Words, mapping: SpatialMapping) -> None:
     nest, binding, where = mapping.nest, mapping.binding, mapping.name or "mapping"
     known = {e.name for e in cascade.einsums}
-    placed = set()
+    arrays = [name for name, _, _ in words.arrays]
+    memories = [name for name, _, _ in words.memories]
+
+    def check(word: str, legal: Iterable[str], place: str, owner: str, kind: str) -> None:
+        if word not in legal:
+            raise MappingError(f"{where}: {place}: {owner} has no {kind} '{word}'; {nearest(word, legal)}")
+
     for einsum, array, phase in binding.placements():
-        if array not in chip.arrays:
-            raise MappingError(
-                f"{where}: phases.{phase}: {chip.name} has no array '{array}'; {nearest(array, chip.arrays)}"
-            )
-        if einsum not in known:
-            raise MappingError(
-                f"{where}: phases.{phase}: {cascade.name} has no Einsum '{einsum}'; {nearest(einsum, known)}"
-            )
-        placed.add(einsum)
+        check(array, arrays, f"phases.{phase}", words.name, "array")
+        check(einsum, known, f"phases.{phase}", cascade.name, "Einsum")
+    placed = {einsum for einsum, _, _ in binding.placements()}
     left = [e.name for e in cascade.einsums if e.name not in placed]
     if left:
         raise MappingError(f"{where}: phases: no array does {', '.join(left)}")
     tensors = {*cascade.signatures, *known}
     for memory, kept in binding.keep.items():
-        if memory not in chip.memories:
-            raise MappingError(
-                f"{where}: keep: {chip.name} has no memory '{memory}'; {nearest(memory, chip.memories)}"
-            )
-        for word in _words(kept):
-            if word not in tensors:
-                raise MappingError(
-                    f"{where}: keep.{memory}: {cascade.name} has no tensor '{word}'; {nearest(word, tensors)}"
-                )
+        check(memory, memories, "keep", words.name, "memory")
+        for word in _kept_words(kept):
+            check(word, tensors, f"keep.{memory}", cascade.name, "tensor")
     for key, loops in nest.nests.items():
         for memory in loops.time:
-            if memory not in chip.memories:
-                raise MappingError(
-                    f"{where}: nests.{key}: {chip.name} has no memory '{memory}'; {nearest(memory, chip.memories)}"
-                )
+            check(memory, memories, f"nests.{key}", words.name, "memory")
 
 
-def _words(kept: Any) -> Iterable[str]:
+def _kept_words(kept: Any) -> Iterable[str]:
     if isinstance(kept, str):
         return ()
     if isinstance(kept, Mapping):
@@ -98,104 +207,89 @@ def _words(kept: Any) -> Iterable[str]:
     return kept  # type: ignore[no-any-return]
 
 
-def _nest(einsum: Einsum, array: str, extents: Extents, chip: SpatialChip, mapping: SpatialMapping) -> Nest:
+def _nest(einsum: Einsum, array: str, ranks: Ranks, words: _Words, mapping: SpatialMapping) -> Nest:
     where = f"{mapping.name or 'mapping'}: {einsum.name}"
     loops = mapping.nest.loops_of(einsum.name)
     if loops is None:
         raise MappingError(f"{where}: nests has no loops for it, and no 'others'")
-    batch = tuple(extents.variable[b] for b in extents.batch)
+    batch = tuple(ranks.variable[b] for b in ranks.batch)
     own = (*batch, *einsum.variables)
-    hierarchy = chip.hierarchy(array)
-    levels = [
-        Level(memory, _loops(_time(memory, loops, chip, mapping), own, extents, where))
-        for memory in hierarchy
-    ]
-    at = next((i for i, m in enumerate(hierarchy) if chip.memories[m].per_element), len(hierarchy)) - 1
-    levels[at] = replace(levels[at], space=_space(loops, own, extents, chip, array, where))
-    _check_cover(levels, own, extents, where)
-    operands = tuple(
-        replace(
-            o,
-            dimensions=(*(Dimension(((b, 1),)) for b in batch), *_numbers(o.dimensions, extents.sizes)),
-            kept=tuple(m for m in hierarchy if mapping.binding.keeps(m, einsum.name, o.tensor)),
-        )
-        for o in operands_of(einsum)
-    )
+    hierarchy = words.hierarchy(array)
+    levels = [Level(m, _loops(_time(m, loops, words, mapping), own, ranks, where)) for m in hierarchy]
+    at = next((i for i, m in enumerate(hierarchy) if words.per_element(m)), len(hierarchy)) - 1
+    levels[at] = replace(levels[at], space=_space(loops, own, ranks, words.axes(array), where))
+    _check_cover(levels, own, ranks, where)
+    operands = tuple(_placed(o, batch, einsum.name, hierarchy, mapping) for o in operands_of(einsum))
     for o in operands:
         if not o.kept:
             raise MappingError(f"{where}: no memory keeps {o.tensor}")
     work = tuple(Work(a.op, a.count, (*batch, *a.variables)) for a in einsum.actions)
     for w in work:
-        if w.op not in chip.arrays[array].ops:
-            raise MappingError(
-                f"{where}: {array} cannot do '{w.op}'; it does {', '.join(chip.arrays[array].ops)}"
-            )
+        if w.op not in words.ops(array):
+            raise MappingError(f"{where}: {array} cannot do '{w.op}'; it does {', '.join(words.ops(array))}")
     return Nest(einsum.name, array, tuple(levels), operands, work)
 
 
-def _time(memory: str, loops: EinsumLoops, chip: SpatialChip, mapping: SpatialMapping) -> tuple[str, ...]:
-    outer = mapping.nest.outer if memory == chip.outermost else ()
+def _placed(
+    operand: Operand, batch: Sequence[str], einsum: str, hierarchy: Sequence[str], mapping: SpatialMapping
+) -> Operand:
+    kept = tuple(m for m in hierarchy if mapping.binding.keeps(m, einsum, operand.tensor))
+    around = tuple(Dimension(((b, 1),)) for b in batch)
+    return replace(operand, dimensions=(*around, *operand.dimensions), kept=kept)
+
+
+def _time(memory: str, loops: EinsumLoops, words: _Words, mapping: SpatialMapping) -> tuple[str, ...]:
+    outer = mapping.nest.outer if memory == words.memories[0][0] else ()
     return (*outer, *loops.time.get(memory, ()))
 
 
-def _loops(names: Sequence[str], own: Sequence[str], extents: Extents, where: str) -> tuple[Loop, ...]:
+def _loops(names: Sequence[str], own: Sequence[str], ranks: Ranks, where: str) -> tuple[Loop, ...]:
     out: list[Loop] = []
     for name in names:
-        parts = _expanded(name, own, extents, where)
-        out += [Loop(extents.variable[part], extents.sizes[part], part) for part in parts]
+        out += [Loop(ranks.variable[part], part) for part in _expanded(name, own, ranks, where)]
     return tuple(out)
 
 
-def _expanded(name: str, own: Sequence[str], extents: Extents, where: str) -> tuple[str, ...]:
+def _expanded(name: str, own: Sequence[str], ranks: Ranks, where: str) -> tuple[str, ...]:
     """Return the loops that a word stands for in an Einsum with these variables: itself, its parts, or none."""
-    if name in BATCH_RANKS and name not in extents.variable:
+    if name in BATCH_RANKS and name not in ranks.variable:
         return ()  # a batch that the use does not have
-    if name not in extents.variable:
-        raise MappingError(f"{where}: no rank or part '{name}'; {nearest(name, extents.variable)}")
-    if extents.variable[name] in own:
+    if name not in ranks.variable:
+        raise MappingError(f"{where}: no rank or part '{name}'; {nearest(name, ranks.variable)}")
+    if ranks.variable[name] in own:
         return (name,)
-    parts = extents.parts.get(name, ())
-    return tuple(p for p in parts if extents.variable[p] in own)
+    return tuple(p for p in ranks.parts.get(name, ()) if ranks.variable[p] in own)
 
 
 def _space(
-    loops: EinsumLoops, own: Sequence[str], extents: Extents, chip: SpatialChip, array: str, where: str
-) -> tuple[Loop, ...]:
-    shape = chip.arrays[array].shape
-    if len(loops.space) > len(shape):
-        raise MappingError(f"{where}: space has {len(loops.space)} axes, {array} has {len(shape)}")
-    out: list[Loop] = []
-    for axis, names in enumerate(loops.space):
-        found = _loops(names.split(), own, extents, where)
-        width: Count = 1
-        for loop in found:
-            width = width * loop.size
-        if np.any(width > shape[axis]):
-            raise MappingError(
-                f"{where}: {names} = {width} does not fit axis {axis} of {array}, {shape[axis]} long"
-            )
-        out += found
-    return tuple(out)
+    loops: EinsumLoops, own: Sequence[str], ranks: Ranks, axes: int, where: str
+) -> tuple[tuple[Loop, ...], ...]:
+    if len(loops.space) > axes:
+        raise MappingError(f"{where}: space has {len(loops.space)} axes, the array has {axes}")
+    return tuple(_loops(names.split(), own, ranks, where) for names in loops.space)
 
 
-def _check_cover(levels: Sequence[Level], own: Sequence[str], extents: Extents, where: str) -> None:
-    covered: dict[str, Count] = {}
+def _check_cover(levels: Sequence[Level], own: Sequence[str], ranks: Ranks, where: str) -> None:
+    """Every variable is looped over once: by its whole rank, or by each part of it."""
+    found: dict[str, list[str]] = {}
     for level in levels:
-        for loop in (*level.time, *level.space):
-            covered[loop.variable] = covered.get(loop.variable, 1) * loop.size
+        for loop in (*level.time, *level.fan_out):
+            found.setdefault(loop.variable, []).append(loop.part)
     for variable in own:
-        size = extents.sizes[rank_of(variable)]
-        found = covered.get(variable, 1)
-        if np.any(found != size):
+        rank = rank_of(variable)
+        parts = sorted(p for p in ranks.parts.get(rank, ()) if ranks.variable[p] == variable)
+        loops = sorted(found.get(variable, []))
+        if loops not in ([rank], parts or [rank]):
+            wanted = f"{' and '.join(parts)}, or {rank}" if parts else rank
             raise MappingError(
-                f"{where}: rank {rank_of(variable)}: the loops take {found} steps of {size}; "
-                "every part of a rank stands in exactly one loop"
+                f"{where}: rank {rank}: the loops run over {', '.join(loops) or 'none of it'}; "
+                f"expected {wanted}, each once"
             )
 
 
 @functools.lru_cache(maxsize=4096)
 def operands_of(einsum: Einsum) -> tuple[Operand, ...]:
-    """Return the accesses of an Einsum as operands, each once; strides are still expressions."""
+    """Return the accesses of an Einsum as operands, each once, not yet placed."""
     reads = dict.fromkeys((a.tensor, a.indices) for a in einsum.reads)
     found = [Operand(tensor, _dimensions(indices), ()) for tensor, indices in reads]
     return (*found, Operand(einsum.name, _dimensions(einsum.target.indices), (), output=True))
@@ -212,7 +306,7 @@ def _dimensions(indices: Sequence[Expr]) -> tuple[Dimension, ...]:
     return tuple(out)
 
 
-def _affine(index: Expr) -> dict[str, Any] | None:
+def _affine(index: Expr) -> dict[str, int | Expr] | None:
     """Return the strides of an index by variable, or None where it is not a sum of strided variables."""
     if isinstance(index, Var):
         return {index.name: 1}
@@ -223,42 +317,19 @@ def _affine(index: Expr) -> dict[str, Any] | None:
     parts = [_affine(a) for a in index.args]
     if any(p is None for p in parts):
         return None
+    found = [p for p in parts if p]
     if index.op in ("+", "-", "neg"):
-        merged: dict[str, Any] = {}
-        for p in parts:
-            for variable, stride in (p or {}).items():
-                if variable in merged:
-                    return None
-                merged[variable] = stride
-        return merged
-    if index.op == "*" and sum(bool(p) for p in parts) <= 1:
+        merged = {v: stride for p in found for v, stride in p.items()}
+        return merged if len(merged) == sum(map(len, found)) else None
+    if index.op == "*" and len(found) <= 1:
         factor = next((a for a, p in zip(index.args, parts, strict=True) if not p), None)
-        strided = next((p for p in parts if p), {})
-        return {v: factor if stride == 1 else Apply("*", (factor, stride)) for v, stride in strided.items()}  # type: ignore[arg-type]
-    return None
+        if factor is None:
+            return None
+        return {
+            v: factor if stride == 1 else _times(factor, stride) for p in found for v, stride in p.items()
+        }
+    return {} if not found else None
 
 
-def _numbers(dimensions: Sequence[Dimension], sizes: Mapping[str, Count]) -> tuple[Dimension, ...]:
-    return tuple(
-        d
-        if all(isinstance(stride, int) for _, stride in d.terms)
-        else Dimension(tuple((v, _stride(stride, sizes)) for v, stride in d.terms))
-        for d in dimensions
-    )
-
-
-def _stride(stride: Any, sizes: Mapping[str, Count]) -> Count:
-    if isinstance(stride, (int, float)):
-        return abs(stride)
-    return abs(evaluate_node(stride, sizes, where="stride"))
-
-
-def waits(mapping: SpatialMapping) -> tuple[str, ...]:
-    """Return the expressions of all waiting in the schedule."""
-    steps = (step for steps in mapping.binding.phases.values() for step in steps)
-    return tuple(text for step in steps for text in step.get(WAIT, ()))
-
-
-def variable_names(cascade: Cascade, batch: Sequence[str]) -> dict[str, str]:
-    """Return the variable behind every rank of a cascade and every batch rank."""
-    return {r: variable_of(r) for r in (*cascade.rank_names, *batch)}
+def _times(factor: Expr, stride: int | Expr) -> Expr:
+    return Apply("*", (factor, Num(stride) if isinstance(stride, int) else stride))

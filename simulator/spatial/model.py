@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +11,18 @@ import numpy as np
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError
+from einsum_cascade.sizes import BATCH_RANKS
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
 from ..result import EinsumEstimate, Estimate, MemoryEstimate
-from .access import Usage, count
+from .access import Usage, run
 from .area import area_mm2, assumptions
-from .energy import Action, actions, by_component, total_j
-from .lowering import Extents, lower
-from .nest import Count, Dimension, Nest
+from .energy import Action, actions
+from .lowering import Layout, lower
+from .nest import Count, Dimension, Sizes
 from .schedule import Timetable, timetable
-from .tiles import extents, occupancy_words
+from .tiles import occupancy, settle
 from .work import cycles, fill, greatest, operations
 
 
@@ -31,13 +33,11 @@ class Plan:
     cascade: str
     chip: SpatialChip
     mapping: SpatialMapping
-    extents: Extents
-    nests: tuple[Nest, ...]
+    layout: Layout
+    sizes: Mapping[str, Count]
 
 
-def simulate(
-    cascade: Cascade, sizes: Mapping[str, Count], hardware: SpatialChip, mapping: SpatialMapping
-) -> Estimate:
+def simulate(cascade: Cascade, sizes: Sizes, hardware: SpatialChip, mapping: SpatialMapping) -> Estimate:
     """Return what a cascade costs on a chip under a mapping.
 
     Args:
@@ -57,133 +57,178 @@ def simulate(
     >>> round(found.latency_s, 4), found.bound_by
     (7.4025, 'PE1D')
     """
-    return evaluate(plan(cascade, sizes, hardware, mapping))
+    settled = plan(cascade, sizes, hardware, mapping)
+    usages = count_all(settled)
+    return assemble(settled, usages, actions(hardware, settled.layout.nests, usages, settled.sizes))
 
 
 def plan(
-    cascade: Cascade, sizes: Mapping[str, Count], hardware: SpatialChip, mapping: SpatialMapping
+    cascade: Cascade, sizes: Sizes, hardware: SpatialChip, mapping: SpatialMapping, *, checked: bool = True
 ) -> Plan:
-    """Return the nests of a cascade with all sizes settled, checked against the chip's capacities."""
+    """Return a cascade laid on a chip with all sizes settled.
+
+    Args:
+        cascade: the algorithm.
+        sizes: by rank, batch ranks included.
+        hardware: a spatial chip.
+        mapping: loops, what is kept where, and the schedule.
+        checked: False leaves out the check of capacities, for a model that lets tiles spill.
+
+    Raises:
+        MappingError: see `simulate`.
+    """
     if not isinstance(hardware, SpatialChip):
         raise MappingError(f"simulate needs a spatial chip; {getattr(hardware, 'name', hardware)} is none")
     if not isinstance(mapping, SpatialMapping):
         raise MappingError(f"simulate needs a spatial mapping; {getattr(mapping, 'name', mapping)} is none")
-    found = extents(cascade, sizes, hardware, mapping)
-    nests = lower(cascade, found, hardware, mapping)
-    settled = Plan(cascade.name, hardware, mapping, found, nests)
-    _check_capacity(settled)
-    return settled
+    batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
+    layout = lower(cascade, hardware, mapping, batch)
+    settled = settle(layout, cascade, sizes, hardware, mapping)
+    found = Plan(cascade.name, hardware, mapping, layout, settled)
+    _check_axes(found)
+    if checked:
+        _check_capacity(found)
+    return found
 
 
-def held_bytes(settled: Plan) -> dict[str, Count]:
-    """Return the bytes that one instance of each memory holds at the fullest time."""
-    return {
-        memory: occupancy_words(settled.nests, memory, settled.chip, settled.mapping)
-        * settled.chip.word_bytes
-        for memory in settled.chip.memories
-    }
+def count_all(settled: Plan) -> list[Usage]:
+    """Return the use of every memory by every operand of every Einsum."""
+    return [run(use, settled.sizes) for use in settled.layout.uses]
+
+
+def held_words(settled: Plan) -> dict[str, Count]:
+    """Return the words that one instance of each memory holds at the fullest time."""
+    return {memory: occupancy(settled.layout, memory, settled.sizes) for memory in settled.chip.memories}
+
+
+def _check_axes(settled: Plan) -> None:
+    where = settled.mapping.name or "mapping"
+    for nest in settled.layout.nests:
+        shape = settled.chip.arrays[nest.array].shape
+        for level in nest.levels:
+            for axis, loops in enumerate(level.space):
+                width: Count = 1
+                for loop in loops:
+                    width = width * settled.sizes[loop.part]
+                if _any(width > shape[axis]):
+                    names = " * ".join(loop.part for loop in loops)
+                    raise MappingError(
+                        f"{where}: {nest.einsum}: {names} = {width} does not fit axis {axis} of {nest.array}, "
+                        f"{shape[axis]} long"
+                    )
 
 
 def _check_capacity(settled: Plan) -> None:
     chip = settled.chip
-    for memory, held in held_bytes(settled).items():
-        capacity = chip.memories[memory].capacity_bytes
-        if memory != chip.outermost and np.any(held > capacity):
+    for name, memory in chip.memories.items():
+        if memory.capacity_bytes == math.inf:
+            continue
+        held = occupancy(settled.layout, name, settled.sizes) * chip.word_bytes
+        if _any(held > memory.capacity_bytes):
             raise MappingError(
-                f"{settled.mapping.name or 'mapping'}: the tiles kept in {memory} take {np.max(held):,.0f} bytes, "
-                f"{memory} of {chip.name} holds {capacity:,.0f}; make a tile smaller"
+                f"{settled.mapping.name or 'mapping'}: the tiles kept in {name} take {np.max(held):,.0f} bytes, "
+                f"{name} of {chip.name} holds {memory.capacity_bytes:,.0f}; make a tile smaller"
             )
 
 
-def evaluate(settled: Plan) -> Estimate:
-    """Return the cost of a plan."""
-    usages = tuple(u for nest in settled.nests for u in count(nest))
-    return assemble(settled, usages, actions(settled.chip, settled.nests, usages))
+def _any(truth: Any) -> bool:
+    return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
 
 
-def assemble(settled: Plan, usages: Sequence[Usage], acts: Sequence[Action]) -> Estimate:
+def assemble(settled: Plan, usages: Sequence[Usage], acts: Iterable[Action]) -> Estimate:
     """Return the estimate of a plan from its memory accesses and its actions."""
-    chip, mapping = settled.chip, settled.mapping
-    per_einsum = {n.einsum: cycles(n, chip.arrays[n.array]) for n in settled.nests}
-    times = timetable(mapping.binding, per_einsum, settled.extents.sizes, where=mapping.name or "phases")
-    moved = moved_bytes(settled, usages)
-    phases = phase_seconds(settled, times, moved)
-    latency = _total(phases.values())
-    energy_j = by_component(acts)
+    chip, mapping, sizes = settled.chip, settled.mapping, settled.sizes
+    per_einsum = {n.einsum: cycles(n, chip.arrays[n.array], sizes) for n in settled.layout.nests}
+    times = timetable(mapping.binding, per_einsum, sizes, where=mapping.name or "phases")
+    moved = _moved_bytes(settled, usages)
+    phases = _phase_seconds(settled, times, moved)
+    latency = total(phases.values())
+    by_einsum, by_component = _energies(acts)
     areas = area_mm2(chip)
-    rows = _einsum_rows(settled, per_einsum, latency, acts, moved)
-    busy = {a: _total(r.utilization for r in rows if r.array == a) for a in chip.arrays}
-    memories = _memory_rows(settled, usages, latency, energy_j, areas)
+    rows = _einsum_rows(settled, per_einsum, latency, by_einsum, moved)
+    memories = _memory_rows(settled, usages, latency, by_component, areas)
+    parts = [p for ps in settled.layout.ranks.parts.values() for p in ps]
     return Estimate(
         cascade=settled.cascade,
         hardware=chip.name,
         mapping=mapping.name,
         latency_s=latency,
-        energy_j=total_j(acts) + chip.static_power_w * latency,
-        traffic_bytes=_total(b for (memory, _), b in moved.items() if memory == chip.outermost),
+        energy_j=total(by_component.values()) + chip.static_power_w * latency,
+        traffic_bytes=total(b for (memory, _), b in moved.items() if memory == chip.outermost),
         area_mm2=sum(areas.values()),
-        utilization=busy,
-        bound_by=_bound(settled, per_einsum, phases, memories, latency),
+        utilization={a: total(r.utilization for r in rows if r.array == a) for a in chip.arrays},
+        bound_by=_bound(settled, per_einsum, memories, latency),
         einsums=rows,
         memories=memories,
-        tiles={p: settled.extents.sizes[p] for parts in settled.extents.parts.values() for p in parts},
-        energy_by_component=energy_j,
+        tiles={p: sizes[p] for p in parts},
+        energy_by_component=by_component,
         area_by_component=areas,
         phases=phases,
         slots=times.slots,
-        assumptions=(*assumptions(chip), *_assumptions(settled)),
+        assumptions=(*assumptions(chip), *_assumptions(settled.layout)),
     )
 
 
-def moved_bytes(settled: Plan, usages: Sequence[Usage]) -> dict[tuple[str, str], Count]:
+def _moved_bytes(settled: Plan, usages: Iterable[Usage]) -> dict[tuple[str, str], Count]:
     """Return the bytes read and written by (memory, Einsum), over all instances of the memory."""
     out: dict[tuple[str, str], Count] = {}
+    word = settled.chip.word_bytes
     for u in usages:
-        words = (u.reads + u.updates + u.fills) * u.instances
         key = (u.memory, u.einsum)
-        out[key] = out.get(key, 0) + words * settled.chip.word_bytes
+        out[key] = out.get(key, 0) + (u.reads + u.updates + u.fills) * u.instances * word
     return out
 
 
-def phase_seconds(
+def _phase_seconds(
     settled: Plan, times: Timetable, moved: Mapping[tuple[str, str], Count]
 ) -> dict[str, Count]:
     """Return the seconds of each phase: its steps, or the memory whose bandwidth takes longer."""
     chip = settled.chip
-    phase_of = {einsum: phase for einsum, _, phase in settled.mapping.binding.placements()}
-    out = {}
-    for phase, steps in times.phase_cycles.items():
-        needs = [steps / chip.clock_hz]
-        for name, memory in chip.memories.items():
-            if np.isfinite(memory.bandwidth_bytes_per_s):
-                own = (b for (m, e), b in moved.items() if m == name and phase_of[e] == phase)
-                needs.append(_total(own) / memory.bandwidth_bytes_per_s)
-        out[phase] = greatest(needs)
+    phase_of = settled.layout.phase_of
+    limited = {
+        n: m.bandwidth_bytes_per_s for n, m in chip.memories.items() if m.bandwidth_bytes_per_s < math.inf
+    }
+    needs: dict[str, dict[str, Count]] = {phase: {} for phase in times.phase_cycles}
+    for (memory, einsum), amount in moved.items():
+        if memory in limited:
+            of = needs[phase_of[einsum]]
+            of[memory] = of.get(memory, 0) + amount
+    return {
+        phase: greatest((steps / chip.clock_hz, *(b / limited[m] for m, b in needs[phase].items())))
+        for phase, steps in times.phase_cycles.items()
+    }
+
+
+def total(values: Iterable[Count]) -> Count:
+    """Return a sum of counts; numbers and arrays alike."""
+    out: Count = 0
+    for v in values:
+        out = out + v
     return out
 
 
-def _total(values: Any) -> Count:
-    total: Count = 0
-    for v in values:
-        total = total + v
-    return total
+def _energies(acts: Iterable[Action]) -> tuple[dict[str, Count], dict[str, Count]]:
+    """Return energy by Einsum and by component."""
+    by_einsum: dict[str, Count] = {}
+    by_component: dict[str, Count] = {}
+    for a in acts:
+        energy = a.number * a.each_j
+        by_einsum[a.einsum] = by_einsum.get(a.einsum, 0.0) + energy
+        by_component[a.component] = by_component.get(a.component, 0.0) + energy
+    return by_einsum, by_component
 
 
 def _einsum_rows(
     settled: Plan,
     per_einsum: Mapping[str, Count],
     latency: Count,
-    acts: Sequence[Action],
+    energy: Mapping[str, Count],
     moved: Mapping[tuple[str, str], Count],
 ) -> tuple[EinsumEstimate, ...]:
     chip = settled.chip
-    energy: dict[str, Count] = {}
-    for a in acts:
-        energy[a.einsum] = energy.get(a.einsum, 0.0) + a.energy_j
-    phase_of = {einsum: phase for einsum, _, phase in settled.mapping.binding.placements()}
+    phase_of = settled.layout.phase_of
     out = []
-    for nest in settled.nests:
-        array = chip.arrays[nest.array]
+    for nest in settled.layout.nests:
         seconds = per_einsum[nest.einsum] / chip.clock_hz
         out.append(
             EinsumEstimate(
@@ -192,10 +237,10 @@ def _einsum_rows(
                 phase=phase_of[nest.einsum],
                 cycles=per_einsum[nest.einsum],
                 time_s=seconds,
-                utilization=seconds * fill(nest, array) / latency,
+                utilization=seconds * fill(nest, chip.arrays[nest.array], settled.sizes) / latency,
                 energy_j=energy.get(nest.einsum, 0.0),
                 traffic_bytes=moved.get((chip.outermost, nest.einsum), 0),
-                operations=operations(nest),
+                operations=operations(nest, settled.sizes),
             )
         )
     return tuple(out)
@@ -203,64 +248,54 @@ def _einsum_rows(
 
 def _memory_rows(
     settled: Plan,
-    usages: Sequence[Usage],
+    usages: Iterable[Usage],
     latency: Count,
-    energy_j: Mapping[str, Count],
+    energy: Mapping[str, Count],
     areas: Mapping[str, float],
 ) -> tuple[MemoryEstimate, ...]:
     word = settled.chip.word_bytes
-    held = held_bytes(settled)
-    out = []
-    for name, memory in settled.chip.memories.items():
-        own = [u for u in usages if u.memory == name]
-        read = _total(u.reads * u.instances for u in own) * word
-        written = _total((u.updates + u.fills) * u.instances for u in own) * word
-        out.append(
-            MemoryEstimate(
-                name=name,
-                read_bytes=read,
-                write_bytes=written,
-                held_bytes=held[name] if name != settled.chip.outermost else _footprint(own) * word,
-                capacity_bytes=memory.capacity_bytes,
-                busy=(read + written) / memory.bandwidth_bytes_per_s / latency,
-                energy_j=energy_j.get(name, 0.0),
-                area_mm2=areas[name],
-            )
-        )
-    return tuple(out)
-
-
-def _footprint(usages: Sequence[Usage]) -> Count:
-    tiles: dict[str, Count] = {}
+    held = held_words(settled)
+    read: dict[str, Count] = {}
+    written: dict[str, Count] = {}
     for u in usages:
-        tiles[u.operand.tensor] = greatest((tiles.get(u.operand.tensor, 0), u.tile))
-    return _total(tiles.values())
+        read[u.memory] = read.get(u.memory, 0) + u.reads * u.instances
+        written[u.memory] = written.get(u.memory, 0) + (u.updates + u.fills) * u.instances
+    return tuple(
+        MemoryEstimate(
+            name=name,
+            read_bytes=read.get(name, 0) * word,
+            write_bytes=written.get(name, 0) * word,
+            held_bytes=held[name] * word,
+            capacity_bytes=memory.capacity_bytes,
+            busy=(read.get(name, 0) + written.get(name, 0)) * word / memory.bandwidth_bytes_per_s / latency,
+            energy_j=energy.get(name, 0.0),
+            area_mm2=areas[name],
+        )
+        for name, memory in settled.chip.memories.items()
+    )
 
 
 def _bound(
-    settled: Plan,
-    per_einsum: Mapping[str, Count],
-    phases: Mapping[str, Count],
-    memories: Sequence[MemoryEstimate],
-    latency: Count,
-) -> str:
-    """Return the resource that is busy for most of the time (of the last design point, where there are many)."""
-    busy: dict[str, float] = {}
-    for nest in settled.nests:
+    settled: Plan, per_einsum: Mapping[str, Count], memories: Iterable[MemoryEstimate], latency: Count
+) -> Any:
+    """Return the resource that is busy for the largest part of the time, by design point."""
+    busy: dict[str, Count] = {}
+    for nest in settled.layout.nests:
         share = per_einsum[nest.einsum] / settled.chip.clock_hz / latency
-        busy[nest.array] = busy.get(nest.array, 0.0) + float(np.ravel(share)[-1])
-    for m in memories:
-        busy[m.name] = float(np.ravel(m.busy)[-1])
+        busy[nest.array] = busy.get(nest.array, 0.0) + share
+    busy.update({m.name: m.busy for m in memories})
+    if isinstance(latency, np.ndarray):
+        names = list(busy)
+        stacked = np.stack([np.broadcast_to(busy[n], latency.shape) for n in names])
+        return np.array(names)[stacked.argmax(axis=0)]
     return max(busy, key=lambda name: busy[name])
 
 
-def _assumptions(settled: Plan) -> tuple[str, ...]:
+def _assumptions(layout: Layout) -> tuple[str, ...]:
     out = [
         "memory traffic flows beside computation within a phase; start-up and drain of the pipeline are not counted"
     ]
-    if any(
-        len(d.terms) > 1 and _overlaps(d) for n in settled.nests for o in n.operands for d in o.dimensions
-    ):
+    if any(_overlaps(d) for use in layout.uses for d in use.operand.dimensions if len(d.terms) > 1):
         out.append(
             "where an index is a sum of variables, tiles are moved whole; what neighbours share is not reused"
         )
@@ -269,4 +304,4 @@ def _assumptions(settled: Plan) -> tuple[str, ...]:
 
 def _overlaps(dimension: Dimension) -> bool:
     """Tell whether two variables of an index reach the same element (`p + w`), unlike the digits of `m1*M0 + m0`."""
-    return sum(1 for _, stride in dimension.terms if np.all(stride == 1)) > 1
+    return sum(1 for _, stride in dimension.terms if stride == 1) > 1

@@ -1,12 +1,17 @@
-"""One Einsum on one array, as loops over levels of memory: what the access count reads."""
+"""One Einsum on one array, as loops over levels of memory: structure only, the sizes come beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from einsum_cascade.expr import Expr
+
 # An int, a float, or a NumPy array of them: one design point, or many at once.
 Count: TypeAlias = Any
+# Steps of every loop, by the name of the part that it runs over.
+Sizes: TypeAlias = Mapping[str, Count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +20,11 @@ class Loop:
 
     Attributes:
         variable: the rank variable of the cascade, or a batch variable.
-        size: number of its steps.
-        part: the name of the part in the mapping, for people.
+        part: the rank or part of a rank that it runs over; its size is the number of steps.
     """
 
     variable: str
-    size: Count
-    part: str = ""
+    part: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +34,24 @@ class Level:
     Attributes:
         memory: its name on the chip.
         time: temporal loops, outermost first.
-        space: spatial loops between this memory and the next one inside.
+        space: for each axis of the array, the loops that lie on it, between this memory and the next one inside.
     """
 
     memory: str
     time: tuple[Loop, ...] = ()
-    space: tuple[Loop, ...] = ()
+    space: tuple[tuple[Loop, ...], ...] = ()
+
+    @property
+    def fan_out(self) -> tuple[Loop, ...]:
+        """The spatial loops of all axes, outer axis first."""
+        return tuple(loop for axis in self.space for loop in axis)
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One index of an access: terms (variable, stride); an index that is one bare variable has one term of stride 1."""
+    """One index of an access, as terms (variable, stride); a stride is a number or an expression over sizes."""
 
-    terms: tuple[tuple[str, Count], ...]
+    terms: tuple[tuple[str, int | Expr], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +101,4 @@ class Nest:
     @property
     def space(self) -> tuple[Loop, ...]:
         """All spatial loops, outermost first."""
-        return tuple(loop for level in self.levels for loop in level.space)
+        return tuple(loop for level in self.levels for loop in level.fan_out)

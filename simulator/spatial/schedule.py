@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mappings.binding import WAIT, Binding
 from mappings.expression import evaluate_expression
 
-from .nest import Count
+from .nest import Count, Sizes
 from .work import greatest
 
 
@@ -33,7 +33,7 @@ class Timetable:
 
 
 def timetable(
-    binding: Binding, cycles: Mapping[str, Count], sizes: Mapping[str, Count], *, where: str = "phases"
+    binding: Binding, cycles: Mapping[str, Count], sizes: Sizes, *, where: str = "phases"
 ) -> Timetable:
     """Return when each Einsum runs.
 
@@ -69,5 +69,5 @@ def timetable(
     return Timetable(tuple(slots), totals)
 
 
-def _wait(text: str, cycles: Mapping[str, Count], sizes: Mapping[str, Count], where: str) -> Count:
+def _wait(text: str, cycles: Mapping[str, Count], sizes: Sizes, where: str) -> Count:
     return evaluate_expression(text, {**sizes, **cycles}, where=f"{where}: wait")

@@ -1,177 +1,158 @@
-"""Sizes of the parts of split ranks: as a mapping states them, or the largest that fit a memory."""
+"""Sizes of the parts of split ranks: as a mapping states them, the largest that fit, or the best found by search."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError, nearest
-from einsum_cascade.sizes import BATCH_RANKS
 from mappings.binding import SpatialMapping
 from mappings.expression import call_of, evaluate_expression, evaluate_node
 
 from ..hardware.model import Array, Memory, SpatialChip
-from .access import count, sizes_within, tile_words
-from .lowering import Extents, lower, variable_names
-from .nest import Count, Nest
+from .access import run, words
+from .lowering import Layout, Ranks
+from .nest import Count, Sizes
 from .work import greatest
 
 
-def extents(
-    cascade: Cascade, sizes: Mapping[str, Count], chip: SpatialChip, mapping: SpatialMapping
-) -> Extents:
+def settle(
+    layout: Layout, cascade: Cascade, sizes: Sizes, chip: SpatialChip, mapping: SpatialMapping
+) -> dict[str, Count]:
     """Return the sizes of all ranks and parts.
 
     A tile that the mapping states wins over one in `sizes`: M0 is the mapping's affair, M the user's.
 
     Args:
+        layout: the cascade on the chip.
         cascade: the algorithm.
         sizes: by rank; those of split ranks (M) and of batch ranks (B, H) included.
-        chip: its arrays and memories may be named in the mapping's sizes.
-        mapping: splits and sizes of parts.
+        chip: its arrays, memories and parameters may be named in the mapping's sizes.
+        mapping: sizes of parts.
 
     Raises:
         MappingError: a part is not whole or does not divide its rank, or no tile fits a memory.
     """
     where = mapping.name or "mapping"
-    batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
-    parts = _splits(cascade, mapping, batch, where)
-    known = {k: v for k, v in sizes.items() if k in batch or k in cascade.rank_names}
-    fits = _state_parts(known, parts, cascade, chip, mapping, where)
-    names = variable_names(cascade, batch)
-    variable = {**names, **{p: names[whole] for whole, ps in parts.items() for p in ps if p not in names}}
-    _derive(known, cascade, parts, where)
-    out = Extents(known, parts, variable, batch)
-    for part, memory in fits:
-        out = _fitted(out, part, memory, cascade, chip, mapping)
-    return _searched(out, cascade, chip, mapping)
-
-
-def _splits(
-    cascade: Cascade, mapping: SpatialMapping, batch: Sequence[str], where: str
-) -> dict[str, tuple[str, ...]]:
-    parts = dict(cascade.splits)
-    ranks = (*cascade.rank_names, *batch)
-    for whole, names in mapping.nest.split.items():
-        if whole in BATCH_RANKS and whole not in ranks:
-            continue
-        if whole not in ranks:
-            raise MappingError(
-                f"{where}: split: {cascade.name} has no rank '{whole}'; {nearest(whole, ranks)}"
-            )
-        if whole in cascade.splits and tuple(names) != cascade.splits[whole]:
-            raise MappingError(
-                f"{where}: split: {cascade.name} itself splits {whole} into {', '.join(cascade.splits[whole])}; "
-                "split one of those"
-            )
-        parts[whole] = tuple(names)
-    return parts
+    known = {k: v for k, v in sizes.items() if k in layout.ranks.variable}
+    open_parts = _state_parts(known, layout.ranks, chip, mapping, where)
+    _derive(known, cascade, layout.ranks, where)
+    for part, memory in open_parts["fit"]:
+        known = _fitted(layout, known, part, memory, chip, mapping)
+    return _searched(layout, known, open_parts["search"], chip, mapping)
 
 
 def _state_parts(
-    known: dict[str, Count],
-    parts: Mapping[str, tuple[str, ...]],
-    cascade: Cascade,
-    chip: SpatialChip,
-    mapping: SpatialMapping,
-    where: str,
-) -> list[tuple[str, str]]:
-    """Give the parts their sizes, in place; return those that are to fit a memory, as (part, memory)."""
-    owner = {p: whole for whole, ps in parts.items() for p in ps}
-    fits = []
+    known: dict[str, Count], ranks: Ranks, chip: SpatialChip, mapping: SpatialMapping, where: str
+) -> dict[str, list[tuple[str, str]]]:
+    """Give the parts their sizes, in place; return those that are to fit a memory or to be searched."""
+    owner = {p: whole for whole, ps in ranks.parts.items() for p in ps}
+    names: dict[str, Any] = {**chip.arrays, **chip.memories, **chip.parameters, **known}
+    left_open: dict[str, list[tuple[str, str]]] = {"fit": [], "search": []}
     stated: dict[str, set[str]] = {}
     for part, text in mapping.nest.sizes.items():
         if part not in owner:
             raise MappingError(f"{where}: sizes: '{part}' is no part of a split; {nearest(part, owner)}")
         whole = owner[part]
         if whole not in known:
-            known[whole] = _product(known, parts[whole], whole, where)
-        memory = call_of(text, "fit") or call_of(text, "search")
-        if memory is not None:
-            _known_memory(memory, chip, f"{where}: sizes.{part}")
-            if call_of(text, "fit"):
-                fits.append((part, memory))
+            known[whole] = names[whole] = _whole(known, ranks.parts[whole], whole, where)
+        word, memory = _choice(text)
+        if memory:
+            _check_memory(memory, chip, f"{where}: sizes.{part}")
+            left_open[word].append((part, memory))
             known[part] = 1
         else:
-            known[part] = _size(text, known, chip, f"{where}: sizes.{part}")
+            known[part] = _size(text, names, f"{where}: sizes.{part}")
+        names[part] = known[part]
         stated.setdefault(whole, set()).add(part)
-    for whole, ps in parts.items():
-        given = stated.get(whole, set()) or {p for p in ps if p in known}
+    for whole, ps in ranks.parts.items():
+        given = stated.get(whole) or {p for p in ps if p in known}
         _leave_open(known, whole, ps, given, where)
-    return fits
+    return left_open
 
 
-def _product(known: Mapping[str, Count], parts: Sequence[str], whole: str, where: str) -> Count:
-    missing = [p for p in parts if p not in known]
-    if missing:
+@functools.lru_cache(maxsize=4096)
+def _choice(text: str | int) -> tuple[str, str]:
+    """Return ("fit", memory), ("search", memory), or two empty strings."""
+    for word in ("fit", "search"):
+        memory = call_of(text, word)
+        if memory:
+            return word, memory
+    return "", ""
+
+
+def _whole(known: Mapping[str, Count], parts: Sequence[str], whole: str, where: str) -> Count:
+    if any(p not in known for p in parts):
         raise MappingError(f"{where}: the size of {whole} is needed")
     return math.prod(known[p] for p in parts)
 
 
 def _leave_open(
-    known: dict[str, Count], whole: str, parts: Sequence[str], given: set[str], where: str
+    known: dict[str, Count], whole: str, parts: Sequence[str], given: Iterable[str], where: str
 ) -> None:
+    """Give the one part that nobody states what the others leave of the rank."""
     left = [p for p in parts if p not in given]
     if whole not in known:
-        known[whole] = _product(known, parts, whole, where)
+        known[whole] = _whole(known, parts, whole, where)
     taken: Count = 1
     for p in given:
         taken = taken * known[p]
     if len(left) > 1:
         raise MappingError(f"{where}: sizes: give all parts of {whole} but one; open are {', '.join(left)}")
-    if np.any(known[whole] % taken != 0):
-        raise MappingError(
-            f"{where}: {' * '.join(sorted(given))} = {taken} does not divide {whole} = {known[whole]}"
-        )
+    if _any(known[whole] % taken != 0):
+        shown = " * ".join(p for p in parts if p in given)
+        raise MappingError(f"{where}: {shown} = {taken} does not divide {whole} = {known[whole]}")
     if left:
         known[left[0]] = known[whole] // taken
-    elif np.any(taken != known[whole]):
+    elif _any(taken != known[whole]):
         raise MappingError(f"{where}: the parts of {whole} make {taken}, its size is {known[whole]}")
 
 
-def _derive(
-    known: dict[str, Count], cascade: Cascade, parts: Mapping[str, tuple[str, ...]], where: str
-) -> None:
+def _any(truth: Any) -> bool:
+    return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
+
+
+def _derive(known: dict[str, Count], cascade: Cascade, ranks: Ranks, where: str) -> None:
     """Compute the ranks that follow from others, in place (S0 = T0 after T0 was given)."""
-    names: dict[str, Any] = dict(known)
-    for constant in cascade.constants:
-        names[constant.name] = evaluate_node(constant.value, names, where=f"{cascade.name}: {constant.name}")
-    for rank in cascade.ranks:
-        if rank.size is not None and rank.name not in parts:
-            known[rank.name] = names[rank.name] = evaluate_node(
-                rank.size, names, where=f"{cascade.name}: {rank.name}"
+    names: dict[str, Any] = known
+    if cascade.constants:
+        names = dict(known)
+        for constant in cascade.constants:
+            names[constant.name] = evaluate_node(
+                constant.value, names, where=f"{cascade.name}: let {constant.name}"
             )
+    for rank in cascade.ranks:
+        if rank.size is not None and rank.name not in ranks.parts:
+            value = evaluate_node(rank.size, {**names, **known}, where=f"{cascade.name}: rank {rank.name}")
+            known[rank.name] = value
         elif rank.name not in known:
             raise MappingError(f"{where}: {cascade.name} needs the size of {rank.name}")
 
 
-def _size(text: str | int, known: Mapping[str, Count], chip: SpatialChip, where: str) -> Count:
-    names = {**chip.arrays, **chip.memories, **chip.parameters, **known}
-    value = evaluate_expression(text, names, where=where, functions=_functions(where))
+def _size(text: str | int, names: Mapping[str, Any], where: str) -> Count:
+    value = evaluate_expression(text, names, where=where, functions=_FUNCTIONS)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, (int, np.ndarray, np.integer)) or np.any(value < 1):
+    if not isinstance(value, (int, np.ndarray, np.integer)) or _any(value < 1):
         raise MappingError(f"{where}: '{text}' is {value}; a size is a whole number of at least 1")
     return value
 
 
-def _functions(where: str) -> dict[str, Callable[..., Any]]:
-    def extent(array: Any, axis: Any) -> int:
-        if not isinstance(array, Array) or not isinstance(axis, int) or axis >= len(array.shape):
-            raise MappingError(f"{where}: extent(ARRAY, AXIS) takes an array and one of its axes")
-        return array.shape[axis]
+def _extent(array: Any, axis: Any) -> int:
+    if not isinstance(array, Array) or not isinstance(axis, int) or not 0 <= axis < len(array.shape):
+        raise MappingError("extent(ARRAY, AXIS) takes an array of the chip and one of its axes")
+    return array.shape[axis]
 
-    def capacity(memory: Any) -> float:
-        if not isinstance(memory, Memory):
-            raise MappingError(f"{where}: capacity(MEMORY) takes a memory")
-        return memory.capacity_bytes
 
-    return {"extent": extent, "capacity": capacity, "divisor": divisor}
+def _capacity(memory: Any) -> float:
+    if not isinstance(memory, Memory):
+        raise MappingError("capacity(MEMORY) takes a memory of the chip")
+    return memory.capacity_bytes
 
 
 def divisor(size: Count, most: Count) -> Count:
@@ -190,6 +171,9 @@ def _divisor(size: int, most: int) -> int:
     return max((d for d in divisors(size) if d <= most), default=1)
 
 
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"extent": _extent, "capacity": _capacity, "divisor": divisor}
+
+
 @functools.lru_cache(maxsize=4096)
 def divisors(n: int) -> tuple[int, ...]:
     """Return the divisors of a number, ascending.
@@ -201,85 +185,91 @@ def divisors(n: int) -> tuple[int, ...]:
     return (*small, *(n // d for d in reversed(small) if d * d != n))
 
 
-def _known_memory(memory: str, chip: SpatialChip, where: str) -> None:
+def _check_memory(memory: str, chip: SpatialChip, where: str) -> None:
     if memory not in chip.memories:
         raise MappingError(f"{where}: {chip.name} has no memory '{memory}'; {nearest(memory, chip.memories)}")
 
 
+def _rest(part: str, ranks: Ranks, mapping: SpatialMapping) -> str:
+    """Return the part of the same rank that takes what is left."""
+    whole = next(w for w, ps in ranks.parts.items() if part in ps)
+    return next(p for p in ranks.parts[whole] if p not in mapping.nest.sizes)
+
+
 def _fitted(
-    found: Extents, part: str, memory: str, cascade: Cascade, chip: SpatialChip, mapping: SpatialMapping
-) -> Extents:
-    """Return the extents with the largest divisor for a part with which everything kept in the memory fits."""
-    whole = next(w for w, ps in found.parts.items() if part in ps)
-    rest = next(p for p in found.parts[whole] if p not in mapping.nest.sizes)
-    candidates = np.array(divisors(found.sizes[part] * found.sizes[rest]), dtype=np.int64)
-    trial = Extents(
-        {**found.sizes, part: candidates, rest: candidates[-1] // candidates},
-        found.parts,
-        found.variable,
-        found.batch,
-    )
-    held = occupancy_words(lower(cascade, trial, chip, mapping), memory, chip, mapping) * chip.word_bytes
-    fitting = candidates[np.broadcast_to(held <= chip.memories[memory].capacity_bytes, candidates.shape)]
-    if not len(fitting):
-        least = float(np.min(held))
+    layout: Layout,
+    known: dict[str, Count],
+    part: str,
+    memory: str,
+    chip: SpatialChip,
+    mapping: SpatialMapping,
+) -> dict[str, Count]:
+    """Return the sizes with the largest divisor for a part with which everything kept in the memory fits."""
+    rest = _rest(part, layout.ranks, mapping)
+    whole = known[part] * known[rest]
+    if isinstance(whole, np.ndarray):
+        raise MappingError(
+            f"{mapping.name}: sizes.{part}: give the tile itself when many sizes are evaluated at once"
+        )
+    capacity_words = chip.memories[memory].capacity_bytes / chip.word_bytes
+    candidates = divisors(int(whole))
+    low, high = 0, len(candidates)
+    while low < high:  # what is held only grows with the part
+        middle = (low + high) // 2
+        trial = {**known, part: candidates[middle], rest: whole // candidates[middle]}
+        if _any(occupancy(layout, memory, trial) > capacity_words):
+            high = middle
+        else:
+            low = middle + 1
+    if low == 0:
+        least = float(np.max(occupancy(layout, memory, {**known, part: 1, rest: whole}))) * chip.word_bytes
         raise MappingError(
             f"{mapping.name or 'mapping'}: no tile fits {memory}: the smallest ({part} = 1) takes {least:,.0f} bytes, "
             f"{memory} of {chip.name} holds {chip.memories[memory].capacity_bytes:,.0f}"
         )
-    best = int(fitting[-1])
-    sizes = {**found.sizes, part: best, rest: int(candidates[-1]) // best}
-    return Extents(sizes, found.parts, found.variable, found.batch)
+    return {**known, part: candidates[low - 1], rest: whole // candidates[low - 1]}
 
 
-def _searched(found: Extents, cascade: Cascade, chip: SpatialChip, mapping: SpatialMapping) -> Extents:
-    """Return the extents with the parts that are to be searched set to what fits and moves least through DRAM."""
-    parts = [p for p, text in mapping.nest.sizes.items() if call_of(text, "search")]
-    if not parts:
-        return found
-    memories = {str(call_of(mapping.nest.sizes[p], "search")) for p in parts}
-    owner = {p: whole for whole, ps in found.parts.items() for p in ps}
-    rest = {p: next(r for r in found.parts[owner[p]] if r not in mapping.nest.sizes) for p in parts}
-    axes = [np.array(divisors(found.sizes[p] * found.sizes[rest[p]]), dtype=np.int64) for p in parts]
-    grid = [g.ravel() for g in np.meshgrid(*axes, indexing="ij")]
-    sizes = dict(found.sizes)
+def _searched(
+    layout: Layout,
+    known: dict[str, Count],
+    open_parts: Sequence[tuple[str, str]],
+    chip: SpatialChip,
+    mapping: SpatialMapping,
+) -> dict[str, Count]:
+    """Return the sizes with the open parts set to what fits and moves least through the outermost memory."""
+    if not open_parts:
+        return known
+    parts = [part for part, _ in open_parts]
+    rest = {p: _rest(p, layout.ranks, mapping) for p in parts}
+    wholes = {p: int(known[p] * known[rest[p]]) for p in parts}
+    grid = np.meshgrid(*(np.array(divisors(wholes[p]), dtype=np.int64) for p in parts), indexing="ij")
+    trial: dict[str, Count] = dict(known)
     for part, values in zip(parts, grid, strict=True):
-        sizes[part], sizes[rest[part]] = values, found.sizes[part] * found.sizes[rest[part]] // values
-    nests = lower(cascade, Extents(sizes, found.parts, found.variable, found.batch), chip, mapping)
-    legal = np.ones(len(grid[0]), dtype=bool)
-    for memory in memories:
-        held = occupancy_words(nests, memory, chip, mapping) * chip.word_bytes
+        trial[part], trial[rest[part]] = values.ravel(), wholes[part] // values.ravel()
+    legal = np.ones(grid[0].size, dtype=bool)
+    for memory in dict.fromkeys(memory for _, memory in open_parts):
+        held = occupancy(layout, memory, trial) * chip.word_bytes
         legal &= np.broadcast_to(held <= chip.memories[memory].capacity_bytes, legal.shape)
     if not legal.any():
+        memories = ", ".join(dict.fromkeys(memory for _, memory in open_parts))
         raise MappingError(
-            f"{mapping.name or 'mapping'}: no tile fits {', '.join(sorted(memories))} of {chip.name}: "
+            f"{mapping.name or 'mapping'}: no tile fits {memories} of {chip.name}: "
             f"not even {', '.join(f'{p} = 1' for p in parts)}"
         )
-    traffic = sum(
-        (u.reads + u.updates + u.fills) * 1.0 for n in nests for u in count(n) if u.memory == chip.outermost
-    )
+    moved = [run(use, trial) for use in layout.uses if use.memory == chip.outermost]
+    traffic = sum((u.reads + u.updates) * 1.0 for u in moved)
     best = int(np.argmin(np.where(legal, traffic, np.inf)))
-    chosen = {k: int(v[best]) if isinstance(v, np.ndarray) else v for k, v in sizes.items()}
-    return Extents(chosen, found.parts, found.variable, found.batch)
+    return {k: int(v[best]) if isinstance(v, np.ndarray) else v for k, v in trial.items()}
 
 
-def occupancy_words(nests: Sequence[Nest], memory: str, chip: SpatialChip, mapping: SpatialMapping) -> Count:
-    """Return the words that one instance of a memory holds at a time.
-
-    In a memory of the whole chip the Einsums of a phase live side by side: each tensor that it keeps is held once, by
-    its largest tile. A memory of one array serves one Einsum after another. Phases follow each other.
-    """
-    phase_of = {einsum: phase for einsum, _, phase in mapping.binding.placements()}
-    own = bool(chip.memories[memory].of)
-    held: dict[str, dict[str, Count]] = {}
-    for nest in nests:
-        at = next((i for i, level in enumerate(nest.levels) if level.memory == memory), None)
-        if at is None:
-            continue
-        tiles = held.setdefault(nest.einsum if own else phase_of[nest.einsum], {})
-        inside = sizes_within(nest.levels)[at]
-        for operand in nest.operands:
-            if memory in operand.kept:
-                tile = tile_words(operand, inside)
-                tiles[operand.tensor] = greatest((tiles.get(operand.tensor, 0), tile))
-    return greatest(sum(tiles.values()) for tiles in held.values())
+def occupancy(layout: Layout, memory: str, sizes: Sizes) -> Count:
+    """Return the words that one instance of a memory holds at the fullest time."""
+    most: Count = 0
+    for tensors in layout.held[memory]:
+        together: Count = 0
+        for tiles in tensors:
+            first = words(tiles[0], sizes)
+            together = together + (first if len(tiles) == 1 else greatest(words(t, sizes) for t in tiles))
+        most = greatest((most, together))
+    return most

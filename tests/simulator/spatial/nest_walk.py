@@ -11,39 +11,40 @@ from simulator.spatial.nest import Nest, Operand
 Point = dict[str, int]
 
 
-def walk(nest: Nest) -> dict[tuple[str, bool, str], Counter[str]]:
+def walk(nest: Nest, sizes: dict[str, int]) -> dict[tuple[str, bool, str], Counter[str]]:
     """Return reads, fills and updates of instance 0 of every memory, by (tensor, is output, memory)."""
     out = {}
     for operand in nest.operands:
         kept = [i for i, level in enumerate(nest.levels) if level.memory in operand.kept]
         for position, i in enumerate(kept):
             child = kept[position + 1] if position + 1 < len(kept) else len(nest.levels)
-            counts = _level(nest, operand, i, child, outermost=position == 0)
+            counts = _level(nest, sizes, operand, i, child, outermost=position == 0)
             out[operand.tensor, operand.output, nest.levels[i].memory] = counts
     return out
 
 
-def _level(nest: Nest, operand: Operand, i: int, child: int, *, outermost: bool) -> Counter[str]:
+def _level(
+    nest: Nest, sizes: dict[str, int], operand: Operand, i: int, child: int, *, outermost: bool
+) -> Counter[str]:
     counts: Counter[str] = Counter()
     held: frozenset[tuple[int, ...]] = frozenset()
     fetched: dict[tuple[int, ...], frozenset[tuple[int, ...]]] = {}
     seen_here: set[tuple[int, ...]] = set()
     updated: set[tuple[int, ...]] = set()
-    for step, now in enumerate(_steps(nest, len(nest.levels))):
-        tile = _tile(nest, operand, i, now, {})
+    for now in _steps(nest, sizes):
+        tile = _tile(nest, sizes, operand, i, now, {})
         if tile != held:
             held = tile
             if not outermost:
                 counts["fills"] += len(tile - seen_here) * (not operand.output) + len(tile & seen_here)
             seen_here |= tile
         wanted: set[tuple[int, ...]] = set()
-        for place in _places(nest, i, child):
-            inner = _tile(nest, operand, child, now, place)
+        for place in _places(nest, sizes, i, child):
+            inner = _tile(nest, sizes, operand, child, now, place)
             key = tuple(sorted(place.items()))
             if child == len(nest.levels) or fetched.get(key) != inner:
                 fetched[key] = inner
                 wanted |= inner
-        assert step >= 0
         if operand.output:
             counts["updates"] += len(wanted)
             counts["reads"] += len(wanted & updated)
@@ -53,23 +54,28 @@ def _level(nest: Nest, operand: Operand, i: int, child: int, *, outermost: bool)
     return counts
 
 
-def _steps(nest: Nest, levels: int) -> Iterator[dict[int, int]]:
+def _steps(nest: Nest, sizes: dict[str, int]) -> Iterator[dict[int, int]]:
     """Yield the index of every temporal loop, in the order of execution; loops go by their position."""
-    loops = [loop for level in nest.levels[:levels] for loop in level.time]
-    for indices in itertools.product(*(range(loop.size) for loop in loops)):
+    loops = [loop for level in nest.levels for loop in level.time]
+    for indices in itertools.product(*(range(sizes[loop.part]) for loop in loops)):
         yield dict(enumerate(indices))
 
 
-def _places(nest: Nest, i: int, child: int) -> Iterator[dict[int, int]]:
+def _places(nest: Nest, sizes: dict[str, int], i: int, child: int) -> Iterator[dict[int, int]]:
     """Yield the coordinates of the child's instances under one instance of memory i."""
-    before = sum(len(level.space) for level in nest.levels[:i])
-    loops = [loop for level in nest.levels[i:child] for loop in level.space]
-    for indices in itertools.product(*(range(loop.size) for loop in loops)):
+    before = sum(len(level.fan_out) for level in nest.levels[:i])
+    loops = [loop for level in nest.levels[i:child] for loop in level.fan_out]
+    for indices in itertools.product(*(range(sizes[loop.part]) for loop in loops)):
         yield {before + k: index for k, index in enumerate(indices)}
 
 
 def _tile(
-    nest: Nest, operand: Operand, level: int, now: dict[int, int], place: dict[int, int]
+    nest: Nest,
+    sizes: dict[str, int],
+    operand: Operand,
+    level: int,
+    now: dict[int, int],
+    place: dict[int, int],
 ) -> frozenset[tuple[int, ...]]:
     """Return the elements that the loops at a level and inside touch, for the present indices of those outside."""
     ranges: list[list[tuple[str, int, int]]] = []  # one list a loop: (variable, index, size)
@@ -77,13 +83,13 @@ def _tile(
     for number, here in enumerate(nest.levels):
         for loop in here.time:
             inside = number >= level
-            indices = range(loop.size) if inside else [now[time]]
-            ranges.append([(loop.variable, index, loop.size) for index in indices])
+            indices = range(sizes[loop.part]) if inside else [now[time]]
+            ranges.append([(loop.variable, index, sizes[loop.part]) for index in indices])
             time += 1
-        for loop in here.space:
+        for loop in here.fan_out:
             inside = number >= level
-            indices = range(loop.size) if inside else [place.get(space, 0)]
-            ranges.append([(loop.variable, index, loop.size) for index in indices])
+            indices = range(sizes[loop.part]) if inside else [place.get(space, 0)]
+            ranges.append([(loop.variable, index, sizes[loop.part]) for index in indices])
             space += 1
     return frozenset(_element(operand, chosen) for chosen in itertools.product(*ranges))
 
