@@ -82,7 +82,7 @@ def cell(value: Any) -> str:
     >>> cell(0.000123456), cell(1234567), cell(None)
     ('0.0001235', '1,234,567', '-')
     """
-    if value is None:
+    if value is None or value != value:  # absent, and pandas' way to say so
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

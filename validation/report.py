@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError
+from einsum_cascade.terminal import cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,9 +115,10 @@ h1 { font-size: 1.8rem; margin: .2rem 0 .6rem; } h2 { margin-top: 2.6rem; border
 nav a { color: var(--blue); text-decoration: none; margin-right: 1rem; white-space: nowrap; }
 figure { margin: 1.4rem 0; } figure img { max-width: 100%; } figcaption, caption { color: var(--soft);
          font-size: .9rem; text-align: left; padding: .3rem 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { background: var(--shade); }
+.wide { overflow-x: auto; margin: 1.2rem 0; } table { border-collapse: collapse; font-size: .84rem; }
+caption { font-weight: 600; }
+th, td { padding: .22rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { background: var(--shade); } .number { text-align: right; white-space: nowrap; } .word { text-align: left; }
 pre { background: var(--shade); border: 1px solid var(--line); padding: .8rem; overflow-x: auto;
       font-size: .82rem; line-height: 1.4; }
 """
@@ -124,7 +126,7 @@ pre { background: var(--shade); border: 1px solid var(--line); padding: .8rem; o
 
 def as_html(title: str, introduction: str, sections: Sequence[Section]) -> str:
     """Return the report as one page that needs no network: figures and style are inside."""
-    links = "".join(f'<a href="#s{i}">{html.escape(s.title)}</a>' for i, s in enumerate(sections))
+    links = " ".join(f'<a href="#s{i}">{html.escape(s.title)}</a>' for i, s in enumerate(sections))
     body = "".join(
         f'<h2 id="s{i}">{html.escape(s.title)}</h2>' + "".join(map(_part_html, s.parts))
         for i, s in enumerate(sections)
@@ -139,12 +141,12 @@ def as_html(title: str, introduction: str, sections: Sequence[Section]) -> str:
 
 def _part_html(part: Part) -> str:
     if isinstance(part, Table):
-        shown = part.frame.head(part.rows_shown).to_html(
-            index=False, border=0, float_format=lambda x: f"{x:.4g}", na_rep="-"
-        )
         rest = len(part.frame) - part.rows_shown
         more = f" ({rest} more rows in tables/{part.name}.csv)" if rest > 0 else ""
-        return f'<div class="wide"><p>{html.escape(part.caption + more)}</p>{shown}</div>'
+        caption = f"<caption>{html.escape(part.caption + more)}</caption>"
+        return (
+            f'<div class="wide"><table>{caption}{_rows_html(part.frame.head(part.rows_shown))}</table></div>'
+        )
     if isinstance(part, Figure):
         data = base64.b64encode(part.png).decode("ascii")
         caption = html.escape(part.caption)
@@ -155,3 +157,18 @@ def _part_html(part: Part) -> str:
     if isinstance(part, Listing):
         return f"<pre>{html.escape(part.text)}</pre>"
     return f"<p>{html.escape(part)}</p>"
+
+
+def _rows_html(frame: pd.DataFrame) -> str:
+    """Return head and body of a table; numbers stand on the right, words on the left."""
+    numeric = [kind.kind in "iuf" for kind in frame.dtypes]
+    sides = ["number" if n else "word" for n in numeric]
+
+    def row(tag: str, values: Sequence[Any]) -> str:
+        return "".join(
+            f'<{tag} class="{side}">{html.escape(cell(v))}</{tag}>'
+            for side, v in zip(sides, values, strict=True)
+        )
+
+    body = "".join(f"<tr>{row('td', values)}</tr>" for values in frame.itertuples(index=False, name=None))
+    return f"<thead><tr>{row('th', list(map(str, frame.columns)))}</tr></thead><tbody>{body}</tbody>"
