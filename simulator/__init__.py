@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .dse.space import Space
     from .dse.study import sweep
     from .gpu.gna import gna_bounds
+    from .gpu.gna_time import predict_gna
+    from .gpu.gna_tune import tune_gna
     from .gpu.model import predict
     from .hardware.reader import load_hardware
     from .result import Estimate
@@ -25,11 +27,24 @@ _FACE = {
     "load_hardware": ".hardware.reader",
     "pareto": ".dse.pareto",
     "predict": ".gpu.model",
+    "predict_gna": ".gpu.gna_time",
+    "tune_gna": ".gpu.gna_tune",
     "simulate": ".spatial.model",
     "sweep": ".dse.study",
 }
 
-__all__ = ["Estimate", "Space", "gna_bounds", "load_hardware", "pareto", "predict", "simulate", "sweep"]
+__all__ = [
+    "Estimate",
+    "Space",
+    "gna_bounds",
+    "load_hardware",
+    "pareto",
+    "predict",
+    "predict_gna",
+    "simulate",
+    "sweep",
+    "tune_gna",
+]
 
 
 def __getattr__(name: str) -> Any:

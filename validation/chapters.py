@@ -11,7 +11,7 @@ import einsum_cascade as ec
 import simulator as sim
 
 from . import cpu as cpu_ratios
-from . import plots
+from . import gna, plots
 from .report import Figure, Listing, Section, Table, picture
 from .suites import run_one
 
@@ -166,7 +166,7 @@ def neighbourhood() -> tuple[Section, str]:
     """Return the exact tile bounds of generalised neighbourhood attention beside the published bars."""
     result = run_one("gna")
     cases = pd.DataFrame(result["cases"])
-    bars = gna_bars()
+    bars = gna.bars()
     agree = bool((bars["worst-tile figure"].round(1) == bars["published bar"]).all())
     parts = (
         "NATTENSim's published 'theoretical max' is the number of KV tiles divided by those of the worst query tile: "
@@ -185,27 +185,6 @@ def neighbourhood() -> tuple[Section, str]:
     )
     line = f"{result['cells']} cells, {result['failed']} off; published bars to their digit: {agree}"
     return Section("Predict: neighbourhood attention, published bounds against exact ones", parts), line
-
-
-# use case, layout, window, stride, Q tile, KV tile, published bar (NATTEN docs/assets/blackwell-fna-perf.png)
-_BARS = (
-    ("HunyuanVideo NA", (30, 48, 80), (18, 24, 24), (1, 1, 1), (4, 8, 8), (2, 8, 8), 3.3),
-    ("HunyuanVideo GNA", (30, 48, 80), (18, 24, 24), (16, 8, 8), (4, 8, 8), (2, 8, 8), 11.1),
-    ("Cosmos NA", (16, 44, 80), (16, 24, 16), (1, 1, 1), (8, 4, 8), (4, 4, 8), 5.2),
-    ("Cosmos GNA", (16, 44, 80), (16, 24, 16), (1, 8, 16), (8, 4, 8), (4, 4, 8), 9.2),
-    ("FLUX 4K NA", (256, 256), (80, 80), (1, 1), (16, 16), (16, 8), 6.1),
-    ("FLUX 4K GNA", (256, 256), (80, 80), (16, 16), (16, 16), (16, 8), 10.2),
-)
-
-
-def gna_bars() -> pd.DataFrame:
-    """Return the published bars of the Blackwell chart beside our FLOP bound, tile bound and worst-tile figure."""
-    rows = []
-    for name, layout, window, stride, q_tile, kv_tile, published in _BARS:
-        b = sim.gna_bounds(layout=layout, window=window, stride=stride, q_tile=q_tile, kv_tile=kv_tile)
-        rows.append((name, published, b.worst_tile_speedup, b.tile_speedup, b.flop_speedup))
-    columns = ["use case", "published bar", "worst-tile figure", "exact tile bound", "FLOP bound"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def gpu() -> tuple[Section, str]:

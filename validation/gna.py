@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,8 @@ def cases(published: Path | None = None) -> pd.DataFrame:
     """Return everything that is compared: one row a number, with its tolerance and the reason for it.
 
     Args:
-        published: folder with gna_counts.json, gna_published.csv and natten_profiler.csv; ours by default.
+        published: folder with some of gna_counts.json (or counts.json), gna_published.csv and natten_profiler.csv;
+            ours by default.
 
     Raises:
         DataError: a file that is missing, empty or lacks a column.
@@ -47,8 +48,31 @@ def cases(published: Path | None = None) -> pd.DataFrame:
     import pandas as pd
 
     folder = published or PUBLISHED
-    rows = [*_counts(folder), *_charts(folder), *_launches(folder)]
+    found = [(name, read) for name, read in _READERS.items() if (folder / name).is_file()]
+    if not found:
+        raise DataError(
+            f"{folder}: no such folder, or nothing to compare in it; expected {', '.join(_READERS)}"
+        )
+    rows = [case for name, read in found for case in read(folder / name)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def bars() -> pd.DataFrame:
+    """Return NATTEN's chart of Blackwell speedups beside the FLOP bound, the tile bound and the worst-tile figure.
+
+    Columns: use case, published bar, worst-tile figure, exact tile bound, FLOP bound.
+    """
+    import pandas as pd
+
+    rows = []
+    for row in _read_csv(PUBLISHED / "gna_published.csv", CHART_COLUMNS):
+        on_chart = "chart label" in row["note"] and row["device"] == "B200"
+        if on_chart and row["metric"].startswith("theoretical max"):
+            b = gna_bounds(**chart_setting(row))
+            ours = (b.worst_tile_speedup, b.tile_speedup, b.flop_speedup)
+            rows.append((row["use_case"], float(row["value"]), *ours))
+    columns = ["use case", "published bar", "worst-tile figure", "exact tile bound", "FLOP bound"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def launches(published: Path | None = None) -> pd.DataFrame:
@@ -95,8 +119,7 @@ def chart_setting(row: dict[str, str]) -> dict[str, Any]:
     return {"layout": layout, "window": window, "stride": stride, "q_tile": q_tile, "kv_tile": kv_tile}
 
 
-def _counts(folder: Path) -> Iterator[Case]:
-    path = folder / "gna_counts.json"
+def _counts(path: Path) -> Iterator[Case]:
     try:
         rows = json.loads(_text(path))
     except ValueError as error:
@@ -119,9 +142,11 @@ def _counts(folder: Path) -> Iterator[Case]:
             yield _case(row["name"], field, row[name], found[field], tolerance, why)
 
 
-def _charts(folder: Path) -> Iterator[Case]:
-    needed = ("device", "use_case", "layout", "window", "stride", "metric", "value", "note")
-    for row in _read_csv(folder / "gna_published.csv", needed):
+CHART_COLUMNS = ("device", "use_case", "layout", "window", "stride", "metric", "value", "note")
+
+
+def _charts(path: Path) -> Iterator[Case]:
+    for row in _read_csv(path, CHART_COLUMNS):
         chart = "chart label" in row["note"]
         name, value = f"{row['use_case']}, {row['device']} chart", row["value"]
         if chart and row["metric"].startswith("theoretical max"):
@@ -167,9 +192,9 @@ def _op_level(case: str, row: dict[str, str]) -> Case:
     return _case(case, column, float(row["value"]), got, 0.15, why)
 
 
-def _launches(folder: Path) -> Iterator[Case]:
+def _launches(path: Path) -> Iterator[Case]:
     needed = ("device", "backend", "use_case", "layout", "window", "stride", "heads", "kernel", "runtime_us")
-    for row in _read_csv(folder / "natten_profiler.csv", needed):
+    for row in _read_csv(path, needed):
         measured = float(row["runtime_us"]) * 1e-6
         case = f"{row['use_case']}, {row['device']}"
         if "FnaForward" in row["kernel"]:
@@ -260,3 +285,11 @@ def _read_csv(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
     if lacking:
         raise DataError(f"{path}: lacks the column '{lacking[0]}'")
     return rows
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Case]]] = {
+    "gna_counts.json": _counts,
+    "counts.json": _counts,
+    "gna_published.csv": _charts,
+    "natten_profiler.csv": _launches,
+}

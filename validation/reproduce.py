@@ -119,9 +119,7 @@ def _fusemax() -> Iterator[_Part]:
 
 
 def _gna() -> Iterator[_Part]:
-    from .chapters import gna_bars
-
-    bars = gna_bars()
+    bars = gna.bars()
     yield "bounds", bars, plots.gna_bars(bars)
     yield "cases", gna.cases(), None
     yield "launches", gna.launches(), None
