@@ -109,3 +109,24 @@ def test_loops_are_read_from_text():
     (loop,) = sass.loops(text)
     assert loop.instructions == 4
     assert {k: v for k, v in loop.pipes.items() if v} == {"tensor": 1, "special": 1, "fma": 1, "other": 1}
+
+
+def test_a_waiting_block_moved_out_of_the_way_makes_no_loop():
+    """Its jump back is no loop: the instructions between are reached only once."""
+    text = """
+        /*0000*/              @!P0 BRA `(.L_wait) ;
+.L_back:
+        /*0010*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+.L_loop:
+        /*0020*/                   MUFU.EX2 R5, R6 ;
+        /*0030*/                   BRA.U UP0, `(.L_loop) ;
+        /*0040*/                   EXIT ;
+.L_wait:
+        /*0050*/                   SYNCS.PHASECHK P0, [R2] ;
+        /*0060*/              @!P0 BRA `(.L_wait) ;
+        /*0070*/                   BRA `(.L_back) ;
+"""
+    (loop,) = sass.loops(text)
+    assert loop.instructions == 2
+    assert loop.pipes["special"] == 1
+    assert loop.pipes["tensor"] == 0
