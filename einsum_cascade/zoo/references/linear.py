@@ -57,7 +57,7 @@ def _nalaformer(x: Arrays, n: Sizes) -> dict[str, Any]:
     for sign in (1, -1):
         q = (np.maximum(sign * x["Q"], 0) / norm) ** power
         k = np.maximum(sign * x["K"] ** 3, 0)
-        turned = _rotate(q, x["CS"], x["SI"]).T @ _rotate(k, x["CS"], x["SI"])
+        turned = _rotate(q, x["CQ"], x["SQ"]).T @ _rotate(k, x["CK"], x["SK"])
         top = top + x["V"] @ turned.T / n["M"]
         bottom = bottom + (q.T @ k).sum(axis=1) / n["M"]
     return {"O": top / (bottom + 1e-6)}

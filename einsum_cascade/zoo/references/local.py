@@ -69,10 +69,10 @@ def _landmark(x: Arrays, n: Sizes) -> dict[str, Any]:
 
 
 def _landmark_retrieval(x: Arrays, n: Sizes) -> dict[str, Any]:
-    period, scores = n["T"] + 1, x["Q"].T @ x["K"]
+    period, scores = n["T"] + 1, x["Q"].T @ x["K"].reshape(n["E"], -1)
     out = np.zeros((n["P"], n["R"], n["T"]))
     for p in range(n["P"]):
-        past = list(range(p // period))
+        past = list(range(min(p // period, n["G"])))
         best = sorted(past, key=lambda g: -scores[p, g * period + n["T"]])[: n["R"]]
         for r, g in enumerate(best):
             out[p, r] = scores[p, g * period : g * period + n["T"]]
@@ -118,7 +118,7 @@ TABLE = {
     ),
     "landmark": Reference(_landmark, {"G": (1, 4), "T": (1, 4)}),
     "landmark_1pass": Reference(_landmark, {"G": (1, 4), "T": (1, 4)}),
-    "landmark_retrieval": Reference(_landmark_retrieval, {"G": (1, 4), "T": (1, 4), "R": (1, 3)}),
+    "landmark_retrieval": Reference(_landmark_retrieval, {"G": (1, 4), "P": (1, 12), "T": (1, 4), "R": (1, 3)}),
     "arrow_attention": Reference(_arrow, {"P": "<=M", "R": (1, 3)}),
     "bispa": Reference(_bispa, {"R": (1, 3)}),
     "ring_attention": Reference(_ring, {"D": (1, 4), "I": (1, 4)}),

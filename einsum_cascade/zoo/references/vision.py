@@ -146,7 +146,7 @@ TABLE = {
     "eca": Reference(_eca),
     "ela": Reference(_ela, {"G": (1, 3), "R": (2, 3), "X": (2, 5), "Y": (2, 5)}),
     "attention_gate": Reference(_attention_gate),
-    "shvit": Reference(_shvit, {"C": (2, 5), "N": (2, 6)}),
+    "shvit": Reference(_shvit, {"C": (2, 5), "N": (2, 6), "P": "N"}),
     "ninformer": Reference(_ninformer, {"D": (2, 6)}),
     "medusa_gate": Reference(_medusa, _IMAGE),
     "residual_reduction": Reference(_residual_reduction, _IMAGE),

@@ -1,0 +1,45 @@
+"""The suite of the seed papers: complete, within tolerance, and able to notice a broken cascade."""
+
+from __future__ import annotations
+
+import pytest
+
+from einsum_cascade import parse, zoo
+from validation import seeds
+
+
+def test_everything_is_within_tolerance() -> None:
+    found = seeds.cases()
+    assert found[~found.ok].empty, found[~found.ok].to_string()
+    assert tuple(found.columns) == seeds.COLUMNS
+    draws = found[found.column.str.startswith("difference")]
+    assert len(draws) == seeds.DRAWS * len(zoo.names())
+
+
+def test_every_paper_has_its_operator() -> None:
+    papers = {p for row in seeds.table() for p in row["papers"].split()}
+    assert papers == {f"S{i:02}" for i in range(1, 45)}
+    assert len({row["seed_name"] for row in seeds.table()}) == 61
+    assert {row["cascade"] for row in seeds.table()} <= set(zoo.names())
+
+
+def test_unsure_rows_say_so_in_their_source() -> None:
+    for row in seeds.table():
+        if "UNSURE" in zoo.load(row["cascade"]).source:
+            assert row["unsure"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "only", "expected"),
+    [
+        ({"E": 2, "F": 3, "M": 5, "P": 7}, (), 5 * 7 * (2 + 3)),
+        ({"E": 2, "F": 3, "M": 5, "P": 7}, ("AV",), 3 * 5 * 7),
+    ],
+)
+def test_macs_by_hand(sizes: dict[str, int], only: tuple[str, ...], expected: int) -> None:
+    assert seeds.macs("attention_3pass", sizes, only=only) == expected
+
+
+def test_macs_of_a_text() -> None:
+    text = "cascade c\nrank I J\ninput A[I] B[J]\noutput O[]\nO[] = A[i] * B[j] :: sum(i, j)\n"
+    assert seeds.macs(parse(text), {"I": 3, "J": 4}) == 12
