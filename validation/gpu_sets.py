@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,12 @@ from simulator.gpu.launch import Launch
 from simulator.gpu.model import key_of, lay
 from simulator.hardware.gpu import find_gpu
 
+from .measured import PUBLISHED
+
 Floats = NDArray[np.float64]
 
 KERNEL = "flash_attention"
+LEFT_OUT = PUBLISHED / "left_out.csv"
 # Rows of one set share their calibrated constants; the window and the mask do not belong to the key.
 CONSTANTS = ["device", "implementation", "head_dim", "dtype"]
 SET = [*CONSTANTS, "window"]
@@ -56,6 +60,9 @@ def attention_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     known = {d: _known(d) for d in rows["device"].unique()}
     keep(rows["device"].map(known).astype(bool), "device unknown")
     keep(~_impossible(rows), "faster than the device's peak rate allows")
+    for rule in pd.read_csv(LEFT_OUT).to_dict("records"):
+        named = rows["source"].map(lambda text, rule=rule: fnmatchcase(text, rule["source"]))
+        keep(~(named & (rows[rule["column"]] < rule["below"])), f"{rule['source'].strip('*')}: {rule['why']}")
     return rows, left_out
 
 
