@@ -1,0 +1,273 @@
+"""Views of traced tensors: other shapes, orders and parts of the same elements, and coordinates as values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .expr import Apply, Compare, Expr, Num
+from .torch_values import Axis, Builder, UntraceableError, Value, constant, is_truth, number, size_expression
+
+Handler = Callable[..., Any]
+
+
+def axis_of(x: Value, dim: int) -> int:
+    """Return a dimension counted from the front."""
+    return dim % len(x.sizes)
+
+
+def arange(stop: int, start: int = 0, step: int = 1) -> Value:
+    """Return the coordinates themselves."""
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        out = at[0] if step == 1 else Apply("*", (at[0], constant(step)))
+        return out if start == 0 else Apply("+", (out, constant(start)))
+
+    return Value((None,), (len(range(start, stop, step)),), element)
+
+
+def aranged(b: Builder, *bounds: Any, **_: Any) -> Value:
+    """Return coordinates between bounds."""
+    if not all(isinstance(x, int) for x in bounds):
+        raise UntraceableError("arange with steps that are not whole numbers")
+    if len(bounds) == 1:
+        return arange(bounds[0])
+    return arange(bounds[1], bounds[0], *bounds[2:])
+
+
+def filled(b: Builder, sizes: Sequence[int], fill: float, **_: Any) -> Value:
+    """Return a constant."""
+    return Value((None,) * len(sizes), tuple(sizes), lambda at: constant(fill))
+
+
+def filled_like(fill: float | None) -> Handler:
+    """Return a handler of constants in the shape of a value."""
+    return lambda b, x, value=fill, **_: Value((None,) * len(x.sizes), x.sizes, lambda at: constant(value))
+
+
+def triangle(keep: str) -> Handler:
+    """Return a handler that keeps one triangle of a matrix."""
+
+    def cut(b: Builder, x: Value, diagonal: int = 0) -> Value:
+        def element(at: tuple[Expr, ...]) -> Expr:
+            shift = at[-2] if diagonal == 0 else Apply("+", (at[-2], constant(diagonal)))
+            value = x.element(at)
+            kept = Compare((keep,), (at[-1], shift))
+            if is_truth(value):
+                return Apply("and", (value, kept))
+            return Apply("select", (kept, number(value), Num(0)))
+
+        return Value(x.axes, x.sizes, element)
+
+    return cut
+
+
+def permuted(x: Value, order: Sequence[int]) -> Value:
+    """Return a value with its dimensions in another order."""
+    order = [axis_of(x, d) for d in order]
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        return x.element(tuple(at[order.index(i)] for i in range(len(order))))
+
+    return Value(tuple(x.axes[i] for i in order), tuple(x.sizes[i] for i in order), element, plain=x.plain)
+
+
+def transposed(x: Value, first: int, second: int) -> Value:
+    """Return a value with two dimensions exchanged."""
+    order = list(range(len(x.sizes)))
+    a, b = axis_of(x, first), axis_of(x, second)
+    order[a], order[b] = order[b], order[a]
+    return permuted(x, order)
+
+
+def unsqueezed(b: Builder, x: Value, dim: int) -> Value:
+    """Return a value with one more dimension."""
+    place = dim % (len(x.sizes) + 1)
+    return reshaped(b, x, [*x.sizes[:place], 1, *x.sizes[place:]])
+
+
+def squeezed(b: Builder, x: Value, dims: Any = None) -> Value:
+    """Return a value without its single dimensions."""
+    some = range(len(x.sizes)) if dims is None else [dims] if isinstance(dims, int) else dims
+    gone = {axis_of(x, d) for d in some if x.sizes[d] == 1}
+    return reshaped(b, x, [n for i, n in enumerate(x.sizes) if i not in gone])
+
+
+def expanded(b: Builder, x: Value, sizes: Sequence[int], **_: Any) -> Value:
+    """Return a value repeated along new or single dimensions."""
+    new = len(sizes) - len(x.sizes)
+    full = tuple((x.sizes[i - new] if i >= new else 1) if n == -1 else n for i, n in enumerate(sizes))
+    axes = tuple(x.axes[i - new] if i >= new and x.sizes[i - new] == n else None for i, n in enumerate(full))
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        own = at[new:]
+        return x.element(
+            tuple(Num(0) if n == 1 and full[new + i] != 1 else own[i] for i, n in enumerate(x.sizes))
+        )
+
+    return Value(axes, full, element, plain=x.plain)
+
+
+def viewed(b: Builder, x: Value, sizes: Sequence[int]) -> Value:
+    """Return a value under another shape."""
+    known = math.prod(n for n in sizes if n != -1)
+    return reshaped(b, x, [math.prod(x.sizes) // known if n == -1 else n for n in sizes])
+
+
+def flattened(b: Builder, x: Value, start: int = 0, end: int = -1) -> Value:
+    """Return a value with some dimensions merged."""
+    first, last = axis_of(x, start), axis_of(x, end)
+    return reshaped(b, x, [*x.sizes[:first], math.prod(x.sizes[first : last + 1]), *x.sizes[last + 1 :]])
+
+
+def unflattened(b: Builder, x: Value, dim: int, sizes: Sequence[int]) -> Value:
+    """Return a value with one dimension split."""
+    place = axis_of(x, dim)
+    parts = [x.sizes[place] // math.prod(n for n in sizes if n != -1) if n == -1 else n for n in sizes]
+    return reshaped(b, x, [*x.sizes[:place], *parts, *x.sizes[place + 1 :]])
+
+
+def sliced(
+    b: Builder, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Value:
+    """Return part of a dimension."""
+    place = axis_of(x, dim)
+    chosen = range(*slice(start, end, step).indices(x.sizes[place]))
+    if len(chosen) == x.sizes[place]:
+        return x
+    at_place = arange(chosen.stop, chosen.start, step)
+    axes = tuple(Axis(len(chosen)) if i == place else a for i, a in enumerate(x.axes))
+    sizes = tuple(len(chosen) if i == place else n for i, n in enumerate(x.sizes))
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        return x.element(tuple(at_place.element((v,)) if i == place else v for i, v in enumerate(at)))
+
+    return Value(axes, sizes, element, plain=x.plain)
+
+
+def selected(b: Builder, x: Value, dim: int, index: int) -> Value:
+    """Return one place of a dimension."""
+    place = axis_of(x, dim)
+    chosen = Num(index % x.sizes[place])
+    axes = tuple(a for i, a in enumerate(x.axes) if i != place)
+    sizes = tuple(n for i, n in enumerate(x.sizes) if i != place)
+    return Value(axes, sizes, lambda at: x.element((*at[:place], chosen, *at[place:])), plain=x.plain)
+
+
+def repeated(b: Builder, x: Value, times: int, dim: int | None = None, **_: Any) -> Value:
+    """Return a value with each element of a dimension repeated."""
+    if dim is None:
+        raise UntraceableError("repeat_interleave without a dimension")
+    place = axis_of(x, dim)
+    axes = tuple(Axis(a.size * times) if i == place and a is not None else a for i, a in enumerate(x.axes))
+    sizes = tuple(n * times if i == place else n for i, n in enumerate(x.sizes))
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        return x.element(tuple(Apply("//", (v, Num(times))) if i == place else v for i, v in enumerate(at)))
+
+    return Value(axes, sizes, element, plain=x.plain)
+
+
+def unchanged(b: Builder, x: Value, *_: Any, **__: Any) -> Value:
+    """Return the value itself, where only its storage changes."""
+    return x
+
+
+def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
+    """Return a value under another shape, as far as axes are split, merged, added or dropped.
+
+    Raises:
+        UntraceableError: the new axes cut across the old ones.
+    """
+    axes: list[Axis | None] = []
+    index: list[Callable[[tuple[Expr, ...]], list[Expr]]] = []
+    for old, new in _groups(value.sizes, sizes):
+        first = len(axes)
+        mine = [value.axes[i] for i in old]
+        counts = [value.sizes[i] for i in old]
+        if len(old) == 1 and len(new) == 1:
+            axes.append(mine[0])
+            index.append(lambda at, j=first: [at[j]])  # type: ignore[misc]
+        elif len(old) == 1 and new:
+            parts = _parts(builder, mine[0], [sizes[j] for j in new])
+            axes += parts
+            index.append(lambda at, j=first, p=tuple(parts): [_offset(at[j : j + len(p)], p)])  # type: ignore[misc]
+        else:
+            if not new:  # an axis of one element that is dropped
+                index.append(lambda at: [Num(0)])
+                continue
+            if not old:  # an axis of one element that is added
+                axes.append(None)
+                index.append(lambda at: [])
+                continue
+            solid = tuple(a if a is not None else Axis(n) for a, n in zip(mine, counts, strict=True))
+            axes.append(Axis(math.prod(counts), parts=solid))
+            index.append(lambda at, j=first, p=solid: _digits(at[j], p))  # type: ignore[misc]
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        return value.element(tuple(i for part in index for i in part(at)))
+
+    return Value(tuple(axes), tuple(sizes), element, plain=value.plain)
+
+
+def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Return which old dimensions become which new ones: one to one, one to many, or many to one."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        if i < len(old) and j < len(new) and old[i] == new[j]:
+            groups.append(([i], [j]))
+            i, j = i + 1, j + 1
+            continue
+        if i < len(old) and old[i] == 1:
+            groups.append(([i], []))
+            i += 1
+            continue
+        if j < len(new) and new[j] == 1:
+            groups.append(([], [j]))
+            j += 1
+            continue
+        left, right = [i], [j]
+        a, b = old[i], new[j]
+        while a != b:
+            if a < b:
+                left.append(left[-1] + 1)
+                a *= old[left[-1]]
+            else:
+                right.append(right[-1] + 1)
+                b *= new[right[-1]]
+        if len(left) > 1 and len(right) > 1:
+            raise UntraceableError(f"a reshape from {tuple(old)} to {tuple(new)} cuts across axes")
+        groups.append((left, right))
+        i, j = left[-1] + 1, right[-1] + 1
+    return groups
+
+
+def _parts(builder: Builder, axis: Axis | None, sizes: Sequence[int]) -> list[Axis | None]:
+    """Return the axes that a dimension is the product of."""
+    if axis is None:
+        return [None] * len(sizes)
+    root = axis.origin
+    if not root.parts:
+        root.parts = tuple(Axis(n) for n in sizes)
+    if tuple(p.size for p in root.parts) != tuple(sizes):
+        raise UntraceableError(f"an axis of {root.size} elements is split in two different ways")
+    return list(root.parts)
+
+
+def _offset(at: Sequence[Expr], parts: Sequence[Axis | None]) -> Expr:
+    out = at[0]
+    for index, part in zip(at[1:], parts[1:], strict=True):
+        out = Apply("+", (Apply("*", (out, size_expression(part))), index))
+    return out
+
+
+def _digits(at: Expr, parts: Sequence[Axis]) -> list[Expr]:
+    out: list[Expr] = []
+    for i, part in enumerate(parts):
+        rest = at
+        for inner in reversed(parts[i + 1 :]):
+            rest = Apply("//", (rest, size_expression(inner)))
+        out.append(rest if i == 0 else Apply("%", (rest, size_expression(part))))
+    return out

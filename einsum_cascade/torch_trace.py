@@ -1,0 +1,370 @@
+"""A PyTorch function -> a cascade, so that people's own code gets passes, bounds and rewrites."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import string
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .cascade import Cascade, Rank, Signature, rank_of, variable_of
+from .einsum import Einsum, Reduction
+from .errors import CascadeError, ModelError
+from .expr import Access, Apply, Expr, Num, Size, walk
+from .torch_operations import OPERATIONS
+from .torch_values import Axis, Builder, UntraceableError, Value, number, rename, size_key
+
+_SOURCE = "source"
+
+
+def from_torch(fn: Callable[..., Any], *example_inputs: Any) -> Cascade:
+    """Return the cascade that a PyTorch function computes.
+
+    Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
+    Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number.
+
+    Args:
+        fn: a function of tensors (or a module) that gives a tensor or several.
+        example_inputs: tensors of the shapes to trace with; other arguments are constants.
+
+    Raises:
+        CascadeError: an operation that the language cannot say, with the line of the source that uses it.
+        ModelError: torch is not installed.
+    """
+    return traced(fn, *example_inputs)[0]
+
+
+def traced(fn: Callable[..., Any], *example_inputs: Any) -> tuple[Cascade, dict[str, int]]:
+    """Return the cascade of a PyTorch function, and the sizes that its ranks have in the example.
+
+    Args and errors are those of `from_torch`.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ModelError("from_torch needs PyTorch: pip install torch") from None
+    if not any(isinstance(x, torch.Tensor) for x in example_inputs):
+        raise CascadeError("from_torch needs example tensors: from_torch(fn, q, k, v)")
+    exported = _exported(fn, example_inputs)
+    builder = Builder()
+    inputs = _inputs(builder, exported, fn, example_inputs)
+    outputs = _walk(builder, exported.graph, inputs)
+    name = getattr(fn, "__name__", type(fn).__name__)
+    return _assembled(builder, name if name.isidentifier() else "traced", inputs, outputs)
+
+
+def _exported(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
+    import torch
+    from torch.fx import traceback as marks
+    from torch.overrides import TorchFunctionMode
+
+    class Lines(TorchFunctionMode):
+        """Marks every operation with the line of the caller's source."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            frame: Any = sys._getframe(1)
+            while frame is not None and ("/torch/" in frame.f_code.co_filename or frame.f_code is forward):
+                frame = frame.f_back
+            place = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)
+            with marks.annotate({_SOURCE: place}):
+                return func(*args, **(kwargs or {}))
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = fn
+
+        def forward(self, *args: Any) -> Any:
+            with Lines():
+                return self.inner(*args)
+
+    forward = Wrapped.forward.__code__
+    module = Wrapped().eval()
+    try:
+        with torch.no_grad(), marks.preserve_node_meta():
+            return torch.export.export(module, tuple(example_inputs), strict=False)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        first = str(error).strip().splitlines()
+        raise CascadeError(f"torch cannot trace this function: {first[0] if first else error!r}") from None
+
+
+def _inputs(
+    builder: Builder, exported: Any, fn: Callable[..., Any], example_inputs: Sequence[Any]
+) -> dict[str, tuple[str, Value, tuple[Axis, ...]]]:
+    """Return name, value and axes of each input by the name of its placeholder."""
+    signature = exported.graph_signature
+    names = _parameter_names(fn, len(example_inputs))
+    tensors = [n for n, x in zip(names, example_inputs, strict=True) if hasattr(x, "shape")]
+    inner = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    inner |= signature.inputs_to_lifted_tensor_constants
+    found = {}
+    for node in exported.graph.nodes:
+        if node.op != "placeholder" or not hasattr(node.meta.get("val"), "shape"):
+            continue
+        wanted = inner[node.name].removeprefix("inner.") if node.name in inner else tensors.pop(0)
+        name = builder.name(_tensor_name(wanted))
+        value, axes = builder.given(name, [int(n) for n in node.meta["val"].shape])
+        found[node.name] = (name, value, axes)
+    return found
+
+
+def _parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
+    try:
+        shown = inspect.signature(getattr(fn, "forward", fn)).parameters.values()
+    except (TypeError, ValueError):
+        return [f"x{i}" for i in range(count)]
+    names = [p.name for p in shown if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return (names + [f"x{i}" for i in range(len(names), count)])[:count]
+
+
+def _tensor_name(name: str) -> str:
+    """Return a name in capitals: `wq` -> WQ, `query` -> Query."""
+    clean = "".join(c if c.isalnum() else "_" for c in name).strip("_") or "X"
+    clean = clean if clean[0].isalpha() and clean[0].isascii() else f"X{clean}"
+    return clean.upper() if len(clean) <= 3 else clean[0].upper() + clean[1:]
+
+
+def _walk(
+    builder: Builder, graph: Any, inputs: dict[str, tuple[str, Value, tuple[Axis, ...]]]
+) -> list[Value]:
+    values: dict[Any, Any] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            values[node] = inputs[node.name][1] if node.name in inputs else None
+        elif node.op == "output":
+            found = [_given(values, x) for x in node.args[0]]
+            if not all(isinstance(x, Value) for x in found):
+                raise CascadeError("a traced function gives tensors, nothing else")
+            return found
+        elif node.op == "call_function":
+            values[node] = _called(builder, node, values)
+        else:
+            raise CascadeError(f"{_place(node)}the language cannot say {node.op} {node.target}")
+    return []
+
+
+def _given(values: dict[Any, Any], argument: Any) -> Any:
+    if isinstance(argument, (list, tuple)):
+        return [_given(values, a) for a in argument]
+    return values[argument] if hasattr(argument, "op") and argument in values else argument
+
+
+def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
+    args = [_given(values, a) for a in node.args]
+    kwargs = {k: _given(values, a) for k, a in node.kwargs.items()}
+    kwargs = {
+        k: v
+        for k, v in kwargs.items()
+        if k not in ("dtype", "device", "pin_memory", "layout", "memory_format")
+    }
+    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+    if name == "getitem":
+        item = args[0][args[1]]
+        if item is None and node.users:
+            raise CascadeError(f"{_place(node)}the language has no position of a maximum here; use argmax(m)")
+        return item
+    if name == "rsub" or name not in OPERATIONS:
+        kwargs.pop("other", None)
+    if name not in OPERATIONS:
+        raise CascadeError(f"{_place(node)}the language cannot say '{name}'", hint=_hint(name))
+    try:
+        out = OPERATIONS[name](builder, *args, **kwargs)
+    except UntraceableError as reason:
+        raise CascadeError(f"{_place(node)}the language cannot say this: {reason}") from None
+    except TypeError:
+        raise CascadeError(f"{_place(node)}the language cannot say '{name}' with these arguments") from None
+    shared = isinstance(out, Value) and len(node.users) > 1 and not out.plain
+    return builder.solid(out) if shared and any(a is not None for a in out.axes) else out
+
+
+def _hint(name: str) -> str:
+    from .errors import nearest
+
+    return nearest(name, OPERATIONS)
+
+
+def _place(node: Any) -> str:
+    """Return `file:line: source` of an operation, for a message."""
+    file, line = (node.meta.get("custom") or {}).get(_SOURCE, ("", 0))
+    if not file:
+        return ""
+    text = linecache.getline(file, line).strip()
+    return f"{file}:{line}: {text}\n  " if text else f"{file}:{line}: "
+
+
+def _assembled(
+    builder: Builder,
+    name: str,
+    inputs: dict[str, tuple[str, Value, tuple[Axis, ...]]],
+    outputs: Sequence[Value],
+) -> tuple[Cascade, dict[str, int]]:
+    asked: list[str] = []
+    for i, value in enumerate(outputs):
+        whole = builder.define(
+            "O" if len(outputs) == 1 else f"O{i}",
+            value.axes,
+            lambda at, v=value: number(v.element(at)),  # type: ignore[misc]
+            sizes=value.sizes,
+            whole=True,
+        )
+        asked.append(_read_of(whole))
+    _shorten(builder, asked)
+    axes = [a for _, _, own in inputs.values() for a in own] + list(builder.axis_of.values())
+    ranks = _Names(builder, axes, [own for _, _, own in inputs.values()])
+    einsums = tuple(_renamed(builder, e, ranks) for e in builder.einsums)
+    targets = {e.name: e.target.indices for e in einsums}
+    used = {rank_of(v) for e in einsums for v in (*e.variables, *e.output_variables)}
+    used |= {
+        n.name for e in einsums for n in (*walk(e.value), *walk(e.where or Num(0))) if isinstance(n, Size)
+    }
+    used |= {ranks.name(a) for _, _, own in inputs.values() for a in own}
+    cascade = Cascade(
+        name=name,
+        summary="Traced from PyTorch.",
+        ranks=ranks.declared(used),
+        inputs=tuple(Signature(n, tuple(ranks.name(a) for a in own)) for n, _, own in inputs.values()),
+        outputs=tuple(
+            Signature(t, tuple(rank_of(getattr(i, "name", "")) for i in targets[t])) for t in asked
+        ),
+        body=einsums,
+    )
+    return cascade, {n: size for n, size in ranks.extents().items() if n in cascade.rank_names}
+
+
+def _read_of(value: Value) -> str:
+    found = value.element(tuple(Num(0) for _ in value.sizes))
+    assert isinstance(found, Access)
+    return found.tensor
+
+
+def _shorten(builder: Builder, asked: list[str]) -> None:
+    """Drop an output that only repeats the tensor before it: `O[p, f] = AV[p, f]` is AV."""
+    for i, name in enumerate(asked):
+        einsum = next(e for e in builder.einsums if e.name == name)
+        value = einsum.value
+        inner = next(
+            (e for e in builder.einsums if isinstance(value, Access) and e.name == value.tensor), None
+        )
+        if inner is None or not isinstance(value, Access) or einsum.reductions or einsum.where is not None:
+            continue
+        if value.indices != einsum.target.indices or inner.name in asked:
+            continue
+        builder.einsums.remove(einsum)
+        asked[i] = inner.name
+
+
+def _renamed(builder: Builder, einsum: Einsum, ranks: _Names) -> Einsum:
+    names = {v: variable_of(ranks.name(builder.axis_of[v])) for v in builder.axis_of}
+    sizes = ranks.sizes
+
+    def new(node: Expr) -> Expr:
+        return rename(node, names, sizes)
+
+    target = new(einsum.target)
+    assert isinstance(target, Access)
+    reductions = tuple(Reduction(r.op, tuple(names[v] for v in r.variables)) for r in einsum.reductions)
+    return Einsum(target, new(einsum.value), reductions, None if einsum.where is None else new(einsum.where))
+
+
+class _Names:
+    """The names of all ranks: by what they do where that is clear, else by the alphabet."""
+
+    def __init__(self, builder: Builder, axes: Sequence[Axis], given: Sequence[tuple[Axis, ...]]) -> None:
+        self._builder = builder
+        self._of: dict[Axis, str] = {}
+        self._taken = set(builder.names)
+        self.order: list[Axis] = []
+        for axis in axes:
+            self._collect(axis.root)
+        for axis, name in self._roles(given):
+            self._set(axis.root, name)
+        for axis in self.order:
+            if axis not in self._of:
+                self._set(axis, "")
+
+    @property
+    def sizes(self) -> dict[str, str]:
+        """Final names of sizes by the keys used while tracing."""
+        return {size_key(a): self.name(a) for a in self._everything()}
+
+    def _everything(self) -> list[Axis]:
+        found: list[Axis] = []
+        open_axes = [*self.order, *self._builder.axis_of.values()]
+        while open_axes:
+            axis = open_axes.pop()
+            if axis not in found:
+                found.append(axis)
+                open_axes += [*axis.parts, *axis.joined]
+        return found
+
+    def name(self, axis: Axis) -> str:
+        """Return the name of an axis."""
+        return self._of[axis.root]
+
+    def declared(self, used: set[str]) -> tuple[Rank, ...]:
+        """Return the ranks that are used, those that follow from others with their sizes."""
+        kept: set[Axis] = set()
+        for axis in reversed(self.order):
+            if self._of[axis] in used or axis in kept:
+                kept |= {axis, *(p.root for p in axis.parts)}
+                kept |= {axis.other_name_of.root} if axis.other_name_of is not None else set()
+        return tuple(Rank(self._of[a], self._size(a)) for a in self.order if a in kept)
+
+    def extents(self) -> dict[str, int]:
+        """Return the size of each rank in the example."""
+        return {self._of[a]: a.size for a in self.order}
+
+    def _size(self, axis: Axis) -> Expr | None:
+        if axis.other_name_of is not None:
+            return Size(self._of[axis.other_name_of.root])
+        out: Expr | None = None
+        for part in axis.parts:
+            out = Size(self.name(part)) if out is None else Apply("*", (out, Size(self.name(part))))
+        return out
+
+    def _collect(self, axis: Axis) -> None:
+        if axis in self.order:
+            return
+        if axis.other_name_of is not None:
+            self._collect(axis.other_name_of.root)
+        for part in axis.parts:
+            self._collect(part.root)
+        self.order.append(axis)
+
+    def _set(self, axis: Axis, wanted: str) -> None:
+        if axis in self._of:
+            return
+        pool = [wanted] if wanted else []
+        pool += list("NDCGIJLRSTUWXYZABEFHKMOPQV")
+        pool += [f"{c}{i}" for i in range(1, 9) for c in string.ascii_uppercase]
+        self._of[axis] = next(n for n in pool if n not in self._taken)
+        self._taken.add(self._of[axis])
+
+    def _roles(self, given: Sequence[tuple[Axis, ...]]) -> list[tuple[Axis, str]]:
+        """Return the names that the literature uses: P queries, M keys, E the width of scores, F of values, B, H."""
+        builder = self._builder
+        reduced = {builder.axis_of[v].root for e in builder.einsums for v in e.reduced}
+        kept = [a.root for own in given for a in own]
+        shared = [a for a in dict.fromkeys(kept) if kept.count(a) > 1 and a not in reduced and not a.parts]
+        roles = list(zip(shared, ["H"] if len(shared) == 1 else ["B", "H"], strict=False))
+        tops = [e for e in builder.einsums if any(r.op in ("max", "logsumexp") for r in e.reductions)]
+        return roles + self._attention_roles(tops[0], set(shared)) if tops else roles
+
+    def _attention_roles(self, top: Einsum, batch: set[Axis]) -> list[tuple[Axis, str]]:
+        """Return the roles of ranks around the first maximum."""
+        builder = self._builder
+
+        def roots(names: Sequence[str]) -> list[Axis]:
+            return [builder.axis_of[v].root for v in names]
+
+        place = builder.einsums.index(top)
+        keys = roots(top.reduced)
+        roles = [(a, "M") for a in keys]
+        roles += [(a, "P") for a in reversed(roots(top.output_variables)) if a not in batch]
+        roles += [(a, "E") for e in builder.einsums[max(0, place - 2) : place] for a in roots(e.reduced)]
+        for e in builder.einsums[place:]:
+            if e.all_reductions and e.all_reductions[0].op == "sum" and set(roots(e.reduced)) & set(keys):
+                roles += [(a, "F") for a in roots(e.output_variables) if a not in dict(roles)]
+        return roles
