@@ -119,13 +119,13 @@ def build(cls: type[T], data: Any, *, where: str, error: type[ModelError] = Mapp
     """
     from pydantic import ValidationError
 
+    kind: Any = cls
     if not isinstance(data, Mapping):
         raise error(
-            f"{where}: expected fields such as '{next(iter(file_fields(cls)))}: ...', found {_shown(data)}"
+            f"{where}: expected fields such as '{next(iter(file_fields(kind)))}: ...', found {_shown(data)}"
         )
     _check_words(cls, data, (), where, error)
     try:
-        kind: Any = cls
         checked: tuple[T] = _adapter(kind).validate_python((_renamed(cls, data),))
         return checked[0]
     except ValidationError as e:

@@ -58,12 +58,14 @@ class Array:
         ops: by cost class, the units that an operation occupies and for how many cycles.
         pipelined: True where the units of an element work on successive points at the same time, so that the busiest
             sets the pace; else an element does one thing after another.
+        assumed: operations whose entry in `ops` the source of the chip does not state.
     """
 
     shape: tuple[int, ...]
     units: tuple[str, ...]
     ops: Mapping[str, Mapping[str, int]]
     pipelined: bool = False
+    assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:

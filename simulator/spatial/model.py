@@ -165,7 +165,7 @@ def assemble(settled: Plan, usages: Sequence[Usage], acts: Iterable[Action]) -> 
         area_by_component=areas,
         phases=phases,
         slots=times.slots,
-        assumptions=(*assumptions(chip), *_assumptions(settled.layout)),
+        assumptions=(*assumptions(chip), *_assumptions(settled)),
     )
 
 
@@ -291,7 +291,8 @@ def _bound(
     return max(busy, key=lambda name: busy[name])
 
 
-def _assumptions(layout: Layout) -> tuple[str, ...]:
+def _assumptions(settled: Plan) -> tuple[str, ...]:
+    layout = settled.layout
     out = [
         "memory traffic flows beside computation within a phase; start-up and drain of the pipeline are not counted"
     ]
@@ -299,6 +300,11 @@ def _assumptions(layout: Layout) -> tuple[str, ...]:
         out.append(
             "where an index is a sum of variables, tiles are moved whole; what neighbours share is not reused"
         )
+    arrays = settled.chip.arrays
+    guessed = {(w.op, n.array) for n in layout.nests for w in n.work if w.op in arrays[n.array].assumed}
+    if guessed:
+        listed = ", ".join(f"{op} on {array}" for op, array in sorted(guessed))
+        out.append(f"cost of {listed}: assumed, the source of the chip does not state it")
     return tuple(out)
 
 

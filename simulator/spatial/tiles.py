@@ -40,17 +40,26 @@ def settle(
     """
     where = mapping.name or "mapping"
     known = {k: v for k, v in sizes.items() if k in layout.ranks.variable}
-    open_parts = _state_parts(known, layout.ranks, chip, mapping, where)
-    _derive(known, cascade, layout.ranks, where)
+    own = tuple(cascade.splits)
+    open_parts = _state_parts(known, layout.ranks, own, chip, mapping, where)
+    _derive(known, cascade, where)
+    rest = tuple(whole for whole in layout.ranks.parts if whole not in own)
+    for word, parts in _state_parts(known, layout.ranks, rest, chip, mapping, where).items():
+        open_parts[word] += parts
     for part, memory in open_parts["fit"]:
         known = _fitted(layout, known, part, memory, chip, mapping)
     return _searched(layout, known, open_parts["search"], chip, mapping)
 
 
 def _state_parts(
-    known: dict[str, Count], ranks: Ranks, chip: SpatialChip, mapping: SpatialMapping, where: str
+    known: dict[str, Count],
+    ranks: Ranks,
+    wholes: Sequence[str],
+    chip: SpatialChip,
+    mapping: SpatialMapping,
+    where: str,
 ) -> dict[str, list[tuple[str, str]]]:
-    """Give the parts their sizes, in place; return those that are to fit a memory or to be searched."""
+    """Give the parts of some ranks their sizes, in place; return those that are to fit a memory or to be searched."""
     owner = {p: whole for whole, ps in ranks.parts.items() for p in ps}
     names: dict[str, Any] = {**chip.arrays, **chip.memories, **chip.parameters, **known}
     left_open: dict[str, list[tuple[str, str]]] = {"fit": [], "search": []}
@@ -59,6 +68,8 @@ def _state_parts(
         if part not in owner:
             raise MappingError(f"{where}: sizes: '{part}' is no part of a split; {nearest(part, owner)}")
         whole = owner[part]
+        if whole not in wholes:
+            continue
         if whole not in known:
             known[whole] = names[whole] = _whole(known, ranks.parts[whole], whole, where)
         word, memory = _choice(text)
@@ -70,7 +81,8 @@ def _state_parts(
             known[part] = _size(text, names, f"{where}: sizes.{part}")
         names[part] = known[part]
         stated.setdefault(whole, set()).add(part)
-    for whole, ps in ranks.parts.items():
+    for whole in wholes:
+        ps = ranks.parts[whole]
         given = stated.get(whole) or {p for p in ps if p in known}
         _leave_open(known, whole, ps, given, where)
     return left_open
@@ -117,7 +129,7 @@ def _any(truth: Any) -> bool:
     return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
 
 
-def _derive(known: dict[str, Count], cascade: Cascade, ranks: Ranks, where: str) -> None:
+def _derive(known: dict[str, Count], cascade: Cascade, where: str) -> None:
     """Compute the ranks that follow from others, in place (S0 = T0 after T0 was given)."""
     names: dict[str, Any] = known
     if cascade.constants:
@@ -127,7 +139,7 @@ def _derive(known: dict[str, Count], cascade: Cascade, ranks: Ranks, where: str)
                 constant.value, names, where=f"{cascade.name}: let {constant.name}"
             )
     for rank in cascade.ranks:
-        if rank.size is not None and rank.name not in ranks.parts:
+        if rank.size is not None and rank.name not in cascade.splits:
             value = evaluate_node(rank.size, {**names, **known}, where=f"{cascade.name}: rank {rank.name}")
             known[rank.name] = value
         elif rank.name not in known:
