@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ from .pareto import hypervolume, knee, pareto
 from .spec import read_spec
 from .store import read_manifest
 from .study import sweep
-from .tables import CSV, PARQUET, read_table
+from .tables import CSV, PARQUET, plain_rows, read_table
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 def run_sweep(spec: Path, out: Path, *, jobs: int | None = None, scheduler: str = "") -> dict[str, Any]:
@@ -134,13 +134,3 @@ def short_names(columns: Sequence[str]) -> list[str]:
         others = {c for c in columns if c != column}
         out.append(next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), column))
     return out
-
-
-def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table as plain Python values, None where there is none."""
-    import pandas as pd
-
-    def plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-        return {str(k): None if pd.isna(v) else v for k, v in row.items()}
-
-    return [plain(row) for row in table.to_dict("records")]

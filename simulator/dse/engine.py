@@ -227,9 +227,11 @@ def _together(space: Space, task: Task, pending: _Pending, workers: Workers) -> 
                 pending.learn(batch)
                 yield batch
     except workers.lost as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())
+        reason = " ".join(f"{type(error).__name__} {error}".split()).rstrip(".")
+        advice = f"; {workers.advice}" if workers.advice else ""
         raise DataError(
-            f"{workers.name} is lost ({reason}); what it had finished is saved, and the same command goes on from there"
+            f"{workers.name} is lost ({reason}); what it had finished is saved, and the same command goes on "
+            f"from there{advice}"
         ) from None
     finally:
         for future in running:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,16 +17,21 @@ import numpy as np
 from einsum_cascade.errors import DataError
 
 from .formulas import magnitude
+from .pareto import pareto
 from .plots import axis_label
+from .provenance import model_version
 from .store import read_manifest, write_atomically
-from .tables import read_table
+from .subjects import waterfalls
+from .tables import plain_rows, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SCRIPTS = ("data.js", "explorer.js", "controls.js")
+_SCRIPTS = ("data.js", "explorer.js", "schedule.js", "controls.js")
 # A column of more different words than this is a text, not a property to filter or colour by.
 _MOST_LEVELS = 1000
+# Schedules are simulated again for the page, which should not take longer than a look at it.
+_MOST_SCHEDULES = 200
 # An axis of at most so many values is shown value by value, numbers too.
 _FEW = 40
 
@@ -40,18 +46,39 @@ def explore(folder: str | Path, *, page: str | Path | None = None) -> Path:
     Raises:
         DataError: no finished sweep, or the page cannot be written.
     """
-    manifest = read_manifest(folder)
+    manifest, table = read_manifest(folder), read_table(folder)
     out = Path(page) if page else Path(folder) / "explore.html"
-    write_atomically(out, page_of(read_table(folder), manifest, title=f"Design space: {_subject(manifest)}"))
+    title = f"Design space: {_subject(manifest)}"
+    write_atomically(out, page_of(table, manifest, title=title, schedules=_schedules(table, manifest)))
     return out
 
 
-def page_of(table: pd.DataFrame, manifest: Mapping[str, Any], *, title: str) -> str:
+def _schedules(table: pd.DataFrame, manifest: Mapping[str, Any]) -> Mapping[int, Any]:
+    """Return the schedules of the front, by the number of the row among those without error."""
+    inputs, minimize, maximize = (manifest.get(name, ()) for name in ("inputs", "minimize", "maximize"))
+    axes = [*manifest.get("axes", {}), *manifest.get("derived", ())]
+    if not inputs or not (minimize or maximize) or manifest.get("model") != model_version():
+        return {}
+    usable = table[table["error"].isna()].reset_index(drop=True)
+    work = [a for a in axes if a.startswith("sizes")]
+    front = pareto(usable, minimize=minimize, maximize=maximize, by=work).head(_MOST_SCHEDULES)
+    points = zip(front.index.tolist(), plain_rows(front[axes]), strict=True)
+    return waterfalls(dict(points), inputs)
+
+
+def page_of(
+    table: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    *,
+    title: str,
+    schedules: Mapping[int, Any] = MappingProxyType({}),
+) -> str:
     """Return the page as text.
 
     Args:
         table: one row a point.
         manifest: its `axes`, `derived`, `inputs`, `minimize` and `maximize` are used.
+        schedules: (lane, Einsum, begin, end) in seconds, by the number of the row among those without error.
 
     Raises:
         DataError: no row without an error, or fewer than two columns to draw.
@@ -74,6 +101,7 @@ def page_of(table: pd.DataFrame, manifest: Mapping[str, Any], *, title: str) -> 
         "maximize": list(manifest.get("maximize", ())),
         "columns": columns,
         "start": _start(columns, objectives),
+        "schedules": {str(number): slots for number, slots in schedules.items()},
     }
     # "</script" would end the element and "<!--" change its meaning, whatever string they stand in.
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from einsum_cascade.errors import DataError, nearest
+from einsum_cascade.errors import DataError, ModelError, nearest
 
 from .batch import Evaluate
 from .provenance import fingerprint, model_version
@@ -27,7 +27,8 @@ class Subject:
         inputs: what has to be given, by an input of the sweep or by an axis of the same name.
         optional: what may be given.
         roots: words before the dot of an axis; an input may be an axis itself.
-        module: holds `evaluate(point, *, inputs)` and `prepare(point, *, inputs)`, which only reads the inputs.
+        module: holds `evaluate(point, *, inputs)`, `prepare(point, *, inputs)`, which only reads the inputs, and
+            `waterfall(point, *, inputs)` where a point has a schedule.
     """
 
     name: str
@@ -110,6 +111,26 @@ def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Eval
         module.prepare(point, inputs=inputs)
     evaluate: Evaluate = functools.partial(module.evaluate, inputs=dict(inputs))
     return evaluate
+
+
+def waterfalls(
+    points: Mapping[int, Mapping[str, Any]], inputs: Mapping[str, Any]
+) -> dict[int, list[tuple[str, str, float, float]]]:
+    """Return the schedule of some points by their numbers; empty where the subject has none, or cannot be read back.
+
+    Args:
+        points: by any number.
+        inputs: of the sweep.
+    """
+    module = importlib.import_module(
+        subject_of([*inputs, *next(iter(points.values()), {})]).module, __package__
+    )
+    if not hasattr(module, "waterfall"):
+        return {}
+    try:
+        return {number: module.waterfall(point, inputs=inputs) for number, point in points.items()}
+    except ModelError:
+        return {}
 
 
 def check_axes(subject: Subject, names: Iterable[str]) -> None:

@@ -113,3 +113,13 @@ def read_table(folder: str | Path) -> pd.DataFrame:
         return pd.read_parquet(folder / PARQUET)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / PARQUET}: cannot be read: {error}") from None
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain Python values, None where there is none."""
+    import pandas as pd
+
+    def plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+        return {str(k): None if pd.isna(v) else v for k, v in row.items()}
+
+    return [plain(row) for row in table.to_dict("records")]

@@ -21,12 +21,19 @@ class Workers:
         width: batches that run at the same time.
         lost: errors that speak of the workers, not of the points.
         name: for people.
+        advice: what to look at when it is lost.
     """
 
     executor: Executor
     width: int
     lost: tuple[type[BaseException], ...] = (BrokenExecutor, CancelledError)
     name: str = "the executor"
+    advice: str = ""
+
+
+_ADVICE = (
+    "was it short of memory? A script that sweeps with processes begins with: if __name__ == '__main__':"
+)
 
 
 @contextlib.contextmanager
@@ -36,7 +43,7 @@ def processes(count: int) -> Iterator[Workers]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
     try:
-        yield Workers(pool, count, name="the pool of worker processes")
+        yield Workers(pool, count, name="the pool of worker processes", advice=_ADVICE)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

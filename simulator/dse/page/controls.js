@@ -118,6 +118,7 @@ function pick(event) {
   $("values").replaceChildren(...valueRows(i));
   $("yaml").textContent = yamlOf(i);
   $("advice").textContent = "";
+  drawSchedule(i);
   redraw();
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,32 @@ def _loaded(
     if changes:
         raise DataError(f"'{root}.{changes[0][0]}' cannot be set on an object; give {root} by name or path")
     return given[root]
+
+
+def waterfall(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:
+    """Return when each Einsum of a point runs: lane, Einsum, begin and end in seconds.
+
+    Raises:
+        ModelError: the point does not fit, or cannot be read.
+    """
+    from ...spatial.model import simulate
+
+    found = prepare(point, inputs=inputs)
+    estimate = simulate(found.cascade, found.sizes, found.hardware, found.mapping)
+    # Phases follow one another; one that waits for its memory ends after its last Einsum.
+    starts = dict(
+        zip(estimate.phases, itertools.accumulate(estimate.phases.values(), initial=0.0), strict=False)
+    )
+    cycle_s = 1.0 / found.hardware.clock_hz
+    return [
+        (
+            s.lane,
+            s.einsum,
+            starts[s.phase] + s.begin * cycle_s,
+            starts[s.phase] + (s.begin + s.cycles) * cycle_s,
+        )
+        for s in estimate.slots
+    ]
 
 
 def evaluate(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import simulator as sim
 from einsum_cascade.errors import DataError
 from simulator.dse.engine import sweep
 from simulator.dse.explorer import explore, page_of
@@ -161,10 +162,11 @@ def in_browser(page: Path, folder: Path, script: Any) -> Browser:
 def test_a_hundred_thousand_designs_in_a_browser(tmp_path):
     pytest.importorskip("tornado", reason="tornado (of distributed) drives the browser")
     table = designs(100_000)
-    page = tmp_path / "explore.html"
-    page.write_text(page_of(table, MANIFEST, title="Test <of> a page"), encoding="utf-8")
     front = pareto(table, minimize=["latency_s", "area_mm2"], by="sizes.seq")
     chosen = int(front["latency_s"].idxmax())
+    schedules = {chosen: [("PE2D", "QK", 0.0, 1.0), ("PE1D", "RM", 1.0, 1.5)]}
+    page = tmp_path / "explore.html"
+    page.write_text(page_of(table, MANIFEST, title="Test <of> a page", schedules=schedules), encoding="utf-8")
     row = table.loc[chosen]
 
     async def script(browser: Browser) -> None:
@@ -188,6 +190,8 @@ def test_a_hundred_thousand_designs_in_a_browser(tmp_path):
         (tmp_path / "one.yaml").write_text(yaml)
         assert f"sizes.seq: [{row['sizes.seq']}]" in yaml
         assert f"hardware.N: [{row['hardware.N']}]" in yaml
+        assert await browser.js("$('schedule').getBoundingClientRect().height") > 60
+        assert await browser.js("$('schedule-advice').textContent") == ""
 
         await browser.js("$('x').value = 'energy_j'; $('x').dispatchEvent(new Event('change'))")
         again = pareto(table, minimize=["energy_j", "area_mm2"], by="sizes.seq")
@@ -262,3 +266,16 @@ def test_a_folder_gets_its_page(tmp_path):
         explore(tmp_path / "none")
     with pytest.raises(DataError, match="cannot write"):
         explore(tmp_path, page=tmp_path / "none" / "page.html")
+
+
+def test_the_front_has_the_schedules_of_the_simulator(tmp_path):
+    fixed = {"cascade": "attention_1pass", "hardware": "fusemax", "mapping": "fusemax", "sizes": "BERT/4K"}
+    objectives = {"minimize": ["latency_s", "area_mm2"]}
+    table = sim.sweep({"hardware.N": [64, 128]}, out=tmp_path, objectives=objectives, **fixed)
+    data = json.loads(
+        explore(tmp_path).read_text().split('type="application/json">')[1].split("</script>")[0]
+    )
+    assert set(data["schedules"]) == {"0", "1"}
+    for number, slots in data["schedules"].items():
+        assert max(end for *_, end in slots) == pytest.approx(table["latency_s"][int(number)], rel=1e-12)
+        assert [slots[0][1], slots[0][2]] == ["QK", 0.0]

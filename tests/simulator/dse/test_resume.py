@@ -100,7 +100,7 @@ def test_killed_at_random_instants(program, uninterrupted, tmp_path, jobs):
     for _ in range(30):
         run = start(program, tmp_path, jobs=jobs)
         try:
-            run.wait(timeout=rng.uniform(0.4, 2.6) if kills < 5 else 60)
+            run.wait(timeout=rng.uniform(0.4, 2.6) if kills < 4 else 60)
             break
         except subprocess.TimeoutExpired:
             workers = children(run.pid)
@@ -217,3 +217,29 @@ def test_a_folder_that_may_not_be_written(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(DataError, match="cannot write here: Permission denied"), opened(tmp_path):
         pass
+
+
+UNGUARDED = """
+import sys, time
+from einsum_cascade.errors import ModelError
+from simulator.dse.engine import sweep
+from simulator.dse.space import Space
+
+def evaluate(point):
+    time.sleep(0.01)
+    return {"y": 1}
+
+try:
+    sweep(Space({"x": list(range(300))}), evaluate=evaluate, out=sys.argv[1] + __name__, jobs=2)
+except ModelError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, tmp_path / "script.py", tmp_path / "out"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert "the pool of worker processes is lost" in ran.stderr
+    assert "if __name__ == '__main__':" in ran.stderr.splitlines()[-1]
