@@ -14,6 +14,7 @@ from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, fail, gua
 ROOMS = (
     "einsum_cascade.cli",
     "einsum_cascade.analysis.cli",
+    "einsum_cascade.rewrite.cli",
     "simulator.spatial.cli",
     "simulator.gpu.gna_cli",
     "simulator.gpu.cli",

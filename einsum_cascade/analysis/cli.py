@@ -1,4 +1,4 @@
-"""The commands `cascade passes`, `cascade bounds` and `cascade reduce`."""
+"""The commands `cascade passes` and `cascade bounds`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from ..terminal import Json, emit_json, guarded, note, table
 
 if TYPE_CHECKING:
-    from ..cascade import Cascade
+    pass
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo entry or a path to a .cascade file.")]
 
@@ -60,7 +60,11 @@ def bounds(
     cascade = zoo.find(name)
     found = bounds_of(cascade, sizes, buffer=buffer, word=word)
     if plot is not None:
-        _draw(cascade, sizes, word, plot)
+        from .bounds import curve_to_draw
+        from .plots import save_traffic
+
+        save_traffic({f"{cascade.name}: bound": curve_to_draw(cascade, sizes, word=word)}, plot)
+        note(f"wrote {plot}")
     if json:
         emit_json(found.as_json())
         return
@@ -70,62 +74,7 @@ def bounds(
     table("formulas", ["bound", "formula"], list(found.formulas.items()))
 
 
-@guarded
-def reduce(
-    name: Name,
-    rank: Annotated[str, typer.Option("--rank", help="The rank that should be visited less often.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Write the cascade that was found here.")] = None,
-    json: Json = False,
-) -> None:
-    """An equal cascade with the fewest passes over a rank, and the steps that lead there."""
-    from .. import zoo
-    from ..rewrite.reduce import reduce_passes
-
-    found = reduce_passes(zoo.find(name), rank)
-    text = str(found.cascade)
-    if out is not None:
-        _write(out, text)
-    if json:
-        emit_json(found.as_json())
-        return
-    typer.echo(text)
-    steps = [(s.rule, s.einsum, s.why) for s in found.steps]
-    table(f"passes over {rank}: {found.before} -> {found.after}", ["rule", "Einsum", "why"], steps)
-    if found.stuck:
-        table("what stays", ["Einsum", "why"], [(s.einsum, s.why) for s in found.stuck])
-
-
 def register(app: typer.Typer) -> None:
     """Mount the commands on an app."""
     app.command("passes")(passes)
     app.command("bounds")(bounds)
-    app.command("reduce")(reduce)
-
-
-def _draw(cascade: Cascade, sizes: str, word: str, path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from .bounds import curve_to_draw
-    from .plots import plot_traffic
-
-    axes = plot_traffic({f"{cascade.name}: bound": curve_to_draw(cascade, sizes, word=word)})
-    try:
-        axes.figure.savefig(path)
-    except (OSError, ValueError) as error:
-        _refuse(path, error)
-    note(f"wrote {path}")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        _refuse(path, error)
-    note(f"wrote {path}")
-
-
-def _refuse(path: Path, error: Exception) -> None:
-    from ..errors import DataError
-
-    raise DataError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None

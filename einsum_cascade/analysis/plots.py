@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..errors import DataError
 
 Axes = Any
 
@@ -36,3 +39,19 @@ def plot_traffic(
     ax.grid(visible=True, which="both", alpha=0.3)
     ax.legend()
     return ax
+
+
+def save_traffic(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path) -> None:
+    """Write the drawing of some curves to a file; its ending says the format.
+
+    Raises:
+        DataError: the file cannot be written, or its ending names no format.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    plot_traffic(curves, ax=figure.subplots())
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot write {path}: {error}") from None
