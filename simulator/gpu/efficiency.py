@@ -66,6 +66,8 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     tiles_s = launch.tiles_of_block * tile_s + launch.mask_cycles_of_block / gpu.clock_hz
     costs = launch.real * (efficiency.block_cycles / gpu.clock_hz + tiles_s * launch.crowding[:, None])
     compute = _schedule(launch, costs, exact=exact)
+    work = (costs.sum(axis=1) * launch.copies) / (launch.slots * compute)
+    compute = compute * np.where(launch.tile.lone < 1.0, np.clip(work, launch.tile.lone, 1.0), 1.0)
     memory = memory_seconds(launch, launch.bytes_moved) / efficiency.memory
     append = memory_seconds(launch, launch.bytes_appended) / efficiency.memory
     busy = (compute**_OVERLAP + memory**_OVERLAP) ** (1 / _OVERLAP)

@@ -79,7 +79,7 @@ class Launch:
     @property
     def crowding(self) -> Floats:
         """Time of a block's tile in units of its time alone on an SM of a full chip, shape (n,)."""
-        out: Floats = np.where(self.blocks < self.gpu.sms, self.tile.lone, self.resident)
+        out: Floats = np.where(self.blocks < self.gpu.sms, max(self.tile.lone, 1.0), self.resident)
         return out
 
     @property
