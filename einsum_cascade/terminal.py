@@ -64,6 +64,7 @@ def _plain(value: Any) -> Any:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = "") -> None:
     """Print a table for people on stdout; numbers are right-aligned."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     rows = [list(r) for r in rows]
@@ -72,7 +73,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
         numeric = bool(rows) and all(isinstance(r[i], (int, float)) or r[i] is None for r in rows)
         out.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for r in rows:
-        out.add_row(*(cell(v) for v in r))
+        # Square brackets are indices here, not markup.
+        out.add_row(*(escape(cell(v)) for v in r))
     Console().print(out)
 
 
