@@ -1,10 +1,9 @@
-"""The zoo: every cascade against its independent formula, its passes against the seed papers' table, and what the
-papers claim as far as counting the cascade's own operations can say it.
-"""
+"""The zoo against its formulas, its passes against the seed papers' table, and headline claims by counting."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Iterator
 from importlib import resources
@@ -98,8 +97,7 @@ def macs(cascade: Cascade | str, sizes: dict[str, int], *, only: tuple[str, ...]
 
 def _linear(tokens: int, *widths: int) -> int:
     """Multiply-accumulates of matrix products of some tokens through layers of these widths."""
-    pairs = zip(widths, widths[1:], strict=False)
-    return sum(macs("gemm", {"M": tokens, "N": b, "K": a}) for a, b in pairs)
+    return sum(macs("gemm", {"M": tokens, "N": b, "K": a}) for a, b in itertools.pairwise(widths))
 
 
 def _claims() -> Iterator[Case]:

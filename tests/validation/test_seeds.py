@@ -25,8 +25,7 @@ def test_every_paper_has_its_operator() -> None:
 
 def test_unsure_rows_say_so_in_their_source() -> None:
     for row in seeds.table():
-        if "UNSURE" in zoo.load(row["cascade"]).source:
-            assert row["unsure"] == "1"
+        assert ("UNSURE" in zoo.load(row["cascade"]).source) == (row["unsure"] == "1"), row["cascade"]
 
 
 @pytest.mark.parametrize(

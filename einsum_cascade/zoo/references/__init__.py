@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 def families() -> tuple[dict[str, Reference], ...]:
     """Return the table of each family: zoo entry -> reference."""
-    from . import language, linear, local, selected, softmax, vision
+    from . import language, linear, local, modern, selected, softmax, vision
 
-    return softmax.TABLE, linear.TABLE, local.TABLE, selected.TABLE, vision.TABLE, language.TABLE
+    modules = (softmax, modern, linear, local, selected, vision, language)
+    return tuple(m.TABLE for m in modules)

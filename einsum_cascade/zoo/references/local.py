@@ -118,7 +118,9 @@ TABLE = {
     ),
     "landmark": Reference(_landmark, {"G": (1, 4), "T": (1, 4)}),
     "landmark_1pass": Reference(_landmark, {"G": (1, 4), "T": (1, 4)}),
-    "landmark_retrieval": Reference(_landmark_retrieval, {"G": (1, 4), "P": (1, 12), "T": (1, 4), "R": (1, 3)}),
+    "landmark_retrieval": Reference(
+        _landmark_retrieval, {"G": (1, 4), "P": (1, 12), "T": (1, 4), "R": (1, 3)}
+    ),
     "arrow_attention": Reference(_arrow, {"P": "<=M", "R": (1, 3)}),
     "bispa": Reference(_bispa, {"R": (1, 3)}),
     "ring_attention": Reference(_ring, {"D": (1, 4), "I": (1, 4)}),
