@@ -72,13 +72,29 @@ def default_mapping(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChi
     raise problem or MappingError(f"{cascade.name} has no Einsums")
 
 
-def draft(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip, groups: tuple[Group, ...]) -> Draft:
-    """Return a draft with the widest spatial tiles and the least buffered ones."""
-    sizes = _tiled(cascade, sizes, chip)
+def draft(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    groups: tuple[Group, ...],
+    *,
+    widest: int | None = None,
+) -> Draft:
+    """Return a draft with the widest spatial tiles and the least buffered ones.
+
+    Args:
+        cascade: the algorithm.
+        sizes: by rank.
+        chip: the machine.
+        groups: which Einsums run together.
+        widest: bound on the tiles of iterated ranks (M0 of M = M1 * M0); else the shortest axis of the chip.
+    """
+    sizes = _tiled(cascade, sizes, widest or narrowest(chip))
     arrays = {e.name: best_array(e, sizes, chip) for g in groups for e in g.einsums}
     width = narrowest(chip)
     ranks = dict.fromkeys(rank_of(v) for e in cascade.einsums for v in e.variables)
-    spatial = {r: divisor(sizes[r], width) for r in ranks}
+    in_turn = {g.iterated for g in groups}
+    spatial = {r: 1 if r in in_turn else divisor(sizes[r], width) for r in ranks}
     return Draft(cascade, chip, sizes, groups, arrays, spatial, dict.fromkeys(ranks, 1))
 
 
@@ -87,8 +103,8 @@ def narrowest(chip: SpatialChip) -> int:
     return min(extent for array in chip.arrays.values() for extent in array.shape)
 
 
-def _tiled(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> dict[str, int]:
-    """Return the sizes with the inner ranks of the cascade's own splits as wide as an axis."""
+def _tiled(cascade: Cascade, sizes: Mapping[str, int], widest: int) -> dict[str, int]:
+    """Return the sizes with the inner ranks of the cascade's own splits as wide as they may be."""
     out = dict(sizes)
     iterated = {variable_of(r) for r in cascade.rank_names} & {
         b for e in cascade.einsums if (b := cascade.block_of(e.name))
@@ -97,7 +113,7 @@ def _tiled(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> dic
         steps = [p for p in parts if variable_of(p) in iterated]
         if len(parts) == 2 and len(steps) == 1:
             inner = next(p for p in parts if p not in steps)
-            out[inner] = divisor(out[whole], narrowest(chip))
+            out[inner] = divisor(out[whole], widest)
             out[steps[0]] = out[whole] // out[inner]
             out.update({alias: out[of] for alias, of in cascade.aliases.items()})
     return out

@@ -10,7 +10,7 @@ from einsum_cascade.errors import MappingError
 from einsum_cascade.sizes import BATCH_RANKS
 
 from .access import run
-from .default import Draft, shared_memories, write
+from .default import Draft, draft, narrowest, shared_memories, write
 from .lowering import Layout, lower
 from .nest import Count
 from .tiles import divisors, occupancy, settle
@@ -25,17 +25,21 @@ def best_tiles(found: Draft) -> Draft:
     Raises:
         MappingError: nothing fits.
     """
-    whole = _whole_inside(found)
-    start = replace(found, buffered={**found.buffered, **whole})
-    layout = _layout(start)
-    while not _fits(start, layout):
-        narrower = _narrower(start, whole)
-        if narrower is None:
+    widest = narrowest(found.chip)
+    while True:
+        whole = _whole_inside(found)
+        start: Draft | None = replace(found, buffered={**found.buffered, **whole})
+        while start is not None:
+            layout = _layout(start)
+            if _fits(start, layout):
+                return _grown(start, layout, frozenset(whole))
+            start = _narrower(start, whole)
+        widest //= 2
+        if widest < 1 or not any(g.iterated for g in found.groups):
             raise MappingError(
                 f"automatic: not even the smallest tiles of {found.cascade.name} fit {found.chip.name}"
             )
-        start = narrower
-    return _grown(start, layout, frozenset(whole))
+        found = draft(found.cascade, found.sizes, found.chip, found.groups, widest=widest)
 
 
 def _whole_inside(found: Draft) -> dict[str, int]:
