@@ -137,10 +137,10 @@ def _set(document: dict[str, Any], key: str, value: Any, where: str) -> None:
         node = _step(node, step, ".".join(above[: depth + 1]), where)
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
         node[int(last)] = value
-    elif isinstance(node, dict) and (above or last in document):
+    elif isinstance(node, dict) and (above or last in document or last in file_fields(_class(document))):
         node[last] = value  # an unknown word below is refused when the chip is built
     else:
-        legal = [*document["parameters"], *document] if not above else node
+        legal = [*document["parameters"], *file_fields(_class(document))] if not above else node
         raise HardwareError(f"{where}: no parameter or field '{key}'; {nearest(last, map(str, legal))}")
 
 
@@ -154,14 +154,18 @@ def _step(node: Any, step: str, path: str, where: str) -> Any:
 
 
 def _chip(document: dict[str, Any], where: str) -> Any:
-    module, name = _KINDS[document["kind"]]
-    cls = getattr(importlib.import_module(module, __package__), name)
+    cls = _class(document)
     values = {k: _scalar(v, {}, f"{where}: parameters.{k}") for k, v in _parameters(document, where).items()}
     data = {k: v for k, v in document.items() if k not in ("kind", "aliases", "parameters")}
     resolved = _resolved(cls, None, data, values, where, ())
     if "parameters" in file_fields(cls):
         resolved["parameters"] = {k: _bare(v) for k, v in values.items()}
     return build(cls, resolved, where=where, error=HardwareError)
+
+
+def _class(document: Mapping[str, Any]) -> Any:
+    module, name = _KINDS[document["kind"]]
+    return getattr(importlib.import_module(module, __package__), name)
 
 
 def _parameters(document: dict[str, Any], where: str) -> Mapping[str, Any]:
