@@ -122,3 +122,17 @@ def channel_attention() -> Iterator[Case]:
     for dtype in ("fp32", "bf16"):
         yield Case(dtype, _sizes(2, 53, 53, 24, batch=2))
     yield Case("fp32", _sizes(1, 100, 100, 16), {"scale": 0.5})
+
+
+def reversed_attention() -> Iterator[Case]:
+    """Yield the checks of reversed attention."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _sizes(2, 37, 53, 32))
+    yield Case("fp32", _sizes(1, 53, 20, 40, batch=2))
+
+
+def selected_attention() -> Iterator[Case]:
+    """Yield the checks of attention to gathered blocks."""
+    yield Case("fp32", _sizes(4, 9, 70, 32, kv_heads=2, picks=3))
+    yield Case("fp32", _sizes(1, 20, 33, 40, batch=2), {"causal": False})
+    yield Case("bf16", _sizes(6, 7, 64, 64, kv_heads=2))

@@ -1,7 +1,7 @@
 """Channel attention: channels attend to channels; the scores are sums over all tokens.
 
-Tied to `channel_attention`. One kernel reduces the C x C scores of a head over the tokens and takes their softmax, the
-other applies them token tile by token tile: two passes over the tokens, as the pass analysis says.
+Tied to `channel_attention` and `davit_channel`. One kernel reduces the C x C scores of a head over the tokens and takes
+their softmax, the other applies them token tile by token tile: two passes over the tokens, as the pass analysis says.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Few queries, many keys: the keys are split over thread blocks, and the partial attentions are merged.
 
-Tied to `attention_2pass_local` at the scale of splits: each split is corrected by its own log-sum-exp. The merge alone
-is also the step of ring attention, where the partial results come from other devices.
+Tied to `attention_split_decode`: each split is corrected by its own log-sum-exp. The merge alone is also the step of
+ring attention (`ring_attention`), where the partial results come from other devices.
 """
 
 from __future__ import annotations

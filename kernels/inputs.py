@@ -110,3 +110,21 @@ def channels(**sizes: object) -> dict[str, torch.Tensor]:
     root = tensors["q"].shape[2] ** -0.25
     transposed = {name: t.transpose(2, 3) for name, t in tensors.items()}
     return transposed | {name: transposed[name] * root for name in ("q", "k")}
+
+
+def parents(**sizes: object) -> dict[str, torch.Tensor]:
+    """Return q and k as `attention` does, and a value for each query instead of each key."""
+    tensors = attention(**(sizes | {"extras": ("grad",)}))  # type: ignore[arg-type]
+    return {"q": tensors["q"], "k": tensors["k"], "v": tensors["grad"]}
+
+
+def selected(*, picks: int = 2, block: int = 16, **sizes: object) -> dict[str, torch.Tensor]:
+    """Return the inputs of `attention` and an index of different random blocks, of which one is missing."""
+    tensors = attention(**sizes)  # type: ignore[arg-type]
+    q, k = tensors["q"], tensors["k"]
+    blocks = -(-k.shape[2] // block)
+    generator = torch.Generator(q.device).manual_seed(1)
+    order = torch.rand(*k.shape[:2], q.shape[2], blocks, generator=generator, device=q.device).argsort(-1)
+    index = order[..., : min(picks, blocks)].contiguous()
+    index[0, 0, 0, 0] = -1
+    return tensors | {"index": index}

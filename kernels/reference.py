@@ -199,3 +199,35 @@ def channel_attention(
 ) -> tuple[torch.Tensor]:
     """Return attention between the channels of [batch, heads, channels, tokens]."""
     return (torch.softmax(scale * (q @ k.transpose(-1, -2)), -1) @ v,)
+
+
+def reversed_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor]:
+    """Return the transposed aggregation: weights normalised over the keys of a query, summed over the queries."""
+    weights = torch.softmax((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5, -1)
+    return (weights.transpose(-1, -2) @ v,)
+
+
+def selected_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    index: torch.Tensor,
+    block: int = 16,
+    causal: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention to the blocks that an index names, one query at a time, keys gathered."""
+    batch, heads, seq_q, _ = q.shape
+    group, seq_kv = heads // k.shape[1], k.shape[2]
+    out, lse = torch.zeros_like(q), torch.full(q.shape[:3], float("-inf"), dtype=q.dtype)
+    for b in range(batch):
+        for h in range(heads):
+            for p in range(seq_q):
+                blocks = [int(i) for i in index[b, h // group, p] if i >= 0]
+                keys = [m for i in blocks for m in range(i * block, min((i + 1) * block, seq_kv))]
+                keys = [m for m in keys if not causal or m <= p + seq_kv - seq_q]
+                if keys:
+                    scores = k[b, h // group, keys] @ q[b, h, p] * q.shape[-1] ** -0.5
+                    out[b, h, p] = torch.softmax(scores, 0) @ v[b, h // group, keys]
+                    lse[b, h, p] = torch.logsumexp(scores, 0)
+    return out, lse

@@ -140,7 +140,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
             ),
             KernelEntry(
                 name="decode_attention",
-                cascade="attention_2pass_local",
+                cascade="attention_split_decode",
                 summary="few queries over a long cache: keys split over thread blocks, heads packed, then merged",
                 source="Dao et al., Flash-Decoding (2023)",
                 launcher="decode:decode_attention",
@@ -152,7 +152,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
             ),
             KernelEntry(
                 name="merge_attention",
-                cascade="attention_2pass_local",
+                cascade="ring_attention",
                 summary="merge of partial attentions by their log-sum-exps: split keys, ring step",
                 source="Liu et al., Ring Attention (2023); Dao et al., Flash-Decoding (2023)",
                 launcher="decode:merge_attention",
@@ -163,7 +163,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
             ),
             KernelEntry(
                 name="prefix_attention",
-                cascade="attention_1pass_causal",
+                cascade="aaren_scan",
                 summary="attention of one learnt query over every prefix of the keys, by an associative scan (Aaren)",
                 source="Feng et al., Attention as an RNN (arXiv 2405.13956)",
                 launcher="scan:prefix_attention",
@@ -175,7 +175,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
             ),
             KernelEntry(
                 name="channel_attention",
-                cascade="channel_attention",
+                cascade="davit_channel",
                 summary="channels attend to channels, scores summed over the tokens (DaViT, XCiT, MANIQA)",
                 source="Ding et al., DaViT (ECCV 2022); El-Nouby et al., XCiT (NeurIPS 2021)",
                 launcher="channel:channel_attention",
@@ -184,6 +184,30 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 cases="cases:channel_attention",
                 builds="channel:builds",
                 outputs=("AV",),
+            ),
+            KernelEntry(
+                name="reversed_attention",
+                cascade="reversed_attention_2pass",
+                summary="reversed attention: softmax over keys, aggregated onto the keys (P^T V), in two passes",
+                source="Ding et al., DependencyViT (CVPR 2023)",
+                launcher="transposed:reversed_attention",
+                reference="reference:reversed_attention",
+                inputs="inputs:parents",
+                cases="cases:reversed_attention",
+                builds="transposed:builds",
+                outputs=("O",),
+            ),
+            KernelEntry(
+                name="selected_attention",
+                cascade="attention_selected_blocks",
+                summary="causal attention to the key blocks that an index names for each query: top-k, routed",
+                source="Yuan et al., Native Sparse Attention (arXiv 2502.11089), selection branch",
+                launcher="gathered:selected_attention",
+                reference="reference:selected_attention",
+                inputs="inputs:selected",
+                cases="cases:selected_attention",
+                builds="gathered:builds",
+                outputs=("AV", "LSE"),
             ),
         )
     }

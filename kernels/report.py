@@ -141,18 +141,21 @@ def store_path() -> Path:
 
 
 def store_resources(found: Iterable[Resources], path: Path | None = None) -> Path:
-    """Write the resources into the stored table, in place of older rows of the same builds, and return its path."""
+    """Write the resources into the stored table and return its path.
+
+    They take the place of all older rows of the same kernels and targets, so that no tile lingers that is no longer
+    shipped.
+    """
     path = path or store_path()
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    new = [{k: str(v) for k, v in resource_row(r).items()} for r in found]
+    replaced = {(row["kernel"], row["target"]) for row in new}
+    rows: list[dict[str, str]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            rows = {tuple(r[k] for k in KEY): r for r in csv.DictReader(file)}
-    for r in found:
-        row = {k: str(v) for k, v in resource_row(r).items()}
-        rows[tuple(row[k] for k in KEY)] = row
+            rows = [r for r in csv.DictReader(file) if (r["kernel"], r["target"]) not in replaced]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[key] for key in sorted(rows))
+        writer.writerows(sorted(rows + new, key=lambda r: tuple(r[k] for k in KEY)))
     return path

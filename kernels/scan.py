@@ -1,7 +1,7 @@
 """Attention of one learnt query per head, as a prefix over the keys: the output at every length at once (Aaren).
 
-Tied to the prefix-scan form of 1-pass attention: pairs of maximum and denominator are combined by an associative scan
-in a chunk, the numerator by a triangular product, and one running state is carried from chunk to chunk.
+Tied to `aaren_scan`: pairs of maximum and denominator are combined by an associative scan in a chunk, the numerator by
+a triangular product, and one running state is carried from chunk to chunk.
 """
 
 from __future__ import annotations

@@ -68,15 +68,18 @@ def test_the_stored_table_is_complete_and_free_of_spills():
     assert (stored["stack_bytes"] == 0).all()
 
 
-def test_storing_replaces_older_rows(compiled, tmp_path):
+def test_storing_replaces_what_is_no_longer_shipped(compiled, tmp_path):
     path = tmp_path / "resources.csv"
-    some = list(compiled.values())
-    report.store_resources(some[:2], path)
-    first = path.read_text()
-    report.store_resources(some[:1], path)
-    assert path.read_text() == first
-    report.store_resources(some, path)
-    assert len(path.read_text().splitlines()) == 7
+    report.store_resources(compiled.values(), path)
+    whole = path.read_text()
+    assert len(whole.splitlines()) == 7
+    one = compiled["sm_80", 64]
+    report.store_resources([one], path)
+    kept = path.read_text().splitlines()
+    assert len(kept) == 6
+    assert sum(",sm_80," in line for line in kept) == 1
+    report.store_resources([r for key, r in compiled.items() if key[0] == "sm_80"], path)
+    assert path.read_text() == whole
 
 
 def test_unknown_target_names_the_nearest():

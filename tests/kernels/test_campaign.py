@@ -16,9 +16,14 @@ def tiny():
 
 
 def test_the_plan_covers_every_kernel_but_the_merge():
-    """The merge is measured as a part of split-KV decode; channel attention has no sequence of its own."""
+    """The merge is measured inside split-KV decode; the others do not share the plan's sizes."""
     covered = {p.entry for p in campaign.plan()}
-    assert covered == {e.name for e in registry.entries()} - {"merge_attention", "channel_attention"}
+    assert covered == {e.name for e in registry.entries()} - {
+        "merge_attention",
+        "channel_attention",
+        "selected_attention",
+        "reversed_attention",
+    }
     keys = [campaign._key_of(p, "d") for p in campaign.plan()]
     assert len(keys) == len(set(keys))
 

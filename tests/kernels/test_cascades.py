@@ -10,9 +10,12 @@ import einsum_cascade as ec
 from kernels import registry
 from kernels.attention import flash_attention
 from kernels.channel import channel_attention
+from kernels.decode import decode_attention
+from kernels.gathered import selected_attention
 from kernels.linear import linear_attention
 from kernels.neighborhood import neighborhood_attention
 from kernels.scan import prefix_attention
+from kernels.transposed import reversed_attention
 from kernels.unfused import unfused_attention
 
 E, P, M = 16, 13, 24
@@ -104,3 +107,96 @@ def test_channel_attention():
     expected = evaluated("channel_attention", {"C": 16, "T": M}, inputs)["AV"]
     q, k, v = (torch.from_numpy(inputs[n][None, None].astype(np.float32)) for n in "QKV")
     np.testing.assert_allclose(channel_attention(q, k, v)[0][0, 0].numpy(), expected, atol=ATOL)
+
+
+def heads_first(a):
+    """[H, E, P] of a cascade -> [1, H, P, E] of a kernel."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(a, 1, -1)[None], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "options"),
+    [
+        ("attention_alibi", "SL", lambda x: {"slopes": x}),
+        ("attention_sink_logit", "SK", lambda x: {"sink": x}),
+    ],
+)
+def test_score_modifications_of_a_head(name, extra, options):
+    inputs = drawn(Q=(2, E, M), K=(2, E, M), V=(2, E, M)) | {extra: np.array([0.5, 0.25])}
+    expected = evaluated(name, {"H": 2, "E": E, "F": E, "P": M, "M": M}, inputs)["AV"]
+    extras = options(torch.from_numpy(inputs[extra].astype(np.float32)))
+    out, _ = flash_attention(*(heads_first(inputs[n]) for n in "QKV"), scale=1.0, causal=True, **extras)
+    np.testing.assert_allclose(np.moveaxis(out[0].numpy(), -1, 1), expected, atol=ATOL)
+
+
+def test_soft_cap():
+    inputs = drawn(Q=(E, M), K=(E, M), V=(E, M)) | {"CAP": np.array(2.0)}
+    expected = evaluated("attention_softcap", {"E": E, "F": E, "P": M, "M": M}, inputs)["AV"]
+    out, _ = flash_attention(*(tokens(inputs[n]) for n in "QKV"), scale=1.0, causal=True, soft_cap=2.0)
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
+def test_grouped_query():
+    inputs = drawn(Q=(4, E, M), K=(2, E, M), V=(2, E, M))
+    expected = evaluated("attention_grouped_query", {"D": 2, "G": 2, "E": E, "F": E, "P": M, "M": M}, inputs)[
+        "AV"
+    ]
+    out, _ = flash_attention(*(heads_first(inputs[n]) for n in "QKV"), scale=1.0, causal=True)
+    np.testing.assert_allclose(np.moveaxis(out[0].numpy(), -1, 1), expected, atol=ATOL)
+
+
+def test_split_decode():
+    inputs = drawn(Q=(2, E), K=(2, E, M), V=(2, E, M))
+    scaled = inputs | {"Q": inputs["Q"] * E**-0.5}
+    expected = evaluated("attention_split_decode", {"H": 2, "E": E, "F": E, "M1": 3, "M0": 8}, scaled)["AV"]
+    query = heads_first(inputs["Q"][:, :, None])
+    out, _ = decode_attention(query, heads_first(inputs["K"]), heads_first(inputs["V"]), splits=3)
+    np.testing.assert_allclose(out[0, :, 0].numpy(), expected, atol=ATOL)
+
+
+def test_prefix_scan():
+    inputs = drawn(K=(E, M), V=(E, M), Q=(E,))
+    scaled = inputs | {"Q": inputs["Q"] * E**-0.5}
+    expected = evaluated("aaren_scan", {"E": E, "F": E, "M": M, "G": 5}, scaled)["AV"]
+    query = torch.from_numpy(inputs["Q"][None].astype(np.float32))
+    out, _ = prefix_attention(query, tokens(inputs["K"]), tokens(inputs["V"]))
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
+def test_reversed_attention():
+    inputs = drawn(Q=(E, P), K=(E, M), V=(E, P)) | {"PS": np.ones(P), "MC": np.ones(P)}
+    scaled = inputs | {"Q": inputs["Q"] * E**-0.5}
+    expected = evaluated("reversed_attention_2pass", {"E": E, "F": E, "P": P, "M": M}, scaled)["O"]
+    (out,) = reversed_attention(*(tokens(inputs[n]) for n in "QKV"))
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
+def test_channel_groups_of_davit():
+    inputs = drawn(Q=(16, M), K=(16, M), V=(16, M))
+    expected = evaluated("davit_channel", {"C": 16, "N": M}, inputs)["O"]
+    k, v, q = (torch.from_numpy(inputs[n][None, None].astype(np.float32)) for n in "KVQ")
+    np.testing.assert_allclose(channel_attention(k, v, q, scale=0.25)[0][0, 0].numpy(), expected, atol=ATOL)
+
+
+def test_selected_blocks():
+    """The cascade selects by the mean key of a block; the same selection is made here in NumPy for the kernel."""
+    G, T, R = 3, 16, 2
+    inputs = drawn(Q=(E, G * T), K=(E, G, T), V=(E, G, T))
+    sizes = {"E": E, "F": E, "P": G * T, "G": G, "T": T, "R": R}
+    cascade = ec.zoo.load("attention_selected_blocks")
+    expected = ec.evaluate(cascade, sizes, inputs | {"Q": inputs["Q"] * E**-0.5})["AV"]
+    scores = np.einsum("ep,eg->pg", inputs["Q"], inputs["K"].mean(2))
+    legal = np.arange(G)[None, :] * T <= np.arange(G * T)[:, None]
+    order = np.argsort(np.where(legal, -scores, np.inf), axis=1, kind="stable")[:, :R]
+    index = np.where(np.take_along_axis(legal, order, 1), order, -1)
+    flat = {n: inputs[n].reshape(E, -1) for n in "KV"}
+    out, _ = selected_attention(
+        tokens(inputs["Q"]),
+        tokens(flat["K"]),
+        tokens(flat["V"]),
+        index=torch.from_numpy(index[None, None]),
+        block=T,
+    )
+    # Queries of the first block have fewer legal blocks than R: the cascade leaves those points out.
+    full = legal.sum(1) >= R
+    np.testing.assert_allclose(as_cascade(out)[:, full], expected[:, full], atol=ATOL)
