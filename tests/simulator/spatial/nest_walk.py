@@ -31,8 +31,17 @@ def _level(
     fetched: dict[tuple[int, ...], frozenset[tuple[int, ...]]] = {}
     seen_here: set[tuple[int, ...]] = set()
     updated: set[tuple[int, ...]] = set()
+    known: dict[tuple[object, ...], frozenset[tuple[int, ...]]] = {}
+
+    def tile_at(level: int, now: dict[int, int], place: dict[int, int]) -> frozenset[tuple[int, ...]]:
+        outside = sum(len(at.time) for at in nest.levels[:level])
+        key = (level, tuple(now[k] for k in range(outside)), tuple(sorted(place.items())))
+        if key not in known:
+            known[key] = _tile(nest, sizes, operand, level, now, place)
+        return known[key]
+
     for now in _steps(nest, sizes):
-        tile = _tile(nest, sizes, operand, i, now, {})
+        tile = tile_at(i, now, {})
         if tile != held:
             held = tile
             if not outermost:
@@ -40,7 +49,7 @@ def _level(
             seen_here |= tile
         wanted: set[tuple[int, ...]] = set()
         for place in _places(nest, sizes, i, child):
-            inner = _tile(nest, sizes, operand, child, now, place)
+            inner = tile_at(child, now, place)
             key = tuple(sorted(place.items()))
             if child == len(nest.levels) or fetched.get(key) != inner:
                 fetched[key] = inner

@@ -23,12 +23,12 @@ _spec.loader.exec_module(nest_walk)
 
 VARIABLES = ("m", "n", "p", "e")
 LEVELS = ("DRAM", "L3", "col", "reg")
-MOST_POINTS = 600
+MOST_POINTS = 400
 
 
 @st.composite
 def nests(draw):
-    """A nest of two to four memories with up to 600 points, and one input and one output kept in some of them."""
+    """A nest of two to four memories with up to 400 points, and one input and one output kept in some of them."""
     depth = draw(st.integers(2, 4))
     fan_out_at = draw(st.integers(0, depth - 1))
     budget = MOST_POINTS

@@ -178,7 +178,10 @@ BASE = mappings.load("fusemax")
         ({"outer": ("B", "H", "P2")}, "rank M1: the loops run over none of it"),
         ({"outer": ("B", "H", "P2", "M1", "P1")}, "rank P: the loops run over P0, P1, P1, P2; expected"),
         ({"outer": ("B", "H", "P2", "M1", "X")}, "no rank or part 'X'"),
-        ({"nests": {"QK": BASE.nest.nests["QK LM SLN SLD SLNV"]}}, "nests has no loops for it, and no 'others'"),
+        (
+            {"nests": {"QK": BASE.nest.nests["QK LM SLN SLD SLNV"]}},
+            "nests has no loops for it, and no 'others'",
+        ),
     ],
 )
 def test_what_is_refused(fields, message):
