@@ -20,11 +20,13 @@ from .gpu_sets import (
     Part,
     attention_rows,
     calibrated,
+    calls_of,
     known_of,
     parts_of,
     predicted,
     roofline_calibrated,
 )
+from .gpu_windows import dense_seconds, finding, skipping_seconds, speedups
 from .measured import PUBLISHED, read_measured
 
 SHIPPED = PUBLISHED / "gpu_measured.csv"
@@ -91,6 +93,10 @@ def _one_set(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) ->
         out.loc[where, "flops"] = part.launch.flops
         out.loc[where, "scalar"] = fit.scalar
         out.loc[where, "scalar_source"] = fit.source
+        if part.launch.windowed.any():
+            calls = calls_of(rows.loc[where])
+            out.loc[where, "skipping"] = skipping_seconds(calls, part.launch, fit)
+            out.loc[where, "dense"] = dense_seconds(calls, part.launch, fit)
     return out
 
 
@@ -122,6 +128,7 @@ def _result(cases: pd.DataFrame, left_out: dict[str, int]) -> dict[str, Any]:
     judged = cases[~cases["fitting"]]
     sets = [_set(keys, group) for keys, group in judged.groupby(SET, sort=True)]
     rows = [_case(row) for row in judged.to_dict("records")]
+    windows = _windows(cases)
     worse = [s for s in sets if s["n"] >= _LEAST_ROWS and s["mape_calibrated"] > s["mape_roofline"]]
     return {
         "suite": "gpu",
@@ -130,10 +137,22 @@ def _result(cases: pd.DataFrame, left_out: dict[str, int]) -> dict[str, Any]:
         "ok": not worse,
         "failed": len(worse),
         "sets": sets,
+        "windows": windows,
         "left_out": left_out,
-        "notes": _notes(sets, worse, left_out),
+        "notes": _notes(sets, worse, left_out, windows),
         "cases": rows,
     }
+
+
+def _windows(cases: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return, per windowed set, what its kernel does outside the window and how well its speedup is predicted."""
+    out = []
+    for keys, group in cases.groupby(CONSTANTS, sort=True):
+        for window, windowed in group[group["window"] > 0].groupby("window"):
+            both = pd.concat([group[group["window"] == 0], windowed])
+            found = {**dict(zip(CONSTANTS, keys, strict=True)), "window": int(window), "n": len(windowed)}
+            out.append({**found, "finding": finding(windowed), **(speedups(both) or {})})
+    return out
 
 
 def _set(keys: tuple[Any, ...], group: pd.DataFrame) -> dict[str, Any]:
@@ -183,7 +202,12 @@ def _case(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _notes(sets: list[dict[str, Any]], worse: list[dict[str, Any]], left_out: dict[str, int]) -> list[str]:
+def _notes(
+    sets: list[dict[str, Any]],
+    worse: list[dict[str, Any]],
+    left_out: dict[str, int],
+    windows: list[dict[str, Any]],
+) -> list[str]:
     out = [f"{n} rows left out: {why}" for why, n in left_out.items()]
     big = [s for s in sets if s["n"] >= _LEAST_ROWS]
     if big:
@@ -192,5 +216,15 @@ def _notes(sets: list[dict[str, Any]], worse: list[dict[str, Any]], left_out: di
             f"{len(big)} sets of {_LEAST_ROWS} rows or more: median error {mean['mape_calibrated']:.1%}, "
             f"roofline treated the same way {mean['mape_roofline']:.1%}"
         )
+    out += [
+        f"{w['device']} {w['implementation']} head_dim {w['head_dim']:g} {w['dtype']} window {w['window']}: "
+        f"{w['finding']}"
+        for w in windows
+        if "not skip" in w["finding"] or "walks" in w["finding"]
+    ]
+    pairs = [w for w in windows if "pairs" in w]
+    if pairs:
+        error = sum(w["speedup_mape"] * w["pairs"] for w in pairs) / sum(w["pairs"] for w in pairs)
+        out.append(f"window speedup over dense, same call both ways: mean error {error:.1%}")
     out += [f"worse than roofline: {' '.join(str(s[k]) for k in SET)}" for s in worse]
     return out

@@ -30,7 +30,7 @@ CONSTANTS = ["device", "implementation", "head_dim", "dtype"]
 SET = [*CONSTANTS, "window"]
 
 _FASTER_THAN_POSSIBLE = 0.95  # of the time that the useful operations take at the device's peak rate
-_OTHER_CACHE_TRUST = 0.25  # of a calibration row whose cached keys have another type: the kernel differs
+_OTHER_CACHE_TRUST = 0.6  # of a calibration row whose cached keys have another type: the kernel differs
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def attention_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     keep(rows["device"].map(known).astype(bool), "device unknown")
     keep(~_impossible(rows), "faster than the device's peak rate allows")
     for rule in pd.read_csv(LEFT_OUT).to_dict("records"):
-        named = rows["source"].map(lambda text, rule=rule: fnmatchcase(text, rule["source"]))
+        named = rows["source"].map(lambda text, rule=rule: fnmatchcase(text, rule["source"])).astype(bool)
         keep(~(named & (rows[rule["column"]] < rule["below"])), f"{rule['source'].strip('*')}: {rule['why']}")
     return rows, left_out
 
@@ -131,6 +131,7 @@ def calibrated(part: Part, by: Sequence[Part], *, implementation: str, source: s
         [b.measured_s for b in by],
         known=known_of(part, implementation),
         source=source,
+        knowns=[known_of(b, implementation) for b in by],
         weights=trust,
     )
 

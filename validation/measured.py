@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +69,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not a text table (it holds a zero byte)")
     if not text.strip():
         raise DataError(f"{path}: the table is empty")
+    _check_widths(text, path)
     try:
         table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
@@ -74,6 +77,15 @@ def _read(path: Path) -> pd.DataFrame:
     if not len(table):
         raise DataError(f"{path}: the table has no rows")
     return table
+
+
+def _check_widths(text: str, path: Path) -> None:
+    """Refuse rows longer or shorter than the head: the table reader would shift or pad them silently."""
+    lines = csv.reader(io.StringIO(text))
+    head = next(lines)
+    for row in lines:
+        if row and len(row) != len(head):
+            raise DataError(f"{path}: line {lines.line_num}: expected {len(head)} fields, found {len(row)}")
 
 
 def _check_columns(table: pd.DataFrame, path: Path) -> None:

@@ -27,7 +27,9 @@ _UNLIKE = {"device": 1.0, "target": 1.5, "mapping": 4.0, "implementation": 0.3, 
 _UNLIKE_HEAD_DIM = 0.7  # per factor of two
 _SPREAD_NEAR = {"scalar": 0.25, "launch_s": 0.12, "block_cycles": 0.20, "memory": 0.15}
 _SPREAD_PER_UNIT = {"scalar": 0.15, "launch_s": 0.10, "block_cycles": 0.12, "memory": 0.08}
-_ROW_SPREAD = 0.08  # log error of a calibration row: model and measurement together (repeated runs differ by 3.6 %)
+_ROW_SPREAD = (
+    0.08  # log error of a calibration row: model and measurement together (repeated runs differ by 3.6 %)
+)
 
 _CALIBRATED, _CALIBRATED_SHORT, _SHORT_S = 0.10, 0.15, 50e-6
 _UNCALIBRATED, _UNKNOWN = 0.25, 1.0
@@ -139,6 +141,7 @@ def calibrate(
     *,
     known: Prior,
     source: str,
+    knowns: Sequence[Prior] = (),
     weights: Sequence[float] = (),
     exact: bool = True,
 ) -> Efficiency:
@@ -151,6 +154,8 @@ def calibrate(
         launches: measured calls; `measured_s`: their seconds, one array a launch.
         known: the prior.
         source: what the rows are, for the result.
+        knowns: what was known of each launch, where a launch is of another kind (another type of cached keys): what
+            is fitted is the common distance from what was known.
         weights: trust in each launch's rows, 1 by default.
         exact: schedule few blocks event by event; the closed form is for fits of thousands of rows.
 
@@ -166,32 +171,46 @@ def calibrate(
     )
     target = np.log(np.concatenate([np.asarray(m, dtype=np.float64) for m in measured_s]))
 
-    def residuals(x: Floats) -> Floats:
-        efficiency = Efficiency(*_four(np.exp(x)))
-        got = np.log(np.concatenate([times(each, efficiency, exact=exact).latency_s for each in launches]))
-        return np.concatenate([(got - target) * trust / _ROW_SPREAD, (x - known.mean) / known.spread])
+    means = [k.mean for k in knowns] or [known.mean] * len(launches)
 
-    found = np.exp(_least_squares(residuals, known.mean))
+    def residuals(x: Floats) -> Floats:
+        fits = [Efficiency(*_four(np.exp(mean + x))) for mean in means]
+        got = np.concatenate(
+            [times(*pair, exact=exact).latency_s for pair in zip(launches, fits, strict=True)]
+        )
+        return np.concatenate([(np.log(got) - target) * trust / _ROW_SPREAD, x / known.spread])
+
+    found = np.exp(known.mean + _least_squares(residuals, np.zeros(len(_NUMBERS))))
     return Efficiency(*_four(found), source=source, spread=_CALIBRATED)
 
 
-def _least_squares(residuals: Callable[[Floats], Floats], start: Floats, *, rounds: int = 12) -> Floats:
+def _least_squares(residuals: Callable[[Floats], Floats], start: Floats, *, rounds: int = 40) -> Floats:
     """Return the minimum of a sum of squares by Levenberg-Marquardt, derivatives by differences."""
     x, damping = start.copy(), 1e-2
     r = residuals(x)
+    normal, right = _normal_equations(residuals, x, r)
     for _ in range(rounds):
-        slope = np.stack([(residuals(x + step) - r) / 1e-3 for step in np.eye(len(x)) * 1e-3], axis=1)
-        normal, right = slope.T @ slope, slope.T @ r
         step = -np.linalg.solve(normal + damping * np.diag(np.diag(normal)), right)
         trial = residuals(x + step)
-        if trial @ trial < r @ r:
-            small = r @ r - trial @ trial < 1e-4 * (r @ r)
-            x, r, damping = x + step, trial, damping / 5
-            if small:
+        gain = r @ r - trial @ trial
+        if gain <= 0:
+            damping *= 4
+            if float(np.abs(step).max()) < 1e-4:
                 break
-        else:
-            damping *= 8
+            continue
+        done = gain < 1e-5 * (r @ r)
+        x, r, damping = x + step, trial, damping / 5
+        if done:
+            break
+        normal, right = _normal_equations(residuals, x, r)
     return x
+
+
+def _normal_equations(
+    residuals: Callable[[Floats], Floats], x: Floats, r: Floats, *, h: float = 1e-3
+) -> tuple[Floats, Floats]:
+    slope = np.stack([(residuals(x + move) - r) / h for move in np.eye(len(x)) * h], axis=1)
+    return slope.T @ slope, slope.T @ r
 
 
 def interval(latency_s: float, efficiency: Efficiency) -> tuple[float, float]:

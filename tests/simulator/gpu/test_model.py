@@ -115,13 +115,17 @@ def test_backward_and_both_directions():
 
 
 def test_calibration_by_a_file(tmp_path):
-    head = "source,device,kernel,implementation,direction,dtype,batch,heads,seq_q,seq_kv,head_dim,causal,extra,latency_ms,tflops"
+    head = (
+        "source,device,kernel,implementation,direction,dtype,batch,heads,seq_q,seq_kv,"
+        "head_dim,causal,extra,latency_ms,tflops"
+    )
     row = "me,H100 SXM,flash_attention,triton,fwd,bf16,4,32,4096,4096,128,1,,2.0,"
     path = tmp_path / "mine.csv"
     path.write_text(f"{head}\n{row}\n")
     p = predict("flash_attention", on="h100", calibration=path, **SIZES)
-    # One row moves the constants most of the way to it: the rest is what was known before.
-    assert p.latency_s == pytest.approx(2e-3, rel=0.05)
+    # One row moves the constants most of the way to it; the rest is what was known before, 0.25 against 0.08 in logs:
+    # a tenth of the distance (1.26 ms without the row) is left.
+    assert p.latency_s == pytest.approx(2e-3, rel=0.1)
     assert "1 row" in p.scalar_source
     assert p.high_s == pytest.approx(1.1 * p.latency_s)
     with pytest.raises(DataError, match="no row"):
