@@ -168,7 +168,7 @@ def _chosen(node: Apply, args: Sequence[Terms]) -> Terms:
     values = np.where(truth, yes.values, no.values)
     if not yes.conditions and not no.conditions:
         return Terms(values, sure)
-    taken = np.where(truth, yes.present, no.present)
+    taken: Array = np.where(truth, yes.present, no.present)
     if taken.all():
         return Terms(values, sure)
     return Terms(values, (*sure, Condition(frozenset(variables(node)), taken)))

