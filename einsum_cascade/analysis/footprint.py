@@ -179,14 +179,15 @@ def _boundary(
     states = {
         n for n in reached & cascade.states if rank_of(cascade.block_of(n) or "?") not in seen.components
     }
-    edges += tuple((_SOURCE, n) for n in sorted((inputs & before | states) & reached))
+    sources = sorted((inputs & before | states) & reached)
+    edges = tuple((a, b) for a, b in edges if b not in states) + tuple((_SOURCE, n) for n in sources)
     asked = {s.tensor for s in cascade.outputs}
     nodes = {
         n: Node(
             n,
             given=n in inputs,
             asked_for=n in asked,
-            cuttable=n not in after,
+            cuttable=n not in after or n in states,
             per_fiber=_axes_of_fiber(cascade, n, {*outer, *outside}),
             total=tuple(r for r in cascade.signatures[n].ranks if r not in {rank_of(v) for v in outside}),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,11 +62,46 @@ def count(parts: Sequence[Expr], sizes: Mapping[str, int], numbers: Mapping[str,
     """
     total = 1
     used: set[str] = set()
-    for names, group in _components(parts):
+    for names, group in _components(_deciding(parts, sizes, numbers)):
         used |= set(names)
-        found = sum(int(n.sum()) for n in _counted(group, {v: sizes[v] for v in names}, numbers))
-        total *= found
+        total *= _count(group, tuple((v, sizes[v]) for v in names), _needed(group, numbers))
     return total * math.prod(n for v, n in sizes.items() if v not in used)
+
+
+@functools.lru_cache(maxsize=1024)
+def _count(
+    group: tuple[Expr, ...], sizes: tuple[tuple[str, int], ...], numbers: tuple[tuple[str, float], ...]
+) -> int:
+    return sum(int(n.sum()) for n in _counted(group, dict(sizes), dict(numbers)))
+
+
+def _needed(group: Sequence[Expr], numbers: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """Return the sizes and constants that some predicates mention."""
+    names = sorted({n.name for part in group for n in walk(part) if isinstance(n, Size)})
+    return tuple((n, numbers[n]) for n in names)
+
+
+def _deciding(
+    parts: Sequence[Expr], sizes: Mapping[str, int], numbers: Mapping[str, float]
+) -> tuple[Expr, ...]:
+    """Return the predicates that are not true at every point, as far as linear ones tell at the corners."""
+    return tuple(p for p in dict.fromkeys(parts) if not _always(p, sizes, numbers))
+
+
+def _always(part: Expr, sizes: Mapping[str, int], numbers: Mapping[str, float]) -> bool:
+    if not isinstance(part, Compare) or len(part.ops) != 1 or part.ops[0] not in ("<", "<=", ">", ">="):
+        return False
+    low_side, high_side = part.args if part.ops[0] in ("<", "<=") else part.args[::-1]
+    gap = _minus(low_side, high_side)
+    most = 0.0
+    for v in variables(gap):
+        factor = slope(gap, v, numbers)
+        if factor is None:
+            return False
+        most += max(0.0, factor * (sizes[v] - 1))
+        gap = substitute(gap, {v: Num(0)})
+    most += float(number(gap, {}, numbers))
+    return most < 0 if part.ops[0] in ("<", ">") else most <= 0
 
 
 def projection(
@@ -74,7 +110,7 @@ def projection(
     """Return how many values of the kept variables occur in some point that satisfies all parts."""
     total = 1
     used: set[str] = set()
-    for names, group in _components(parts):
+    for names, group in _components(_deciding(parts, sizes, numbers)):
         mine = [v for v in kept if v in names]
         used |= set(mine)
         total *= _projected(group, mine, {v: sizes[v] for v in names}, numbers)
@@ -108,9 +144,10 @@ def _covered(
 ) -> int:
     """Return how many values of one kept variable lie in the interval of some value of the others."""
     inner = _inner_variable(terms, kept, sizes, numbers) if len(kept) == 1 else None
+    if inner is None:
+        return _listed(terms, kept, sizes, numbers)
     order = [v for v in sizes if v != inner]
-    if inner is None or math.prod(sizes[v] for v in order) > LIMIT_POINTS:
-        raise CascadeError(f"the predicate over {', '.join(sizes)} is too irregular to count what it touches")
+    _bound_steps(order, sizes)
     edges = np.zeros(sizes[inner] + 1, dtype=np.int64)
     for start, grid in _grids(order, sizes):
         for term in terms:
@@ -120,6 +157,41 @@ def _covered(
             np.add.at(edges, low[real], 1)
             np.add.at(edges, high[real] + 1, -1)
     return int((np.cumsum(edges)[:-1] > 0).sum())
+
+
+def _listed(
+    terms: list[list[Atom]], kept: list[str], sizes: dict[str, int], numbers: Mapping[str, float]
+) -> int:
+    """Return how many values of the kept variables occur, from a list of all points."""
+    order = [*kept, *(v for v in sizes if v not in kept)]
+    _bound_steps(order, sizes)
+    seen = np.zeros(math.prod(sizes[v] for v in kept), dtype=bool)
+    width = math.prod(sizes[v] for v in order) // len(seen)
+    for start, grid in _grids(order, sizes):
+        holds = _any_term(terms, grid, numbers, _length(order, sizes, start))
+        seen[(np.flatnonzero(holds) + start) // width] = True
+    return int(seen.sum())
+
+
+def _any_term(
+    terms: list[list[Atom]], grid: Mapping[str, Array], numbers: Mapping[str, float], length: int
+) -> Array:
+    holds = np.zeros(length, dtype=bool)
+    for term in terms:
+        one = np.ones(length, dtype=bool)
+        for atom in term:
+            one &= _holds(number(atom.value, grid, numbers), atom.op)
+        holds |= one
+    return holds
+
+
+def _bound_steps(order: Sequence[str], sizes: Mapping[str, int]) -> None:
+    steps = math.prod(sizes[v] for v in order)
+    if steps > LIMIT_POINTS:
+        shown = ", ".join(sizes)
+        raise CascadeError(
+            f"a predicate over {shown} would take {steps:,} steps to count", hint="use smaller sizes"
+        )
 
 
 def _length(order: Sequence[str], sizes: Mapping[str, int], start: int) -> int:
@@ -142,21 +214,11 @@ def _counted(group: Sequence[Expr], sizes: dict[str, int], numbers: Mapping[str,
     terms = _terms(group)
     inner = _inner_variable(terms, list(sizes), sizes, numbers)
     order = [v for v in sizes if v != inner]
-    if math.prod(sizes[v] for v in order) > LIMIT_POINTS:
-        raise CascadeError(
-            f"a predicate over {', '.join(sizes)} would take {math.prod(sizes[v] for v in order):,} steps to count",
-            hint="use smaller sizes",
-        )
+    _bound_steps(order, sizes)
     for start, grid in _grids(order, sizes):
         length = _length(order, sizes, start)
         if inner is None:
-            holds = np.zeros(length, dtype=bool)
-            for term in terms:
-                one = np.ones(length, dtype=bool)
-                for atom in term:
-                    one &= _holds(number(atom.value, grid, numbers), atom.op)
-                holds |= one
-            yield holds
+            yield _any_term(terms, grid, numbers, length)
         else:
             yield _interval_points(terms, inner, sizes[inner], grid, numbers, length)
 

@@ -126,7 +126,9 @@ def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
         found = _improved(cascade, current, rank)
         if found is None:
             break
-        current = replace(found.cascade, name=_named(cascade, rank))
+        count = passes(found.cascade, rank).count
+        summary = f"Found from {cascade.name}: {count} {'pass' if count == 1 else 'passes'} over {rank}."
+        current = replace(found.cascade, name=_named(cascade, rank), summary=summary)
         steps.append(Step(found.rule, found.einsum, found.why))
         stages.append(current)
     after = passes(current, rank).count
