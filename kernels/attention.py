@@ -43,9 +43,10 @@ def _modified(scores, scale, rows, cols, cap, slope, bias_row, SOFT_CAP: tl.cons
 
 @triton.jit
 def _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first, last, rows, seq_kv, left, right, scale, cap,
-           slope, bias_row, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+           slope, bias_row, factor_row, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
            MASKED: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, SOFT_CAP: tl.constexpr,
-           ALIBI: tl.constexpr, BIAS: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+           ALIBI: tl.constexpr, BIAS: tl.constexpr, FACTOR: tl.constexpr, LAST: tl.constexpr,
+           PRECISION: tl.constexpr):  # fmt: skip
     """Fold the key tiles of [first, last) into the running maximum, denominator and numerator."""
     dims = tl.arange(0, BLOCK_D)
     for start in range(first, last, BLOCK_N):
@@ -77,6 +78,10 @@ def _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first, last, ro
         shrink = tl.exp2(row_max - finite_max)
         row_sum = row_sum * shrink + tl.sum(weights, 1)
         row_max = new_max
+        if FACTOR:
+            # In the numerator only: the weights of a row no longer sum to 1, as URPE means it.
+            index = tl.minimum(tl.maximum(cols[None, :] - rows[:, None] + LAST, 0), 2 * LAST)
+            weights = weights * tl.load(factor_row + index).to(tl.float32)
         if MASKED or HEAD_DIM != BLOCK_D:
             v = tl.load(v_ptrs, mask=(cols[:, None] < seq_kv) & (dims[None, :] < HEAD_DIM), other=0.0)
         else:
@@ -86,12 +91,13 @@ def _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first, last, ro
 
 
 @triton.jit
-def flash_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr, bias_ptr, sink_ptr,
+def flash_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr, bias_ptr, sink_ptr, factor_ptr,
                   q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
                   heads, group, seq_q, seq_kv, left, right, scale, cap,
                   HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
                   HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr, SOFT_CAP: tl.constexpr, ALIBI: tl.constexpr,
-                  BIAS: tl.constexpr, SINK: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+                  BIAS: tl.constexpr, SINK: tl.constexpr, FACTOR: tl.constexpr, LAST: tl.constexpr,
+                  PRECISION: tl.constexpr):  # fmt: skip
     """One tile of queries of one head against every key tile that its band touches."""
     tile = tl.program_id(0)
     if HAS_RIGHT:
@@ -130,6 +136,7 @@ def flash_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr, bias_ptr, s
     if ALIBI:
         slope = tl.load(slopes_ptr + head).to(tl.float32)
     bias_row = bias_ptr + head * (2 * LAST + 1)
+    factor_row = factor_ptr + head * (2 * LAST + 1)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -141,16 +148,21 @@ def flash_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr, bias_ptr, s
         row_sum += 1.0
 
     if HAS_LEFT:
-        acc, row_max, row_sum = _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first,
-                                       tl.minimum(full_first, last), rows, seq_kv, left, right, scale, cap, slope,
-                                       bias_row, HEAD_DIM, BLOCK_D, BLOCK_N, True, HAS_LEFT, HAS_RIGHT, SOFT_CAP,
-                                       ALIBI, BIAS, LAST, PRECISION)  # fmt: skip
-    acc, row_max, row_sum = _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, full_first, full_last, rows,
-                                   seq_kv, left, right, scale, cap, slope, bias_row, HEAD_DIM, BLOCK_D, BLOCK_N,
-                                   False, HAS_LEFT, HAS_RIGHT, SOFT_CAP, ALIBI, BIAS, LAST, PRECISION)  # fmt: skip
-    acc, row_max, row_sum = _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, full_last, last, rows,
-                                   seq_kv, left, right, scale, cap, slope, bias_row, HEAD_DIM, BLOCK_D, BLOCK_N,
-                                   True, HAS_LEFT, HAS_RIGHT, SOFT_CAP, ALIBI, BIAS, LAST, PRECISION)  # fmt: skip
+        acc, row_max, row_sum = _visit(
+            acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first, tl.minimum(full_first, last), rows, seq_kv,
+            left, right, scale, cap, slope, bias_row, factor_row, HEAD_DIM, BLOCK_D, BLOCK_N, True, HAS_LEFT, HAS_RIGHT,
+            SOFT_CAP, ALIBI, BIAS, FACTOR, LAST, PRECISION,
+        )  # fmt: skip
+    acc, row_max, row_sum = _visit(
+        acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, full_first, full_last, rows, seq_kv,
+        left, right, scale, cap, slope, bias_row, factor_row, HEAD_DIM, BLOCK_D, BLOCK_N, False, HAS_LEFT, HAS_RIGHT,
+        SOFT_CAP, ALIBI, BIAS, FACTOR, LAST, PRECISION,
+    )  # fmt: skip
+    acc, row_max, row_sum = _visit(
+        acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, full_last, last, rows, seq_kv,
+        left, right, scale, cap, slope, bias_row, factor_row, HEAD_DIM, BLOCK_D, BLOCK_N, True, HAS_LEFT, HAS_RIGHT,
+        SOFT_CAP, ALIBI, BIAS, FACTOR, LAST, PRECISION,
+    )  # fmt: skip
 
     # A row without keys has denominator 0: its result is 0 and its log-sum-exp -inf.
     empty = row_sum == 0.0
@@ -194,6 +206,7 @@ def flash_attention(
     slopes: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     sink: torch.Tensor | None = None,
+    factor: torch.Tensor | None = None,
     tile: tiles.Tile | None = None,
     empty: Callable[..., torch.Tensor] = torch.empty,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,6 +223,7 @@ def flash_attention(
         slopes: [heads], ALiBi: slope * (m - p) is added to the score.
         bias: [heads, 2 * last + 1], relative bias by m - p, clamped to -last .. last.
         sink: [heads], logit of one more key that has no value.
+        factor: [heads, 2 * last + 1] like `bias`, multiplies the weights in the numerator only: URPE's Toeplitz matrix.
         tile: shape, warps and stages; the shipped choice for the device where not given.
         empty: makes the output tensors; the checker passes one that fills them with NaN.
 
@@ -231,16 +245,27 @@ def flash_attention(
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     grid = (triton.cdiv(seq_q, tile.block_m), batch * heads)
     flash_forward[grid](
-        q, k, v, out, lse, *(q if t is None else t.contiguous() for t in (slopes, bias, sink)),
+        q, k, v, out, lse, *(q if t is None else t.contiguous() for t in (slopes, bias, sink, factor)),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, scale * LOG2E, soft_cap,
         HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n, HAS_LEFT=left is not None, HAS_RIGHT=right is not None, SOFT_CAP=soft_cap > 0,
-        ALIBI=slopes is not None, BIAS=bias is not None, SINK=sink is not None,
-        LAST=0 if bias is None else bias.shape[1] // 2, PRECISION=precision(q.dtype),
+        ALIBI=slopes is not None, BIAS=bias is not None, SINK=sink is not None, FACTOR=factor is not None,
+        LAST=_last(bias, factor, heads=heads), PRECISION=precision(q.dtype),
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     return out, lse
+
+
+def _last(*tables: torch.Tensor | None, heads: int) -> int:
+    """Return the largest distance that tables by relative position tell apart; 0 without any."""
+    given = [t for t in tables if t is not None]
+    for t in given:
+        if t.shape != given[0].shape or t.ndim != 2 or t.shape[0] != heads or t.shape[1] % 2 == 0:
+            raise KernelError(
+                f"bias, factor: expected [{heads}, an odd number], the same for both, found {list(t.shape)}"
+            )
+    return given[0].shape[1] // 2 if given else 0
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -297,12 +322,12 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     """
     words = variant.split()
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
-    pointers |= dict.fromkeys(("lse_ptr", "slopes_ptr", "bias_ptr", "sink_ptr"), "*fp32")
+    pointers |= dict.fromkeys(("lse_ptr", "slopes_ptr", "bias_ptr", "sink_ptr", "factor_ptr"), "*fp32")
     strides = tuple(f"{t}_{axis}" for t in "qkvo" for axis in ("batch", "head", "row"))
     constants = {
         "HEAD_DIM": head_dim, "BLOCK_D": triton.next_power_of_2(head_dim), "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n, "HAS_LEFT": "window" in words, "HAS_RIGHT": bool({"causal", "window"} & {*words}),
-        "SOFT_CAP": False, "ALIBI": False, "BIAS": False, "SINK": False, "LAST": 0,
+        "SOFT_CAP": False, "ALIBI": False, "BIAS": False, "SINK": False, "FACTOR": False, "LAST": 0,
         "PRECISION": "tf32x3" if dtype == "fp32" else "tf32",
     }  # fmt: skip
     return Build("flash_attention", variant, head_dim, dtype, tile, flash_forward, pointers, ("scale", "cap"), strides,

@@ -95,6 +95,7 @@ def _attention_plans(dense: Setting) -> Iterator[Plan]:
         ("alibi", {}, ("slopes",)),
         ("relative-bias", {}, ("bias",)),
         ("sink", {}, ("sink",)),
+        ("toeplitz", {}, ("bias", "factor")),
     ):
         yield Plan("flash_attention", f"triton {words}", "fwd", causal_setting, causal_setting.flops, sizes,
                    {"causal": True} | options, extras)  # fmt: skip

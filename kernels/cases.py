@@ -37,6 +37,8 @@ def flash_attention() -> Iterator[Case]:
         "bf16", odd, {"causal": True, "window": 17, "soft_cap": 3.0}, extras=("slopes", "bias", "sink")
     )
     yield Case("fp32", odd, {"scale": 0.03})
+    yield Case("fp32", odd, {"causal": True}, extras=("factor",))
+    yield Case("bf16", odd, {"window": 19}, extras=("bias", "factor"))
 
 
 def unfused_attention() -> Iterator[Case]:

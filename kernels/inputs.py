@@ -24,8 +24,8 @@ def attention(
 ) -> dict[str, torch.Tensor]:
     """Return q, k, v [batch, heads, sequence, head_dim] of unit variance, and the named extras.
 
-    The same seed gives the same numbers on one kind of device. Extras: "slopes" as ALiBi sets them, "bias" for
-    distances up to 5, "sink", and "grad", the gradient of the result.
+    The same seed gives the same numbers on one kind of device. Extras: "slopes" as ALiBi sets them, "bias" and
+    "factor" for distances up to 5, "sink", and "grad", the gradient of the result.
     """
     generator = torch.Generator(device).manual_seed(seed)
     kv_heads = kv_heads or heads
@@ -41,6 +41,7 @@ def attention(
     makers = {
         "slopes": lambda: 2.0 ** -(8.0 / heads * torch.arange(1, heads + 1, device=device)),
         "bias": lambda: normal(heads, 11).float(),
+        "factor": lambda: normal(heads, 11).float(),
         "sink": lambda: normal(heads).float(),
         "grad": lambda: normal(batch, heads, seq_q, head_dim),
     }

@@ -54,6 +54,7 @@ def attention(
     slopes: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     sink: torch.Tensor | None = None,
+    factor: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return attention and the log-sum-exp of its rows, with every score in memory.
@@ -86,7 +87,11 @@ def attention(
         scores = torch.cat([scores, extra], -1)
         seen = torch.cat([seen, torch.ones_like(extra, dtype=torch.bool)], -1)
     weights, lse = softmax_of(scores, seen)
-    return weights[..., :seq_kv] @ v, lse
+    weights = weights[..., :seq_kv]
+    if factor is not None:
+        last = factor.shape[1] // 2
+        weights = weights * factor[:, distances(seq_q, seq_kv).clamp(-last, last) + last]
+    return weights @ v, lse
 
 
 def unfused_attention(

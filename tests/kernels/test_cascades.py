@@ -136,6 +136,14 @@ def test_soft_cap():
     np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
 
 
+def test_toeplitz_factor_and_relative_bias():
+    inputs = drawn(Q=(E, M), K=(E, M), V=(E, M), RB=(2 * M - 1,), CT=(2 * M - 1,))
+    expected = evaluated("urpe_2pass", {"E": E, "F": E, "P": M, "M": M}, inputs)["AV"]
+    bias, factor = (torch.from_numpy(inputs[n][None].astype(np.float32)) for n in ("RB", "CT"))
+    out, _ = flash_attention(*(tokens(inputs[n]) for n in "QKV"), scale=1.0, bias=bias, factor=factor)
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
 def test_grouped_query():
     inputs = drawn(Q=(4, E, M), K=(2, E, M), V=(2, E, M))
     expected = evaluated("attention_grouped_query", {"D": 2, "G": 2, "E": E, "F": E, "P": M, "M": M}, inputs)[
