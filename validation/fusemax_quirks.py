@@ -14,7 +14,7 @@ from simulator.spatial.access import Usage, loops_within, tile_of, words
 from simulator.spatial.energy import actions
 from simulator.spatial.lowering import with_nests
 from simulator.spatial.model import Plan, assemble, count_all
-from simulator.spatial.nest import Loop, Nest, Operand, Sizes
+from simulator.spatial.nest import Loop, Nest, Operand, SizeTable
 
 _SIZE_T = 2**64
 
@@ -118,7 +118,7 @@ def _wrapped(settled: Plan) -> Iterable[Usage]:
         yield wrapped
 
 
-def wrapped_first_reads(nest: Nest, operand: Operand, sizes: Sizes) -> tuple[int, ...]:
+def wrapped_first_reads(nest: Nest, operand: Operand, sizes: SizeTable) -> tuple[int, ...]:
     """Return, by level, the first reads that 64-bit arithmetic finds for an output.
 
     Timeloop walks inwards and computes partition * tile / span at every level; each axis of a fan-out is a level.

@@ -148,7 +148,7 @@ def gemms(platform: str, model: str, length: str, quirks: Quirks) -> dict[str, f
     widths = {"D": s["D"], "S": s["S"], "HE": s["H"] * s["E"]}
     total = {"traffic": 0.0, "latency": 0.0, "energy": 0.0}
     for k, n in GEMMS.values():
-        found = _gemm(platform, s["B"] * s["P"], widths[k], widths[n], quirks)
+        found = gemm(platform, s["B"] * s["P"], widths[k], widths[n], quirks)
         total["traffic"] += found.traffic_bytes
         total["latency"] += found.latency_s
         total["energy"] += found.energy_j
@@ -156,7 +156,8 @@ def gemms(platform: str, model: str, length: str, quirks: Quirks) -> dict[str, f
 
 
 @functools.lru_cache(maxsize=4096)
-def _gemm(platform: str, m: int, k: int, n: int, quirks: Quirks) -> Estimate:
+def gemm(platform: str, m: int, k: int, n: int, quirks: Quirks) -> Estimate:
+    """Return one product of m x k by k x n on the chip of a platform."""
     parameters = {"depth2": GEMM_REGISTERS} if platform == "proposal" and quirks.deep_gemm_registers else {}
     machine = chip("flat" if platform == "flat" else "fusemax", **parameters)
     return account(plan(_zoo("gemm"), {"M": m, "K": k, "N": n}, machine, mappings.load("gemm")), quirks)

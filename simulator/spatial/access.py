@@ -28,7 +28,7 @@ import numpy as np
 
 from mappings.expression import evaluate_node
 
-from .nest import Count, Dimension, Level, Loop, Nest, Operand, Sizes
+from .nest import Count, Dimension, Level, Loop, Nest, Operand, Sizes, SizeTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,14 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Trips:
-    """Temporal loops outside a tile, innermost first, with whether they move the tensor."""
+    """Temporal loops outside a tile, innermost first, with whether they move the tensor.
+
+    Attributes:
+        all: every loop, where each step counts; else None.
+    """
 
     loops: tuple[tuple[str, bool], ...]
-    every_cycle: bool = False
+    all: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,8 @@ def count(nest: Nest, sizes: Sizes) -> tuple[Usage, ...]:
     >>> [(u.memory, u.reads, u.fills) for u in found]
     [('DRAM', 8, 0), ('RF', 8, 8)]
     """
-    return tuple(run(use, sizes) for use in program(nest))
+    table = SizeTable(sizes)
+    return tuple(run(use, table) for use in program(nest))
 
 
 def program(nest: Nest) -> tuple[Use, ...]:
@@ -157,6 +162,7 @@ def _uses(nest: Nest, operand: Operand, within: Sequence[Mapping[str, tuple[str,
     for position, i in enumerate(kept):
         last = position == len(kept) - 1
         c = len(levels) if last else kept[position + 1]
+        inner = _time(levels[:c], moved)
         yield Use(
             einsum=nest.einsum,
             operand=operand,
@@ -168,7 +174,7 @@ def _uses(nest: Nest, operand: Operand, within: Sequence[Mapping[str, tuple[str,
             spread=_fan_out(levels[i:c], moved),
             above=_fan_out(levels[:i], moved),
             copies=_fan_out(levels[:i], None),
-            inner=Trips(_time(levels[:c], moved), every_cycle=last),
+            inner=Trips(inner, tuple(part for part, _ in inner) if last else None),
             outer=Trips(_time(levels[:i], moved)),
         )
 
@@ -183,45 +189,37 @@ def _time(levels: Sequence[Level], moved: frozenset[str]) -> tuple[tuple[str, bo
     return tuple((loop.part, loop.variable in moved) for loop in reversed(loops))
 
 
-def run(use: Use, sizes: Sizes) -> Usage:
+def run(use: Use, sizes: SizeTable) -> Usage:
     """Return the words that a use moves for some sizes."""
     tile = words(use.tile, sizes)
-    accesses = product(use.spread, sizes) * trips(use.inner, sizes)
+    accesses = sizes[use.spread] * trips(use.inner, sizes)
     if use.below is not None:
         accesses = accesses * words(use.below, sizes)
     share: Count = 0 if use.outermost else tile * trips(use.outer, sizes)
-    instances = product(use.copies, sizes)
+    instances = sizes[use.copies]
     if not use.operand.output:
         return Usage(
             use.einsum, use.operand, use.memory, use.outermost, tile, accesses, share, 0, 0, instances
         )
-    first = words(use.whole, sizes) // product(use.above, sizes)
+    first = words(use.whole, sizes) // sizes[use.above]
     reads, fills = accesses - first, 0 if use.outermost else share - first
     return Usage(
         use.einsum, use.operand, use.memory, use.outermost, tile, reads, fills, accesses, first, instances
     )
 
 
-def product(parts: Iterable[str], sizes: Sizes) -> Count:
-    """Return the product of some sizes."""
-    total: Count = 1
-    for part in parts:
-        total = total * sizes[part]
-    return total
-
-
-def words(tile: Tile, sizes: Sizes) -> Count:
+def words(tile: Tile, sizes: SizeTable) -> Count:
     """Return the number of elements of a tile.
 
-    >>> words(Tile((), (((("P",), 1), (("W",), 1)),)), {"P": 16, "W": 5})
+    >>> words(Tile((), (((("P",), 1), (("W",), 1)),)), SizeTable({"P": 16, "W": 5}))
     20
     """
-    total = product(tile.parts, sizes)
+    total = sizes[tile.parts]
     for terms in tile.coupled:
         span: Count = 1
         points: Count = 1
         for loops, stride in terms:
-            size = product(loops, sizes)
+            size = sizes[loops]
             span = span + _stride(stride, sizes) * (size - 1)
             points = points * size
         both = isinstance(span, np.ndarray) or isinstance(points, np.ndarray)
@@ -235,10 +233,10 @@ def _stride(stride: object, sizes: Sizes) -> Count:
     return abs(evaluate_node(stride, sizes, where="stride"))  # type: ignore[arg-type]
 
 
-def trips(outside: Trips, sizes: Sizes) -> Count:
+def trips(outside: Trips, sizes: SizeTable) -> Count:
     """Return how often a tile changes: the loops outside it, without the innermost run that does not move it."""
-    if outside.every_cycle:
-        return product((part for part, _ in outside.loops), sizes)
+    if outside.all is not None:
+        return sizes[outside.all]
     total: Count = 1
     moving: Count = False
     for part, moves in outside.loops:

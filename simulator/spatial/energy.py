@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..hardware.cost import Cost, cost
 from ..hardware.model import Memory, SpatialChip
 from .access import Usage
-from .nest import Count, Nest, Sizes
+from .nest import Count, Nest, SizeTable
 from .work import unit_operations
 
 READ, WRITE, OPERATE = "read", "write", "operate"
@@ -48,7 +48,9 @@ def memory_cost(memory: Memory, chip: SpatialChip) -> Cost:
     )
 
 
-def actions(chip: SpatialChip, nests: Sequence[Nest], usages: Iterable[Usage], sizes: Sizes) -> list[Action]:
+def actions(
+    chip: SpatialChip, nests: Sequence[Nest], usages: Iterable[Usage], sizes: SizeTable
+) -> list[Action]:
     """Return every action of a run.
 
     Words are counted in rows of the memory; a write is an update or a fill. Every instance of a memory counts.
@@ -62,10 +64,17 @@ def actions(chip: SpatialChip, nests: Sequence[Nest], usages: Iterable[Usage], s
         each, rows_per_word = costs[u.memory]
         tensor, written = u.operand.tensor, u.updates + u.fills
         rows = u.instances * rows_per_word
-        out.append(Action(u.einsum, u.memory, READ, tensor, u.reads * rows, each.read_j))
-        out.append(Action(u.einsum, u.memory, WRITE, tensor, written * rows, each.write_j))
+        if _some(u.reads):
+            out.append(Action(u.einsum, u.memory, READ, tensor, u.reads * rows, each.read_j))
+        if _some(written):
+            out.append(Action(u.einsum, u.memory, WRITE, tensor, written * rows, each.write_j))
     for nest in nests:
         for unit, number in unit_operations(nest, chip.arrays[nest.array], sizes).items():
             each_j = cost(unit, node_nm=chip.node_nm).read_j
             out.append(Action(nest.einsum, nest.array, OPERATE, unit, number, each_j))
     return out
+
+
+def _some(number: Count) -> bool:
+    """Tell whether a count is anything but the number zero; an array is not looked into."""
+    return not isinstance(number, int) or number != 0

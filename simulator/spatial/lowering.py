@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from einsum_cascade.cascade import Cascade, rank_of, variable_of
-from einsum_cascade.einsum import Einsum
+from einsum_cascade.einsum import Action, Einsum
 from einsum_cascade.errors import MappingError, nearest
 from einsum_cascade.expr import Access, Apply, Expr, Num, Size, Var, variables
 from einsum_cascade.sizes import BATCH_RANKS
@@ -223,11 +223,18 @@ def _nest(einsum: Einsum, array: str, ranks: Ranks, words: _Words, mapping: Spat
     for o in operands:
         if not o.kept:
             raise MappingError(f"{where}: no memory keeps {o.tensor}")
-    work = tuple(Work(a.op, a.count, (*batch, *a.variables)) for a in einsum.actions)
+    work = tuple(_work(a, batch, levels) for a in einsum.actions)
     for w in work:
         if w.op not in words.ops(array):
             raise MappingError(f"{where}: {array} cannot do '{w.op}'; it does {', '.join(words.ops(array))}")
     return Nest(einsum.name, array, tuple(levels), operands, work)
+
+
+def _work(action: Action, batch: Sequence[str], levels: Sequence[Level]) -> Work:
+    over = (*batch, *action.variables)
+    time = tuple(loop.part for level in levels for loop in level.time if loop.variable in over)
+    space = tuple(loop.part for level in levels for loop in level.fan_out if loop.variable in over)
+    return Work(action.op, action.count, time, space)
 
 
 def _placed(

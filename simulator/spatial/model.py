@@ -20,10 +20,10 @@ from .access import Usage, run
 from .area import area_mm2, assumptions
 from .energy import Action, actions
 from .lowering import Layout, lower
-from .nest import Count, Dimension, Sizes
+from .nest import Count, Dimension, Sizes, SizeTable
 from .schedule import Timetable, timetable
 from .tiles import occupancy, settle
-from .work import cycles, fill, greatest, operations
+from .work import cycles, fill, greatest, operations, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Plan:
     chip: SpatialChip
     mapping: SpatialMapping
     layout: Layout
-    sizes: Mapping[str, Count]
+    sizes: SizeTable
 
 
 def simulate(cascade: Cascade, sizes: Sizes, hardware: SpatialChip, mapping: SpatialMapping) -> Estimate:
@@ -197,14 +197,6 @@ def _phase_seconds(
         phase: greatest((steps / chip.clock_hz, *(b / limited[m] for m, b in needs[phase].items())))
         for phase, steps in times.phase_cycles.items()
     }
-
-
-def total(values: Iterable[Count]) -> Count:
-    """Return a sum of counts; numbers and arrays alike."""
-    out: Count = 0
-    for v in values:
-        out = out + v
-    return out
 
 
 def _energies(acts: Iterable[Action]) -> tuple[dict[str, Count], dict[str, Count]]:

@@ -10,8 +10,23 @@ from einsum_cascade.expr import Expr
 
 # An int, a float, or a NumPy array of them: one design point, or many at once.
 Count: TypeAlias = Any
-# Steps of every loop, by the name of the part that it runs over.
+# Sizes of ranks and of parts of ranks, by name.
 Sizes: TypeAlias = Mapping[str, Count]
+
+
+class SizeTable(dict[Any, Any]):
+    """Sizes by name that also answer for products of names, each computed once.
+
+    >>> SizeTable({"P1": 4, "P0": 256})["P1", "P0"]
+    1024
+    """
+
+    def __missing__(self, key: Any) -> Count:
+        if not isinstance(key, tuple):
+            raise KeyError(key)
+        value = self[key[:-1]] * self[key[-1]] if key else 1
+        self[key] = value
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +86,22 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Scalar operations of one cost class at every point of the space of `variables`."""
+    """Scalar operations of one cost class at every point of some variables.
+
+    Attributes:
+        time: the temporal loops over those variables.
+        space: the spatial loops over them.
+    """
 
     op: str
     count: int
-    variables: tuple[str, ...]
+    time: tuple[str, ...]
+    space: tuple[str, ...]
+
+    @property
+    def loops(self) -> tuple[str, ...]:
+        """All loops over the variables."""
+        return self.time + self.space
 
 
 @dataclass(frozen=True, slots=True)

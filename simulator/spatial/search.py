@@ -12,7 +12,7 @@ from einsum_cascade.sizes import BATCH_RANKS
 from .access import run
 from .default import Draft, draft, narrowest, shared_memories, write
 from .lowering import Layout, lower
-from .nest import Count
+from .nest import SizeTable
 from .tiles import divisors, occupancy, settle
 
 
@@ -58,7 +58,7 @@ def _layout(found: Draft) -> Layout:
     return lower(found.cascade, found.chip, write(found), batch)
 
 
-def _settled(found: Draft, layout: Layout) -> dict[str, Count]:
+def _settled(found: Draft, layout: Layout) -> SizeTable:
     return settle(layout, found.cascade, found.sizes, found.chip, write(found))
 
 

@@ -17,13 +17,13 @@ from mappings.expression import call_of, evaluate_expression, evaluate_node
 from ..hardware.model import Array, Memory, SpatialChip
 from .access import run, words
 from .lowering import Layout, Ranks
-from .nest import Count, Sizes
+from .nest import Count, Sizes, SizeTable
 from .work import greatest
 
 
 def settle(
     layout: Layout, cascade: Cascade, sizes: Sizes, chip: SpatialChip, mapping: SpatialMapping
-) -> dict[str, Count]:
+) -> SizeTable:
     """Return the sizes of all ranks and parts.
 
     A tile that the mapping states wins over one in `sizes`: M0 is the mapping's affair, M the user's.
@@ -48,7 +48,7 @@ def settle(
         open_parts[word] += parts
     for part, memory in open_parts["fit"]:
         known = _fitted(layout, known, part, memory, chip, mapping)
-    return _searched(layout, known, open_parts["search"], chip, mapping)
+    return SizeTable(_searched(layout, known, open_parts["search"], chip, mapping))
 
 
 def _state_parts(
@@ -174,7 +174,11 @@ def divisor(size: Count, most: Count) -> Count:
     (250, 256, 1)
     """
     if isinstance(size, np.ndarray) or isinstance(most, np.ndarray):
-        return np.vectorize(_divisor, otypes=[np.int64])(size, most)
+        sizes, bounds = np.broadcast_arrays(size, most)
+        # One complex number a pair: sorting those is much faster than sorting rows.
+        distinct, where = np.unique(sizes + 1j * bounds, return_inverse=True)
+        found = np.array([_divisor(int(pair.real), int(pair.imag)) for pair in distinct], dtype=np.int64)
+        return found[where.reshape(sizes.shape)]
     return _divisor(int(size), int(most))
 
 
@@ -228,13 +232,16 @@ def _fitted(
     low, high = 0, len(candidates)
     while low < high:  # what is held only grows with the part
         middle = (low + high) // 2
-        trial = {**known, part: candidates[middle], rest: whole // candidates[middle]}
+        trial = SizeTable({**known, part: candidates[middle], rest: whole // candidates[middle]})
         if _any(occupancy(layout, memory, trial) > capacity_words):
             high = middle
         else:
             low = middle + 1
     if low == 0:
-        least = float(np.max(occupancy(layout, memory, {**known, part: 1, rest: whole}))) * chip.word_bytes
+        least = (
+            float(np.max(occupancy(layout, memory, SizeTable({**known, part: 1, rest: whole}))))
+            * chip.word_bytes
+        )
         raise MappingError(
             f"{mapping.name or 'mapping'}: no tile fits {memory}: the smallest ({part} = 1) takes {least:,.0f} bytes, "
             f"{memory} of {chip.name} holds {chip.memories[memory].capacity_bytes:,.0f}"
@@ -259,9 +266,10 @@ def _searched(
     trial: dict[str, Count] = dict(known)
     for part, values in zip(parts, grid, strict=True):
         trial[part], trial[rest[part]] = values.ravel(), wholes[part] // values.ravel()
+    table = SizeTable(trial)
     legal = np.ones(grid[0].size, dtype=bool)
     for memory in dict.fromkeys(memory for _, memory in open_parts):
-        held = occupancy(layout, memory, trial) * chip.word_bytes
+        held = occupancy(layout, memory, table) * chip.word_bytes
         legal &= np.broadcast_to(held <= chip.memories[memory].capacity_bytes, legal.shape)
     if not legal.any():
         memories = ", ".join(dict.fromkeys(memory for _, memory in open_parts))
@@ -269,13 +277,13 @@ def _searched(
             f"{mapping.name or 'mapping'}: no tile fits {memories} of {chip.name}: "
             f"not even {', '.join(f'{p} = 1' for p in parts)}"
         )
-    moved = [run(use, trial) for use in layout.uses if use.memory == chip.outermost]
+    moved = [run(use, table) for use in layout.uses if use.memory == chip.outermost]
     traffic = sum((u.reads + u.updates) * 1.0 for u in moved)
     best = int(np.argmin(np.where(legal, traffic, np.inf)))
     return {k: int(v[best]) if isinstance(v, np.ndarray) else v for k, v in trial.items()}
 
 
-def occupancy(layout: Layout, memory: str, sizes: Sizes) -> Count:
+def occupancy(layout: Layout, memory: str, sizes: SizeTable) -> Count:
     """Return the words that one instance of a memory holds at the fullest time."""
     most: Count = 0
     for tensors in layout.held[memory]:

@@ -2,66 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
 from ..hardware.model import Array
-from .access import product
-from .nest import Count, Loop, Nest, Sizes
+from .nest import Count, Nest, SizeTable
 
 
-def cycles(nest: Nest, array: Array, sizes: Sizes) -> Count:
+def cycles(nest: Nest, array: Array, sizes: SizeTable) -> Count:
     """Return the cycles that an Einsum keeps its array, at one point a cycle for a one-cycle operation.
 
     An element that is no pipeline does the operations of a point one after another; in a pipeline the busiest
     functional unit sets the pace. Work of different spaces (a map, and what follows a reduction) adds up.
     """
-    total: Count = 0
-    time = nest.time
-    for variables, busy in _by_space(nest, array).items():
-        pace = max(busy.values()) if array.pipelined else sum(busy.values())
-        total = total + steps(time, variables, sizes) * pace
-    return total
+    if not array.pipelined:
+        lengths = ((w.time, w.count * sum(array.ops[w.op].values())) for w in nest.work)
+        return total(sizes[time] * length for time, length in lengths)
+    busy: dict[tuple[str, ...], dict[str, int]] = {}
+    for w in nest.work:
+        of = busy.setdefault(w.time, {})
+        for unit, length in array.ops[w.op].items():
+            of[unit] = of.get(unit, 0) + length * w.count
+    return total(sizes[time] * max(of.values()) for time, of in busy.items())
 
 
-def _by_space(nest: Nest, array: Array) -> dict[tuple[str, ...], dict[str, int]]:
-    """Return cycles per point by functional unit, for each space in which the Einsum works."""
-    out: dict[tuple[str, ...], dict[str, int]] = {}
-    for work in nest.work:
-        busy = out.setdefault(work.variables, {})
-        for unit, length in array.ops[work.op].items():
-            busy[unit] = busy.get(unit, 0) + length * work.count
-    return out
-
-
-def steps(loops: Iterable[Loop], variables: tuple[str, ...], sizes: Sizes) -> Count:
-    """Return the product of the loops over some variables."""
-    return product((loop.part for loop in loops if loop.variable in variables), sizes)
-
-
-def fill(nest: Nest, array: Array, sizes: Sizes) -> Count:
+def fill(nest: Nest, array: Array, sizes: SizeTable) -> Count:
     """Return the fraction of the array's elements that the Einsum uses."""
-    return product((loop.part for loop in nest.space), sizes) / array.elements
+    return sizes[tuple(loop.part for loop in nest.space)] / array.elements
 
 
-def unit_operations(nest: Nest, array: Array, sizes: Sizes) -> Mapping[str, Count]:
+def unit_operations(nest: Nest, array: Array, sizes: SizeTable) -> dict[str, Count]:
     """Return the cycles of functional units over all elements, by unit: what energy is charged for."""
-    loops = (*nest.time, *nest.space)
     out: dict[str, Count] = {}
-    for variables, busy in _by_space(nest, array).items():
-        points = steps(loops, variables, sizes)
-        for unit, length in busy.items():
-            out[unit] = out.get(unit, 0) + points * length
+    for w in nest.work:
+        for unit, length in array.ops[w.op].items():
+            out[unit] = out.get(unit, 0) + sizes[w.loops] * (length * w.count)
     return out
 
 
-def operations(nest: Nest, sizes: Sizes) -> dict[str, Count]:
+def operations(nest: Nest, sizes: SizeTable) -> dict[str, Count]:
     """Return the scalar operations of an Einsum by cost class."""
-    loops = (*nest.time, *nest.space)
     out: dict[str, Count] = {}
-    for work in nest.work:
-        out[work.op] = out.get(work.op, 0) + steps(loops, work.variables, sizes) * work.count
+    for w in nest.work:
+        out[w.op] = out.get(w.op, 0) + sizes[w.loops] * w.count
+    return out
+
+
+def total(values: Iterable[Count]) -> Count:
+    """Return a sum of counts; numbers and arrays alike."""
+    out: Count = 0
+    for v in values:
+        out = out + v
     return out
 
 

@@ -1,0 +1,60 @@
+"""How fast the spatial simulator is: one call, many design points at once, every published cell."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import mappings
+from einsum_cascade import zoo
+from simulator.hardware.reader import load_hardware
+from simulator.spatial.model import simulate
+
+from .fusemax import cases, estimate
+from .fusemax_runs import gemm
+
+POINTS = 8192  # arrays of this length stay in the cache of a core
+
+
+def bench(points: int = POINTS) -> dict[str, float]:
+    """Return milliseconds of one call, design points per second when many are given at once, and seconds of all cells.
+
+    Args:
+        points: length of the arrays; a point is the whole one-pass cascade (12 Einsums) at its own sizes.
+    """
+    cascade, chip = zoo.load("attention_1pass"), load_hardware("fusemax")
+    plain, tiled = mappings.load("fusemax"), mappings.load("fusemax", {"P1": 4})
+    sizes = {"B": 64, "H": 12, "E": 64, "F": 64, "P": 65536, "M": 65536}
+    one_s = _median(lambda: simulate(cascade, sizes, chip, plain), repeats=200)
+    random = np.random.default_rng(0)
+    width = random.choice([32.0, 64.0, 128.0], points)
+    length = 1024.0 * random.integers(1, 1024, points)
+    many = {
+        **sizes,
+        "H": random.integers(1, 64, points) * 1.0,
+        "E": width,
+        "F": width,
+        "P": length,
+        "M": length,
+    }
+    many_s = _median(lambda: simulate(cascade, many, chip, tiled), repeats=20)
+
+    def cells() -> None:
+        estimate.cache_clear()
+        gemm.cache_clear()
+        cases()
+
+    return {"one_call_ms": one_s * 1e3, "points_per_s": points / many_s, "cells_s": _median(cells, repeats=3)}
+
+
+def _median(work: Callable[[], object], *, repeats: int) -> float:
+    work()
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds)
