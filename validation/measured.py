@@ -36,7 +36,6 @@ def read_measured(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     table = _read(path)
-    _check_columns(table, path)
     for name in _WORDS:
         blank = table.index[table[name].isna() | (table[name].str.strip() == "")]
         if len(blank):
@@ -69,7 +68,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not a text table (it holds a zero byte)")
     if not text.strip():
         raise DataError(f"{path}: the table is empty")
-    _check_widths(text, path)
+    _check_shape(text, path)
     try:
         table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
@@ -79,19 +78,20 @@ def _read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _check_widths(text: str, path: Path) -> None:
-    """Refuse rows longer or shorter than the head: the table reader would shift or pad them silently."""
+def _check_shape(text: str, path: Path) -> None:
+    """Refuse unknown columns, and rows that are not as long as the head: pandas would shift or pad them silently."""
     lines = csv.reader(io.StringIO(text))
     head = next(lines)
+    _check_columns(head, path)
     for row in lines:
         if row and len(row) != len(head):
             raise DataError(f"{path}: line {lines.line_num}: expected {len(head)} fields, found {len(row)}")
 
 
-def _check_columns(table: pd.DataFrame, path: Path) -> None:
+def _check_columns(head: list[str], path: Path) -> None:
     legal = (*REQUIRED, *OPTIONAL)
-    unknown = [c for c in table.columns if c not in legal]
-    missing = [c for c in REQUIRED if c not in table.columns]
+    unknown = [c for c in head if c not in legal]
+    missing = [c for c in REQUIRED if c not in head]
     if unknown:
         raise DataError(f"{path}: unknown column '{unknown[0]}'; {nearest(unknown[0], legal)}")
     if missing:

@@ -26,7 +26,7 @@ _NUMBERS = ("scalar", "launch_s", "block_cycles", "memory")
 _UNLIKE = {"device": 1.0, "target": 1.5, "mapping": 4.0, "implementation": 0.3, "dtype": 1.0, "kv_dtype": 0.7}
 _UNLIKE_HEAD_DIM = 0.7  # per factor of two
 _SPREAD_NEAR = {"scalar": 0.25, "launch_s": 0.12, "block_cycles": 0.20, "memory": 0.15}
-_SPREAD_PER_UNIT = {"scalar": 0.15, "launch_s": 0.10, "block_cycles": 0.12, "memory": 0.08}
+_SPREAD_PER_UNIT = {"scalar": 0.20, "launch_s": 0.20, "block_cycles": 0.20, "memory": 0.12}
 _ROW_SPREAD = (
     0.08  # log error of a calibration row: model and measurement together (repeated runs differ by 3.6 %)
 )
@@ -100,9 +100,11 @@ def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: boo
     >>> prior(Key("h100", "sm_90", "none", "none", 128, "bf16"), table=()).source
     'assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block'
     """
+    if table is None:
+        return _shipped_prior(key, without_device)
     entries = [
         e
-        for e in (shipped() if table is None else table)
+        for e in table
         if e.key.direction == key.direction and not (without_device and e.key.device == key.device)
     ]
     if not entries:
@@ -118,6 +120,11 @@ def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: boo
     best = entries[int(unlike.argmin())]
     origin = best.efficiency.source if nearest == 0 else f"like {_named(best.key)}: {best.efficiency.source}"
     return Prior(weight @ logs, spread, origin, nearest)
+
+
+@functools.cache
+def _shipped_prior(key: Key, without_device: bool) -> Prior:
+    return prior(key, table=shipped(), without_device=without_device)
 
 
 def _named(key: Key) -> str:

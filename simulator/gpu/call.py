@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, fields
 from typing import Any
@@ -80,8 +81,7 @@ class Call:
     @property
     def pairs(self) -> int:
         """Visible (query, key) pairs of one head."""
-        left, right = reach(causal=self.causal, window=self.window)
-        return int(visible_pairs(self.seq_q, self.seq_kv, left=left, right=right)[0])
+        return _pairs(self.seq_q, self.seq_kv, self.causal, self.window)
 
     def flops(self, *, tensor: float = 4.0) -> float:
         """Return the useful operations: `tensor` per visible pair, head and head dimension."""
@@ -102,6 +102,12 @@ class Call:
         """Return the bytes of bringing 16-bit queries to a narrower type before the kernel: read and written."""
         width = BYTES[self.dtype]
         return (2.0 + width) * self.batch * self.heads * self.seq_q * self.head_dim if width < 2.0 else 0.0
+
+
+@functools.lru_cache(maxsize=4096)
+def _pairs(seq_q: int, seq_kv: int, causal: bool, window: int) -> int:
+    left, right = reach(causal=causal, window=window)
+    return int(visible_pairs(seq_q, seq_kv, left=left, right=right)[0])
 
 
 def make_call(**values: Any) -> Call:

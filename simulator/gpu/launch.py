@@ -31,7 +31,7 @@ class Launch:
         full, masked: shape (n, M), tiles of each block along M; `walked`: tiles outside the window that the kernel
             walks over all the same; `counts`: shape (3, n), full, masked and skipped tiles of the whole call.
         copies: shape (n,), how often the row of blocks occurs (batch and heads).
-        resident: shape (n,), blocks that share an SM.
+        most: blocks that an SM can hold; `resident`: shape (n,), blocks that share one.
         flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself and of the
             copy of keys and values into the cache.
     """
@@ -48,6 +48,7 @@ class Launch:
     windowed: NDArray[np.bool_]
     counts: Floats
     copies: Floats
+    most: int
     resident: Floats
     flops: Floats
     bytes_moved: Floats
@@ -142,6 +143,7 @@ def launch(
         np.array([c.window > 0 for c in calls]),
         counts,
         copies,
+        most,
         np.asarray(np.clip(np.ceil(blocks / gpu.sms), 1, most), dtype=np.float64),
         np.array([c.flops(tensor=per_score.tensor) for c in calls]),
         moved,

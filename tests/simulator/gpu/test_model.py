@@ -18,6 +18,7 @@ from simulator.gpu.visits import FAR, reach, tile_visits
 from simulator.hardware.gpu import find_gpu, unsourced
 from simulator.hardware.reader import names
 
+BETTER = ["sms", "clock_hz", "memory_bandwidth_bytes_per_s", "l2_bandwidth_bytes_per_s"]
 IDEAL = Efficiency(scalar=1.0, launch_s=1e-9, block_cycles=0.0, memory=1.0, source="ideal")
 SIZES = {"batch": 4, "heads": 32, "seq_q": 4096, "seq_kv": 4096, "head_dim": 128, "causal": True}
 
@@ -47,7 +48,7 @@ def test_roofline_is_never_beaten_by_the_ideal_kernel(sizes, device, mapping):
 
 
 @settings(max_examples=100, deadline=None)
-@given(calls, devices, kernels, st.sampled_from(["sms", "clock_hz", "memory_bandwidth_bytes_per_s", "l2_bandwidth_bytes_per_s"]))  # fmt: skip
+@given(calls, devices, kernels, st.sampled_from(BETTER))
 def test_a_better_chip_is_never_slower(sizes, device, mapping, field):
     call, gpu = make_call(**sizes), find_gpu(device)
     better = replace(gpu, **{field: type(getattr(gpu, field))(getattr(gpu, field) * 2)})

@@ -1,0 +1,42 @@
+"""Plots take tables and return labelled axes."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pandas as pd
+
+from simulator.gpu.plots import error_by_set, predicted_against_measured, roofline, wave_timeline
+from simulator.gpu.waves import timeline
+
+mpl.use("Agg")
+
+
+def test_every_plot_labels_its_axes():
+    cases = pd.DataFrame({"expected": [1e-4, 1e-3], "got": [1.1e-4, 0.9e-3], "group": ["a", "b"]})
+    sets = pd.DataFrame(
+        {
+            "device": ["a", "b"],
+            "implementation": "x",
+            "head_dim": 64,
+            "window": 0,
+            "mape_calibrated": [0.1, 0.05],
+            "mape_roofline": [0.2, 0.3],
+            "worst": [0.3, 0.2],
+        }
+    )
+    points = pd.DataFrame({"intensity": [10.0, 300.0], "tflops": [20.0, 500.0], "name": ["a", "b"]})
+    ceilings = pd.DataFrame(
+        {"name": ["tensor", "memory"], "tflops": [900.0, 0.0], "bandwidth_tb_s": [0.0, 3.35]}
+    )
+    events = pd.DataFrame(timeline([2e-6, 1e-6], [3, 5], slots=2), columns=["slot", "start", "end", "run"])
+    drawn = [
+        predicted_against_measured(cases),
+        error_by_set(sets),
+        roofline(points, ceilings),
+        wave_timeline(events),
+    ]
+    for ax in drawn:
+        assert ax.get_xlabel()
+        assert ax.get_title()
+        mpl.pyplot.close(ax.figure)
+    assert len(drawn[-1].patches) == 8
