@@ -10,7 +10,7 @@ from ..errors import CascadeError
 from ..expr import Access, Expr, Var, accesses, substitute, transform, variables
 from .algebra import Formula, Symbols, difference, quotient
 from .elements import Along, along, fresh_name, inline, is_flat, plain_target
-from .partition import partition
+from .partition import blocks
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,10 @@ def obstacles_to(cascade: Cascade, rank: str) -> list[Obstacle]:
     if not is_flat(cascade):
         return []
     try:
-        split = partition(cascade, rank)
+        split, outer, inner = blocks(cascade, rank)
     except CascadeError:
         return []
-    outer, *inner = split.splits[rank]
-    return corrections_of(Plan(split, rank, along(split, rank), outer, tuple(inner)))
+    return corrections_of(Plan(split, rank, along(split, rank), outer, inner))
 
 
 def corrections_of(plan: Plan) -> list[Obstacle]:

@@ -11,7 +11,7 @@ import numpy as np
 from ..cascade import Cascade
 from ..evaluator import difference, evaluate, random_inputs
 from ..expr import Var, accesses, walk
-from ..sizes import resolve
+from ..sizes import SEQUENCE_RANKS, resolve
 
 # Float64 sums of a few hundred terms in another order differ by some 1e-14 of the largest; the rest is room for
 # sums of squares, which lose digits when a variance is taken from them.
@@ -53,7 +53,7 @@ def _sizes(cascade: Cascade, wanted: Mapping[str, int]) -> dict[str, int]:
     axes = {r for s in cascade.signatures.values() for r in s.ranks}
     walked = {n.name for e, _ in cascade.statements for n in walk(e.value) if isinstance(n, Var)}
     given: dict[str, int] = {
-        r: n for r, n in wanted.items() if r in cascade.rank_names and r not in cascade.aliases
+        r: n for r, n in wanted.items() if r in cascade.free_ranks or r in cascade.splits
     }
     parts = {p for whole, names in cascade.splits.items() if whole in given for p in names}
     for i, r in enumerate(cascade.free_ranks):
@@ -61,10 +61,11 @@ def _sizes(cascade: Cascade, wanted: Mapping[str, int]) -> dict[str, int]:
             continue
         only_number = r not in axes and r[0].lower() + r[1:] not in walked
         given[r] = 2 if only_number else 2 + i % 3
-    # A query per key, so that masks by position (m <= p) have something to keep and something to remove.
-    along = [r for r in ("P", "T", "L") if r in given and r not in wanted]
-    for r in along:
-        given[r] = max(wanted.values())
+    # A query per key, so that masks by position (m <= p) have something to keep and something to remove; and keys
+    # enough for a window.
+    for r in SEQUENCE_RANKS:
+        if r in given and r not in wanted and r not in parts:
+            given[r] = max(wanted.values())
     return resolve(cascade, given)
 
 

@@ -14,7 +14,7 @@ from ..ops import REDUCTION
 from ..printer import expression
 from .corrections import Obstacle, Plan, corrections_of
 from .elements import along, is_flat, without_unused
-from .partition import partition
+from .partition import blocks
 from .separate import Rewritten
 
 # A maximum of no terms is -inf, and -inf - (-inf) is not a number. Where a block may be wholly masked the running
@@ -32,11 +32,10 @@ def online(cascade: Cascade, rank: str) -> Rewritten | list[Obstacle]:
     if not is_flat(cascade):
         return [Obstacle(cascade.name, "it has an iterate block already")]
     try:
-        split = partition(cascade, rank)
+        split, outer, inner = blocks(cascade, rank)
     except CascadeError as error:
         return [Obstacle(cascade.name, error.message)]
-    outer, *inner = split.splits[rank]
-    plan = Plan(split, rank, along(split, rank), outer, tuple(inner))
+    plan = Plan(split, rank, along(split, rank), outer, inner)
     obstacles = corrections_of(plan)
     if not any(r.correction is not None for r in plan.running.values()):
         return obstacles or [Obstacle(cascade.name, "no reduction waits for another")]
@@ -49,7 +48,8 @@ def online(cascade: Cascade, rank: str) -> Rewritten | list[Obstacle]:
         f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} corrected by {factor} as the running values change"
         for factor, names in by.items()
     )
-    why += f" (a prime marks the new value), so one pass over {rank} = {' * '.join(split.splits[rank])} carries all"
+    walked = " * ".join(split.splits.get(rank, (rank,)))
+    why += f" (a prime marks the new value), so one walk along {walked} carries all"
     return Rewritten("online", ", ".join(r.name for r in corrected), why, result)
 
 
@@ -150,13 +150,16 @@ def _needed_after(plan: Plan) -> set[str]:
 
 def _first_value(plan: Plan, einsum: Einsum) -> Einsum:
     state = plan.running[einsum.name].state
-    op = einsum.all_reductions[0].op
-    start = REDUCTION[op].identity
+    return Einsum(Access(state, (Num(0), *einsum.target.indices)), _nothing(plan, einsum))
+
+
+def _nothing(plan: Plan, einsum: Einsum) -> Expr:
+    """Return the value of a reduction that has seen no term."""
+    start = REDUCTION[einsum.all_reductions[0].op].identity
     if math.isinf(start) and _may_be_empty(plan, einsum):
         start = math.copysign(LOWEST, start)
     value: Expr = Num(abs(int(start)) if start == 0 else abs(start))
-    value = Apply("neg", (value,)) if start < 0 else value
-    return Einsum(Access(state, (Num(0), *einsum.target.indices)), value)
+    return Apply("neg", (value,)) if start < 0 else value
 
 
 def _may_be_empty(plan: Plan, einsum: Einsum) -> bool:
@@ -195,15 +198,18 @@ def _carried(plan: Plan, einsum: Einsum, local: Access, corrections: dict[Expr, 
     mine = plan.running[einsum.name]
     op = einsum.all_reductions[0].op
     block, indices = Var(plan.block), einsum.target.indices
+    # An element by itself may be absent, which a block is not: its reduction then has no terms.
+    alone = not plan.inner and _may_be_empty(plan, einsum)
+    found: Expr = Apply("pad", (local, _nothing(plan, einsum))) if alone else local
     old = Access(mine.state, (block, *indices))
     new = Access(mine.state, (Apply("+", (block, Num(1))), *indices))
     if mine.correction is None:
-        return [Einsum(new, _combined(op, local, old) if op == "sum" else _combined(op, old, local))]
+        return [Einsum(new, _combined(op, found, old) if op == "sum" else _combined(op, old, found))]
     out: list[Einsum] = []
     factor = _correction_access(plan, mine.correction, corrections, out)
     corrected = Access(plan.fresh(f"C{einsum.name}"), (block, *indices))
     out.append(Einsum(corrected, Apply("*" if op == "sum" else "+", (old, factor))))
-    return [*out, Einsum(new, _combined(op, local, corrected))]
+    return [*out, Einsum(new, _combined(op, found, corrected))]
 
 
 def _combined(op: str, a: Expr, b: Expr) -> Expr:

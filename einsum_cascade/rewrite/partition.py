@@ -27,16 +27,42 @@ def partition(cascade: Cascade, rank: str) -> Cascade:
     {'K': ('K1', 'K0')}
     """
     if rank in cascade.splits:
-        return cascade
+        parts = cascade.splits[rank]
+        walked = any(variable_of(rank) in e.variables for e in cascade.einsums)
+        if not walked or len(parts) != 2 or not is_flat(cascade):
+            return cascade
+        return _walked_by_parts(cascade, rank, *parts)
     if rank not in cascade.free_ranks and rank not in cascade.aliases:
         raise CascadeError(f"{cascade.name}: the rank {rank} follows from others and cannot be split")
     if not is_flat(cascade):
         raise CascadeError(f"{cascade.name}: a cascade with an iterate block is not split further")
     outer, inner = part_names(cascade, rank)
     ranks = _split_ranks(cascade, rank, outer, inner)
+    return _walked_by_parts(cascade, rank, outer, inner, ranks=ranks)
+
+
+def _walked_by_parts(
+    cascade: Cascade, rank: str, outer: str, inner: str, *, ranks: tuple[Rank, ...] | None = None
+) -> Cascade:
+    """Return the cascade with the variables of two parts in the place of the variable of the whole."""
     body = tuple(_split_einsum(cascade, e, rank, outer, inner) for e in cascade.einsums)
     outputs = tuple(_split_signature(s, rank, outer, inner) for s in cascade.outputs)
-    return replace(cascade, ranks=ranks, body=body, outputs=outputs)
+    return replace(cascade, ranks=ranks or cascade.ranks, body=body, outputs=outputs)
+
+
+def blocks(cascade: Cascade, rank: str) -> tuple[Cascade, str, tuple[str, ...]]:
+    """Return a cascade that can be walked block by block: itself split, the rank of blocks, those inside a block.
+
+    A rank whose size follows from others (a window of I + 2*H keys) is walked element by element.
+
+    Raises:
+        CascadeError: neither is possible.
+    """
+    if rank not in cascade.splits and rank not in cascade.free_ranks and rank not in cascade.aliases:
+        return cascade, rank, ()
+    split = partition(cascade, rank)
+    outer, *inner = split.splits[rank]
+    return split, outer, tuple(inner)
 
 
 def _split_ranks(cascade: Cascade, rank: str, outer: str, inner: str) -> tuple[Rank, ...]:

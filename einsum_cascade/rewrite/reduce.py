@@ -11,7 +11,7 @@ from ..cascade import Cascade, rank_of
 from ..einsum import Einsum
 from ..expr import Apply, Expr, Size, accesses, walk
 from .corrections import obstacles_to
-from .elements import along, is_flat, level_of
+from .elements import along, level_of
 from .equality import equal
 from .online import online
 from .separate import Rewritten, separations
@@ -122,7 +122,7 @@ def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
     before = passes(cascade, rank).count
     current, stages = cascade, [cascade]
     steps: list[Step] = []
-    while passes(current, rank).count > 1 and is_flat(current) and len(steps) < MOST_STEPS:
+    while passes(current, rank).count > 1 and len(steps) < MOST_STEPS:
         found = _improved(cascade, current, rank)
         if found is None:
             break
@@ -132,6 +132,12 @@ def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
         steps.append(Step(found.rule, found.einsum, found.why))
         stages.append(current)
     after = passes(current, rank).count
+    if after == before:
+        current, steps, stages = (
+            cascade,
+            [],
+            [cascade],
+        )  # what moved factors without saving a pass is not worth it
     stuck = tuple(_stuck(current, rank)) if after > 1 else ()
     return Reduction(rank, current, before, after, tuple(steps), stuck, tuple(stages))
 

@@ -11,7 +11,7 @@ from ..analysis.points import live_parts
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade, Iterate, rank_of
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Num, Size, Var, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
 from ..printer import expression
 from .algebra import Formula, Symbols, expanded
 from .elements import Along, along, fresh_name, inline, joined, level_of, plain_target, without_unused
@@ -43,9 +43,14 @@ def separations(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
     """
     seen = along(cascade, rank)
     levels = level_of(cascade, rank)
-    for einsum in cascade.einsums:
+    for einsum in (item for item in cascade.body if isinstance(item, Einsum)):
         name = einsum.name
-        if name not in seen.whole or name not in seen.waiting or not _is_plain_sum(einsum):
+        if (
+            cascade.is_initial(einsum, None)
+            or name not in seen.whole
+            or name not in seen.waiting
+            or not _is_plain_sum(einsum)
+        ):
             continue
         mine = levels.get(name, 1)
 
@@ -57,10 +62,12 @@ def separations(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
 
         tried: set[Cascade] = set()
         for wanted in (same_pass, any_waiting):
-            found = _take_apart(seen, einsum, inline(seen, einsum, wanted))
-            if found is not None and found.cascade not in tried:
-                tried.add(found.cascade)
-                yield found
+            opened = inline(seen, einsum, wanted)
+            for guarded in (False, True):
+                found = _take_apart(seen, einsum, opened, guarded=guarded)
+                if found is not None and found.cascade not in tried:
+                    tried.add(found.cascade)
+                    yield found
 
 
 def _is_plain_sum(einsum: Einsum) -> bool:
@@ -71,10 +78,18 @@ def _is_sum(einsum: Einsum) -> bool:
     return len(einsum.all_reductions) == 1 and einsum.all_reductions[0].op == "sum"
 
 
-def _take_apart(seen: Along, einsum: Einsum, opened: tuple[Expr, tuple[Expr, ...]]) -> Rewritten | None:
-    value, predicates = opened
+def _take_apart(
+    seen: Along, einsum: Einsum, opened: tuple[Expr, tuple[Expr, ...]], *, guarded: bool
+) -> Rewritten | None:
+    """Return the sum taken apart.
+
+    Args:
+        guarded: where a predicate may leave a sum without terms, a divisor may be 0; then the result is 0, as a sum
+            without terms is.
+    """
+    inside_sum, predicates = opened
     symbols = Symbols()
-    formula = expanded(symbols.formula(value))
+    formula = expanded(symbols.formula(inside_sum))
     gone = set(einsum.reduced)
     terms = sympy.Add.make_args(formula)
     pairs = [_split_term(t, symbols, gone) for t in terms]
@@ -92,7 +107,15 @@ def _take_apart(seen: Along, einsum: Einsum, opened: tuple[Expr, tuple[Expr, ...
         if access is None:
             return None
         total += outside * symbols.formula(access)
-    outer = Einsum(einsum.target, symbols.expression(total), (), None)
+    value = symbols.expression(total)
+    if guarded:
+        divisors = sorted(_divisors(total, symbols), key=lambda f: f.name)
+        if not divisors:
+            return None
+        for divisor in divisors:
+            empty = Compare(("==",), (symbols.expression(divisor), Num(0)))
+            value = Apply("select", (empty, Num(0), value))
+    outer = Einsum(einsum.target, value, (), None)
     if outer.reduced:
         return None
     body: list[Einsum | Iterate] = []
@@ -102,6 +125,12 @@ def _take_apart(seen: Along, einsum: Einsum, opened: tuple[Expr, tuple[Expr, ...
     return Rewritten(
         "defer" if len(terms) == 1 else "separate", einsum.name, _why(einsum, grouped, symbols), result
     )
+
+
+def _divisors(formula: Formula, symbols: Symbols) -> set[Formula]:
+    """Return the tensors by which a formula divides."""
+    powers = [p for p in formula.atoms(sympy.Pow) if p.exp.could_extract_minus_sign() and p.base.is_Symbol]
+    return {p.base for p in powers if isinstance(symbols.meaning(p.base), Access)}
 
 
 def _split_term(term: Formula, symbols: Symbols, gone: set[str]) -> tuple[Formula, Formula]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from einsum_cascade import Cascade, CascadeError, bounds, parse, zoo
 from einsum_cascade.analysis.bounds import traffic_curve
 from einsum_cascade.analysis.quantities import parse_bytes
+from einsum_cascade.analysis.traffic import compulsory_words
 from einsum_cascade.cascade import rank_of
 from einsum_cascade.errors import DataError
 from einsum_cascade.expr import Var
@@ -37,6 +38,27 @@ S[p] = SN[m, p]
 """
 GEMM = "cascade gemm\nrank M P E\ninput A[E, M] B[E, P]\noutput C[M, P]\nC[m, p] = A[e, m] * B[e, p]\n"
 CAUSAL = GATE.replace("K[e, m]\n", "K[e, m] where m <= p\n")
+
+ATTENTION = """cascade attention
+rank E F M P
+input Q[E, P] K[E, M] V[F, M]
+output AV[F, P]
+QK[m, p] = Q[e, p] * K[e, m]
+GM[p] = QK[m, p] :: max(m)
+SN[m, p] = exp(QK[m, p] - GM[p])
+SD[p] = SN[m, p]
+A[m, p] = SN[m, p] / SD[p]
+AV[f, p] = A[m, p] * V[f, m]
+"""
+MOMENTS = """cascade moments
+rank M P
+input X[M, P] W[M]
+output Z[P]
+MU[p] = X[m, p] * W[m]
+VA[p] = (X[m, p] - MU[p])**2 * W[m] :: sum(m)
+Y[m, p] = (X[m, p] - MU[p]) / VA[p] * W[m]
+Z[p] = Y[m, p] :: max(m)
+"""
 
 Event = tuple[str, tuple[object, ...]]
 
@@ -120,7 +142,9 @@ SIZES = st.fixed_dictionaries({"M": st.integers(2, 9), "P": st.integers(1, 6), "
 
 
 @pytest.mark.parametrize(
-    "text", [NORM, GATE, GEMM, CAUSAL.replace("gate", "causal")], ids=["norm", "gate", "gemm", "causal"]
+    "text",
+    [NORM, GATE, GEMM, CAUSAL.replace("gate", "causal"), ATTENTION, MOMENTS],
+    ids=["norm", "gate", "gemm", "causal", "attention", "moments"],
 )
 @settings(max_examples=60, deadline=None)
 @given(sizes=SIZES, tile=st.integers(1, 6), words=st.integers(4, 60), seed=st.integers(0, 10**6))
@@ -128,6 +152,7 @@ def test_no_schedule_moves_less_than_the_bound(
     text: str, sizes: dict[str, int], tile: int, words: int, seed: int
 ) -> None:
     cascade = parse(text)
+    sizes = sizes | {"F": 2}
     trace = tiled_trace(cascade, sizes, tile, random.Random(seed))
     used = {k: v for k, v in sizes.items() if k in cascade.rank_names}
     inputs = {s.tensor for s in cascade.inputs}
@@ -144,6 +169,21 @@ def test_recomputing_from_inputs_does_not_beat_the_bound(
     trace = recomputing_trace(sizes, tile, random.Random(seed))
     bound = bounds(parse(GATE), sizes, buffer=float(words), word="1 B").traffic_bytes
     assert bound <= optimal_traffic(trace, words, {"Q", "K"}, {"S"}) + 1e-9
+
+
+@pytest.mark.parametrize("p", [1, 3, 8])
+def test_compulsory_words_are_those_that_some_output_needs(p: int) -> None:
+    """Causal with fewer queries than keys: keys beyond the last query are never read."""
+    found = compulsory_words(parse(CAUSAL), {"E": 3, "M": 8, "P": p})
+    assert found == {"Q": 3 * p, "K": 3 * p, "S": p}
+
+
+def test_windows_and_gathers_touch_what_they_reach() -> None:
+    text = "cascade c\nrank E M P W\ninput K[E, M]\noutput Y[P]\nY[p] = K[e, {index}]\n"
+    sizes = {"E": 2, "M": 20, "P": 6, "W": 3}
+    # A lower bound where the index is more than a variable: its longest variable moves it over that many places.
+    assert compulsory_words(parse(text.format(index="p")), sizes)["K"] == 2 * 6
+    assert compulsory_words(parse(text.format(index="p + w")), sizes)["K"] <= 2 * (6 + 2)
 
 
 def test_the_pass_term_is_reached_by_a_real_schedule() -> None:
