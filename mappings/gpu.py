@@ -214,7 +214,7 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
         MappingError: no such kernel, or none of its mappings serves the implementation.
 
     >>> find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3").name
-    'flash_attention_3'
+    'flash_attention_3_paged'
     """
     served = [m for m in kernel_mappings() if m.kernel == kernel]
     if not served:

@@ -48,8 +48,8 @@ def tile_time(
     >>> from ..hardware.gpu import find_gpu
     >>> tile = TileMapping(query=128, key=128, warps=8)
     >>> time = tile_time(find_gpu("h100"), tile, head_dim=128, dtype="fp16", per_score=PerScore())
-    >>> time.bound_by, time.bound, dict(time.pipes)["exp"]
-    ('tensor', 2048.0, 1024.0)
+    >>> time.bound_by, dict(time.pipes)["tensor"], dict(time.pipes)["exp"]
+    ('l2', 2048.0, 1024.0)
     """
     scores = float(tile.query * tile.key)
     width = BYTES[dtype]

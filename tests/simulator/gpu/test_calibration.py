@@ -30,9 +30,11 @@ def test_constants_that_made_the_data_are_found(scalar, launch_s, block_cycles):
     true = Efficiency(scalar, launch_s, block_cycles, 0.8)
     laid = rows([(1, 1, 128), (1, 8, 1024), (16, 16, 512), (4, 32, 8192)])
     found = calibrate([laid], [times(laid, true).latency_s], known=WIDE, source="test")
+    # 3 %: the rows themselves are met within a fraction of the 8 % that a row is trusted to.
+    assert times(laid, found).latency_s == pytest.approx(times(laid, true).latency_s, rel=0.03)
     other = rows([(2, 4, 700), (8, 8, 2048), (1, 64, 16384)])
-    # 5 %: four rows do not pin four constants against a prior; what they hardly tell about stays near it.
-    assert times(other, found).latency_s == pytest.approx(times(other, true).latency_s, rel=0.05)
+    # 10 %: four rows tell the launch from the blocks' cost only together; other calls weigh them differently.
+    assert times(other, found).latency_s == pytest.approx(times(other, true).latency_s, rel=0.10)
 
 
 def test_one_row_moves_what_it_tells_about():
