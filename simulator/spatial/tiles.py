@@ -48,7 +48,9 @@ def settle(
         open_parts[word] += parts
     for part, memory in open_parts["fit"]:
         known = _fitted(layout, known, part, memory, chip, mapping)
-    return SizeTable(_searched(layout, known, open_parts["search"], chip, mapping))
+    found = _searched(layout, known, open_parts["search"], chip, mapping)
+    # Doubles hold every count below 2^53 exactly, and do not overflow where 64-bit integers would wrap.
+    return SizeTable({k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in found.items()})
 
 
 def _state_parts(
