@@ -69,7 +69,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
             KernelEntry(
                 name="flash_attention",
                 cascade="attention_1pass",
-                summary="1-pass attention: causal, window, grouped query, soft cap, ALiBi, relative bias and factor, sink",
+                summary="1-pass attention: causal, window, grouped query, soft cap, ALiBi, relative bias, sink",
                 source="Dao et al., FlashAttention-2 (2023); Nayak et al., FuseMax (MICRO 2024), cascade 5",
                 launcher="attention:flash_attention",
                 reference="reference:attention",
