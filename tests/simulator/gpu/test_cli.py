@@ -1,0 +1,76 @@
+"""cascade predict: JSON of the contract, and mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from simulator.gpu.cli import register
+
+SIZES = "batch=4,heads=32,seq_q=8192,seq_kv=8192,head_dim=128,causal=1,dtype=bf16"
+FIELDS = {
+    "latency_s",
+    "low_s",
+    "high_s",
+    "tflops",
+    "bound_by",
+    "tiles",
+    "waves",
+    "scalar",
+    "scalar_source",
+    "resources",
+}
+
+
+def run(*args: str):
+    app = typer.Typer()
+    register(app)
+    app.command("other")(lambda: None)  # two commands, so that the name is spoken as at the front door
+    return CliRunner().invoke(app, ["predict", *args])
+
+
+def test_json_is_the_contract():
+    result = run("flash_attention", "--on", "h100", "--set", SIZES, "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert set(found) >= FIELDS
+    assert found["tiles"] == {
+        "full": 258048,
+        "masked": 8192,
+        "skipped": 258048,
+    }  # 64 x 64 tiles of 128, 128 heads
+
+
+def test_table_for_people_shows_the_interval_and_the_source():
+    result = run("flash_attention", "--on", "h100", "--set", SIZES)
+    assert "interval" in result.stdout
+    assert "uncalibrated" in result.stdout
+
+
+def test_decode_splits_the_keys():
+    sizes = "batch=1,heads=32,kv_heads=8,seq_q=1,seq_kv=131072,head_dim=128,dtype=bf16"
+    result = run("flash_decode", "--on", "h200", "--set", sizes, "--implementation", "triton", "--json")
+    found = json.loads(result.stdout)
+    assert found["waves"] > 0.9  # 8 blocks became as many as the chip holds
+    assert found["bound_by"] in ("memory", "l2")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("flash_attention", "--on", "h1000", "--set", SIZES), "unknown GPU 'h1000'"),
+        (("flash_attentio", "--on", "h100", "--set", SIZES), "did you mean 'flash_attention'"),
+        (("flash_attention", "--on", "h100", "--set", "batch"), "expected name=value"),
+        (("flash_attention", "--on", "h100", "--set", SIZES + ",batch=2"), "given twice"),
+        (("flash_attention", "--on", "h100", "--set", "batch=4,heads=2,seq_q=10"), "head_dim"),
+        (("flash_attention", "--on", "h100", "--set", SIZES, "--calibrate", "missing.csv"), "no such file"),
+    ],
+)
+def test_mistakes_leave_with_two(args, says):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert says in result.output
+    assert "Traceback" not in result.output
