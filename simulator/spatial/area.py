@@ -31,6 +31,7 @@ def assumptions(chip: SpatialChip) -> tuple[str, ...]:
     free = [name for name, m in chip.memories.items() if m.component == "wires"]
     if free:
         out.append(f"{', '.join(free)}: wires, without energy or area")
+    out.append(f"energies and areas at {chip.node_nm} nm")
     if not chip.static_power_w:
         out.append("no leakage: the chip states no static power")
     return tuple(dict.fromkeys(filter(None, out)))
