@@ -9,6 +9,9 @@ from .errors import CascadeError, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Size, Var, is_logical, variables, walk
 from .ops import INDEX_OPS, REDUCTION, SCALAR
 
+# Sizes are worked out by recursion; nobody derives a rank through so many others.
+MAX_STEPS = 50
+
 if TYPE_CHECKING:
     from .cascade import Cascade, Signature
 
@@ -63,18 +66,20 @@ def _check_declarations(cascade: Cascade) -> None:
 
 
 def _check_acyclic(defined: dict[str, Expr]) -> None:
-    done: set[str] = set()
+    steps: dict[str, int] = {}
 
-    def visit(name: str, path: tuple[str, ...]) -> None:
+    def visit(name: str, path: tuple[str, ...]) -> int:
         if name in path:
             circle = " -> ".join((*path[path.index(name) :], name))
             raise CascadeError(f"sizes depend on each other in a circle: {circle}", at=defined[name].at)
-        if name in done or name not in defined:
-            return
-        for node in walk(defined[name]):
-            if isinstance(node, Size):
-                visit(node.name, (*path, name))
-        done.add(name)
+        if name not in steps and name in defined:
+            inner = [n.name for n in walk(defined[name]) if isinstance(n, Size)]
+            deepest = 0 if len(path) > MAX_STEPS else max((visit(n, (*path, name)) for n in inner), default=0)
+            if len(path) > MAX_STEPS or deepest >= MAX_STEPS:
+                message = f"the size {name} follows from others through more than {MAX_STEPS} steps"
+                raise CascadeError(message, at=defined[name].at)
+            steps[name] = deepest + 1
+        return steps.get(name, 0)
 
     for name in defined:
         visit(name, ())
@@ -113,6 +118,7 @@ class _Scope:
         self.updated: set[str] = set()  # states whose Einsum inside a block has been read
         self.initial: dict[str, Einsum] = {}
         self.defined_in: dict[str, str | None] = {}
+        self.updated_by = {e.name: block for e, block in cascade.statements if block is not None}
 
     def add(self, einsum: Einsum, block: str | None) -> None:
         self._check_expressions(einsum)
@@ -331,7 +337,7 @@ class _Scope:
             raise CascadeError(f"{name} is defined twice", at=einsum.target.at)
         if signature.state is not None and block is None:
             self.initial[name] = einsum
-            block_variable = self._block_that_updates(name)
+            block_variable = self.updated_by.get(name)
             if block_variable is not None:
                 ranks = list(signature.ranks)
                 ranks[signature.state] = rank_of(block_variable)
@@ -344,12 +350,6 @@ class _Scope:
             )
         self.signatures[name] = signature
         self.defined_in[name] = block
-
-    def _block_that_updates(self, name: str) -> str | None:
-        for e, block in self.cascade.statements:
-            if e.name == name and block is not None:
-                return block
-        return None
 
 
 def _is_next(index: Expr, block: str) -> bool:

@@ -66,8 +66,9 @@ class CascadeError(ModelError):
             return f"{head}; {self.hint}" if self.hint else head
         line, column = self.at
         out = [f"{place}:{line}:{column}: {self.message}"]
-        lines = self.text.splitlines()
-        if 0 < line <= len(lines):
+        # Only these end a line for the parser; str.splitlines knows half a dozen more.
+        lines = self.text.replace("\r\n", "\n").split("\n")
+        if self.text and 0 < line <= len(lines):
             # Tabs are kept in the caret's indentation, so that it stands below the right character.
             source = lines[line - 1]
             indent = "".join("\t" if c == "\t" else " " for c in source[: column - 1])

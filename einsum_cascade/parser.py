@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lark import Lark, Token, Transformer, UnexpectedInput, UnexpectedToken, v_args
-from lark.exceptions import VisitError
+from lark import Lark, Token, Transformer, UnexpectedInput, UnexpectedToken
 
 from .cascade import Cascade, Constant, Iterate, Rank, Signature
 from .einsum import Einsum, Reduction
@@ -18,7 +17,7 @@ from .errors import CascadeError, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Place, Size, Var
 
 # Far above every attention ever published, and small enough that no text can exhaust memory.
-MAX_CHARACTERS = 200_000
+MAX_CHARACTERS = 50_000
 MAX_NESTING = 60
 RESERVED = frozenset({"and", "or", "not", "where", "inf", "iterate"})
 
@@ -44,16 +43,12 @@ def parse(text: str, *, file: str = "cascade") -> Cascade:
     """
     try:
         _guard(text)
-        tree = _parser("start").parse(text if text.endswith("\n") else text + "\n")
-        return _Builder().cascade(tree)
+        built: Cascade = _parser("start").parse(text if text.endswith("\n") else text + "\n")
+        return built
     except UnexpectedInput as error:
         raise _syntax_error(error, text).located_in(file, text) from None
     except CascadeError as error:
         raise error.located_in(file, text) from None
-    except VisitError as error:
-        if isinstance(error.orig_exc, CascadeError):
-            raise error.orig_exc.located_in(file, text) from None
-        raise
 
 
 def parse_expression(text: str, *, file: str = "expression") -> Expr:
@@ -69,16 +64,12 @@ def parse_expression(text: str, *, file: str = "expression") -> Expr:
         _guard(text)
         if "\n" in text:
             raise CascadeError("an expression stands on one line", at=(1, 1))
-        built: Expr = _Builder().transform(_parser("expr").parse(text))
+        built: Expr = _parser("expr").parse(text)
         return built
     except UnexpectedInput as error:
         raise _syntax_error(error, text).located_in(file, text) from None
     except CascadeError as error:
         raise error.located_in(file, text) from None
-    except VisitError as error:
-        if isinstance(error.orig_exc, CascadeError):
-            raise error.orig_exc.located_in(file, text) from None
-        raise
 
 
 def load(path: str | Path) -> Cascade:
@@ -123,9 +114,10 @@ def _guard(text: str) -> None:
 
 
 @functools.cache
-def _parser(start: str) -> Lark:
+def _parser(start: str) -> Any:
     grammar = resources.files(__package__).joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", start=start, propagate_positions=True, maybe_placeholders=True)
+    # Nodes are built while the text is read: no tree is walked, so no text can exhaust the stack.
+    return Lark(grammar, parser="lalr", start=start, transformer=_Builder(), maybe_placeholders=True)
 
 
 _EXPECTED = {
@@ -149,7 +141,7 @@ def _syntax_error(error: UnexpectedInput, text: str) -> CascadeError:
     # LALR tables merge look-aheads; only trying each terminal tells what could really stand here.
     state = getattr(error, "interactive_parser", None)
     accepted: set[str] = set(state.accepts()) if state is not None else set()
-    lines = text.splitlines() or [""]
+    lines = text.removesuffix("\n").split("\n")
     line, column = error.line, error.column
     at_end = isinstance(error, UnexpectedToken) and error.token.type == "$END"
     if at_end or not isinstance(line, int) or line < 1:
@@ -202,15 +194,10 @@ def _at(token: Any) -> Place | None:
     return (int(line), int(token.column)) if line else None
 
 
-@v_args(meta=True)
 class _Builder(Transformer[Token, Any]):
     """Parse tree -> frozen nodes; each method is named after the rule it builds."""
 
-    def cascade(self, tree: Any) -> Cascade:
-        built: Cascade = self.transform(tree)
-        return built
-
-    def start(self, meta: Any, parts: list[Any]) -> Cascade:
+    def start(self, parts: list[Any]) -> Cascade:
         name, summary, source = parts[0]
         flat: list[Any] = []
         for p in parts[1:]:
@@ -231,74 +218,74 @@ class _Builder(Transformer[Token, Any]):
             body=pick((Einsum, Iterate)),
         )
 
-    def head(self, meta: Any, parts: list[Any]) -> tuple[str, str, str]:
+    def head(self, parts: list[Any]) -> tuple[str, str, str]:
         name, summary, source = parts
         return str(name), summary or "", source or ""
 
-    def summary(self, meta: Any, parts: list[Any]) -> str:
+    def summary(self, parts: list[Any]) -> str:
         return str(parts[0])[1:-1]
 
-    def provenance(self, meta: Any, parts: list[Any]) -> str:
+    def provenance(self, parts: list[Any]) -> str:
         return str(parts[0])[1:-1]
 
-    def ranks(self, meta: Any, parts: list[Token]) -> list[Rank]:
+    def ranks(self, parts: list[Token]) -> list[Rank]:
         return [Rank(str(p), at=_at(p)) for p in parts]
 
-    def derived(self, meta: Any, parts: list[Any]) -> Rank:
+    def derived(self, parts: list[Any]) -> Rank:
         return Rank(str(parts[0]), parts[1], at=_at(parts[0]))
 
-    def constant(self, meta: Any, parts: list[Any]) -> Constant:
+    def constant(self, parts: list[Any]) -> Constant:
         return Constant(str(parts[0]), parts[1], at=_at(parts[0]))
 
-    def signature(self, meta: Any, parts: list[Any]) -> Signature:
+    def signature(self, parts: list[Any]) -> Signature:
         ranks = tuple(str(p) for p in parts[1:] if p is not None)
         return Signature(str(parts[0]), ranks, at=_at(parts[0]))
 
-    def inputs(self, meta: Any, parts: list[Signature]) -> list[tuple[str, Signature]]:
+    def inputs(self, parts: list[Signature]) -> list[tuple[str, Signature]]:
         return [("input", s) for s in parts]
 
-    def outputs(self, meta: Any, parts: list[Signature]) -> list[tuple[str, Signature]]:
+    def outputs(self, parts: list[Signature]) -> list[tuple[str, Signature]]:
         return [("output", s) for s in parts]
 
-    def iterate(self, meta: Any, parts: list[Any]) -> Iterate:
+    def iterate(self, parts: list[Any]) -> Iterate:
         return Iterate(_variable(parts[0]), tuple(parts[1:]), at=_at(parts[0]))
 
-    def einsum(self, meta: Any, parts: list[Any]) -> Einsum:
+    def einsum(self, parts: list[Any]) -> Einsum:
         target, value, *rest = parts
         reductions = tuple(p for p in rest if isinstance(p, Reduction))
         where = rest[-1] if rest and not isinstance(rest[-1], Reduction) else None
         return Einsum(target, value, reductions, where, at=target.at)
 
-    def reduction(self, meta: Any, parts: list[Token]) -> Reduction:
+    def reduction(self, parts: list[Token]) -> Reduction:
         return Reduction(str(parts[0]), tuple(_variable(p) for p in parts[1:]), at=_at(parts[0]))
 
-    def selection(self, meta: Any, parts: list[Any]) -> Reduction:
+    def selection(self, parts: list[Any]) -> Reduction:
         op, source, into, ordered = parts
         return Reduction(str(op), (_variable(source),), _variable(into), ordered is not None, at=_at(op))
 
-    def access(self, meta: Any, parts: list[Any]) -> Access:
+    def access(self, parts: list[Any]) -> Access:
         return Access(str(parts[0]), tuple(p for p in parts[1:] if p is not None), at=_at(parts[0]))
 
-    def disjunction(self, meta: Any, parts: list[Expr]) -> Expr:
-        return _chain("or", parts, meta)
+    def disjunction(self, parts: list[Expr]) -> Expr:
+        return _chain("or", parts)
 
-    def conjunction(self, meta: Any, parts: list[Expr]) -> Expr:
-        return _chain("and", parts, meta)
+    def conjunction(self, parts: list[Expr]) -> Expr:
+        return _chain("and", parts)
 
-    def negated(self, meta: Any, parts: list[Expr]) -> Expr:
-        return Apply("not", (parts[0],), at=_at(meta))
+    def negated(self, parts: list[Expr]) -> Expr:
+        return Apply("not", (parts[0],), at=parts[0].at)
 
-    def comparison(self, meta: Any, parts: list[Any]) -> Expr:
-        return Compare(tuple(str(p) for p in parts[1::2]), tuple(parts[0::2]), at=_at(meta))
+    def comparison(self, parts: list[Any]) -> Expr:
+        return Compare(tuple(str(p) for p in parts[1::2]), tuple(parts[0::2]), at=parts[0].at)
 
-    def binary(self, meta: Any, parts: list[Any]) -> Expr:
+    def binary(self, parts: list[Any]) -> Expr:
         left, op, right = parts
         return Apply(str(op), (left, right), at=_at(op))
 
-    def minus(self, meta: Any, parts: list[Any]) -> Expr:
+    def minus(self, parts: list[Any]) -> Expr:
         return Apply("neg", (parts[1],), at=_at(parts[0]))
 
-    def number(self, meta: Any, parts: list[Token]) -> Num:
+    def number(self, parts: list[Token]) -> Num:
         text = str(parts[0])
         if text.isdigit():
             if len(text) > 18:
@@ -311,19 +298,19 @@ class _Builder(Transformer[Token, Any]):
             )
         return Num(value, at=_at(parts[0]))
 
-    def infinity(self, meta: Any, parts: list[Token]) -> Num:
+    def infinity(self, parts: list[Token]) -> Num:
         return Num(math.inf, at=_at(parts[0]))
 
-    def size(self, meta: Any, parts: list[Token]) -> Size:
+    def size(self, parts: list[Token]) -> Size:
         return Size(str(parts[0]), at=_at(parts[0]))
 
-    def variable(self, meta: Any, parts: list[Token]) -> Var:
+    def variable(self, parts: list[Token]) -> Var:
         return Var(_variable(parts[0]), at=_at(parts[0]))
 
-    def call(self, meta: Any, parts: list[Any]) -> Expr:
+    def call(self, parts: list[Any]) -> Expr:
         return Apply(str(parts[0]), tuple(parts[1:]), at=_at(parts[0]))
 
-    def group(self, meta: Any, parts: list[Expr]) -> Expr:
+    def group(self, parts: list[Expr]) -> Expr:
         return parts[0]
 
 
@@ -333,8 +320,8 @@ def _variable(token: Any) -> str:
     return str(token)
 
 
-def _chain(op: str, parts: list[Expr], meta: Any) -> Expr:
+def _chain(op: str, parts: list[Expr]) -> Expr:
     out = parts[0]
     for p in parts[1:]:
-        out = Apply(op, (out, p), at=_at(meta))
+        out = Apply(op, (out, p), at=parts[0].at)
     return out

@@ -149,22 +149,25 @@ def size_value(node: Expr, cascade: Cascade, sizes: Mapping[str, int]) -> float 
     Raises:
         CascadeError: a size is missing, or the value is not finite.
     """
+    # Each name is worked out once: sizes that double each other would otherwise take for ever.
+    return _value(node, cascade, dict(sizes))
+
+
+def _value(node: Expr, cascade: Cascade, known: dict[str, float]) -> float | int:
     from .ops import SCALAR
 
     if isinstance(node, Num):
         return node.value
     if isinstance(node, Size):
-        if node.name in sizes:
-            return sizes[node.name]
-        for c in cascade.constants:
-            if c.name == node.name:
-                return size_value(c.value, cascade, sizes)
-        for r in cascade.ranks:
-            if r.name == node.name and r.size is not None:
-                return size_value(r.size, cascade, sizes)
-        raise CascadeError(f"{cascade.name} needs the size of {node.name}")
+        if node.name not in known:
+            defined = {c.name: c.value for c in cascade.constants}
+            defined |= {r.name: r.size for r in cascade.ranks if r.size is not None}
+            if node.name not in defined:
+                raise CascadeError(f"{cascade.name} needs the size of {node.name}")
+            known[node.name] = _value(defined[node.name], cascade, known)
+        return known[node.name]
     if isinstance(node, Apply):
-        args = [size_value(a, cascade, sizes) for a in node.args]
+        args = [_value(a, cascade, known) for a in node.args]
         if node.op in ("/", "//", "%") and args[1] == 0:
             raise CascadeError(f"a size of {cascade.name} divides by zero")
         if node.op == "**" and abs(args[1]) > 64:

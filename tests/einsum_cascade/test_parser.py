@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 from pathlib import Path
 
 import pytest
 
-from einsum_cascade import CascadeError, load, parse, zoo
+from einsum_cascade import CascadeError, evaluate, load, parse, zoo
 from einsum_cascade.cascade import Iterate
 from einsum_cascade.expr import Access, Apply, Compare, Num, Size, Var
 from einsum_cascade.parser import parse_expression
@@ -98,6 +100,47 @@ def test_missing_files_and_names() -> None:
         zoo.find("/nowhere/x.cascade")
     with pytest.raises(CascadeError, match="did you mean 'attention_1pass'"):
         zoo.find("attention_1pas")
+
+
+HEAD = "cascade c\nrank I\ninput A[I]\noutput O[I]\n"
+HOSTILE = {
+    "a long sum": HEAD + "O[i] = " + "+".join(["1"] * 24_000) + "\n",
+    "a long comparison": HEAD + "O[i] = A[i] where " + "<".join(["1"] * 23_000) + "\n",
+    "minus signs": HEAD + "O[i] = " + "-" * 48_000 + "1\n",
+    "not not not": HEAD + "O[i] = A[i] where " + "not " * 11_000 + "1 < 2\n",
+    "a tower of powers": HEAD + "O[i] = " + "**".join(["2"] * 15_000) + "\n",
+    "arguments": HEAD + "O[i] = max(" + ",".join(["1"] * 23_000) + ")\n",
+    "brackets": HEAD + "O[i] = " + "[" * 48_000,
+    "a chain of sizes": HEAD
+    + "".join(f"let C{k} = C{k + 1} + 1\n" for k in range(1_900))
+    + "let C1900 = 1\n",
+    "a chain of Einsums": HEAD
+    + "T0[i] = A[i]\n"
+    + "".join(f"T{k}[i] = T{k - 1}[i]\n" for k in range(1, 2_400)),
+    "states": HEAD
+    + "".join(f"T{k}[0] = 1\n" for k in range(1_600))
+    + "iterate i {\n"
+    + "".join(f"T{k}[i+1] = 1\n" for k in range(1_600))
+    + "}\n",
+    "digits": HEAD + "O[i] = " + "9" * 48_000,
+    "quotes": HEAD + '"' * 48_000,
+    "blanks": "cascade c\n" + " " * 48_000 + "x",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_text_is_answered_soon(text: str) -> None:
+    start = time.process_time()
+    with contextlib.suppress(CascadeError):
+        parse(text)
+    # Measured: 0.7 s of processor time for the slowest.
+    assert time.process_time() - start < 2
+
+
+def test_sizes_that_double_each_other_are_worked_out_once() -> None:
+    doubled = "".join(f"let C{k} = C{k + 1} + C{k + 1}\n" for k in range(40)) + "let C40 = 1\n"
+    cascade = parse("cascade c\nrank I\n" + doubled + "input A[I]\noutput O[I]\nO[i] = A[i] * C0\n")
+    assert evaluate(cascade, "I=1", {"A": [1]})["O"] == [2**40]
 
 
 def test_text_is_bounded() -> None:

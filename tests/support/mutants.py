@@ -11,8 +11,9 @@ from einsum_cascade.errors import CascadeError
 from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, children, rebuild
 
 OPERATORS = {
-    "+": "-", "-": "+", "*": "+", "/": "*", "//": "*", "%": "//", "max": "min", "min": "max", "exp": "tanh", "log": "exp",
-    "sqrt": "abs", "relu": "abs", "sigmoid": "tanh", "tanh": "sigmoid", "softplus": "relu", "cos": "sin", "sin": "cos",
+    "+": "-", "-": "+", "*": "+", "/": "*", "//": "*", "%": "//", "max": "min", "min": "max", "exp": "tanh",
+    "log": "exp", "sqrt": "abs", "relu": "abs", "sigmoid": "tanh", "tanh": "sigmoid", "softplus": "relu",
+    "cos": "sin", "sin": "cos",
     "and": "or", "or": "and", "abs": "relu", "floor": "abs", "gelu": "relu", "**": "*",
 }  # fmt: skip
 COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}

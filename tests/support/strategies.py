@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
+from einsum_cascade import render, zoo
 from einsum_cascade.cascade import Cascade, Constant, Iterate, Rank, Signature, variable_of
 from einsum_cascade.einsum import Einsum, Reduction
 from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
@@ -334,12 +336,15 @@ def token_soup() -> st.SearchStrategy[str]:
     )
 
 
+@functools.cache
+def _zoo_texts() -> tuple[str, ...]:
+    return tuple(render(zoo.load(n)) for n in zoo.names())
+
+
 @st.composite
 def damaged(draw: st.DrawFn) -> str:
     """The text of a legal cascade in which words were lost, doubled, swapped or replaced."""
-    from einsum_cascade import render, zoo
-
-    text = draw(st.sampled_from([render(zoo.load(n)) for n in zoo.names()]) | cascades().map(render))
+    text = draw(st.sampled_from(_zoo_texts()) | cascades().map(render))
     words = re.findall(r"\w+|\s+|[^\w\s]+", text)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(words) - 1))
