@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from einsum_cascade.errors import MappingError
 from mappings.gpu import KernelMapping, TileMapping
 
 from ..hardware.gpu import Gpu
@@ -96,60 +95,55 @@ def launch(
 
     Args:
         direction: "fwd", or "bwd", where a block owns a key tile and walks over the query tiles.
-
-    Raises:
-        MappingError: a kernel that cannot be resident at all.
     """
     first = calls[0]
     per_score = mapping.per_score if direction == "fwd" else mapping.backward
-    times = tile_time(
+    timed = tile_time(
         gpu, tile, head_dim=first.head_dim, dtype=first.dtype, per_score=per_score, kv_dtype=first.kv_dtype
     )
+    most = blocks_per_sm(gpu, tile)
     visits = _visits(calls, mapping, tile, direction)
     heads = [c.key_heads if mapping.pack and direction == "fwd" else c.heads for c in calls]
     copies = np.array([c.batch * h for c, h in zip(calls, heads, strict=True)], dtype=np.float64)
     counts = np.stack([visits.full.sum(axis=1), visits.masked.sum(axis=1), visits.skipped]) * copies
     full, masked = visits.full.astype(np.float64), visits.masked.astype(np.float64)
     walked = _walked(calls, mapping, tile, visits)
-    most = blocks_per_sm(gpu, tile)
-    if most < 1:
-        raise MappingError(
-            f"{mapping.name}: a block of {tile.query} x {tile.key} does not fit an SM of {gpu.name}"
-        )
-    blocks = ((full + masked) > 0).sum(axis=1) * copies
     if mapping.split_keys:
         full, masked, copies = _split(full, masked, copies, slots=gpu.sms * most)
-        blocks = ((full + masked) > 0).sum(axis=1) * copies
-    scale = (
-        1.0 if direction == "fwd" else 2.0
-    )  # backward reads what forward read and wrote, and writes gradients
-    moved = scale * np.array([c.query_bytes() + c.key_bytes() for c in calls])
-    appended = np.array(
-        [
-            c.key_bytes() + c.key_bytes(stored=False) + c.converted_bytes() if mapping.appends else 0.0
-            for c in calls
-        ]
-    )
+    blocks = ((full + masked) > 0).sum(axis=1) * copies
+    moved, appended, footprint = _bytes(calls, mapping, direction)
     return Launch(
-        gpu,
-        first.head_dim,
-        first.dtype,
-        mapping,
-        tile,
-        times,
-        full,
-        masked,
-        walked,
-        np.array([c.window > 0 for c in calls]),
-        counts,
-        copies,
-        most,
-        np.asarray(np.clip(np.ceil(blocks / gpu.sms), 1, most), dtype=np.float64),
-        np.array([c.flops(tensor=per_score.tensor) for c in calls]),
-        moved,
-        appended,
-        moved + appended - np.array([c.key_bytes() if mapping.appends else 0.0 for c in calls]),
+        gpu=gpu,
+        head_dim=first.head_dim,
+        dtype=first.dtype,
+        mapping=mapping,
+        tile=tile,
+        tile_times=timed,
+        full=full,
+        masked=masked,
+        walked=walked,
+        windowed=np.array([c.window > 0 for c in calls]),
+        counts=counts,
+        copies=copies,
+        most=most,
+        resident=np.asarray(np.clip(np.ceil(blocks / gpu.sms), 1, most), dtype=np.float64),
+        flops=np.array([c.flops(tensor=per_score.tensor) for c in calls]),
+        bytes_moved=moved,
+        bytes_appended=appended,
+        footprint=footprint,
     )
+
+
+def _bytes(calls: Sequence[Call], mapping: KernelMapping, direction: str) -> tuple[Floats, Floats, Floats]:
+    """Return the bytes of the attention, of the copy into the cache before it, and of all tensors together."""
+    # The backward pass reads what the forward pass read and wrote, and writes as many gradients.
+    scale = 1.0 if direction == "fwd" else 2.0
+    cache = np.array([c.key_bytes() for c in calls])
+    moved = scale * (np.array([c.query_bytes() for c in calls]) + cache)
+    if not mapping.appends:
+        return moved, np.zeros(len(calls)), moved
+    given = np.array([c.key_bytes(stored=False) + c.converted_bytes() for c in calls])
+    return moved, cache + given, moved + given
 
 
 def _walked(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, visits: Visits) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from einsum_cascade.errors import MappingError
 from mappings.gpu import KernelResources, TileMapping
 
 from ..hardware.gpu import Gpu
@@ -50,7 +51,16 @@ def occupancy(gpu: Gpu, resources: KernelResources, *, warps: int) -> Occupancy:
 
 
 def blocks_per_sm(gpu: Gpu, tile: TileMapping) -> int:
-    """Return the blocks of a tile mapping that one SM holds: compiled resources where known, else the file's word."""
+    """Return the blocks of a tile mapping that one SM holds: compiled resources where known, else the file's word.
+
+    Raises:
+        MappingError: not even one fits.
+    """
     if tile.resources is None:
         return tile.blocks_per_sm
-    return max(1, occupancy(gpu, tile.resources, warps=tile.warps).blocks)
+    held = occupancy(gpu, tile.resources, warps=tile.warps)
+    if held.blocks < 1:
+        raise MappingError(
+            f"a block of {tile.query} x {tile.key} does not fit an SM of {gpu.name}: limited by {held.limited_by}"
+        )
+    return held.blocks

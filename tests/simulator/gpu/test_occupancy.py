@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from einsum_cascade.errors import MappingError
 from mappings.gpu import KernelResources, TileMapping
 from simulator.gpu.occupancy import blocks_per_sm, occupancy
 from simulator.hardware.gpu import find_gpu
@@ -48,3 +49,9 @@ def test_a_block_larger_than_an_sm_cannot_be_launched():
 def test_without_compiled_resources_the_file_is_believed():
     tile = TileMapping(query=128, key=64, blocks_per_sm=3)
     assert blocks_per_sm(find_gpu("h100"), tile) == 3
+
+
+def test_a_mapping_that_does_not_fit_is_refused():
+    tile = TileMapping(query=128, key=128, resources=made(64, 120))
+    with pytest.raises(MappingError, match="limited by shared"):
+        blocks_per_sm(find_gpu("l40s"), tile)
