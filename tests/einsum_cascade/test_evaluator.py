@@ -207,7 +207,7 @@ def compare(use: strategies.Use) -> None:
             assert difference(left, right) <= TOLERANCE, (name, str(use.cascade))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(strategies.uses())
 def test_evaluator_equals_the_interpreter(use: strategies.Use) -> None:
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from einsum_cascade import CascadeError, parse, render
 
-SETTINGS = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def survives(text: str) -> None:

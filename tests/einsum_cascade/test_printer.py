@@ -32,6 +32,9 @@ def test_cascades_are_read_back(cascade: Cascade) -> None:
 def test_the_zoo_is_read_back(name: str) -> None:
     cascade = zoo.load(name)
     assert parse(render(cascade)) == cascade
+    text = latex(cascade)
+    assert text.count("{") == text.count("}")
+    assert text.count("\\\\") == text.count("&=") + text.count(r"\text{for }")
 
 
 @settings(max_examples=50, deadline=None)

@@ -435,3 +435,28 @@ def test_random_cascades_keep_their_results(use: Use) -> None:
         left, right = evaluate(use.cascade, use.sizes, use.inputs), evaluate(found.cascade, sizes, use.inputs)
         for t in left:
             assert difference(right[t].reshape(left[t].shape), left[t]) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "rank"),
+    [
+        ("attention_alibi", "M"),
+        ("attention_grouped_query", "M"),
+        ("attention_softcap", "M"),
+        ("attention_sink", "M"),
+        ("attention_sink_logit", "M"),
+        ("attention_paged", "M"),
+        ("arrow_attention", "M"),
+        ("davit_channel", "D"),
+        ("gna_1d_gather", "W"),
+        ("halo_attention", "W"),
+        ("head_distance", "M"),
+        ("naavit", "M"),
+        ("urpe", "M"),
+    ],
+)
+def test_zoo_entries_come_down_to_one_pass(name: str, rank: str) -> None:
+    if name not in zoo.names():
+        pytest.skip(f"the zoo has no {name}")
+    found = reduce_passes(zoo.load(name), rank)
+    assert (found.before, found.after) == (3, 1)
