@@ -71,8 +71,10 @@ def _check_versions(client: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask's own tracebacks of a lost connection away; the one error that matters is raised."""
-    loggers = [logging.getLogger(n) for n in ("distributed.client", "distributed.core", "distributed.comm")]
+    """Keep Dask's own lines about a lost connection away; the one error that matters is raised."""
+    # Dask gives some loggers below "distributed" levels of their own, so each is silenced by name.
+    names = [n for n in logging.root.manager.loggerDict if n.partition(".")[0] == "distributed"]
+    loggers = [logging.getLogger(n) for n in dict.fromkeys(["distributed", *names])]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
