@@ -136,12 +136,14 @@ def _timeline(cascade: Cascade, seen: RankView) -> tuple[dict[str, _Time], dict[
     times = {s.tensor: _Time(0.0, 0.0) for s in cascade.inputs}
     first: dict[str, _Time] = {}
     levels: dict[str, int] = {}
-    rounds = 2 + len(cascade.einsums) if cascade.states else 1
+    states, statements = cascade.states, list(cascade.statements)
+    walks = [walkers(cascade, einsum, seen) for einsum, _ in statements]
+    rounds = 2 + len(statements) if states else 1
     for _ in range(rounds):
         before = dict(times)
-        for einsum, block in cascade.statements:
-            time, level = _einsum_time(cascade, einsum, block, seen, times, first)
-            if cascade.is_initial(einsum, block):
+        for (einsum, block), walking in zip(statements, walks, strict=True):
+            time, level = _einsum_time(cascade, einsum, block, walking, seen, times, first)
+            if block is None and einsum.name in states:
                 first[einsum.name] = time
                 times.setdefault(einsum.name, time)
                 continue
@@ -157,12 +159,12 @@ def _einsum_time(
     cascade: Cascade,
     einsum: Einsum,
     block: str | None,
+    walking: dict[str, frozenset[str]],
     seen: RankView,
     times: dict[str, _Time],
     first: dict[str, _Time],
 ) -> tuple[_Time, int | None]:
     """Return when an Einsum's tensor is there, and its pass if it visits elements."""
-    walking = walkers(cascade, einsum, seen)
     covered = frozenset().union(*walking.values())
     latest, anywhere = 0.0, 0.0
     cause: str | None = None

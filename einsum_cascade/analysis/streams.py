@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..cascade import Cascade, rank_of
@@ -19,19 +20,23 @@ class RankView:
         components: the rank itself, or the parts of a split (M1, M0), down to ranks that are not split.
         wholes: ranks of which a component is a part (M for M0), and the rank itself.
         aliases: other names of a component: `rank S0 = T0` gives {"S0": "T0"}.
+        splits: of the cascade.
     """
 
     rank: str
     components: tuple[str, ...]
     wholes: frozenset[str]
     aliases: tuple[tuple[str, str], ...]
+    splits: Mapping[str, tuple[str, ...]]
 
-    def covers(self, rank: str, splits: dict[str, tuple[str, ...]]) -> frozenset[str]:
+    def covers(self, rank: str) -> frozenset[str]:
         """Return the components over which a variable of `rank` runs."""
-        return frozenset(parts_of(rank, splits)) & frozenset(self.components)
+        if rank not in self.splits:
+            return frozenset((rank,)) if rank in self.components else frozenset()
+        return frozenset(parts_of(rank, self.splits)) & frozenset(self.components)
 
 
-def parts_of(rank: str, splits: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+def parts_of(rank: str, splits: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the unsplit ranks that a rank is made of.
 
     >>> parts_of("M", {"M": ("M2", "M10"), "M10": ("M1", "M0")})
@@ -57,7 +62,7 @@ def view(cascade: Cascade, rank: str) -> RankView:
     for name, meant in cascade.aliases.items():
         # An alias of the whole walks every component.
         aliases += [(name, c) for c in parts_of(meant, splits) if c in components and name not in wholes]
-    return RankView(rank, components, frozenset(wholes), tuple(aliases))
+    return RankView(rank, components, frozenset(wholes), tuple(aliases), splits)
 
 
 def walkers(cascade: Cascade, einsum: Einsum, seen: RankView) -> dict[str, frozenset[str]]:
@@ -66,10 +71,9 @@ def walkers(cascade: Cascade, einsum: Einsum, seen: RankView) -> dict[str, froze
     A variable of an alias takes the part of a component only where the component's own variable is absent and the
     alias indexes an axis of the rank itself: in `QK[m, p]` with `rank P = M` the rank M is walked by m alone.
     """
-    splits = cascade.splits
     found: dict[str, frozenset[str]] = {}
     for v in einsum.variables:
-        covered = seen.covers(rank_of(v), splits)
+        covered = seen.covers(rank_of(v))
         if covered:
             found[v] = covered
     open_components = set(seen.components).difference(*found.values())
