@@ -21,6 +21,11 @@ SOURCE = (
 )
 
 
+# Counting takes one array entry for each Q tile of an axis; more than this asks for gigabytes.
+MAX_TILES = 2**22
+MAX_LENGTH = 2**40
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """One axis of a neighbourhood-attention problem together with its tiling; legal once it exists.
@@ -53,6 +58,15 @@ class Axis:
         for name in ("q_tile", "kv_tile"):
             if getattr(self, name) < 1:
                 raise MappingError(f"{name}: {getattr(self, name)} is not a tile, expected a positive number")
+        if self.length > MAX_LENGTH:
+            raise MappingError(f"layout: {self.length} is too long, an axis has at most 2^40 tokens")
+        for name in ("q_tile", "kv_tile"):
+            if getattr(self, name) > MAX_LENGTH:
+                raise MappingError(f"{name}: {getattr(self, name)} is too large, a tile has at most 2^40 tokens")
+        if self.q_tiles > MAX_TILES:
+            raise MappingError(
+                f"layout: {self.length} in Q tiles of {self.q_tile} is {self.q_tiles:,} tiles; at most 2^22 an axis"
+            )
         if self.window * self.dilation > self.length:
             raise MappingError(
                 f"window: {self.window} x dilation {self.dilation} = {self.window * self.dilation} is longer than "
