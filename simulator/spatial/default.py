@@ -153,7 +153,8 @@ def _axes(
     einsum: Einsum, sizes: Mapping[str, int], array: Array, in_one_piece: frozenset[str] = frozenset()
 ) -> tuple[str, ...]:
     """Return the rank for each axis: those that fill the array best, results before reductions."""
-    ranks = [r for v in einsum.variables if (r := rank_of(v)) not in in_one_piece]
+    # Sorted, so that Einsums over the same ranks lie on the array in the same way.
+    ranks = sorted(r for v in einsum.variables if (r := rank_of(v)) not in in_one_piece)
     output = {rank_of(v) for v in einsum.output_variables}
 
     def merit(choice: Sequence[str]) -> tuple[int, int]:
@@ -226,9 +227,16 @@ def _kept(memory: str, found: Draft) -> str | Mapping[str, tuple[str, ...]]:
     """
     if found.chip.memories[memory].per_element:
         return _registers(memory, found)
-    if memory != found.chip.outermost or not shared_memories(found.chip):
+    if not shared_memories(found.chip):
         return ALL
-    out = {}
+    out: dict[str, tuple[str, ...]] = {}
+    if memory != found.chip.outermost:
+        for g in found.groups:
+            passed = passed_on(found, g)
+            for e in g.einsums:
+                tensors = dict.fromkeys((*(a.tensor for a in e.reads), e.name))
+                out[e.name] = tuple(t for t in tensors if t not in passed)
+        return out
     for g in found.groups:
         here = inner_tensors(found.cascade, g)
         brought: set[tuple[str, tuple[Expr, ...]]] = set()
@@ -254,6 +262,32 @@ def _registers(memory: str, found: Draft) -> str | Mapping[str, tuple[str, ...]]
                 words += times
         out[e.name] = tuple(kept)
     return out
+
+
+def passed_on(found: Draft, of: Group) -> frozenset[str]:
+    """Return the tensors that stay in the registers of the elements that made them.
+
+    Writer and readers stand on one array with the same ranks on its axes, and the ranks of the tensor are on those axes
+    whole, or are the ranks over which the group is fused.
+    """
+    by_name = {e.name: e for e in of.einsums}
+
+    def place(e: Einsum) -> tuple[str, tuple[str, ...]]:
+        array = found.arrays[e.name]
+        in_one_piece = frozenset(found.cascade.splits)
+        return array, _axes(e, found.spatial, found.chip.arrays[array], in_one_piece)
+
+    out = []
+    for name in inner_tensors(found.cascade, of) - found.cascade.states:
+        writer = by_name[name]
+        readers = [e for e in of.einsums if any(a.tensor == name for a in e.reads)]
+        array, axes = place(writer)
+        whole = {r for r in axes if found.spatial[r] == found.sizes[r]} | {*of.fused, of.iterated}
+        registered = any(m.of == array and m.per_element for m in found.chip.memories.values())
+        local = all(rank_of(v) in whole for v in writer.output_variables)
+        if registered and local and all(place(e) == (array, axes) for e in readers):
+            out.append(name)
+    return frozenset(out)
 
 
 def inner_tensors(cascade: Cascade, of: Group) -> frozenset[str]:
