@@ -13,11 +13,19 @@ from typing import Any
 from einsum_cascade.errors import CascadeError, MappingError, ModelError, nearest
 from einsum_cascade.expr import Apply, Expr, Num, Size, Var
 
+MAX_EXPONENT = 64
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 
 
 def _variadic(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: functools.reduce(function, args)
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    # No description of a machine needs more, and a power of a whole number can fill any memory.
+    if isinstance(exponent, (int, float)) and abs(exponent) > MAX_EXPONENT:
+        raise OverflowError
+    return base**exponent
 
 
 OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
@@ -28,7 +36,7 @@ OPERATORS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "/": operator.truediv,
         "//": operator.floordiv,
         "%": operator.mod,
-        "**": operator.pow,
+        "**": _power,
         "neg": operator.neg,
         "min": _variadic(min),
         "max": _variadic(max),

@@ -25,6 +25,10 @@ DTYPE_WORDS = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32":
 DIRECTIONS = ("fwd", "bwd", "fwdbwd")
 
 
+# Beyond every machine; counting takes one array entry for each tile of queries.
+MOST = {"batch": 2**24, "heads": 2**16, "seq_q": 2**26, "seq_kv": 2**26, "head_dim": 2**12}
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of a kernel.
@@ -51,6 +55,8 @@ class Call:
         for name in ("batch", "heads", "seq_q", "seq_kv", "head_dim"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name}: expected at least 1, found {getattr(self, name)}")
+            if getattr(self, name) > MOST[name]:
+                raise DataError(f"{name}: expected at most {MOST[name]:,}, found {getattr(self, name):,}")
         if self.window < 0:
             raise DataError(f"window: expected 0 for none or a positive number of keys, found {self.window}")
         if self.kv_heads < 0 or (self.kv_heads and self.heads % self.kv_heads):

@@ -76,6 +76,8 @@ class Array:
             for unit in units:
                 if unit not in self.units:
                     raise ValueError(f"ops: {op}: unknown unit '{unit}'; {nearest(unit, self.units)}")
+                if not 1 <= units[unit] < math.inf:
+                    raise ValueError(f"ops: {op}: {unit}: expected at least one cycle, found {units[unit]}")
 
     @property
     def elements(self) -> int:

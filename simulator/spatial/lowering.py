@@ -125,6 +125,7 @@ def _lowered(same_cascade: _Same, words: _Words, same_mapping: _Same, batch: tup
     ranks = _ranks(cascade, mapping, batch)
     by_name = {e.name: e for e in cascade.einsums}
     nests = [_nest(by_name[e], array, ranks, words, mapping) for e, array, _ in mapping.binding.placements()]
+    _check_ends(cascade, nests, words.memories[0][0], mapping.name or "mapping")
     uses = tuple(u for n in nests for u in program(n))
     phase_of = {einsum: phase for einsum, _, phase in mapping.binding.placements()}
     held = {name: _held(uses, name, {} if of else phase_of) for name, of, _ in words.memories}
@@ -197,6 +198,18 @@ def _check_words(cascade: Cascade, words: _Words, mapping: SpatialMapping) -> No
     for key, loops in nest.nests.items():
         for memory in loops.time:
             check(memory, memories, f"nests.{key}", words.name, "memory")
+
+
+def _check_ends(cascade: Cascade, nests: Sequence[Nest], outermost: str, where: str) -> None:
+    """Refuse inputs that come from nowhere and outputs that go nowhere: their traffic cannot be saved."""
+    kept = {o.tensor for n in nests for o in n.operands if outermost in o.kept}
+    used = {o.tensor for n in nests for o in n.operands}
+    for side, signatures in (("input", cascade.inputs), ("output", cascade.outputs)):
+        for s in signatures:
+            if s.tensor in used and s.tensor not in kept:
+                raise MappingError(
+                    f"{where}: keep.{outermost}: {s.tensor} is an {side} and has to be kept there"
+                )
 
 
 def _kept_words(kept: Any) -> Iterable[str]:
