@@ -154,7 +154,7 @@ def random_inputs(cascade: Cascade, sizes: Mapping[str, int] | str, *, seed: int
 
 
 def same_result(
-    a: Cascade, b: Cascade, sizes: Mapping[str, int], *, seed: int = 0, tolerance: float = 1e-9
+    a: Cascade, b: Cascade, sizes: Mapping[str, int] | str, *, seed: int = 0, tolerance: float = 1e-9
 ) -> bool:
     """Tell whether two cascades give the same outputs on the same random inputs.
 
@@ -168,7 +168,7 @@ def same_result(
     Raises:
         CascadeError: they do not ask for the same inputs, or a size is missing.
     """
-    known = dict(sizes)
+    known = parse_sizes(sizes) if isinstance(sizes, str) else dict(sizes)
     for whole, parts in (*a.splits.items(), *b.splits.items()):
         if whole not in known and all(p in known for p in parts):
             known[whole] = math.prod(known[p] for p in parts)
