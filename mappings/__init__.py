@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .files import entries, load, names
+    from .files import entries, load, names, save
 
-_FACE = {"load": ".files", "names": ".files", "entries": ".files"}
+_FACE = {"entries": ".files", "load": ".files", "names": ".files", "save": ".files"}
 
-__all__ = ["entries", "load", "names"]
+__all__ = ["entries", "load", "names", "save"]
 
 
 def __getattr__(name: str) -> Any:

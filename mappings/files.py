@@ -13,7 +13,7 @@ from einsum_cascade.errors import MappingError, nearest
 
 from .binding import Binding, SpatialMapping
 from .loopnest import LoopNest
-from .reader import build, read_yaml
+from .reader import build, dump_yaml, read_yaml
 from .schema import file_fields
 
 LIBRARY = Path(__file__).parent / "library"
@@ -43,6 +43,52 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -
         return _load(str(path), path.stat().st_mtime_ns)
     documents = copy.deepcopy(_documents(str(path), path.stat().st_mtime_ns))
     return _built(documents, str(path), overrides)
+
+
+def documents_of(mapping: SpatialMapping) -> list[dict[str, Any]]:
+    """Return a spatial mapping as the two documents of its file: what `load` reads back."""
+    nest, binding = mapping.nest, mapping.binding
+    loops = {
+        key: {"time": {m: list(names) for m, names in of.time.items()}, "space": list(of.space)}
+        for key, of in nest.nests.items()
+    }
+    keep = {memory: _plain(kept) for memory, kept in binding.keep.items()}
+    phases = {
+        phase: [{lane: list(items) for lane, items in step.items()} for step in steps]
+        for phase, steps in binding.phases.items()
+    }
+    head = {"kind": "nest", "cascade": nest.cascade, "summary": mapping.summary, "source": mapping.source}
+    return [
+        {
+            **{k: v for k, v in head.items() if v},
+            "split": {whole: list(parts) for whole, parts in nest.split.items()},
+            "sizes": dict(nest.sizes),
+            "outer": list(nest.outer),
+            "nests": loops,
+        },
+        {"kind": "binding", "hardware": binding.hardware, "keep": keep, "phases": phases},
+    ]
+
+
+def _plain(kept: Any) -> Any:
+    if isinstance(kept, Mapping):
+        return {key: list(tensors) for key, tensors in kept.items()}
+    return kept if isinstance(kept, str) else list(kept)
+
+
+def save(mapping: SpatialMapping, path: str | Path) -> None:
+    """Write a spatial mapping to a file that `load` accepts.
+
+    Raises:
+        MappingError: the place cannot be written, or its name does not end in .yaml.
+    """
+    target = Path(path)
+    if target.suffix not in (".yaml", ".yml"):
+        raise MappingError(f"{target}: expected a file that ends in .yaml")
+    try:
+        target.write_text(dump_yaml(documents_of(mapping)), encoding="utf-8")
+    except OSError as e:
+        raise MappingError(f"{target}: cannot be written: {e.strerror}") from None
 
 
 def find_mapping(name_or_path: str | Path) -> Path:

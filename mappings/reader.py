@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import io
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,6 +73,21 @@ def parse_yaml(text: str, where: str, *, error: type[ModelError] = MappingError)
     if not documents:
         raise error(f"{where}: the file holds comments only")
     return documents
+
+
+def dump_yaml(documents: Iterable[Any]) -> str:
+    """Return documents as a YAML text that `parse_yaml` reads back.
+
+    >>> parse_yaml(dump_yaml([{"a": [1, 2]}, {"b": "x"}]), "example")
+    [{'a': [1, 2]}, {'b': 'x'}]
+    """
+    from ruamel.yaml import YAML
+
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.sort_base_mapping_type_on_output = False
+    out = io.StringIO()
+    yaml.dump_all(list(documents), out)
+    return out.getvalue()
 
 
 def _yaml_message(e: Any, where: str) -> str:

@@ -56,6 +56,51 @@ def simulate(
         note(f"assumed: {line}")
 
 
+@guarded
+def map_cascade(
+    name: Name,
+    on: On,
+    sizes: Sizes,
+    objective: Annotated[str, typer.Option(help="latency_s, energy_j or traffic_bytes.")] = "latency_s",
+    out: Annotated[str, typer.Option(help="Write the mapping to FILE.yaml, which simulate accepts.")] = "",
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Search the best mapping of a cascade on a spatial chip, and say how far it is from the traffic bound."""
+    from mappings.files import documents_of, save
+
+    from .mapper import find_mapping
+    from .request import resolve_without_mapping
+
+    asked = resolve_without_mapping(name, on=on, sizes=sizes, settings=settings or ())
+    found = find_mapping(asked.cascade, asked.sizes, asked.hardware, objective=objective)
+    if out:
+        save(found.mapping, out)
+        note(f"wrote {out}")
+    if json:
+        nest, binding = documents_of(found.mapping)
+        emit_json(
+            {
+                "mapping": {"nest": nest, "binding": binding},
+                "estimate": found.estimate.to_dict(),
+                "gap": found.gap,
+                "evaluated": found.evaluated,
+                "seconds": found.seconds,
+            }
+        )
+        return
+    rows = [
+        *found.estimate.rows(),
+        ("traffic / lower bound", found.gap, "1"),
+        ("mappings tried", found.evaluated, ""),
+    ]
+    table(f"{name} on {on}: best of the search", ["quantity", "value", "unit"], rows)
+    for phase, steps in found.mapping.binding.phases.items():
+        for step in steps:
+            note(f"{phase}: " + "; ".join(f"{lane}: {' '.join(items)}" for lane, items in step.items()))
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands of this room on the front door."""
+    app.command("map")(map_cascade)
     app.command("simulate")(simulate)

@@ -28,6 +28,15 @@ class Request:
     mapping: SpatialMapping
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A cascade with its sizes on a chip, without a mapping."""
+
+    cascade: Cascade
+    sizes: Mapping[str, int]
+    hardware: SpatialChip
+
+
 def resolve(name: str, *, on: str, mapping: str, sizes: str, settings: Iterable[str] = ()) -> Request:
     """Return what a person asked to simulate.
 
@@ -41,21 +50,37 @@ def resolve(name: str, *, on: str, mapping: str, sizes: str, settings: Iterable[
     Raises:
         ModelError: something does not exist or cannot be read.
     """
-    cascade = zoo.find(name)
     changes = parse_settings(settings)
-    extra = "".join(f",{k}={v}" for k, v in changes["sizes"].items())
-    found = parse_sizes(_merged(sizes, changes["sizes"]) if extra else sizes, cascade)
-    chip = load_spatial(on, changes["hardware"])
+    asked = _problem(name, on, sizes, changes)
     if not mapping:
         from .default import default_mapping
 
-        return Request(cascade, found, chip, default_mapping(cascade, found, chip))
+        made = default_mapping(asked.cascade, asked.sizes, asked.hardware)
+        return Request(asked.cascade, asked.sizes, asked.hardware, made)
     laid = load(mapping)
     if not isinstance(laid, SpatialMapping):
         raise MappingError(f"{mapping} is a mapping of a GPU kernel; `cascade predict` uses those")
     stated = {k: v for k, v in _stated(sizes).items() if k in laid.nest.sizes}
     own = {**stated, **changes["mapping"]}
-    return Request(cascade, found, chip, load(mapping, own) if own else laid)
+    return Request(asked.cascade, asked.sizes, asked.hardware, load(mapping, own) if own else laid)
+
+
+def resolve_without_mapping(name: str, *, on: str, sizes: str, settings: Iterable[str] = ()) -> Problem:
+    """Return what a person asked to map.
+
+    Raises:
+        ModelError: something does not exist or cannot be read, or a setting is of a mapping.
+    """
+    changes = parse_settings(settings)
+    if changes["mapping"]:
+        raise MappingError(f"--set mapping.{next(iter(changes['mapping']))}: the mapping is what is searched")
+    return _problem(name, on, sizes, changes)
+
+
+def _problem(name: str, on: str, sizes: str, changes: Mapping[str, Mapping[str, str]]) -> Problem:
+    cascade = zoo.find(name)
+    text = _merged(sizes, changes["sizes"]) if changes["sizes"] else sizes
+    return Problem(cascade, parse_sizes(text, cascade), load_spatial(on, changes["hardware"]))
 
 
 def load_spatial(on: str, changes: Mapping[str, str]) -> SpatialChip:
