@@ -87,12 +87,13 @@ def test_unknown_target_names_the_nearest():
         aot.target_number("sm90")
 
 
-def test_every_kernel_has_shipped_tiles_for_every_target():
-    kernels = {row.kernel for row in shipped()}
+def test_every_kernel_with_builds_has_them_for_every_target():
+    built = {row.kernel for row in shipped()}
     for entry in registry.entries():
-        for target in aot.TARGETS.values():
-            assert list(registry.load(entry.builds)(target)), (entry.name, target)
-    assert "flash_attention" in kernels
+        if entry.builds:
+            assert entry.name in built
+            for target in aot.TARGETS.values():
+                assert list(registry.load(entry.builds)(target)), (entry.name, target)
 
 
 def test_loops_are_read_from_text():
