@@ -7,45 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .checks import check
+from .declarations import Constant, Iterate, Rank, Signature
 from .einsum import Einsum
-from .expr import Apply, Expr, Place, Size, Var, walk
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """A free rank (`size` is None) or one that follows from others: `rank M = M1 * M0`."""
-
-    name: str
-    size: Expr | None = None
-    at: Place | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """`let NAME = expression`."""
-
-    name: str
-    value: Expr
-    at: Place | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """The ranks of a tensor, in order; a state has one extra slot along its `state` axis (M1 + 1 states)."""
-
-    tensor: str
-    ranks: tuple[str, ...]
-    state: int | None = None
-    at: Place | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Iterate:
-    """`iterate variable { ... }`: its Einsums run for variable = 0, 1, ..."""
-
-    variable: str
-    einsums: tuple[Einsum, ...]
-    at: Place | None = field(default=None, compare=False, repr=False)
+from .expr import Apply, Size, Var, walk
 
 
 @dataclass(frozen=True)
@@ -74,8 +39,6 @@ class Cascade:
     signatures: dict[str, Signature] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        from .checks import check
-
         object.__setattr__(self, "ranks", _canonical(self.ranks, {c.name for c in self.constants}))
         object.__setattr__(self, "signatures", check(self))
 
@@ -218,13 +181,3 @@ def _canonical(ranks: tuple[Rank, ...], constants: set[str]) -> tuple[Rank, ...]
             placed |= {p.name for p in fresh}
             out += [*fresh, r]
     return tuple(out)
-
-
-def variable_of(rank: str) -> str:
-    """Return the variable that runs over a rank: `M1` -> `m1`."""
-    return rank[0].lower() + rank[1:]
-
-
-def rank_of(variable: str) -> str:
-    """Return the rank that a variable runs over: `m1` -> `M1`."""
-    return variable[0].upper() + variable[1:]

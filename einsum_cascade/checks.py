@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .declarations import Signature, rank_of
 from .einsum import Einsum, Reduction
 from .errors import CascadeError, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Size, Var, is_logical, variables, walk
@@ -13,7 +14,7 @@ from .ops import INDEX_OPS, REDUCTION, SCALAR
 MAX_STEPS = 50
 
 if TYPE_CHECKING:
-    from .cascade import Cascade, Signature
+    from .cascade import Cascade
 
 
 def check(cascade: Cascade) -> dict[str, Signature]:
@@ -172,8 +173,6 @@ class _Scope:
             _check_index(index)
 
     def _check_variables(self, einsum: Einsum, block: str | None) -> None:
-        from .cascade import rank_of
-
         created = {r.into for r in einsum.reductions if r.into}
         roots = [*einsum.target.indices, einsum.value, *([einsum.where] if einsum.where is not None else [])]
         for root in roots:
@@ -277,8 +276,6 @@ class _Scope:
             raise CascadeError(f"the selected {reduction.into} must stand in the target", at=reduction.at)
 
     def _define(self, einsum: Einsum, block: str | None) -> None:
-        from .cascade import Signature, rank_of
-
         name, target = einsum.name, einsum.target
         if name in self.sizes:
             raise CascadeError(f"{name} is a size, not a tensor", at=target.at)
@@ -316,8 +313,6 @@ class _Scope:
         return axis
 
     def _register(self, einsum: Einsum, signature: Signature, block: str | None) -> None:
-        from .cascade import Signature, rank_of
-
         name = einsum.name
         first = self.initial.get(name)
         if name in self.inputs:

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from .cascade import Cascade, Iterate, rank_of
+from .cascade import Cascade
+from .declarations import Iterate, rank_of
 from .einsum import Einsum
 from .errors import CascadeError, nearest
 from .expr import Access, Apply, Expr, Num, Var, children, variables, walk

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .cascade import rank_of
+from .declarations import rank_of
 from .einsum import Einsum, Reduction
 from .errors import CascadeError
 from .expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables

@@ -11,7 +11,8 @@ from typing import Any
 
 from lark import Lark, Token, Transformer, UnexpectedInput, UnexpectedToken
 
-from .cascade import Cascade, Constant, Iterate, Rank, Signature
+from .cascade import Cascade
+from .declarations import Constant, Iterate, Rank, Signature
 from .einsum import Einsum, Reduction
 from .errors import CascadeError, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Place, Size, Var

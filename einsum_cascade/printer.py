@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .cascade import Cascade, Iterate, Signature
+from .cascade import Cascade
+from .declarations import Iterate, Signature
 from .einsum import Einsum, Reduction
 from .expr import Access, Apply, Compare, Expr, Num, Size, Var, walk
 from .ops import SCALAR

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .cascade import Cascade, Rank, Signature, rank_of, variable_of
+from .cascade import Cascade
+from .declarations import Rank, Signature, rank_of, variable_of
 from .einsum import Einsum, Reduction
 from .errors import CascadeError, ModelError
 from .expr import Access, Apply, Expr, Num, Size, walk

@@ -10,7 +10,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from einsum_cascade import zoo
-from einsum_cascade.cascade import Cascade, rank_of
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import rank_of
 from einsum_cascade.sizes import resolve
 
 if TYPE_CHECKING:

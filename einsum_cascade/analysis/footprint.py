@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..cascade import Cascade, rank_of
+from ..cascade import Cascade
+from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Var, accesses, variables
 from .passes import passes, timeline

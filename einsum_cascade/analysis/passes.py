@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..cascade import Cascade, rank_of
+from ..cascade import Cascade
+from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Num, Var, accesses
 from .streams import RankView, index_variables, runs_backward, view, walkers

@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
-from ..cascade import Cascade, rank_of, variable_of
+from ..cascade import Cascade
+from ..declarations import rank_of, variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError, nearest
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables

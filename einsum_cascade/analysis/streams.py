@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..cascade import Cascade, rank_of
+from ..cascade import Cascade
+from ..declarations import rank_of
 from ..einsum import Einsum
 from ..errors import CascadeError, nearest
 from ..expr import Access, Apply, Expr, Num, Var, accesses, variables, walk

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..cascade import Cascade, rank_of
+from ..cascade import Cascade
+from ..declarations import rank_of
 from ..sizes import BATCH_RANKS
 from .footprint import Boundary, boundaries
 from .traffic import compulsory_words, cost_of_moving, ranks_with_passes, traffic

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cascade import Cascade, rank_of
+from ..cascade import Cascade
+from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, Num, accesses, variables
 from .footprint import Boundary, Node, boundaries

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ..cascade import Cascade, rank_of, variable_of
+from ..cascade import Cascade
+from ..declarations import rank_of, variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError
 from ..expr import Access, Expr, Var, accesses, substitute, transform, variables

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from ..analysis.passes import passes
 from ..analysis.streams import view, walkers
-from ..cascade import Cascade, Iterate
+from ..cascade import Cascade
+from ..declarations import Iterate
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, Var, substitute, transform, variables
 

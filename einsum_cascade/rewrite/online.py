@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 
 from ..analysis.points import live_parts
-from ..cascade import Cascade, Iterate, variable_of
+from ..cascade import Cascade
+from ..declarations import Iterate, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError
 from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..cascade import Cascade, Rank, Signature, variable_of
+from ..cascade import Cascade
+from ..declarations import Rank, Signature, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError
 from ..expr import Access, Apply, Expr, Size, Var, substitute, transform

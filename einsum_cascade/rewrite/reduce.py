@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..analysis.passes import passes, timeline
-from ..cascade import Cascade, rank_of
+from ..cascade import Cascade
+from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Apply, Expr, Size, accesses, walk
 from .corrections import obstacles_to

@@ -9,7 +9,8 @@ import sympy
 
 from ..analysis.points import live_parts
 from ..analysis.predicates import conjuncts
-from ..cascade import Cascade, Iterate, rank_of
+from ..cascade import Cascade
+from ..declarations import Iterate, rank_of
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
 from ..printer import expression

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from einsum_cascade.cascade import Cascade, rank_of, variable_of
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
 from einsum_cascade.expr import Expr

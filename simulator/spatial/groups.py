@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from einsum_cascade.cascade import Cascade, Iterate, rank_of, variable_of
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import Iterate, rank_of, variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access, Var
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from einsum_cascade.cascade import Cascade, rank_of, variable_of
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Action, Einsum
 from einsum_cascade.errors import MappingError, nearest
 from einsum_cascade.expr import Access, Apply, Expr, Num, Size, Var, variables

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from einsum_cascade import CascadeError, parse
-from einsum_cascade.cascade import Cascade, Rank, Signature
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import Rank, Signature
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access, Apply, Num, Var
 

@@ -13,7 +13,8 @@ import strategies
 from hypothesis import HealthCheck, given, settings
 
 from einsum_cascade import parse, zoo
-from einsum_cascade.cascade import Cascade, Iterate, rank_of
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import Iterate, rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import CascadeError
 from einsum_cascade.evaluator import difference, evaluate, points, random_inputs, same_result

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from einsum_cascade import CascadeError, evaluate, load, parse, zoo
-from einsum_cascade.cascade import Iterate
+from einsum_cascade.declarations import Iterate
 from einsum_cascade.expr import Access, Apply, Compare, Num, Size, Var
 from einsum_cascade.parser import parse_expression
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from einsum_cascade.cascade import Cascade, Iterate
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import Iterate
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import CascadeError
 from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, children, rebuild

@@ -11,7 +11,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from einsum_cascade import render, zoo
-from einsum_cascade.cascade import Cascade, Constant, Iterate, Rank, Signature, variable_of
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import Constant, Iterate, Rank, Signature, variable_of
 from einsum_cascade.einsum import Einsum, Reduction
 from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
 from einsum_cascade.ops import COMPARISON, SCALAR

@@ -16,7 +16,7 @@ from einsum_cascade import Cascade, CascadeError, bounds, parse, zoo
 from einsum_cascade.analysis.bounds import traffic_curve
 from einsum_cascade.analysis.quantities import parse_bytes
 from einsum_cascade.analysis.traffic import compulsory_words
-from einsum_cascade.cascade import rank_of
+from einsum_cascade.declarations import rank_of
 from einsum_cascade.errors import DataError
 from einsum_cascade.expr import Var
 
