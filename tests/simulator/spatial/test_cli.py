@@ -1,0 +1,102 @@
+"""cascade simulate and cascade map: JSON, exit codes, one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from simulator.spatial.cli import register
+
+APP = typer.Typer()
+register(APP)
+BASE = ["simulate", "attention_1pass", "--on", "fusemax", "--mapping", "fusemax", "--sizes", "BERT/4K"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(APP, list(arguments))
+
+
+def test_json_holds_what_the_contract_names():
+    found = call(*BASE, "--json")
+    assert found.exit_code == 0
+    fields = json.loads(found.stdout)
+    wanted = {
+        "latency_s",
+        "energy_j",
+        "traffic_bytes",
+        "area_mm2",
+        "utilization",
+        "bound_by",
+        "einsums",
+        "memories",
+    }
+    assert wanted | {"assumptions"} <= set(fields)
+    assert fields["latency_s"] == pytest.approx((128 + 10 + 4) * 64 * 12 * 16**2 / 940e6, rel=1e-12)
+
+
+def test_settings():
+    plain, wide = (
+        json.loads(call(*BASE, "--json", *more).stdout) for more in ((), ("--set", "hardware.N=128"))
+    )
+    assert wide["latency_s"] > plain["latency_s"]
+    one = json.loads(call(*BASE, "--json", "--set", "sizes.B=1", "--set", "mapping.P1=2").stdout)
+    assert one["latency_s"] == pytest.approx(plain["latency_s"] / 64, rel=1e-12)
+    assert one["tiles"]["P1"] == 2
+    assert json.loads(call(*BASE[:-1], "BERT/4K,M0=128", "--json").stdout)["tiles"]["M0"] == 128
+
+
+def test_table_and_picture(tmp_path):
+    path = tmp_path / "w.svg"
+    found = call(*BASE, "--plot", str(path))
+    assert found.exit_code == 0 and "bound by" in found.stdout
+    assert path.read_text().startswith("<?xml")
+
+
+def test_without_a_mapping():
+    found = call("simulate", "linear_chunked", "--on", "edge", "--sizes", "E=64,F=64,T=1024", "--json")
+    assert json.loads(found.stdout)["mapping"] == "automatic"
+
+
+def test_map_writes_a_file(tmp_path):
+    path = tmp_path / "m.yaml"
+    sizes = "E=64,F=64,P=512,M=512"
+    found = call("map", "attention_2pass", "--on", "flat", "--sizes", sizes, "--out", str(path), "--json")
+    fields = json.loads(found.stdout)
+    assert {"mapping", "estimate", "gap", "evaluated", "seconds"} == set(fields)
+    again = call(
+        "simulate", "attention_2pass", "--on", "flat", "--mapping", str(path), "--sizes", sizes, "--json"
+    )
+    assert json.loads(again.stdout)["latency_s"] == fields["estimate"]["latency_s"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--on", "fusemx"], "did you mean 'fusemax'"),
+        (["--on", "h100"], "h100 is a GPU; expected a spatial chip"),
+        (["--mapping", "fusemx"], "did you mean 'fusemax'"),
+        (["--mapping", "gpu/flash_attention_2"], "of a GPU kernel|unknown mapping"),
+        (["--sizes", "E=64"], "needs the size of"),
+        (["--sizes", "BERT/64X"], "expected a whole number"),
+        (["--set", "N=128"], "expected hardware., mapping. or sizes."),
+        (["--set", "hardware.N"], "expected FIELD=VALUE"),
+        (["--set", "hardware.L3=16"], "write the unit: '16 MiB'"),
+        (["--set", "hardware.L3=4 KiB"], "no tile fits GlobalBuffer"),
+        (["--plot", "picture.txt"], "ends in .svg"),
+    ],
+)
+def test_mistakes(change, message):
+    import re
+
+    arguments = [*BASE]
+    if change[0] in arguments:
+        arguments[arguments.index(change[0]) + 1] = change[1]
+    else:
+        arguments += change
+    found = call(*arguments)
+    assert found.exit_code == 2
+    assert re.search(message, found.stderr)
+    assert len(found.stderr.strip().splitlines()) <= 2 and "Traceback" not in found.stderr
