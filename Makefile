@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Without an NVIDIA driver the CPU build of torch is enough; the plain one would fetch gigabytes of CUDA.
+# Without an NVIDIA driver the CPU build of torch is enough; the plain one would fetch gigabytes of CUDA. It has no
+# opinion on triton, so the version that the stored compiler results were made with is asked for; a CUDA build has one.
 TORCH  := torch==2.13.0
+TRITON := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo triton || echo triton==3.9.0)
 TORCH_INDEX := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
 .PHONY: setup demo test bench lint format clean
@@ -14,7 +16,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 1 $(TORCH_INDEX) $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) --editable '.[kernels,distributed,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) $(TRITON) --editable '.[kernels,distributed,dev]'
 	@touch $@
 	@echo "ready: $(BIN)/cascade --help"
 
