@@ -217,7 +217,10 @@ class Rates:
         gemm_flops_per_s: float32 product of two square matrices.
         tile_gemm_flops_per_s: products of attention's shape, [1024, 64] by [64, 1024].
         exp_per_s: exponentials of values in cache.
-        copy_bytes_per_s: bytes read plus bytes written by a copy of 128 MiB.
+        copy_bytes_per_s: bytes read plus bytes written by a copy of 64 MiB.
+        cached_copy_bytes_per_s: the same for a copy of 2 MiB.
+        fresh_bytes_per_s: bytes written to memory that was just allocated, 64 MiB at a time: the system hands such
+            blocks out page by page.
     """
 
     threads: int
@@ -225,6 +228,8 @@ class Rates:
     tile_gemm_flops_per_s: float
     exp_per_s: float
     copy_bytes_per_s: float
+    cached_copy_bytes_per_s: float
+    fresh_bytes_per_s: float
 
 
 def rates(count: int, *, budget_s: float = 0.5) -> Rates:
@@ -234,6 +239,7 @@ def rates(count: int, *, budget_s: float = 0.5) -> Rates:
     scores = torch.empty(4, 1024, 1024)
     cached, exps = torch.randn(2**16), torch.empty(2**16)
     source, target = torch.ones(2**24), torch.empty(2**24)
+    large_cached, cached_copy = torch.ones(2**19), torch.empty(2**19)
     with threads(count), torch.inference_mode():
         times = timing.interleaved(
             {
@@ -241,6 +247,8 @@ def rates(count: int, *, budget_s: float = 0.5) -> Rates:
                 "tile": lambda: torch.matmul(queries, keys, out=scores),
                 "exp": lambda: torch.exp(cached, out=exps),
                 "copy": lambda: target.copy_(source),
+                "cached copy": lambda: cached_copy.copy_(large_cached),
+                "fresh": lambda: torch.empty(2**24).fill_(1.0),
             },
             budget_s=budget_s,
         )
@@ -251,4 +259,6 @@ def rates(count: int, *, budget_s: float = 0.5) -> Rates:
         tile_gemm_flops_per_s=2.0 * 4 * 1024 * 1024 * 64 / median["tile"],
         exp_per_s=2**16 / median["exp"],
         copy_bytes_per_s=2.0 * 4 * 2**24 / median["copy"],
+        cached_copy_bytes_per_s=2.0 * 4 * 2**19 / median["cached copy"],
+        fresh_bytes_per_s=4.0 * 2**24 / median["fresh"],
     )

