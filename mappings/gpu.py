@@ -134,6 +134,8 @@ class KernelMapping:
             score; zero where the loop starts at the window.
         chosen_on: data that the tiles or habits were chosen with after looking at it; empty where they come from
             the source of the kernel alone.
+        aliases: other names of the kernel.
+        sole: the kernel has this one layout, whatever an implementation calls itself.
     """
 
     name: str
@@ -154,6 +156,8 @@ class KernelMapping:
     per_score: PerScore = field(default_factory=PerScore)
     backward: PerScore = field(default_factory=lambda: PerScore(10.0, 1.0, 4.0, 2.0, 5.0))
     chosen_on: str = ""
+    aliases: tuple[str, ...] = ()
+    sole: bool = False
 
     def __post_init__(self) -> None:
         if not self.tiles:
@@ -216,11 +220,9 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
     >>> find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3").name
     'flash_attention_3_paged'
     """
-    served = [m for m in kernel_mappings() if m.kernel == kernel]
+    served = [m for m in kernel_mappings() if kernel in (m.kernel, *m.aliases)]
     if not served:
-        raise MappingError(
-            f"unknown kernel '{kernel}'; {nearest(kernel, (m.kernel for m in kernel_mappings()))}"
-        )
+        raise MappingError(f"unknown kernel '{kernel}'; {_nearest_kernel(kernel)}")
     fits = [
         (len(p.strip("*")), m) for m in served for p in m.implementations if fnmatchcase(implementation, p)
     ]
@@ -229,6 +231,28 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
             f"{kernel}: unknown implementation '{implementation}'; {nearest(implementation, _words(served))}"
         )
     return max(fits, key=lambda pair: pair[0])[1]
+
+
+def kernel_names() -> tuple[str, ...]:
+    """Return every kernel that the library lays on a GPU.
+
+    >>> "flash_attention" in kernel_names()
+    True
+    """
+    return tuple(sorted({name for m in kernel_mappings() for name in (m.kernel, *m.aliases)}))
+
+
+def is_described(implementation: str, mapping: KernelMapping) -> bool:
+    """Return whether a mapping names an implementation, rather than serving every name there is."""
+    return any(p != "*" and fnmatchcase(implementation, p) for p in (mapping.name, *mapping.implementations))
+
+
+def _nearest_kernel(kernel: str) -> str:
+    """Return the closest name where there is one, and in any case all of them."""
+    legal = kernel_names()
+    every = f"can be predicted: {', '.join(legal)}"
+    hint = nearest(kernel, legal)
+    return f"{hint}; {every}" if hint.startswith("did you mean") else every
 
 
 def _words(mappings: Iterable[KernelMapping]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +139,11 @@ def uncalibrated(known: Prior) -> Efficiency:
     """Return the efficiency that a prior alone gives, with its wide interval."""
     spread = _UNCALIBRATED if known.unlike < 1.5 else min(_UNKNOWN, _UNCALIBRATED * max(known.unlike, 1.0))
     return Efficiency(*_four(np.exp(known.mean)), source=f"uncalibrated; {known.source}", spread=spread)
+
+
+def unknown(guess: Efficiency) -> Efficiency:
+    """Return an efficiency of a kernel that nobody described: the same guess, the widest interval."""
+    return replace(guess, spread=_UNKNOWN, source=f"{guess.source}; of another implementation")
 
 
 def calibrate(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from einsum_cascade.terminal import Json, emit_json, guarded, table
+from einsum_cascade.terminal import Json, emit_json, guarded, note, table
 
 _SIZES = "Sizes and words of the call, such as batch=4,heads=32,seq_q=8192,head_dim=128,causal=1,dtype=bf16."
 
@@ -38,6 +38,8 @@ def predict(
         mapping=mapping,
         **pairs_of(sizes),
     )
+    for warning in found.warnings:
+        note(f"warning: {warning}")
     if json:
         emit_json(found.as_dict())
     else:

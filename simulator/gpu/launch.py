@@ -12,7 +12,7 @@ from mappings.gpu import KernelMapping, TileMapping
 
 from ..hardware.gpu import Gpu
 from .call import Call
-from .occupancy import blocks_per_sm
+from .occupancy import blocks_per_sm, require_fit
 from .tile import TileTime, tile_time
 from .visits import Visits, reach, tile_visits
 
@@ -95,8 +95,12 @@ def launch(
 
     Args:
         direction: "fwd", or "bwd", where a block owns a key tile and walks over the query tiles.
+
+    Raises:
+        MappingError: the tile does not fit the GPU.
     """
     first = calls[0]
+    require_fit(gpu, tile, head_dim=first.head_dim, dtype=first.dtype)
     per_score = mapping.per_score if direction == "fwd" else mapping.backward
     timed = tile_time(
         gpu, tile, head_dim=first.head_dim, dtype=first.dtype, per_score=per_score, kv_dtype=first.kv_dtype

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from einsum_cascade.errors import DataError
-from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, read_kernel_mapping
+from einsum_cascade.errors import nearest
+from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_described, read_kernel_mapping
 
 from ..hardware.gpu import Gpu, find_gpu
-from .calibration import Key, calibrate, interval, prior, uncalibrated
+from .calibration import Key, calibrate, interval, prior, shipped, uncalibrated, unknown
 from .call import Call, make_call
 from .efficiency import Efficiency, Times, times
 from .launch import Launch, launch
+from .measured_rows import calibration_rows
 from .occupancy import occupancy
 
 
@@ -34,6 +34,7 @@ class Prediction:
         scalar: the part of the slowest pipe's rate; `scalar_source`: where it comes from.
         roofline_s: max(operations / peak, bytes / bandwidth), for comparison.
         resources: registers, shared memory, blocks per SM and what limits them, tile.
+        assumptions: what was taken for granted; `warnings`: those of them that the caller should know first.
     """
 
     latency_s: float
@@ -50,6 +51,7 @@ class Prediction:
     pipes_cycles: Mapping[str, float]
     resources: Mapping[str, Any]
     assumptions: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name, for JSON."""
@@ -114,7 +116,7 @@ def predict(
         _efficiency(call, gpu, laid, implementation, calibration, kernel=kernel, direction=d) for d in parts
     ]
     results = [times(each, e) for each, e in zip(launches, efficiencies, strict=True)]
-    return _prediction(call, launches, efficiencies, results)
+    return _prediction(launches, efficiencies, results, warnings=_warnings(implementation, laid))
 
 
 def lay(
@@ -164,56 +166,34 @@ def _efficiency(
         return given
     key = key_of(call, gpu, mapping, implementation, direction)
     if given is None:
-        return uncalibrated(prior(key))
+        guess = uncalibrated(prior(key))
+        return unknown(guess) if _warnings(implementation, mapping) else guess
     rows = calibration_rows(given, kernel=kernel, key=key)
     launches = [lay([c], gpu, mapping=mapping, direction=direction) for c, _ in rows]
     source = f"calibrated on {len(rows)} row(s) of {Path(given).name}"
     return calibrate(launches, [np.array([s]) for _, s in rows], known=prior(key), source=source)
 
 
-def calibration_rows(path: str | Path, *, kernel: str, key: Key) -> list[tuple[Call, float]]:
-    """Return the (call, seconds) of a measured table that calibrate a key.
-
-    Raises:
-        DataError: the file cannot be read, or has no such row.
-    """
-    try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise DataError(f"{path}: not a text table") from None
-    wanted = {"device", "kernel", "implementation", "direction", "dtype", "head_dim", "latency_ms"}
-    missing = wanted - set(rows[0]) if rows else wanted
-    if missing:
-        raise DataError(f"{path}: expected a measured table with the columns {', '.join(sorted(missing))}")
-    found = [(call, s) for call, s in (_row(r, kernel, key) for r in rows) if call is not None]
-    if not found:
-        raise DataError(
-            f"{path}: no row of {key.implementation} on {key.device} with head_dim {key.head_dim}, {key.dtype}, "
-            f"{key.direction}"
-        )
-    return found
-
-
-def _row(row: Mapping[str, str], kernel: str, key: Key) -> tuple[Call | None, float]:
-    same = (
-        row["implementation"] == key.implementation
-        and row["kernel"].startswith(kernel)
-        and row["direction"] == key.direction
-        and float(row["head_dim"] or 0) == key.head_dim
-        and find_gpu(row["device"]).name == key.device
+def _warnings(implementation: str, mapping: KernelMapping) -> tuple[str, ...]:
+    """Return what to tell somebody whose implementation neither a mapping nor the shipped table names."""
+    measured = {e.key.implementation for e in shipped() if e.key.mapping == mapping.name}
+    if is_described(implementation, mapping) or implementation in measured or mapping.sole:
+        return ()
+    words = {
+        w for e in shipped() for w in (e.key.implementation, e.key.implementation.partition(":")[2]) if w
+    }
+    return (
+        f"implementation '{implementation}' is not known; {nearest(implementation, words)}; "
+        f"tiles of {mapping.name} and the constants of its neighbours, with the widest interval",
     )
-    if not same:
-        return None, 0.0
-    names = [f.name for f in fields(Call)]
-    call = make_call(**{n: row[n] for n in names if row.get(n) not in (None, "")})
-    return (call if call.dtype == key.dtype else None), float(row["latency_ms"]) * 1e-3
 
 
 def _prediction(
-    call: Call, launches: list[Launch], efficiencies: list[Efficiency], results: list[Times]
+    launches: list[Launch],
+    efficiencies: list[Efficiency],
+    results: list[Times],
+    *,
+    warnings: tuple[str, ...] = (),
 ) -> Prediction:
     latency = sum(float(t.latency_s[0]) for t in results)
     widest = max(efficiencies, key=lambda e: e.spread)
@@ -240,7 +220,8 @@ def _prediction(
         parts_s=parts,
         pipes_cycles=dict(main.tile_times.pipes),
         resources=_resources(main),
-        assumptions=_assumptions(main),
+        assumptions=(*warnings, *_assumptions(main)),
+        warnings=warnings,
     )
 
 

@@ -9,6 +9,9 @@ from einsum_cascade.errors import MappingError
 from mappings.gpu import KernelResources, TileMapping
 
 from ..hardware.gpu import Gpu
+from .call import BYTES
+
+_TENSOR_MEMORY_ROWS = 128  # lanes of tensor memory, each column 4 bytes wide: PTX ISA, tcgen05
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,36 @@ def blocks_per_sm(gpu: Gpu, tile: TileMapping) -> int:
             f"a block of {tile.query} x {tile.key} does not fit an SM of {gpu.name}: limited by {held.limited_by}"
         )
     return held.blocks
+
+
+def require_fit(gpu: Gpu, tile: TileMapping, *, head_dim: int, dtype: str) -> None:
+    """Refuse a tile that no compiler can make: a bound that holds before anything is compiled.
+
+    Shared memory holds at least the queries and one key tile; the outputs of the tile are summed in fp32, in the
+    registers of its threads or, for tcgen05, in tensor memory.
+
+    Raises:
+        MappingError: the least that the tile needs is more than the device has.
+
+    >>> from ..hardware.gpu import find_gpu
+    >>> require_fit(find_gpu("h100"), TileMapping(query=128, key=128, warps=8), head_dim=128, dtype="bf16")
+    """
+    place = f"a tile of {tile.query} x {tile.key} with head_dim {head_dim}, {dtype}, does not fit {gpu.name}"
+    shared = (tile.query + tile.key) * head_dim * BYTES[dtype]
+    if shared > gpu.shared_bytes_per_block:
+        limit = int(gpu.shared_bytes_per_block)
+        raise MappingError(
+            f"{place}: {int(shared):,} bytes of shared memory at the least, expected up to {limit:,}"
+        )
+    if gpu.tensor_memory_columns and tile.operand_rows >= _TENSOR_MEMORY_ROWS:
+        columns = tile.query * head_dim / _TENSOR_MEMORY_ROWS
+        if columns > gpu.tensor_memory_columns:
+            raise MappingError(
+                f"{place}: {columns:.0f} columns of tensor memory, expected up to {gpu.tensor_memory_columns}"
+            )
+        return
+    registers = tile.query * head_dim / (32 * tile.warps)
+    if registers > gpu.max_registers:
+        raise MappingError(
+            f"{place}: {registers:.0f} registers a thread for the outputs alone, expected up to {gpu.max_registers}"
+        )

@@ -67,6 +67,12 @@ def test_decode_splits_the_keys():
         (("flash_attention", "--on", "h100", "--set", SIZES + ",batch=2"), "given twice"),
         (("flash_attention", "--on", "h100", "--set", "batch=4,heads=2,seq_q=10"), "head_dim"),
         (("flash_attention", "--on", "h100", "--set", SIZES, "--calibrate", "missing.csv"), "no such file"),
+        (("flash_attention", "--on", "h100", "--set", SIZES, "--calibrate", "."), "cannot be read"),
+        (("softmax_of_dreams", "--on", "h100", "--set", SIZES), "can be predicted: decode_attention, flash_"),
+        (
+            ("flash_attention", "--on", "h100", "--set", "batch=1,heads=1,seq_q=64,head_dim=4096"),
+            "does not fit",
+        ),
     ],
 )
 def test_mistakes_leave_with_two(args, says):
@@ -74,3 +80,14 @@ def test_mistakes_leave_with_two(args, says):
     assert result.exit_code == 2
     assert says in result.output
     assert "Traceback" not in result.output
+
+
+def test_an_unknown_implementation_is_answered_with_a_warning():
+    args = ("flash_attention", "--on", "h100", "--set", SIZES, "--json", "--implementation")
+    result, known = run(*args, "trition"), run(*args, "triton")
+    found, sure = json.loads(result.stdout), json.loads(known.stdout)
+    assert "warning: implementation 'trition' is not known; did you mean 'triton'?" in result.stderr
+    assert not known.stderr
+    assert any("trition" in text for text in found["assumptions"])
+    assert found["high_s"] == pytest.approx(2 * found["latency_s"])
+    assert sure["high_s"] == pytest.approx(1.25 * sure["latency_s"])

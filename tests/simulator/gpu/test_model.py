@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError, HardwareError, MappingError
@@ -35,6 +35,16 @@ calls = st.fixed_dictionaries(
     }
 )
 devices = st.sampled_from(["a100", "h100", "b200", "l40s", "rtx_3090"])
+
+
+def laid_or_skipped(call, gpu, mapping):
+    """A kernel's tile for one architecture need not fit another."""
+    try:
+        return lay([call], gpu, mapping=mapping)
+    except MappingError:
+        assume(False)
+
+
 kernels = st.sampled_from([m for m in kernel_mappings() if m.kernel == "flash_attention"])
 
 
@@ -42,7 +52,7 @@ kernels = st.sampled_from([m for m in kernel_mappings() if m.kernel == "flash_at
 @given(calls, devices, kernels)
 def test_roofline_is_never_beaten_by_the_ideal_kernel(sizes, device, mapping):
     call, gpu = make_call(**sizes), find_gpu(device)
-    t = times(lay([call], gpu, mapping=mapping), IDEAL)
+    t = times(laid_or_skipped(call, gpu, mapping), IDEAL)
     # The tiles' bytes may come from the L2 cache, so that only the operations bound the tile model from below.
     assert t.latency_s[0] >= call.flops() / gpu.peak_flops(call.dtype) * (1 - 1e-9)
 
@@ -54,10 +64,13 @@ def test_a_better_chip_is_never_slower(sizes, device, mapping, field):
     better = replace(gpu, **{field: type(getattr(gpu, field))(getattr(gpu, field) * 2)})
     if field == "sms":  # the bandwidth of the L2 cache is that of the chip; keep the share of an SM
         better = replace(better, l2_bandwidth_bytes_per_s=2 * gpu.l2_bandwidth_bytes_per_s)
-    before = times(lay([call], gpu, mapping=mapping), IDEAL).latency_s[0]
+    laid = laid_or_skipped(call, gpu, mapping)
+    before = times(laid, IDEAL).latency_s[0]
     after = times(lay([call], better, mapping=mapping), IDEAL).latency_s[0]
     # 3 %: where many blocks become few, the closed form hands over to the exact schedule.
-    assert after <= before * 1.03
+    # With more SMs than blocks, a kernel that hides latency with several blocks pays its stated price for a lone one.
+    alone = max(laid.tile.lone, 1.0) if field == "sms" else 1.0
+    assert after <= before * 1.03 * alone
 
 
 @settings(max_examples=100, deadline=None)
@@ -131,6 +144,25 @@ def test_calibration_by_a_file(tmp_path):
     assert p.high_s == pytest.approx(1.1 * p.latency_s)
     with pytest.raises(DataError, match="no row"):
         predict("flash_attention", on="a100", calibration=path, **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"latency_ms": "fast"}, "line 2: latency_ms"),
+        ({"latency_ms": "-1"}, "line 2: latency_ms"),
+        ({"batch": "1.5"}, "line 2: batch"),
+        ({"device": "a toaster"}, "no row"),
+    ],
+)
+def test_a_bad_calibration_row_is_named(tmp_path, change, says):
+    row = {"device": "H100", "kernel": "flash_attention", "implementation": "triton", "direction": "fwd",
+           "dtype": "bf16", "head_dim": "128", "batch": "4", "heads": "32", "seq_q": "4096", "latency_ms": "2.0",
+           **change}  # fmt: skip
+    path = tmp_path / "mine.csv"
+    path.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    with pytest.raises(DataError, match=says):
+        predict("flash_attention", on="h100", calibration=path, **SIZES)
 
 
 MISTAKES = [

@@ -6,7 +6,7 @@ import pytest
 
 from einsum_cascade.errors import MappingError
 from mappings.gpu import KernelResources, TileMapping
-from simulator.gpu.occupancy import blocks_per_sm, occupancy
+from simulator.gpu.occupancy import blocks_per_sm, occupancy, require_fit
 from simulator.hardware.gpu import find_gpu
 
 
@@ -55,3 +55,26 @@ def test_a_mapping_that_does_not_fit_is_refused():
     tile = TileMapping(query=128, key=128, resources=made(64, 120))
     with pytest.raises(MappingError, match="limited by shared"):
         blocks_per_sm(find_gpu("l40s"), tile)
+
+
+@pytest.mark.parametrize(
+    ("device", "tile", "head_dim", "says"),
+    [
+        (
+            "h100",
+            TileMapping(query=64, key=64, warps=16),
+            1024,
+            "shared memory",
+        ),  # 128 rows of 2 KiB: 256 KiB
+        ("h100", TileMapping(query=128, key=16, warps=8), 512, "256 registers"),
+        (
+            "b200",
+            TileMapping(query=256, key=16, warps=16, operand_rows=128),
+            384,
+            "768 columns of tensor memory",
+        ),
+    ],
+)
+def test_a_tile_that_no_compiler_can_make_is_refused(device, tile, head_dim, says):
+    with pytest.raises(MappingError, match=says):
+        require_fit(find_gpu(device), tile, head_dim=head_dim, dtype="bf16")
