@@ -197,7 +197,8 @@ def gpu() -> tuple[Section, str]:
     }
     parts = (
         "Published measurements of attention kernels. One row a set, the dense one of median size, calibrates one "
-        "scalar; every other row is predicted. The roofline is calibrated by the same row. Errors are fractions of the measured latency.",
+        "scalar; every other row is predicted. The roofline is calibrated by the same row. Errors are fractions of the "
+        "measured latency.",
         Table(
             "gpu_sets", "Error by set (device, implementation, head_dim, dtype, window).", sets, rows_shown=40
         ),
