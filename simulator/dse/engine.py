@@ -14,7 +14,8 @@ from einsum_cascade.errors import DataError
 
 from . import store as storage
 from .batch import Batch, Evaluate, EvaluateMany, Task, work
-from .space import Range, Space
+from .continuation import check_same_sweep
+from .space import Derived, Range, Space
 from .workers import Workers, processes
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def sweep(
         progress: whether to show a bar on stderr.
 
     Raises:
-        DataError: the folder cannot be written, workers die, or every point fails.
+        DataError: the folder cannot be written or holds another sweep, workers die, or every point fails.
 
     >>> sweep(Space({"x": [1, 2]}), evaluate=lambda point: {"y": point["x"] ** 2})["y"].tolist()
     [1, 4]
@@ -82,6 +83,8 @@ def sweep(
         return _usable(_merged(memory.lines(), keys, space))
     facts = {**(provenance or {}), **described(space)}
     with storage.opened(out) as store:
+        if store.saved:
+            check_same_sweep(store.folder, storage.manifest_in(store.folder), facts)
         storage.write_manifest(store.folder, {**facts, "status": "running"})
         _compute(space, task, keys, store, jobs, workers, progress)
         table = _merged(store.lines(), keys, space)
@@ -110,10 +113,17 @@ class Memory:
 def described(space: Space) -> dict[str, Any]:
     """Return what the manifest says of a space."""
     axes = {
-        name: {"from": v.low, "to": v.high, "unit": v.unit} if isinstance(v, Range) else list(v)
+        name: {"from": v.low, "to": v.high, "log": v.log, "whole": v.whole, "unit": v.unit}
+        if isinstance(v, Range)
+        else list(v)
         for name, v in space.axes.items()
     }
-    return {"axes": axes, "derived": list(space.derived), "where": list(space.where), "points": len(space)}
+    formulas = {
+        n: {"formula": d.formula, "unit": d.unit} if isinstance(d, Derived) else {"formula": d, "unit": ""}
+        for n, d in space.derived.items()
+    }
+    drawn = {} if space.samples is None else {"samples": space.samples, "seed": space.seed}
+    return {"axes": axes, "derived": formulas, "where": list(space.where), **drawn, "points": len(space)}
 
 
 def _merged(lines: Iterable[bytes], keys: list[str], space: Space) -> pd.DataFrame:

@@ -218,7 +218,8 @@ def _values(name: str, values: Any) -> tuple[Value, ...]:
         raise DataError(f"axis '{name}': the list of values is empty")
     for v in plain:
         if not isinstance(v, (str, int, float, bool)) or (isinstance(v, float) and not math.isfinite(v)):
-            raise DataError(f"axis '{name}': expected finite numbers or texts, found {v!r}")
+            shown = v if isinstance(v, float) else f"{type(v).__name__} {getattr(v, 'name', '')}".strip()
+            raise DataError(f"axis '{name}': expected finite numbers or texts, found {shown}")
     seen = {(type(v) is bool, v) for v in plain}
     if len(seen) < len(plain):
         twice = next(v for i, v in enumerate(plain) if v in plain[:i])

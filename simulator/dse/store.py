@@ -241,6 +241,15 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False) + "\n")
 
 
+def manifest_in(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a folder; empty where it holds none yet.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return read_manifest(folder) if (folder / MANIFEST).exists() else {}
+
+
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return the manifest of a sweep.
 

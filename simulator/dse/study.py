@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import engine
 from .provenance import commit, fingerprint, model_version
 from .space import Space
-from .subjects import context_of, evaluator, subject_of
+from .subjects import check_objectives, context_of, evaluator, subject_of
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def sweep(
         **inputs: `cascade`, `hardware`, `mapping` and `sizes`, by name, path or object.
 
     Raises:
-        ModelError: an unknown axis or input, a folder that cannot be written, or every point fails.
+        ModelError: an unknown axis, input or objective, a folder that cannot be written or holds another sweep, or
+            every point fails.
 
     >>> space = Space({"hardware.N": [128, 256]})
     >>> fixed = dict(cascade="attention_1pass", hardware="fusemax", mapping="fusemax", sizes="BERT/1K")
@@ -55,10 +56,12 @@ def sweep(
                 f"sweep() got an unexpected keyword argument '{name}'; inputs: {', '.join(subject.legal)}"
             )
     shown = {k: v if isinstance(v, (str, int, float)) else fingerprint(v) for k, v in inputs.items()}
+    evaluate = evaluator(subject, space, inputs)
+    check_objectives(space, evaluate, objectives or {})
     provenance = {"model": model_version(), "commit": commit(), "inputs": shown, **(objectives or {})}
     return engine.sweep(
         space,
-        evaluate=evaluator(subject, space, inputs),
+        evaluate=evaluate,
         out=out,
         jobs=jobs,
         workers=workers,

@@ -11,7 +11,7 @@ from typing import Any
 
 from einsum_cascade.errors import DataError, ModelError, nearest
 
-from .batch import Evaluate
+from .batch import Evaluate, flat
 from .provenance import fingerprint, model_version
 from .space import Point, Range, Space
 from .store import canonical
@@ -144,6 +144,43 @@ def check_axes(subject: Subject, names: Iterable[str]) -> None:
         if axis not in subject.legal and not (dot and field and root in subject.roots):
             legal = [*subject.legal, *(f"{r}.{field or 'FIELD'}" for r in subject.roots)]
             raise DataError(f"axes: unknown axis '{axis}'; {nearest(axis, legal)}")
+
+
+# So many points at most are evaluated to learn the columns of a table; where all of them fail, the sweep tells.
+_SAMPLED = 16
+
+
+def check_objectives(space: Space, evaluate: Evaluate, objectives: Mapping[str, Iterable[str]]) -> None:
+    """Refuse an objective that the table will not have, or that is a text, by evaluating a point beforehand.
+
+    Args:
+        space: the points.
+        evaluate: of one point.
+        objectives: `minimize` and `maximize`, columns each.
+
+    Raises:
+        DataError: with the nearest column.
+    """
+    named = [(sense, name) for sense, names in objectives.items() for name in names]
+    row = _first_row(space, evaluate) if named else {}
+    for i, (sense, name) in enumerate(named):
+        if row and name not in row:
+            raise DataError(f"{sense}: unknown column '{name}'; {nearest(name, row)}")
+        if isinstance(row.get(name), str):
+            raise DataError(f"{sense}: column '{name}' holds texts; an objective is a number")
+        if name in [other for _, other in named[:i]]:
+            raise DataError(f"{sense}: '{name}' is named as an objective twice")
+
+
+def _first_row(space: Space, evaluate: Evaluate) -> dict[str, Any]:
+    """Return axes and results of the first of some points, spread over the space, that can be evaluated."""
+    for position in range(0, len(space), -(-len(space) // _SAMPLED)):
+        point = space[position]
+        try:
+            return {**point, **dict(flat(evaluate(point)))}
+        except ModelError:
+            continue  # a point that does not fit says so in the table
+    return {}
 
 
 # Values of an axis beyond these are not tried before the sweep begins; they speak for themselves in the table.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PARQUET, CSV = "table.parquet", "table.csv"
 # Rows wait as dictionaries only so long; as a block of columns they take a tenth of the memory.
 _BLOCK = 1 << 14
+# No axis and no result has an empty name.
+_POSITION = ""
 
 
 def merge(lines: Iterable[bytes], keys: Sequence[str], axes: Sequence[str]) -> pd.DataFrame:
@@ -36,24 +38,45 @@ def merge(lines: Iterable[bytes], keys: Sequence[str], axes: Sequence[str]) -> p
     import pandas as pd
 
     place = {key: i for i, key in enumerate(keys)}
-    blocks: list[pd.DataFrame] = []
-    waiting: list[dict[str, Any]] = []
-    order: list[int] = []
+    # Rows with the same columns make blocks of their own: a number that a failed point lacks turns no whole number
+    # into a float.
+    blocks: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    waiting: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for key, record in records(lines):
         position = place.pop(key, None)
         if position is None:
             continue
-        order.append(position)
-        waiting.append(record["result"] | record["point"])
-        if len(waiting) == _BLOCK:
-            blocks.append(pd.DataFrame.from_records(waiting))
-            waiting = []
+        row = record["result"] | record["point"]
+        kind = tuple(sorted(row))
+        rows = waiting.setdefault(kind, [])
+        rows.append(row | {_POSITION: position})
+        if len(rows) == _BLOCK:
+            blocks.setdefault(kind, []).append(pd.DataFrame.from_records(rows))
+            waiting[kind] = []
     if place:
         raise DataError(f"{len(place):,} of {len(keys):,} points are missing from the store")
-    if waiting:
-        blocks.append(pd.DataFrame.from_records(waiting))
-    table = pd.concat(blocks, ignore_index=True)
-    return _arranged(table.iloc[np.argsort(np.array(order))].reset_index(drop=True), axes)
+    for kind, rows in waiting.items():
+        if rows:
+            blocks.setdefault(kind, []).append(pd.DataFrame.from_records(rows))
+    table = _joined([pd.concat(same, ignore_index=True) for same in blocks.values()])
+    order = np.argsort(table.pop(_POSITION).to_numpy())
+    return _arranged(table.iloc[order].reset_index(drop=True), axes)
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return tables with different columns as one; whole numbers and truths stay such where some rows have none."""
+    import pandas as pd
+
+    shared = set[str].intersection(*(set(part.columns) for part in parts))
+    nullable: dict[str, Any] = {"int64": "Int64", "bool": "boolean"}
+    for part in parts:
+        kinds = {c: nullable.get(str(part[c].dtype)) for c in part.columns if c not in shared}
+        for name, kind in kinds.items():
+            if kind:
+                part[name] = part[name].astype(kind)
+    table = pd.concat(parts, ignore_index=True)
+    floats = [c for c in table.columns if str(table[c].dtype) == "Float64"]
+    return table.astype(dict.fromkeys(floats, "float64"))
 
 
 def _arranged(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

@@ -42,6 +42,7 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Inputs:
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
     cascade = given["cascade"]
     cascade = _named_cascade(cascade) if isinstance(cascade, str) else cascade
+    _check_objects(cascade, given["hardware"], given["mapping"], given["sizes"])
     text = _sizes(given["sizes"], dict(_below("sizes", point)), cascade)
     mapping = _loaded("mapping", given, _below("mapping", point), _mapping)
     # A tile that the user states wins over the mapping's own.
@@ -54,6 +55,26 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Inputs:
         mapping,
         parse_sizes(text, cascade),
     )
+
+
+def _check_objects(cascade: Any, hardware: Any, mapping: Any, sizes: Any) -> None:
+    """Refuse an input that is neither a name nor the object that it should be."""
+    from einsum_cascade.cascade import Cascade
+    from mappings.binding import SpatialMapping
+
+    from ...hardware.model import SpatialChip
+
+    for root, value, legal in (
+        ("cascade", cascade, Cascade),
+        ("hardware", hardware, (SpatialChip, str, Path)),
+        ("mapping", mapping, (SpatialMapping, str, Path)),
+        ("sizes", sizes, (Mapping, str)),
+    ):
+        if not isinstance(value, legal):
+            kinds = legal if isinstance(legal, tuple) else (legal,)
+            wanted = " or ".join("a name" if k is str else k.__name__ for k in kinds if k is not Path)
+            named = getattr(value, "name", value)
+            raise DataError(f"{root}: expected {wanted}, found {type(value).__name__} {named!r}"[:200])
 
 
 def _loaded(

@@ -190,6 +190,15 @@ REPLACED = [
     ("hardware.N <= 256", "hardware.N", "a constraint compares"),
     ("minimize: [latency_s, area_mm2]", "minimise: [latency_s]", "did you mean 'minimize'"),
     ("minimize: [latency_s, area_mm2]", "minimize: {latency_s: 1}", "expected a list of columns"),
+    (
+        "minimize: [latency_s, area_mm2]",
+        "minimize: [latencys]",
+        "unknown column 'latencys'; did you mean 'latency_s'",
+    ),
+    ("minimize: [latency_s, area_mm2]", "maximize: utilization.PE2", "did you mean 'utilization.PE2D'"),
+    ("minimize: [latency_s, area_mm2]", "minimize: [bound_by]", "'bound_by' holds texts"),
+    ("minimize: [latency_s, area_mm2]", "minimize: [hardware.L3]", "'hardware.L3' holds texts"),
+    ("minimize: [latency_s, area_mm2]", "minimize: [latency_s]\nmaximize: [latency_s]", "objective twice"),
     ("minimize: [latency_s, area_mm2]", "samples: -3", "whole number from 1"),
     ("minimize: [latency_s, area_mm2]", "seed: x", "seed: expected a whole number"),
     (SPEC, "- 1\n", "expected one document of fields"),
@@ -225,6 +234,34 @@ def test_other_mistakes(swept, tmp_path):
     assert "ends in .svg" in refused("pareto", swept, "--plot", tmp_path / "front.doc")
     assert "two objectives" in refused("pareto", swept, "--min", "latency_s", "--plot", tmp_path / "f.svg")
     assert "cannot write" in refused("pareto", swept, "--plot", tmp_path / "none" / "f.svg")
+
+
+def test_another_sweep_into_the_same_folder_is_refused_and_a_larger_one_goes_on(tmp_path):
+    spec, out = tmp_path / "spec.yaml", tmp_path / "out"
+    spec.write_text(SPEC)
+    assert cascade("sweep", spec, "--out", out, "--jobs", "1").exit_code == 0
+    before = (out / "table.parquet").read_bytes()
+    spec.write_text(SPEC.replace("mapping: fusemax", "mapping: fusemax_stalled"))
+    said = refused("sweep", spec, "--out", out, "--jobs", "1")
+    assert "this folder holds another sweep: inputs.mapping was fusemax, is fusemax_stalled" in said
+    assert (out / "table.parquet").read_bytes() == before
+    larger = SPEC.replace("[4K, 16K]", "[4K, 16K, 64K]").replace("latency_s, area_mm2", "energy_j")
+    spec.write_text(larger)
+    assert cascade("sweep", spec, "--out", out, "--jobs", "1").exit_code == 0
+    assert len(pd.read_parquet(out / "table.parquet")) == 24
+
+
+def test_whole_numbers_of_the_front_stay_whole_though_points_failed(tmp_path):
+    spec, out = tmp_path / "spec.yaml", tmp_path / "out"
+    spec.write_text(
+        SPEC.replace("[4 MiB, 16 MiB]", "[64 KiB, 16 MiB]").replace(', "hardware.L3 * 2 >= 8 MiB"', "")
+    )
+    ran = json.loads(cascade("sweep", spec, "--out", out, "--jobs", "1", "--json").stdout)
+    assert 0 < ran["failed"] < ran["points"]
+    for row in json.loads(cascade("pareto", out, "--json").stdout):
+        for name in ("assumptions", "hardware.N"):
+            assert type(row[name]) is int, name
+        assert type(row["latency_s"]) is float
 
 
 def test_a_sweep_of_nothing_but_failures(tmp_path):

@@ -160,11 +160,12 @@ def test_a_finished_sweep_computes_nothing_and_a_larger_one_only_what_is_new(tmp
     sweep(Space({"x": [1, 2, 3]}), evaluate=counted, out=tmp_path)
     sweep(Space({"x": [1, 2, 3]}), evaluate=counted, out=tmp_path)
     assert seen == [1, 2, 3]
-    table = sweep(Space({"x": [5, 3, 1]}), evaluate=counted, out=tmp_path)
+    larger = Space({"x": [5, 3, 2, 1]})
+    table = sweep(larger, evaluate=counted, out=tmp_path)
     assert seen == [1, 2, 3, 5]
-    assert table["x"].tolist() == [5, 3, 1]
-    sweep(Space({"x": [1]}), evaluate=counted, out=tmp_path, context="another model")
-    assert seen == [1, 2, 3, 5, 1]
+    assert table["x"].tolist() == [5, 3, 2, 1]
+    sweep(larger, evaluate=counted, out=tmp_path, context="another model")
+    assert seen == [1, 2, 3, 5, 5, 3, 2, 1]
 
 
 def test_two_runs_into_one_folder_share_the_work(program, uninterrupted, tmp_path):

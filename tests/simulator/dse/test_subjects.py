@@ -10,7 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import mappings
 import simulator as sim
+from einsum_cascade import zoo
 from einsum_cascade.errors import DataError, ModelError
 from simulator.dse import cli
 from simulator.spatial.model import simulate
@@ -132,6 +134,34 @@ def test_inputs_that_contradict_or_lack():
         )
     with pytest.raises(ModelError, match="GPU"):
         sim.sweep(sim.Space({"sizes.seq": ["4K"]}), **{**fixed, "hardware": "h100"}, mapping="fusemax")
+
+
+def test_objects_are_taken_as_names_are(tmp_path):
+    space = sim.Space({"sizes.seq": ["4K", "16K"]})
+    names = {
+        "cascade": "attention_1pass",
+        "hardware": "fusemax",
+        "mapping": "fusemax",
+        "sizes": "BERT/4K,B=1",
+    }
+    table = sim.sweep(space, **names)
+    sizes = {"B": 1, "H": 12, "E": 64, "F": 64, "M": 4096, "P": 4096}
+    objects = {
+        "cascade": zoo.load("attention_1pass"),
+        "hardware": sim.load_hardware("fusemax"),
+        "mapping": mappings.load("fusemax"),
+        "sizes": sizes,
+    }
+    given = sim.sweep(space, **objects, jobs=2, out=tmp_path)
+    pd.testing.assert_frame_equal(given, table, check_exact=True)
+    for root in ("cascade", "hardware", "mapping"):
+        wrong = {**objects, root: sim.load_hardware("h100")}
+        with pytest.raises(DataError, match=rf"{root}: expected .*found Gpu 'h100'"):
+            sim.sweep(space, **wrong)
+    with pytest.raises(
+        DataError, match="axis 'hardware': expected finite numbers or texts, found SpatialChip fusemax"
+    ):
+        sim.Space({"hardware": [objects["hardware"]]})
 
 
 def test_sensitivity_and_the_page_by_command(tmp_path):
