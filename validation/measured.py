@@ -10,6 +10,8 @@ import pandas as pd
 
 from einsum_cascade.errors import DataError, nearest
 
+from .aiconfigurator import is_parquet, read_aiconfigurator
+
 REQUIRED = (
     "source", "device", "kernel", "implementation", "direction", "dtype", "batch", "heads", "seq_q", "seq_kv",
     "head_dim", "causal", "extra", "latency_ms", "tflops",
@@ -27,6 +29,8 @@ PUBLISHED = Path(__file__).parent / "data" / "published"
 
 def read_measured(path: str | Path) -> pd.DataFrame:
     """Return a measured table, checked; whole numbers as integers, `kv_heads` and `window` filled in (0 for none).
+
+    A parquet file is read as aiconfigurator writes it.
 
     Where the table has no column `kv_heads` or `window`, the remarks in `extra` are searched for "kv heads=8" and
     "window=128".
@@ -54,6 +58,8 @@ def read_measured(path: str | Path) -> pd.DataFrame:
 
 
 def _read(path: Path) -> pd.DataFrame:
+    if is_parquet(path):
+        return read_aiconfigurator(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
