@@ -11,7 +11,7 @@ import numpy as np
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError
-from einsum_cascade.sizes import BATCH_RANKS
+from einsum_cascade.sizes import BATCH_RANKS, parse_sizes
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
@@ -35,14 +35,18 @@ class Plan:
     mapping: SpatialMapping
     layout: Layout
     sizes: SizeTable
+    masked: bool = False
 
 
-def simulate(cascade: Cascade, sizes: Sizes, hardware: SpatialChip, mapping: SpatialMapping) -> Estimate:
+def simulate(
+    cascade: Cascade, sizes: Sizes | str, hardware: SpatialChip, mapping: SpatialMapping
+) -> Estimate:
     """Return what a cascade costs on a chip under a mapping.
 
     Args:
         cascade: the algorithm.
-        sizes: by rank, batch ranks included; ints, or NumPy arrays of many design points at once.
+        sizes: by rank, batch ranks included; ints, or NumPy arrays of many design points at once; or a text such as
+            `BERT/64K`.
         hardware: a spatial chip.
         mapping: loops, what is kept where, and the schedule.
 
@@ -63,7 +67,12 @@ def simulate(cascade: Cascade, sizes: Sizes, hardware: SpatialChip, mapping: Spa
 
 
 def plan(
-    cascade: Cascade, sizes: Sizes, hardware: SpatialChip, mapping: SpatialMapping, *, checked: bool = True
+    cascade: Cascade,
+    sizes: Sizes | str,
+    hardware: SpatialChip,
+    mapping: SpatialMapping,
+    *,
+    checked: bool = True,
 ) -> Plan:
     """Return a cascade laid on a chip with all sizes settled.
 
@@ -81,10 +90,13 @@ def plan(
         raise MappingError(f"simulate needs a spatial chip; {getattr(hardware, 'name', hardware)} is none")
     if not isinstance(mapping, SpatialMapping):
         raise MappingError(f"simulate needs a spatial mapping; {getattr(mapping, 'name', mapping)} is none")
+    if isinstance(sizes, str):
+        sizes = parse_sizes(sizes)
     batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
     layout = lower(cascade, hardware, mapping, batch)
     settled = settle(layout, cascade, sizes, hardware, mapping)
-    found = Plan(cascade.name, hardware, mapping, layout, settled)
+    masked = any(e.where is not None for e in cascade.einsums)
+    found = Plan(cascade.name, hardware, mapping, layout, settled, masked)
     _check_axes(found)
     if checked:
         _check_capacity(found)
@@ -121,13 +133,13 @@ def _check_axes(settled: Plan) -> None:
 def _check_capacity(settled: Plan) -> None:
     chip = settled.chip
     for name, memory in chip.memories.items():
-        if memory.capacity_bytes == math.inf:
+        if not _any(memory.capacity_bytes < math.inf):
             continue
         held = occupancy(settled.layout, name, settled.sizes) * chip.word_bytes
         if _any(held > memory.capacity_bytes):
             raise MappingError(
                 f"{settled.mapping.name or 'mapping'}: the tiles kept in {name} take {np.max(held):,.0f} bytes, "
-                f"{name} of {chip.name} holds {memory.capacity_bytes:,.0f}; make a tile smaller"
+                f"{name} of {chip.name} holds {np.min(memory.capacity_bytes):,.0f}; make a tile smaller"
             )
 
 
@@ -186,7 +198,7 @@ def _phase_seconds(
     chip = settled.chip
     phase_of = settled.layout.phase_of
     limited = {
-        n: m.bandwidth_bytes_per_s for n, m in chip.memories.items() if m.bandwidth_bytes_per_s < math.inf
+        n: m.bandwidth_bytes_per_s for n, m in chip.memories.items() if _any(m.bandwidth_bytes_per_s < math.inf)
     }
     needs: dict[str, dict[str, Count]] = {phase: {} for phase in times.phase_cycles}
     for (memory, einsum), amount in moved.items():
@@ -276,9 +288,10 @@ def _bound(
         share = per_einsum[nest.einsum] / settled.chip.clock_hz / latency
         busy[nest.array] = busy.get(nest.array, 0.0) + share
     busy.update({m.name: m.busy for m in memories})
-    if isinstance(latency, np.ndarray):
+    shape = np.broadcast_shapes(*(np.shape(share) for share in busy.values()))
+    if shape:
         names = list(busy)
-        stacked = np.stack([np.broadcast_to(busy[n], latency.shape) for n in names])
+        stacked = np.stack([np.broadcast_to(busy[n], shape) for n in names])
         return np.array(names)[stacked.argmax(axis=0)]
     return max(busy, key=lambda name: busy[name])
 
@@ -288,10 +301,23 @@ def _assumptions(settled: Plan) -> tuple[str, ...]:
     out = [
         "memory traffic flows beside computation within a phase; start-up and drain of the pipeline are not counted"
     ]
+    if settled.masked:
+        out.append(
+            "points that a `where` removes are counted as if they were computed: a mask saves nothing here"
+        )
     if any(_overlaps(d) for use in layout.uses for d in use.operand.dimensions if len(d.terms) > 1):
         out.append(
             "where an index is a sum of variables, tiles are moved whole; what neighbours share is not reused"
         )
+    meant = (
+        (settled.mapping.nest.cascade, settled.cascade),
+        (settled.mapping.binding.hardware, settled.chip.name),
+    )
+    out += [
+        f"the mapping was written for {wanted}, not for {found}"
+        for wanted, found in meant
+        if wanted not in ("", found)
+    ]
     arrays = settled.chip.arrays
     guessed = {(w.op, n.array) for n in layout.nests for w in n.work if w.op in arrays[n.array].assumed}
     if guessed:
