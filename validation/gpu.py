@@ -12,7 +12,9 @@ import pandas as pd
 from einsum_cascade.errors import DataError
 from simulator.gpu.calibration import uncalibrated
 from simulator.gpu.efficiency import Efficiency
+from simulator.hardware.gpu import find_gpu
 
+from .gpu_energy import power_note
 from .gpu_metrics import kendall_tau, relative_errors
 from .gpu_sets import (
     CONSTANTS,
@@ -38,6 +40,8 @@ _ROW_WHY = (
     "single published rows: machines and versions of one kernel differ by 20 to 30 %, fixed costs by more"
 )
 _LEAST_ROWS = 5  # sets with fewer rows are listed, and judged by nobody
+# Two rows that agree in all of these are one measurement told twice.
+_SAME = [*SET, "batch", "heads", "kv_heads", "seq_q", "seq_kv", "causal", "kv_dtype", "latency_ms"]
 _RAW = Efficiency(scalar=1.0, launch_s=3e-6, block_cycles=2500.0, memory=1.0, source="no scalar", spread=1.0)
 
 
@@ -64,7 +68,48 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
         for _, group in rows.groupby(CONSTANTS, sort=True)
     ]
     cases = pd.concat(results, ignore_index=True)
-    return _result(cases, left_out)
+    result = _result(cases, left_out)
+    result["notes"] += [*_calibrated_by(cases, calibrate), *power_note(rows), *_aliases(rows)]
+    return result
+
+
+def _calibrated_by(cases: pd.DataFrame, calibrate: Path | None) -> list[str]:
+    """Return where the rows went that are neither judged nor left out by a rule."""
+    out = []
+    fitting = cases[cases["fitting"]]
+    if len(fitting):
+        sets, again = fitting.groupby(CONSTANTS).ngroups, int(fitting.duplicated(_SAME).sum())
+        origin = Path(calibrate).name if calibrate else "the dense row of median size of each set"
+        out.append(
+            f"{len(fitting)} rows calibrate {sets} sets and are not judged ({origin}); {again} of them repeat another"
+        )
+    prior = cases[cases["scalar_source"].str.startswith("uncalibrated")]
+    if len(prior):
+        out.append(
+            f"{len(prior)} rows of {prior.groupby(CONSTANTS).ngroups} sets have no dense row to calibrate on; they are "
+            "judged with what other devices say"
+        )
+    alone = fitting.groupby(CONSTANTS).ngroups - _judged_sets(fitting, cases)
+    if alone:
+        out.append(f"{alone} sets hold nothing beside their calibration row and do not appear below")
+    return out
+
+
+def _judged_sets(fitting: pd.DataFrame, cases: pd.DataFrame) -> int:
+    judged = set(cases[~cases["fitting"]].groupby(CONSTANTS).groups)
+    return len(judged & set(fitting.groupby(CONSTANTS).groups))
+
+
+def _aliases(rows: pd.DataFrame) -> list[str]:
+    """Return which names of a table mean one device; their rows stay sets of their own."""
+    meant: dict[str, list[str]] = {}
+    for name in sorted(rows["device"].unique()):
+        meant.setdefault(find_gpu(name).name, []).append(name)
+    return [
+        f"{device} under {len(names)} names, calibrated each for itself, since machines differ: {'; '.join(names)}"
+        for device, names in meant.items()
+        if len(names) > 1
+    ]
 
 
 def _one_set(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) -> pd.DataFrame:
@@ -112,9 +157,8 @@ def _calibration_rows(rows: pd.DataFrame, fitted_on: pd.DataFrame | None) -> pd.
 
 
 def _same_rows(rows: pd.DataFrame, by_rows: pd.DataFrame) -> pd.Series:
-    names = [*SET, "batch", "heads", "kv_heads", "seq_q", "seq_kv", "causal", "kv_dtype", "latency_ms"]
-    known = set(map(tuple, by_rows[names].to_numpy().tolist()))
-    return pd.Series([tuple(r) in known for r in rows[names].to_numpy().tolist()], index=rows.index)
+    known = set(map(tuple, by_rows[_SAME].to_numpy().tolist()))
+    return pd.Series([tuple(r) in known for r in rows[_SAME].to_numpy().tolist()], index=rows.index)
 
 
 def _roofline(by: Iterable[Part]) -> tuple[float, float]:

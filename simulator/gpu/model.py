@@ -16,6 +16,7 @@ from ..hardware.gpu import Gpu, find_gpu
 from .calibration import Key, calibrate, interval, prior, shipped, uncalibrated, unknown
 from .call import Call, make_call
 from .efficiency import Efficiency, Times, times
+from .energy import constants, energy_names, power
 from .launch import Launch, launch
 from .measured_rows import calibration_rows
 from .occupancy import occupancy
@@ -34,6 +35,7 @@ class Prediction:
         scalar: the part of the slowest pipe's rate; `scalar_source`: where it comes from.
         roofline_s: max(operations / peak, bytes / bandwidth), for comparison.
         resources: registers, shared memory, blocks per SM and what limits them, tile.
+        power_w: of the board, if the call runs again and again; `energy_j`: power times latency, with its interval.
         assumptions: what was taken for granted; `warnings`: those of them that the caller should know first.
     """
 
@@ -50,6 +52,10 @@ class Prediction:
     parts_s: Mapping[str, float]
     pipes_cycles: Mapping[str, float]
     resources: Mapping[str, Any]
+    power_w: float
+    energy_j: float
+    energy_low_j: float
+    energy_high_j: float
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
@@ -72,6 +78,9 @@ class Prediction:
             ("waves", self.waves),
             ("parts [us]", parts),
             ("roofline [us]", self.roofline_s * 1e6),
+            ("energy [mJ]", self.energy_j * 1e3),
+            ("interval [mJ]", f"{self.energy_low_j * 1e3:.4g} to {self.energy_high_j * 1e3:.4g}"),
+            ("board power [W]", self.power_w),
             ("scalar", self.scalar),
             ("source of the constants", self.scalar_source),
             *(("assumption", text) for text in self.assumptions),
@@ -199,6 +208,7 @@ def _prediction(
     widest = max(efficiencies, key=lambda e: e.spread)
     low, high = interval(latency, widest)
     main = launches[-1]
+    energy, spread = _energy(launches, results)
     useful = sum(float(each.flops[0]) for each in launches)
     parts = {
         "launch": sum(e.launch_s for e in efficiencies),
@@ -220,9 +230,19 @@ def _prediction(
         parts_s=parts,
         pipes_cycles=dict(main.tile_times.pipes),
         resources=_resources(main),
+        power_w=energy / latency,
+        energy_j=energy,
+        energy_low_j=energy * (1 - spread) * low / latency,
+        energy_high_j=min(energy / latency * (1 + spread), main.gpu.board_power_w) * high,
         assumptions=(*warnings, *_assumptions(main)),
         warnings=warnings,
     )
+
+
+def _energy(launches: list[Launch], results: list[Times]) -> tuple[float, float]:
+    """Return the joules of a call and the relative half-width of its power's interval."""
+    found = [power(laid, t.latency_s) for laid, t in zip(launches, results, strict=True)]
+    return sum(float(p.energy_j[0]) for p in found), max(p.spread for p in found)
 
 
 def _bound_by(laid: Launch, parts: Mapping[str, float]) -> str:
@@ -263,4 +283,8 @@ def _assumptions(laid: Launch) -> tuple[str, ...]:
     out = [f"{laid.gpu.name}: {word} assumed" for word in laid.gpu.assumed]
     if laid.mapping.chosen_on:
         out.append(f"{laid.mapping.name}: tiles chosen after looking at {laid.mapping.chosen_on}")
+    table = constants()
+    out += [
+        f"energy of {name}: {table[name].source}" for name in energy_names(laid.gpu) if table[name].assumed
+    ]
     return tuple(out)
