@@ -84,7 +84,11 @@ def cell(value: Any) -> str:
     >>> cell(0.000123456), cell(1234567), cell(None)
     ('0.0001235', '1,234,567', '-')
     """
-    if value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
+    if (
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float) and value != value)
+    ):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -62,7 +62,9 @@ class Axis:
             raise MappingError(f"layout: {self.length} is too long, an axis has at most 2^40 tokens")
         for name in ("q_tile", "kv_tile"):
             if getattr(self, name) > MAX_LENGTH:
-                raise MappingError(f"{name}: {getattr(self, name)} is too large, a tile has at most 2^40 tokens")
+                raise MappingError(
+                    f"{name}: {getattr(self, name)} is too large, a tile has at most 2^40 tokens"
+                )
         if self.q_tiles > MAX_TILES:
             raise MappingError(
                 f"layout: {self.length} in Q tiles of {self.q_tile} is {self.q_tiles:,} tiles; at most 2^22 an axis"
