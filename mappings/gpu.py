@@ -134,6 +134,12 @@ class KernelMapping:
             score; zero where the loop starts at the window.
         chosen_on: data that the tiles or habits were chosen with after looking at it; empty where they come from
             the source of the kernel alone.
+        launches: kernels that one call starts.
+        score_bytes: bytes of each score that pass through memory, summed over writes and reads; zero where fused.
+        mask_passes: what applying a causal mask moves more, as a part of `score_bytes`.
+        chunked: linear attention: a query tile sees the keys of its own tile and a state of head_dim x head_dim.
+        state_bytes: bytes of each element of a chunk's state that pass through memory, writes and reads.
+        remark: what a reader of the prediction has to know.
         aliases: other names of the kernel.
         sole: the kernel has this one layout, whatever an implementation calls itself.
     """
@@ -156,12 +162,22 @@ class KernelMapping:
     per_score: PerScore = field(default_factory=PerScore)
     backward: PerScore = field(default_factory=lambda: PerScore(10.0, 1.0, 4.0, 2.0, 5.0))
     chosen_on: str = ""
+    launches: int = 1
+    score_bytes: float = 0.0
+    mask_passes: float = 0.0
+    chunked: bool = False
+    state_bytes: float = 0.0
+    remark: str = ""
     aliases: tuple[str, ...] = ()
     sole: bool = False
 
     def __post_init__(self) -> None:
         if not self.tiles:
             raise ValueError("tiles: expected at least one")
+        if self.launches < 1 or min(self.score_bytes, self.mask_passes, self.state_bytes) < 0:
+            raise ValueError(
+                "launches, score_bytes, mask_passes, state_bytes: expected numbers of at least 1, 0, 0, 0"
+            )
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
 

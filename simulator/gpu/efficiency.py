@@ -77,7 +77,7 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
         peak_per_s=gpu.peak_flops(launch.dtype),
         bandwidth_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
     )
-    return Times(efficiency.launch_s + append + busy, compute, memory, append, roof)
+    return Times(efficiency.launch_s * launch.mapping.launches + append + busy, compute, memory, append, roof)
 
 
 def memory_seconds(launch: Launch, moved: Floats) -> Floats:

@@ -12,6 +12,7 @@ from mappings.gpu import KernelMapping, TileMapping
 
 from ..hardware.gpu import Gpu
 from .call import Call
+from .chunks import chunk_flops, chunk_visits, extra_bytes, require_chunks
 from .occupancy import blocks_per_sm, require_fit
 from .tile import TileTime, tile_time
 from .visits import Visits, reach, tile_visits
@@ -115,7 +116,7 @@ def launch(
     if mapping.split_keys:
         full, masked, copies = _split(full, masked, copies, slots=gpu.sms * most)
     blocks = ((full + masked) > 0).sum(axis=1) * copies
-    moved, appended, footprint = _bytes(calls, mapping, direction)
+    moved, appended, footprint = _bytes(calls, mapping, tile, direction)
     return Launch(
         gpu=gpu,
         head_dim=first.head_dim,
@@ -131,19 +132,26 @@ def launch(
         copies=copies,
         most=most,
         resident=np.asarray(np.clip(np.ceil(blocks / gpu.sms), 1, most), dtype=np.float64),
-        flops=np.array([c.flops(tensor=per_score.tensor) for c in calls]),
+        flops=np.array([_flops(c, mapping, tile, per_score.tensor) for c in calls]),
         bytes_moved=moved,
         bytes_appended=appended,
         footprint=footprint,
     )
 
 
-def _bytes(calls: Sequence[Call], mapping: KernelMapping, direction: str) -> tuple[Floats, Floats, Floats]:
+def _flops(call: Call, mapping: KernelMapping, tile: TileMapping, tensor: float) -> float:
+    return chunk_flops(call, tile, tensor=tensor) if mapping.chunked else call.flops(tensor=tensor)
+
+
+def _bytes(
+    calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, direction: str
+) -> tuple[Floats, Floats, Floats]:
     """Return the bytes of the attention, of the copy into the cache before it, and of all tensors together."""
     # The backward pass reads what the forward pass read and wrote, and writes as many gradients.
     scale = 1.0 if direction == "fwd" else 2.0
     cache = np.array([c.key_bytes() for c in calls])
-    moved = scale * (np.array([c.query_bytes() for c in calls]) + cache)
+    extra = np.array([extra_bytes(c, mapping, tile) for c in calls])
+    moved = scale * (np.array([c.query_bytes() for c in calls]) + cache + extra)
     if not mapping.appends:
         return moved, np.zeros(len(calls)), moved
     given = np.array([c.key_bytes(stored=False) + c.converted_bytes() for c in calls])
@@ -160,6 +168,9 @@ def _walked(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, vi
 
 def _visits(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, direction: str) -> Visits:
     """Return the visits; in the backward direction with queries and keys in each other's place."""
+    if mapping.chunked:
+        require_chunks(calls, mapping, direction)
+        return chunk_visits(calls, tile)
     seq_q = np.array([c.seq_q for c in calls])
     seq_kv = np.array([c.seq_kv for c in calls])
     causal = np.array([c.causal and mapping.skips_causal for c in calls])

@@ -17,15 +17,18 @@ from .call import Call, make_call
 _WANTED = ("device", "kernel", "implementation", "direction", "dtype", "head_dim", "latency_ms")
 
 
-def calibration_rows(path: str | Path, *, kernel: str, key: Key) -> list[tuple[Call, float]]:
+def calibration_rows(path: str | Path, *, kernels: tuple[str, ...], key: Key) -> list[tuple[Call, float]]:
     """Return the (call, seconds) of a measured table that calibrate a key.
+
+    Args:
+        kernels: names of the kernel, each with whatever follows it.
 
     Raises:
         DataError: the file cannot be read, has a malformed row of this key, or no row of it.
     """
     found = []
     for line, row in _rows(Path(path)):
-        if _is_of(row, kernel, key):
+        if _is_of(row, kernels, key):
             call, seconds = _timed(row, f"{path}: line {line}")
             if call.dtype == key.dtype:
                 found.append((call, seconds))
@@ -55,10 +58,10 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _is_of(row: Mapping[str, str], kernel: str, key: Key) -> bool:
+def _is_of(row: Mapping[str, str], kernels: tuple[str, ...], key: Key) -> bool:
     return (
         row["implementation"] == key.implementation
-        and row["kernel"].startswith(kernel)
+        and row["kernel"].startswith(kernels)
         and row["direction"] == key.direction
         and _number(row["head_dim"]) == key.head_dim
         and _device(row["device"]) == key.device

@@ -177,7 +177,7 @@ def _efficiency(
     if given is None:
         guess = uncalibrated(prior(key))
         return unknown(guess) if _warnings(implementation, mapping) else guess
-    rows = calibration_rows(given, kernel=kernel, key=key)
+    rows = calibration_rows(given, kernels=(kernel, mapping.kernel, *mapping.aliases), key=key)
     launches = [lay([c], gpu, mapping=mapping, direction=direction) for c, _ in rows]
     source = f"calibrated on {len(rows)} row(s) of {Path(given).name}"
     return calibrate(launches, [np.array([s]) for _, s in rows], known=prior(key), source=source)
@@ -211,7 +211,9 @@ def _prediction(
     energy, spread = _energy(launches, results)
     useful = sum(float(each.flops[0]) for each in launches)
     parts = {
-        "launch": sum(e.launch_s for e in efficiencies),
+        "launch": sum(
+            e.launch_s * laid.mapping.launches for e, laid in zip(efficiencies, launches, strict=True)
+        ),
         "append": sum(float(t.append_s[0]) for t in results),
         "memory": sum(float(t.memory_s[0]) for t in results),
         "compute": sum(float(t.compute_s[0]) for t in results),
@@ -283,6 +285,13 @@ def _assumptions(laid: Launch) -> tuple[str, ...]:
     out = [f"{laid.gpu.name}: {word} assumed" for word in laid.gpu.assumed]
     if laid.mapping.chosen_on:
         out.append(f"{laid.mapping.name}: tiles chosen after looking at {laid.mapping.chosen_on}")
+    if laid.mapping.remark:
+        out.append(f"{laid.mapping.name}: {laid.mapping.remark}")
+    if float(laid.footprint[0]) > laid.gpu.memory_bytes:
+        gib = float(laid.footprint[0]) / 2**30
+        out.append(
+            f"tensors of {gib:.3g} GiB exceed the memory of {laid.gpu.name}; the time is as if they fitted"
+        )
     table = constants()
     out += [
         f"energy of {name}: {table[name].source}" for name in energy_names(laid.gpu) if table[name].assumed

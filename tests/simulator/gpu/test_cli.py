@@ -68,7 +68,10 @@ def test_decode_splits_the_keys():
         (("flash_attention", "--on", "h100", "--set", "batch=4,heads=2,seq_q=10"), "head_dim"),
         (("flash_attention", "--on", "h100", "--set", SIZES, "--calibrate", "missing.csv"), "no such file"),
         (("flash_attention", "--on", "h100", "--set", SIZES, "--calibrate", "."), "cannot be read"),
-        (("softmax_of_dreams", "--on", "h100", "--set", SIZES), "can be predicted: decode_attention, flash_"),
+        (
+            ("softmax_of_dreams", "--on", "h100", "--set", SIZES),
+            "can be predicted: chunk_retention, decode_attention, flash_",
+        ),
         (
             ("flash_attention", "--on", "h100", "--set", "batch=1,heads=1,seq_q=64,head_dim=4096"),
             "does not fit",
