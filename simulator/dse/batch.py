@@ -91,10 +91,19 @@ def _split(found: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any
         if len(values) != count:
             raise ValueError(f"evaluate_many returned {len(values)} values of {name} for {count} points")
     errors = columns.pop("error", [None] * count)
+    gaps = any(None in values for values in columns.values())
+    results = rows(columns) if columns else iter([{}] * count)
     return [
-        {"error": " ".join(str(error).split())} if error else _checked(result)
-        for result, error in zip(rows(columns), errors, strict=True)
+        {"error": " ".join(str(error).split())}
+        if error
+        else _checked(_without_gaps(result) if gaps else result)
+        for result, error in zip(results, errors, strict=True)
     ]
+
+
+def _without_gaps(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result without the columns that only other points have."""
+    return {name: value for name, value in result.items() if value is not None}
 
 
 def flat(results: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -59,7 +59,8 @@ def sweep(
         space: the points.
         evaluate: one point -> its results. Has to be picklable unless `jobs` is 1.
         evaluate_many: columns of points -> columns of results, when that is faster; a row that cannot be had
-            has its message in a column `error`. Where it raises, the points are tried one by one.
+            has its message in a column `error`, and None where only others have a result. Where it raises, the
+            points are tried one by one.
         out: the folder that keeps every point as soon as it is computed; None keeps them in memory only.
         jobs: processes; 1 stays in this one.
         workers: any other executor, for example that of a cluster.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import engine
 from .provenance import commit, fingerprint, model_version
 from .space import Space
-from .subjects import check_objectives, context_of, evaluator, subject_of
+from .subjects import check_objectives, context_of, evaluator, evaluator_of_many, subject_of
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def sweep(
     return engine.sweep(
         space,
         evaluate=evaluate,
+        evaluate_many=evaluator_of_many(subject, inputs),
         out=out,
         jobs=jobs,
         workers=workers,

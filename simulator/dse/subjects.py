@@ -11,7 +11,7 @@ from typing import Any
 
 from einsum_cascade.errors import DataError, ModelError, nearest
 
-from .batch import Evaluate, flat
+from .batch import Evaluate, EvaluateMany, flat
 from .provenance import fingerprint, model_version
 from .space import Point, Range, Space
 from .store import canonical
@@ -29,6 +29,7 @@ class Subject:
         roots: words before the dot of an axis; an input may be an axis itself.
         module: holds `evaluate(point, *, inputs)`, `prepare(point, *, inputs)`, which only reads the inputs, and
             `waterfall(point, *, inputs)` where a point has a schedule.
+        many: holds `evaluate_many(columns, *, inputs)`, which evaluates points together; empty where there is none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Subject:
     optional: tuple[str, ...]
     roots: tuple[str, ...]
     module: str
+    many: str = ""
 
     @property
     def legal(self) -> tuple[str, ...]:
@@ -55,6 +57,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
                 (),
                 ("hardware", "mapping", "sizes"),
                 ".points.attention",
+                ".points.together",
             ),
             Subject(
                 "a kernel on a GPU",
@@ -110,6 +113,15 @@ def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Eval
     for point in _neighbours(space, first):
         module.prepare(point, inputs=inputs)
     evaluate: Evaluate = functools.partial(module.evaluate, inputs=dict(inputs))
+    return evaluate
+
+
+def evaluator_of_many(subject: Subject, inputs: Mapping[str, Any]) -> EvaluateMany | None:
+    """Return the function that evaluates many points at once; None where the subject has none."""
+    if not subject.many:
+        return None
+    module = importlib.import_module(subject.many, __package__)
+    evaluate: EvaluateMany = functools.partial(module.evaluate_many, inputs=dict(inputs))
     return evaluate
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from ..hardware.cost import cost
 from ..hardware.model import SpatialChip
 from .energy import memory_cost
@@ -32,6 +34,6 @@ def assumptions(chip: SpatialChip) -> tuple[str, ...]:
     if free:
         out.append(f"{', '.join(free)}: wires, without energy or area")
     out.append(f"energies and areas at {chip.node_nm} nm")
-    if not chip.static_power_w:
+    if not np.any(chip.static_power_w):
         out.append("no leakage: the chip states no static power")
     return tuple(dict.fromkeys(filter(None, out)))

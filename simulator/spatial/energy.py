@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from ..hardware.cost import Cost, cost
 from ..hardware.model import Memory, SpatialChip
@@ -30,7 +33,7 @@ class Action:
     action: str
     subject: str
     number: Count
-    each_j: float
+    each_j: Count
 
     @property
     def energy_j(self) -> Count:
@@ -43,9 +46,27 @@ def memory_cost(memory: Memory, chip: SpatialChip) -> Cost:
     if memory.part_of:
         return replace(memory_cost(chip.memories[memory.part_of], chip), area_mm2=0.0)
     rows = memory.capacity_bytes / memory.row_bytes
+    if np.ndim(rows):
+        return _costs(memory, rows, chip.node_nm)
     return cost(
         memory.component, row_bits=memory.row_bytes * 8, rows=rows, kind=memory.kind, node_nm=chip.node_nm
     )
+
+
+def _costs(memory: Memory, rows: Any, node_nm: int) -> Cost:
+    """Return the costs of a memory at many design points: each distinct one is looked up once."""
+    row_bits = np.broadcast_to(memory.row_bytes * 8, np.shape(rows))
+    # One complex number a pair: sorting those is much faster than sorting rows.
+    pairs = np.empty(np.shape(rows), dtype=np.complex128)
+    pairs.real, pairs.imag = row_bits, rows
+    distinct, which = np.unique(pairs, return_inverse=True)
+    found = [
+        cost(memory.component, row_bits=float(d.real), rows=float(d.imag), kind=memory.kind, node_nm=node_nm)
+        for d in distinct
+    ]
+    each: tuple[Any, ...] = tuple(np.array([(c.read_j, c.write_j, c.area_mm2) for c in found]).T)
+    read, write, area = (values[which] for values in each)
+    return Cost(read, write, area, next((c.assumption for c in found if c.assumption), ""))
 
 
 def actions(

@@ -225,11 +225,14 @@ def _fitted(
     """Return the sizes with the largest divisor for a part with which everything kept in the memory fits."""
     rest = _rest(part, layout.ranks, mapping)
     whole = known[part] * known[rest]
-    if isinstance(whole, np.ndarray):
-        raise MappingError(
-            f"{mapping.name}: sizes.{part}: give the tile itself when many sizes are evaluated at once"
-        )
     capacity_words = chip.memories[memory].capacity_bytes / chip.word_bytes
+    shape = np.broadcast_shapes(np.shape(capacity_words), *(np.shape(v) for v in known.values()))
+    if shape:
+        wholes = np.broadcast_to(whole, shape)
+        found = _fitted_each(layout, known, (part, rest), wholes, memory, capacity_words)
+        if not found.all():
+            raise MappingError(f"{mapping.name or 'mapping'}: no tile fits {memory} at some of the points")
+        return {**known, part: found, rest: wholes // found}
     candidates = divisors(int(whole))
     low, high = 0, len(candidates)
     while low < high:  # what is held only grows with the part
@@ -251,6 +254,32 @@ def _fitted(
     return {**known, part: candidates[low - 1], rest: whole // candidates[low - 1]}
 
 
+def _fitted_each(
+    layout: Layout,
+    known: Mapping[str, Count],
+    parts: tuple[str, str],
+    wholes: Any,
+    memory: str,
+    capacity_words: Count,
+) -> Any:
+    """Return the largest divisor that fits for each of many design points; 0 where none does."""
+    part, rest = parts
+    distinct, which = np.unique(wholes, return_inverse=True)
+    lists = [divisors(int(w)) for w in distinct]
+    longest = max(map(len, lists))
+    table = np.array([d + d[-1:] * (longest - len(d)) for d in lists], dtype=np.float64)
+    high = np.array([len(d) for d in lists])[which]
+    low = np.zeros_like(high)
+    while (low < high).any():
+        middle = (low + high) // 2
+        candidate = table[which, np.minimum(middle, longest - 1)]
+        trial = SizeTable({**known, part: candidate, rest: wholes // candidate})
+        fits = occupancy(layout, memory, trial) <= capacity_words
+        still = low < high
+        low, high = np.where(still & fits, middle + 1, low), np.where(still & ~fits, middle, high)
+    return np.where(low > 0, table[which, low - 1], 0.0)
+
+
 def _searched(
     layout: Layout,
     known: dict[str, Count],
@@ -261,6 +290,9 @@ def _searched(
     """Return the sizes with the open parts set to what fits and moves least through the outermost memory."""
     if not open_parts:
         return known
+    capacities = (chip.memories[memory].capacity_bytes for _, memory in open_parts)
+    if any(np.ndim(v) for v in (*known.values(), *capacities, chip.word_bytes)):
+        raise MappingError(f"{mapping.name or 'mapping'}: a tile is searched for one design point at a time")
     parts = [part for part, _ in open_parts]
     rest = {p: _rest(p, layout.ranks, mapping) for p in parts}
     wholes = {p: int(known[p] * known[rest[p]]) for p in parts}

@@ -16,7 +16,9 @@ from einsum_cascade.sizes import SEQUENCE_RANKS, parse_sizes
 Changes: TypeAlias = tuple[tuple[str, Any], ...]
 
 # Grids change their last axis fastest, so the other inputs stay the same for many points in a row.
-_REMEMBERED = 1024
+REMEMBERED = 1 << 14
+# The columns of a table that an estimate has by these names; how many assumptions it makes stands behind them.
+RESULTS = ("latency_s", "energy_j", "traffic_bytes", "area_mm2", "utilization", "bound_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +41,56 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Inputs:
     Raises:
         ModelError: something cannot be read, or a field does not exist.
     """
+    cascade, mapping, sizes = work_of(point, inputs=inputs)
+    return Inputs(cascade, chip_of(point, inputs=inputs), mapping, sizes)
+
+
+def work_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any, Any, Mapping[str, int]]:
+    """Return cascade, mapping and sizes of a point; `inputs` as in `prepare`.
+
+    Raises:
+        ModelError: see `prepare`.
+    """
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
     cascade = given["cascade"]
     cascade = _named_cascade(cascade) if isinstance(cascade, str) else cascade
-    _check_objects(cascade, given["hardware"], given["mapping"], given["sizes"])
+    _check_objects(cascade=cascade, mapping=given["mapping"], sizes=given["sizes"])
     text = _sizes(given["sizes"], dict(_below("sizes", point)), cascade)
     mapping = _loaded("mapping", given, _below("mapping", point), _mapping)
     # A tile that the user states wins over the mapping's own.
     stated = tuple((k, v) for k, v in _named(text).items() if k in mapping.nest.sizes)
     if stated:
         mapping = _loaded("mapping", given, (*stated, *_below("mapping", point)), _mapping)
-    return Inputs(
-        cascade,
-        _loaded("hardware", given, _below("hardware", point), _hardware),
-        mapping,
-        parse_sizes(text, cascade),
-    )
+    return cascade, mapping, parse_sizes(text, cascade)
 
 
-def _check_objects(cascade: Any, hardware: Any, mapping: Any, sizes: Any) -> None:
+def chip_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Any:
+    """Return the chip of a point; `inputs` as in `prepare`.
+
+    Raises:
+        ModelError: see `prepare`.
+    """
+    given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
+    _check_objects(hardware=given["hardware"])
+    return _loaded("hardware", given, _below("hardware", point), _hardware)
+
+
+def _check_objects(**given: Any) -> None:
     """Refuse an input that is neither a name nor the object that it should be."""
     from einsum_cascade.cascade import Cascade
     from mappings.binding import SpatialMapping
 
     from ...hardware.model import SpatialChip
 
-    for root, value, legal in (
-        ("cascade", cascade, Cascade),
-        ("hardware", hardware, (SpatialChip, str, Path)),
-        ("mapping", mapping, (SpatialMapping, str, Path)),
-        ("sizes", sizes, (Mapping, str)),
-    ):
-        if not isinstance(value, legal):
-            kinds = legal if isinstance(legal, tuple) else (legal,)
-            wanted = " or ".join("a name" if k is str else k.__name__ for k in kinds if k is not Path)
+    legal: Mapping[str, tuple[type, ...]] = {
+        "cascade": (Cascade,),
+        "hardware": (SpatialChip, str, Path),
+        "mapping": (SpatialMapping, str, Path),
+        "sizes": (Mapping, str),
+    }
+    for root, value in given.items():
+        if not isinstance(value, legal[root]):
+            wanted = " or ".join("a name" if k is str else k.__name__ for k in legal[root] if k is not Path)
             named = getattr(value, "name", value)
             raise DataError(f"{root}: expected {wanted}, found {type(value).__name__} {named!r}"[:200])
 
@@ -124,15 +142,8 @@ def evaluate(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> dict[str
 
     found = prepare(point, inputs=inputs)
     estimate = simulate(found.cascade, found.sizes, found.hardware, found.mapping)
-    return {
-        "latency_s": estimate.latency_s,
-        "energy_j": estimate.energy_j,
-        "traffic_bytes": estimate.traffic_bytes,
-        "area_mm2": estimate.area_mm2,
-        "utilization": dict(estimate.utilization),
-        "bound_by": estimate.bound_by,
-        "assumptions": len(estimate.assumptions),
-    }
+    columns = {name: getattr(estimate, name) for name in RESULTS}
+    return {**columns, "assumptions": len(estimate.assumptions)}
 
 
 def _below(root: str, point: Mapping[str, Any]) -> Changes:
@@ -145,14 +156,14 @@ def _named_cascade(name: str) -> Any:
     return zoo.find(name)
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
+@functools.lru_cache(maxsize=REMEMBERED)
 def _hardware(name: str, changes: Changes) -> Any:
     from ...spatial.request import load_spatial
 
     return load_spatial(name, dict(changes))
 
 
-@functools.lru_cache(maxsize=_REMEMBERED)
+@functools.lru_cache(maxsize=REMEMBERED)
 def _mapping(name: str, changes: Changes) -> Any:
     from mappings.binding import SpatialMapping
     from mappings.files import load

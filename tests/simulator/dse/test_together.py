@@ -1,0 +1,113 @@
+"""Points evaluated together are, to the last bit, those evaluated one by one; errors included."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mappings
+import simulator as sim
+from einsum_cascade import zoo
+from einsum_cascade.errors import ModelError
+from simulator.dse.batch import flat
+from simulator.dse.points import attention, together
+
+FIXED = {"cascade": "attention_1pass", "hardware": "fusemax", "mapping": "fusemax", "sizes": "BERT/4K"}
+# Some of these values cannot be read, do not divide, or do not fit: such points have to say so one by one.
+VALUES = {
+    "hardware": ["fusemax", "flat", "edge"],
+    "hardware.N": [64, 96, 256, "0"],
+    "hardware.L3": ["64 KiB", "3 MiB", "16 MiB", "1 parsec"],
+    "hardware.memories.DRAM.bandwidth": ["7 GiB/s", "400 GiB/s", "inf"],
+    "hardware.clock": ["100 MHz", "940 MHz"],
+    "hardware.word": ["1 B", "2 B"],
+    "hardware.static_power": ["0 W", "3 W"],
+    "hardware.arrays.PE2D.pipelined": [True, False],
+    "cascade": ["attention_1pass", "attention_3pass"],
+    "mapping": ["fusemax", "fusemax_stalled", "flat", "nowhere"],
+    "mapping.sizes.P1": [1, 4, "fit(GlobalBuffer)", "search(GlobalBuffer)"],
+    "sizes.seq": ["1K", "6000", "64K", "1M", 1.5],
+    "sizes.M0": [32, "64", 7],
+    "sizes.B": [1, 3, 3.0],
+    "sizes.model": ["BERT", "XLM"],
+    "sizes.E": [48, 64],
+}
+
+
+@st.composite
+def batches(draw):
+    names = draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=5, unique=True))
+    count = draw(st.integers(1, 24))
+    columns = {n: [draw(st.sampled_from(VALUES[n])) for _ in range(count)] for n in names}
+    return columns, {name: value for name, value in FIXED.items() if name not in names}
+
+
+def one_by_one(columns, inputs):
+    out = []
+    for values in zip(*columns.values(), strict=True):
+        try:
+            out.append(dict(flat(attention.evaluate(dict(zip(columns, values, strict=True)), inputs=inputs))))
+        except ModelError as error:
+            out.append({"error": str(error)})
+    return out
+
+
+def as_rows(found):
+    rows = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+@settings(max_examples=30, deadline=None)
+@given(batches())
+def test_together_is_one_by_one(batch):
+    columns, inputs = batch
+    # No tolerance: whole numbers below 2^53 are exact in doubles, and the operations are the same in the same order.
+    assert as_rows(together.evaluate_many(columns, inputs=inputs)) == one_by_one(columns, inputs)
+
+
+def grid(axes):
+    space = sim.Space(axes)
+    return space.columns(range(len(space)))
+
+
+def test_a_grid_goes_through_the_simulator_once(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return sim.simulate(*arguments)
+
+    columns = grid(
+        {
+            "hardware.N": [64, 128, 256],
+            "hardware.L3": ["2 MiB", "16 MiB"],
+            "hardware.memories.DRAM.bandwidth": ["20 GiB/s", "400 GiB/s"],
+            "sizes.seq": ["4K", "64K", "1M"],
+        }
+    )
+    wanted = one_by_one(columns, FIXED)
+    monkeypatch.setattr(together, "simulate", counted)
+    assert as_rows(together.evaluate_many(columns, inputs=FIXED)) == wanted
+    assert len(calls) == 1
+    assert len({row["bound_by"] for row in wanted}) > 1
+
+
+def test_objects_too():
+    objects = {
+        "cascade": zoo.load("attention_1pass"),
+        "hardware": sim.load_hardware("fusemax"),
+        "mapping": mappings.load("fusemax"),
+        "sizes": "BERT/4K",
+    }
+    columns = grid({"sizes.seq": ["1K", "4K", "16K", "64K"], "sizes.B": [1, 2]})
+    assert as_rows(together.evaluate_many(columns, inputs=objects)) == one_by_one(columns, FIXED)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_sweep_over_chips_of_different_structure_is_the_same_table(jobs):
+    axes = {"hardware": ["fusemax", "edge"], "sizes.seq": ["1K", "4K", "64K"], "sizes.B": [1, 2, 3]}
+    inputs = {name: value for name, value in FIXED.items() if name not in axes}
+    table = sim.sweep(sim.Space(axes), jobs=jobs, **inputs)
+    for row, wanted in zip(table.to_dict("records"), one_by_one(grid(axes), inputs), strict=True):
+        assert {name: row[name] for name in wanted} == wanted
