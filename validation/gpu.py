@@ -86,7 +86,7 @@ def _calibrated_by(cases: pd.DataFrame, calibrate: Path | None) -> list[str]:
     prior = cases[cases["scalar_source"].str.startswith("uncalibrated")]
     if len(prior):
         out.append(
-            f"{len(prior)} rows of {prior.groupby(CONSTANTS).ngroups} sets have no dense row to calibrate on; they are "
+            f"{len(prior)} rows of {prior.groupby(CONSTANTS).ngroups} sets have no row to calibrate on; they are "
             "judged with what other devices say"
         )
     alone = fitting.groupby(CONSTANTS).ngroups - _judged_sets(fitting, cases)
@@ -152,8 +152,13 @@ def _calibration_rows(rows: pd.DataFrame, fitted_on: pd.DataFrame | None) -> pd.
         middle = work.sort_values(kind="stable").index[len(work) // 2 : len(work) // 2 + 1]
         return dense.loc[middle]
     first = rows.iloc[0]
-    same = np.logical_and.reduce([fitted_on[name] == first[name] for name in CONSTANTS])
-    return fitted_on[same]
+    same = np.logical_and.reduce([fitted_on[name] == first[name] for name in CONSTANTS if name != "device"])
+    alike = fitted_on[same]
+    named = alike[alike["device"] == first["device"]]
+    if len(named) or not len(alike):
+        return named
+    # The same chip under another name: better than rows of other chips.
+    return alike[alike["device"].map(lambda name: find_gpu(name).name == find_gpu(first["device"]).name)]
 
 
 def _same_rows(rows: pd.DataFrame, by_rows: pd.DataFrame) -> pd.Series:

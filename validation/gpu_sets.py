@@ -30,6 +30,7 @@ CONSTANTS = ["device", "implementation", "head_dim", "dtype"]
 SET = [*CONSTANTS, "window"]
 
 _FASTER_THAN_POSSIBLE = 0.95  # of the time that the useful operations take at the device's peak rate
+_MOST_ROWS = 1 << 26  # query rows of one launch, the padding of short calls included
 _OTHER_CACHE_TRUST = 0.6  # of a calibration row whose cached keys have another type: the kernel differs
 
 
@@ -106,9 +107,29 @@ def parts_of(rows: pd.DataFrame) -> Iterator[Part]:
     gpu, mapping = find_gpu(device), find_kernel_mapping(KERNEL, implementation)
     calls = pd.Series(calls_of(rows), index=rows.index)
     like = [(c.kv_dtype, bool(c.window), c.causal) for c in calls]
-    for (kv_dtype, _, _), group in calls.groupby(pd.MultiIndex.from_tuples(like), sort=False):
-        laid = lay(list(group), gpu, mapping=mapping)
-        yield Part(group.index, laid, rows.loc[group.index, "latency_ms"].to_numpy(float) * 1e-3, kv_dtype)
+    for (kv_dtype, _, _), alike in calls.groupby(pd.MultiIndex.from_tuples(like), sort=False):
+        for group in _of_like_length(alike):
+            laid = lay(list(group), gpu, mapping=mapping)
+            measured_s = rows.loc[group.index, "latency_ms"].to_numpy(float) * 1e-3
+            yield Part(group.index, laid, measured_s, kv_dtype)
+
+
+def _of_like_length(calls: pd.Series) -> Iterator[pd.Series]:
+    """Yield calls in pieces: a launch is as wide as its longest call, so that one long call would widen thousands."""
+    rows = np.array([c.seq_q * c.group for c in calls])
+    if len(rows) * int(rows.max()) <= _MOST_ROWS:
+        yield calls
+        return
+    order = np.argsort(rows, kind="stable")
+    size = np.maximum(_MOST_ROWS // rows[order], 1)
+    start = 0
+    while start < len(order):
+        # Rows ascend, so that a piece holds as many calls as its last one allows.
+        stop = start + 1
+        while stop < len(order) and stop - start < size[stop]:
+            stop += 1
+        yield calls.iloc[order[start:stop]]
+        start = stop
 
 
 def key_of_part(part: Part, implementation: str) -> Key:

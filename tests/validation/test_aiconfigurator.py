@@ -57,6 +57,13 @@ def test_validate_takes_the_parquet_file(sampled, parquet, tmp_path):
     assert [s[key] for s in from_parquet["sets"]] == pytest.approx([s[key] for s in from_csv["sets"]])
 
 
+def test_rows_of_the_chip_by_another_name_calibrate(sampled, parquet, tmp_path):
+    csv = tmp_path / "calibrate.csv"
+    sampled[sampled["window"] == 0].head(3).to_csv(csv, index=False)
+    scalars = {c["scalar_source"] for c in compare(parquet, csv)["cases"] if "L40S" in c["case"]}
+    assert any(text.startswith("calibrated on") for text in scalars)
+
+
 def test_keys_in_the_cache_lengthen_the_keys(sampled, tmp_path):
     path = tmp_path / "chunked.parquet"
     as_published(sampled.head(1)).assign(step=512).to_parquet(path)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from einsum_cascade.errors import DataError
+from simulator.gpu.call import make_call
+from validation import gpu_sets
 from validation.gpu import compare
 from validation.gpu_metrics import kendall_tau, relative_errors
 from validation.gpu_sets import roofline_calibrated
@@ -121,3 +123,16 @@ def test_kernels_that_do_not_skip_are_named(at, says):
 
 def test_relative_errors():
     assert relative_errors([1.1, 0.9], [1.0, 1.0]).tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_pieces_of_like_length_hold_every_call_once(monkeypatch):
+    lengths = [1, 7, 300, 300, 5, 9000, 2, 2, 2, 40]
+    calls = pd.Series(
+        [make_call(batch=1, heads=1, seq_q=n, head_dim=64) for n in lengths], index=range(10, 20)
+    )
+    monkeypatch.setattr(gpu_sets, "_MOST_ROWS", 600)
+    pieces = list(gpu_sets._of_like_length(calls))
+    assert sorted(i for piece in pieces for i in piece.index) == list(calls.index)
+    for piece in pieces:
+        assert len(piece) == 1 or len(piece) * max(c.seq_q for c in piece) <= 600
+    assert len(pieces) < len(lengths)
