@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from einsum_cascade import zoo
-from einsum_cascade.errors import CascadeError, DataError, MappingError
+from einsum_cascade.errors import CascadeError, DataError, HardwareError, MappingError
 from einsum_cascade.sizes import SEQUENCE_RANKS, parse_sizes
 
 Changes: TypeAlias = tuple[tuple[str, Any], ...]
 
 # Grids change their last axis fastest, so the other inputs stay the same for many points in a row.
 REMEMBERED = 1 << 14
+_BANDWIDTH = re.compile(r"memories\.(\w+)\.bandwidth")
 # The columns of a table that an estimate has by these names; how many assumptions it makes stands behind them.
 RESULTS = ("latency_s", "energy_j", "traffic_bytes", "area_mm2", "utilization", "bound_by")
 
@@ -160,7 +162,28 @@ def _named_cascade(name: str) -> Any:
 def _hardware(name: str, changes: Changes) -> Any:
     from ...spatial.request import load_spatial
 
-    return load_spatial(name, dict(changes))
+    return _with_bandwidths(name, changes) or load_spatial(name, dict(changes))
+
+
+def _with_bandwidths(name: str, changes: Changes) -> Any:
+    """Return a chip read without the bandwidths that a point sets, and then given them; None where that fails.
+
+    No other field depends on a bandwidth, so a grid of them reads each of its other chips once.
+    """
+    from ...hardware.reader import quantity
+
+    wanted = {m[1]: value for key, value in changes if (m := _BANDWIDTH.fullmatch(key))}
+    if not wanted:
+        return None
+    try:
+        chip = _hardware(name, tuple(c for c in changes if not _BANDWIDTH.fullmatch(c[0])))
+        memories = dict(chip.memories)
+        for memory, value in wanted.items():
+            bandwidth = quantity(value, "byte/second", where=memory)
+            memories[memory] = replace(memories[memory], bandwidth_bytes_per_s=bandwidth)
+    except (HardwareError, KeyError, ValueError):
+        return None  # read as a whole, it says what is wrong, or knows the name of a parameter
+    return replace(chip, memories=memories)
 
 
 @functools.lru_cache(maxsize=REMEMBERED)

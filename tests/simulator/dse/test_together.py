@@ -111,3 +111,20 @@ def test_a_sweep_over_chips_of_different_structure_is_the_same_table(jobs):
     table = sim.sweep(sim.Space(axes), jobs=jobs, **inputs)
     for row, wanted in zip(table.to_dict("records"), one_by_one(grid(axes), inputs), strict=True):
         assert {name: row[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    "bandwidth", ["7 GiB/s", "inf", "1 GB/s", "N", "-3 GiB/s", "3 GHz", "200", 200, "0 B/s"]
+)
+@pytest.mark.parametrize("memory", ["DRAM", "GlobalBuffer", "Nowhere"])
+def test_a_chip_with_a_bandwidth_is_the_one_that_the_reader_makes(memory, bandwidth):
+    changes = {"N": 128, f"memories.{memory}.bandwidth": bandwidth}
+    point = {f"hardware.{name}": value for name, value in changes.items()}
+    try:
+        wanted = sim.load_hardware("fusemax", changes)
+    except ModelError as error:
+        with pytest.raises(type(error)) as found:
+            attention.chip_of(point, inputs=FIXED)
+        assert str(found.value) == str(error)
+    else:
+        assert attention.chip_of(point, inputs=FIXED) == wanted
