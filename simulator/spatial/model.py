@@ -198,7 +198,9 @@ def _phase_seconds(
     chip = settled.chip
     phase_of = settled.layout.phase_of
     limited = {
-        n: m.bandwidth_bytes_per_s for n, m in chip.memories.items() if _any(m.bandwidth_bytes_per_s < math.inf)
+        n: m.bandwidth_bytes_per_s
+        for n, m in chip.memories.items()
+        if _any(m.bandwidth_bytes_per_s < math.inf)
     }
     needs: dict[str, dict[str, Count]] = {phase: {} for phase in times.phase_cycles}
     for (memory, einsum), amount in moved.items():
