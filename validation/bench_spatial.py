@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from .fusemax_runs import gemm
 POINTS = 16384  # arrays of this length stay in the caches of a core
 
 
-def bench(points: int = POINTS) -> dict[str, float]:
-    """Return milliseconds of one call, design points per second when many are given at once, and seconds of all cells.
+def bench(points: int = POINTS) -> list[dict[str, Any]]:
+    """Return rows: time of one call, design points per second when many are given at once, time of all cells.
 
     Args:
         points: length of the arrays; a point is the whole one-pass cascade (12 Einsums) at its own sizes.
@@ -47,7 +48,11 @@ def bench(points: int = POINTS) -> dict[str, float]:
         gemm.cache_clear()
         cases()
 
-    return {"one_call_ms": one_s * 1e3, "points_per_s": points / many_s, "cells_s": _median(cells, repeats=3)}
+    return [
+        {"what": "simulate, one call", "value": one_s * 1e3, "unit": "ms"},
+        {"what": "simulate, arrays of sizes", "value": points / many_s, "unit": "points/s"},
+        {"what": "every published FuseMax cell", "value": _median(cells, repeats=3), "unit": "s"},
+    ]
 
 
 def _median(work: Callable[[], object], *, repeats: int) -> float:

@@ -170,8 +170,6 @@ def _with_bandwidths(name: str, changes: Changes) -> Any:
 
     No other field depends on a bandwidth, so a grid of them reads each of its other chips once.
     """
-    from ...hardware.reader import quantity
-
     wanted = {m[1]: value for key, value in changes if (m := _BANDWIDTH.fullmatch(key))}
     if not wanted:
         return None
@@ -179,11 +177,17 @@ def _with_bandwidths(name: str, changes: Changes) -> Any:
         chip = _hardware(name, tuple(c for c in changes if not _BANDWIDTH.fullmatch(c[0])))
         memories = dict(chip.memories)
         for memory, value in wanted.items():
-            bandwidth = quantity(value, "byte/second", where=memory)
-            memories[memory] = replace(memories[memory], bandwidth_bytes_per_s=bandwidth)
+            memories[memory] = replace(memories[memory], bandwidth_bytes_per_s=_bandwidth(value))
     except (HardwareError, KeyError, ValueError):
         return None  # read as a whole, it says what is wrong, or knows the name of a parameter
     return replace(chip, memories=memories)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _bandwidth(text: Any) -> float:
+    from ...hardware.reader import quantity
+
+    return quantity(text, "byte/second", where="bandwidth")
 
 
 @functools.lru_cache(maxsize=REMEMBERED)
