@@ -42,7 +42,7 @@ def published(kernel):
     ],
 )
 def test_published_rows_lie_in_the_interval(kernel, alias, rows, worst):
-    # No row calibrates anything here. `worst` guards what the shipped table gives: 1.63 times, 1.86 times at most.
+    # No row calibrates anything here. `worst` guards what the shipped table gives: 1.63 times, 1.84 times at most.
     ratios = []
     for row, sizes, measured in published(kernel):
         p = predict(alias, on=row["device"], implementation=row["implementation"], **sizes)
