@@ -28,6 +28,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 110},
+    rich_markup_mode=None,  # loading rich's Markdown would take longer than everything else together
 )
 
 
@@ -124,10 +126,10 @@ def doctor(json: Json = False) -> None:
 
 
 app.command("list")(listing)
-for _command in (validate, demo, reproduce, doctor):
-    app.command()(_command)
 for _room in ROOMS:
     importlib.import_module(_room).register(app)
+for _command in (validate, reproduce, demo, doctor):
+    app.command()(_command)
 
 
 def main() -> None:
