@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, fail, guarded, note, table
 
+if TYPE_CHECKING:
+    from einsum_cascade.cascade import Cascade
+
 # Each room owns its commands; the door only knows where they live.
 ROOMS = (
     "einsum_cascade.cli",
-    "einsum_cascade.analysis.cli",
     "einsum_cascade.rewrite.cli",
     "simulator.spatial.cli",
     "simulator.gpu.gna_cli",
@@ -125,9 +128,17 @@ def doctor(json: Json = False) -> None:
         )
 
 
+def schedules(cascade: Cascade, sizes: str, word: str) -> Mapping[str, tuple[float, float]]:
+    """Return the simulator's schedules that `bounds --plot` draws above its curve."""
+    from .schedules import simulated_traffic
+
+    return simulated_traffic(cascade, sizes, word)
+
+
 app.command("list")(listing)
 for _room in ROOMS:
     importlib.import_module(_room).register(app)
+importlib.import_module("einsum_cascade.analysis.cli").register(app, schedules)
 for _command in (validate, reproduce, demo, doctor):
     app.command()(_command)
 

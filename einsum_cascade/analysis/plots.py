@@ -41,8 +41,13 @@ def plot_traffic(
     return ax
 
 
-def save_traffic(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path) -> None:
-    """Write the drawing of some curves to a file; its ending says the format.
+def save_traffic(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    *,
+    points: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Write the drawing of some curves and points to a file; its ending says the format.
 
     Raises:
         DataError: the file cannot be written, or its ending names no format.
@@ -50,7 +55,7 @@ def save_traffic(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    plot_traffic(curves, ax=figure.subplots())
+    plot_traffic(curves, points=points, ax=figure.subplots())
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:

@@ -137,7 +137,7 @@ def loops_within(levels: Sequence[Level]) -> list[dict[str, tuple[str, ...]]]:
 
 def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
     """Return the tile of an operand under some loops."""
-    parts: list[str] = []
+    parts: list[str] = [*operand.whole]
     coupled = []
     for dimension in operand.dimensions:
         if len(dimension.terms) == 1:  # a stride leaves gaps, not more elements

@@ -313,7 +313,8 @@ def operands_of(einsum: Einsum) -> tuple[Operand, ...]:
     """Return the accesses of an Einsum as operands, each once, not yet placed."""
     reads = dict.fromkeys((a.tensor, a.indices) for a in einsum.reads)
     found = [Operand(tensor, _dimensions(indices), ()) for tensor, indices in reads]
-    return (*found, Operand(einsum.name, _dimensions(einsum.target.indices), (), output=True))
+    whole = tuple(rank_of(r.into) for r in einsum.reductions if r.into)
+    return (*found, Operand(einsum.name, _dimensions(einsum.target.indices), (), output=True, whole=whole))
 
 
 def _dimensions(indices: Sequence[Expr]) -> tuple[Dimension, ...]:

@@ -71,12 +71,17 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor as one Einsum reads or writes it, and the memories that keep a tile of it meanwhile."""
+    """A tensor as one Einsum reads or writes it, and the memories that keep a tile of it meanwhile.
+
+    Attributes:
+        whole: ranks that no loop runs over, so that every tile holds all of them: what a selection (topk) makes.
+    """
 
     tensor: str
     dimensions: tuple[Dimension, ...]
     kept: tuple[str, ...]
     output: bool = False
+    whole: tuple[str, ...] = ()
 
     @property
     def variables(self) -> frozenset[str]:
