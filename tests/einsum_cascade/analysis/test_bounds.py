@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import time
 
 import numpy as np
 import pytest
@@ -250,13 +249,13 @@ def test_formulas_give_the_numbers() -> None:
     assert at("compulsory_bytes") + at("pass_forced_bytes[M]") == pytest.approx(passes_term.traffic_bytes)
 
 
-def test_a_curve_of_thirty_points_takes_less_than_a_tenth_of_a_second() -> None:
+def test_a_curve_is_the_bound_of_each_of_its_buffers() -> None:
     cascade = zoo.load("attention_3pass")
     buffers = np.geomspace(2**10, 2**30, 30)
-    traffic_curve(cascade, "BERT/1M", buffers_bytes=buffers)
-    start = time.perf_counter()
-    traffic_curve(cascade, "BERT/1M", buffers_bytes=buffers)
-    assert time.perf_counter() - start < 0.1
+    curve = traffic_curve(cascade, "BERT/1M", buffers_bytes=buffers)
+    one_by_one = [bounds(cascade, "BERT/1M", buffer=float(b)).traffic_bytes for b in buffers]
+    # The same arithmetic on arrays and on numbers; only rounding may differ.
+    assert curve == pytest.approx(one_by_one, rel=1e-12)
 
 
 @pytest.mark.parametrize(
