@@ -131,8 +131,13 @@ def _named(key: Key) -> str:
 
 
 def _unlikeness(a: Key, b: Key) -> float:
-    words = sum(cost for word, cost in _UNLIKE.items() if getattr(a, word) != getattr(b, word))
+    words = sum(cost for word, cost in _UNLIKE.items() if _rate(getattr(a, word)) != _rate(getattr(b, word)))
     return words + _UNLIKE_HEAD_DIM * abs(math.log2(a.head_dim / b.head_dim))
+
+
+def _rate(word: str) -> str:
+    """Return a type that runs at the same rate: both 16-bit floats do, on every tensor core so far."""
+    return "fp16" if word == "bf16" else word
 
 
 def uncalibrated(known: Prior) -> Efficiency:
