@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .expr import Access, Apply, Expr, Num, Place, Var, accesses, variables, walk
+from .expr import Access, Apply, Expr, Num, Place, accesses, variables
 from .ops import REDUCTION, SCALAR
 
 
@@ -141,10 +141,3 @@ def _count_maps(node: Expr, maps: Counter[str]) -> None:
 
 def _whole_power(node: Apply) -> bool:
     return isinstance(node.args[1], Num) and node.args[1].value == 2
-
-
-def coordinates_used_as_values(einsum: Einsum) -> tuple[str, ...]:
-    """Return the rank variables that enter the value as numbers, not through an index."""
-    inside = {id(n) for a in accesses(einsum.value) for i in a.indices for n in walk(i)}
-    found = [n.name for n in walk(einsum.value) if isinstance(n, Var) and id(n) not in inside]
-    return tuple(dict.fromkeys(found))

@@ -45,12 +45,6 @@ def expression(node: Expr) -> str:
     return _text(node)[0]
 
 
-def statement(einsum: Einsum) -> str:
-    """Return one Einsum as a line of text."""
-    left, right = _sides(einsum)
-    return f"{left} = {right}"
-
-
 def _declarations(cascade: Cascade) -> list[str]:
     lines = []
     implied: set[str] = set()
@@ -131,13 +125,9 @@ def _applied(node: Apply) -> tuple[str, int]:
         return f"{_bracket(node.args[0], _ATOM)}**{_bracket(node.args[1], _BINDS['neg'])}", strength
     left, right = _bracket(node.args[0], strength), _bracket(node.args[1], strength + 1)
     tight = op in ("*", "//", "%") and all(
-        isinstance(a, (Num, Size, Var)) or "(" in t for a, t in _pairs(node, left, right)
+        isinstance(a, (Num, Size, Var)) or "(" in t for a, t in zip(node.args, (left, right), strict=True)
     )
     return (f"{left}{op}{right}" if tight else f"{left} {op} {right}"), strength
-
-
-def _pairs(node: Apply, left: str, right: str) -> tuple[tuple[Expr, str], ...]:
-    return (node.args[0], left), (node.args[1], right)
 
 
 def _bracket(node: Expr, needed: int) -> str:

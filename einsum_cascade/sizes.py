@@ -13,7 +13,7 @@ import numpy as np
 
 from .cascade import Cascade
 from .errors import CascadeError, nearest
-from .expr import Apply, Expr, Num, Size, walk
+from .expr import Apply, Expr, Num, Size
 
 # Ranks along the sequence; a model's length sets whichever of them a cascade has.
 SEQUENCE_RANKS = ("M", "P", "T", "N", "L")
@@ -225,8 +225,3 @@ def _asked(cascade: Cascade, rank: str) -> str:
         if rank in parts:
             return f"{rank} (or {whole} = {' * '.join(parts)})"
     return rank
-
-
-def sizes_used(node: Expr) -> tuple[str, ...]:
-    """Return the names of the sizes in an expression."""
-    return tuple(dict.fromkeys(n.name for n in walk(node) if isinstance(n, Size)))
