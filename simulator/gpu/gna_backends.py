@@ -49,6 +49,7 @@ class Backend:
         permutes: tokens are put into tile order before the kernel and back after it.
         capabilities: compute capabilities it runs on; empty for all.
         head_dims: legal head dimensions.
+        like: the implementation of plain attention whose inner loop it shares.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Backend:
     permutes: bool
     capabilities: tuple[int, ...]
     head_dims: range | tuple[int, ...]
+    like: str
     summary: str
     source: str
 
@@ -209,6 +211,7 @@ def _backend(row: dict[str, str]) -> Backend:
         permutes=row["permute"] == "1",
         capabilities=_numbers(row["capabilities"]),
         head_dims=range(int(start), int(last) + 1, int(step)) if colon else _numbers(row["head_dims"]),
+        like=row["like"],
         summary=row["summary"],
         source=row["source"],
     )

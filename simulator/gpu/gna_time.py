@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from einsum_cascade.errors import DataError, MappingError
 
 from ..hardware.gpu import Gpu, find_gpu
-from .gna import Flags, Numbers, gna_bounds
+from .gna import Flags, GnaBounds, Numbers, gna_bounds
 from .gna_axis import Axis, Ints, axis_trips
-from .gna_backends import Backend, Constants, TilePair, constants, find_backend
+from .gna_backends import Backend, Constants, TilePair, backends, find_backend
+from .gna_change import as_described, constants_on, step_change
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +67,7 @@ def predict_gna(
     causal: Flags = False,
     q_tile: Numbers,
     kv_tile: Numbers,
-    on: str,
+    on: str | Gpu,
     backend: str | None = None,
     heads: int = 1,
     head_dim: int = 128,
@@ -75,7 +77,7 @@ def predict_gna(
 
     Args:
         layout: as `gna_bounds`, and so are the next six.
-        on: a GPU of the library, or an alias.
+        on: a GPU of the library by name or alias, or one that was changed.
         backend: a kernel of `gna_backends.backends()`; without one NATTEN's choice.
         heads: query heads.
         head_dim: elements of a head.
@@ -87,7 +89,7 @@ def predict_gna(
     >>> predict_gna(**flux, stride=16).steps, predict_gna(**flux, stride=16).masked
     (4700, 0.0)
     """
-    gpu = find_gpu(on)
+    gpu = find_gpu(on) if isinstance(on, str) else on
     kernel = find_backend(gpu, backend)
     bounds = gna_bounds(
         layout=layout,
@@ -99,14 +101,26 @@ def predict_gna(
         kv_tile=kv_tile,
         dynamic=kernel.dynamic,
     )
-    copies = check_copies(heads, batch)
-    price = constants(kernel, gpu)
+    return time_of(bounds, gpu, kernel, copies=check_copies(heads, batch), head_dim=head_dim)
+
+
+def time_of(bounds: GnaBounds, gpu: Gpu, kernel: Backend, *, copies: int, head_dim: int) -> GnaTime:
+    """Return the predicted time of a counted setting; `predict_gna` in two steps, for many GPUs.
+
+    Args:
+        bounds: of the setting, counted with `dynamic` as the kernel has it.
+        gpu: where it runs.
+        kernel: what runs.
+        copies: heads x batch.
+        head_dim: elements of a head.
+    """
+    price = constants_on(kernel, gpu)
     pair = TilePair(tuple(a.q_tile for a in bounds.axes), tuple(a.kv_tile for a in bounds.axes), "given")
     tick = step_s(price, gpu, pair, head_dim)
     dense = dense_s(bounds.tokens, price, gpu, pair, copies=copies, head_dim=head_dim)
     if is_dense(bounds.axes):
         return GnaTime(dense, dense, 0.0, dense, round((dense - price.start_s) / tick), 0.0, price)
-    steps = int(launch_steps(bounds.axes, kernel, gpu, copies=copies))
+    steps = launch_steps(bounds.axes, kernel, sms=gpu.sms, copies=copies)
     masked = (bounds.natten_masked if kernel.masks_launch else bounds.partial) / bounds.visited
     kernel_s = price.start_s + steps * tick * (1 + (price.mask_factor - 1) * masked)
     moved = permute_s(bounds.axes, kernel, price, copies=copies, head_dim=head_dim)
@@ -126,15 +140,15 @@ def is_dense(axes: Sequence[Axis]) -> bool:
     return all(axis.window == axis.length and not axis.causal for axis in axes)
 
 
-def launch_steps(axes: Sequence[Axis], backend: Backend, gpu: Gpu, *, copies: int) -> Ints:
+@functools.lru_cache(maxsize=1024)
+def launch_steps(axes: tuple[Axis, ...], backend: Backend, *, sms: int, copies: int) -> int:
     """Return the KV-tile steps of the busiest SM for one launch of a checked setting."""
     trips = [axis_trips(axis, axis.window, axis.stride).astype(np.float64)[None] for axis in axes]
     if backend.persistent:
-        return dealt_steps(trips, sms=gpu.sms, copies=copies).reshape(())
+        return int(dealt_steps(trips, sms=sms, copies=copies).reshape(()))
     total, least, most = (np.array(prod(float(f(t)) for t in trips)) for f in (np.sum, np.min, np.max))
-    return shared_steps(
-        total, least, most, q_tiles=prod(t.shape[-1] for t in trips), sms=gpu.sms, copies=copies
-    )
+    q_tiles = prod(t.shape[-1] for t in trips)
+    return int(shared_steps(total, least, most, q_tiles=q_tiles, sms=sms, copies=copies))
 
 
 def dealt_steps(trips: Sequence[Floats], *, sms: int, copies: int) -> Ints:
@@ -198,7 +212,8 @@ def shared_steps(total: Floats, least: Floats, most: Floats, *, q_tiles: int, sm
 def step_s(price: Constants, gpu: Gpu, pair: TilePair, head_dim: int) -> float:
     """Return the time of one unmasked KV-tile step on one SM: its tensor operations / the SM's share of the rate."""
     q, kv = pair.tokens
-    return 4 * q * kv * head_dim * gpu.sms / price.flops_per_s
+    measured = 4 * q * kv * head_dim * as_described(gpu).sms / price.flops_per_s
+    return measured * step_change(backends()[price.backend], gpu, pair, head_dim)
 
 
 def dense_s(tokens: int, price: Constants, gpu: Gpu, pair: TilePair, *, copies: int, head_dim: int) -> float:

@@ -14,7 +14,8 @@ from einsum_cascade.errors import MappingError
 from ..hardware.gpu import Gpu, find_gpu
 from .gna import Flags, GridCounts, Numbers, grid_counts, make_axes
 from .gna_axis import Axis, AxisCounts, Bools, Ints, axis_trips, count_axis
-from .gna_backends import Backend, Constants, TilePair, constants, find_backend, tile_pairs
+from .gna_backends import Backend, Constants, TilePair, find_backend, tile_pairs
+from .gna_change import constants_on
 from .gna_choice import Choice, GnaTuning, StrideAdvice
 from .gna_time import (
     Floats,
@@ -65,7 +66,7 @@ def tune_gna(
     *,
     layout: Numbers,
     window: Numbers,
-    on: str,
+    on: str | Gpu,
     dilation: Numbers = 1,
     causal: Flags = False,
     stride: Numbers | None = None,
@@ -80,7 +81,7 @@ def tune_gna(
     Args:
         layout: tokens per axis, one to three axes.
         window: keys per axis that a query sees.
-        on: a GPU of the library, or an alias.
+        on: a GPU of the library by name or alias, or one that was changed.
         dilation: step between the keys of a window.
         causal: axes on which nothing behind the query is seen.
         stride: rank the tile pairs of this stride only.
@@ -128,7 +129,7 @@ def speedup_grid(
     *,
     layout: Numbers,
     window: Numbers,
-    on: str,
+    on: str | Gpu,
     dilation: Numbers = 1,
     causal: Flags = False,
     heads: int = 24,
@@ -156,10 +157,12 @@ def _all_strides(axis: Axis) -> Ints:
     return np.arange(1, axis.window + 1)
 
 
-def _launch(strides: tuple[Ints, ...], on: str, backend: str | None, copies: int, head_dim: int) -> _Launch:
-    gpu = find_gpu(on)
+def _launch(
+    strides: tuple[Ints, ...], on: str | Gpu, backend: str | None, copies: int, head_dim: int
+) -> _Launch:
+    gpu = find_gpu(on) if isinstance(on, str) else on
     kernel = find_backend(gpu, backend)
-    return _Launch(kernel, gpu, constants(kernel, gpu), copies, head_dim, strides)
+    return _Launch(kernel, gpu, constants_on(kernel, gpu), copies, head_dim, strides)
 
 
 def _rank(plain: Sequence[Axis], launch: _Launch) -> list[_Ranked]:
