@@ -62,9 +62,9 @@ def count(parts: Sequence[Expr], sizes: Mapping[str, int], numbers: Mapping[str,
     """
     total = 1
     used: set[str] = set()
-    for names, group in _components(_deciding(parts, sizes, numbers)):
+    for names, group in components(deciding(parts, sizes, numbers)):
         used |= set(names)
-        total *= _count(group, tuple((v, sizes[v]) for v in names), _needed(group, numbers))
+        total *= _count(group, tuple((v, sizes[v]) for v in names), needed(group, numbers))
     return total * math.prod(n for v, n in sizes.items() if v not in used)
 
 
@@ -75,13 +75,13 @@ def _count(
     return sum(int(n.sum()) for n in _counted(group, dict(sizes), dict(numbers)))
 
 
-def _needed(group: Sequence[Expr], numbers: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+def needed(group: Sequence[Expr], numbers: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
     """Return the sizes and constants that some predicates mention."""
     names = sorted({n.name for part in group for n in walk(part) if isinstance(n, Size)})
     return tuple((n, numbers[n]) for n in names)
 
 
-def _deciding(
+def deciding(
     parts: Sequence[Expr], sizes: Mapping[str, int], numbers: Mapping[str, float]
 ) -> tuple[Expr, ...]:
     """Return the predicates that are not true at every point, as far as linear ones tell at the corners."""
@@ -110,7 +110,7 @@ def projection(
     """Return how many values of the kept variables occur in some point that satisfies all parts."""
     total = 1
     used: set[str] = set()
-    for names, group in _components(_deciding(parts, sizes, numbers)):
+    for names, group in components(deciding(parts, sizes, numbers)):
         mine = [v for v in kept if v in names]
         used |= set(mine)
         total *= _projected(group, mine, {v: sizes[v] for v in names}, numbers)
@@ -124,7 +124,7 @@ def _projected(
         return int(any(n.any() for n in _counted(group, sizes, numbers)))
     if len(kept) == len(sizes):
         return sum(int(n.sum()) for n in _counted(group, sizes, numbers))
-    terms = _terms(group)
+    terms = alternatives(group)
     others = [v for v in sizes if v not in kept]
     inner = _inner_variable(terms, others, sizes, numbers)
     if inner is None:
@@ -151,7 +151,7 @@ def _covered(
     edges = np.zeros(sizes[inner] + 1, dtype=np.int64)
     for start, grid in _grids(order, sizes):
         for term in terms:
-            low, high = np.broadcast_arrays(*_interval(term, inner, sizes[inner], grid, numbers))
+            low, high = np.broadcast_arrays(*interval(term, inner, sizes[inner], grid, numbers))
             low, high = (np.broadcast_to(x, _length(order, sizes, start)) for x in (low, high))
             real = high >= low
             np.add.at(edges, low[real], 1)
@@ -168,14 +168,15 @@ def _listed(
     seen = np.zeros(math.prod(sizes[v] for v in kept), dtype=bool)
     width = math.prod(sizes[v] for v in order) // len(seen)
     for start, grid in _grids(order, sizes):
-        holds = _any_term(terms, grid, numbers, _length(order, sizes, start))
+        holds = any_term(terms, grid, numbers, _length(order, sizes, start))
         seen[(np.flatnonzero(holds) + start) // width] = True
     return int(seen.sum())
 
 
-def _any_term(
+def any_term(
     terms: list[list[Atom]], grid: Mapping[str, Array], numbers: Mapping[str, float], length: int
 ) -> Array:
+    """Return at which points of a grid one of the terms holds."""
     holds = np.zeros(length, dtype=bool)
     for term in terms:
         one = np.ones(length, dtype=bool)
@@ -198,7 +199,7 @@ def _length(order: Sequence[str], sizes: Mapping[str, int], start: int) -> int:
     return min(CHUNK, math.prod(sizes[v] for v in order) - start)
 
 
-def _components(parts: Sequence[Expr]) -> list[tuple[tuple[str, ...], tuple[Expr, ...]]]:
+def components(parts: Sequence[Expr]) -> list[tuple[tuple[str, ...], tuple[Expr, ...]]]:
     """Return groups of parts that share no variable; each can be counted on its own."""
     groups: list[tuple[set[str], list[Expr]]] = []
     for part in parts:
@@ -211,14 +212,14 @@ def _components(parts: Sequence[Expr]) -> list[tuple[tuple[str, ...], tuple[Expr
 
 def _counted(group: Sequence[Expr], sizes: dict[str, int], numbers: Mapping[str, float]) -> Iterator[Array]:
     """Yield, chunk by chunk of all variables but one, how many values of that one satisfy the group."""
-    terms = _terms(group)
+    terms = alternatives(group)
     inner = _inner_variable(terms, list(sizes), sizes, numbers)
     order = [v for v in sizes if v != inner]
     _bound_steps(order, sizes)
     for start, grid in _grids(order, sizes):
         length = _length(order, sizes, start)
         if inner is None:
-            yield _any_term(terms, grid, numbers, length)
+            yield any_term(terms, grid, numbers, length)
         else:
             yield _interval_points(terms, inner, sizes[inner], grid, numbers, length)
 
@@ -232,7 +233,7 @@ def _grids(order: Sequence[str], sizes: Mapping[str, int]) -> Iterator[tuple[int
         yield start, dict(zip(order, places, strict=True))
 
 
-def _terms(group: Sequence[Expr]) -> list[list[Atom]]:
+def alternatives(group: Sequence[Expr]) -> list[list[Atom]]:
     """Return the conjunction of a group as a disjunction of conjunctions of atoms."""
     terms: list[list[Atom]] = [[]]
     for part in group:
@@ -320,7 +321,7 @@ def _interval_points(
     length: int,
 ) -> Array:
     """Return, for each point of the grid, how many values of the inner variable satisfy one of the terms."""
-    ranges = [_interval(term, inner, extent, grid, numbers) for term in terms]
+    ranges = [interval(term, inner, extent, grid, numbers) for term in terms]
     lows, highs = (
         np.stack([np.broadcast_to(end, length) for end in side]) for side in zip(*ranges, strict=True)
     )
@@ -336,9 +337,10 @@ def _interval_points(
     return np.maximum(highs - np.maximum(lows, before + 1) + 1, 0).sum(axis=0)
 
 
-def _interval(
+def interval(
     term: list[Atom], inner: str, extent: int, grid: dict[str, Array], numbers: Mapping[str, float]
 ) -> tuple[Array, Array]:
+    """Return the first and the last value of the inner variable for which a term holds, at each point of a grid."""
     low: Array = np.asarray(0)
     high: Array = np.asarray(extent - 1)
     for atom in term:
