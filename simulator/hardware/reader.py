@@ -28,6 +28,8 @@ _EXAMPLES = {
     "watt": "700 W",
     "flop/second": "989 TFLOP/s",
 }
+_FACTOR = re.compile(r"\s*[x×]\s*(\d+\.?\d*|\.\d+)\s*")
+_AMOUNT = re.compile(r"\s*(\d+\.?\d*(?:[eE][-+]?\d+)?)\s*([A-Za-z][\w/^*]*)\s*")
 _QUANTITY = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*[A-Za-z]")
 
 
@@ -40,7 +42,8 @@ def load_hardware(
 
     Args:
         name_or_path: a name or alias in the library, or the path of a YAML file.
-        overrides: by parameter (`N`) or by path (`memories.DRAM.bandwidth`); a quantity is text.
+        overrides: by parameter (`N`) or by path (`memories.DRAM.bandwidth`); a quantity is text, and `x2` or `x0.5`
+            multiplies what the file says.
         **parameters: the same, for names that are Python words: `load_hardware("fusemax", N=128)`.
 
     Returns:
@@ -51,6 +54,8 @@ def load_hardware(
 
     >>> load_hardware("fusemax", {"memories.DRAM.bandwidth": "200 GiB/s"}, N=128).arrays["PE2D"].shape
     (128, 128)
+    >>> load_hardware("h100", {"exp_per_cycle": "x2", "l2": "x0.5"}).exp_per_cycle
+    32.0
     """
     path = find_hardware(name_or_path)
     where = path.stem if path.is_relative_to(LIBRARY) else str(path)
@@ -125,7 +130,7 @@ def _apply(document: dict[str, Any], changes: Mapping[str, Any], where: str) -> 
     document["parameters"] = parameters
     for key, value in changes.items():
         if key in parameters:
-            parameters[key] = value
+            parameters[key] = _changed(parameters[key], value, f"{where}: {key}")
         else:
             _set(document, key, value, where)
 
@@ -136,12 +141,30 @@ def _set(document: dict[str, Any], key: str, value: Any, where: str) -> None:
     for depth, step in enumerate(above):
         node = _step(node, step, ".".join(above[: depth + 1]), where)
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = value
+        node[int(last)] = _changed(node[int(last)], value, f"{where}: {key}")
     elif isinstance(node, dict) and (above or last in document or last in file_fields(_class(document))):
-        node[last] = value  # an unknown word below is refused when the chip is built
+        node[last] = _changed(
+            node.get(last), value, f"{where}: {key}"
+        )  # an unknown word below is refused when the chip is built
     else:
         legal = [*document["parameters"], *file_fields(_class(document))] if not above else node
         raise HardwareError(f"{where}: no parameter or field '{key}'; {nearest(last, map(str, legal))}")
+
+
+def _changed(old: Any, value: Any, place: str) -> Any:
+    """Return the value that an override asks for: its own, or for `x2` what the file says times two."""
+    match = _FACTOR.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        return value
+    factor = float(match[1])
+    if isinstance(old, (int, float)) and not isinstance(old, bool):
+        product = old * factor
+        return int(product) if isinstance(old, int) and product.is_integer() else product
+    if isinstance(old, str) and (amount := _AMOUNT.fullmatch(old)):
+        return f"{float(amount[1]) * factor!r} {amount[2]}"
+    if isinstance(old, str) and not _QUANTITY.match(old):
+        return f"{match[1]} * ({old})"
+    raise HardwareError(f"{place}: '{value}' multiplies one number; the file says {old!r}"[:200])
 
 
 def _step(node: Any, step: str, path: str, where: str) -> Any:

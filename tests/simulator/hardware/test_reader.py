@@ -116,6 +116,53 @@ def test_files_that_are_none(tmp_path):
         load_hardware("fusemx")
 
 
+@pytest.mark.parametrize(
+    ("chip", "key", "factor", "field"),
+    [
+        ("h100", "exp_per_cycle", "x2", lambda c: c.exp_per_cycle),
+        ("h100", "l2", "x0.5", lambda c: c.l2_bytes),
+        ("h100", "sms", "x0.5", lambda c: c.sms),
+        ("h100", "tensor.bf16", "x 1.5", lambda c: c.tensor.bf16),
+        ("h100", "memory_bandwidth", "×4", lambda c: c.memory_bandwidth_bytes_per_s),
+        ("fusemax", "N", "x.25", lambda c: c.arrays["PE1D"].shape[0]),
+        ("fusemax", "L3", "x3", lambda c: c.memories["GlobalBuffer"].capacity_bytes),
+        ("fusemax", "memories.DRAM.bandwidth", "x2", lambda c: c.memories["DRAM"].bandwidth_bytes_per_s),
+        ("fusemax", "arrays.PE2D.shape.0", "x2", lambda c: c.arrays["PE2D"].shape[0]),
+        (
+            "fusemax",
+            "memories.GlobalBuffer.capacity",
+            "x2",
+            lambda c: c.memories["GlobalBuffer"].capacity_bytes,
+        ),
+    ],
+)
+def test_a_factor_multiplies_what_the_file_says(chip, key, factor, field):
+    times = float(factor.strip("x× "))
+    assert field(load_hardware(chip, {key: factor})) == times * field(load_hardware(chip))
+
+
+@pytest.mark.parametrize(
+    ("chip", "changes", "message"),
+    [
+        ("h100", {"tensor": "x2"}, "tensor: 'x2' multiplies one number; the file says {'fp16'"),
+        ("h100", {"energy.idle": "x2"}, "energy"),
+        (
+            "h100",
+            {"tensor_memory_columns": "x2"},
+            "tensor_memory_columns: 'x2' multiplies one number; the file says None",
+        ),
+        ("h100", {"sms": "x0.3"}, "sms"),
+        ("h100", {"clock": "x0"}, "clock_hz: expected a positive number"),
+        ("h100", {"clock": "x-1"}, "clock"),
+    ],
+)
+def test_a_factor_of_what_is_no_number(chip, changes, message):
+    with pytest.raises(HardwareError) as caught:
+        load_hardware(chip, changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.floats(1e-3, 1e6),
