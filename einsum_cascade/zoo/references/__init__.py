@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def families() -> tuple[dict[str, Reference], ...]:
     """Return the table of each family: zoo entry -> reference."""
-    from . import language, linear, local, modern, selected, softmax, vision
+    from . import language, linear, local, modern, recent, selected, softmax, vision
 
-    modules = (softmax, modern, linear, local, selected, vision, language)
+    modules = (softmax, modern, recent, linear, local, selected, vision, language)
     return tuple(m.TABLE for m in modules)
