@@ -129,14 +129,7 @@ def tile_pairs(backend: Backend, gpu: Gpu, *, axes: int, head_dim: int) -> tuple
     >>> len(tile_pairs(backends()["cutlass-fna"], find_gpu("a100"), axes=3, head_dim=128))
     76
     """
-    if head_dim not in backend.head_dims:
-        legal = backend.head_dims
-        said = (
-            f"multiples of {legal.step} from {legal.start} to {legal[-1]}"
-            if isinstance(legal, range)
-            else ", ".join(map(str, legal))
-        )
-        raise MappingError(f"head_dim: {backend.name} cannot run {head_dim}; expected {said}")
+    check_head_dim(backend, head_dim)
     found = [
         TilePair(_shape(row["q_tile"]), _shape(row["kv_tile"]), row["source"])
         for row in _rows("gna_tiles.csv")
@@ -150,6 +143,22 @@ def tile_pairs(backend: Backend, gpu: Gpu, *, axes: int, head_dim: int) -> tuple
             f"{backend.name} has no tiles for {axes} axes and head_dim {head_dim} on {gpu.name}"
         )
     return tuple(found)
+
+
+def check_head_dim(backend: Backend, head_dim: int) -> None:
+    """Refuse a head dimension that a kernel cannot run.
+
+    Raises:
+        MappingError: with those that it can.
+    """
+    if head_dim not in backend.head_dims:
+        legal = backend.head_dims
+        said = (
+            f"multiples of {legal.step} from {legal.start} to {legal[-1]}"
+            if isinstance(legal, range)
+            else ", ".join(map(str, legal))
+        )
+        raise MappingError(f"head_dim: {backend.name} cannot run {head_dim}; expected {said}")
 
 
 def constants(backend: Backend, gpu: Gpu) -> Constants:

@@ -43,6 +43,13 @@ def gna(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="KV tiles start at the window (cutlass-fna).")
     ] = False,
+    on: Annotated[str, typer.Option(help="Predict the time on this GPU too: h100, b200, a100, ...")] = "",
+    heads: Annotated[int, typer.Option(help="Query heads, for --on.")] = 24,
+    head_dim: Annotated[int, typer.Option(help="Elements of a head, for --on.")] = 128,
+    batch: Annotated[int, typer.Option(help="Sequences, for --on.")] = 1,
+    backend: Annotated[
+        str, typer.Option(help="The kernel, for --on; NATTEN's choice if left out. It decides on --dynamic.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Count the tiles of a neighbourhood-attention setting exactly, and bound its speedup over dense attention."""
@@ -51,11 +58,26 @@ def gna(
     given = {"layout": layout, "window": window, "stride": stride, "dilation": dilation, "causal": causal}
     asked: dict[str, Any] = {name: numbers(name, text) for name, text in given.items()}
     tiles: dict[str, Any] = {"q_tile": numbers("q-tile", q_tile), "kv_tile": numbers("kv-tile", kv_tile)}
+    kernel = device = None
+    if on:
+        from ..hardware.gpu import find_gpu
+        from .gna_backends import find_backend
+
+        device = find_gpu(on)
+        kernel = find_backend(device, backend or None)
+        dynamic = kernel.dynamic
     found = gna_bounds(**asked, **tiles, dynamic=dynamic)
+    rows, more = found.rows(), {}
+    if device and kernel:
+        from .gna_time import check_copies, time_of
+
+        time = time_of(found, device, kernel, copies=check_copies(heads, batch), head_dim=head_dim)
+        rows, more = rows + time.rows(), {"predicted": time.as_dict()}
+        note(f"{kernel.name} on {device.name}: constants {time.constants.source}")
     if json:
-        emit_json(found.as_dict())
+        emit_json(found.as_dict() | more)
     else:
-        table(found.title, ["quantity", "value", "meaning"], found.rows())
+        table(found.title, ["quantity", "value", "meaning"], rows)
 
 
 @guarded

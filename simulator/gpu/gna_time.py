@@ -16,7 +16,7 @@ from einsum_cascade.errors import DataError, MappingError
 from ..hardware.gpu import Gpu, find_gpu
 from .gna import Flags, GnaBounds, Numbers, gna_bounds
 from .gna_axis import Axis, Ints, axis_trips
-from .gna_backends import Backend, Constants, TilePair, backends, find_backend
+from .gna_backends import Backend, Constants, TilePair, backends, check_head_dim, find_backend
 from .gna_change import as_described, constants_on, step_change
 
 Floats = NDArray[np.float64]
@@ -56,6 +56,41 @@ class GnaTime:
     def kernel_speedup(self) -> float:
         """Dense attention in the same kernel / the kernel alone."""
         return self.dense_s / self.kernel_s
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every number by name."""
+        numbers = (
+            "latency_s",
+            "kernel_s",
+            "permute_s",
+            "dense_s",
+            "steps",
+            "masked",
+            "speedup",
+            "kernel_speedup",
+        )
+        own = {name: getattr(self.constants, name) for name in ("device", "backend", "fitted", "source")}
+        return {**{name: getattr(self, name) for name in numbers}, **own}
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return the table for people: quantity, value, what it means."""
+        return [
+            (
+                "predicted speedup",
+                f"{self.speedup:.4g}x",
+                "dense attention in the same kernel / this one with token permutation",
+            ),
+            (
+                "predicted time",
+                f"{self.latency_s * 1e3:.4g} ms",
+                f"{self.permute_s * 1e3:.4g} ms of it permute",
+            ),
+            (
+                "steps",
+                f"{self.steps:,}",
+                f"KV tiles of the busiest SM; {100 * self.masked:.0f} % of all visits pay for the mask",
+            ),
+        ]
 
 
 def predict_gna(
@@ -113,7 +148,11 @@ def time_of(bounds: GnaBounds, gpu: Gpu, kernel: Backend, *, copies: int, head_d
         kernel: what runs.
         copies: heads x batch.
         head_dim: elements of a head.
+
+    Raises:
+        MappingError: the kernel cannot run this head dimension.
     """
+    check_head_dim(kernel, head_dim)
     price = constants_on(kernel, gpu)
     pair = TilePair(tuple(a.q_tile for a in bounds.axes), tuple(a.kv_tile for a in bounds.axes), "given")
     tick = step_s(price, gpu, pair, head_dim)

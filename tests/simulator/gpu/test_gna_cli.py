@@ -116,3 +116,48 @@ def test_tune_mistakes(words: list[str], said: str) -> None:
     assert result.exit_code == 2
     assert said in result.stderr
     assert result.stdout == ""
+
+
+def test_a_gpu_adds_the_predicted_time_and_decides_on_the_tiling() -> None:
+    from simulator.gpu.gna_time import predict_gna
+
+    asked = [
+        "--layout",
+        "256,256",
+        "--window",
+        "80",
+        "--stride",
+        "16",
+        "--q-tile",
+        "16,8",
+        "--kv-tile",
+        "16,8",
+    ]
+    found = json.loads(run("gna", *asked, "--on", "h100", "--json").stdout)
+    one = predict_gna(
+        layout=(256, 256), window=80, stride=16, q_tile=(16, 8), kv_tile=(16, 8), on="h100", heads=24
+    )
+    assert found["predicted"]["latency_s"] == one.latency_s
+    assert found["predicted"]["speedup"] == one.speedup
+    assert found["predicted"]["fitted"] is True
+    # cutlass-fna starts its KV tiles at the window: the counts are those of the kernel, without being asked for.
+    assert json.loads(run("gna", *asked, "--on", "a100", "--json").stdout)["dynamic"] is True
+    assert "predicted" not in json.loads(run("gna", *asked, "--json").stdout)
+    shown = run("gna", *asked, "--on", "h100")
+    assert "predicted speedup" in shown.stdout
+    assert "fitted: H100" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--on", "tpu"], "unknown GPU 'tpu'"),
+        (["--on", "h100", "--head-dim", "-8"], "cannot run -8"),
+        (["--on", "h100", "--heads", "0"], "heads: 0 is too small"),
+        (["--on", "h100", "--backend", "blackwell-fna"], "does not run on h100"),
+    ],
+)
+def test_mistakes_about_the_gpu(words: list[str], said: str) -> None:
+    result = run("gna", *FLUX, *words, "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
