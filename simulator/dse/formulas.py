@@ -26,6 +26,7 @@ _PIECE = re.compile(
       | (?P<name>[A-Za-z_]\w*(?:\.\w+)*)""",
     re.VERBOSE,
 )
+_FACTOR = re.compile(r"[x×]\s*(\d+\.?\d*|\.\d+)")
 _WORDS = frozenset({"and", "or", "not", "inf"})
 
 
@@ -179,12 +180,16 @@ _UNITS = ("byte", "byte/second", "hertz", "second", "joule", "watt", "meter**2",
 def magnitude(value: Any) -> float | None:
     """Return a value as a number in SI units; None for a plain word.
 
-    >>> magnitude("64K"), magnitude("400 GiB/s"), magnitude("fusemax")
-    (65536.0, 429496729600.0, None)
+    A factor such as `x2`, which multiplies what a hardware file says, counts as that number.
+
+    >>> magnitude("64K"), magnitude("400 GiB/s"), magnitude("x0.5"), magnitude("fusemax")
+    (65536.0, 429496729600.0, 0.5, None)
     """
     if isinstance(value, (bool, int, float)):
         return float(value)
     text = str(value).strip()
+    if match := _FACTOR.fullmatch(text):
+        return float(match[1])
     if not text[:1].isdigit():
         return None
     try:

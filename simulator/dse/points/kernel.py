@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-from einsum_cascade.errors import HardwareError
+from .gpus import gpu_of
 
 _KEPT = ("latency_s", "low_s", "high_s", "tflops", "bound_by", "waves", "roofline_s", "tiles")
 
@@ -28,8 +27,7 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any
     sizes = given["sizes"]
     words = {**(pairs_of([sizes]) if isinstance(sizes, str) else sizes), **changes}
     make_call(**words)
-    fields = tuple((k.removeprefix("hardware."), v) for k, v in point.items() if k.startswith("hardware."))
-    return _gpu(str(given["hardware"]), fields), words
+    return gpu_of(point, inputs=inputs), words
 
 
 def evaluate(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,16 +42,3 @@ def evaluate(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> dict[str
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
     found = predict(given["kernel"], on=gpu, implementation=given.get("implementation", "triton"), **words)
     return {name: getattr(found, name) for name in _KEPT} | {"assumptions": len(found.assumptions)}
-
-
-@functools.lru_cache(maxsize=1024)
-def _gpu(name: str, fields: tuple[tuple[str, Any], ...]) -> Any:
-    from ...hardware.gpu import Gpu, find_gpu
-    from ...hardware.reader import load_hardware
-
-    if not fields and not name.endswith((".yaml", ".yml")):
-        return find_gpu(name)
-    found = load_hardware(name, dict(fields))
-    if not isinstance(found, Gpu):
-        raise HardwareError(f"{name} is not a GPU; a kernel runs on one, for example h100")
-    return found

@@ -37,6 +37,19 @@ axes:
   kv_tile: ["2,8,8", [4, 4, 8]]
 maximize: [tile_speedup]
 """
+TIMED = """
+layout: [30, 48, 80]
+window: [18, 24, 24]
+q_tile: [4, 4, 8]
+kv_tile: [4, 4, 8]
+hardware: h100
+axes:
+  stride: [[1, 1, 1], [16, 8, 8]]
+  hardware.exp_per_cycle: [x0.25, x1, x2, 4]
+  hardware.l2_bandwidth: [x0.5, x1]
+  hardware.sms: [66, 132]
+minimize: [latency_s]
+"""
 
 
 def run(*arguments: str | Path):
@@ -83,6 +96,48 @@ def test_neighbourhood_settings(tmp_path):
     assert best[0]["tile_speedup"] == table["tile_speedup"].max()
 
 
+def test_neighbourhood_attention_on_a_gpu_whose_numbers_change(tmp_path):
+    table = swept(tmp_path, TIMED)
+    assert len(table) == 32
+    for row in table.to_dict("records"):
+        fields = ("exp_per_cycle", "l2_bandwidth", "sms")
+        gpu = sim.load_hardware("h100", {f: row[f"hardware.{f}"] for f in fields})
+        found = sim.predict_gna(
+            layout=(30, 48, 80),
+            window=(18, 24, 24),
+            stride=[int(s) for s in row["stride"].split(",")],
+            q_tile=(4, 4, 8),
+            kv_tile=(4, 4, 8),
+            on=gpu,
+            heads=24,
+        )
+        assert row["latency_s"] == found.latency_s
+        assert row["speedup"] == found.speedup
+        assert row["steps"] == found.steps
+        assert row["backend"] == "hopper-fna"
+    times = table[table["stride"] == "16,8,8"].groupby("hardware.exp_per_cycle")["latency_s"].mean()
+    assert times["4"] == times["x0.25"] > times["x1"] >= times["x2"]
+    assert table.loc[table["hardware.exp_per_cycle"] == "4", "fitted"].eq(False).all()
+
+
+def test_a_factor_is_a_number_to_a_constraint(tmp_path):
+    text = TIMED.replace("minimize:", 'where: ["hardware.l2_bandwidth < 1"]\nminimize:').replace(", 4]", "]")
+    assert swept(tmp_path, text)["hardware.l2_bandwidth"].unique().tolist() == ["x0.5"]
+
+
+def test_a_kernel_on_a_gpu_with_more_of_one_pipe(tmp_path):
+    axes = "  hardware.exp_per_cycle: [x0.25, x1, x2]\n  hardware.l2: [x0.5, x1]\n  sizes.seq_q: [512, 8K]\n"
+    head, _, tail = KERNEL.partition("axes:\n")
+    table = swept(tmp_path, head + "axes:\n" + axes + "minimize" + tail.partition("minimize")[2])
+    by = table.set_index(["sizes.seq_q", "hardware.l2", "hardware.exp_per_cycle"])["latency_s"]
+    assert by["8K", "x1", "x0.25"] > 1.2 * by["8K", "x1", "x1"] >= by["8K", "x1", "x2"]
+    assert by["512", "x0.5", "x1"] > by["512", "x1", "x1"]
+    gpu = sim.load_hardware("h100", {"exp_per_cycle": "x2", "l2": "25 MiB"})
+    call = {"batch": 4, "heads": 32, "head_dim": 128, "dtype": "bf16"}
+    found = sim.predict("flash_attention", on=gpu, seq_q=512, **call)
+    assert by["512", "x0.5", "x2"] == found.latency_s
+
+
 @pytest.mark.parametrize(
     ("text", "given", "message"),
     [
@@ -92,7 +147,22 @@ def test_neighbourhood_settings(tmp_path):
         (KERNEL, ("hardware.clock", "hardware.klock"), "klock"),
         (KERNEL, ("hardware.clock", "mapping.tile"), "unknown axis 'mapping.tile'"),
         (NEIGHBOURHOOD, ("window: [18, 24, 24]", "window: 18,x,24"), "expected whole numbers"),
-        (NEIGHBOURHOOD, ("axes:", "hardware: h100\naxes:"), "unknown field 'hardware'"),
+        (NEIGHBOURHOOD, ("axes:", "mapping: fusemax\naxes:"), "unknown field 'mapping'"),
+        (NEIGHBOURHOOD, ("axes:", "heads: 8\naxes:"), "heads: only a time depends on it"),
+        (NEIGHBOURHOOD, ("axes:", "backend: flex-fna\naxes:"), "backend: only a time depends on it"),
+        (
+            NEIGHBOURHOOD,
+            ("axes:", "axes:\n  hardware.sms: [66]"),
+            "missing field 'hardware'; 'hardware.sms' is",
+        ),
+        (TIMED, ("hardware: h100", "hardware: fusemax"), "not a GPU"),
+        (TIMED, ("hardware.l2_bandwidth", "hardware.l2_bandwith"), "did you mean 'l2_bandwidth'"),
+        (TIMED, ("[x0.5, x1]", "[x0.5, y1]"), "y1"),
+        (TIMED, ("axes:", "dynamic: 1\naxes:"), "dynamic: the kernel decides on a GPU"),
+        (TIMED, ("axes:", "backend: hoper-fna\naxes:"), "did you mean 'hopper-fna'"),
+        (TIMED, ("axes:", "backend: blackwell-fna\naxes:"), "does not run on h100"),
+        (TIMED, ("axes:", "head_dim: 40\naxes:"), "hopper-fna cannot run 40"),
+        (TIMED, ("axes:", "heads: many\naxes:"), "heads: found 'many', expected a whole number"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, text, given, message):

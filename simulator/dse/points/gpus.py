@@ -1,0 +1,50 @@
+"""The GPU that a point of a sweep asks for: a name of the library, with the numbers that its axes change."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from einsum_cascade.errors import DataError, HardwareError
+
+
+def gpu_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Any:
+    """Return the GPU of a point: `hardware` of the point or the inputs, its fields set as `hardware.FIELD` says.
+
+    Raises:
+        ModelError: no such GPU or field, or a value that cannot be read.
+
+    >>> gpu_of({"hardware.exp_per_cycle": "x2"}, inputs={"hardware": "h100"}).exp_per_cycle
+    32.0
+    """
+    given = point.get("hardware", inputs.get("hardware"))
+    fields = tuple((k.removeprefix("hardware."), v) for k, v in point.items() if k.startswith("hardware."))
+    if given is None:
+        raise DataError(f"missing field 'hardware'; 'hardware.{fields[0][0]}' is a number of it")
+    if isinstance(given, str):
+        return _gpu(given, fields)
+    if fields:
+        raise DataError(
+            f"'hardware.{fields[0][0]}' cannot be set on an object; give hardware by name or path"
+        )
+    return _checked(given, getattr(given, "name", given))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _gpu(name: str, fields: tuple[tuple[str, Any], ...]) -> Any:
+    from ...hardware.gpu import find_gpu
+    from ...hardware.reader import load_hardware
+
+    if not fields and not name.endswith((".yaml", ".yml")):
+        return find_gpu(name)
+    _checked(load_hardware(name), name)
+    return _checked(load_hardware(name, dict(fields)), name)
+
+
+def _checked(found: Any, name: Any) -> Any:
+    from ...hardware.gpu import Gpu
+
+    if not isinstance(found, Gpu):
+        raise HardwareError(f"{name} is not a GPU; a kernel runs on one, for example h100")
+    return found
