@@ -24,10 +24,14 @@ class Binding:
         phases: steps one after another. A step is a set of lanes that run side by side, one for each array, and the
             Einsums of a lane run one after another; `wait: [2 * LM]` lets cycles pass in which nothing is done.
             Memory traffic flows beside all steps of a phase; a phase begins when the one before has ended.
+        hold: by memory and tensor, the ranks and parts over which the tile of the tensor extends there while it waits
+            for its readers. Without an entry a tile is what the loops at the memory and inside it span: too much
+            where Einsums share the outer ones of those loops, too little where a later pass reads the tile.
     """
 
     keep: Mapping[str, Kept]
     phases: Mapping[str, tuple[Step, ...]]
+    hold: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     nest: str = ""
     hardware: str = ""
     name: str = ""

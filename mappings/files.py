@@ -57,6 +57,8 @@ def documents_of(mapping: SpatialMapping) -> list[dict[str, Any]]:
         phase: [{lane: list(items) for lane, items in step.items()} for step in steps]
         for phase, steps in binding.phases.items()
     }
+    hold = {memory: _plain(held) for memory, held in binding.hold.items()}
+    copies = {name: {"of": c.of, "readers": list(c.readers)} for name, c in nest.recompute.items()}
     head = {"kind": "nest", "cascade": nest.cascade, "summary": mapping.summary, "source": mapping.source}
     return [
         {
@@ -65,8 +67,15 @@ def documents_of(mapping: SpatialMapping) -> list[dict[str, Any]]:
             "sizes": dict(nest.sizes),
             "outer": list(nest.outer),
             "nests": loops,
+            **({"recompute": copies} if copies else {}),
         },
-        {"kind": "binding", "hardware": binding.hardware, "keep": keep, "phases": phases},
+        {
+            "kind": "binding",
+            "hardware": binding.hardware,
+            "keep": keep,
+            **({"hold": hold} if hold else {}),
+            "phases": phases,
+        },
     ]
 
 

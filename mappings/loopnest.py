@@ -22,6 +22,19 @@ class EinsumLoops:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """An Einsum that is computed once more, under a name of its own, so that its result need not be kept.
+
+    Attributes:
+        of: the Einsum.
+        readers: the Einsums, copies included, that read this result instead of the first one.
+    """
+
+    of: str
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoopNest:
     """Splits, tile sizes, and the loops of every Einsum of a cascade.
 
@@ -32,6 +45,8 @@ class LoopNest:
             `fit(MEMORY)` the largest divisor with which everything kept in the memory fits.
         outer: temporal loops at the outermost memory around all Einsums, outermost first.
         nests: inner loops by Einsum; a key may name several, and `others` stands for all that are not named.
+        recompute: Einsums that are computed again, by the name of the copy; a copy that another copy reads stands
+            after it.
     """
 
     cascade: str
@@ -39,6 +54,7 @@ class LoopNest:
     split: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sizes: Mapping[str, str | int] = field(default_factory=dict)
     outer: tuple[str, ...] = ()
+    recompute: Mapping[str, Copy] = field(default_factory=dict)
     name: str = ""
     summary: str = ""
     source: str = ""
