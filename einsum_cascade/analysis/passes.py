@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..cascade import Cascade
@@ -71,11 +71,13 @@ class _Time:
         streams: 0 for inputs, k while it streams during pass k, k + 1/2 once pass k has ended.
         anywhere: the same for an element asked for out of turn, computed anew from the inputs at that place.
         cause: the tensor that it waited for.
+        selected: axes that go through elements that were selected from the rank; those of one selection together.
     """
 
     streams: float
     anywhere: float
     cause: str | None = None
+    selected: frozenset[frozenset[int]] = frozenset()
 
 
 def passes(cascade: Cascade, rank: str) -> Passes:
@@ -178,10 +180,58 @@ def _einsum_time(
     level = max(1, math.ceil(latest)) if visits else None
     out = float(level) if level is not None else latest
     left = {v for v in einsum.output_variables if v in walking}
-    if not left and (walking or visits):
+    chosen = _selections(cascade, einsum, seen, times)
+    if _has_ended(einsum, walking, chosen, visits=visits):
         out = math.floor(out) + 0.5
     recomputed = block is None and bool(left)
-    return _Time(out, anywhere if recomputed else _ended(out), cause), level
+    axes = _selected_axes(einsum, walking, chosen)
+    return _Time(out, anywhere if recomputed else _ended(out), cause, axes), level
+
+
+def _selections(
+    cascade: Cascade, einsum: Einsum, seen: RankView, times: Mapping[str, _Time]
+) -> set[frozenset[str]]:
+    """Return the variables by which an Einsum goes through selected elements of the rank, those of one index together.
+
+    A selection that is gathered (`K[e, I[p, j]]`) streams along its own rank (j): what is reduced over j while it does
+    is no further visit, and what waits for all of j is.
+    """
+    found: set[frozenset[str]] = set()
+    for access in einsum.reads:
+        time = times.get(access.tensor)
+        for axes in time.selected if time is not None else ():
+            found.add(_moving(access, axes))
+    return found - {frozenset()}
+
+
+def _moving(access: Access, axes: Iterable[int]) -> frozenset[str]:
+    """Return the variables by which an access moves along some axes."""
+    return frozenset().union(*(index_variables(access.indices[axis]) for axis in axes))
+
+
+def _has_ended(
+    einsum: Einsum,
+    walking: Mapping[str, frozenset[str]],
+    chosen: set[frozenset[str]],
+    *,
+    visits: bool,
+) -> bool:
+    """Tell whether what an Einsum defines is there only when all elements were seen."""
+    kept = set(einsum.output_variables)
+    if walking:
+        return not kept & set(walking)
+    return any(not group & kept for group in chosen) or (visits and not chosen)
+
+
+def _selected_axes(
+    einsum: Einsum, walking: Mapping[str, frozenset[str]], chosen: set[frozenset[str]]
+) -> frozenset[frozenset[int]]:
+    """Return the axes of an Einsum's tensor that go through selected elements of the rank, by selection."""
+    made = {r.into for r in einsum.reductions if r.into is not None and set(r.variables) & set(walking)}
+    moves = [(axis, index_variables(index)) for axis, index in enumerate(einsum.target.indices)]
+    groups = chosen | {frozenset((v,)) for v in made}
+    found = {frozenset(axis for axis, moved in moves if moved & group) for group in groups}
+    return frozenset(found - {frozenset()})
 
 
 def _ended(time: float) -> float:
@@ -212,7 +262,11 @@ def _read_time(
             return start  # passes are counted per generation
     if time.streams == 0 or time.streams != int(time.streams):
         return time
-    moving = frozenset().union(*(index_variables(i) for i in access.indices)) & walking
+    moving = _moving(access, range(len(access.indices))) & walking
+    chosen = [_moving(access, axes) for axes in time.selected]
+    # An Einsum that walks the rank itself asks for the selection in another order, and so for all of it.
+    if chosen and all(chosen) and not walking:
+        moving |= frozenset().union(*chosen)
     if not moving:
         other_name = _through_alias(cascade, access, seen)
         return _Time(time.anywhere, time.anywhere) if other_name else _Time(time.streams + 0.5, time.anywhere)

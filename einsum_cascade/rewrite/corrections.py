@@ -50,6 +50,11 @@ class Plan:
     taken: list[str] = field(default_factory=list)
 
     @property
+    def open(self) -> tuple[Einsum, ...]:
+        """The Einsums that are rewritten."""
+        return tuple(e for e in self.cascade.einsums if e.name not in self.seen.settled)
+
+    @property
     def block(self) -> str:
         """The variable that runs over the blocks."""
         return variable_of(self.outer)
@@ -63,19 +68,29 @@ class Plan:
 
 def obstacles_to(cascade: Cascade, rank: str) -> list[Obstacle]:
     """Return the reductions over a rank that cannot be corrected as what they wait for changes."""
-    if not is_flat(cascade):
-        return []
+    found = plan_of(cascade, rank) if is_flat(cascade) else []
+    return found if isinstance(found, list) else corrections_of(found)
+
+
+def plan_of(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) -> Plan | list[Obstacle]:
+    """Return a cascade split along a rank, ready to be rewritten, or why it cannot be.
+
+    Args:
+        settled: Einsums that are taken as given.
+    """
+    if not is_flat(cascade, settled):
+        return [Obstacle(cascade.name, "it has an iterate block already")]
     try:
-        split, outer, inner = blocks(cascade, rank)
-    except CascadeError:
-        return []
-    return corrections_of(Plan(split, rank, along(split, rank), outer, inner))
+        split, outer, inner = blocks(cascade, rank, settled)
+    except CascadeError as error:
+        return [Obstacle(cascade.name, error.message)]
+    return Plan(split, rank, along(split, rank, settled), outer, inner)
 
 
 def corrections_of(plan: Plan) -> list[Obstacle]:
     """Find for each reduction over the fiber how it is corrected; return those for which there is no way."""
     obstacles: list[Obstacle] = []
-    for einsum in plan.cascade.einsums:
+    for einsum in plan.open:
         if einsum.name not in plan.seen.whole:
             continue
         found = _correction(plan, einsum)

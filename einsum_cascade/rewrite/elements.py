@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from ..analysis.passes import passes
+from ..analysis.passes import passes, timeline
 from ..analysis.streams import view, walkers
 from ..cascade import Cascade
 from ..declarations import Iterate
@@ -21,6 +21,7 @@ class Along:
         walking: of each Einsum the variables that walk the rank.
         whole: Einsums that reduce the rank: their values need every element of a fiber.
         waiting: tensors that depend, element by element or not, on such a value.
+        settled: Einsums that are taken as given; to the others their tensors are as inputs are.
     """
 
     cascade: Cascade
@@ -28,6 +29,7 @@ class Along:
     walking: dict[str, frozenset[str]]
     whole: frozenset[str]
     waiting: frozenset[str]
+    settled: frozenset[str] = frozenset()
 
     def streams(self, name: str) -> bool:
         """Tell whether a tensor that an Einsum defines has an element for each element of the rank."""
@@ -40,13 +42,19 @@ class Along:
         return bool({v for i in access.indices for v in variables(i)} & set(walking))
 
 
-def along(cascade: Cascade, rank: str) -> Along:
-    """Return a cascade without iterate blocks, seen along a rank."""
+def along(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) -> Along:
+    """Return a cascade seen along a rank.
+
+    Args:
+        settled: Einsums to be taken as given.
+    """
     seen = view(cascade, rank)
     walking: dict[str, frozenset[str]] = {}
     whole: set[str] = set()
     waiting: set[str] = set()
     for einsum in cascade.einsums:
+        if einsum.name in settled:
+            continue
         mine = frozenset(walkers(cascade, einsum, seen))
         walking[einsum.name] = mine
         reads = {a.tensor for a in einsum.reads}
@@ -54,12 +62,40 @@ def along(cascade: Cascade, rank: str) -> Along:
             waiting.add(einsum.name)
         if mine and not mine & set(einsum.output_variables):
             whole.add(einsum.name)
-    return Along(cascade, rank, walking, frozenset(whole), frozenset(waiting))
+    return Along(cascade, rank, walking, frozenset(whole), frozenset(waiting), settled)
 
 
-def is_flat(cascade: Cascade) -> bool:
-    """Tell whether a cascade has no iterate block."""
-    return not any(isinstance(item, Iterate) for item in cascade.body)
+def is_flat(cascade: Cascade, settled: frozenset[str] = frozenset()) -> bool:
+    """Tell whether a cascade has no iterate block, but in what is settled."""
+    return all(block is None or e.name in settled for e, block in cascade.statements)
+
+
+def settlings(cascade: Cascade, rank: str) -> Iterator[frozenset[str]]:
+    """Yield what may be taken as given while the rest is rewritten: all up to the end of pass 0, 1, ...
+
+    What an iterate block needs and makes is always settled: a block is not rewritten again.
+    """
+    times = timeline(cascade, rank)
+    blocks = {e.name for e, block in cascade.statements if block is not None}
+    names = {e.name for e in cascade.einsums}
+    tried: set[frozenset[str]] = set()
+    for ended in range(passes(cascade, rank).count):
+        over = {n for n in names if times[n] <= ended + 0.5} if ended else set()
+        settled = _with_sources(cascade, blocks | over)
+        if settled != names and settled not in tried:
+            tried.add(settled)
+            yield settled
+
+
+def _with_sources(cascade: Cascade, names: set[str]) -> frozenset[str]:
+    """Return Einsums and all that they depend on."""
+    inputs = {s.tensor for s in cascade.inputs}
+    found = set(names)
+    while True:
+        more = {a.tensor for e, _ in cascade.statements if e.name in found for a in e.reads} - inputs
+        if more <= found:
+            return frozenset(found)
+        found |= more
 
 
 def plain_target(einsum: Einsum) -> bool:

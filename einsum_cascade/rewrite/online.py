@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ..analysis.points import live_parts
 from ..cascade import Cascade
 from ..declarations import Iterate, variable_of
 from ..einsum import Einsum, Reduction
-from ..errors import CascadeError
 from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables
 from ..ops import REDUCTION
 from ..printer import expression
-from .corrections import Obstacle, Plan, corrections_of
-from .elements import along, is_flat, without_unused
-from .partition import blocks
+from .corrections import Obstacle, Plan, corrections_of, plan_of
+from .elements import without_unused
 from .separate import Rewritten
 
 # A maximum of no terms is -inf, and -inf - (-inf) is not a number. Where a block may be wholly masked the running
@@ -23,20 +22,19 @@ from .separate import Rewritten
 LOWEST = -1e30
 
 
-def online(cascade: Cascade, rank: str) -> Rewritten | list[Obstacle]:
+def online(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) -> Rewritten | list[Obstacle]:
     """Return the cascade with all reductions over a rank that can be run in one pass, or why there are none.
 
     Pattern: `c = red'_m h(x_m)`, then `Y = red_m g(x_m, c)`. Condition: g(x, c') = g(x, c) * r(c, c') for sums, or
     g(x, c) + r(c, c') for max, min and logsumexp, with r free of x (sympy). Rewrite: split M = M1 * M0, carry c and Y
     over m1, and correct Y by r as c changes.
+
+    Args:
+        settled: Einsums that are taken as given, those of an earlier pass: they stay, and the rest is rewritten.
     """
-    if not is_flat(cascade):
-        return [Obstacle(cascade.name, "it has an iterate block already")]
-    try:
-        split, outer, inner = blocks(cascade, rank)
-    except CascadeError as error:
-        return [Obstacle(cascade.name, error.message)]
-    plan = Plan(split, rank, along(split, rank), outer, inner)
+    plan = plan_of(cascade, rank, settled)
+    if isinstance(plan, list):
+        return plan
     obstacles = corrections_of(plan)
     if not any(r.correction is not None for r in plan.running.values()):
         return obstacles or [Obstacle(cascade.name, "no reduction waits for another")]
@@ -49,7 +47,7 @@ def online(cascade: Cascade, rank: str) -> Rewritten | list[Obstacle]:
         f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} corrected by {factor} as the running values change"
         for factor, names in by.items()
     )
-    walked = " * ".join(split.splits.get(rank, (rank,)))
+    walked = " * ".join(plan.cascade.splits.get(rank, (rank,)))
     why += f" (a prime marks the new value), so one walk along {walked} carries all"
     return Rewritten("online", ", ".join(r.name for r in corrected), why, result)
 
@@ -62,7 +60,7 @@ def _rebuilt(plan: Plan) -> Cascade:
     first: list[Einsum] = []
     last: list[Einsum] = []
     block = _Block(plan)
-    for einsum in plan.cascade.einsums:
+    for einsum in plan.open:
         name = einsum.name
         waits = name in plan.seen.waiting
         if name in plan.running:
@@ -77,8 +75,16 @@ def _rebuilt(plan: Plan) -> Cascade:
             (last if plan.seen.walking[name] else first).append(_after_block(plan, einsum))
         if waits and name in after:
             last.append(_after_block(plan, einsum))
-    body: tuple[Einsum | Iterate, ...] = (*first, Iterate(plan.block, block.finished()), *last)
+    body = (*_settled(plan), *first, Iterate(plan.block, block.finished()), *last)
     return replace(plan.cascade, name=_name(plan.cascade), body=body)
+
+
+def _settled(plan: Plan) -> Iterator[Einsum | Iterate]:
+    """Yield what is taken as given."""
+    for item in plan.cascade.body:
+        names = {e.name for e in item.einsums} if isinstance(item, Iterate) else {item.name}
+        if names <= plan.seen.settled:
+            yield item
 
 
 class _Block:
@@ -123,7 +129,7 @@ def _needed_within(plan: Plan) -> set[str]:
     """Return the Einsums that the running values need in each block."""
     found: set[str] = set()
     open_names = list(plan.running)
-    names = {e.name for e in plan.cascade.einsums}
+    names = {e.name for e in plan.open}
     while open_names:
         for access in plan.cascade.einsum(open_names.pop()).reads:
             t = access.tensor
@@ -138,7 +144,7 @@ def _needed_within(plan: Plan) -> set[str]:
 def _needed_after(plan: Plan) -> set[str]:
     """Return the Einsums that outputs need once the running values are final."""
     found: set[str] = set()
-    names = {e.name for e in plan.cascade.einsums}
+    names = {e.name for e in plan.open}
     open_names = [s.tensor for s in plan.cascade.outputs if s.tensor not in plan.running]
     while open_names:
         name = open_names.pop()

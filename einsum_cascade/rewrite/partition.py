@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..cascade import Cascade
-from ..declarations import Rank, Signature, variable_of
+from ..declarations import Iterate, Rank, Signature, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError
 from ..expr import Access, Apply, Expr, Size, Var, substitute, transform
 from .elements import is_flat
 
 
-def partition(cascade: Cascade, rank: str) -> Cascade:
+def partition(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) -> Cascade:
     """Return an equal cascade in which a rank is the product of two, outer and inner.
 
-    Inputs keep the rank and are read at `m1*M0 + m0`; what the cascade defines gets both parts as axes.
+    Inputs keep the rank and are read at `m1*M0 + m0`, and so do the places that `topk` makes; what else the cascade
+    defines gets both parts as axes.
 
     Args:
         rank: a free rank, walked by its own variable. One that is a product already is left as it is.
+        settled: Einsums that stay as they are; their tensors are read as inputs are.
 
     Raises:
         CascadeError: the rank is derived, iterated, or an intermediate is read along it by more than its variable.
@@ -29,29 +31,51 @@ def partition(cascade: Cascade, rank: str) -> Cascade:
     """
     if rank in cascade.splits:
         parts = cascade.splits[rank]
-        walked = any(variable_of(rank) in e.variables for e in cascade.einsums)
-        if not walked or len(parts) != 2 or not is_flat(cascade):
+        walked = any(variable_of(rank) in e.variables for e in cascade.einsums if e.name not in settled)
+        if not walked or len(parts) != 2 or not is_flat(cascade, settled):
             return cascade
-        return _walked_by_parts(cascade, rank, *parts)
+        return _walked_by_parts(cascade, rank, *parts, settled=settled)
     if rank not in cascade.free_ranks and rank not in cascade.aliases:
         raise CascadeError(f"{cascade.name}: the rank {rank} follows from others and cannot be split")
-    if not is_flat(cascade):
+    if not is_flat(cascade, settled):
         raise CascadeError(f"{cascade.name}: a cascade with an iterate block is not split further")
     outer, inner = part_names(cascade, rank)
     ranks = _split_ranks(cascade, rank, outer, inner)
-    return _walked_by_parts(cascade, rank, outer, inner, ranks=ranks)
+    return _walked_by_parts(cascade, rank, outer, inner, ranks=ranks, settled=settled)
 
 
 def _walked_by_parts(
-    cascade: Cascade, rank: str, outer: str, inner: str, *, ranks: tuple[Rank, ...] | None = None
+    cascade: Cascade,
+    rank: str,
+    outer: str,
+    inner: str,
+    *,
+    ranks: tuple[Rank, ...] | None = None,
+    settled: frozenset[str],
 ) -> Cascade:
     """Return the cascade with the variables of two parts in the place of the variable of the whole."""
-    body = tuple(_split_einsum(cascade, e, rank, outer, inner) for e in cascade.einsums)
-    outputs = tuple(_split_signature(s, rank, outer, inner) for s in cascade.outputs)
+    keeping = settled | {s.tensor for s in cascade.inputs} | _places(cascade, rank)
+    body = tuple(
+        item
+        if isinstance(item, Iterate) or item.name in settled
+        else _split_einsum(cascade, item, rank, outer, inner, keeping)
+        for item in cascade.body
+    )
+    outputs = tuple(
+        s if s.tensor in keeping else _split_signature(s, rank, outer, inner) for s in cascade.outputs
+    )
     return replace(cascade, ranks=ranks or cascade.ranks, body=body, outputs=outputs)
 
 
-def blocks(cascade: Cascade, rank: str) -> tuple[Cascade, str, tuple[str, ...]]:
+def _places(cascade: Cascade, rank: str) -> set[str]:
+    """Return the tensors whose axis along a rank `topk` makes: their elements are found together."""
+    made = variable_of(rank)
+    return {e.name for e in cascade.einsums if any(r.into == made for r in e.reductions)}
+
+
+def blocks(
+    cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()
+) -> tuple[Cascade, str, tuple[str, ...]]:
     """Return a cascade that can be walked block by block: itself split, the rank of blocks, those inside a block.
 
     A rank whose size follows from others (a window of I + 2*H keys) is walked element by element.
@@ -61,7 +85,7 @@ def blocks(cascade: Cascade, rank: str) -> tuple[Cascade, str, tuple[str, ...]]:
     """
     if rank not in cascade.splits and rank not in cascade.free_ranks and rank not in cascade.aliases:
         return cascade, rank, ()
-    split = partition(cascade, rank)
+    split = partition(cascade, rank, settled)
     outer, *inner = split.splits[rank]
     return split, outer, tuple(inner)
 
@@ -95,16 +119,17 @@ def _split_signature(s: Signature, rank: str, outer: str, inner: str) -> Signatu
     return replace(s, ranks=ranks)
 
 
-def _split_einsum(cascade: Cascade, einsum: Einsum, rank: str, outer: str, inner: str) -> Einsum:
+def _split_einsum(
+    cascade: Cascade, einsum: Einsum, rank: str, outer: str, inner: str, keeping: frozenset[str]
+) -> Einsum:
     variable = variable_of(rank)
-    if variable not in einsum.variables and not _touches(cascade, einsum, rank):
+    if variable not in einsum.variables and not _touches(cascade, einsum, rank, keeping):
         return einsum
     parts = (Var(variable_of(outer)), Var(variable_of(inner)))
     offset = Apply("+", (Apply("*", (parts[0], Size(inner))), parts[1]))
-    inputs = {s.tensor for s in cascade.inputs}
 
     def axes(access: Access) -> Access:
-        if access.tensor in inputs:
+        if access.tensor in keeping:
             return access
         indices: list[Expr] = []
         for r, index in zip(cascade.signatures[access.tensor].ranks, access.indices, strict=True):
@@ -136,7 +161,6 @@ def _split_reduction(r: Reduction, variable: str, parts: tuple[Var, Var]) -> Red
     return replace(r, variables=names)
 
 
-def _touches(cascade: Cascade, einsum: Einsum, rank: str) -> bool:
-    """Tell whether an Einsum reads an intermediate that has the rank, though not by its variable."""
-    inputs = {s.tensor for s in cascade.inputs}
-    return any(rank in cascade.signatures[a.tensor].ranks for a in einsum.reads if a.tensor not in inputs)
+def _touches(cascade: Cascade, einsum: Einsum, rank: str, keeping: frozenset[str]) -> bool:
+    """Tell whether an Einsum reads a split tensor, though not by the variable of the rank."""
+    return any(rank in cascade.signatures[a.tensor].ranks for a in einsum.reads if a.tensor not in keeping)
