@@ -13,7 +13,7 @@ from .ops import SCALAR
 
 # How tightly an operator binds; an argument that binds less tightly than its place allows gets brackets.
 _BINDS = {"or": 1, "and": 2, "not": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6, "neg": 7, "**": 8}
-_COMPARES, _ATOM = 4, 9
+_COMPARES, ATOM = 4, 9
 
 
 def render(cascade: Cascade) -> str:
@@ -43,6 +43,11 @@ def expression(node: Expr) -> str:
     '2*(N + 1)**2'
     """
     return _text(node)[0]
+
+
+def strength(node: Expr) -> int:
+    """Return how tightly the outermost operator of an expression binds; ATOM where it has none."""
+    return _text(node)[1]
 
 
 def _declarations(cascade: Cascade) -> list[str]:
@@ -96,11 +101,11 @@ def _aligned(einsums: Sequence[Einsum]) -> list[str]:
 def _text(node: Expr) -> tuple[str, int]:
     """Return the text of a node and how tightly its outermost operator binds."""
     if isinstance(node, Num):
-        return _number(node.value), _ATOM if node.value >= 0 else _BINDS["neg"]
+        return _number(node.value), ATOM if node.value >= 0 else _BINDS["neg"]
     if isinstance(node, (Size, Var)):
-        return node.name, _ATOM
+        return node.name, ATOM
     if isinstance(node, Access):
-        return f"{node.tensor}[{', '.join(_text(i)[0] for i in node.indices)}]", _ATOM
+        return f"{node.tensor}[{', '.join(_text(i)[0] for i in node.indices)}]", ATOM
     if isinstance(node, Compare):
         # Neither side of a comparison may be a comparison, so equal strength needs brackets too.
         parts = [_bracket(a, _COMPARES + 1) for a in node.args]
@@ -114,7 +119,7 @@ def _text(node: Expr) -> tuple[str, int]:
 def _applied(node: Apply) -> tuple[str, int]:
     op = node.op
     if op not in _BINDS:
-        return f"{op}({', '.join(_text(a)[0] for a in node.args)})", _ATOM
+        return f"{op}({', '.join(_text(a)[0] for a in node.args)})", ATOM
     strength = _BINDS[op]
     if op == "neg":
         return f"-{_bracket(node.args[0], strength)}", strength
@@ -122,7 +127,7 @@ def _applied(node: Apply) -> tuple[str, int]:
         return f"not {_bracket(node.args[0], strength)}", strength
     if op == "**":
         # The base is an atom, the exponent a unary: that is how the grammar reads it back.
-        return f"{_bracket(node.args[0], _ATOM)}**{_bracket(node.args[1], _BINDS['neg'])}", strength
+        return f"{_bracket(node.args[0], ATOM)}**{_bracket(node.args[1], _BINDS['neg'])}", strength
     left, right = _bracket(node.args[0], strength), _bracket(node.args[1], strength + 1)
     tight = op in ("*", "//", "%") and all(
         isinstance(a, (Num, Size, Var)) or "(" in t for a, t in zip(node.args, (left, right), strict=True)
@@ -163,6 +168,8 @@ def _latex_line(einsum: Einsum, *, indent: str = "") -> str:
     value = latex_expression(einsum.value)
     for r in einsum.all_reductions:
         over = ", ".join(map(_symbol, r.variables))
+        over += rf" \to {_symbol(r.into)}" if r.into else ""
+        over += r" \text{ sorted}" if r.sorted else ""
         sign = {"sum": r"\sum", "prod": r"\prod", "max": r"\max", "min": r"\min"}.get(
             r.op, rf"\operatorname{{{r.op}}}"
         )
@@ -205,7 +212,7 @@ def _latex_apply(node: Apply) -> str:
     if node.op == "//":
         return rf"\left\lfloor\frac{{{args[0]}}}{{{args[1]}}}\right\rfloor"
     if node.op == "**":
-        return rf"{{{_latex_bracket(node.args[0], _ATOM)}}}^{{{args[1]}}}"
+        return rf"{{{_latex_bracket(node.args[0], ATOM)}}}^{{{args[1]}}}"
     if node.op == "exp":
         return rf"e^{{{args[0]}}}"
     if node.op in _BINDS:
@@ -225,10 +232,10 @@ def _latex_apply(node: Apply) -> str:
 
 
 def _latex_bracket(node: Expr, needed: int) -> str:
-    strength = _text(node)[1]
+    own = strength(node)
     fraction = isinstance(node, Apply) and node.op == "/"
     inner = latex_expression(node)
-    return inner if strength >= needed or fraction else rf"\left({inner}\right)"
+    return inner if own >= needed or fraction else rf"\left({inner}\right)"
 
 
 def _symbol(name: str) -> str:
