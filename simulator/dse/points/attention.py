@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from einsum_cascade import zoo
@@ -63,7 +64,8 @@ def work_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any
     stated = tuple((k, v) for k, v in _named(text).items() if k in mapping.nest.sizes)
     if stated:
         mapping = _loaded("mapping", given, (*stated, *_below("mapping", point)), _mapping)
-    return cascade, mapping, parse_sizes(text, cascade)
+    named = given["cascade"]
+    return cascade, mapping, _parsed(text, named) if isinstance(named, str) else parse_sizes(text, cascade)
 
 
 def chip_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Any:
@@ -156,6 +158,11 @@ def _below(root: str, point: Mapping[str, Any]) -> Changes:
 @functools.lru_cache(maxsize=64)
 def _named_cascade(name: str) -> Any:
     return zoo.find(name)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _parsed(text: str, cascade: str) -> Mapping[str, int]:
+    return MappingProxyType(parse_sizes(text, _named_cascade(cascade)))
 
 
 @functools.lru_cache(maxsize=REMEMBERED)

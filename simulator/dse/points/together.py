@@ -6,6 +6,7 @@ sizes, shapes of arrays, capacities, bandwidths, clocks. What cannot be had that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from ...hardware.model import Array, Memory, SpatialChip
 from ...spatial.area import assumptions
 from ...spatial.model import simulate
 from ..batch import flat
+from ..coded import Coded, coded
 from .attention import REMEMBERED, RESULTS, chip_of, evaluate, work_of
 
 # What may differ between the chips of one group; all else is their structure.
@@ -28,77 +30,143 @@ _NUMBERS: Mapping[type, frozenset[str]] = {
 }
 # Fewer points than these are not worth an array.
 _ALONE = 4
+# A grid of which at least one point in so many is wanted is computed whole.
+_SPARSE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Distinct:
-    """The distinct values of something by point: `values[which[i]]` is that of point i."""
+    """The distinct values of something: `values[which]` lies over the points, with length 1 where nothing varies."""
 
     values: list[Any]
     which: Any
 
-    def at(self, positions: Any) -> _Distinct:
-        used, which = np.unique(self.which[positions], return_inverse=True)
-        return _Distinct([self.values[i] for i in used], which)
-
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The points of one call."""
+    """The points of one call, or some of them."""
 
-    columns: Mapping[str, Sequence[Any]]
+    columns: Mapping[str, Coded]
     inputs: Mapping[str, Any]
-    chips: _Distinct
-    works: _Distinct
+    count: int
+
+    def at(self, positions: Any) -> _Batch:
+        columns = {name: column.at(positions) for name, column in self.columns.items()}
+        return _Batch(columns, self.inputs, len(positions))
 
 
-def evaluate_many(
-    columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, Any]
-) -> dict[str, Sequence[Any]]:
-    """Return the results of points as columns, `error` among them; equal to those of `evaluate` one by one.
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """How the points of a batch lie: one dimension for all of them, or one an axis of the grid that they fill.
+
+    On a grid most of what is computed depends on few of the axes, and is computed as often as those ask for.
+
+    Attributes:
+        shape: of the frame.
+        places: of the points in the flattened frame; None where they are the frame in order.
+        spread: whether every column has a dimension of its own.
+    """
+
+    shape: tuple[int, ...]
+    places: Any
+    spread: bool
+
+    def gathered(self, values: Any) -> Any:
+        """Return values over the frame as one a point, in the order of the points."""
+        everywhere = np.broadcast_to(np.asarray(values), self.shape).ravel()
+        return everywhere if self.places is None else everywhere[self.places]
+
+
+def evaluate_many(columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results of points as arrays, `error` among them; equal to those of `evaluate` one by one.
 
     Args:
-        columns: the points, one list of values an axis.
+        columns: the points, one list of values an axis, or `Coded` ones.
         inputs: cascade, hardware, mapping and sizes, by name, path or object.
     """
     count = len(next(iter(columns.values())))
-    out: dict[str, Any] = {"error": _empty(count)}
-    chips = _distinct(columns, ("hardware",), inputs, chip_of)
-    works = _distinct(columns, ("cascade", "mapping", "sizes"), inputs, work_of)
-    batch = _Batch(columns, inputs, chips, works)
-    for positions in _groups(chips, works):
-        for part, found in _solved(batch, positions):
-            for name, values in found.items():
-                if name not in out:
-                    out[name] = _empty(count)
-                out[name][part] = values
-    return {name: values.tolist() for name, values in out.items()}
+    batch = _Batch({name: coded(values) for name, values in columns.items()}, inputs, count)
+    out: dict[str, Any] = {"error": np.full(count, None, dtype=object)}
+    for positions, found in _solved(batch, np.arange(count)):
+        if len(positions) == count >= _ALONE:
+            return out | dict(found)
+        for name, values in found.items():
+            if name not in out:
+                out[name] = np.full(count, None, dtype=object)
+            out[name][positions] = values.tolist() if isinstance(values, np.ndarray) else values
+    return out
 
 
-def _empty(count: int) -> Any:
-    return np.full(count, None, dtype=object)
+def _solved(batch: _Batch, positions: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield parts of a batch with their results; where one point spoils all, halves are tried, then each alone."""
+    if batch.count < _ALONE:
+        yield from _alone(batch, positions)
+        return
+    for frame in _frames(batch):
+        chips = _distinct(batch, frame, ("hardware",), chip_of)
+        works = _distinct(batch, frame, ("cascade", "mapping", "sizes"), work_of)
+        groups = _groups(chips, works, frame)
+        if len(groups) > 1:
+            for own in groups:
+                yield from _solved(batch.at(own), positions[own])
+            return
+        try:
+            yield positions, _results(chips, works, frame)
+        # A mapping may say what only a single number can answer, such as min(P, 256): NumPy then raises these two.
+        except (ModelError, ValueError, TypeError):
+            continue
+        return
+    half = batch.count // 2
+    for part in (np.arange(half), np.arange(half, batch.count)):
+        yield from _solved(batch.at(part), positions[part])
 
 
-def _distinct(
-    columns: Mapping[str, Sequence[Any]], roots: tuple[str, ...], inputs: Mapping[str, Any], read: Any
-) -> _Distinct:
+def _alone(batch: _Batch, positions: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    for i, position in enumerate(positions):
+        point = {name: column[i] for name, column in batch.columns.items()}
+        try:
+            yield [position], dict(flat(evaluate(point, inputs=batch.inputs)))
+        except ModelError as error:
+            yield [position], {"error": str(error)}
+
+
+def _frames(batch: _Batch) -> Iterator[_Frame]:
+    """Yield the frames worth a try: the grid that the points fill, and, where they leave holes, a plain row."""
+    shape = tuple(len(column.values) for column in batch.columns.values())
+    size = math.prod(shape)
+    if size <= _SPARSE * batch.count:
+        places = np.ravel_multi_index(tuple(c.which for c in batch.columns.values()), shape)
+        filled = size == batch.count
+        in_order = filled and bool((places == np.arange(size)).all())
+        yield _Frame(shape, None if in_order else places, True)
+        if filled and (in_order or len(np.unique(places)) == size):
+            return
+    yield _Frame((batch.count,), None, False)
+
+
+def _distinct(batch: _Batch, frame: _Frame, roots: tuple[str, ...], read: Any) -> _Distinct:
     """Read each distinct combination of the columns below some inputs once; None where it cannot be read."""
-    names = [n for n in columns if n.partition(".")[0] in roots]
-    which = np.zeros(len(next(iter(columns.values()))), dtype=np.int64)
-    for name in names:
-        codes, number = _codes(columns[name])
-        _, which = np.unique(which * number + codes, return_inverse=True)
-    _, firsts = np.unique(which, return_index=True)
-    found = [_tried(read, {n: columns[n][i] for n in names}, inputs) for i in firsts]
+    own = {n: c for n, c in batch.columns.items() if n.partition(".")[0] in roots}
+    lengths = tuple(len(c.values) for c in own.values())
+    if frame.spread:
+        combinations = np.arange(math.prod(lengths))
+        which = combinations.reshape(
+            [n if name in own else 1 for name, n in zip(batch.columns, frame.shape, strict=True)]
+        )
+    else:
+        places = np.zeros(batch.count, dtype=np.int64)
+        for column in own.values():
+            places = places * len(column.values) + column.which
+        combinations, which = np.unique(places, return_inverse=True)
+    codes = np.unravel_index(combinations, lengths) if own else ()
+    points = zip(
+        *([c.values[i] for i in code.tolist()] for c, code in zip(own.values(), codes, strict=True)),
+        strict=True,
+    )
+    found = [
+        _tried(read, dict(zip(own, point, strict=True)), batch.inputs) for point in (points if own else [()])
+    ]
     return _Distinct(found, which)
-
-
-def _codes(values: Sequence[Any]) -> tuple[Any, int]:
-    """Return values as numbers from 0, equal ones alike, and how many there are."""
-    # 1, 1.0 and True are equal but not written alike.
-    keys = values if len(set(map(type, values))) == 1 else [(type(v), v) for v in values]
-    codes = {key: code for code, key in enumerate(dict.fromkeys(keys))}
-    return np.fromiter(map(codes.__getitem__, keys), dtype=np.int64, count=len(values)), len(codes)
 
 
 def _tried(read: Any, point: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
@@ -108,41 +176,21 @@ def _tried(read: Any, point: Mapping[str, Any], inputs: Mapping[str, Any]) -> An
         return None  # evaluated alone, the point says why
 
 
-def _groups(chips: _Distinct, works: _Distinct) -> Iterator[Any]:
-    """Yield positions of points that share cascade, mapping, and all of the chip but its numbers."""
+def _groups(chips: _Distinct, works: _Distinct, frame: _Frame) -> list[Any]:
+    """Return positions of points that share cascade, mapping, and all of the chip but its numbers."""
     kinds: dict[Any, int] = {}
     of_chip = np.array([_about(c).kind if c is not None else -1 for c in chips.values])
     of_work = np.array(
         [kinds.setdefault(w and (id(w[0]), id(w[1]), tuple(w[2])), len(kinds)) for w in works.values]
     )
-    label = of_chip[chips.which] * len(kinds) + of_work[works.which]
+    if len(np.unique(of_chip)) == len(kinds) == 1:
+        return [slice(None)]
+    label = frame.gathered(of_chip[chips.which] * len(kinds) + of_work[works.which])
     order = np.argsort(label, kind="stable")
-    yield from np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+    return np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
 
 
-def _solved(batch: _Batch, positions: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """Yield parts of a group with their results; where one point spoils all, halves are tried, then each alone."""
-    if len(positions) >= _ALONE:
-        try:
-            found = _results(batch.chips.at(positions), batch.works.at(positions))
-        # A mapping may say what only a single number can answer, such as min(P, 256): NumPy then raises these two.
-        except (ModelError, ValueError, TypeError):
-            half = len(positions) // 2
-            yield from _solved(batch, positions[:half])
-            yield from _solved(batch, positions[half:])
-        else:
-            yield positions, found
-        return
-    for i in positions:
-        try:
-            alone = evaluate({n: values[i] for n, values in batch.columns.items()}, inputs=batch.inputs)
-        except ModelError as error:
-            yield [i], {"error": str(error)}
-        else:
-            yield [i], dict(flat(alone))
-
-
-def _results(chips: _Distinct, works: _Distinct) -> dict[str, Any]:
+def _results(chips: _Distinct, works: _Distinct, frame: _Frame) -> dict[str, Any]:
     """Return results of points of one group.
 
     Raises:
@@ -158,7 +206,7 @@ def _results(chips: _Distinct, works: _Distinct) -> dict[str, Any]:
     # How many assumptions a chip needs depends on its numbers: a memory may be in the table of energies or not.
     own = np.array([_about(c).assumptions for c in chips.values])[chips.which]
     columns["assumptions"] = own + (len(found.assumptions) - len(assumptions(chip)))
-    return dict(flat(columns))
+    return {name: frame.gathered(values) for name, values in flat(columns)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,5 +277,13 @@ def stacked(chips: Sequence[Any], which: Any) -> Any:
 
 
 def _numbers(values: Sequence[Any], which: Any) -> Any:
-    """Return numbers by point; one number where they agree."""
-    return values[0] if all(v == values[0] for v in values) else np.array(values)[which]
+    """Return numbers over the frame of their points, with length 1 where they do not vary; one number if nowhere."""
+    first = values[0]
+    if all(v == first for v in values):
+        return first
+    found = np.array(values)[which]
+    for axis in range(found.ndim if found.ndim > 1 else 0):
+        head = found.take([0], axis=axis)
+        if found.shape[axis] > 1 and (found == head).all():
+            found = head
+    return found
