@@ -28,6 +28,7 @@ import numpy as np
 
 from mappings.expression import evaluate_node
 
+from .live import Mask, settings
 from .nest import Count, Dimension, Level, Loop, Nest, Operand, Sizes, SizeTable
 
 
@@ -206,6 +207,61 @@ def run(use: Use, sizes: SizeTable) -> Usage:
     return Usage(
         use.einsum, use.operand, use.memory, use.outermost, tile, reads, fills, accesses, first, instances
     )
+
+
+def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
+    """Return the words that a use moves where a mask leaves some steps without anything to do.
+
+    As in `run`, but loops count in as many settings as leave a point: what steps over a tile brings it, whole, when
+    there is work for it, and a word of an output is new the first time that a tile with it is worked on.
+
+    Raises:
+        CascadeError: there are too many points to look at.
+    """
+    tile = words(use.tile, sizes)
+    piece = sizes[use.spread] * (1 if use.below is None else words(use.below, sizes))
+    accesses = piece * _live_trips(use.inner, sizes, mask)
+    share: Count = 0 if use.outermost else tile * _live_trips(use.outer, sizes, mask)
+    instances = sizes[use.copies]
+    if not use.operand.output:
+        return Usage(
+            use.einsum, use.operand, use.memory, use.outermost, tile, accesses, share, 0, 0, instances
+        )
+    first = piece * _distinct(use.inner, sizes, mask)
+    fills = 0 if use.outermost else share - tile * _distinct(use.outer, sizes, mask)
+    return Usage(
+        use.einsum,
+        use.operand,
+        use.memory,
+        use.outermost,
+        tile,
+        accesses - first,
+        fills,
+        accesses,
+        first,
+        instances,
+    )
+
+
+def _distinct(outside: Trips, sizes: SizeTable, mask: Mask) -> Count:
+    """Return how many different tiles are worked on."""
+    return settings(mask, tuple(part for part, moves in outside.loops if moves), sizes)
+
+
+def _live_trips(outside: Trips, sizes: SizeTable, mask: Mask) -> Count:
+    """Return how often a tile changes, counting the settings of loops in which there is work for it."""
+    if outside.all is not None:
+        return settings(mask, outside.all, sizes)
+    names = tuple(part for part, _ in outside.loops)
+    moving = [i for i, (_, moves) in enumerate(outside.loops) if moves]
+    total: Count = settings(mask, (), sizes)
+    for i in reversed(moving):  # the innermost loop of several steps that moves the tensor has the last word
+        size = sizes[names[i]]
+        if isinstance(size, np.ndarray):
+            total = np.where(size > 1, settings(mask, names[i:], sizes), total)
+        elif size > 1:
+            total = settings(mask, names[i:], sizes)
+    return total
 
 
 def _quotient(words: Count, parts: Count) -> Count:

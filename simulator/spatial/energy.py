@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from ..hardware.cost import Cost, cost
 from ..hardware.model import Memory, SpatialChip
 from .access import Usage
+from .live import DENSE, Live
 from .nest import Count, Nest, SizeTable
 from .work import unit_operations
 
@@ -70,11 +72,22 @@ def _costs(memory: Memory, rows: Any, node_nm: int) -> Cost:
 
 
 def actions(
-    chip: SpatialChip, nests: Sequence[Nest], usages: Iterable[Usage], sizes: SizeTable
+    chip: SpatialChip,
+    nests: Sequence[Nest],
+    usages: Iterable[Usage],
+    sizes: SizeTable,
+    live: Mapping[str, Live] = MappingProxyType({}),
 ) -> list[Action]:
     """Return every action of a run.
 
     Words are counted in rows of the memory; a write is an update or a fill. Every instance of a memory counts.
+
+    Args:
+        chip: its energies.
+        nests: what the functional units do.
+        usages: what the memories do.
+        sizes: of all loops.
+        live: the masks of the Einsums that have one.
     """
     costs = {
         name: (memory_cost(memory, chip), chip.word_bytes / memory.row_bytes)
@@ -90,7 +103,8 @@ def actions(
         if _some(written):
             out.append(Action(u.einsum, u.memory, WRITE, tensor, written * rows, each.write_j))
     for nest in nests:
-        for unit, number in unit_operations(nest, chip.arrays[nest.array], sizes).items():
+        array = chip.arrays[nest.array]
+        for unit, number in unit_operations(nest, array, sizes, live.get(nest.einsum, DENSE)).items():
             each_j = cost(unit, node_nm=chip.node_nm).read_j
             out.append(Action(nest.einsum, nest.array, OPERATE, unit, number, each_j))
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from einsum_cascade.cascade import Cascade
@@ -18,6 +18,8 @@ from mappings.loopnest import EinsumLoops
 
 from ..hardware.model import SpatialChip
 from .access import Tile, Use, program
+from .idle import idle
+from .live import DENSE, Live, live_of
 from .nest import Dimension, Level, Loop, Nest, Operand, Work
 
 
@@ -46,6 +48,7 @@ class Layout:
         phase_of: by Einsum.
         held: what a memory holds at a time: groups of which the largest counts; in a group the tensors that are held
             together, each by the largest of its tiles.
+        live: the masks of the Einsums that have one.
     """
 
     ranks: Ranks
@@ -53,6 +56,7 @@ class Layout:
     uses: tuple[Use, ...]
     phase_of: Mapping[str, str]
     held: Mapping[str, tuple[tuple[tuple[Tile, ...], ...], ...]]
+    live: Mapping[str, Live] = field(default_factory=dict)
 
 
 def with_nests(layout: Layout, nests: Iterable[Nest]) -> Layout:
@@ -129,12 +133,44 @@ def _lowered(same_cascade: _Same, words: _Words, same_mapping: _Same, batch: tup
     _check_ends(cascade, nests, words.memories[0][0], mapping.name or "mapping")
     uses = tuple(u for n in nests for u in program(n))
     phase_of = {einsum: phase for einsum, _, phase in mapping.binding.placements()}
-    held = {name: _held(uses, name, {} if of else phase_of) for name, of, _ in words.memories}
-    return Layout(ranks, tuple(nests), uses, phase_of, held)
+    stated = _stated_tiles(mapping, ranks, words)
+    held = {name: _held(uses, name, {} if of else phase_of, stated) for name, of, _ in words.memories}
+    return Layout(ranks, tuple(nests), uses, phase_of, held, _live(cascade, nests, ranks))
+
+
+def _live(cascade: Cascade, nests: Sequence[Nest], ranks: Ranks) -> dict[str, Live]:
+    removed = idle(cascade)
+    found = {
+        n.einsum: live_of(cascade, cascade.einsum(n.einsum), n, ranks.parts, removed.get(n.einsum))
+        for n in nests
+    }
+    return {name: live for name, live in found.items() if live != DENSE}
+
+
+def _stated_tiles(mapping: SpatialMapping, ranks: Ranks, words: _Words) -> dict[tuple[str, str], Tile]:
+    """Return the tiles whose extent the mapping states, by memory and tensor."""
+    where = mapping.name or "mapping"
+    memories = [name for name, _, _ in words.memories]
+    out = {}
+    for memory, tensors in mapping.binding.hold.items():
+        if memory not in memories:
+            raise MappingError(
+                f"{where}: hold: {words.name} has no memory '{memory}'; {nearest(memory, memories)}"
+            )
+        for tensor, parts in tensors.items():
+            for part in parts:
+                if part not in ranks.variable:
+                    hint = nearest(part, ranks.variable)
+                    raise MappingError(f"{where}: hold.{memory}.{tensor}: no rank or part '{part}'; {hint}")
+            out[memory, tensor] = Tile(tuple(parts))
+    return out
 
 
 def _held(
-    uses: Iterable[Use], memory: str, group_of: Mapping[str, str]
+    uses: Iterable[Use],
+    memory: str,
+    group_of: Mapping[str, str],
+    stated: Mapping[tuple[str, str], Tile],
 ) -> tuple[tuple[tuple[Tile, ...], ...], ...]:
     """Return the tiles that a memory holds, grouped by what lives at the same time.
 
@@ -145,7 +181,8 @@ def _held(
     for use in uses:
         if use.memory == memory:
             tensors = groups.setdefault(group_of.get(use.einsum, use.einsum), {})
-            tensors.setdefault(use.operand.tensor, {})[use.tile] = None
+            tile = stated.get((memory, use.operand.tensor), use.tile)
+            tensors.setdefault(use.operand.tensor, {})[tile] = None
     return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())
 
 

@@ -4,38 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from einsum_cascade.analysis.predicates import conjuncts, is_static
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.errors import MappingError
+from einsum_cascade.errors import CascadeError, MappingError
 from einsum_cascade.sizes import BATCH_RANKS, parse_sizes
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
 from ..result import EinsumEstimate, Estimate, MemoryEstimate
-from .access import Usage, run
+from .access import Usage, run, run_masked
 from .area import area_mm2, assumptions
 from .energy import Action, actions
+from .live import DENSE, Live
 from .lowering import Layout, lower
 from .nest import Count, Dimension, Sizes, SizeTable
+from .recompute import with_copies
 from .schedule import Timetable, timetable
 from .tiles import occupancy, settle
-from .work import cycles, fill, greatest, operations, total
+from .work import cycles, fill, greatest, operations, total, useful
+
+_MASKED = (
+    "a `where` saves the steps of an array, and the tiles, in which it leaves no point; others count in full"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A mapped cascade before its cost is counted: what an analysis, or a correction of one, starts from."""
+    """A mapped cascade before its cost is counted: what an analysis, or a correction of one, starts from.
+
+    Attributes:
+        live: the masks of the Einsums that have one.
+        notes: what was assumed on the way.
+    """
 
     cascade: str
     chip: SpatialChip
     mapping: SpatialMapping
     layout: Layout
     sizes: SizeTable
-    masked: bool = False
+    live: Mapping[str, Live] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def simulate(
@@ -63,7 +76,8 @@ def simulate(
     """
     settled = plan(cascade, sizes, hardware, mapping)
     usages = count_all(settled)
-    return assemble(settled, usages, actions(hardware, settled.layout.nests, usages, settled.sizes))
+    acts = actions(hardware, settled.layout.nests, usages, settled.sizes, settled.live)
+    return assemble(settled, usages, acts)
 
 
 def plan(
@@ -92,20 +106,53 @@ def plan(
         raise MappingError(f"simulate needs a spatial mapping; {getattr(mapping, 'name', mapping)} is none")
     if isinstance(sizes, str):
         sizes = parse_sizes(sizes)
+    cascade = with_copies(cascade, mapping.nest.recompute, where=mapping.name or "mapping")
     batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
     layout = lower(cascade, hardware, mapping, batch)
     settled = settle(layout, cascade, sizes, hardware, mapping)
-    masked = any(e.where is not None for e in cascade.einsums)
-    found = Plan(cascade.name, hardware, mapping, layout, settled, masked)
+    found = Plan(cascade.name, hardware, mapping, layout, settled)
     _check_axes(found)
     if checked:
         _check_capacity(found)
-    return found
+    return _masked(found, cascade)
+
+
+def _masked(settled: Plan, cascade: Cascade) -> Plan:
+    """Return a plan with its masks, and with what is to be said about them."""
+    live, left = {}, []
+    for nest in settled.layout.nests:
+        of = settled.layout.live.get(nest.einsum)
+        if of is None:
+            continue
+        try:  # what is counted here is remembered for the estimate
+            useful(nest, settled.sizes, of)
+            for use in settled.layout.uses:
+                if use.einsum == nest.einsum and of.whole is not None:
+                    run_masked(use, settled.sizes, of.whole)
+            live[nest.einsum] = of
+        except CascadeError:
+            left.append(nest.einsum)
+    notes = [_MASKED] if live else []
+    if left:
+        notes.append(
+            f"{', '.join(left)}: too many points to count what a `where` removes; taken as if nothing were"
+        )
+    unknown = [e.name for e in cascade.einsums if not all(map(is_static, conjuncts(e.where)))]
+    if unknown:
+        notes.append(f"{', '.join(unknown)}: a `where` that reads data removes nothing here")
+    return replace(settled, live=live, notes=tuple(notes)) if live or notes else settled
 
 
 def count_all(settled: Plan) -> list[Usage]:
     """Return the use of every memory by every operand of every Einsum."""
-    return [run(use, settled.sizes) for use in settled.layout.uses]
+    if not settled.live:
+        return [run(use, settled.sizes) for use in settled.layout.uses]
+    masks = {name: live.whole for name, live in settled.live.items()}
+    return [
+        run(use, settled.sizes) if mask is None else run_masked(use, settled.sizes, mask)
+        for use in settled.layout.uses
+        for mask in (masks.get(use.einsum),)
+    ]
 
 
 def held_words(settled: Plan) -> dict[str, Count]:
@@ -150,7 +197,11 @@ def _any(truth: Any) -> bool:
 def assemble(settled: Plan, usages: Sequence[Usage], acts: Iterable[Action]) -> Estimate:
     """Return the estimate of a plan from its memory accesses and its actions."""
     chip, mapping, sizes = settled.chip, settled.mapping, settled.sizes
-    per_einsum = {n.einsum: cycles(n, chip.arrays[n.array], sizes) for n in settled.layout.nests}
+    live = settled.live
+    per_einsum = {
+        n.einsum: cycles(n, chip.arrays[n.array], sizes, live.get(n.einsum, DENSE))
+        for n in settled.layout.nests
+    }
     times = timetable(mapping.binding, per_einsum, sizes, where=mapping.name or "phases")
     moved = _moved_bytes(settled, usages)
     phases = _phase_seconds(settled, times, moved)
@@ -236,6 +287,8 @@ def _einsum_rows(
     out = []
     for nest in settled.layout.nests:
         seconds = per_einsum[nest.einsum] / chip.clock_hz
+        live = settled.live.get(nest.einsum, DENSE)
+        share = fill(nest, chip.arrays[nest.array], settled.sizes) * useful(nest, settled.sizes, live)
         out.append(
             EinsumEstimate(
                 name=nest.einsum,
@@ -243,10 +296,10 @@ def _einsum_rows(
                 phase=phase_of[nest.einsum],
                 cycles=per_einsum[nest.einsum],
                 time_s=seconds,
-                utilization=seconds * fill(nest, chip.arrays[nest.array], settled.sizes) / latency,
+                utilization=seconds * share / latency,
                 energy_j=energy.get(nest.einsum, 0.0),
                 traffic_bytes=moved.get((chip.outermost, nest.einsum), 0),
-                operations=operations(nest, settled.sizes),
+                operations=operations(nest, settled.sizes, live),
             )
         )
     return tuple(out)
@@ -303,10 +356,7 @@ def _assumptions(settled: Plan) -> tuple[str, ...]:
     out = [
         "memory traffic flows beside computation within a phase; start-up and drain of the pipeline are not counted"
     ]
-    if settled.masked:
-        out.append(
-            "points that a `where` removes are counted as if they were computed: a mask saves nothing here"
-        )
+    out += settled.notes
     if any(_overlaps(d) for use in layout.uses for d in use.operand.dimensions if len(d.terms) > 1):
         out.append(
             "where an index is a sum of variables, tiles are moved whole; what neighbours share is not reused"

@@ -137,9 +137,8 @@ def _derive(known: dict[str, Count], cascade: Cascade, where: str) -> None:
     if cascade.constants:
         names = dict(known)
         for constant in cascade.constants:
-            names[constant.name] = evaluate_node(
-                constant.value, names, where=f"{cascade.name}: let {constant.name}"
-            )
+            value = evaluate_node(constant.value, names, where=f"{cascade.name}: let {constant.name}")
+            known[constant.name] = names[constant.name] = value
     for rank in cascade.ranks:
         if rank.size is not None and rank.name not in cascade.splits:
             value = evaluate_node(rank.size, {**names, **known}, where=f"{cascade.name}: rank {rank.name}")

@@ -1,4 +1,4 @@
-"""Cycles and operations of one Einsum on one array."""
+"""Cycles and operations of one Einsum on one array; a `where` leaves out steps as live.py says."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..hardware.model import Array
+from .live import DENSE, Live, Mask, settings
 from .nest import Count, Nest, SizeTable
 
 
-def cycles(nest: Nest, array: Array, sizes: SizeTable) -> Count:
+def cycles(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> Count:
     """Return the cycles that an Einsum keeps its array, at one point a cycle for a one-cycle operation.
 
     An element that is no pipeline does the operations of a point one after another; in a pipeline the busiest
     functional unit sets the pace. Work of different spaces (a map, and what follows a reduction) adds up.
     """
     if not array.pipelined:
-        lengths = ((w.time, w.count * sum(array.ops[w.op].values())) for w in nest.work)
-        return total(sizes[time] * length for time, length in lengths)
-    busy: dict[tuple[str, ...], dict[str, int]] = {}
-    for w in nest.work:
-        of = busy.setdefault(w.time, {})
+        return total(
+            settings(live.of_work(i), w.time, sizes) * (w.count * sum(array.ops[w.op].values()))
+            for i, w in enumerate(nest.work)
+        )
+    busy: dict[tuple[Mask | None, tuple[str, ...]], dict[str, int]] = {}
+    for i, w in enumerate(nest.work):
+        of = busy.setdefault((live.of_work(i), w.time), {})
         for unit, length in array.ops[w.op].items():
             of[unit] = of.get(unit, 0) + length * w.count
-    return total(sizes[time] * max(of.values()) for time, of in busy.items())
+    return total(settings(mask, time, sizes) * max(of.values()) for (mask, time), of in busy.items())
 
 
 def fill(nest: Nest, array: Array, sizes: SizeTable) -> Count:
@@ -32,20 +35,34 @@ def fill(nest: Nest, array: Array, sizes: SizeTable) -> Count:
     return sizes[tuple(loop.part for loop in nest.space)] / array.elements
 
 
-def unit_operations(nest: Nest, array: Array, sizes: SizeTable) -> dict[str, Count]:
-    """Return the cycles of functional units over all elements, by unit: what energy is charged for."""
+def useful(nest: Nest, sizes: SizeTable, live: Live = DENSE) -> Count:
+    """Return the points of an Einsum as a fraction of the elements' share in the steps that are done."""
+    if live.whole is None:
+        return 1.0
+    time, space = (tuple(loop.part for loop in loops) for loops in (nest.time, nest.space))
+    done = settings(live.whole, time, sizes) * sizes[space]
+    points = settings(live.whole, (*time, *space), sizes)
+    return np.divide(points, np.maximum(done, 1))
+
+
+def unit_operations(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> dict[str, Count]:
+    """Return the cycles of functional units over all elements, by unit: what energy is charged for.
+
+    In a step that is done every element of the fan-out works, also at points that a `where` removes.
+    """
     out: dict[str, Count] = {}
-    for w in nest.work:
+    for i, w in enumerate(nest.work):
+        done = settings(live.of_work(i), w.time, sizes) * sizes[w.space]
         for unit, length in array.ops[w.op].items():
-            out[unit] = out.get(unit, 0) + sizes[w.loops] * (length * w.count)
+            out[unit] = out.get(unit, 0) + done * (length * w.count)
     return out
 
 
-def operations(nest: Nest, sizes: SizeTable) -> dict[str, Count]:
-    """Return the scalar operations of an Einsum by cost class."""
+def operations(nest: Nest, sizes: SizeTable, live: Live = DENSE) -> dict[str, Count]:
+    """Return the scalar operations of an Einsum by cost class: those at points that exist."""
     out: dict[str, Count] = {}
-    for w in nest.work:
-        out[w.op] = out.get(w.op, 0) + sizes[w.loops] * w.count
+    for i, w in enumerate(nest.work):
+        out[w.op] = out.get(w.op, 0) + settings(live.of_work(i), w.loops, sizes) * w.count
     return out
 
 

@@ -1,0 +1,166 @@
+"""What a `where` leaves of a nest: how many steps have anything to do, however the loops are cut into tiles.
+
+An array works in lock-step: a setting of all temporal loops is one step of all its elements.
+
+* A step without a point is skipped: masks are arithmetic on coordinates, so a sequencer knows before it begins.
+  A step with one point or more takes all its cycles, and every element spends its energy: an element of such an array
+  has no switch of its own, and what it computes at a masked point is overwritten.
+* A tile is moved in every setting of the loops that step over it in which a step is done, and it is moved whole.
+* A predicate that reads data removes nothing, for which points it removes is known to the data alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from einsum_cascade.analysis.points import live_parts, merged_splits
+from einsum_cascade.analysis.tile_points import live_settings
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import rank_of
+from einsum_cascade.einsum import Einsum
+from einsum_cascade.expr import Expr, Size, variables, walk
+
+from .idle import Removed
+from .nest import Count, Nest, SizeTable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """The points that exist, over the loops of a nest.
+
+    Attributes:
+        parts: static predicates; a point exists where all hold.
+        loops: loops over each variable of the predicates, outermost first.
+        names: sizes and constants in the predicates.
+    """
+
+    parts: tuple[Expr, ...]
+    loops: tuple[tuple[str, tuple[str, ...]], ...]
+    names: tuple[str, ...]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """All loops over the variables of the predicates."""
+        return tuple(part for _, parts in self.loops for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The masks of an Einsum.
+
+    Attributes:
+        whole: of its iteration space; None where every point exists.
+        works: of the space of each of its kinds of work, in the order of the nest.
+    """
+
+    whole: Mask | None = None
+    works: tuple[Mask | None, ...] = ()
+
+    def of_work(self, position: int) -> Mask | None:
+        """Return the mask of a kind of work."""
+        return self.works[position] if self.works else None
+
+
+DENSE = Live()
+
+
+def live_of(
+    cascade: Cascade,
+    einsum: Einsum,
+    nest: Nest,
+    parts_of: Mapping[str, tuple[str, ...]],
+    removed: Removed | None,
+) -> Live:
+    """Return the masks of an Einsum in its nest.
+
+    Args:
+        cascade: the algorithm.
+        einsum: one of it.
+        nest: its loops.
+        parts_of: parts of each split rank, outermost first.
+        removed: what else removes its points, because it would leave every state as it was.
+    """
+    conditions = live_parts(cascade, einsum)
+    spaces = dict.fromkeys((einsum.variables, *(action.variables for action in einsum.actions)))
+    masks = {space: _mask(cascade, nest, conditions, space, parts_of, removed) for space in spaces}
+    if masks[einsum.variables] is None:
+        return DENSE
+    return Live(masks[einsum.variables], tuple(masks[action.variables] for action in einsum.actions))
+
+
+def _mask(
+    cascade: Cascade,
+    nest: Nest,
+    conditions: Sequence[Expr],
+    space: tuple[str, ...],
+    parts_of: Mapping[str, tuple[str, ...]],
+    removed: Removed | None,
+) -> Mask | None:
+    inside = [c for c in conditions if set(variables(c)) <= set(space)]
+    if removed is not None:
+        inside += removed.parts
+        space = tuple(dict.fromkeys((*space, *removed.seen)))
+    if not inside:
+        return None
+    ones = dict.fromkeys((*cascade.rank_names, *(rank_of(v) for v in space)), 1)
+    merged, _ = merged_splits(cascade, inside, space, ones)
+    before, after = (tuple(dict.fromkeys(v for p in ps for v in variables(p))) for ps in (inside, merged))
+    replaced = [v for v in before if v not in after]
+    loops = []
+    for v in after:
+        digits = (v,) if v in space else _digits(cascade, v, replaced)
+        loops.append((v, tuple(loop for d in digits for loop in _loops(nest, d, parts_of))))
+    names = sorted({n.name for part in merged for n in walk(part) if isinstance(n, Size)})
+    return Mask(tuple(merged), tuple(loops), tuple(names))
+
+
+def _digits(cascade: Cascade, variable: str, replaced: Sequence[str]) -> tuple[str, ...]:
+    """Return the variables that one stands for, outermost first: m1 and m0 for the m that replaced m1*M0 + m0."""
+    ranks = {rank_of(v): v for v in replaced}
+    known = {**{cascade.aliases.get(r, r): v for r, v in ranks.items()}, **ranks}
+    return tuple(known[p] for p in cascade.splits[rank_of(variable)])
+
+
+def _loops(nest: Nest, variable: str, parts_of: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the loops over a variable, outermost first; the whole rank for one that the nest does not loop over."""
+    rank = rank_of(variable)
+    found = {loop.part for loop in (*nest.time, *nest.space) if loop.variable == variable}
+    return tuple(p for p in parts_of.get(rank, ()) if p in found) or (rank,)
+
+
+def settings(mask: Mask | None, loops: tuple[str, ...], sizes: SizeTable) -> Count:
+    """Return how many settings of some loops leave a point.
+
+    Args:
+        mask: the points that exist; None for all.
+        loops: names of loops.
+        sizes: of loops, ranks and constants; arrays of many design points too.
+
+    Raises:
+        CascadeError: there are too many points to look at.
+    """
+    if mask is None:
+        return sizes[loops]
+    own = mask.own
+    kept = frozenset(loops).intersection(own)
+    free = sizes[tuple(p for p in loops if p not in kept)]
+    values = [sizes[name] for name in (*own, *mask.names)]
+    if not any(isinstance(v, np.ndarray) for v in values):
+        return free * _counted(mask, kept, tuple(values))
+    spread = np.broadcast_arrays(*values)
+    distinct, which = np.unique(np.stack([v.ravel() for v in spread]), axis=1, return_inverse=True)
+    found = np.array(
+        [_counted(mask, kept, tuple(column.tolist())) for column in distinct.T], dtype=np.float64
+    )
+    return free * found[which.ravel()].reshape(spread[0].shape)
+
+
+@functools.lru_cache(maxsize=65536)
+def _counted(mask: Mask, kept: frozenset[str], values: tuple[float, ...]) -> int:
+    of = dict(zip((*mask.own, *mask.names), values, strict=True))
+    digits = {v: tuple((int(of[p]), p in kept) for p in parts) for v, parts in mask.loops}
+    return live_settings(mask.parts, digits, {n: of[n] for n in mask.names})
