@@ -42,8 +42,19 @@ class Coded(Sequence[Any]):
 
     def at(self, positions: Any) -> Coded:
         """Return the entries at some positions, with the values that occur there alone."""
-        used, which = np.unique(self.which[positions], return_inverse=True)
-        return Coded(tuple(self.values[i] for i in used.tolist()), which)
+        return Coded(self.values, self.which[positions]).compact()
+
+    def compact(self) -> Coded:
+        """Return the same entries without the values that none of them has.
+
+        >>> Coded(("a", "b", "c"), np.array([2, 0, 2])).compact().values
+        ('a', 'c')
+        """
+        used = np.bincount(self.which, minlength=len(self.values)) > 0
+        if used.all():
+            return self
+        kept = np.flatnonzero(used)
+        return Coded(tuple(self.values[i] for i in kept.tolist()), (np.cumsum(used) - 1)[self.which])
 
 
 def coded(values: Sequence[Any]) -> Coded:

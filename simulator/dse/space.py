@@ -11,6 +11,7 @@ import numpy as np
 
 from einsum_cascade.errors import DataError
 
+from .coded import Coded, coded
 from .formulas import Formula, magnitudes, read_formula, value_of
 
 Value: TypeAlias = str | int | float | bool
@@ -92,8 +93,8 @@ class Space:
     derived: Mapping[str, str | Derived] = field(default_factory=dict)
     samples: int | None = None
     seed: int = 0
-    _levels: dict[str, Any] = field(init=False, repr=False, compare=False)
-    _drawn: dict[str, Any] | None = field(init=False, repr=False, compare=False, default=None)
+    _levels: dict[str, tuple[Value, ...]] = field(init=False, repr=False, compare=False)
+    _drawn: dict[str, Coded] | None = field(init=False, repr=False, compare=False, default=None)
     _kept: Any = field(init=False, repr=False, compare=False, default=None)
     _formulas: dict[str, tuple[Formula, str]] = field(init=False, repr=False, compare=False)
 
@@ -105,7 +106,7 @@ class Space:
         ranges = [name for name, values in self.axes.items() if isinstance(values, Range)]
         if ranges and self.samples is None:
             raise DataError(f"axis '{ranges[0]}' is a range; say how many points to draw: samples: 1000")
-        put(self, "_levels", {n: _objects(v) for n, v in self.axes.items() if not isinstance(v, Range)})
+        put(self, "_levels", {n: v for n, v in self.axes.items() if not isinstance(v, Range)})
         if self.samples is not None:
             put(self, "_drawn", _draw(self.axes, self._levels, self.samples, self.seed))
         constraints = [read_formula(text, self.names) for text in self.where]
@@ -151,10 +152,18 @@ class Space:
         >>> Space({"x": [1, 2], "y": ["a", "b"]}).columns([1, 2])
         {'x': [1, 2], 'y': ['b', 'a']}
         """
+        return {name: column.tolist() for name, column in self.coded(positions).items()}
+
+    def coded(self, positions: Any) -> dict[str, Coded]:
+        """Return the points at some positions as one coded column an axis, each with the values that occur there.
+
+        >>> Space({"x": [1, 2], "y": ["a", "b"]}).coded(range(2, 4))["x"].values
+        (2,)
+        """
         where = np.asarray(positions, dtype=np.int64)
         if self._kept is not None:
             where = self._kept[where]
-        return {name: values.tolist() for name, values in self._at(where).items()}
+        return {name: column.compact() for name, column in self._at(where).items()}
 
     def shard(self, index: int, count: int) -> range:
         """Return the positions of one of `count` equal parts, interleaved so that all cost about the same.
@@ -166,20 +175,21 @@ class Space:
             raise DataError(f"shard {index} of {count}: expected 0 <= index < count")
         return range(index, len(self), count)
 
-    def _at(self, flat: Any) -> dict[str, Any]:
-        """Return the values at positions before the constraints, derived axes included."""
+    def _at(self, flat: Any) -> dict[str, Coded]:
+        """Return the columns at positions before the constraints, derived axes included."""
         if self._drawn is not None:
-            out = {name: values[flat] for name, values in self._drawn.items()}
+            out = {name: Coded(column.values, column.which[flat]) for name, column in self._drawn.items()}
         else:
             shape = tuple(len(v) for v in self._levels.values())
-            coordinates = np.unravel_index(flat, shape)
-            out = {n: v[c] for (n, v), c in zip(self._levels.items(), coordinates, strict=True)}
+            codes = np.unravel_index(flat, shape)
+            out = {n: Coded(v, code) for (n, v), code in zip(self._levels.items(), codes, strict=True)}
         for name, (formula, unit) in self._formulas.items():
-            numbers = {axis: magnitudes(out[axis].tolist()) for axis in formula.axes.values()}
+            numbers = {axis: _magnitudes(out[axis]) for axis in formula.axes.values()}
             found = np.broadcast_to(value_of(formula, numbers), np.shape(flat))
             if not np.all(np.isfinite(found)):
                 raise DataError(f"derive: {name}: '{formula.text}' is not finite at some point")
-            out[name] = _objects(written(found, unit))
+            distinct, which = np.unique(found, return_inverse=True)
+            out[name] = Coded(tuple(written(distinct, unit)), which)
         return out
 
 
@@ -245,20 +255,18 @@ def _derived_formulas(axes: Mapping[str, Any], derived: Mapping[str, Any]) -> di
     return out
 
 
-def _objects(values: Sequence[Value]) -> Any:
-    out = np.empty(len(values), dtype=object)
-    out[:] = list(values)
-    return out
+def _magnitudes(column: Coded) -> Any:
+    """Return the magnitudes of a column; each distinct value is read once."""
+    return magnitudes(column.values)[column.which]
 
 
 def _kept(space: Space, constraints: Sequence[Formula]) -> Any:
     """Return the positions that meet every constraint."""
     used = {axis for c in constraints for axis in c.axes.values()}
-    numbers = {n: magnitudes(v.tolist()) for n, v in space._levels.items() if n in used}
     found = []
     for start in range(0, space._size, _BLOCK):
         flat = np.arange(start, min(start + _BLOCK, space._size))
-        columns = _magnitudes_at(space, flat, used, numbers)
+        columns = {name: _magnitudes(c) for name, c in space._at(flat).items() if name in used}
         keep = np.ones(len(flat), dtype=bool)
         for c in constraints:
             keep &= np.asarray(value_of(c, columns), dtype=bool)
@@ -270,18 +278,10 @@ def _kept(space: Space, constraints: Sequence[Formula]) -> Any:
     return kept
 
 
-def _magnitudes_at(space: Space, flat: Any, used: set[str], numbers: Mapping[str, Any]) -> dict[str, Any]:
-    # On a grid the few values of each axis are turned into numbers once, and then only indexed.
-    if space._drawn is None and used <= set(numbers):
-        shape = tuple(len(v) for v in space._levels.values())
-        coordinates = dict(zip(space._levels, np.unravel_index(flat, shape), strict=True))
-        return {n: numbers[n][coordinates[n]] for n in used}
-    values = space._at(flat)
-    return {n: magnitudes(values[n].tolist()) for n in used}
-
-
-def _draw(axes: Mapping[str, Any], levels: Mapping[str, Any], samples: int, seed: int) -> dict[str, Any]:
-    """Return Sobol points as one array an axis; points that fall together are kept once."""
+def _draw(
+    axes: Mapping[str, Any], levels: Mapping[str, tuple[Value, ...]], samples: int, seed: int
+) -> dict[str, Coded]:
+    """Return Sobol points as one column an axis; points that fall together are kept once."""
     if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= MOST_POINTS:
         raise DataError(f"samples: expected a whole number from 1, found {samples!r}")
     try:
@@ -294,8 +294,8 @@ def _draw(axes: Mapping[str, Any], levels: Mapping[str, Any], samples: int, seed
     out = {}
     for (name, values), u in zip(axes.items(), unit.T, strict=True):
         if isinstance(values, Range):
-            out[name] = _objects(values.at(u))
+            out[name] = coded(values.at(u))
         else:
-            out[name] = levels[name][(u * len(values)).astype(np.int64)]
-    first = dict.fromkeys(zip(*(v.tolist() for v in out.values()), strict=True))
-    return {name: _objects(column) for name, column in zip(out, zip(*first, strict=True), strict=True)}
+            out[name] = Coded(levels[name], (u * len(values)).astype(np.int64))
+    _, firsts = np.unique(np.stack([c.which for c in out.values()]), axis=1, return_index=True)
+    return {name: column.at(np.sort(firsts)) for name, column in out.items()}
