@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from einsum_cascade.errors import ModelError, nearest
 
-Row = dict[str, str]
+Row = dict[str, Any]
+
+# What a table for people shows of each kind; the rest is in the JSON.
+COLUMNS = {"algorithms": ("name", "title", "class", "passes", "ops/byte")}
 
 
 def catalogue(kind: str) -> list[Row]:
-    """Return name, summary and source of everything of one kind.
+    """Return name, summary and source of everything of one kind; of an algorithm also its class and stored facts.
 
     Raises:
         ModelError: an unknown kind.
@@ -21,11 +25,51 @@ def catalogue(kind: str) -> list[Row]:
     return _KINDS[kind]()
 
 
-def _algorithms() -> list[Row]:
-    from einsum_cascade import zoo
+def shown(kind: str, rows: list[Row]) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns and cells of a table for people."""
+    columns = list(COLUMNS.get(kind, ("name", "summary", "source")))
+    return columns, [[_cell(row, column) for column in columns] for row in rows]
 
-    loaded = [zoo.load(name) for name in zoo.names()]
-    return [{"name": c.name, "summary": c.summary, "source": c.source} for c in loaded]
+
+def remark(kind: str) -> str:
+    """Return what a reader of the table must know of its columns."""
+    if kind != "algorithms":
+        return ""
+    from einsum_cascade.zoo.entries import STATED_LENGTH
+
+    return (
+        "passes: over a rank, as written -> after `cascade reduce`; ops/byte: operations (a multiply-accumulate is two) "
+        f"per compulsory byte at {STATED_LENGTH // 1024}K elements, 2-byte words, an index tensor at its kindest. --json: sources."
+    )
+
+
+def _cell(row: Row, column: str) -> Any:
+    if column == "passes":
+        return ", ".join(_arrow(rank, c["naive"], c["best"]) for rank, c in row["passes"].items())
+    return row["intensity"] if column == "ops/byte" else row[column]
+
+
+def _arrow(rank: str, naive: int, best: int) -> str:
+    return f"{rank} {naive}" if naive == best else f"{rank} {naive} -> {best}"
+
+
+def _algorithms() -> list[Row]:
+    """Return what is stored of the zoo: no cascade is parsed, nothing is analysed."""
+    from einsum_cascade.zoo.entries import STATED_LENGTH, table
+
+    return [
+        {
+            "name": e.name,
+            "summary": e.summary,
+            "source": e.source,
+            "title": e.title,
+            "class": e.kind,
+            "passes": {rank: {"naive": c.naive, "best": c.best} for rank, c in e.passes.items()},
+            "intensity": e.intensity,
+            "intensity_length": STATED_LENGTH,
+        }
+        for e in table().values()
+    ]
 
 
 def _models() -> list[Row]:

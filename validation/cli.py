@@ -44,13 +44,13 @@ def listing(
     json: Json = False,
 ) -> None:
     """List what can be named: algorithms, hardware, mappings, kernels or models."""
-    from .catalogue import catalogue
+    from .catalogue import catalogue, remark, shown
 
     rows = catalogue(kind)
     if json:
         emit_json(rows)
     else:
-        table(kind, ["name", "summary", "source"], [[r["name"], r["summary"], r["source"]] for r in rows])
+        table(kind, *shown(kind, rows), note=remark(kind))
 
 
 @guarded

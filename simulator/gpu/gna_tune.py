@@ -210,14 +210,13 @@ def _steps(axes: Sequence[Axis], grid: GridCounts, launch: _Launch) -> Ints:
         q_tiles = prod(axis.q_tiles for axis in axes)
         return shared_steps(total, least, most, q_tiles=q_tiles, sms=sms, copies=copies)
     if len(axes) == 1:
+        parts = min(len(launch.strides[0]), -(-axes[0].q_tiles * axes[0].window // _AT_ONCE))
         return np.concatenate(
             [
                 dealt_steps(
                     [axis_trips(axes[0], axes[0].window, part).astype(np.float64)], sms=sms, copies=copies
                 )
-                for part in np.array_split(
-                    launch.strides[0], -(-axes[0].q_tiles * axes[0].window // _AT_ONCE)
-                )
+                for part in np.array_split(launch.strides[0], parts)
             ]
         )
     distinct, place = [], []

@@ -1,0 +1,143 @@
+"""Predicted time of a zoo entry: the GPU simulators where they have its kernel, else a roofline; a spatial array."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from einsum_cascade.analysis.bounds import Bounds
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.errors import ModelError
+from simulator.hardware.gpu import Gpu, find_gpu
+from simulator.hardware.model import SpatialChip
+from simulator.hardware.reader import load_hardware
+
+GPU, ARRAY = "h100", "fusemax"
+DTYPE = "bf16"
+SIMULATED, ROOFLINE = "simulated", "roofline"
+# Cost classes that the special-function units of a GPU serve; multiply-accumulates go to the tensor cores.
+_SPECIAL = ("exp", "log", "sqrt", "sin", "divide")
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """A predicted time, or the reason why there is none.
+
+    Attributes:
+        how: `simulated`, or `roofline`: no machine with these peaks is faster, a kernel may well be slower.
+        low_s, high_s: the simulator's interval, where it gives one.
+    """
+
+    seconds: float | None
+    how: str = SIMULATED
+    bound_by: str = ""
+    low_s: float | None = None
+    high_s: float | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The kernel by whose model an entry is timed; arguments name ranks of the entry."""
+
+    kernel: str
+    arguments: Mapping[str, str]
+    remark: str
+
+
+@functools.cache
+def kernels() -> Mapping[str, Kernel]:
+    """Return the kernel of each entry that has one."""
+    text = resources.files("validation").joinpath("data/gallery_kernels.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    return {
+        r["name"]: Kernel(
+            r["kernel"], dict(a.split("=", 1) for a in r["arguments"].split()), r["remark"] or ""
+        )
+        for r in rows
+    }
+
+
+def gpu_time(name: str, sizes: Mapping[str, int], found: Bounds) -> Time:
+    """Return the time of an entry on the GPU.
+
+    Args:
+        sizes: of every rank of the entry, batch ranks too.
+        found: its bounds for the on-chip memory of that GPU, for the roofline.
+    """
+    laid = kernels().get(name)
+    if laid is None:
+        return roofline(find_gpu(GPU), found)
+    call = _neighbourhood if laid.kernel == "neighborhood" else _attention
+    try:
+        return call(laid, {a: _value(text, sizes) for a, text in laid.arguments.items()})
+    except ModelError as error:
+        return Time(None, refused=str(error))
+
+
+def on_chip_bytes(gpu: Gpu) -> float:
+    """Return registers, shared memory and L2 cache of a GPU: all that may hold a value between two uses."""
+    return gpu.sms * (gpu.shared_bytes_per_sm + 4 * gpu.registers_per_sm) + gpu.l2_bytes
+
+
+def roofline(gpu: Gpu, found: Bounds) -> Time:
+    """Return the least time that operations at the peaks and least traffic at the full bandwidth allow.
+
+    The dependence of one step on the one before is not priced: a recurrence takes longer.
+
+    Source: Williams, Waterman, Patterson, "Roofline" (2009), with a roof for each kind of unit.
+    """
+    counts = found.operations
+    special = sum(counts.get(op, 0) for op in _SPECIAL)
+    plain = sum(n for op, n in counts.items() if op != "mac" and op not in _SPECIAL)
+    per_s = gpu.sms * gpu.clock_hz
+    parts = {
+        "tensor cores": 2 * counts.get("mac", 0) / gpu.peak_flops(DTYPE),
+        "special functions": special / (per_s * gpu.exp_per_cycle),
+        "vector units": plain / (per_s * gpu.fma_per_cycle),
+        "memory": found.traffic_bytes / gpu.memory_bandwidth_bytes_per_s,
+    }
+    slowest = max(parts, key=lambda part: parts[part])
+    return Time(parts[slowest], ROOFLINE, slowest)
+
+
+def array_time(cascade: Cascade, sizes: Mapping[str, int]) -> Time:
+    """Return the time of a cascade on the spatial array, under a mapping made on the spot."""
+    from simulator.spatial.default import default_mapping
+    from simulator.spatial.model import simulate
+
+    chip = _chip()
+    try:
+        estimate = simulate(cascade, sizes, chip, default_mapping(cascade, sizes, chip))
+    except ModelError as error:
+        return Time(None, refused=str(error).removeprefix("automatic: "))
+    return Time(float(estimate.latency_s), bound_by=estimate.bound_by)
+
+
+@functools.cache
+def _chip() -> SpatialChip:
+    return load_hardware(ARRAY)
+
+
+def _value(text: str, sizes: Mapping[str, int]) -> Any:
+    """Return an argument: a number, the size of a rank, or several of them."""
+    parts = tuple(int(t) if t.isdigit() else sizes[t] for t in text.split(","))
+    return parts if len(parts) > 1 else parts[0]
+
+
+def _attention(laid: Kernel, arguments: Mapping[str, Any]) -> Time:
+    from simulator.gpu.model import predict
+
+    found = predict(laid.kernel, on=GPU, batch=1, dtype=DTYPE, **arguments)
+    return Time(found.latency_s, SIMULATED, found.bound_by, found.low_s, found.high_s)
+
+
+def _neighbourhood(laid: Kernel, arguments: Mapping[str, Any]) -> Time:
+    from simulator.gpu.gna_tune import tune_gna
+
+    best = tune_gna(on=GPU, batch=1, top=1, **arguments).choices[0]
+    return Time(best.latency_s, SIMULATED, "tensor cores")
