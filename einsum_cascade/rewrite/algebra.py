@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import sympy
+from sympy.core.function import AppliedUndef
 
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var
 
 Formula = Any
+
+# Ordinary numbers at which a formula is tried; none is special to a function or to another of them.
+_TRIALS = (0.7310, 1.3170, 0.4240, 1.9050, 0.8930, 1.1410, 0.5770)
 
 _FUNCTIONS: dict[str, Callable[..., Formula]] = {
     "+": lambda a, b: a + b,
@@ -182,10 +186,35 @@ def free_of(formula: Formula, symbols: Iterable[Formula]) -> bool:
     return not formula.free_symbols & set(symbols)
 
 
+def _varies(formula: Formula, gone: set[Formula]) -> bool:
+    """Tell whether two trials show that a formula depends on some symbols: much sooner than trying to simplify it.
+
+    Functions that sympy has no word for stand for any: what holds for them holds for a cosine.
+    """
+    formula = formula.replace(lambda part: isinstance(part, AppliedUndef), _stand_in)
+    symbols = sorted(formula.free_symbols, key=lambda s: s.name)
+    found = []
+    for trial in (0, 1):
+        values = {
+            s: sympy.Float(_TRIALS[(i + trial * (s in gone)) % len(_TRIALS)]) for i, s in enumerate(symbols)
+        }
+        found.append(formula.xreplace(values).evalf())
+    if not all(value.is_number and value.is_finite for value in found):
+        return False
+    return bool(abs(found[0] - found[1]) > 1e-6 * (abs(found[0]) + abs(found[1])))
+
+
+def _stand_in(function: Formula) -> Formula:
+    name = str(function.func)
+    return 2 + sympy.cos(len(name) + sum((k + 2) * a for k, a in enumerate(function.args)))
+
+
 def quotient(above: Formula, below: Formula, gone: Iterable[Formula]) -> Formula | None:
     """Return above / below if it can be written without some symbols, else None."""
     gone = set(gone)
     ratio = above / below
+    if _varies(ratio, gone):
+        return None
     for attempt in (lambda r: r, lambda r: sympy.powsimp(r), sympy.cancel, sympy.simplify):
         found = attempt(ratio)
         if free_of(found, gone):
@@ -196,6 +225,8 @@ def quotient(above: Formula, below: Formula, gone: Iterable[Formula]) -> Formula
 def difference(left: Formula, right: Formula, gone: Iterable[Formula]) -> Formula | None:
     """Return left - right if it can be written without some symbols, else None."""
     gone = set(gone)
+    if _varies(left - right, gone):
+        return None
     for attempt in (lambda r: r, sympy.expand, sympy.simplify):
         found = attempt(left - right)
         if free_of(found, gone):

@@ -68,7 +68,9 @@ class Plan:
 
 def obstacles_to(cascade: Cascade, rank: str) -> list[Obstacle]:
     """Return the reductions over a rank that cannot be corrected as what they wait for changes."""
-    found = plan_of(cascade, rank) if is_flat(cascade) else []
+    if not is_flat(cascade):
+        return []
+    found = plan_of(cascade, rank)
     return found if isinstance(found, list) else corrections_of(found)
 
 

@@ -145,6 +145,20 @@ def fresh_name(cascade: Cascade, wanted: str, taken: Iterable[str] = ()) -> str:
     return name
 
 
+def spliced(
+    body: tuple[Einsum | Iterate, ...], old: Einsum, new: tuple[Einsum, ...]
+) -> tuple[Einsum | Iterate, ...]:
+    """Return a body in which some Einsums stand in the place of one, inside its iterate block if it has one."""
+    found: list[Einsum | Iterate] = []
+    for item in body:
+        if isinstance(item, Iterate):
+            inside = tuple(part for e in item.einsums for part in (new if e == old else (e,)))
+            found.append(replace(item, einsums=inside))
+        else:
+            found += new if item == old else (item,)
+    return tuple(found)
+
+
 def without_unused(cascade: Cascade) -> Cascade:
     """Return a cascade without the Einsums on which no output depends."""
     needed = {s.tensor for s in cascade.outputs}

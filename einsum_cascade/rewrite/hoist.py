@@ -11,7 +11,7 @@ from ..cascade import Cascade
 from ..einsum import Einsum
 from ..expr import Access, Var, accesses, variables
 from .algebra import Formula, Symbols
-from .elements import Along, along, fresh_name, plain_target
+from .elements import Along, along, fresh_name, plain_target, spliced
 from .separate import Rewritten
 
 
@@ -58,10 +58,10 @@ def _hoisted(cascade: Cascade, seen: Along, einsum: Einsum) -> Rewritten | None:
     summed = Einsum(Access(name, kept), within, einsum.reductions)
     factor = sympy.Mul(*outside)
     applied = Einsum(einsum.target, symbols.expression(symbols.formula(summed.target) * factor))
-    body = [part for item in cascade.body for part in ((summed, applied) if item == einsum else (item,))]
+    body = spliced(cascade.body, einsum, (summed, applied))
     over = ", ".join(einsum.reduced)
     why = f"what waits for {seen.rank} does not depend on {over}: the sum over {over} need not wait"
-    return Rewritten("hoist", einsum.name, why, replace(cascade, body=tuple(body)))
+    return Rewritten("hoist", einsum.name, why, replace(cascade, body=body))
 
 
 def _waits(seen: Along, atoms: tuple[object, ...]) -> bool:

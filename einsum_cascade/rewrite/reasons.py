@@ -9,7 +9,8 @@ from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Apply, Expr, Size, accesses, walk
-from .elements import along, level_of
+from .elements import along, level_of, settlings
+from .online import online
 from .reduction import Stuck
 
 
@@ -29,14 +30,28 @@ def reasons(cascade: Cascade, rank: str) -> Iterator[Stuck]:
         if einsum.name not in late or einsum.name in read_by_late:
             continue
         path = _leading_to(cascade, einsum.name, late)
-        keeps = bool(seen.walking[einsum.name] & set(einsum.output_variables))
+        keeps = seen.walking[einsum.name] <= set(einsum.output_variables)
         entries = [einsum.name] if keeps else [n for n in path if _complete_reads(cascade, n, times)]
         waits = sorted({t for n in path for t in _complete_reads(cascade, n, times)})
         for name in entries:
             if name not in named:
                 named.add(name)
                 own = waits if keeps else _complete_reads(cascade, name, times)
-                yield Stuck(name, _reason(cascade, cascade.einsum(name), rank, own))
+                end = f"the result keeps {rank}" if keeps else _hindrance(cascade, rank, path)
+                yield Stuck(name, _reason(cascade, cascade.einsum(name), rank, own, end))
+
+
+def _hindrance(cascade: Cascade, rank: str, path: list[str]) -> str:
+    """Return why rule online cannot carry the reductions that wait on a path."""
+    block = next((b for n in path if (b := cascade.block_of(n)) is not None), None)
+    if block is not None and rank_of(block) not in {rank, *cascade.splits.get(rank, ())}:
+        return f"to correct that on the way, {rank} would be iterated inside `iterate {block}`, and blocks do not nest"
+    for settled in settlings(cascade, rank):
+        found = online(cascade, rank, settled)
+        for obstacle in found if isinstance(found, list) else ():
+            if obstacle.einsum in path:
+                return f"{obstacle.einsum} cannot be corrected on the way: {obstacle.why}"
+    return "what is made of them cannot be corrected afterwards"
 
 
 def _leading_to(cascade: Cascade, name: str, late: set[str]) -> list[str]:
@@ -61,7 +76,7 @@ def _complete_reads(cascade: Cascade, name: str, times: Mapping[str, float]) -> 
     return list(dict.fromkeys(found))
 
 
-def _reason(cascade: Cascade, einsum: Einsum, rank: str, waits: list[str]) -> str:
+def _reason(cascade: Cascade, einsum: Einsum, rank: str, waits: list[str], end: str) -> str:
     needs = " and ".join(waits)
     needs = f"{needs} {'needs' if len(waits) == 1 else 'need'} every element of {rank}"
     if not waits:
@@ -79,7 +94,7 @@ def _reason(cascade: Cascade, einsum: Einsum, rank: str, waits: list[str]) -> st
     if any(isinstance(n, Apply) and n.op in thresholds for n in _nodes(einsum)):
         return f"{needs}, and each element is held against it by a threshold"
     applied = "is applied" if len(waits) == 1 else "are applied"
-    return f"{needs} and {applied} to each of them; the result keeps {rank}"
+    return f"{needs} and {applied} to each of them; {end}"
 
 
 def _nodes(einsum: Einsum) -> Iterator[Expr]:

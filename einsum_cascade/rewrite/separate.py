@@ -10,12 +10,22 @@ import sympy
 from ..analysis.points import live_parts
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
-from ..declarations import Iterate, rank_of
+from ..declarations import rank_of
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
 from ..printer import expression
 from .algebra import Formula, Symbols, expanded
-from .elements import Along, along, fresh_name, inline, joined, level_of, plain_target, without_unused
+from .elements import (
+    Along,
+    along,
+    fresh_name,
+    inline,
+    joined,
+    level_of,
+    plain_target,
+    spliced,
+    without_unused,
+)
 
 
 @dataclass(frozen=True)
@@ -44,14 +54,9 @@ def separations(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
     """
     seen = along(cascade, rank)
     levels = level_of(cascade, rank)
-    for einsum in (item for item in cascade.body if isinstance(item, Einsum)):
+    for einsum in cascade.einsums:
         name = einsum.name
-        if (
-            cascade.is_initial(einsum, None)
-            or name not in seen.whole
-            or name not in seen.waiting
-            or not _is_plain_sum(einsum)
-        ):
+        if name not in seen.whole or name not in seen.waiting or not _is_plain_sum(einsum):
             continue
         mine = levels.get(name, 1)
 
@@ -119,10 +124,8 @@ def _take_apart(
     outer = Einsum(einsum.target, value, (), None)
     if outer.reduced:
         return None
-    body: list[Einsum | Iterate] = []
-    for item in seen.cascade.body:
-        body += [*sums, outer] if item is einsum or item == einsum else [item]
-    result = without_unused(replace(seen.cascade, body=tuple(body)))
+    body = spliced(seen.cascade.body, einsum, (*sums, outer))
+    result = without_unused(replace(seen.cascade, body=body))
     return Rewritten(
         "defer" if len(terms) == 1 else "separate", einsum.name, _why(einsum, grouped, symbols), result
     )
