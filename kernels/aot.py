@@ -6,6 +6,8 @@ that decide how a kernel runs: registers, shared memory, stack (spills), and the
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import re
 import subprocess
@@ -17,12 +19,16 @@ from typing import Any
 
 from einsum_cascade.errors import KernelError, nearest
 
-from . import registry, sass
-from .tiles import Tile
+from . import registry, sass, tileir
+from .tiles import Tile, pick
 
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16"}
 WORD_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+# How a product of tiles treats float32: see `primitives.precision`.
+PRECISION = {"fp32": "tf32x3", "fp16": "tf32", "bf16": "tf32"}
+# float16 compiles to the same loops as bfloat16 does.
+SHIPPED_DTYPES = ("bf16", "fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,9 @@ class Resources:
         stack_bytes: per thread; more than 0 means that registers spilled to memory.
         loops: the working loops in program order.
         totals: instructions of the whole kernel by pipe.
+        work: what one step of the heaviest loop multiplies and loads.
+        tensor_memory_columns: per thread block, of the 512 of an SM of compute capability 10.0.
+        fingerprint: of the source that was compiled, see `fingerprint`.
     """
 
     kernel: str
@@ -75,11 +84,20 @@ class Resources:
     loops: tuple[sass.Loop, ...]
     totals: Mapping[str, int] = field(hash=False)
     compiler: str = ""
+    work: tileir.Work = tileir.Work()
+    tensor_memory_columns: int = 0
+    fingerprint: str = ""
 
     @property
     def spills(self) -> bool:
         """Whether anything lives in local memory."""
         return self.stack_bytes > 0 or self.totals["local"] > 0
+
+    @property
+    def step(self) -> sass.Loop:
+        """The loop over unmasked tiles, or the whole kernel where it has no working loop."""
+        whole = sass.Loop(sum(self.totals.values()), self.totals)
+        return self.full_loop or whole
 
     @property
     def full_loop(self) -> sass.Loop | None:
@@ -112,10 +130,10 @@ def compile_build(build: Build, target: str) -> Resources:
     Raises:
         KernelError: Triton is absent or was loaded as an interpreter, or the compiler refuses.
     """
-    cubin, shared_bytes, version = _cubin(build, target_number(target))
+    done, version = _compiled(build, target_number(target))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
-        path.write_bytes(cubin)
+        path.write_bytes(done.asm["cubin"])
         usage = _tool("cuobjdump", "--dump-resource-usage", path)
         text = _tool("nvdisasm", "-c", path)
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
@@ -123,12 +141,14 @@ def compile_build(build: Build, target: str) -> Resources:
         raise KernelError(f"{build.kernel}: cuobjdump reported no registers: {usage.strip()[:200]}")
     return Resources(
         build.kernel, build.variant, target, build.dtype, build.head_dim, build.tile,
-        registers=int(found[1]), shared_bytes=shared_bytes, stack_bytes=int(found[2]),
+        registers=int(found[1]), shared_bytes=done.metadata.shared, stack_bytes=int(found[2]),
         loops=sass.loops(text), totals=sass.totals(text), compiler=f"triton {version}",
+        work=tileir.heaviest(tileir.steps(done.asm["ttir"])),
+        tensor_memory_columns=getattr(done.metadata, "tmem_size", 0) or 0, fingerprint=fingerprint(build.function),
     )  # fmt: skip
 
 
-def _cubin(build: Build, capability: int) -> tuple[bytes, int, str]:
+def _compiled(build: Build, capability: int) -> tuple[Any, str]:
     triton = compiler()
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -145,7 +165,25 @@ def _cubin(build: Build, capability: int) -> tuple[bytes, int, str]:
         raise KernelError(
             f"{build.kernel} ({build.variant}) for sm_{capability}: {_reason(error)}"
         ) from error
-    return done.asm["cubin"], done.metadata.shared, triton.__version__
+    return done, triton.__version__
+
+
+def fingerprint(function: Any) -> str:
+    """Return a short hash of a Triton function's source and of all Triton functions that it calls."""
+    from triton.runtime.jit import JITFunction
+
+    sources: dict[str, str] = {}
+    pending = [function]
+    while pending:
+        fn = pending.pop()
+        name = f"{fn.__module__}.{fn.__name__}"
+        if name in sources or fn.__module__.startswith("triton."):
+            continue
+        sources[name] = fn.src
+        named = (fn.fn.__globals__.get(n) for n in fn.fn.__code__.co_names)
+        pending += [other for other in named if isinstance(other, JITFunction)]
+    text = "\n".join(source for _, source in sorted(sources.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _reason(error: BaseException) -> str:
@@ -190,11 +228,20 @@ def _tool(name: str, *arguments: str | Path) -> str:
 
 
 def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Build]:
-    """Yield the shipped builds of the named kernels, or of all, for a target."""
+    """Yield the shipped builds of the named kernels, or of all, for a target: every word type, head size, variant."""
     number = target_number(target)
-    for entry in registry.entries() if kernels is None else map(registry.find, kernels):
-        if entry.builds:
-            yield from registry.load(entry.builds)(number)
+    chosen = registry.entries() if kernels is None else tuple(map(registry.find, kernels))
+    for entry in (e for e in chosen if e.build):
+        make = registry.load(entry.build)
+        for dtype, head_dim, variant in itertools.product(SHIPPED_DTYPES, entry.head_dims, entry.variants):
+            tile = pick(
+                entry.name,
+                head_dim=head_dim,
+                word_bytes=WORD_BYTES[dtype],
+                target=number,
+                window="window" in variant,
+            )
+            yield make(tile, head_dim=head_dim, dtype=dtype, variant=variant)
 
 
 def compile_shipped(

@@ -1,14 +1,16 @@
 """Flash attention, forward: the 1-pass cascade with a running maximum, as one Triton kernel.
 
-Tied to `attention_1pass` and its causal and sliding-window variants. Query p sees key m where
+Cascade: `attention_1pass` and its causal and sliding-window variants. Query p sees key m where
 `-left <= m - (p + seq_kv - seq_q) <= right`: causal is right = 0, a causal window of W keys is left = W - 1, right = 0.
 With fewer queries than keys the last query sees the last key (chunked prefill, decode).
+Tiling: a thread block holds block_m queries of one head and walks key tiles of block_n: cut tiles at the left end of
+its band, whole tiles, cut tiles at the right end.
+Exact: scores, maximum, denominator and numerator are float32; half types round the weights and the result only.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -17,11 +19,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
+from .aot import POINTER, PRECISION, Build
 from .interpreter import interpreted_on_cpu
-
-LOG2E = math.log2(math.e)
-LN2 = math.log(2.0)
+from .masks import limits
+from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
 
 
 @triton.jit
@@ -48,11 +49,13 @@ def _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first, last, ro
            ALIBI: tl.constexpr, BIAS: tl.constexpr, FACTOR: tl.constexpr, LAST: tl.constexpr,
            PRECISION: tl.constexpr):  # fmt: skip
     """Fold the key tiles of [first, last) into the running maximum, denominator and numerator."""
+    steps = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     for start in range(first, last, BLOCK_N):
-        cols = start + tl.arange(0, BLOCK_N)
-        k_ptrs = k_ptr + cols[None, :] * k_row + dims[:, None]
-        v_ptrs = v_ptr + cols[:, None] * v_row + dims[None, :]
+        cols = start + steps
+        # The offset of a tile needs 64 bits in a long sequence; those inside a tile do not.
+        k_ptrs = k_ptr + tl.cast(start, tl.int64) * k_row + (steps[None, :] * k_row + dims[:, None])
+        v_ptrs = v_ptr + tl.cast(start, tl.int64) * v_row + (steps[:, None] * v_row + dims[None, :])
         if MASKED or HEAD_DIM != BLOCK_D:
             k = tl.load(k_ptrs, mask=(cols[None, :] < seq_kv) & (dims[:, None] < HEAD_DIM), other=0.0)
         else:
@@ -70,14 +73,7 @@ def _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first, last, ro
             if HAS_RIGHT:
                 seen = seen & (cols[None, :] <= rows[:, None] + right)
             scores = tl.where(seen, scores, float("-inf"))
-        # The scale is positive, so it commutes with the maximum: one FMA per score instead of two multiplications.
-        new_max = tl.maximum(row_max, tl.max(scores, 1) * factor)
-        # A row that has seen no key yet keeps -inf; exp2(-inf - 0) is then 0, while -inf - (-inf) would be NaN.
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max) if MASKED else new_max
-        weights = tl.exp2(scores * factor - finite_max[:, None])
-        shrink = tl.exp2(row_max - finite_max)
-        row_sum = row_sum * shrink + tl.sum(weights, 1)
-        row_max = new_max
+        weights, shrink, row_max, row_sum = fold(scores, factor, row_max, row_sum, MASKED)
         if FACTOR:
             # In the numerator only: the weights of a row no longer sum to 1, as URPE means it.
             index = tl.minimum(tl.maximum(cols[None, :] - rows[:, None] + LAST, 0), 2 * LAST)
@@ -99,21 +95,23 @@ def flash_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr, bias_ptr, s
                   BIAS: tl.constexpr, SINK: tl.constexpr, FACTOR: tl.constexpr, LAST: tl.constexpr,
                   PRECISION: tl.constexpr):  # fmt: skip
     """One tile of queries of one head against every key tile that its band touches."""
-    tile = tl.program_id(0)
+    tiles_q = tl.cdiv(seq_q, BLOCK_M)
+    tile, lane = tile_and_lane(tiles_q)
     if HAS_RIGHT:
         # The longest rows first, so that the last wave is made of short ones.
-        tile = tl.num_programs(0) - 1 - tile
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = (tl.program_id(1) % heads).to(tl.int64)
+        tile = tiles_q - 1 - tile
+    batch = lane // heads
+    head = lane % heads
     k_ptr += batch * k_batch + head // group * k_head
     v_ptr += batch * v_batch + head // group * v_head
 
     p0 = tile * BLOCK_M
-    queries = p0 + tl.arange(0, BLOCK_M)
+    steps = tl.arange(0, BLOCK_M)
+    queries = p0 + steps
     dims = tl.arange(0, BLOCK_D)
     inside = (queries[:, None] < seq_q) & (dims[None, :] < HEAD_DIM)
-    q_ptrs = q_ptr + batch * q_batch + head * q_head + queries[:, None] * q_row + dims[None, :]
-    q = tl.load(q_ptrs, mask=inside, other=0.0)
+    q_ptr += batch * q_batch + head * q_head + tl.cast(p0, tl.int64) * q_row
+    q = tl.load(q_ptr + (steps[:, None] * q_row + dims[None, :]), mask=inside, other=0.0)
     # Rows are counted on the keys' axis: the last query stands on the last key.
     shift = seq_kv - seq_q
     rows = queries + shift
@@ -164,33 +162,11 @@ def flash_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, slopes_ptr, bias_ptr, s
         SOFT_CAP, ALIBI, BIAS, FACTOR, LAST, PRECISION,
     )  # fmt: skip
 
-    # A row without keys has denominator 0: its result is 0 and its log-sum-exp -inf.
-    empty = row_sum == 0.0
-    safe_sum = tl.where(empty, 1.0, row_sum)
-    out = acc / safe_sum[:, None]
-    o_ptrs = out_ptr + batch * o_batch + head * o_head + queries[:, None] * o_row + dims[None, :]
+    out, lse = finish(acc, row_max, row_sum)
+    out_ptr += batch * o_batch + head * o_head + tl.cast(p0, tl.int64) * o_row
+    o_ptrs = out_ptr + (steps[:, None] * o_row + dims[None, :])
     tl.store(o_ptrs, out.to(out_ptr.dtype.element_ty), mask=inside)
-    lse = tl.where(empty, float("-inf"), (row_max + tl.log2(safe_sum)) * 0.6931471805599453)
-    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * seq_q + queries, lse, mask=queries < seq_q)
-
-
-def flags(*, causal: bool, window: int | None) -> tuple[int | None, int | None]:
-    """Return how far a query sees to the left and to the right of itself; None where nothing limits it.
-
-    Args:
-        window: a causal query sees its last `window` keys, itself included; otherwise `window` is the whole width,
-            centred on the query, and an even one looks one key further left.
-
-    >>> flags(causal=True, window=4), flags(causal=False, window=4), flags(causal=True, window=None)
-    ((3, 0), (2, 1), (None, 0))
-    """
-    if window is not None and window < 1:
-        raise KernelError(f"window={window}: expected a number of keys, 1 or more")
-    if causal:
-        return (None if window is None else window - 1), 0
-    if window is None:
-        return None, None
-    return window // 2, window - 1 - window // 2
+    tl.store(lse_ptr + lane * seq_q + queries, lse, mask=queries < seq_q)
 
 
 @interpreted_on_cpu
@@ -217,7 +193,7 @@ def flash_attention(
         k: [batch, kv_heads, seq_kv, head_dim]; heads is a multiple of kv_heads.
         v: like k.
         causal: a query sees no key after itself; the last query stands on the last key.
-        window: see `flags`.
+        window: see `kernels.masks.limits`.
         scale: head_dim ** -0.5 where not given; positive.
         soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
         slopes: [heads], ALiBi: slope * (m - p) is added to the score.
@@ -237,18 +213,18 @@ def flash_attention(
     scale = head_dim**-0.5 if scale is None else scale
     if scale <= 0:
         raise KernelError(f"scale={scale}: expected a positive number")
-    left, right = flags(causal=causal, window=window)
+    left, right = limits(causal=causal, window=window)
     tile = tile or tiles.choose(
         "flash_attention", head_dim=head_dim, dtype=q.dtype, device=q.device, window=left is not None
     )
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
-    grid = (triton.cdiv(seq_q, tile.block_m), batch * heads)
+    grid = (triton.cdiv(seq_q, tile.block_m) * batch * heads,)
     flash_forward[grid](
         q, k, v, out, lse, *(q if t is None else t.contiguous() for t in (slopes, bias, sink, factor)),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, scale * LOG2E, soft_cap,
-        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_M=tile.block_m,
+        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n, HAS_LEFT=left is not None, HAS_RIGHT=right is not None, SOFT_CAP=soft_cap > 0,
         ALIBI=slopes is not None, BIAS=bias is not None, SINK=sink is not None, FACTOR=factor is not None,
         LAST=_last(bias, factor, heads=heads), PRECISION=precision(q.dtype),
@@ -266,11 +242,6 @@ def _last(*tables: torch.Tensor | None, heads: int) -> int:
                 f"bias, factor: expected [{heads}, an odd number], the same for both, found {list(t.shape)}"
             )
     return given[0].shape[1] // 2 if given else 0
-
-
-def precision(dtype: torch.dtype) -> str:
-    """Return how a tile product treats float32 operands: as three TF32 products, which lose next to nothing."""
-    return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
 def checked_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[int, int, int, int, int, int]:
@@ -295,23 +266,13 @@ def checked_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[i
     if k.shape != v.shape or k.shape[0] != batch or k.shape[3] != head_dim:
         found = f"{list(k.shape)}, {list(v.shape)}"
         raise KernelError(f"k, v: expected [{batch}, kv_heads, seq_kv, {head_dim}] twice, found {found}")
+    if 0 in q.shape or 0 in k.shape:
+        raise KernelError(f"q, k: expected at least one element, found {list(q.shape)}, {list(k.shape)}")
     if not 16 <= head_dim <= 256:
         raise KernelError(f"head_dim={head_dim}: expected 16 to 256")
     if heads % kv_heads:
         raise KernelError(f"heads={heads}: expected a multiple of kv_heads={kv_heads}")
     return batch, heads, seq_q, head_dim, kv_heads, seq_kv
-
-
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability (90 is 9.0): dense, causal, causal window."""
-    for dtype, head_dims in (("bf16", (64, 128, 256)), ("fp32", (64,))):
-        for head_dim in head_dims:
-            for variant in ("dense", "causal", "causal window"):
-                tile = tiles.pick(
-                    "flash_attention", head_dim=head_dim, word_bytes=WORD_BYTES[dtype], target=target,
-                    window="window" in variant,
-                )  # fmt: skip
-                yield build(tile, head_dim=head_dim, dtype=dtype, variant=variant)
 
 
 def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
@@ -325,10 +286,10 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     pointers |= dict.fromkeys(("lse_ptr", "slopes_ptr", "bias_ptr", "sink_ptr", "factor_ptr"), "*fp32")
     strides = tuple(f"{t}_{axis}" for t in "qkvo" for axis in ("batch", "head", "row"))
     constants = {
-        "HEAD_DIM": head_dim, "BLOCK_D": triton.next_power_of_2(head_dim), "BLOCK_M": tile.block_m,
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n, "HAS_LEFT": "window" in words, "HAS_RIGHT": bool({"causal", "window"} & {*words}),
         "SOFT_CAP": False, "ALIBI": False, "BIAS": False, "SINK": False, "FACTOR": False, "LAST": 0,
-        "PRECISION": "tf32x3" if dtype == "fp32" else "tf32",
+        "PRECISION": PRECISION[dtype],
     }  # fmt: skip
     return Build("flash_attention", variant, head_dim, dtype, tile, flash_forward, pointers, ("scale", "cap"), strides,
                  constants)  # fmt: skip

@@ -1,12 +1,14 @@
 """Gradients of flash attention: weights are computed again from the saved log-sum-exp, never stored.
 
-Two kernels: one walks the queries of a key tile for the gradients of K and V, one the keys of a query tile for that of
-Q. Each writes its own tile once, so that no atomic addition is needed and the result does not depend on timing.
+Cascade: the derivative of `attention_1pass` and its causal and window variants. Tiling: one kernel walks the queries
+(block_m a step) of a key tile (block_n) for the gradients of K and V, one the keys of a query tile for that of Q. Each
+writes its own tile once, so that no atomic addition is needed and the result does not depend on timing.
+Exact: weights and sums are float32; half types round weights and score gradients once before each product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,9 +16,11 @@ import triton
 import triton.language as tl
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import LOG2E, checked_shapes, flags, precision
+from .aot import POINTER, PRECISION, Build
+from .attention import checked_shapes, flash_attention
 from .interpreter import interpreted_on_cpu
+from .masks import limits
+from .primitives import LOG2E, block_of, precision, tile_and_lane
 
 
 @triton.jit
@@ -53,13 +57,14 @@ def gradients_kv(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_p
                  BLOCK_N: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr,
                  PRECISION: tl.constexpr):  # fmt: skip
     """Gradients of one tile of keys and values, over all query heads that share it. Tensors are contiguous."""
-    batch = (tl.program_id(1) // kv_heads).to(tl.int64)
-    kv_head = tl.program_id(1) % kv_heads
-    n0 = tl.program_id(0) * BLOCK_N
+    tile, lane = tile_and_lane(tl.cdiv(seq_kv, BLOCK_N))
+    batch = lane // kv_heads
+    kv_head = lane % kv_heads
+    n0 = tile * BLOCK_N
     cols = n0 + tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
     inside = (cols[:, None] < seq_kv) & (dims[None, :] < HEAD_DIM)
-    keys = (tl.program_id(1).to(tl.int64) * seq_kv + cols[:, None]) * HEAD_DIM + dims[None, :]
+    keys = (lane * seq_kv + cols[:, None]) * HEAD_DIM + dims[None, :]
     k = tl.load(k_ptr + keys, mask=inside, other=0.0)
     v = tl.load(v_ptr + keys, mask=inside, other=0.0)
     shift = seq_kv - seq_q
@@ -99,14 +104,15 @@ def gradients_q(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, heads
                 BLOCK_N: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr,
                 PRECISION: tl.constexpr):  # fmt: skip
     """Gradient of one tile of queries."""
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = tl.program_id(1) % heads
-    p0 = tl.program_id(0) * BLOCK_M
+    tile, lane = tile_and_lane(tl.cdiv(seq_q, BLOCK_M))
+    batch = lane // heads
+    head = lane % heads
+    p0 = tile * BLOCK_M
     queries = p0 + tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
     there = queries < seq_q
     mask = there[:, None] & (dims[None, :] < HEAD_DIM)
-    base = tl.program_id(1).to(tl.int64) * seq_q
+    base = lane * seq_q
     places = (base + queries[:, None]) * HEAD_DIM + dims[None, :]
     q = tl.load(q_ptr + places, mask=mask, other=0.0)
     grad = tl.load(grad_ptr + places, mask=mask, other=0.0)
@@ -158,8 +164,6 @@ def flash_attention_gradients(
         tile: block_m queries by block_n keys; the shipped choice for the device where not given.
         empty: makes outputs and scratch; the checker passes one that fills them with NaN.
     """
-    from .attention import flash_attention
-
     out, lse = flash_attention(q, k, v, causal=causal, window=window, empty=empty)
     return gradients_from(q, k, v, out, lse, grad, causal=causal, window=window, tile=tile, empty=empty)
 
@@ -186,8 +190,8 @@ def gradients_from(
     q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
     delta = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     dq, dk, dv = (empty(tuple(t.shape), dtype=t.dtype, device=q.device) for t in (q, k, v))
-    left, right = flags(causal=causal, window=window)
-    block_d = max(16, triton.next_power_of_2(head_dim))
+    left, right = limits(causal=causal, window=window)
+    block_d = block_of(head_dim)
     sizes = (heads, kv_heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, head_dim**-0.5 * LOG2E)
     shape: dict[str, Any] = {
         "HEAD_DIM": head_dim, "BLOCK_D": block_d, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
@@ -198,34 +202,30 @@ def gradients_from(
     row_products[(triton.cdiv(rows, 16),)](
         out, grad, delta, rows, HEAD_DIM=head_dim, BLOCK_D=block_d, BLOCK_M=16, enable_fp_fusion=True
     )
-    gradients_kv[(triton.cdiv(seq_kv, tile.block_n), batch * kv_heads)](
+    gradients_kv[(triton.cdiv(seq_kv, tile.block_n) * batch * kv_heads,)](
         q, k, v, grad, lse, delta, dk, dv, *sizes, **shape
     )
-    gradients_q[(triton.cdiv(seq_q, tile.block_m), batch * heads)](
+    gradients_q[(triton.cdiv(seq_q, tile.block_m) * batch * heads,)](
         q, k, v, grad, lse, delta, dq, *sizes, **shape
     )
     return dq, dk, dv
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability: both gradient kernels, dense and causal."""
-    for head_dim in (64, 128):
-        tile = tiles.pick(
-            "flash_attention_gradients", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target
-        )
-        inputs = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "grad_ptr"), POINTER["bf16"])
-        inputs |= {"lse_ptr": "*fp32", "delta_ptr": "*fp32"}
-        parts = {
-            "keys and values": (gradients_kv, ("dk_ptr", "dv_ptr")),
-            "queries": (gradients_q, ("dq_ptr",)),
-        }
-        for part, (function, outputs) in parts.items():
-            for causal in (False, True):
-                constants = {
-                    "HEAD_DIM": head_dim, "BLOCK_D": head_dim, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
-                    "HAS_LEFT": False, "HAS_RIGHT": causal, "PRECISION": "tf32",
-                }  # fmt: skip
-                pointers = inputs | dict.fromkeys(outputs, POINTER["bf16"])
-                variant = f"{part}, {'causal' if causal else 'dense'}"
-                yield Build("flash_attention_gradients", variant, head_dim, "bf16", tile, function, pointers,
-                            ("scale",), (), constants)  # fmt: skip
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler.
+
+    Args:
+        variant: "keys and values" or "queries", then "dense", "causal" or "causal window".
+    """
+    part, _, mask = variant.partition(", ")
+    function, outputs = (
+        (gradients_q, ("dq_ptr",)) if part == "queries" else (gradients_kv, ("dk_ptr", "dv_ptr"))
+    )
+    words = ("q_ptr", "k_ptr", "v_ptr", "grad_ptr", *outputs)
+    pointers = dict.fromkeys(words, POINTER[dtype]) | dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32")
+    constants = {
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+        "HAS_LEFT": "window" in mask, "HAS_RIGHT": mask != "dense", "PRECISION": PRECISION[dtype],
+    }  # fmt: skip
+    return Build("flash_attention_gradients", variant, head_dim, dtype, tile, function, pointers, ("scale",), (),
+                 constants)  # fmt: skip

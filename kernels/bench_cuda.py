@@ -13,7 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from einsum_cascade.errors import KernelError
 
 from . import check, device, inputs, reference, timing
-from .attention import flags, flash_attention
+from .attention import flash_attention
+from .masks import limits
 from .measurement import Measurement, Setting
 
 Call = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -68,7 +69,7 @@ def _flex(setting: Setting) -> Call:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     compiled = torch.compile(flex_attention, dynamic=False)
-    left, right = flags(causal=setting.causal, window=setting.window)
+    left, right = limits(causal=setting.causal, window=setting.window)
     if left is None and right is None:
         return compiled
     reach_left = setting.seq if left is None else left

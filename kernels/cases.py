@@ -138,3 +138,72 @@ def selected_attention() -> Iterator[Case]:
     yield Case("fp32", _sizes(4, 9, 70, 32, kv_heads=2, picks=3))
     yield Case("fp32", _sizes(1, 20, 33, 40, batch=2), {"causal": False})
     yield Case("bf16", _sizes(6, 7, 64, 64, kv_heads=2))
+
+
+def landmark_attention() -> Iterator[Case]:
+    """Yield the checks of landmark attention; the last block is incomplete in most."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _sizes(2, 53, 53, 32), {"period": 17})
+    yield Case("fp32", _sizes(1, 41, 41, 40, batch=2), {"period": 5})
+    yield Case("fp32", _sizes(4, 33, 33, 64, kv_heads=2), {"period": 2})
+    # One block holds everything: plain causal attention, but for the landmark that nobody reaches.
+    yield Case("fp32", _sizes(1, 20, 20, 32), {"period": 40})
+    for head_dim in (128, 256):
+        yield Case("bf16", _sizes(1, 35, 35, head_dim), {"period": 16})
+
+
+def softplus_attention() -> Iterator[Case]:
+    """Yield the checks of softplus attention."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _sizes(2, 53, 53, 32))
+    yield Case("fp32", _sizes(4, 20, 37, 40, kv_heads=2, batch=2))
+    for head_dim in (128, 256):
+        yield Case("bf16", _sizes(1, 35, 35, head_dim))
+
+
+def reweighted_attention() -> Iterator[Case]:
+    """Yield the checks of re-weighted softplus attention."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _sizes(2, 53, 53, 32))
+    yield Case("fp32", _sizes(4, 20, 37, 40, kv_heads=2, batch=2))
+    for power in (1, 2, 7):
+        yield Case("fp32", _sizes(1, 33, 33, 32), {"power": power})
+    for head_dim in (128, 256):
+        yield Case("bf16", _sizes(1, 35, 35, head_dim))
+
+
+def neural_memory() -> Iterator[Case]:
+    """Yield the checks of the chunked memory."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _sizes(2, 53, 53, 32), {"chunk": 16})
+    yield Case("fp32", _sizes(1, 70, 70, 40, batch=2), {"chunk": 32})
+    yield Case("fp32", _sizes(1, 20, 20, 64), {"chunk": 64})
+    for head_dim in (128, 256):
+        yield Case("bf16", _sizes(1, 35, 35, head_dim), {"chunk": 16})
+
+
+def _image(channels: int, height: int, width: int, **more: int) -> dict[str, Any]:
+    return {"channels": channels, "height": height, "width": width} | more
+
+
+def efficient_channel_gate() -> Iterator[Case]:
+    """Yield the checks of the gate with a convolution along the channels."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _image(37, 7, 9, batch=2), extras=("taps",))
+    yield Case("fp32", _image(5, 3, 3, taps=9), extras=("taps",))
+    yield Case("fp32", _image(40, 5, 5, taps=4), extras=("taps",))
+
+
+def squeeze_excite_gate() -> Iterator[Case]:
+    """Yield the checks of the gate with two small layers."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _image(37, 7, 9, batch=2, reduced=5), extras=("layers",))
+    yield Case("fp32", _image(64, 3, 3, reduced=20), extras=("layers",))
+
+
+def efficient_local_gate() -> Iterator[Case]:
+    """Yield the checks of the gate of rows and columns."""
+    for dtype in ("fp32", "fp16", "bf16"):
+        yield Case(dtype, _image(36, 7, 19, batch=2), {"groups": 4}, extras=("strips",))
+    yield Case("fp32", _image(40, 17, 5, taps=7), {"groups": 2}, extras=("strips",))
+    yield Case("fp32", _image(6, 3, 3, taps=4), {"groups": 6}, extras=("strips",))

@@ -1,12 +1,14 @@
 """Channel attention: channels attend to channels; the scores are sums over all tokens.
 
-Tied to `channel_attention` and `davit_channel`. One kernel reduces the C x C scores of a head over the tokens and takes
+Cascades: `channel_attention`, `davit_channel`. One kernel reduces the C x C scores of a head over the tokens and takes
 their softmax, the other applies them token tile by token tile: two passes over the tokens, as the pass analysis says.
+Tiling: all channels of a head by block_n tokens.
+Exact: scores and softmax are float32; half types round the weights and the result only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -15,9 +17,9 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import LOG2E, precision
+from .aot import POINTER, PRECISION, Build
 from .interpreter import interpreted_on_cpu
+from .primitives import LOG2E, block_of, precision, tile_and_lane
 
 MOST_CHANNELS = 128
 
@@ -50,11 +52,12 @@ def channel_values(a_ptr, v_ptr, out_ptr, tokens, CHANNELS: tl.constexpr, BLOCK_
                    BLOCK_N: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """One tile of tokens: weights times values."""
     channels = tl.arange(0, BLOCK_C)
-    cols = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    square = tl.program_id(1).to(tl.int64) * CHANNELS * CHANNELS
+    tile, lane = tile_and_lane(tl.cdiv(tokens, BLOCK_N))
+    cols = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    square = lane * CHANNELS * CHANNELS
     inside = (channels[:, None] < CHANNELS) & (channels[None, :] < CHANNELS)
     a = tl.load(a_ptr + square + channels[:, None] * CHANNELS + channels[None, :], mask=inside, other=0.0)
-    places = tl.program_id(1).to(tl.int64) * CHANNELS * tokens + channels[:, None] * tokens + cols[None, :]
+    places = lane * CHANNELS * tokens + channels[:, None] * tokens + cols[None, :]
     mask = (channels[:, None] < CHANNELS) & (cols[None, :] < tokens)
     v = tl.load(v_ptr + places, mask=mask, other=0.0)
     out = tl.dot(a, v, input_precision=PRECISION)
@@ -95,26 +98,29 @@ def channel_attention(
     weights = empty((batch, heads, channels, channels), dtype=q.dtype, device=q.device)
     out = empty((batch, heads, channels, tokens), dtype=q.dtype, device=q.device)
     shape = {
-        "CHANNELS": channels, "BLOCK_C": max(16, triton.next_power_of_2(channels)), "BLOCK_N": tile.block_n,
+        "CHANNELS": channels, "BLOCK_C": block_of(channels), "BLOCK_N": tile.block_n,
         "PRECISION": precision(q.dtype), "num_warps": tile.warps, "num_stages": tile.stages,
         "enable_fp_fusion": True,
     }  # fmt: skip
     channel_weights[(batch * heads,)](q, k, weights, tokens, scale * LOG2E, **shape)
-    channel_values[(triton.cdiv(tokens, tile.block_n), batch * heads)](weights, v, out, tokens, **shape)
+    channel_values[(triton.cdiv(tokens, tile.block_n) * batch * heads,)](weights, v, out, tokens, **shape)
     return (out,)
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability: both kernels at 64 and 128 channels."""
-    for channels in (64, 128):
-        tile = tiles.pick(
-            "channel_attention", head_dim=channels, word_bytes=WORD_BYTES["bf16"], target=target
-        )
-        word = POINTER["bf16"]
-        constants = {"CHANNELS": channels, "BLOCK_C": channels, "BLOCK_N": tile.block_n, "PRECISION": "tf32"}
-        for variant, function, names in (
-            ("weights", channel_weights, ("q_ptr", "k_ptr", "a_ptr")),
-            ("values", channel_values, ("a_ptr", "v_ptr", "out_ptr")),
-        ):
-            yield Build("channel_attention", variant, channels, "bf16", tile, function, dict.fromkeys(names, word),
-                        ("scale",), ("tokens",), constants)  # fmt: skip
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler.
+
+    Args:
+        head_dim: channels of a head.
+        variant: "weights" or "values".
+    """
+    function, names = {
+        "weights": (channel_weights, ("q_ptr", "k_ptr", "a_ptr")),
+        "values": (channel_values, ("a_ptr", "v_ptr", "out_ptr")),
+    }[variant]
+    constants = {
+        "CHANNELS": head_dim, "BLOCK_C": block_of(head_dim), "BLOCK_N": tile.block_n, "PRECISION": PRECISION[dtype],
+    }  # fmt: skip
+    pointers = dict.fromkeys(names, POINTER[dtype])
+    return Build("channel_attention", variant, head_dim, dtype, tile, function, pointers, ("scale",), ("tokens",),
+                 constants)  # fmt: skip

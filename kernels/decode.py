@@ -1,12 +1,14 @@
 """Few queries, many keys: the keys are split over thread blocks, and the partial attentions are merged.
 
-Tied to `attention_split_decode`: each split is corrected by its own log-sum-exp. The merge alone is also the step of
+Cascade: `attention_split_decode`: each split is corrected by its own log-sum-exp. The merge alone is also the step of
 ring attention (`ring_attention`), where the partial results come from other devices.
+Tiling: block_m rows, that is all queries of all heads that share a key head, by block_n keys of one split.
+Exact: partial results, log-sum-exps and the merge are float32; half types round the weights and the result only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -15,20 +17,23 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import LOG2E, checked_shapes, precision
+from .aot import POINTER, PRECISION, Build
+from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
+from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
 
 
 @triton.jit
 def decode_split(q_ptr, k_ptr, v_ptr, part_ptr, lse_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row,
-                 v_batch, v_head, v_row, heads, kv_heads, group, seq_q, seq_kv, keys_per_split, part_split, scale,
+                 v_batch, v_head, v_row, heads, kv_heads, group, seq_q, seq_kv, splits, keys_per_split, part_split, scale,
                  HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
                  PRECISION: tl.constexpr):  # fmt: skip
     """One split of the keys, for a tile of rows: all queries of all heads that share a key head."""
-    batch = (tl.program_id(1) // kv_heads).to(tl.int64)
-    kv_head = (tl.program_id(1) % kv_heads).to(tl.int64)
-    packed = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    tile, lane = tile_and_lane(splits * tl.cdiv(group * seq_q, BLOCK_M))
+    split = tile % splits
+    batch = lane // kv_heads
+    kv_head = lane % kv_heads
+    packed = tile // splits * BLOCK_M + tl.arange(0, BLOCK_M)
     there = packed < group * seq_q
     head = kv_head * group + packed // seq_q
     query = packed % seq_q
@@ -39,33 +44,29 @@ def decode_split(q_ptr, k_ptr, v_ptr, part_ptr, lse_ptr, q_batch, q_head, q_row,
     k_ptr += batch * k_batch + kv_head * k_head
     v_ptr += batch * v_batch + kv_head * v_head
 
-    first = tl.program_id(0) * keys_per_split
+    first = split * keys_per_split
     last = tl.minimum(first + keys_per_split, seq_kv)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
+    steps = tl.arange(0, BLOCK_N)
     for start in range(first, last, BLOCK_N):
-        cols = start + tl.arange(0, BLOCK_N)
+        cols = start + steps
+        k_tile = k_ptr + tl.cast(start, tl.int64) * k_row
+        v_tile = v_ptr + tl.cast(start, tl.int64) * v_row
         seen = (cols[None, :] < last) & (cols[None, :] <= query[:, None] + seq_kv - seq_q)
         k_mask = (cols[None, :] < last) & (dims[:, None] < HEAD_DIM)
         v_mask = (cols[:, None] < last) & (dims[None, :] < HEAD_DIM)
-        k = tl.load(k_ptr + cols[None, :] * k_row + dims[:, None], mask=k_mask, other=0.0)
-        scores = tl.where(seen, tl.dot(q, k, input_precision=PRECISION) * scale, float("-inf"))
-        new_max = tl.maximum(row_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = tl.exp2(scores - finite_max[:, None])
-        shrink = tl.exp2(row_max - finite_max)
-        row_sum = row_sum * shrink + tl.sum(weights, 1)
-        row_max = new_max
-        v = tl.load(v_ptr + cols[:, None] * v_row + dims[None, :], mask=v_mask, other=0.0)
+        k = tl.load(k_tile + (steps[None, :] * k_row + dims[:, None]), mask=k_mask, other=0.0)
+        scores = tl.where(seen, tl.dot(q, k, input_precision=PRECISION), float("-inf"))
+        weights, shrink, row_max, row_sum = fold(scores, scale, row_max, row_sum, True)
+        v = tl.load(v_tile + (steps[:, None] * v_row + dims[None, :]), mask=v_mask, other=0.0)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
 
-    empty = row_sum == 0.0
-    safe_sum = tl.where(empty, 1.0, row_sum)
+    part, lse = finish(acc, row_max, row_sum)
     # Rows of the partial results: [splits, batch, heads, seq_q].
-    flat = tl.program_id(0).to(tl.int64) * part_split + (batch * heads + head) * seq_q + query
-    tl.store(part_ptr + flat[:, None] * HEAD_DIM + dims[None, :], acc / safe_sum[:, None], mask=inside)
-    lse = tl.where(empty, float("-inf"), (row_max + tl.log2(safe_sum)) * 0.6931471805599453)
+    flat = tl.cast(split, tl.int64) * part_split + (batch * heads + head) * seq_q + query
+    tl.store(part_ptr + flat[:, None] * HEAD_DIM + dims[None, :], part, mask=inside)
     tl.store(lse_ptr + flat, lse, mask=there)
 
 
@@ -81,7 +82,7 @@ def merge_parts(part_ptr, part_lse_ptr, out_ptr, lse_ptr, parts, rows_total,
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     for part in range(0, parts):
-        flat = part * rows_total + rows
+        flat = tl.cast(part, tl.int64) * rows_total + rows
         lse = (
             tl.load(part_lse_ptr + flat, mask=there, other=float("-inf")).to(tl.float32) * 1.4426950408889634
         )
@@ -95,13 +96,10 @@ def merge_parts(part_ptr, part_lse_ptr, out_ptr, lse_ptr, parts, rows_total,
         acc = acc * shrink[:, None] + value * weight[:, None]
         total = total * shrink + weight
         top = new_top
-    empty = total == 0.0
-    safe = tl.where(empty, 1.0, total)
-    out = (acc / safe[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + rows[:, None] * HEAD_DIM + dims[None, :], out, mask=inside)
-    tl.store(
-        lse_ptr + rows, tl.where(empty, float("-inf"), (top + tl.log2(safe)) * 0.6931471805599453), mask=there
-    )
+    out, lse = finish(acc, top, total)
+    out_ptrs = out_ptr + rows[:, None] * HEAD_DIM + dims[None, :]
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(lse_ptr + rows, lse, mask=there)
 
 
 @interpreted_on_cpu
@@ -132,7 +130,7 @@ def merge_attention(
     rows = lse.numel()
     merge_parts[(triton.cdiv(rows, 16),)](
         parts, part_lse, out, lse, parts.shape[0], rows, HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(head_dim), BLOCK_M=16, num_warps=4, enable_fp_fusion=True,
+        BLOCK_D=block_of(head_dim), BLOCK_M=16, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return out, lse
 
@@ -165,29 +163,32 @@ def decode_attention(
     parts = empty((splits, batch, heads, seq_q, head_dim), dtype=torch.float32, device=q.device)
     part_lse = empty((splits, batch, heads, seq_q), dtype=torch.float32, device=q.device)
     keys = triton.cdiv(triton.cdiv(seq_kv, splits), tile.block_n) * tile.block_n
-    decode_split[(splits, batch * kv_heads, triton.cdiv(group * seq_q, tile.block_m))](
+    row_tiles = triton.cdiv(group * seq_q, tile.block_m)
+    decode_split[(splits * row_tiles * batch * kv_heads,)](
         q, k, v, parts, part_lse, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, kv_heads, group, seq_q,
-        seq_kv, keys, batch * heads * seq_q, head_dim**-0.5 * LOG2E, HEAD_DIM=head_dim,
-        BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
+        seq_kv, splits, keys, batch * heads * seq_q, head_dim**-0.5 * LOG2E, HEAD_DIM=head_dim,
+        BLOCK_D=block_of(head_dim), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
         PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     return merge_attention(parts, part_lse, dtype=q.dtype, empty=empty)
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability: a split and the merge."""
-    for head_dim in (64, 128):
-        tile = tiles.pick("decode_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target)
-        pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr"), POINTER["bf16"])
-        pointers |= {"part_ptr": "*fp32", "lse_ptr": "*fp32"}
-        strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
-        shape = {"HEAD_DIM": head_dim, "BLOCK_D": head_dim}
-        constants = shape | {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "PRECISION": "tf32"}
-        yield Build("decode_attention", "split", head_dim, "bf16", tile, decode_split, pointers, ("scale",),
-                    (*strides, "keys_per_split"), constants)  # fmt: skip
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler.
+
+    Args:
+        variant: "split" or "merge", whose tile is always 16 rows.
+    """
+    shape = {"HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim)}
+    if variant == "merge":
         pointers = dict.fromkeys(("part_ptr", "part_lse_ptr", "lse_ptr"), "*fp32") | {
-            "out_ptr": POINTER["bf16"]
+            "out_ptr": POINTER[dtype]
         }
-        merge_tile = tiles.Tile(16, 16, 4, 2)
-        yield Build("decode_attention", "merge", head_dim, "bf16", merge_tile, merge_parts, pointers, (), (),
-                    shape | {"BLOCK_M": 16})  # fmt: skip
+        return Build("decode_attention", variant, head_dim, dtype, tiles.Tile(16, 16, 4, 1), merge_parts, pointers,
+                     (), (), shape | {"BLOCK_M": 16})  # fmt: skip
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr"), POINTER[dtype])
+    pointers |= dict.fromkeys(("part_ptr", "lse_ptr"), "*fp32")
+    strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
+    constants = shape | {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "PRECISION": PRECISION[dtype]}
+    return Build("decode_attention", variant, head_dim, dtype, tile, decode_split, pointers, ("scale",),
+                 (*strides, "keys_per_split"), constants)  # fmt: skip

@@ -1,12 +1,13 @@
 """Attention to gathered blocks: for each query an index names the blocks of keys that it attends to.
 
-Tied to `attention_selected_blocks`; routed, retrieved and top-k attention differ in how the index is made, not here.
-The heads that share a key head share the selection, so that a tile is one query with all heads of its group.
+Cascade: `attention_selected_blocks`; routed, retrieved and top-k attention differ in how the index is made, not here.
+Tiling: one query with all heads of its group, which share the selection, by one block of keys.
+Exact: scores, maximum, denominator and numerator are float32; half types round the weights and the result only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -15,9 +16,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import LOG2E, checked_shapes, precision
+from .aot import POINTER, PRECISION, Build
+from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
+from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
 
 
 @triton.jit
@@ -25,48 +27,44 @@ def selected_blocks(q_ptr, k_ptr, v_ptr, index_ptr, out_ptr, lse_ptr, q_batch, q
                     v_batch, v_head, v_row, heads, kv_heads, group, seq_q, seq_kv, selected, scale,
                     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_T: tl.constexpr,
                     CAUSAL: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """One query of one group of heads; a negative index is no block."""
-    query = tl.program_id(0)
-    batch = (tl.program_id(1) // kv_heads).to(tl.int64)
-    kv_head = (tl.program_id(1) % kv_heads).to(tl.int64)
+    """One query of one group of heads; an index that is negative or beyond the last block names no key."""
+    query, lane = tile_and_lane(seq_q)
+    batch = lane // kv_heads
+    kv_head = lane % kv_heads
     members = tl.arange(0, BLOCK_G)
     dims = tl.arange(0, BLOCK_D)
     inside = (members[:, None] < group) & (dims[None, :] < HEAD_DIM)
     head = kv_head * group + members
-    q_ptrs = q_ptr + batch * q_batch + head[:, None] * q_head + query * q_row + dims[None, :]
+    q_ptrs = (
+        q_ptr + batch * q_batch + head[:, None] * q_head + tl.cast(query, tl.int64) * q_row + dims[None, :]
+    )
     q = tl.load(q_ptrs, mask=inside, other=0.0)
     k_ptr += batch * k_batch + kv_head * k_head
     v_ptr += batch * v_batch + kv_head * v_head
-    index_ptr += (tl.program_id(1).to(tl.int64) * seq_q + query) * selected
+    index_ptr += (lane * seq_q + query) * selected
     acc = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
     row_max = tl.full([BLOCK_G], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_G], tl.float32)
+    steps = tl.arange(0, BLOCK_T)
     for pick in range(0, selected):
         block = tl.load(index_ptr + pick)
-        cols = tl.maximum(block, 0) * BLOCK_T + tl.arange(0, BLOCK_T)
+        start = tl.maximum(block, 0).to(tl.int64) * BLOCK_T
+        cols = start + steps
         limit = tl.where(block >= 0, seq_kv, 0)
         if CAUSAL:
             limit = tl.minimum(limit, query + seq_kv - seq_q + 1)
         seen = cols < limit
         k_mask = seen[None, :] & (dims[:, None] < HEAD_DIM)
         v_mask = seen[:, None] & (dims[None, :] < HEAD_DIM)
-        k = tl.load(k_ptr + cols[None, :] * k_row + dims[:, None], mask=k_mask, other=0.0)
-        scores = tl.dot(q, k, input_precision=PRECISION) * scale
-        scores = tl.where(seen[None, :], scores, float("-inf"))
-        new_max = tl.maximum(row_max, tl.max(scores, 1))
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = tl.exp2(scores - finite_max[:, None])
-        shrink = tl.exp2(row_max - finite_max)
-        row_sum = row_sum * shrink + tl.sum(weights, 1)
-        row_max = new_max
-        v = tl.load(v_ptr + cols[:, None] * v_row + dims[None, :], mask=v_mask, other=0.0)
+        k = tl.load(k_ptr + start * k_row + (steps[None, :] * k_row + dims[:, None]), mask=k_mask, other=0.0)
+        scores = tl.where(seen[None, :], tl.dot(q, k, input_precision=PRECISION), float("-inf"))
+        weights, shrink, row_max, row_sum = fold(scores, scale, row_max, row_sum, True)
+        v = tl.load(v_ptr + start * v_row + (steps[:, None] * v_row + dims[None, :]), mask=v_mask, other=0.0)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
-    empty = row_sum == 0.0
-    safe_sum = tl.where(empty, 1.0, row_sum)
+    out, lse = finish(acc, row_max, row_sum)
     flat = (batch * heads + head) * seq_q + query
-    out = (acc / safe_sum[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + flat[:, None] * HEAD_DIM + dims[None, :], out, mask=inside)
-    lse = tl.where(empty, float("-inf"), (row_max + tl.log2(safe_sum)) * 0.6931471805599453)
+    out_ptrs = out_ptr + flat[:, None] * HEAD_DIM + dims[None, :]
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=inside)
     tl.store(lse_ptr + flat, lse, mask=members < group)
 
 
@@ -88,14 +86,15 @@ def selected_attention(
         q: [batch, heads, seq_q, head_dim].
         k: [batch, kv_heads, seq_kv, head_dim].
         v: like k.
-        index: [batch, kv_heads, seq_q, selected] integers; different blocks, or -1 for none.
+        index: [batch, kv_heads, seq_q, selected] integers: different blocks; one that is negative or beyond
+            the last block names no key.
         block: keys of a block, a power of two from 16.
         causal: a query sees no key after itself; the last query stands on the last key.
         tile: warps and stages; the shipped choice for the device where not given.
         empty: makes outputs; the checker passes one that fills them with NaN.
 
     Raises:
-        KernelError: shapes that do not fit, or an index beyond the last block.
+        KernelError: shapes that do not fit.
     """
     batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
     if block < 16 or block & (block - 1):
@@ -103,34 +102,28 @@ def selected_attention(
     if index.shape[:-1] != (batch, kv_heads, seq_q) or index.is_floating_point():
         expected = f"integers [{batch}, {kv_heads}, {seq_q}, selected]"
         raise KernelError(f"index: expected {expected}, found {index.dtype} {list(index.shape)}")
-    if int(index.max()) * block >= seq_kv:
-        raise KernelError(f"index: block {int(index.max())} begins behind the last of {seq_kv} keys")
     tile = tile or tiles.choose("selected_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     group = heads // kv_heads
-    selected_blocks[(seq_q, batch * kv_heads)](
+    selected_blocks[(seq_q * batch * kv_heads,)](
         q, k, v, index.to(torch.int32).contiguous(), out, lse, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
         heads, kv_heads, group, seq_q, seq_kv, index.shape[-1], head_dim**-0.5 * LOG2E, HEAD_DIM=head_dim,
-        BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_G=max(16, triton.next_power_of_2(group)),
+        BLOCK_D=block_of(head_dim), BLOCK_G=block_of(group),
         BLOCK_T=block, CAUSAL=causal, PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages,
         enable_fp_fusion=True,
     )  # fmt: skip
     return out, lse
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability: causal, groups of up to 16 heads."""
-    for head_dim in (64, 128):
-        tile = tiles.pick(
-            "selected_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target
-        )
-        pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER["bf16"])
-        pointers |= {"index_ptr": "*i32", "lse_ptr": "*fp32"}
-        strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
-        constants = {
-            "HEAD_DIM": head_dim, "BLOCK_D": head_dim, "BLOCK_G": tile.block_m, "BLOCK_T": tile.block_n,
-            "CAUSAL": True, "PRECISION": "tf32",
-        }  # fmt: skip
-        yield Build("selected_attention", "causal", head_dim, "bf16", tile, selected_blocks, pointers, ("scale",),
-                    strides, constants)  # fmt: skip
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler; block_m is the largest group, block_n the keys of a block."""
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
+    pointers |= {"index_ptr": "*i32", "lse_ptr": "*fp32"}
+    strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
+    constants = {
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_G": tile.block_m, "BLOCK_T": tile.block_n,
+        "CAUSAL": variant == "causal", "PRECISION": PRECISION[dtype],
+    }  # fmt: skip
+    return Build("selected_attention", variant, head_dim, dtype, tile, selected_blocks, pointers, ("scale",), strides,
+                 constants)  # fmt: skip

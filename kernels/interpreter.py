@@ -140,8 +140,12 @@ def interpreted_on_cpu(launcher: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(launcher)
     def launch(*args: P.args, **kwargs: P.kwargs) -> R:
         first = args[0] if args else next(iter(kwargs.values()))
-        if first.is_cuda:  # type: ignore[attr-defined]
-            return launcher(*args, **kwargs)
+        if first.is_cuda:  # type: ignore[attr-defined]  # P says nothing of the first argument: it is a tensor.
+            import torch
+
+            # Triton launches on the current device, wherever the tensors lie.
+            with torch.cuda.device(first.device):  # type: ignore[attr-defined]  # as above
+                return launcher(*args, **kwargs)
         with interpreting():
             return launcher(*args, **kwargs)
 

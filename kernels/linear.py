@@ -1,12 +1,14 @@
 """Causal linear attention with exponential decay, chunked: a product inside each chunk, a carried state between.
 
-Tied to `linear_chunked`. Its gradients are the same operator with the roles of the tensors exchanged and, for keys and
-values, with time reversed, so that one kernel is forward and backward.
+Cascade: `linear_chunked`, and `linear_recurrent`, which it equals. Its gradients are the same operator with the roles
+of the tensors exchanged and, for keys and values, with time reversed, so that one kernel is forward and backward.
+Tiling: a thread block walks all chunks of block_m tokens of one head, for block_n value columns.
+Exact: the state is kept in float32; half types round it, and the scores, once before each product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -15,9 +17,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import checked_shapes, precision
+from .aot import POINTER, PRECISION, Build
+from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
+from .primitives import block_of, precision, tile_and_lane
 
 
 @triton.jit
@@ -27,18 +30,19 @@ def linear_chunks(q_ptr, k_ptr, v_ptr, decay_ptr, out_ptr, q_batch, q_head, q_ro
                   CHUNK: tl.constexpr, REVERSE: tl.constexpr, NORMALISE: tl.constexpr,
                   PRECISION: tl.constexpr):  # fmt: skip
     """All chunks of one head, for one block of value columns; the state stays in registers."""
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = (tl.program_id(1) % heads).to(tl.int64)
+    tile, lane = tile_and_lane(tl.cdiv(VALUE_DIM, BLOCK_V))
+    batch = lane // heads
+    head = lane % heads
     q_ptr += batch * q_batch + head * q_head
     k_ptr += batch * k_batch + head * k_head
     v_ptr += batch * v_batch + head * v_head
-    out_ptr += tl.program_id(1).to(tl.int64) * seq * VALUE_DIM
+    out_ptr += lane * seq * VALUE_DIM
     # Natural decay rate per token, in base 2.
     rate = tl.load(decay_ptr + head).to(tl.float32) * 1.4426950408889634
 
     step = tl.arange(0, CHUNK)
     dims = tl.arange(0, BLOCK_D)
-    columns = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
+    columns = tile * BLOCK_V + tl.arange(0, BLOCK_V)
     distance = (step[:, None] - step[None, :]).to(tl.float32)
     # The masked half would overflow for a large rate: its distance is set to 0 before the exponential.
     inside = tl.where(distance >= 0, tl.exp2(-rate * tl.maximum(distance, 0.0)), 0.0)
@@ -49,14 +53,17 @@ def linear_chunks(q_ptr, k_ptr, v_ptr, decay_ptr, out_ptr, q_batch, q_head, q_ro
     state = tl.zeros([BLOCK_D, BLOCK_V], tl.float32)
     key_sum = tl.zeros([BLOCK_D], tl.float32)
     for start in range(0, seq, CHUNK):
-        order = start + step
-        tokens = seq - 1 - order if REVERSE else order
-        there = order < seq
+        there = start + step < seq
+        # The offset of a chunk needs 64 bits in a long sequence; those inside a chunk do not.
+        base = tl.cast(seq - 1 - start if REVERSE else start, tl.int64)
+        place = -step if REVERSE else step
         row_mask = there[:, None] & (dims[None, :] < HEAD_DIM)
         value_mask = there[:, None] & (columns[None, :] < VALUE_DIM)
-        q = tl.load(q_ptr + tokens[:, None] * q_row + dims[None, :], mask=row_mask, other=0.0)
-        k = tl.load(k_ptr + tokens[:, None] * k_row + dims[None, :], mask=row_mask, other=0.0)
-        v = tl.load(v_ptr + tokens[:, None] * v_row + columns[None, :], mask=value_mask, other=0.0)
+        q = tl.load(q_ptr + base * q_row + (place[:, None] * q_row + dims[None, :]), mask=row_mask, other=0.0)
+        k = tl.load(k_ptr + base * k_row + (place[:, None] * k_row + dims[None, :]), mask=row_mask, other=0.0)
+        v = tl.load(
+            v_ptr + base * v_row + (place[:, None] * v_row + columns[None, :]), mask=value_mask, other=0.0
+        )
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * inside
         out = tl.dot(scores.to(v.dtype), v, input_precision=PRECISION)
         carried = tl.dot(q, state.to(q.dtype), input_precision=PRECISION)
@@ -67,7 +74,7 @@ def linear_chunks(q_ptr, k_ptr, v_ptr, decay_ptr, out_ptr, q_batch, q_head, q_ro
             key_sum = key_sum * whole + tl.sum(k.to(tl.float32) * until_end[:, None], 0)
         late = (k.to(tl.float32) * until_end[:, None]).to(k.dtype)
         state = state * whole + tl.dot(tl.trans(late), v, input_precision=PRECISION)
-        o_ptrs = out_ptr + tokens[:, None] * VALUE_DIM + columns[None, :]
+        o_ptrs = out_ptr + base * VALUE_DIM + (place[:, None] * VALUE_DIM + columns[None, :])
         tl.store(o_ptrs, out.to(out_ptr.dtype.element_ty), mask=value_mask)
 
 
@@ -86,9 +93,9 @@ def _run(
     value_dim = v.shape[-1]
     tile = tile or tiles.choose("linear_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
     out = empty((batch, heads, seq, value_dim), dtype=q.dtype, device=q.device)
-    linear_chunks[(triton.cdiv(value_dim, tile.block_n), batch * heads)](
+    linear_chunks[(triton.cdiv(value_dim, tile.block_n) * batch * heads,)](
         q, k, v, decay, out, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, seq,
-        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), VALUE_DIM=value_dim,
+        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), VALUE_DIM=value_dim,
         BLOCK_V=tile.block_n, CHUNK=tile.block_m, REVERSE=reverse, NORMALISE=normalise,
         PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
@@ -151,29 +158,18 @@ def linear_attention_gradients(
     return run(grad, v, k, False), run(v, grad, q, True), run(k, q, grad, True)
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability: forward, normalised, reversed (gradients)."""
-    for head_dim in (64, 128):
-        tile = tiles.pick("linear_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target)
-        pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER["bf16"]) | {
-            "decay_ptr": "*fp32"
-        }
-        strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
-        for variant in ("forward", "normalised", "reversed"):
-            constants = {
-                "HEAD_DIM": head_dim, "BLOCK_D": head_dim, "VALUE_DIM": head_dim, "BLOCK_V": tile.block_n,
-                "CHUNK": tile.block_m, "REVERSE": variant == "reversed", "NORMALISE": variant == "normalised",
-                "PRECISION": "tf32",
-            }  # fmt: skip
-            yield Build(
-                "linear_attention",
-                variant,
-                head_dim,
-                "bf16",
-                tile,
-                linear_chunks,
-                pointers,
-                (),
-                strides,
-                constants,
-            )
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler.
+
+    Args:
+        variant: "forward", "normalised" or "reversed", as the gradients need it.
+    """
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype]) | {"decay_ptr": "*fp32"}
+    strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
+    constants = {
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "VALUE_DIM": head_dim, "BLOCK_V": tile.block_n,
+        "CHUNK": tile.block_m, "REVERSE": variant == "reversed", "NORMALISE": variant == "normalised",
+        "PRECISION": PRECISION[dtype],
+    }  # fmt: skip
+    return Build("linear_attention", variant, head_dim, dtype, tile, linear_chunks, pointers, (), strides,
+                 constants)  # fmt: skip

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from einsum_cascade.errors import DataError
 
+from .masks import visible_pairs
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -39,14 +41,7 @@ class Setting:
     @property
     def pairs(self) -> int:
         """Query-key pairs of one head that are visible."""
-        n = self.seq
-        left, right = n - 1, 0 if self.causal else n - 1
-        if self.window is not None:
-            left = self.window - 1 if self.causal else self.window // 2
-            right = 0 if self.causal else self.window - 1 - self.window // 2
-        # A diagonal at distance d from the main one holds n - d pairs.
-        sides = (min(side, n - 1) for side in (left, right))
-        return n + sum(side * n - side * (side + 1) // 2 for side in sides)
+        return visible_pairs(self.seq, causal=self.causal, window=self.window)
 
     @property
     def flops(self) -> float:

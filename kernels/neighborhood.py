@@ -1,14 +1,16 @@
 """Generalized neighborhood attention in one, two and three dimensions: tokens permuted into multi-dimensional tiles.
 
-Tied to `gna_1d` and `gna_2d`. Every axis has a window, a stride and a dilation, and may be causal. A query tile visits
+Cascades: `gna_1d`, `gna_2d` and their causal and dilated forms. Every axis has a window, a stride and a dilation, and may be causal. A query tile visits
 exactly the box of key tiles that its windows touch. Where every pair of every visited tile is visible, the kernel is
 built without a mask. The window rule is NATTEN's: non-causal windows are shifted at the edges, never cut.
+Tiling: block_m queries by block_n keys, each a box of tokens that the permutation makes consecutive.
+Exact: scores, maximum, denominator and numerator are float32; half types round the weights and the result only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +21,9 @@ from torch.nn.functional import pad
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import LOG2E, precision
+from .aot import POINTER, PRECISION, Build
 from .interpreter import interpreted_on_cpu
+from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
 
 AXES = 3
 
@@ -74,8 +76,10 @@ def neighborhood_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, length_z,
     KEYS: tl.constexpr = KZ * KY * KX
     q_tiles = q_tiles_z * q_tiles_y * q_tiles_x
     k_tiles = k_tiles_z * k_tiles_y * k_tiles_x
-    residue = tl.program_id(0) // q_tiles
-    tile = tl.program_id(0) % q_tiles
+    classes = dilation_z * dilation_y * dilation_x
+    place, lane = tile_and_lane(q_tiles * classes)
+    residue = place // q_tiles
+    tile = place % q_tiles
     tile_x = tile % q_tiles_x
     tile_y = tile // q_tiles_x % q_tiles_y
     tile_z = tile // (q_tiles_x * q_tiles_y)
@@ -87,8 +91,7 @@ def neighborhood_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, length_z,
     first_y, count_y = _key_tiles(tile_y, n_y, window_y, stride_y, QY, KY, CAUSAL_Y)
     first_z, count_z = _key_tiles(tile_z, n_z, window_z, stride_z, QZ, KZ, CAUSAL_Z)
 
-    classes = dilation_z * dilation_y * dilation_x
-    problem = tl.program_id(1).to(tl.int64) * classes + residue
+    problem = lane * classes + residue
     q_token = tl.arange(0, QUERIES)
     k_token = tl.arange(0, KEYS)
     dims = tl.arange(0, BLOCK_D)
@@ -118,22 +121,13 @@ def neighborhood_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, length_z,
             seen = seen & _seen(q_y, key_y * KY + k_token // KX % KY, n_y, window_y, stride_y, CAUSAL_Y)
             seen = seen & _seen(q_z, key_z * KZ + k_token // (KX * KY), n_z, window_z, stride_z, CAUSAL_Z)
             scores = tl.where(seen, scores, float("-inf"))
-        new_max = tl.maximum(row_max, tl.max(scores, 1) * scale)
-        finite_max = tl.where(new_max == float("-inf"), 0.0, new_max) if MASKED else new_max
-        weights = tl.exp2(scores * scale - finite_max[:, None])
-        shrink = tl.exp2(row_max - finite_max)
-        row_sum = row_sum * shrink + tl.sum(weights, 1)
-        row_max = new_max
+        weights, shrink, row_max, row_sum = fold(scores, scale, row_max, row_sum, MASKED)
         v = tl.load(v_ptr + keys[:, None] * HEAD_DIM + dims[None, :], mask=row_mask, other=0.0)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
 
-    empty = row_sum == 0.0
-    safe_sum = tl.where(empty, 1.0, row_sum)
-    out = acc / safe_sum[:, None]
-    tl.store(
-        out_ptr + rows[:, None] * HEAD_DIM + dims[None, :], out.to(out_ptr.dtype.element_ty), mask=row_mask
-    )
-    lse = tl.where(empty, float("-inf"), (row_max + tl.log2(safe_sum)) * 0.6931471805599453)
+    out, lse = finish(acc, row_max, row_sum)
+    out_ptrs = out_ptr + rows[:, None] * HEAD_DIM + dims[None, :]
+    tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=row_mask)
     tl.store(lse_ptr + rows, lse)
 
 
@@ -317,36 +311,33 @@ def _launch(
     out = empty(tuple(queries.shape), dtype=q.dtype, device=q.device)
     lse = empty((*queries.shape[:-1], 1), dtype=torch.float32, device=q.device)
     numbers = [getattr(a, name) for name in ("length", "window", "stride", "dilation") for a in axes]
-    neighborhood_forward[(queries.shape[1] * queries.shape[2], batch * heads)](
+    neighborhood_forward[(math.prod(queries.shape[:3]),)](
         queries, keys, values, out, lse, head_dim**-0.5 * LOG2E, *numbers,
         *(a.tiles(a.q_tile) for a in axes), *(a.tiles(a.k_tile) for a in axes),
         **dict(zip(("QZ", "QY", "QX", "KZ", "KY", "KX"), (*q_shape, *k_shape), strict=True)),
         **{f"CAUSAL_{n}": a.causal for n, a in zip("ZYX", axes, strict=True)},
-        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
+        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim),
         MASKED=not all(a.dense() for a in axes), PRECISION=precision(q.dtype),
         num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     return unpermute(out, axes, q_shape, batch=batch), unpermute(lse, axes, q_shape, batch=batch)
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability: one to three axes, masked and mask-free."""
-    for head_dim in (64, 128):
-        tile = tiles.pick(
-            "neighborhood_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target
-        )
-        pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER["bf16"]) | {
-            "lse_ptr": "*fp32"
-        }
-        for rank, masked in ((1, True), (2, True), (3, True), (3, False)):
-            sides = {}
-            for side, tokens in (("Q", tile.block_m), ("K", tile.block_n)):
-                shape = (1,) * (AXES - rank) + spread(tokens, (1,) * rank)
-                sides |= {f"{side}{axis}": n for axis, n in zip("ZYX", shape, strict=True)}
-            constants = sides | {
-                "CAUSAL_Z": False, "CAUSAL_Y": False, "CAUSAL_X": False, "HEAD_DIM": head_dim, "BLOCK_D": head_dim,
-                "MASKED": masked, "PRECISION": "tf32",
-            }  # fmt: skip
-            variant = f"{rank}-D" if masked else f"{rank}-D mask-free"
-            yield Build("neighborhood_attention", variant, head_dim, "bf16", tile, neighborhood_forward, pointers,
-                        ("scale",), (), constants)  # fmt: skip
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler.
+
+    Args:
+        variant: "1-D", "2-D" or "3-D", then "mask-free" where no visited tile needs a mask.
+    """
+    rank = int(variant[0])
+    sides = {}
+    for side, tokens in (("Q", tile.block_m), ("K", tile.block_n)):
+        shape = (1,) * (AXES - rank) + spread(tokens, (1,) * rank)
+        sides |= {f"{side}{axis}": n for axis, n in zip("ZYX", shape, strict=True)}
+    constants = sides | {
+        "CAUSAL_Z": False, "CAUSAL_Y": False, "CAUSAL_X": False, "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim),
+        "MASKED": not variant.endswith("mask-free"), "PRECISION": PRECISION[dtype],
+    }  # fmt: skip
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype]) | {"lse_ptr": "*fp32"}
+    return Build("neighborhood_attention", variant, head_dim, dtype, tile, neighborhood_forward, pointers,
+                 ("scale",), (), constants)  # fmt: skip

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
+
+from .masks import limits
 
 
 def band(seq_q: int, seq_kv: int, *, left: int | None, right: int | None) -> torch.Tensor:
@@ -26,12 +29,9 @@ def distances(seq_q: int, seq_kv: int) -> torch.Tensor:
 
 
 def window_mask(seq_q: int, seq_kv: int, *, causal: bool = False, window: int | None = None) -> torch.Tensor:
-    """Return the mask of a causal or centred window; an even centred window looks one key further left."""
-    if causal:
-        return band(seq_q, seq_kv, left=None if window is None else window - 1, right=0)
-    if window is None:
-        return band(seq_q, seq_kv, left=None, right=None)
-    return band(seq_q, seq_kv, left=window // 2, right=window - 1 - window // 2)
+    """Return the mask of a causal or centred window, see `kernels.masks.limits`."""
+    left, right = limits(causal=causal, window=window)
+    return band(seq_q, seq_kv, left=left, right=right)
 
 
 def softmax_of(scores: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -206,9 +206,13 @@ def channel_attention(
     return (torch.softmax(scale * (q @ k.transpose(-1, -2)), -1) @ v,)
 
 
-def reversed_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor]:
+def reversed_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, share: torch.Tensor | None = None
+) -> tuple[torch.Tensor]:
     """Return the transposed aggregation: weights normalised over the keys of a query, summed over the queries."""
     weights = torch.softmax((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5, -1)
+    if share is not None:
+        weights = weights * share[..., None]
     return (weights.transpose(-1, -2) @ v,)
 
 
@@ -236,3 +240,108 @@ def selected_attention(
                     out[b, h, p] = torch.softmax(scores, 0) @ v[b, h // group, keys]
                     lse[b, h, p] = torch.logsumexp(scores, 0)
     return out, lse
+
+
+def landmark_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, period: int = 64, scale: float | None = None
+) -> tuple[torch.Tensor]:
+    """Return attention with a grouped softmax, its weights materialised block by block."""
+    group, seq = q.shape[1] // k.shape[1], q.shape[2]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    token = torch.arange(seq)
+    own, ordinary = token // period, token % period < period - 1
+    mine = (own[:, None] == own[None, :]) & ordinary & (token[None, :] <= token[:, None])
+    marks = scores[..., period - 1 :: period]
+    past = torch.arange(marks.shape[-1])[None, :] < own[:, None]
+    competing = torch.cat([scores.masked_fill(~mine, -torch.inf), marks.masked_fill(~past, -torch.inf)], -1)
+    weights, shares = torch.softmax(competing, -1).split([seq, marks.shape[-1]], -1)
+    inside = torch.zeros_like(scores)
+    for block in range(marks.shape[-1]):
+        members = slice(block * period, (block + 1) * period - 1)
+        inside[..., members] = torch.softmax(scores[..., members], -1) * shares[..., block : block + 1]
+    return ((weights + inside) @ v,)
+
+
+def _softplus_weights(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return softplus weights that sum to 1 over the keys seen, and how many keys each query sees."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    seen = -distances(q.shape[2], k.shape[2])
+    length = seen.max(1).values.to(q.dtype) + 1
+    dim = torch.tensor(q.shape[-1], dtype=q.dtype)
+    warmth = torch.log(dim) * torch.log(length) / dim.sqrt()
+    weights = functional.softplus((q @ k.transpose(-1, -2)) * warmth[:, None], threshold=1e6) * (seen >= 0)
+    return weights / weights.sum(-1, keepdim=True), length
+
+
+def softplus_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor]:
+    """Return causal softplus attention, its weights materialised."""
+    return (_softplus_weights(q, k)[0] @ v.repeat_interleave(q.shape[1] // v.shape[1], 1),)
+
+
+def reweighted_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, power: int = 15
+) -> tuple[torch.Tensor]:
+    """Return softplus attention re-weighted: below the mean nothing, above it a power, normalised again."""
+    weights, length = _softplus_weights(q, k)
+    powers = torch.relu(weights * length[:, None] - 1.0) ** power
+    values = powers @ v.repeat_interleave(q.shape[1] // v.shape[1], 1)
+    return (values / powers.sum(-1, keepdim=True).clamp_min(1e-9),)
+
+
+def neural_memory(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    alpha: torch.Tensor,
+    chunk: int = 64,
+) -> tuple[torch.Tensor]:
+    """Return what a memory recalls, token by token; gradients are those at the first memory of a chunk."""
+    batch, heads, seq, dim = q.shape
+    memory = momentum = q.new_zeros(batch, heads, dim, dim)
+    held, out = memory, torch.empty_like(v)
+    for t in range(seq):
+        held = memory if t % chunk == 0 else held
+        error = (held @ k[:, :, t, :, None])[..., 0] - v[:, :, t]
+        gradient = 2.0 * error[..., :, None] * k[:, :, t, None, :]
+        rate, step, lost = (g[:, :, t, None, None] for g in (eta, theta, alpha))
+        momentum = rate * momentum - step * gradient
+        memory = (1.0 - lost) * memory + momentum
+        out[:, :, t] = (memory @ q[:, :, t, :, None])[..., 0]
+    return (out,)
+
+
+def _centred(strips: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return [batch, channels, length] convolved channel by channel with [channels, taps], zeros beyond the ends."""
+    taps = weights.shape[1]
+    padded = functional.pad(strips, (taps // 2, taps - 1 - taps // 2))
+    return functional.conv1d(padded, weights[:, None], groups=strips.shape[1])
+
+
+def efficient_channel_gate(x: torch.Tensor, *, weights: torch.Tensor) -> tuple[torch.Tensor]:
+    """Return x times the sigmoid of its means, convolved along the channels."""
+    means = x.flatten(2).mean(-1)[:, None]
+    gate = torch.sigmoid(_centred(means, weights[None]))[:, 0]
+    return (x * gate.reshape(*x.shape[:2], *(1,) * (x.ndim - 2)),)
+
+
+def squeeze_excite_gate(
+    x: torch.Tensor, *, reduce: torch.Tensor, expand: torch.Tensor
+) -> tuple[torch.Tensor]:
+    """Return x times the sigmoid of two layers over its means."""
+    gate = torch.sigmoid(torch.relu(x.flatten(2).mean(-1) @ reduce.T) @ expand.T)
+    return (x * gate.reshape(*x.shape[:2], *(1,) * (x.ndim - 2)),)
+
+
+def efficient_local_gate(
+    x: torch.Tensor, *, weights: torch.Tensor, gain: torch.Tensor, offset: torch.Tensor, groups: int = 16
+) -> tuple[torch.Tensor]:
+    """Return x times the gates of its rows and columns, normalised by PyTorch's group norm."""
+    rows, columns = (
+        torch.sigmoid(functional.group_norm(_centred(x.mean(axis), weights), groups, gain, offset))
+        for axis in (3, 2)
+    )
+    return (x * rows[..., :, None] * columns[..., None, :],)

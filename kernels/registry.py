@@ -35,6 +35,21 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """The tiles that are tried when a kernel is tuned: every combination that fits an SM.
+
+    Attributes:
+        units: the sides of a tile whose product is the work of one step, in the kernel's own unit.
+    """
+
+    block_m: tuple[int, ...] = (64, 128)
+    block_n: tuple[int, ...] = (32, 64, 128)
+    warps: tuple[int, ...] = (4, 8)
+    stages: tuple[int, ...] = (2, 3)
+    units: tuple[str, ...] = ("block_m", "block_n")
+
+
+@dataclass(frozen=True, slots=True)
 class KernelEntry:
     """One kernel. Parts are "module:name" inside this package, loaded when used.
 
@@ -43,10 +58,11 @@ class KernelEntry:
         launcher: takes tensors, options and `empty`; returns the outputs in order.
         reference: the same mathematics on materialised tensors.
         inputs: makes the tensors of a case.
-        cases: the checks of this kernel.
         outputs: names of what launcher and reference return.
-        builds: yields the shipped specialisations for a compute capability; empty where another entry's serve.
-        tunable: makes one specialisation of a given tile; empty where the tile is not free.
+        build: makes one specialisation of a given tile; empty where another entry's serve.
+        variants: the specialisations that are shipped, and the launcher's options that run each.
+        head_dims: for which they are shipped; 0 where there are no heads.
+        choices: the tiles among which the kernel is tuned.
     """
 
     name: str
@@ -56,11 +72,22 @@ class KernelEntry:
     launcher: str
     reference: str
     inputs: str
-    cases: str
     outputs: tuple[str, ...]
-    builds: str = ""
-    tunable: str = ""
+    build: str = ""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    head_dims: tuple[int, ...] = (64, 128, 256)
+    choices: Choices = Choices()
 
+    @property
+    def cases(self) -> str:
+        """The checks of this kernel."""
+        return f"cases:{self.name}"
+
+
+_CAUSAL = {"causal": True}
+_WINDOW = {"causal": True, "window": 1024}
+# Elementwise work over whole planes: short rows of many pixels.
+_PIXELS = Choices((16,), (64, 128, 256), (4, 8), (1,))
 
 _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
     {
@@ -72,12 +99,11 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 summary="1-pass attention: causal, window, grouped query, soft cap, ALiBi, relative bias, sink",
                 source="Dao et al., FlashAttention-2 (2023); Nayak et al., FuseMax (MICRO 2024), cascade 5",
                 launcher="attention:flash_attention",
-                reference="reference:attention",
+                reference="reference:flash_attention",
                 inputs="inputs:attention",
-                cases="cases:flash_attention",
-                builds="attention:builds",
-                tunable="attention:build",
                 outputs=("AV", "LSE"),
+                build="attention:build",
+                variants={"dense": {}, "causal": _CAUSAL, "causal window": _WINDOW},
             ),
             KernelEntry(
                 name="unfused_attention",
@@ -87,9 +113,14 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="unfused:unfused_attention",
                 reference="reference:unfused_attention",
                 inputs="inputs:attention",
-                cases="cases:unfused_attention",
-                builds="unfused:builds",
                 outputs=("AV", "LSE"),
+                build="unfused:build",
+                variants={
+                    "product": {},
+                    "softmax": {},
+                    "values": {},
+                    "exponentials and values": {"passes": 2},
+                },
             ),
             KernelEntry(
                 name="linear_attention",
@@ -99,9 +130,10 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="linear:linear_attention",
                 reference="reference:linear_attention",
                 inputs="inputs:linear",
-                cases="cases:linear_attention",
-                builds="linear:builds",
                 outputs=("NV",),
+                build="linear:build",
+                variants={"forward": {}, "normalised": {"normalise": True}, "reversed": {}},
+                choices=Choices((16, 32, 64, 128), (16, 32, 64), (4, 8), (1, 2, 3)),
             ),
             KernelEntry(
                 name="linear_attention_gradients",
@@ -111,7 +143,6 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="linear:linear_attention_gradients",
                 reference="reference:linear_attention_gradients",
                 inputs="inputs:linear",
-                cases="cases:linear_attention_gradients",
                 outputs=("DQ", "DK", "DV"),
             ),
             KernelEntry(
@@ -122,9 +153,9 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="neighborhood:neighborhood_attention",
                 reference="reference:neighborhood_attention",
                 inputs="inputs:neighborhood",
-                cases="cases:neighborhood_attention",
-                builds="neighborhood:builds",
                 outputs=("AV", "LSE"),
+                build="neighborhood:build",
+                variants={"1-D": {}, "2-D": {}, "3-D": {}, "3-D mask-free": {}},
             ),
             KernelEntry(
                 name="flash_attention_gradients",
@@ -134,9 +165,14 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="backward:flash_attention_gradients",
                 reference="reference:flash_attention_gradients",
                 inputs="inputs:attention",
-                cases="cases:flash_attention_gradients",
-                builds="backward:builds",
                 outputs=("DQ", "DK", "DV"),
+                build="backward:build",
+                variants={
+                    f"{part}, {mask}": options
+                    for part in ("keys and values", "queries")
+                    for mask, options in (("dense", {}), ("causal", _CAUSAL), ("causal window", _WINDOW))
+                },
+                choices=Choices((32, 64, 128), (32, 64, 128), (4, 8), (1, 2)),
             ),
             KernelEntry(
                 name="decode_attention",
@@ -146,9 +182,10 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="decode:decode_attention",
                 reference="reference:decode_attention",
                 inputs="inputs:attention",
-                cases="cases:decode_attention",
-                builds="decode:builds",
                 outputs=("AV", "LSE"),
+                build="decode:build",
+                variants={"split": {}, "merge": {}},
+                choices=Choices((16, 32), (32, 64, 128), (4, 8), (2, 3), ("block_n",)),
             ),
             KernelEntry(
                 name="merge_attention",
@@ -158,7 +195,6 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="decode:merge_attention",
                 reference="reference:merge_attention",
                 inputs="inputs:partial_attentions",
-                cases="cases:merge_attention",
                 outputs=("AV", "LSE"),
             ),
             KernelEntry(
@@ -169,9 +205,10 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="scan:prefix_attention",
                 reference="reference:prefix_attention",
                 inputs="inputs:prefix",
-                cases="cases:prefix_attention",
-                builds="scan:builds",
                 outputs=("AV", "LSE"),
+                build="scan:build",
+                variants={"causal": {}},
+                choices=Choices((16,), (16, 32, 64, 128), (4, 8), (1, 2), ("block_n",)),
             ),
             KernelEntry(
                 name="channel_attention",
@@ -181,9 +218,11 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="channel:channel_attention",
                 reference="reference:channel_attention",
                 inputs="inputs:channels",
-                cases="cases:channel_attention",
-                builds="channel:builds",
                 outputs=("AV",),
+                build="channel:build",
+                variants={"weights": {}, "values": {}},
+                head_dims=(64, 128),
+                choices=Choices((16,), (16, 32, 64, 128), (4, 8), (1, 2, 3), ("block_n",)),
             ),
             KernelEntry(
                 name="reversed_attention",
@@ -193,9 +232,10 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="transposed:reversed_attention",
                 reference="reference:reversed_attention",
                 inputs="inputs:parents",
-                cases="cases:reversed_attention",
-                builds="transposed:builds",
                 outputs=("O",),
+                build="transposed:build",
+                variants={"log-sum-exp": {}, "gather": {}},
+                choices=Choices((32, 64, 128), (32, 64, 128), (4, 8), (1, 2, 3)),
             ),
             KernelEntry(
                 name="selected_attention",
@@ -205,9 +245,104 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 launcher="gathered:selected_attention",
                 reference="reference:selected_attention",
                 inputs="inputs:selected",
-                cases="cases:selected_attention",
-                builds="gathered:builds",
                 outputs=("AV", "LSE"),
+                build="gathered:build",
+                variants={"causal": {}},
+                choices=Choices((16,), (16, 32, 64), (4, 8), (1, 2, 3), ("block_n",)),
+            ),
+            KernelEntry(
+                name="landmark_attention",
+                cascade="landmark_1pass",
+                summary="grouped softmax: a past block's tokens share the weight of its landmark",
+                source="Mohtashami and Jaggi, Landmark Attention (NeurIPS 2023)",
+                launcher="landmark:landmark_attention",
+                reference="reference:landmark_attention",
+                inputs="inputs:attention",
+                outputs=("AV",),
+                build="landmark:build",
+                variants={"causal": {}},
+                choices=Choices((32, 64, 128), (64,), (4, 8), (1, 2, 3)),
+            ),
+            KernelEntry(
+                name="softplus_attention",
+                cascade="lssa",
+                summary="length-scaled softplus attention: no maximum, one pass",
+                source="Gao et al., LSSAR (arXiv 2501.13428)",
+                launcher="softplus:softplus_attention",
+                reference="reference:softplus_attention",
+                inputs="inputs:attention",
+                outputs=("AV",),
+                build="softplus:build",
+                variants={"one pass": {}},
+                choices=Choices((32, 64, 128), (32, 64, 128), (4, 8), (2, 3)),
+            ),
+            KernelEntry(
+                name="reweighted_attention",
+                cascade="lssar",
+                summary="softplus attention re-weighted: sums first, then values, two passes",
+                source="Gao et al., LSSAR (arXiv 2501.13428)",
+                launcher="softplus:reweighted_attention",
+                reference="reference:reweighted_attention",
+                inputs="inputs:attention",
+                outputs=("AV",),
+                build="softplus:build",
+                variants={"sums": {}, "values": {}},
+                choices=Choices((32, 64, 128), (32, 64, 128), (4, 8), (2, 3)),
+            ),
+            KernelEntry(
+                name="neural_memory",
+                cascade="titans_chunked",
+                summary="chunked neural memory: gradients with momentum and forgetting while it reads",
+                source="Behrouz et al., Titans (arXiv 2501.00663), section 3.2",
+                launcher="memory:neural_memory",
+                reference="reference:neural_memory",
+                inputs="inputs:memory",
+                outputs=("O",),
+                build="memory:build",
+                variants={"forward": {}},
+                choices=Choices((64,), (16, 32, 64), (4, 8), (1, 2), ("block_n",)),
+            ),
+            KernelEntry(
+                name="efficient_channel_gate",
+                cascade="eca",
+                summary="channel gate: pixel means, a convolution along the channels, a sigmoid",
+                source="Wang et al., ECA-Net (CVPR 2020)",
+                launcher="gates:efficient_channel_gate",
+                reference="reference:efficient_channel_gate",
+                inputs="inputs:image",
+                outputs=("O",),
+                build="gates:build",
+                variants={"means": {}, "convolution": {}, "scaling": {}},
+                head_dims=(0,),
+                choices=_PIXELS,
+            ),
+            KernelEntry(
+                name="squeeze_excite_gate",
+                cascade="squeeze_excite",
+                summary="channel gate: pixel means, two small layers, a sigmoid",
+                source="Hu et al., Squeeze-and-Excitation Networks (CVPR 2018)",
+                launcher="gates:squeeze_excite_gate",
+                reference="reference:squeeze_excite_gate",
+                inputs="inputs:image",
+                outputs=("O",),
+                build="gates:build",
+                variants={"squeeze": {}},
+                head_dims=(0,),
+                choices=_PIXELS,
+            ),
+            KernelEntry(
+                name="efficient_local_gate",
+                cascade="ela",
+                summary="gate from means of rows and columns: convolution, group norm, sigmoid on each",
+                source="Xu and Wan, ELA (arXiv 2403.01123)",
+                launcher="gates:efficient_local_gate",
+                reference="reference:efficient_local_gate",
+                inputs="inputs:image",
+                outputs=("O",),
+                build="gates:build",
+                variants={"strips": {}, "strip gates": {}, "strip scaling": {}},
+                head_dims=(0,),
+                choices=_PIXELS,
             ),
         )
     }

@@ -1,12 +1,14 @@
 """Attention of one learnt query per head, as a prefix over the keys: the output at every length at once (Aaren).
 
-Tied to `aaren_scan`: pairs of maximum and denominator are combined by an associative scan in a chunk, the numerator by
+Cascade: `aaren_scan`: pairs of maximum and denominator are combined by an associative scan in a chunk, the numerator by
 a triangular product, and one running state is carried from chunk to chunk.
+Tiling: a thread block walks all chunks of block_n tokens of one head.
+Exact: scores, scan and state are float32; half types round the weights of a chunk and the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -15,9 +17,9 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import LOG2E, precision
+from .aot import POINTER, PRECISION, Build
 from .interpreter import interpreted_on_cpu
+from .primitives import LOG2E, block_of, precision
 
 
 @triton.jit
@@ -45,8 +47,10 @@ def prefix_attention_chunks(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, k_batch, k_he
     for start in range(0, seq, BLOCK_N):
         cols = start + steps
         mask = (cols[:, None] < seq) & (dims[None, :] < HEAD_DIM)
-        k = tl.load(k_ptr + cols[:, None] * k_row + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-        v = tl.load(v_ptr + cols[:, None] * v_row + dims[None, :], mask=mask, other=0.0)
+        k_tile = k_ptr + tl.cast(start, tl.int64) * k_row
+        v_tile = v_ptr + tl.cast(start, tl.int64) * v_row
+        k = tl.load(k_tile + (steps[:, None] * k_row + dims[None, :]), mask=mask, other=0.0).to(tl.float32)
+        v = tl.load(v_tile + (steps[:, None] * v_row + dims[None, :]), mask=mask, other=0.0)
         # Finite instead of -inf, so that joining two absent keys is not NaN.
         scores = tl.where(cols < seq, tl.sum(k * q[None, :], 1) * scale, -1.0e30)
         inner_max, inner_sum = tl.associative_scan((scores, tl.full([BLOCK_N], 1.0, tl.float32)), 0, _join)
@@ -108,20 +112,18 @@ def prefix_attention(
     lse = empty((batch, heads, seq), dtype=torch.float32, device=k.device)
     prefix_attention_chunks[(batch * heads,)](
         q.contiguous(), k, v, out, lse, *k.stride()[:3], *v.stride()[:3], heads, seq, head_dim**-0.5 * LOG2E,
-        HEAD_DIM=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_N=tile.block_n,
+        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_N=tile.block_n,
         PRECISION=precision(k.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     return out, lse
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability."""
-    for head_dim in (64, 128):
-        tile = tiles.pick("prefix_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target)
-        pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER["bf16"]) | {
-            "lse_ptr": "*fp32"
-        }
-        strides = tuple(f"{t}_{axis}" for t in "kv" for axis in ("batch", "head", "row"))
-        constants = {"HEAD_DIM": head_dim, "BLOCK_D": head_dim, "BLOCK_N": tile.block_n, "PRECISION": "tf32"}
-        yield Build("prefix_attention", "causal", head_dim, "bf16", tile, prefix_attention_chunks, pointers,
-                    ("scale",), strides, constants)  # fmt: skip
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler."""
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype]) | {"lse_ptr": "*fp32"}
+    strides = tuple(f"{t}_{axis}" for t in "kv" for axis in ("batch", "head", "row"))
+    constants = {
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_N": tile.block_n, "PRECISION": PRECISION[dtype],
+    }  # fmt: skip
+    return Build("prefix_attention", variant, head_dim, dtype, tile, prefix_attention_chunks, pointers, ("scale",),
+                 strides, constants)  # fmt: skip

@@ -1,13 +1,15 @@
 """Reversed attention: softmax over the keys of each query, then aggregated back onto the keys: O = P^T V.
 
-Tied to `reversed_attention_2pass`. A key gathers from all queries, but each weight needs its query's denominator first.
-So there are two passes: the log-sum-exp of every query, then a sweep over the queries for every tile of keys that forms
-the weights again; the same shape as the value gradient of flash attention.
+Cascade: `reversed_attention_2pass`. A key gathers from all queries, but each weight needs its query's denominator
+first. So there are two passes: the log-sum-exp of every query, then a sweep over the queries for every tile of keys that
+forms the weights again; the same shape as the value gradient of flash attention.
+Tiling: block_m queries by block_n keys; the first pass walks keys, the second queries.
+Exact: scores, log-sum-exp and sums are float32; half types round the weights and the result only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -16,18 +18,19 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import LOG2E, checked_shapes, precision
+from .aot import POINTER, PRECISION, Build
+from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
+from .primitives import LOG2E, block_of, fold, precision, tile_and_lane
 
 
 @triton.jit
 def row_logsumexp(q_ptr, k_ptr, lse_ptr, seq_q, seq_kv, scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
                   BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """First pass: log-sum-exp, in base 2, of a tile of queries over all keys. Tensors are contiguous."""
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    tile, base = tile_and_lane(tl.cdiv(seq_q, BLOCK_M))
+    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
-    base = tl.program_id(1).to(tl.int64)
     inside = (rows[:, None] < seq_q) & (dims[None, :] < HEAD_DIM)
     q = tl.load(q_ptr + (base * seq_q + rows[:, None]) * HEAD_DIM + dims[None, :], mask=inside, other=0.0)
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -36,22 +39,20 @@ def row_logsumexp(q_ptr, k_ptr, lse_ptr, seq_q, seq_kv, scale, HEAD_DIM: tl.cons
         cols = start + tl.arange(0, BLOCK_N)
         mask = (cols[None, :] < seq_kv) & (dims[:, None] < HEAD_DIM)
         k = tl.load(k_ptr + (base * seq_kv + cols[None, :]) * HEAD_DIM + dims[:, None], mask=mask, other=0.0)
-        scores = tl.dot(q, k, input_precision=PRECISION) * scale
+        scores = tl.dot(q, k, input_precision=PRECISION)
         scores = tl.where(cols[None, :] < seq_kv, scores, float("-inf"))
-        new_max = tl.maximum(row_max, tl.max(scores, 1))
-        row_sum = row_sum * tl.exp2(row_max - new_max) + tl.sum(tl.exp2(scores - new_max[:, None]), 1)
-        row_max = new_max
+        _, _, row_max, row_sum = fold(scores, scale, row_max, row_sum, False)
     tl.store(lse_ptr + base * seq_q + rows, row_max + tl.log2(row_sum), mask=rows < seq_q)
 
 
 @triton.jit
-def gathered_values(q_ptr, k_ptr, v_ptr, lse_ptr, out_ptr, seq_q, seq_kv, scale, HEAD_DIM: tl.constexpr,
-                    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+def gathered_values(q_ptr, k_ptr, v_ptr, share_ptr, lse_ptr, out_ptr, seq_q, seq_kv, scale, HEAD_DIM: tl.constexpr,
+                    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SHARED: tl.constexpr,
                     PRECISION: tl.constexpr):  # fmt: skip
-    """Second pass: a tile of keys gathers the values of all queries."""
-    cols = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """Second pass: a tile of keys gathers the values of all queries, each with the share that its query gives."""
+    tile, base = tile_and_lane(tl.cdiv(seq_kv, BLOCK_N))
+    cols = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
-    base = tl.program_id(1).to(tl.int64)
     inside = (cols[:, None] < seq_kv) & (dims[None, :] < HEAD_DIM)
     keys = (base * seq_kv + cols[:, None]) * HEAD_DIM + dims[None, :]
     k = tl.load(k_ptr + keys, mask=inside, other=0.0)
@@ -66,6 +67,9 @@ def gathered_values(q_ptr, k_ptr, v_ptr, lse_ptr, out_ptr, seq_q, seq_kv, scale,
         lse = tl.load(lse_ptr + base * seq_q + rows, mask=rows < seq_q, other=float("inf"))
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
         weights = tl.exp2(scores - lse[None, :])
+        if SHARED:
+            share = tl.load(share_ptr + base * seq_q + rows, mask=rows < seq_q, other=0.0).to(tl.float32)
+            weights = weights * share[None, :]
         acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=PRECISION)
     tl.store(out_ptr + keys, acc.to(out_ptr.dtype.element_ty), mask=inside)
 
@@ -76,6 +80,7 @@ def reversed_attention(
     k: torch.Tensor,
     v: torch.Tensor,
     *,
+    share: torch.Tensor | None = None,
     tile: tiles.Tile | None = None,
     empty: Callable[..., torch.Tensor] = torch.empty,
 ) -> tuple[torch.Tensor]:
@@ -85,6 +90,8 @@ def reversed_attention(
         q: [batch, heads, seq_q, head_dim].
         k: [batch, heads, seq_kv, head_dim].
         v: like q.
+        share: [batch, heads, seq_q], factor on all that a query gives: DependencyViT's head selector times its message
+            controller; 1 where not given.
         tile: block_m queries by block_n keys; the shipped choice for the device where not given.
         empty: makes output and scratch; the checker passes one that fills them with NaN.
 
@@ -99,35 +106,48 @@ def reversed_attention(
         raise KernelError(
             f"expected v like q {list(q.shape)} and as many key heads, found {list(v.shape)}, {kv_heads}"
         )
+    if share is not None and share.shape != q.shape[:3]:
+        raise KernelError(f"share: expected {list(q.shape[:3])}, found {list(share.shape)}")
     tile = tile or tiles.choose("reversed_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
     q, k, v = (t.contiguous() for t in (q, k, v))
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     out = empty((batch, heads, seq_kv, head_dim), dtype=q.dtype, device=q.device)
     sizes = (seq_q, seq_kv, head_dim**-0.5 * LOG2E)
     shape = {
-        "HEAD_DIM": head_dim, "BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_M": tile.block_m,
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n, "PRECISION": precision(q.dtype), "num_warps": tile.warps,
         "num_stages": tile.stages, "enable_fp_fusion": True,
     }  # fmt: skip
-    row_logsumexp[(triton.cdiv(seq_q, tile.block_m), batch * heads)](q, k, lse, *sizes, **shape)
-    gathered_values[(triton.cdiv(seq_kv, tile.block_n), batch * heads)](q, k, v, lse, out, *sizes, **shape)
+    row_logsumexp[(triton.cdiv(seq_q, tile.block_m) * batch * heads,)](q, k, lse, *sizes, **shape)
+    gathered_values[(triton.cdiv(seq_kv, tile.block_n) * batch * heads,)](
+        q,
+        k,
+        v,
+        q if share is None else share.contiguous(),
+        lse,
+        out,
+        *sizes,
+        SHARED=share is not None,
+        **shape,
+    )
     return (out,)
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability: both passes."""
-    for head_dim in (64, 128):
-        tile = tiles.pick(
-            "reversed_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target
-        )
-        constants = {
-            "HEAD_DIM": head_dim, "BLOCK_D": head_dim, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
-            "PRECISION": "tf32",
-        }  # fmt: skip
-        for variant, function, names in (
-            ("log-sum-exp", row_logsumexp, ("q_ptr", "k_ptr")),
-            ("gather", gathered_values, ("q_ptr", "k_ptr", "v_ptr", "out_ptr")),
-        ):
-            pointers = dict.fromkeys(names, POINTER["bf16"]) | {"lse_ptr": "*fp32"}
-            yield Build("reversed_attention", variant, head_dim, "bf16", tile, function, pointers, ("scale",), (),
-                        constants)  # fmt: skip
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler.
+
+    Args:
+        variant: "log-sum-exp" or "gather".
+    """
+    gathers = variant == "gather"
+    names = ("q_ptr", "k_ptr", "v_ptr", "out_ptr") if gathers else ("q_ptr", "k_ptr")
+    pointers = dict.fromkeys(names, POINTER[dtype]) | {"lse_ptr": "*fp32"}
+    constants = {
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+        "PRECISION": PRECISION[dtype],
+    }  # fmt: skip
+    if gathers:
+        pointers |= {"share_ptr": "*fp32"}
+        constants |= {"SHARED": True}
+    return Build("reversed_attention", variant, head_dim, dtype, tile,
+                 gathered_values if gathers else row_logsumexp, pointers, ("scale",), (), constants)  # fmt: skip

@@ -1,22 +1,27 @@
 """Attention in three and in two passes over the keys, scores in memory: the baselines that show what a pass costs.
 
-Tied to `attention_3pass` (maximum; denominator; division and second product) and `attention_2pass` (the division comes
-after the second product, so that denominator and numerator share a pass). Scores are kept in float32.
+Cascades: `attention_3pass` (maximum; denominator; division and second product) and `attention_2pass` (the division
+comes after the second product, so that denominator and numerator share a pass).
+Tiling: block_m queries by block_n keys, for the products and for the sweeps over a row of scores.
+Exact: scores and sums are float32; half types round the weights and the result only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from einsum_cascade.errors import KernelError
+
 from . import tiles
-from .aot import POINTER, WORD_BYTES, Build
-from .attention import LOG2E, checked_shapes, precision
+from .aot import POINTER, PRECISION, Build
+from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
+from .primitives import LOG2E, block_of, precision, tile_and_lane
 
 
 @triton.jit
@@ -24,19 +29,27 @@ def score_product(q_ptr, k_ptr, s_ptr, q_batch, q_head, q_row, k_batch, k_head, 
                   scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
                   BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """One tile of scaled scores, in base 2; a masked score is -inf."""
-    batch = (tl.program_id(2) // heads).to(tl.int64)
-    head = (tl.program_id(2) % heads).to(tl.int64)
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_tiles = tl.cdiv(seq_q, BLOCK_M)
+    tile, lane = tile_and_lane(row_tiles * tl.cdiv(seq_kv, BLOCK_N))
+    batch = lane // heads
+    head = lane % heads
+    steps_m = tl.arange(0, BLOCK_M)
+    steps_n = tl.arange(0, BLOCK_N)
+    m0 = tile % row_tiles * BLOCK_M
+    n0 = tile // row_tiles * BLOCK_N
+    rows = m0 + steps_m
+    cols = n0 + steps_n
     dims = tl.arange(0, BLOCK_D)
-    q_ptrs = q_ptr + batch * q_batch + head * q_head + rows[:, None] * q_row + dims[None, :]
-    k_ptrs = k_ptr + batch * k_batch + head // group * k_head + cols[None, :] * k_row + dims[:, None]
+    q_ptr += batch * q_batch + head * q_head + tl.cast(m0, tl.int64) * q_row
+    k_ptr += batch * k_batch + head // group * k_head + tl.cast(n0, tl.int64) * k_row
+    q_ptrs = q_ptr + (steps_m[:, None] * q_row + dims[None, :])
+    k_ptrs = k_ptr + (steps_n[None, :] * k_row + dims[:, None])
     q = tl.load(q_ptrs, mask=(rows[:, None] < seq_q) & (dims[None, :] < HEAD_DIM), other=0.0)
     k = tl.load(k_ptrs, mask=(cols[None, :] < seq_kv) & (dims[:, None] < HEAD_DIM), other=0.0)
     scores = tl.dot(q, k, input_precision=PRECISION) * scale
     if CAUSAL:
         scores = tl.where(cols[None, :] <= rows[:, None] + seq_kv - seq_q, scores, float("-inf"))
-    s_ptrs = s_ptr + (tl.program_id(2).to(tl.int64) * seq_q + rows[:, None]) * seq_kv + cols[None, :]
+    s_ptrs = s_ptr + (lane * seq_q + rows[:, None]) * seq_kv + cols[None, :]
     tl.store(s_ptrs, scores, mask=(rows[:, None] < seq_q) & (cols[None, :] < seq_kv))
 
 
@@ -82,12 +95,14 @@ def weighted_values(a_ptr, v_ptr, out_ptr, lse_ptr, v_batch, v_head, v_row, head
                     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
                     DEFERRED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Second product. DEFERRED: `a` holds scores, and this pass takes the exponentials and divides at the end."""
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = (tl.program_id(1) % heads).to(tl.int64)
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    tile, lane = tile_and_lane(tl.cdiv(seq_q, BLOCK_M))
+    batch = lane // heads
+    head = lane % heads
+    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    steps = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
-    flat = tl.program_id(1).to(tl.int64) * seq_q + rows
-    last = tl.program_id(1).to(tl.int64) * seq_q + seq_q - 1
+    flat = lane * seq_q + rows
+    last = lane * seq_q + seq_q - 1
     a_ptrs = a_ptr + tl.minimum(flat, last)[:, None] * seq_kv
     v_ptr += batch * v_batch + head // group * v_head
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -96,10 +111,11 @@ def weighted_values(a_ptr, v_ptr, out_ptr, lse_ptr, v_batch, v_head, v_row, head
     if DEFERRED:
         top = _row_maximum(a_ptrs, seq_kv, BLOCK_M, BLOCK_N)
     for start in range(0, seq_kv, BLOCK_N):
-        cols = start + tl.arange(0, BLOCK_N)
+        cols = start + steps
         seen = cols < seq_kv
         v_mask = seen[:, None] & (dims[None, :] < HEAD_DIM)
-        v = tl.load(v_ptr + cols[:, None] * v_row + dims[None, :], mask=v_mask, other=0.0)
+        v_tile = v_ptr + tl.cast(start, tl.int64) * v_row
+        v = tl.load(v_tile + (steps[:, None] * v_row + dims[None, :]), mask=v_mask, other=0.0)
         if DEFERRED:
             weights = tl.exp2(
                 tl.load(a_ptrs + cols[None, :], mask=seen[None, :], other=float("-inf")) - top[:, None]
@@ -142,18 +158,20 @@ def unfused_attention(
         empty: makes outputs and scratch; the checker passes one that fills them with NaN.
     """
     batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
+    if passes not in (2, 3):
+        raise KernelError(f"passes={passes}: expected 2 or 3")
     tile = tile or tiles.choose("unfused_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
     scores = empty((batch, heads, seq_q, seq_kv), dtype=torch.float32, device=q.device)
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     shape: dict[str, Any] = {
-        "HEAD_DIM": head_dim, "BLOCK_D": max(16, triton.next_power_of_2(head_dim)), "BLOCK_M": tile.block_m,
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n, "PRECISION": precision(q.dtype), "num_warps": tile.warps,
         "num_stages": tile.stages, "enable_fp_fusion": True,
     }  # fmt: skip
     row_tiles, key_tiles = triton.cdiv(seq_q, tile.block_m), triton.cdiv(seq_kv, tile.block_n)
     scale = head_dim**-0.5 * LOG2E
-    score_product[(row_tiles, key_tiles, batch * heads)](
+    score_product[(row_tiles * key_tiles * batch * heads,)](
         q, k, scores, *q.stride()[:3], *k.stride()[:3], heads, heads // kv_heads, seq_q, seq_kv, scale, CAUSAL=causal,
         **shape,
     )  # fmt: skip
@@ -165,58 +183,36 @@ def unfused_attention(
             scores, weights, lse, rows, seq_kv, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.warps,
             enable_fp_fusion=True,
         )  # fmt: skip
-    weighted_values[(row_tiles, batch * heads)](
-        weights,
-        v,
-        out,
-        lse,
-        *v.stride()[:3],
-        heads,
-        heads // kv_heads,
-        seq_q,
-        seq_kv,
-        DEFERRED=passes == 2,
-        **shape,
-    )
+    weighted_values[(row_tiles * batch * heads,)](
+        weights, v, out, lse, *v.stride()[:3], heads, heads // kv_heads, seq_q, seq_kv, DEFERRED=passes == 2, **shape
+    )  # fmt: skip
     return out, lse
 
 
-def builds(target: int) -> Iterator[Build]:
-    """Yield the shipped specialisations for a compute capability: every kernel of both forms."""
-    for head_dim in (64, 128):
-        tile = tiles.pick(
-            "unfused_attention", head_dim=head_dim, word_bytes=WORD_BYTES["bf16"], target=target
-        )
-        word = POINTER["bf16"]
-        shape = {
-            "HEAD_DIM": head_dim, "BLOCK_D": head_dim, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
-            "PRECISION": "tf32",
-        }  # fmt: skip
-        blocks = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
-        strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
-        whole: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
-            "product": (score_product, {"q_ptr": word, "k_ptr": word, "s_ptr": "*fp32"}, shape | {"CAUSAL": False}),
-            "softmax": (softmax_rows, {"s_ptr": "*fp32", "a_ptr": word, "lse_ptr": "*fp32"}, blocks),
-            "values": (
-                weighted_values, {"a_ptr": word, "v_ptr": word, "out_ptr": word, "lse_ptr": "*fp32"},
-                shape | {"DEFERRED": False},
-            ),
-            "exponentials and values": (
-                weighted_values, {"a_ptr": "*fp32", "v_ptr": word, "out_ptr": word, "lse_ptr": "*fp32"},
-                shape | {"DEFERRED": True},
-            ),
-        }  # fmt: skip
-        for variant, (function, pointers, constants) in whole.items():
-            aligned = tuple(n for n in (*strides, "seq_kv") if n in function.arg_names)
-            yield Build(
-                "unfused_attention",
-                variant,
-                head_dim,
-                "bf16",
-                tile,
-                function,
-                pointers,
-                ("scale",),
-                aligned,
-                constants,
-            )
+def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
+    """Return one specialisation, for the compiler.
+
+    Args:
+        variant: "product", "softmax", "values" or "exponentials and values".
+    """
+    word, wide = POINTER[dtype], "*fp32"
+    deferred = variant == "exponentials and values"
+    function, pointers = {
+        "product": (score_product, {"q_ptr": word, "k_ptr": word, "s_ptr": wide}),
+        "softmax": (softmax_rows, {"s_ptr": wide, "a_ptr": word, "lse_ptr": wide}),
+    }.get(
+        variant,
+        (
+            weighted_values,
+            {"a_ptr": wide if deferred else word, "v_ptr": word, "out_ptr": word, "lse_ptr": wide},
+        ),
+    )
+    every = {
+        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+        "PRECISION": PRECISION[dtype], "CAUSAL": False, "DEFERRED": deferred,
+    }  # fmt: skip
+    constants = {name: value for name, value in every.items() if name in function.arg_names}
+    strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
+    aligned = tuple(n for n in (*strides, "seq_kv") if n in function.arg_names)
+    return Build("unfused_attention", variant, head_dim, dtype, tile, function, pointers, ("scale",), aligned,
+                 constants)  # fmt: skip

@@ -10,8 +10,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from einsum_cascade.errors import KernelError
 from kernels import reference
-from kernels.attention import flags, flash_attention
+from kernels.attention import flash_attention
 from kernels.check import poisoned
+from kernels.masks import limits
 from kernels.tiles import Tile
 
 
@@ -40,7 +41,7 @@ def test_reference_is_torch_s_attention():
 def test_any_band_and_tile(seq_q, seq_kv, causal, window, block_m, block_n):
     """The mask is made here pair by pair, as the definition says, not by the code under test."""
     q, k, v = tensors((1, 1, seq_q, 16), (1, 1, seq_kv, 16), (1, 1, seq_kv, 16))
-    left, right = flags(causal=causal, window=window)
+    left, right = limits(causal=causal, window=window)
     mask = torch.tensor(
         [
             [(left is None or m - p >= -left) and (right is None or m - p <= right) for m in range(seq_kv)]

@@ -10,11 +10,16 @@ import einsum_cascade as ec
 from kernels import registry
 from kernels.attention import flash_attention
 from kernels.channel import channel_attention
+from kernels.check import poisoned
 from kernels.decode import decode_attention
+from kernels.gates import efficient_channel_gate, efficient_local_gate, squeeze_excite_gate
 from kernels.gathered import selected_attention
+from kernels.landmark import landmark_attention
 from kernels.linear import linear_attention
+from kernels.memory import neural_memory
 from kernels.neighborhood import neighborhood_attention
 from kernels.scan import prefix_attention
+from kernels.softplus import reweighted_attention, softplus_attention
 from kernels.transposed import reversed_attention
 from kernels.unfused import unfused_attention
 
@@ -172,10 +177,11 @@ def test_prefix_scan():
 
 
 def test_reversed_attention():
-    inputs = drawn(Q=(E, P), K=(E, M), V=(E, P)) | {"PS": np.ones(P), "MC": np.ones(P)}
+    inputs = drawn(Q=(E, P), K=(E, M), V=(E, P), PS=(P,), MC=(P,))
     scaled = inputs | {"Q": inputs["Q"] * E**-0.5}
     expected = evaluated("reversed_attention_2pass", {"E": E, "F": E, "P": P, "M": M}, scaled)["O"]
-    (out,) = reversed_attention(*(tokens(inputs[n]) for n in "QKV"))
+    share = torch.from_numpy((inputs["PS"] * inputs["MC"])[None, None].astype(np.float32))
+    (out,) = reversed_attention(*(tokens(inputs[n]) for n in "QKV"), share=share)
     np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
 
 
@@ -208,3 +214,71 @@ def test_selected_blocks():
     # Queries of the first block have fewer legal blocks than R: the cascade leaves those points out.
     full = legal.sum(1) >= R
     np.testing.assert_allclose(as_cascade(out)[:, full], expected[:, full], atol=ATOL)
+
+
+@pytest.mark.parametrize("name", ["landmark", "landmark_1pass"])
+@pytest.mark.parametrize(("blocks", "tokens_of_a_block"), [(3, 16), (5, 7), (9, 2)])
+def test_landmark_attention(name, blocks, tokens_of_a_block):
+    seq = blocks * (tokens_of_a_block + 1)
+    inputs = drawn(Q=(E, seq), K=(E, seq), V=(E, seq))
+    sizes = {"E": E, "F": E, "G": blocks, "T": tokens_of_a_block, "M": seq, "P": seq}
+    expected = evaluated(name, sizes, inputs)["AV"]
+    (out,) = landmark_attention(
+        *(tokens(inputs[n]) for n in "QKV"), period=tokens_of_a_block + 1, scale=1.0, empty=poisoned
+    )
+    np.testing.assert_allclose(as_cascade(out), expected, atol=ATOL)
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("lssa", softplus_attention), ("lssar", reweighted_attention)])
+def test_softplus_attention(name, kernel):
+    inputs = drawn(Q=(E, M), K=(E, M), V=(E, M))
+    expected = evaluated(name, {"E": E, "F": E, "P": M, "M": M}, inputs)["AV"]
+    (out,) = kernel(*(tokens(inputs[n]) for n in "QKV"), empty=poisoned)
+    # A power of 15 makes fifteen times the relative error of its base.
+    np.testing.assert_allclose(as_cascade(out), expected, atol=15 * ATOL)
+
+
+@pytest.mark.parametrize("chunk", [16, 32])
+def test_neural_memory(chunk):
+    rng = np.random.default_rng(4)
+    inputs = drawn(Q=(E, 3 * chunk), K=(E, 3 * chunk), V=(E, 3 * chunk))
+    inputs = {n: x / np.linalg.norm(x, axis=0) for n, x in inputs.items()}
+    gates = {
+        n: rng.uniform(*r, 3 * chunk) for n, r in (("ETA", (0, 0.9)), ("TH", (0, 0.05)), ("AL", (0, 0.2)))
+    }
+    expected = evaluated("titans_chunked", {"E": E, "F": E, "T1": 3, "T0": chunk}, inputs | gates)["O"]
+    named = zip(("eta", "theta", "alpha"), gates.values(), strict=True)
+    options = {n: torch.from_numpy(x[None, None].astype(np.float32)) for n, x in named}
+    (out,) = neural_memory(*(tokens(inputs[n]) for n in "QKV"), **options, chunk=chunk, empty=poisoned)
+    np.testing.assert_allclose(as_cascade(out), expected.reshape(E, -1), atol=ATOL)
+
+
+def single(a):
+    return torch.from_numpy(a.astype(np.float32))
+
+
+@pytest.mark.parametrize("width", [3, 4, 7])
+def test_efficient_channel_gate(width):
+    inputs = drawn(IN=(19, 30), WT=(width,))
+    expected = evaluated("eca", {"C": 19, "P": 30, "W": width}, inputs)["O"]
+    (out,) = efficient_channel_gate(single(inputs["IN"])[None], weights=single(inputs["WT"]), empty=poisoned)
+    np.testing.assert_allclose(out[0].numpy(), expected, atol=ATOL)
+
+
+def test_squeeze_excite_gate():
+    inputs = drawn(X=(19, 30), W1=(5, 19), W2=(19, 5))
+    expected = evaluated("squeeze_excite", {"C": 19, "P": 30, "R": 5}, inputs)["O"]
+    x, reduce, expand = (single(inputs[n]) for n in ("X", "W1", "W2"))
+    (out,) = squeeze_excite_gate(x[None], reduce=reduce, expand=expand, empty=poisoned)
+    np.testing.assert_allclose(out[0].numpy(), expected, atol=ATOL)
+
+
+def test_efficient_local_gate():
+    inputs = drawn(IN=(6, 11, 18), WT=(6, 5), GA=(6,), BE=(6,))
+    sizes = {"G": 2, "R": 3, "C": 6, "Y": 11, "X": 18, "W": 5}
+    expected = evaluated("ela", sizes, inputs)["O"]
+    x, weights, gain, offset = (single(inputs[n]) for n in ("IN", "WT", "GA", "BE"))
+    (out,) = efficient_local_gate(
+        x[None], weights=weights, gain=gain, offset=offset, groups=2, empty=poisoned
+    )
+    np.testing.assert_allclose(out[0].numpy(), expected, atol=ATOL)

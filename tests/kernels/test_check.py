@@ -55,5 +55,5 @@ def test_unknown_kernel_names_the_nearest():
 
 def test_every_entry_names_parts_that_exist():
     for entry in registry.entries():
-        for place in filter(None, (entry.launcher, entry.reference, entry.inputs, entry.cases, entry.builds)):
+        for place in filter(None, (entry.launcher, entry.reference, entry.inputs, entry.cases, entry.build)):
             assert callable(registry.load(place)), place
