@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from einsum_cascade.analysis.bounds import bounds
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.einsum import Einsum
+from einsum_cascade.declarations import variable_of
 from einsum_cascade.errors import MappingError, nearest
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
 from ..result import Estimate
-from .default import Draft, draft, narrowest, shared_memories, write
-from .groups import group, units
 from .model import simulate
-from .search import best_tiles
+from .search import OBJECTIVES, Merit, Search
+from .tiles import divisor, divisors
+from .tiling import Tiled
+from .writing import write
 
-OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
-_MOST_PARTITIONS = 64
+# Inner tiles of an iterated rank that are tried, as multiples of the shortest axis.
+_INNER = (4.0, 2.0, 1.0, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Found:
     """The best mapping of a search.
 
     Attributes:
-        gap: its traffic over the least traffic that any schedule needs with the chip's shared buffer.
-        evaluated: mappings that were simulated.
+        gap: its traffic over the least traffic that any schedule needs with all the memory on the chip.
+        evaluated: structures of loops that were counted, each for all its tile sizes at once.
         seconds: of the search.
     """
 
@@ -46,8 +47,9 @@ def find_mapping(
 ) -> Found:
     """Return the best mapping that the search finds.
 
-    It goes through the ways to fuse consecutive Einsums, the tiles of iterated ranks, and, from the fastest array
-    for each Einsum, moves Einsums to other arrays as long as that helps. Tiles are grown by what saves most traffic.
+    It goes through the ways to fuse consecutive Einsums; for each through loop orders, the rank that the passes of a
+    phase stream over, and what becomes of a tensor that a later pass needs again: it is kept whole, written out and
+    read back, or computed again. Einsums go to the arrays that balance best. All divisors are tiles.
 
     Args:
         cascade: the algorithm.
@@ -57,93 +59,84 @@ def find_mapping(
 
     Raises:
         MappingError: an unknown objective, or nothing fits.
+
+    >>> from einsum_cascade import zoo
+    >>> from ..hardware.reader import load_hardware
+    >>> sizes = {"B": 64, "H": 12, "E": 64, "F": 64, "P": 65536, "M": 65536}
+    >>> found = find_mapping(zoo.load("attention_3pass"), sizes, load_hardware("fusemax"))
+    >>> {name: copy.of for name, copy in found.mapping.nest.recompute.items()}
+    {'QK_2': 'QK', 'SN_3': 'SN', 'QK_3': 'QK'}
     """
     if objective not in OBJECTIVES:
         raise MappingError(f"unknown objective '{objective}'; {nearest(objective, OBJECTIVES)}")
     begin = time.perf_counter()
-    search = _Search(cascade, sizes, chip, objective)
+    evaluated = 0
     problem: MappingError | None = None
-    best: tuple[tuple[float, ...], Draft, Estimate] | None = None
-    for start in _starts(cascade, sizes, chip):
+    best: tuple[Merit, Mapping[str, int], tuple[Tiled, ...]] | None = None
+    for settled in _settled(cascade, sizes, chip):
+        search = Search(cascade, settled, chip, objective)
         try:
-            found = search.improved(best_tiles(start))
+            path = search.best(best and best[0])
         except MappingError as e:
             problem = e
             continue
-        if best is None or found[0] < best[0]:
-            best = found
+        finally:
+            evaluated += search.evaluated
+        if path is not None:
+            merit = tuple(sum(t.merit[i] for t in path) for i in range(3))
+            if best is None or merit < best[0]:
+                best = (merit[0], merit[1], merit[2]), settled, path
     if best is None:
         raise problem or MappingError(f"{cascade.name} has no Einsums")
-    least = least_traffic_bytes(cascade, best[1].sizes, chip)
-    return Found(
-        write(best[1], "found"),
-        best[2],
-        best[2].traffic_bytes / least,
-        search.evaluated,
-        time.perf_counter() - begin,
-    )
+    mapping = write(cascade, best[1], best[2], "found")
+    estimate = simulate(cascade, best[1], chip, mapping)
+    gap = estimate.traffic_bytes / least_traffic_bytes(cascade, best[1], chip)
+    return Found(mapping, estimate, gap, evaluated, time.perf_counter() - begin)
 
 
 def least_traffic_bytes(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> float:
-    """Return the bound on traffic to the outermost memory, given the memories inside it."""
-    room = sum(chip.memories[m].capacity_bytes for m in shared_memories(chip))
-    found = bounds(cascade, sizes, buffer=f"{room:.0f} B", word=f"{chip.word_bytes:.0f} B")
+    """Return the bound on traffic to the outermost memory, given every word on the chip, registers included."""
+    found = bounds(cascade, sizes, buffer=f"{on_chip_bytes(chip):.0f} B", word=f"{chip.word_bytes:.0f} B")
     return float(found.traffic_bytes)
 
 
-def _starts(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> Iterator[Draft]:
-    """Yield a draft for every way to fuse, and for every tile of iterated ranks worth a try."""
-    for parts in _partitions(units(cascade)):
-        groups = tuple(group(cascade, part) for part in parts)
-        if any(not g.fused and len(g.einsums) > 1 and not g.iterated for g in groups):
-            continue
-        tiles = (1, 2) if any(g.iterated for g in groups) else (1,)
-        for shrink in tiles:
-            yield draft(cascade, sizes, chip, groups, widest=max(1, narrowest(chip) // shrink))
+def on_chip_bytes(chip: SpatialChip) -> float:
+    """Return the bytes that all memories inside the outermost one hold together.
+
+    >>> from ..hardware.reader import load_hardware
+    >>> on_chip_bytes(load_hardware("fusemax", N=16, L3="1 KiB")) == 1024 + 256 * 24 + 16 * 64
+    True
+    """
+    out = 0.0
+    for name, memory in chip.memories.items():
+        stores = not memory.part_of and memory.component != "wires"
+        if name != chip.outermost and stores:
+            out += memory.capacity_bytes * (chip.arrays[memory.of].elements if memory.per_element else 1)
+    return out
 
 
-def _partitions(found: Sequence[tuple[Einsum, ...]]) -> Iterator[tuple[tuple[Einsum, ...], ...]]:
-    """Yield the ways to cut a sequence of units into runs, the least cut ones first."""
-    gaps = range(1, len(found))
-    cuts = (c for n in range(len(found)) for c in itertools.combinations(gaps, n))
-    for cut in itertools.islice(cuts, _MOST_PARTITIONS):
-        edges = (0, *cut, len(found))
-        yield tuple(tuple(e for u in found[a:b] for e in u) for a, b in itertools.pairwise(edges))
-    if 2 ** len(gaps) > _MOST_PARTITIONS:
-        yield tuple(found)
-
-
-class _Search:
-    """Counts what was evaluated, and improves one draft at a time."""
-
-    def __init__(self, cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip, objective: str) -> None:
-        self.cascade, self.sizes, self.chip, self.objective = cascade, sizes, chip, objective
-        self.evaluated = 0
-
-    def improved(self, start: Draft) -> tuple[tuple[float, ...], Draft, Estimate]:
-        """Return the draft after moves of single Einsums to other arrays, with its merit and estimate."""
-        best = self._judged(start)
-        while True:
-            moves = []
-            for trial in self._moves(best[1]):
-                try:
-                    moves.append(self._judged(trial))
-                except MappingError:
-                    continue  # a register file of the other array may be too small
-            step = min(moves, key=lambda m: m[0], default=best)
-            if step[0] >= best[0]:
-                return best
-            best = step
-
-    def _moves(self, found: Draft) -> Iterator[Draft]:
-        for of in found.groups:
-            for e in of.einsums:
-                for name, array in self.chip.arrays.items():
-                    if name != found.arrays[e.name] and all(a.op in array.ops for a in e.actions):
-                        yield replace(found, arrays={**found.arrays, e.name: name})
-
-    def _judged(self, trial: Draft) -> tuple[tuple[float, ...], Draft, Estimate]:
-        self.evaluated += 1
-        found = simulate(self.cascade, trial.sizes, self.chip, write(trial))
-        merit = (float(getattr(found, self.objective)), float(found.traffic_bytes), float(found.energy_j))
-        return merit, trial, found
+def _settled(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> Iterator[Mapping[str, int]]:
+    """Yield the sizes with those of the inner parts of iterated ranks (M0 of M = M1 * M0) that are worth a try."""
+    iterated = {
+        variable_of(r) for r in cascade.rank_names if any(b == variable_of(r) for _, b in cascade.statements)
+    }
+    inner: dict[str, tuple[str, str]] = {}
+    for whole, parts in cascade.splits.items():
+        steps = [p for p in parts if variable_of(p) in iterated]
+        if len(parts) == 2 and len(steps) == 1:
+            inner[whole] = steps[0], next(p for p in parts if p not in steps)
+    if not inner:
+        yield sizes
+        return
+    axis = min(extent for array in chip.arrays.values() for extent in array.shape)
+    widths = [max(1, int(axis * share)) for share in _INNER]
+    least = max(len(divisors(sizes[whole])) for whole in inner)
+    widths += [axis >> k for k in range(2, least) if axis >> k]
+    for width in dict.fromkeys(widths):
+        out = dict(sizes)
+        for whole, (step, part) in inner.items():
+            out[part] = divisor(out[whole], width)
+            out[step] = out[whole] // out[part]
+        out.update({alias: out[of] for alias, of in cascade.aliases.items()})
+        yield out
+    assert math.isfinite(axis)

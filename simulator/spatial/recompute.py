@@ -38,12 +38,13 @@ def with_copies(cascade: Cascade, copies: Mapping[str, Copy], *, where: str = "m
 @functools.lru_cache(maxsize=64)
 def _copied(cascade: Cascade, copies: tuple[tuple[str, Copy], ...], where: str) -> Cascade:
     body = list(cascade.body)
+    originals = {e.name: e for e in body if isinstance(e, Einsum) and e.name not in cascade.states}
     for name, copy in copies:
         place = f"{where}: recompute.{name}"
         found = {e.name: (i, e) for i, e in enumerate(body) if isinstance(e, Einsum)}
-        if copy.of not in found or copy.of in cascade.states:
+        if copy.of not in originals:
             raise MappingError(
-                f"{place}: '{copy.of}' is no Einsum outside an iterate block; {nearest(copy.of, found)}"
+                f"{place}: '{copy.of}' is no Einsum outside an iterate block; {nearest(copy.of, originals)}"
             )
         if name in cascade.signatures or name in found:
             raise MappingError(f"{place}: the name {name} is taken")
@@ -54,7 +55,7 @@ def _copied(cascade: Cascade, copies: tuple[tuple[str, Copy], ...], where: str) 
             raise MappingError(f"{place}: readers: expected some of {', '.join(legal)}, found {shown}")
         for i in readers:
             body[i] = _redirected(body[i], copy.of, name)
-        original = found[copy.of][1]
+        original = originals[copy.of]
         body.insert(min(readers), replace(original, target=replace(original.target, tensor=name)))
     return replace(cascade, body=tuple(body))
 

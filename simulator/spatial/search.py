@@ -1,114 +1,211 @@
-"""The search for tile sizes of a draft: what moves least through the outermost memory among what fits."""
+"""The search over blocks: which Einsums run together, in which way, found with lower bounds that prune."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
+import heapq
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import rank_of
+from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
 from einsum_cascade.sizes import BATCH_RANKS
 
-from .access import run
-from .default import Draft, draft, narrowest, shared_memories, write
-from .lowering import Layout, lower
+from ..hardware.model import SpatialChip
+from .access import tile_of, words
+from .block import Block, blocks
+from .energy import memory_cost
+from .groups import units
+from .lowering import operands_of
 from .nest import SizeTable
-from .tiles import divisors, occupancy, settle
+from .placement import Placed, placements
+from .tiling import Allowed, Tiled, best_tiles
+from .writing import boundaries
+
+OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
+# Assignments of Einsums to arrays that are looked at for each block, the promising ones first.
+_ASSIGNMENTS = 8
+_CLOSE = 1 + 1e-12
+Merit: TypeAlias = tuple[float, float, float]
 
 
-def best_tiles(found: Draft) -> Draft:
-    """Return the draft with the tiles that move least, by growing the most useful one until nothing more fits.
+@dataclass(slots=True)
+class Search:
+    """One search: a cascade with all sizes settled on one chip; remembers what was found for each run of Einsums.
 
-    Ranks that a group is not fused over stay whole on chip; where that does not fit, the spatial tiles of the fused
-    ranks shrink.
-
-    Raises:
-        MappingError: nothing fits.
+    Attributes:
+        evaluated: tilings, each of all tile sizes at once, that were counted.
     """
-    widest = narrowest(found.chip)
-    while True:
-        whole = _whole_inside(found)
-        start: Draft | None = replace(found, buffered={**found.buffered, **whole})
-        while start is not None:
-            layout = _layout(start)
-            if _fits(start, layout):
-                return _grown(start, layout, frozenset(whole))
-            start = _narrower(start, whole)
-        widest //= 2
-        if widest < 1 or not any(g.iterated for g in found.groups):
-            raise MappingError(
-                f"automatic: not even the smallest tiles of {found.cascade.name} fit {found.chip.name}"
-            )
-        found = draft(found.cascade, found.sizes, found.chip, found.groups, widest=widest)
 
+    cascade: Cascade
+    sizes: Mapping[str, int]
+    chip: SpatialChip
+    objective: str
+    evaluated: int = 0
+    _floors: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
 
-def _whole_inside(found: Draft) -> dict[str, int]:
-    """Return the ranks that have to be whole on chip, with the size of their middle part."""
-    out = {}
-    for g in found.groups:
-        if len(g.einsums) > 1:
-            ranks = {v[0].upper() + v[1:] for e in g.einsums for v in e.variables}
-            for rank in ranks - set(g.fused) - {g.iterated}:
-                out[rank] = found.sizes[rank] // found.spatial[rank]
-    return out
+    def best(self, limit: Merit | None = None) -> tuple[Tiled, ...] | None:
+        """Return the best sequence of blocks, or None where nothing is better than a limit.
 
+        A run of units is an edge between two cuts of the sequence; the best path is searched with the bound of a run
+        in place of its cost until the cost is needed (A*, lazily), so that most runs are never looked at.
 
-def _layout(found: Draft) -> Layout:
-    batch = tuple(b for b in BATCH_RANKS if b in found.sizes and b not in found.cascade.rank_names)
-    return lower(found.cascade, found.chip, write(found), batch)
-
-
-def _settled(found: Draft, layout: Layout) -> SizeTable:
-    return settle(layout, found.cascade, found.sizes, found.chip, write(found))
-
-
-def _fits(found: Draft, layout: Layout) -> bool:
-    sizes = _settled(found, layout)
-    word = found.chip.word_bytes
-    return all(
-        occupancy(layout, memory, sizes) * word <= found.chip.memories[memory].capacity_bytes
-        for memory in shared_memories(found.chip)
-    )
-
-
-def _narrower(found: Draft, whole: Mapping[str, int]) -> Draft | None:
-    """Return the draft with the widest spatial tile of a rank that is not held whole made narrower, or None."""
-    free = [r for r in found.ranks if r not in whole and found.spatial[r] > 1]
-    if not free:
-        return None
-    rank = max(free, key=lambda r: found.spatial[r])
-    smaller = [d for d in divisors(found.sizes[rank]) if d < found.spatial[rank]]
-    return replace(found, spatial={**found.spatial, rank: smaller[-1]})
-
-
-def _traffic(found: Draft, layout: Layout) -> float:
-    sizes = _settled(found, layout)
-    moved = (run(use, sizes) for use in layout.uses if use.memory == found.chip.outermost)
-    return float(sum(u.reads + u.updates for u in moved))
-
-
-def _grown(found: Draft, layout: Layout, whole: frozenset[str]) -> Draft:
-    """Grow one middle part at a time: the one that saves the most traffic for what it adds."""
-    best = _traffic(found, layout)
-    iterated = {g.iterated for g in found.groups}
-    while True:
-        steps = []
-        for rank in found.ranks:
-            if rank in whole or rank in iterated:
+        Raises:
+            MappingError: nothing fits.
+        """
+        found = units(self.cascade)
+        floors = {
+            (i, j): self._floor(tuple(e for u in found[i:j] for e in u))
+            for i, j in itertools.combinations(range(len(found) + 1), 2)
+        }
+        rest = _cheapest_rest(floors, len(found))
+        ticket = itertools.count()
+        queue: list[Any] = [((0.0, 0.0, 0.0), next(ticket), 0, (0.0, 0.0, 0.0), (), None)]
+        done: set[int] = set()
+        while queue:
+            bound, _, at, cost, path, pending = heapq.heappop(queue)
+            if limit is not None and bound >= limit:
+                return None
+            if pending is not None:
+                tiled = self.block(tuple(e for u in found[at:pending] for e in u))
+                if tiled is not None:
+                    total = _sum(cost, tiled.merit)
+                    entry = (_sum(total, rest[pending]), next(ticket), pending, total, (*path, tiled), None)
+                    heapq.heappush(queue, entry)
                 continue
-            for larger in _larger(found, rank)[:3]:
-                trial = replace(found, buffered={**found.buffered, rank: larger})
-                if not _fits(trial, layout):
-                    break
-                steps.append((_traffic(trial, layout), trial))
-        if not steps:
-            return found
-        traffic, trial = min(steps, key=lambda s: s[0])
-        if traffic >= best or math.isclose(traffic, best, rel_tol=1e-12):
-            return found
-        best, found = traffic, trial
+            if at == len(found):
+                return self._agreeing(path)
+            if at in done:
+                continue
+            done.add(at)
+            for j in range(at + 1, len(found) + 1):
+                if j not in done:
+                    bound = _sum(_sum(cost, floors[at, j]), rest[j])
+                    heapq.heappush(queue, (bound, next(ticket), at, cost, path, j))
+        raise MappingError(
+            f"automatic: not even the smallest tiles of {self.cascade.name} fit {self.chip.name}"
+        )
+
+    def block(self, einsums: Sequence[Einsum], allowed: Allowed | None = None) -> Tiled | None:
+        """Return the best way to run some Einsums in one phase, or None where nothing fits."""
+        floor = self._floor(einsums)
+        best: Tiled | None = None
+        for block in blocks(self.cascade, einsums, self.sizes):
+            if best is not None and block.tiled and _same_but_tiled(block, best.placed.block):
+                continue  # ranks that nobody shares are cut only where they do not fit whole
+            extra = self._spilled_bytes(block)
+            for placed in placements(block, self.sizes, self.chip, most=_ASSIGNMENTS):
+                if best is not None and self._floor_of(placed, floor[1] + extra) > best.merit:
+                    continue
+                self.evaluated += 1
+                found = best_tiles(
+                    placed, self._value, energy_first=self.objective == "energy_j", allowed=allowed
+                )
+                if found is not None and (best is None or found.merit < best.merit):
+                    best = found
+            if best is not None and best.merit[0] <= floor[0] * _CLOSE and best.merit[1] <= floor[1] * _CLOSE:
+                break
+        return best
+
+    def _value(self, cost: Any) -> Any:
+        return getattr(cost, self.objective)
+
+    def _agreeing(self, path: Sequence[Tiled]) -> tuple[Tiled, ...]:
+        """Return blocks whose tiles of a rank divide each other, those that move least made anew where they do not."""
+        chosen: list[Tiled] = []
+        for tiled in sorted(path, key=lambda t: -t.merit[1]):
+            cuts = boundaries(chosen)
+
+            def allowed(rank: str, tile: int, spatial: int, cuts: Mapping[str, set[int]] = cuts) -> bool:
+                return all(_comparable(a, b) for a in cuts.get(rank, ()) for b in (tile, spatial))
+
+            agrees = all(allowed(r, t, tiled.spatial(r)) for r, t in tiled.tiles.items())
+            found = tiled if agrees else self.block(self._originals(tiled), allowed)
+            if found is None:
+                raise MappingError(
+                    f"automatic: no tiles of {self.cascade.name} divide each other and fit {self.chip.name}"
+                )
+            chosen.append(found)
+        order = {e.name: i for i, e in enumerate(self.cascade.einsums)}
+        return tuple(sorted(chosen, key=lambda t: min(order.get(e.name, len(order)) for e in t.placed.block.einsums)))
+
+    def _originals(self, tiled: Tiled) -> tuple[Einsum, ...]:
+        names = {e.name for e in tiled.placed.block.einsums}
+        return tuple(e for e in self.cascade.einsums if e.name in names)
+
+    def _floor(self, einsums: Sequence[Einsum]) -> Merit:
+        """Return what no way to run some Einsums in one phase can beat."""
+        moved = sum(self._moved_words(einsums).values()) * self.chip.word_bytes
+        memory = self.chip.memories[self.chip.outermost]
+        plain = Block(self.cascade, tuple(einsums), stream="-")
+        span = min(p.span for p in placements(plain, self.sizes, self.chip, most=1))
+        return self._floored(span, moved, memory.bandwidth_bytes_per_s)
+
+    def _floor_of(self, placed: Placed, moved: float) -> Merit:
+        return self._floored(placed.span, moved, self.chip.memories[self.chip.outermost].bandwidth_bytes_per_s)
+
+    def _floored(self, span: float, moved: float, bandwidth: float) -> Merit:
+        batch = 1
+        for b in BATCH_RANKS:
+            batch *= self.sizes[b] if b in self.sizes and b not in self.cascade.rank_names else 1
+        latency = max(span * batch / self.chip.clock_hz, moved / bandwidth)
+        if self.objective == "latency_s":
+            return latency / _CLOSE, moved / _CLOSE, 0.0
+        if self.objective == "traffic_bytes":
+            return moved / _CLOSE, moved / _CLOSE, 0.0
+        each = memory_cost(self.chip.memories[self.chip.outermost], self.chip)
+        rows = moved / self.chip.memories[self.chip.outermost].row_bytes
+        energy = rows * min(each.read_j, each.write_j) + self.chip.static_power_w * latency
+        return energy / _CLOSE, moved / _CLOSE, 0.0
+
+    def _moved_words(self, einsums: Sequence[Einsum]) -> dict[str, float]:
+        """Return the words of each tensor that has to pass the outermost memory when these Einsums run in a phase."""
+        names = {e.name for e in einsums}
+        read_outside = {a.tensor for e in self.cascade.einsums if e.name not in names for a in e.reads}
+        asked = {s.tensor for s in self.cascade.outputs} | read_outside
+        out: dict[str, float] = {}
+        for e in einsums:
+            for tensor, size in self._words(e).items():
+                if tensor not in names or (tensor in asked and tensor == e.name):
+                    out[tensor] = max(size, out.get(tensor, 0))
+        return out
+
+    def _words(self, einsum: Einsum) -> dict[str, float]:
+        batch = tuple(b for b in BATCH_RANKS if b in self.sizes and b not in self.cascade.rank_names)
+        around = SizeTable(self.sizes)
+        whole = {v: (rank_of(v),) for v in einsum.variables}
+        found: dict[str, float] = {}
+        for o in operands_of(einsum):
+            size = float(words(tile_of(o, whole), around) * around[batch])
+            found[o.tensor] = max(size, found.get(o.tensor, 0.0))
+        return found
+
+    def _spilled_bytes(self, block: Block) -> float:
+        """Return the bytes that a block writes and reads back at least."""
+        return sum(
+            2 * self._words(block.by_name[t])[t] * self.chip.word_bytes
+            for t in block.spilled - block.asked_for
+        )
 
 
-def _larger(found: Draft, rank: str) -> tuple[int, ...]:
-    whole = found.sizes[rank] // found.spatial[rank]
-    return tuple(d for d in divisors(whole) if d > found.buffered[rank])
+def _cheapest_rest(floors: Mapping[tuple[int, int], Merit], count: int) -> list[Merit]:
+    """Return, for each cut, the least that what comes after it costs by the bounds."""
+    rest: list[Merit] = [(0.0, 0.0, 0.0)] * (count + 1)
+    for i in range(count - 1, -1, -1):
+        rest[i] = min(_sum(floors[i, j], rest[j]) for j in range(i + 1, count + 1))
+    return rest
+
+
+def _sum(a: Merit, b: Merit) -> Merit:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def _comparable(a: int, b: int) -> bool:
+    return a % b == 0 or b % a == 0
+
+
+def _same_but_tiled(block: Block, best: Block) -> bool:
+    return len(block.einsums) > 1 and not best.tiled

@@ -1,0 +1,323 @@
+"""Which array does which Einsum, which ranks lie on its axes, and which memory keeps what meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from einsum_cascade.declarations import rank_of
+from einsum_cascade.einsum import Einsum
+from einsum_cascade.errors import MappingError
+from einsum_cascade.expr import Expr, Var, variables
+
+from ..hardware.model import Array, SpatialChip
+from .block import Block
+from .lowering import operands_of
+from .tiles import divisor
+
+_MOST_ASSIGNMENTS = 1 << 14
+# How far a tile of a rank extends in a memory: the part on the axes, the tile at the memory, the whole rank.
+SPATIAL, BUFFERED, WHOLE = 0, 1, 2
+
+
+@dataclass(frozen=True)  # without slots, so that what follows from it is derived once
+class Placed:
+    """A block on a chip, tile sizes still open.
+
+    Attributes:
+        arrays: the array of each Einsum.
+        axes: for each Einsum the ranks on the axes of its array.
+        home: the memory of the whole chip that holds the tiles; the empty string where only the outermost one exists.
+        span: cycles of the busiest array with the widest tiles, per element of the batch: no tiles take fewer.
+    """
+
+    block: Block
+    chip: SpatialChip
+    sizes: Mapping[str, int]
+    arrays: Mapping[str, str]
+    axes: Mapping[str, tuple[str, ...]]
+    home: str
+    span: float
+
+    @cached_property
+    def width(self) -> Mapping[str, int]:
+        """By rank, the longest that its part on the axes may be: the shortest of the axes that it lies on."""
+        out: dict[str, int] = {}
+        for e in self.block.einsums:
+            shape = self.chip.arrays[self.arrays[e.name]].shape
+            for rank, extent in zip(self.axes[e.name], shape, strict=False):
+                out[rank] = min(extent, out.get(rank, extent))
+        return {r: out.get(r, 1) for r in self.block.ranks}
+
+    @cached_property
+    def passed(self) -> frozenset[str]:
+        """Tensors that stay in the registers of the elements that make them until their readers are done.
+
+        The readers of the pass stand on the same array with the same ranks on its axes, read each element where it
+        was written, and the ranks of the tensor are shared, or lie on the axes whole. A later pass may read it too,
+        if it comes back from the outermost memory.
+        """
+        room = {name: self._registers(name) for name in self.chip.arrays}
+        out = []
+        for e in self.block.einsums:
+            array = self.arrays[e.name]
+            if room[array] > 0 and self._stays(e):
+                room[array] -= 1
+                out.append(e.name)
+        return frozenset(out)
+
+    def _registers(self, array: str) -> int:
+        """Return the registers of an element that no operand needs."""
+        memory = next((m for m in self.chip.memories.values() if m.of == array and m.per_element), None)
+        if memory is None:
+            return 0
+        here = [e for e in self.block.einsums if self.arrays[e.name] == array]
+        most = max((len(operands_of(e)) for e in here), default=0)
+        return int(min(memory.capacity_bytes // self.chip.word_bytes, len(here) + most)) - most
+
+    def _stays(self, writer: Einsum) -> bool:
+        block, name = self.block, writer.name
+        readers = [r for r in block.readers[name] if block.stage[r.name] == block.stage[name]]
+        if not readers or block.tiled or block.apart(name):
+            return False
+        place = self.arrays[name], self.axes[name]
+        local = all(self._fixed(rank_of(v), writer) for v in writer.output_variables)
+        where = {a.indices for r in readers for a in r.reads if a.tensor == name}
+        together = all((self.arrays[r.name], self.axes[r.name]) == place for r in readers)
+        return local and together and where == {writer.target.indices}
+
+    def _fixed(self, rank: str, writer: Einsum) -> bool:
+        """Tell whether an element meets one coordinate of a rank at a time, the same in writer and readers."""
+        if rank in self.block.shared:
+            return rank in self.axes[writer.name] or self.width[rank] == 1
+        return rank in self.axes[writer.name] and self.sizes[rank] <= self.width[rank]
+
+    @cached_property
+    def keep(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """By memory and Einsum, the tensors that the memory keeps tiles of."""
+        out = {self.chip.outermost: self._fetched()}
+        if self.home:
+            out[self.home] = {e.name: self._at_home(e) for e in self.block.einsums}
+        for name, memory in self.chip.memories.items():
+            if memory.per_element:
+                here = [e for e in self.block.einsums if self.arrays[e.name] == memory.of]
+                room = int(min(memory.capacity_bytes // self.chip.word_bytes, 1 << 30))
+                out[name] = {e.name: registers(e, room) for e in here}
+        return out
+
+    def _fetched(self) -> dict[str, tuple[str, ...]]:
+        """Return what each Einsum exchanges with the outermost memory.
+
+        What several Einsums of a pass read at the same indices comes for the first of them; what has no streamed rank
+        stays for the later passes too.
+        """
+        block = self.block
+        out = {}
+        brought: set[tuple[object, ...]] = set()
+        for e in block.einsums:
+            found: dict[str, None] = {}
+            for access in e.reads:
+                tensor = access.tensor
+                if tensor in block.by_name and not self._read_back(tensor, e):
+                    continue
+                ranks = {rank_of(v) for v in _names(access.indices)}
+                stage = block.stage[e.name] if block.stream in ranks else -1
+                key = (tensor, access.indices, stage)
+                stays = self.home and (not block.tiled or ranks <= set(block.shared))
+                if not stays or key not in brought:
+                    found[tensor] = None
+                brought.add(key)
+            if not self.home or e.name in block.asked_for | block.spilled:
+                found[e.name] = None
+            out[e.name] = tuple(found)
+        return out
+
+    def _read_back(self, tensor: str, reader: Einsum) -> bool:
+        block = self.block
+        if not self.home:
+            return True
+        return tensor in block.spilled and block.stage[reader.name] > block.stage[tensor]
+
+    def _at_home(self, einsum: Einsum) -> tuple[str, ...]:
+        block = self.block
+        tensors = dict.fromkeys((*(a.tensor for a in einsum.reads), einsum.name))
+        if block.direct:
+            tensors.pop(einsum.name)
+        return tuple(t for t in tensors if t not in self.passed or self._read_back(t, einsum))
+
+    @cached_property
+    def hold(self) -> Mapping[str, Mapping[str, int]]:
+        """By tensor, how far its tile at home extends along each of its ranks, where the loops do not say it.
+
+        What is used up within a pass exists for one step of the shared loops; what waits for a later pass, or for
+        the next generation, for all of them inside the fused tile; a pass that reads it needs all its own ranks.
+        """
+        if not self.home or len(self.block.einsums) == 1:
+            return {}
+        kept = {t for tensors in self.keep[self.home].values() for t in tensors}
+        extents = {t: self._extent(t) for t in sorted(kept)}
+        return {t: extent for t, extent in extents.items() if extent is not None}
+
+    def _extent(self, tensor: str) -> Mapping[str, int] | None:
+        block = self.block
+        writer = block.by_name.get(tensor)
+        users = [e for e in block.einsums if e.name == tensor or any(a.tensor == tensor for a in e.reads)]
+        accesses = [a.indices for e in users for a in (*e.reads, e.target) if a.tensor == tensor]
+        if writer is None and (block.tiled or not _plain(accesses)):
+            return None
+        ranks = [rank_of(v) for v in _names(writer.target.indices if writer else accesses[0])]
+        steps = [r for r in block.shared if any(r in map(rank_of, e.variables) for e in users)]
+        alone = not block.tiled or all(set(block.own(e)) <= set(block.shared) for e in users)
+        # Used up in a step only if it moves with every shared loop around its users.
+        step = alone and set(steps) <= set(ranks) and tensor not in block.cascade.states
+        if writer is None:
+            return dict.fromkeys(steps, SPATIAL) | self._rest(ranks, WHOLE) if step else None
+        apart = block.apart(tensor)
+        extent = dict.fromkeys(block.fused, SPATIAL if step and not apart else BUFFERED)
+        if block.stream in ranks and tensor not in block.cascade.states:
+            extent[block.stream] = WHOLE if apart else SPATIAL if step else BUFFERED
+        return {r: n for r, n in extent.items() if r in ranks} | self._rest(ranks, WHOLE)
+
+    def _rest(self, ranks: Sequence[str], how: int) -> dict[str, int]:
+        return {r: how for r in ranks if r not in self.block.shared}
+
+
+def placements(block: Block, sizes: Mapping[str, int], chip: SpatialChip, *, most: int) -> Iterator[Placed]:
+    """Yield a block on a chip in the most promising ways, those that keep the busiest array shortest busy first.
+
+    Ties go to the fewest tensors that change the array.
+
+    Args:
+        block: Einsums that run together.
+        sizes: by rank.
+        chip: the machine.
+        most: assignments of Einsums to arrays that are given.
+
+    Raises:
+        MappingError: no array can do an operation.
+    """
+    names = list(chip.arrays)
+    axes = [[best_axes(e, sizes, chip.arrays[a], block) for a in names] for e in block.einsums]
+    table = np.array(
+        [
+            [ideal_cycles(e, sizes, chip.arrays[a], at) for a, at in zip(names, row, strict=True)]
+            for e, row in zip(block.einsums, axes, strict=True)
+        ]
+    )
+    for e, row in zip(block.einsums, table, strict=True):
+        if not np.isfinite(row).any():
+            raise _no_array(e, chip)
+    homes = shared_memories(chip) or ("",)
+    for choice, span in _assignments(block, table, most):
+        arrays = {e.name: names[a] for e, a in zip(block.einsums, choice, strict=True)}
+        lie = {e.name: axes[i][a] for i, (e, a) in enumerate(zip(block.einsums, choice, strict=True))}
+        for home in homes:
+            yield Placed(block, chip, sizes, arrays, lie, home, span)
+
+
+def shared_memories(chip: SpatialChip) -> tuple[str, ...]:
+    """Return the memories of the whole chip inside the outermost one."""
+    return tuple(name for name, m in chip.memories.items() if not m.of and name != chip.outermost)
+
+
+def in_series(block: Block) -> bool:
+    """Tell whether the Einsums share no loop, so that nothing lets one run beside another."""
+    return len(block.einsums) > 1 and not block.shared
+
+
+def _assignments(block: Block, table: Any, most: int) -> list[tuple[tuple[int, ...], float]]:
+    """Return the best choices of an array for each Einsum, as columns of the table, with the cycles of the busiest."""
+    able = [np.flatnonzero(np.isfinite(row)) for row in table]
+    many = math.prod(map(len, able)) > _MOST_ASSIGNMENTS
+    choices = np.array(_greedy(table) if many else list(itertools.product(*able)))
+    each = table[np.arange(len(able)), choices]
+    if in_series(block):
+        span = each.sum(axis=1)
+    else:
+        columns = range(table.shape[1])
+        span = np.stack([np.where(choices == c, each, 0.0).sum(axis=1) for c in columns]).max(axis=0)
+    index = {e.name: i for i, e in enumerate(block.einsums)}
+    pairs = [(index[t], index[r.name]) for t, readers in block.readers.items() for r in readers]
+    changes = np.zeros(len(choices))
+    for a, b in pairs:
+        changes += choices[:, a] != choices[:, b]
+    best = np.lexsort((changes, span))[:most]
+    return [(tuple(int(c) for c in choices[i]), float(span[i])) for i in best]
+
+
+def _greedy(table: Any) -> list[Any]:
+    """Return two good assignments: the longest Einsums first to the array that ends earliest, and each to its fastest."""
+    load = np.zeros(table.shape[1])
+    chosen = np.zeros(len(table), dtype=int)
+    for i in np.argsort(-np.where(np.isfinite(table), table, 0.0).min(axis=1), kind="stable"):
+        chosen[i] = int(np.argmin(load + table[i]))
+        load[chosen[i]] += table[i, chosen[i]]
+    return [chosen, table.argmin(axis=1)]
+
+
+def ideal_cycles(einsum: Einsum, sizes: Mapping[str, int], array: Array, axes: Sequence[str]) -> float:
+    """Return the cycles of an Einsum with the widest spatial tiles, per element of the batch; inf if it cannot."""
+    if any(a.op not in array.ops for a in einsum.actions):
+        return math.inf
+    spatial = {r: divisor(sizes[r], x) for r, x in zip(axes, array.shape, strict=False)}
+    busy: dict[tuple[str, ...], Counter[str]] = {}
+    for a in einsum.actions:
+        for unit, length in array.ops[a.op].items():
+            busy.setdefault(a.variables, Counter())[unit if array.pipelined else ""] += length * a.count
+    total = 0.0
+    for over, units in busy.items():
+        ranks = [rank_of(v) for v in over]
+        steps = math.prod(sizes[r] / spatial.get(r, 1) for r in ranks)
+        total += steps * max(units.values())
+    return total
+
+
+def best_axes(einsum: Einsum, sizes: Mapping[str, int], array: Array, block: Block) -> tuple[str, ...]:
+    """Return the rank for each axis: those that fill the array best, results before reductions."""
+    # Sorted, so that Einsums over the same ranks lie on the array in the same way.
+    ranks = sorted(r for r in map(rank_of, einsum.variables) if r in block.ranks and _can_spread(r, block))
+    output = {rank_of(v) for v in einsum.output_variables}
+
+    def merit(choice: Sequence[str]) -> tuple[int, int]:
+        used = math.prod(divisor(sizes[r], x) for r, x in zip(choice, array.shape, strict=False))
+        return used, sum(r in output for r in choice)
+
+    number = min(len(array.shape), len(ranks))
+    return max(itertools.permutations(ranks, number), key=merit, default=())
+
+
+def _can_spread(rank: str, block: Block) -> bool:
+    return not (block.iterated and rank == block.stream)
+
+
+def registers(einsum: Einsum, room: int) -> tuple[str, ...]:
+    """Return the operands that have a register: the result first, then the others as far as they fit."""
+    words = 0
+    kept: dict[str, None] = {}
+    for tensor, times in Counter(o.tensor for o in reversed(operands_of(einsum))).items():
+        if words + times <= room:
+            kept[tensor] = None
+            words += times
+    return tuple(kept)
+
+
+def _no_array(einsum: Einsum, chip: SpatialChip) -> MappingError:
+    missing = {a.op for a in einsum.actions} - {op for a in chip.arrays.values() for op in a.ops}
+    what = ", ".join(sorted(missing)) or "all of " + ", ".join(sorted({a.op for a in einsum.actions}))
+    return MappingError(f"{einsum.name}: no array of {chip.name} can do {what}")
+
+
+def _names(indices: Sequence[Expr]) -> dict[str, None]:
+    return {v: None for i in indices for v in variables(i)}
+
+
+def _plain(accesses: Sequence[Sequence[Expr]]) -> bool:
+    """Tell whether every access has the same single variables as indices."""
+    return len(set(map(tuple, accesses))) == 1 and all(isinstance(i, Var) for i in accesses[0])

@@ -1,0 +1,280 @@
+"""The tiles of a placed block: every choice of divisors at once, what fits, and the best of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from einsum_cascade.declarations import rank_of, variable_of
+from einsum_cascade.einsum import Einsum
+from einsum_cascade.sizes import BATCH_RANKS
+
+from .access import program, run, words
+from .energy import actions
+from .lowering import operands_of
+from .nest import Count, Dimension, Level, Loop, Nest, SizeTable, Work
+from .placement import SPATIAL, Placed, in_series
+from .tiles import divisor, divisors
+from .work import cycles, greatest, total
+
+# Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
+MOST_POINTS = 1 << 18
+_MOST_TIES = 64
+# Whether a divisor may be a tile of a rank, whose part on the axes is the second number.
+Allowed = Callable[[str, int, int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a block costs at many tile sizes at once."""
+
+    latency_s: Count
+    traffic_bytes: Count
+    fits: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """A placed block with its tiles.
+
+    Attributes:
+        merit: objective, traffic and energy; smaller is better, and those of several blocks add up.
+        tiles: the tile of each rank at home, in elements.
+    """
+
+    merit: tuple[float, float, float]
+    placed: Placed
+    tiles: Mapping[str, int]
+
+    def spatial(self, rank: str) -> int:
+        """Return how much of a tile lies on the axes."""
+        return divisor(self.tiles[rank], self.placed.width[rank])
+
+
+class Ledger:
+    """The closed forms of one placed block, ready for any tiles."""
+
+    def __init__(self, placed: Placed) -> None:
+        self.placed, self.chip, self.block = placed, placed.chip, placed.block
+        sizes, cascade = placed.sizes, placed.block.cascade
+        self.batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
+        self.nests = tuple(self._nest(e) for e in self.block.einsums)
+        self.uses = tuple(u for n in self.nests for u in program(n))
+
+    @cached_property
+    def limited(self) -> Mapping[str, float]:
+        """Bandwidth of the memories that have one, and of the outermost in any case."""
+        return {
+            name: m.bandwidth_bytes_per_s
+            for name, m in self.chip.memories.items()
+            if m.bandwidth_bytes_per_s < math.inf or name == self.chip.outermost
+        }
+
+    def table(self, tiles: Mapping[str, Count]) -> SizeTable:
+        """Return the sizes of all loops for some tiles: `P.2` steps over tiles, `P.1` over what the axes take."""
+        sizes: dict[str, Count] = {**self.placed.sizes}
+        for rank, tile in tiles.items():
+            spatial = divisor(tile, self.placed.width[rank])
+            parts = (self.placed.sizes[rank] // tile, tile // spatial, spatial)
+            for level, size in zip((2, 1, 0), parts, strict=True):
+                sizes[f"{rank}.{level}"] = size * 1.0 if isinstance(size, np.ndarray) else size
+        return SizeTable(sizes)
+
+    def cost(self, sizes: SizeTable) -> Cost:
+        """Return latency, traffic and whether it fits."""
+        moved: dict[str, Count] = dict.fromkeys(self.limited, 0)
+        for use in self.uses:
+            if use.memory in moved:
+                u = run(use, sizes)
+                moved[use.memory] = moved[use.memory] + (u.reads + u.updates + u.fills) * u.instances
+        word = self.chip.word_bytes
+        busy = self._busy(sizes) / self.chip.clock_hz
+        waits = (n * word / self.limited[m] for m, n in moved.items())
+        return Cost(greatest((busy, *waits)), moved[self.chip.outermost] * word, self._fits(sizes))
+
+    def energy_j(self, sizes: SizeTable, latency_s: Count) -> Count:
+        """Return the energy of the block."""
+        usages = [run(use, sizes) for use in self.uses]
+        acts = actions(self.chip, self.nests, usages, sizes)
+        return total(a.energy_j for a in acts) + self.chip.static_power_w * latency_s
+
+    def _busy(self, sizes: SizeTable) -> Count:
+        """Return the cycles of the busiest array, or of all Einsums where none runs beside another."""
+        lanes: dict[str, Count] = {}
+        for nest in self.nests:
+            lane = "" if in_series(self.block) else nest.array
+            lanes[lane] = lanes.get(lane, 0) + cycles(nest, self.chip.arrays[nest.array], sizes)
+        return greatest(lanes.values())
+
+    def _fits(self, sizes: SizeTable) -> Count:
+        fits: Count = True
+        for name, memory in self.chip.memories.items():
+            if not memory.of and memory.capacity_bytes < math.inf:
+                held = self.held(name, sizes) * self.chip.word_bytes
+                fits = fits & (held <= memory.capacity_bytes)
+        return fits
+
+    def held(self, memory: str, sizes: SizeTable) -> Count:
+        """Return the words that a memory of the whole chip holds."""
+        extents = self.placed.hold if memory == self.placed.home else {}
+        tiles: dict[str, Count] = {}
+        for use in self.uses:
+            tensor = use.operand.tensor
+            if use.memory == memory and tensor not in extents:
+                tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes)))
+        stated = (self._extent(extent, sizes) for extent in extents.values())
+        return total((*tiles.values(), *stated))
+
+    def _extent(self, extent: Mapping[str, int], sizes: SizeTable) -> Count:
+        out: Count = 1
+        for rank, how in extent.items():
+            out = out * sizes[self.parts(rank, how)]
+        return out
+
+    def parts(self, rank: str, how: int) -> tuple[str, ...]:
+        """Return the loops over a rank up to some extent."""
+        if rank not in self.block.ranks:
+            return (rank,)
+        return tuple(f"{rank}.{level}" for level in range(how, -1, -1))
+
+    def _nest(self, einsum: Einsum) -> Nest:
+        placed, array = self.placed, self.placed.arrays[einsum.name]
+        around, inside = loops(placed, einsum)
+        time = {self.chip.outermost: [*((b, b) for b in self.batch), *around]}
+        time.setdefault(placed.home or self.chip.outermost, []).extend(inside)
+        hierarchy = self.chip.hierarchy(array)
+        elements = next((i for i, m in enumerate(hierarchy) if self.chip.memories[m].per_element), None)
+        at = (len(hierarchy) if elements is None else elements) - 1
+        space = tuple((_loop(r, f"{r}.{SPATIAL}"),) for r in placed.axes[einsum.name])
+        levels = tuple(
+            Level(m, tuple(_loop(r, p) for r, p in time.get(m, ())), space if i == at else ())
+            for i, m in enumerate(hierarchy)
+        )
+        batch = tuple(Dimension(((variable_of(b), 1),)) for b in self.batch)
+        keep = {m: set(by_einsum[einsum.name]) for m, by_einsum in self._keep(einsum).items()}
+        operands = tuple(
+            replace(
+                o,
+                dimensions=(*batch, *o.dimensions),
+                kept=tuple(m for m in hierarchy if o.tensor in keep.get(m, ())),
+            )
+            for o in operands_of(einsum)
+        )
+        work = []
+        for a in einsum.actions:
+            over = {*map(variable_of, self.batch), *a.variables}
+            steps = tuple(loop.part for level in levels for loop in level.time if loop.variable in over)
+            wide = tuple(loop.part for level in levels for loop in level.fan_out if loop.variable in over)
+            work.append(Work(a.op, a.count, steps, wide))
+        return Nest(einsum.name, array, levels, operands, tuple(work))
+
+    def _keep(self, einsum: Einsum) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        return {m: by for m, by in self.placed.keep.items() if einsum.name in by}
+
+
+def _loop(rank: str, part: str) -> Loop:
+    return Loop(variable_of(rank), part)
+
+
+def loops(placed: Placed, einsum: Einsum) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the loops of an Einsum as (rank, loop): those over tiles, and those inside a tile, outermost first.
+
+    Inside stand the loops that are shared, then results before reductions, so that a sum is done in one go.
+    """
+    block = placed.block
+    found = [rank_of(v) for v in einsum.variables]
+    output = {rank_of(v) for v in einsum.output_variables}
+    axes = placed.axes[einsum.name]
+    looped = [r for r in block.order if r in found]
+    around = [(r, f"{r}.2") for r in looped]
+    own = sorted((r for r in found if r not in block.shared), key=lambda r: r not in output)
+    kept_back = [r for r in found if r in block.ranks and r not in looped]
+    inside = [(r, f"{r}.1") for r in (*block.shared, *own) if r in found and r in block.ranks]
+    inside += [(r, f"{r}.2") for r in kept_back]
+    inside += [(r, r) for r in own if r not in block.ranks]
+    ranks = [r for r in (*block.shared, *own) if r in found and r in block.ranks]
+    inside += [(r, f"{r}.{SPATIAL}") for r in ranks if r not in axes]
+    return around, inside
+
+
+def best_tiles(
+    placed: Placed, value: Callable[[Cost], Count], *, energy_first: bool = False, allowed: Allowed | None = None
+) -> Tiled | None:
+    """Return the best of all tiles of a placed block, or None where nothing fits.
+
+    Every divisor of every rank is a candidate; all combinations are counted at once. Where these are too many, each
+    rank keeps an even choice of its divisors, the ends among them.
+
+    Args:
+        placed: the block.
+        value: the objective from a cost; ties go to the less traffic, then to the less energy.
+        energy_first: the objective is the energy.
+        allowed: leaves out tiles.
+    """
+    ledger = Ledger(placed)
+    grid = _grid(placed, allowed)
+    if grid is None:
+        return None
+    cost = ledger.cost(ledger.table(grid))
+    shape = np.broadcast_shapes(*(np.shape(v) for v in grid.values()), np.shape(cost.fits))
+    fits = np.broadcast_to(cost.fits, shape).ravel()
+    legal = np.flatnonzero(fits)
+    if not legal.size:
+        return None
+
+    def at(count: Count, chosen: Any) -> Any:
+        return np.broadcast_to(count, shape).ravel()[chosen]
+
+    if not energy_first:
+        for count in (value(cost), cost.traffic_bytes):
+            found = at(count, legal)
+            legal = legal[found <= found.min() * (1 + 1e-12)]
+        legal = legal[-_MOST_TIES:]  # the largest tiles
+    points = {r: np.ascontiguousarray(at(v, legal)) for r, v in grid.items()}
+    latency, traffic = at(cost.latency_s, legal), at(cost.traffic_bytes, legal)
+    energy = np.broadcast_to(ledger.energy_j(ledger.table(points), latency), legal.shape)
+    objective = energy if energy_first else at(value(cost), legal)
+    best = int(np.lexsort((traffic, energy))[0]) if energy_first else int(np.argmin(energy))
+    merit = (float(objective[best]), float(traffic[best]), float(energy[best]))
+    return Tiled(merit, placed, {r: int(v[best]) for r, v in points.items()})
+
+
+def _grid(placed: Placed, allowed: Allowed | None) -> dict[str, Count] | None:
+    """Return the candidates for the tile of each rank, each along an axis of its own; None where there are none."""
+    block = placed.block
+    lists: dict[str, Sequence[int]] = {}
+    for rank in block.ranks:
+        size = placed.sizes[rank]
+        if block.iterated and rank == block.stream:
+            found: Sequence[int] = (1,)
+        elif rank not in block.order:
+            found = (size,)
+        else:
+            found = divisors(size)
+        if allowed is not None:
+            found = [t for t in found if allowed(rank, t, divisor(t, placed.width[rank]))]
+        if not found:
+            return None
+        lists[rank] = found
+    lists = _thinned(lists)
+    long = [r for r, found in lists.items() if len(found) > 1]
+    out: dict[str, Count] = {r: found[0] for r, found in lists.items()}
+    for axis, rank in enumerate(long):
+        shape = [1] * len(long)
+        shape[axis] = -1
+        out[rank] = np.array(lists[rank], dtype=np.int64).reshape(shape)
+    return out
+
+
+def _thinned(lists: dict[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    out = dict(lists)
+    while math.prod(len(v) for v in out.values()) > MOST_POINTS:
+        rank = max(out, key=lambda r: len(out[r]))
+        out[rank] = (*out[rank][:-1:2], out[rank][-1])
+    return out
+

@@ -1,0 +1,124 @@
+"""Blocks with their tiles -> a mapping, as a file can say it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.einsum import Einsum
+from einsum_cascade.sizes import BATCH_RANKS
+from mappings.binding import ALL, Binding, SpatialMapping
+from mappings.loopnest import EinsumLoops, LoopNest
+
+from .placement import SPATIAL, in_series
+from .tiling import Tiled, loops
+
+
+def boundaries(blocks: Sequence[Tiled]) -> dict[str, set[int]]:
+    """Return, by rank, the tile sizes that some block uses, in memory or on the axes."""
+    out: dict[str, set[int]] = {}
+    for b in blocks:
+        for rank, tile in b.tiles.items():
+            out.setdefault(rank, set()).update((tile, b.spatial(rank)))
+    return out
+
+
+def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], name: str) -> SpatialMapping:
+    """Return the mapping that some blocks, one a phase, make together.
+
+    A rank is cut at every tile size that a block uses; the sizes of one rank divide each other.
+    """
+    chip = blocks[0].placed.chip
+    cuts = {
+        rank: sorted(found - {1, sizes[rank]})
+        for rank, found in boundaries(blocks).items()
+        if rank not in cascade.splits
+    }
+    split = {r: tuple(f"{r}_{i}" for i in range(len(at), -1, -1)) for r, at in cuts.items() if at}
+    stated: dict[str, str | int] = {}
+    for rank, parts in split.items():
+        steps = [b // a for a, b in itertools.pairwise((1, *cuts[rank]))]
+        stated |= {part: step for part, step in zip(parts[1:], reversed(steps), strict=True)}
+    for parts in cascade.splits.values():
+        stated |= {p: sizes[p] for p in parts[1:] if p in sizes}
+    nests, keep, hold, phases, copies = {}, dict[str, dict[str, tuple[str, ...]]](), {}, {}, {}
+    for number, b in enumerate(blocks, start=1):
+        placed, block = b.placed, b.placed.block
+        for e in block.einsums:
+            nests[e.name] = _loops(e, b, cuts)
+        for memory, by_einsum in placed.keep.items():
+            keep.setdefault(memory, {}).update(by_einsum)
+        for tensor, extent in placed.hold.items():
+            held = tuple(p for rank, how in extent.items() for p in _extent(rank, how, b, cuts))
+            hold.setdefault(placed.home, {})[tensor] = held
+        phases[f"phase_{number}"] = _steps(b)
+        copies |= block.copies
+    batch = tuple(b for b in BATCH_RANKS if b not in cascade.rank_names)
+    nest = LoopNest(cascade.name, nests, split, stated, batch, copies)
+    kept = keep if any(b.placed.home for b in blocks) else dict.fromkeys(keep, ALL)
+    return SpatialMapping(nest, Binding(kept, phases, hold=hold, hardware=chip.name), name)
+
+
+def _pieces(rank: str, low: int, high: int, whole: int, cuts: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return the parts of a rank between two tile sizes, outermost first."""
+    at = cuts.get(rank, ())
+    if not at:
+        return [rank] if low < high else []
+    edges = (1, *at, whole)
+    found = [f"{rank}_{i}" for i, (a, b) in enumerate(itertools.pairwise(edges)) if low <= a and b <= high]
+    return found[::-1]
+
+
+def _span(rank: str, level: str, b: Tiled) -> tuple[int, int]:
+    """Return the tile sizes between which a loop of a block steps."""
+    edges = (1, b.spatial(rank), b.tiles[rank], b.placed.sizes[rank])
+    at = int(level)
+    return edges[at], edges[at + 1]
+
+
+def _loops(einsum: Einsum, b: Tiled, cuts: Mapping[str, Sequence[int]]) -> EinsumLoops:
+    placed = b.placed
+    sizes = placed.sizes
+
+    def named(found: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+        out: list[str] = []
+        for rank, loop in found:
+            _, dot, level = loop.partition(".")
+            out += _pieces(rank, *_span(rank, level, b), sizes[rank], cuts) if dot else [rank]
+        return tuple(out)
+
+    around, inside = (named(found) for found in loops(placed, einsum))
+    space = tuple(
+        " ".join(_pieces(r, *_span(r, str(SPATIAL), b), sizes[r], cuts)) for r in placed.axes[einsum.name]
+    )
+    missing = tuple(r for r in placed.block.ranks if sizes[r] == 1 and _has(einsum, r))
+    outermost = placed.chip.outermost
+    if not placed.home:
+        return EinsumLoops({outermost: (*around, *inside, *missing)}, space)
+    return EinsumLoops({outermost: around, placed.home: (*inside, *missing)}, space)
+
+
+def _has(einsum: Einsum, rank: str) -> bool:
+    from einsum_cascade.declarations import variable_of
+
+    return variable_of(rank) in einsum.variables
+
+
+def _extent(rank: str, how: int, b: Tiled, cuts: Mapping[str, Sequence[int]]) -> list[str]:
+    if rank not in b.tiles:
+        return [rank]
+    top = (b.spatial(rank), b.tiles[rank], b.placed.sizes[rank])[how]
+    return _pieces(rank, 1, top, b.placed.sizes[rank], cuts)
+
+
+def _steps(b: Tiled) -> tuple[Mapping[str, tuple[str, ...]], ...]:
+    """Return the lanes of one step, or a step for each Einsum where nothing lets them run side by side."""
+    placed = b.placed
+    if in_series(placed.block):
+        return tuple({placed.arrays[e.name]: (e.name,)} for e in placed.block.einsums)
+    lanes: dict[str, tuple[str, ...]] = {}
+    for e in placed.block.einsums:
+        array = placed.arrays[e.name]
+        lanes[array] = (*lanes.get(array, ()), e.name)
+    return (lanes,)
