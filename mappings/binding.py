@@ -16,6 +16,24 @@ Step: TypeAlias = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class Spill:
+    """What a memory may hold less than whole: the share that does not fit lives in the next memory outside.
+
+    Attributes:
+        tensors: whose tiles may overflow.
+        need: bytes that would have to be held, as an expression, where that is not the sum of the tiles: double
+            buffers, or results that overwrite what they were made from.
+    """
+
+    tensors: tuple[str, ...]
+    need: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.tensors:
+            raise ValueError("tensors: at least one is needed")
+
+
+@dataclass(frozen=True, slots=True)
 class Binding:
     """Where tensors are kept and when Einsums run.
 
@@ -24,6 +42,7 @@ class Binding:
         phases: steps one after another. A step is a set of lanes that run side by side, one for each array, and the
             Einsums of a lane run one after another; `wait: [2 * LM]` lets cycles pass in which nothing is done.
             Memory traffic flows beside all steps of a phase; a phase begins when the one before has ended.
+        spill: by memory, the tensors of which a share may live outside where the tiles do not fit.
         hold: by memory and tensor, the ranks and parts over which the tile of the tensor extends there while it waits
             for its readers. Without an entry a tile is what the loops at the memory and inside it span: too much
             where Einsums share the outer ones of those loops, too little where a later pass reads the tile.
@@ -37,6 +56,7 @@ class Binding:
     name: str = ""
     summary: str = ""
     source: str = ""
+    spill: Mapping[str, Spill] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.phases:

@@ -75,8 +75,17 @@ def documents_of(mapping: SpatialMapping) -> list[dict[str, Any]]:
             "keep": keep,
             **({"hold": hold} if hold else {}),
             "phases": phases,
+            **_spills(binding),
         },
     ]
+
+
+def _spills(binding: Binding) -> dict[str, Any]:
+    found = {
+        memory: {"tensors": list(of.tensors), **({"need": of.need} if of.need else {})}
+        for memory, of in binding.spill.items()
+    }
+    return {"spill": found} if found else {}
 
 
 def _plain(kept: Any) -> Any:

@@ -166,7 +166,6 @@ def flat_choices(folder: Path) -> dict[tuple[str, str], FlatChoice]:
             on_chip=frozenset(t for t in tensors if row[f"{t}_loc"] == "onchip"),
             weight_stationary=row["QK_stationarity"] == "weight",
             rows=int(row["P"] if head else row["P1"]),
-            spilled=float(row["proportion_spilled"]),
         )
     return out
 

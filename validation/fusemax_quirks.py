@@ -15,6 +15,7 @@ from simulator.spatial.energy import actions
 from simulator.spatial.lowering import with_nests
 from simulator.spatial.model import Plan, assemble, count_all
 from simulator.spatial.nest import Loop, Nest, Operand, SizeTable
+from simulator.spatial.spill import spilled
 
 _SIZE_T = 2**64
 
@@ -65,7 +66,6 @@ def account(
     settled: Plan,
     quirks: Quirks,
     *,
-    spilled: Mapping[tuple[str, str], float] | None = None,
     dropped_units: Iterable[str] = (),
 ) -> Estimate:
     """Return the estimate of a plan under some quirks.
@@ -73,15 +73,15 @@ def account(
     Args:
         settled: the plan as the simulator made it.
         quirks: which of them are on.
-        spilled: (memory, tensor) -> share of its words there that live in the outermost memory instead.
         dropped_units: functional units whose energy is lost.
     """
     if quirks.missing_ranks:
         layout = settled.layout
         settled = replace(settled, layout=with_nests(layout, map(_without_ranks, layout.nests)))
-    usages = list(_wrapped(settled)) if quirks.wrap else count_all(settled)
-    if spilled:
-        usages = [v for u in usages for v in _spill(u, settled.chip.outermost, spilled)]
+    usages = count_all(settled)
+    if quirks.wrap:
+        whole = count_all(replace(settled, spills={}))
+        usages = [_repaired(u) for u in spilled(_wrapped(settled, whole), settled.chip, settled.spills)]
     charged = [replace(u, instances=1) for u in usages] if quirks.one_register_file else usages
     lost = frozenset(dropped_units)
     acts = actions(settled.chip, settled.layout.nests, charged, settled.sizes)
@@ -97,9 +97,14 @@ def _without_ranks(nest: Nest) -> Nest:
     return replace(nest, operands=tuple(cut(o) for o in nest.operands))
 
 
-def _wrapped(settled: Plan) -> Iterable[Usage]:
+def _repaired(usage: Usage) -> Usage:
+    """Return what spills without the reads that seem to come with every update: the artifact's own repair."""
+    return replace(usage, reads=0) if usage.spilled_from and usage.reads == usage.updates else usage
+
+
+def _wrapped(settled: Plan, usages: Iterable[Usage]) -> Iterable[Usage]:
     nests = {n.einsum: n for n in settled.layout.nests}
-    for usage in count_all(settled):
+    for usage in usages:
         if not usage.operand.output:
             yield usage
             continue
@@ -147,19 +152,3 @@ def _with(loops: Mapping[str, tuple[str, ...]], fan_out: Iterable[Loop]) -> dict
     for loop in fan_out:
         out[loop.variable] = (*out.get(loop.variable, ()), loop.part)
     return out
-
-
-def _spill(usage: Usage, outermost: str, shares: Mapping[tuple[str, str], float]) -> Iterable[Usage]:
-    """Yield a usage and what of it spills to the outermost memory, as FLAT's cost model moves it."""
-    tensor = usage.operand.tensor
-    if usage.memory == outermost:
-        share = max((s for (_, t), s in shares.items() if t == tensor), default=0.0)
-        yield replace(usage, reads=usage.reads * (1 - share), updates=usage.updates * (1 - share))
-        return
-    yield usage
-    share = shares.get((usage.memory, tensor), 0.0)
-    if share:
-        reads = 0 if usage.reads == usage.updates else usage.reads
-        yield replace(
-            usage, memory=outermost, reads=reads * share, updates=usage.updates * share, fills=0, instances=1
-        )

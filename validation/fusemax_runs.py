@@ -10,7 +10,7 @@ from typing import Any
 import mappings
 from einsum_cascade import zoo
 from einsum_cascade.sizes import model_sizes
-from mappings.binding import SpatialMapping
+from mappings.binding import SpatialMapping, Spill
 from simulator.hardware.model import SpatialChip
 from simulator.hardware.reader import load_hardware
 from simulator.result import Estimate
@@ -27,6 +27,7 @@ GEMMS = {
     "FFN2": ("S", "D"),
 }
 _SCORES = ("QK", "SN", "A")
+_WORD = 2  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,11 @@ class FlatChoice:
     Attributes:
         on_chip: tensors kept in the global buffer.
         rows: queries of a group; all of them where it fuses whole heads.
-        spilled: share of what is kept on chip that does not fit.
     """
 
     on_chip: frozenset[str]
     weight_stationary: bool
     rows: int
-    spilled: float
 
 
 def run(
@@ -101,11 +100,7 @@ def _flat(model: str, length: str, quirks: Quirks, choice: FlatChoice) -> Estima
     mapping = flat_mapping(choice)
     machine = chip("flat")
     cascade = _zoo("attention_3pass")
-    # Capacities are not checked: FLAT lets a share of its tiles spill, and that share is given.
-    settled = plan(cascade, model_sizes(f"{model}/{length}"), machine, mapping, checked=False)
-    tensors = {*choice.on_chip, *(_SCORES if "QK" in choice.on_chip else ())}
-    spilled = {("GlobalBuffer", t): choice.spilled for t in tensors} if choice.spilled else {}
-    return account(settled, quirks, spilled=spilled)
+    return account(plan(cascade, model_sizes(f"{model}/{length}"), machine, mapping), quirks)
 
 
 def flat_mapping(choice: FlatChoice) -> SpatialMapping:
@@ -127,8 +122,22 @@ def flat_mapping(choice: FlatChoice) -> SpatialMapping:
         "AV": tuple(t for t in ("A", "V", "AV") if t in on),
     }
     keep = {**base.binding.keep, "DRAM": dram, "GlobalBuffer": buffer}
+    spill = {"GlobalBuffer": Spill(tuple(sorted({*on, *(_SCORES if "QK" in on else ())})), flat_need(choice))}
     part = choice.rows if choice.weight_stationary else choice.rows // chip("flat").arrays["PE2D"].shape[0]
-    return replace(_with_sizes(base, P1=part), binding=replace(base.binding, keep=keep))
+    return replace(_with_sizes(base, P1=part), binding=replace(base.binding, keep=keep, spill=spill))
+
+
+def flat_need(choice: FlatChoice) -> str:
+    """Return the bytes that FLAT counts as needed on chip, as an expression of a mapping.
+
+    Scores overwrite each other in place, those of one query where they stream; everything else has a double buffer:
+    its tile where it is kept on chip, the width of the array where it streams.
+    """
+    tile = {"Q": f"{choice.rows} * E", "AV": f"{choice.rows} * F", "K": "M * E", "V": "M * F"}
+    row = {"Q": "E", "AV": "F", "K": "E", "V": "F"}
+    held = [tile[t] if t in choice.on_chip else f"extent(PE2D, 0) * {row[t]}" for t in tile]
+    scores = f"{_WORD} * {choice.rows if 'QK' in choice.on_chip else 1} * M"
+    return f"{scores} + {2 * _WORD} * ({' + '.join(held)})"
 
 
 def _with_sizes(mapping: SpatialMapping, **sizes: int) -> SpatialMapping:

@@ -91,6 +91,7 @@ class Usage:
         tile: words of the operand that the memory holds at a time.
         elided: first touches of an output's words, which need no read.
         instances: instances of the memory that are in use.
+        spilled_from: the memory that should hold these words and has no room for them; else empty.
     """
 
     einsum: str
@@ -103,6 +104,7 @@ class Usage:
     updates: Count
     elided: Count
     instances: Count
+    spilled_from: str = ""
 
 
 def count(nest: Nest, sizes: Sizes) -> tuple[Usage, ...]:

@@ -49,6 +49,7 @@ class Layout:
         held: what a memory holds at a time: groups of which the largest counts; in a group the tensors that are held
             together, each by the largest of its tiles.
         live: the masks of the Einsums that have one.
+        loose: the part of `held` that may spill, group by group, of the memories that may.
     """
 
     ranks: Ranks
@@ -57,6 +58,7 @@ class Layout:
     phase_of: Mapping[str, str]
     held: Mapping[str, tuple[tuple[tuple[Tile, ...], ...], ...]]
     live: Mapping[str, Live] = field(default_factory=dict)
+    loose: Mapping[str, tuple[tuple[tuple[Tile, ...], ...], ...]] = field(default_factory=dict)
 
 
 def with_nests(layout: Layout, nests: Iterable[Nest]) -> Layout:
@@ -134,8 +136,14 @@ def _lowered(same_cascade: _Same, words: _Words, same_mapping: _Same, batch: tup
     uses = tuple(u for n in nests for u in program(n))
     phase_of = {einsum: phase for einsum, _, phase in mapping.binding.placements()}
     stated = _stated_tiles(mapping, ranks, words)
-    held = {name: _held(uses, name, {} if of else phase_of, stated) for name, of, _ in words.memories}
-    return Layout(ranks, tuple(nests), uses, phase_of, held, _live(cascade, nests, ranks))
+    groups = {name: {} if of else phase_of for name, of, _ in words.memories}
+    held = {name: _held(uses, name, group_of, stated) for name, group_of in groups.items()}
+    loose = {
+        name: _held(uses, name, groups[name], stated, spill.tensors)
+        for name, spill in mapping.binding.spill.items()
+        if name in groups
+    }
+    return Layout(ranks, tuple(nests), uses, phase_of, held, _live(cascade, nests, ranks), loose)
 
 
 def _live(cascade: Cascade, nests: Sequence[Nest], ranks: Ranks) -> dict[str, Live]:
@@ -171,16 +179,20 @@ def _held(
     memory: str,
     group_of: Mapping[str, str],
     stated: Mapping[tuple[str, str], Tile],
+    of: Sequence[str] | None = None,
 ) -> tuple[tuple[tuple[Tile, ...], ...], ...]:
     """Return the tiles that a memory holds, grouped by what lives at the same time.
 
     In a memory of the whole chip the Einsums of a phase live side by side: each tensor that it keeps is held once, by
-    its largest tile. A memory of one array serves one Einsum after another. Phases follow each other.
+    its largest tile. A memory of one array serves one Einsum after another. Phases follow each other. With `of`, only
+    those tensors are looked at.
     """
     groups: dict[str, dict[str, dict[Tile, None]]] = {}
     for use in uses:
         if use.memory == memory:
             tensors = groups.setdefault(group_of.get(use.einsum, use.einsum), {})
+            if of is not None and use.operand.tensor not in of:
+                continue
             tile = stated.get((memory, use.operand.tensor), use.tile)
             tensors.setdefault(use.operand.tensor, {})[tile] = None
     return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())

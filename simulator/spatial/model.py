@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from einsum_cascade.analysis.predicates import conjuncts, is_static
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.errors import CascadeError, MappingError
-from einsum_cascade.sizes import BATCH_RANKS, parse_sizes
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
 from ..result import EinsumEstimate, Estimate, MemoryEstimate
-from .access import Usage, run, run_masked
+from .access import Usage
 from .area import area_mm2, assumptions
 from .energy import Action, actions
-from .live import DENSE, Live
-from .lowering import Layout, lower
-from .nest import Count, Dimension, Sizes, SizeTable
-from .recompute import with_copies
+from .live import DENSE
+from .nest import Count, Dimension, Sizes
+from .planning import Plan, count_all, plan
 from .schedule import Timetable, timetable
-from .tiles import occupancy, settle
 from .work import cycles, fill, greatest, operations, total, useful
 
-_MASKED = (
-    "a `where` saves the steps of an array, and the tiles, in which it leaves no point; others count in full"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A mapped cascade before its cost is counted: what an analysis, or a correction of one, starts from.
-
-    Attributes:
-        live: the masks of the Einsums that have one.
-        notes: what was assumed on the way.
-    """
-
-    cascade: str
-    chip: SpatialChip
-    mapping: SpatialMapping
-    layout: Layout
-    sizes: SizeTable
-    live: Mapping[str, Live] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+__all__ = ["Plan", "assemble", "count_all", "plan", "simulate"]
 
 
 def simulate(
@@ -78,120 +52,6 @@ def simulate(
     usages = count_all(settled)
     acts = actions(hardware, settled.layout.nests, usages, settled.sizes, settled.live)
     return assemble(settled, usages, acts)
-
-
-def plan(
-    cascade: Cascade,
-    sizes: Sizes | str,
-    hardware: SpatialChip,
-    mapping: SpatialMapping,
-    *,
-    checked: bool = True,
-) -> Plan:
-    """Return a cascade laid on a chip with all sizes settled.
-
-    Args:
-        cascade: the algorithm.
-        sizes: by rank, batch ranks included.
-        hardware: a spatial chip.
-        mapping: loops, what is kept where, and the schedule.
-        checked: False leaves out the check of capacities, for a model that lets tiles spill.
-
-    Raises:
-        MappingError: see `simulate`.
-    """
-    if not isinstance(hardware, SpatialChip):
-        raise MappingError(f"simulate needs a spatial chip; {getattr(hardware, 'name', hardware)} is none")
-    if not isinstance(mapping, SpatialMapping):
-        raise MappingError(f"simulate needs a spatial mapping; {getattr(mapping, 'name', mapping)} is none")
-    if isinstance(sizes, str):
-        sizes = parse_sizes(sizes)
-    cascade = with_copies(cascade, mapping.nest.recompute, where=mapping.name or "mapping")
-    batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
-    layout = lower(cascade, hardware, mapping, batch)
-    settled = settle(layout, cascade, sizes, hardware, mapping)
-    found = Plan(cascade.name, hardware, mapping, layout, settled)
-    _check_axes(found)
-    if checked:
-        _check_capacity(found)
-    return _masked(found, cascade)
-
-
-def _masked(settled: Plan, cascade: Cascade) -> Plan:
-    """Return a plan with its masks, and with what is to be said about them."""
-    live, left = {}, []
-    for nest in settled.layout.nests:
-        of = settled.layout.live.get(nest.einsum)
-        if of is None:
-            continue
-        try:  # what is counted here is remembered for the estimate
-            useful(nest, settled.sizes, of)
-            for use in settled.layout.uses:
-                if use.einsum == nest.einsum and of.whole is not None:
-                    run_masked(use, settled.sizes, of.whole)
-            live[nest.einsum] = of
-        except CascadeError:
-            left.append(nest.einsum)
-    notes = [_MASKED] if live else []
-    if left:
-        notes.append(
-            f"{', '.join(left)}: too many points to count what a `where` removes; taken as if nothing were"
-        )
-    unknown = [e.name for e in cascade.einsums if not all(map(is_static, conjuncts(e.where)))]
-    if unknown:
-        notes.append(f"{', '.join(unknown)}: a `where` that reads data removes nothing here")
-    return replace(settled, live=live, notes=tuple(notes)) if live or notes else settled
-
-
-def count_all(settled: Plan) -> list[Usage]:
-    """Return the use of every memory by every operand of every Einsum."""
-    if not settled.live:
-        return [run(use, settled.sizes) for use in settled.layout.uses]
-    masks = {name: live.whole for name, live in settled.live.items()}
-    return [
-        run(use, settled.sizes) if mask is None else run_masked(use, settled.sizes, mask)
-        for use in settled.layout.uses
-        for mask in (masks.get(use.einsum),)
-    ]
-
-
-def held_words(settled: Plan) -> dict[str, Count]:
-    """Return the words that one instance of each memory holds at the fullest time."""
-    return {memory: occupancy(settled.layout, memory, settled.sizes) for memory in settled.chip.memories}
-
-
-def _check_axes(settled: Plan) -> None:
-    where = settled.mapping.name or "mapping"
-    for nest in settled.layout.nests:
-        shape = settled.chip.arrays[nest.array].shape
-        for level in nest.levels:
-            for axis, loops in enumerate(level.space):
-                width: Count = 1
-                for loop in loops:
-                    width = width * settled.sizes[loop.part]
-                if _any(width > shape[axis]):
-                    names = " * ".join(loop.part for loop in loops)
-                    raise MappingError(
-                        f"{where}: {nest.einsum}: {names} = {width} does not fit axis {axis} of {nest.array}, "
-                        f"{shape[axis]} long"
-                    )
-
-
-def _check_capacity(settled: Plan) -> None:
-    chip = settled.chip
-    for name, memory in chip.memories.items():
-        if not _any(memory.capacity_bytes < math.inf):
-            continue
-        held = occupancy(settled.layout, name, settled.sizes) * chip.word_bytes
-        if _any(held > memory.capacity_bytes):
-            raise MappingError(
-                f"{settled.mapping.name or 'mapping'}: the tiles kept in {name} take {np.max(held):,.0f} bytes, "
-                f"{name} of {chip.name} holds {np.min(memory.capacity_bytes):,.0f}; make a tile smaller"
-            )
-
-
-def _any(truth: Any) -> bool:
-    return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
 
 
 def assemble(settled: Plan, usages: Sequence[Usage], acts: Iterable[Action]) -> Estimate:
@@ -251,7 +111,7 @@ def _phase_seconds(
     limited = {
         n: m.bandwidth_bytes_per_s
         for n, m in chip.memories.items()
-        if _any(m.bandwidth_bytes_per_s < math.inf)
+        if np.any(m.bandwidth_bytes_per_s < math.inf)
     }
     needs: dict[str, dict[str, Count]] = {phase: {} for phase in times.phase_cycles}
     for (memory, einsum), amount in moved.items():
@@ -312,8 +172,7 @@ def _memory_rows(
     energy: Mapping[str, Count],
     areas: Mapping[str, float],
 ) -> tuple[MemoryEstimate, ...]:
-    word = settled.chip.word_bytes
-    held = held_words(settled)
+    word, held = settled.chip.word_bytes, settled.held_bytes
     read: dict[str, Count] = {}
     written: dict[str, Count] = {}
     for u in usages:
@@ -324,7 +183,7 @@ def _memory_rows(
             name=name,
             read_bytes=read.get(name, 0) * word,
             write_bytes=written.get(name, 0) * word,
-            held_bytes=held[name] * word,
+            held_bytes=held[name],
             capacity_bytes=memory.capacity_bytes,
             busy=(read.get(name, 0) + written.get(name, 0)) * word / memory.bandwidth_bytes_per_s / latency,
             energy_j=energy.get(name, 0.0),

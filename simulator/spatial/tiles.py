@@ -15,7 +15,7 @@ from mappings.binding import SpatialMapping
 from mappings.expression import call_of, evaluate_expression, evaluate_node
 
 from ..hardware.model import Array, Memory, SpatialChip
-from .access import run, words
+from .access import Tile, run, words
 from .lowering import Layout, Ranks
 from .nest import Count, Sizes, SizeTable
 from .work import greatest
@@ -145,6 +145,12 @@ def _derive(known: dict[str, Count], cascade: Cascade, where: str) -> None:
             known[rank.name] = value
         elif rank.name not in known:
             raise MappingError(f"{where}: {cascade.name} needs the size of {rank.name}")
+
+
+def of_chip(text: str | int, chip: SpatialChip, sizes: Mapping[str, Any], where: str) -> Count:
+    """Return the value of an expression of a mapping over sizes, parameters and memories of the chip."""
+    names = {**chip.arrays, **chip.memories, **chip.parameters, **sizes}
+    return evaluate_expression(text, names, where=where, functions=_FUNCTIONS)
 
 
 def _size(text: str | int, names: Mapping[str, Any], where: str) -> Count:
@@ -318,11 +324,16 @@ def _searched(
 
 def occupancy(layout: Layout, memory: str, sizes: SizeTable) -> Count:
     """Return the words that one instance of a memory holds at the fullest time."""
-    most: Count = 0
-    for tensors in layout.held[memory]:
+    return greatest(held_together(layout.held[memory], sizes))
+
+
+def held_together(groups: Sequence[Sequence[Sequence[Tile]]], sizes: SizeTable) -> list[Count]:
+    """Return the words of each group of tensors, each tensor by the largest of its tiles."""
+    out = []
+    for tensors in groups:
         together: Count = 0
         for tiles in tensors:
             first = words(tiles[0], sizes)
             together = together + (first if len(tiles) == 1 else greatest(words(t, sizes) for t in tiles))
-        most = greatest((most, together))
-    return most
+        out.append(together)
+    return out

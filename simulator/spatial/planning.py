@@ -1,0 +1,200 @@
+"""A cascade, its sizes, a chip and a mapping -> a plan: sizes settled, everything checked, accesses counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from einsum_cascade.analysis.predicates import conjuncts, is_static
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.errors import CascadeError, MappingError
+from einsum_cascade.sizes import BATCH_RANKS, parse_sizes
+from mappings.binding import SpatialMapping
+
+from ..hardware.model import SpatialChip
+from .access import Usage, run, run_masked
+from .live import Live
+from .lowering import Layout, lower
+from .nest import Count, Sizes, SizeTable
+from .recompute import with_copies
+from .spill import Shares, shares, spilled
+from .tiles import occupancy, settle
+from .work import useful
+
+_MASKED = (
+    "a `where` saves the steps of an array, and the tiles, in which it leaves no point; others count in full"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A mapped cascade before its cost is counted: what an analysis, or a correction of one, starts from.
+
+    Attributes:
+        live: the masks of the Einsums that have one.
+        spills: by memory and tensor, the share of its words there that lives in the next memory outside.
+        held_bytes: by memory, what one instance holds at the fullest time.
+        notes: what was assumed on the way.
+    """
+
+    cascade: str
+    chip: SpatialChip
+    mapping: SpatialMapping
+    layout: Layout
+    sizes: SizeTable
+    live: Mapping[str, Live] = field(default_factory=dict)
+    spills: Shares = field(default_factory=dict)
+    held_bytes: Mapping[str, Count] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    cascade: Cascade,
+    sizes: Sizes | str,
+    hardware: SpatialChip,
+    mapping: SpatialMapping,
+    *,
+    checked: bool = True,
+) -> Plan:
+    """Return a cascade laid on a chip with all sizes settled.
+
+    Args:
+        cascade: the algorithm.
+        sizes: by rank, batch ranks included.
+        hardware: a spatial chip.
+        mapping: loops, what is kept where, and the schedule.
+        checked: False leaves out the check of capacities, for a model that lets tiles spill.
+
+    Raises:
+        MappingError: see `simulate`.
+    """
+    if not isinstance(hardware, SpatialChip):
+        raise MappingError(f"simulate needs a spatial chip; {getattr(hardware, 'name', hardware)} is none")
+    if not isinstance(mapping, SpatialMapping):
+        raise MappingError(f"simulate needs a spatial mapping; {getattr(mapping, 'name', mapping)} is none")
+    if isinstance(sizes, str):
+        sizes = parse_sizes(sizes)
+    cascade = with_copies(cascade, mapping.nest.recompute, where=mapping.name or "mapping")
+    batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
+    layout = lower(cascade, hardware, mapping, batch)
+    settled = settle(layout, cascade, sizes, hardware, mapping)
+    spills = shares(layout, settled, hardware, mapping) if mapping.binding.spill else {}
+    found = Plan(
+        cascade.name,
+        hardware,
+        mapping,
+        layout,
+        settled,
+        spills=spills,
+        held_bytes=_held(layout, settled, hardware),
+    )
+    _check_axes(found)
+    if checked:
+        _check_capacity(found)
+    return _noted(_masked(found), cascade)
+
+
+def _held(layout: Layout, sizes: SizeTable, chip: SpatialChip) -> dict[str, Count]:
+    return {memory: occupancy(layout, memory, sizes) * chip.word_bytes for memory in chip.memories}
+
+
+def _masked(settled: Plan) -> Plan:
+    """Return a plan with the masks whose points can be counted."""
+    if not settled.layout.live:
+        return settled
+    live, left = {}, []
+    for name, of in settled.layout.live.items():
+        try:
+            _count_once(settled, name, of)
+            live[name] = of
+        except CascadeError:
+            left.append(name)
+    notes = [_MASKED] if live else []
+    if left:
+        notes.append(
+            f"{', '.join(left)}: too many points to count what a `where` removes; nothing is taken off"
+        )
+    return replace(settled, live=live, notes=(*settled.notes, *notes))
+
+
+def _count_once(settled: Plan, einsum: str, live: Live) -> None:
+    """Count what the estimate of an Einsum will ask for; the counts are remembered.
+
+    Raises:
+        CascadeError: there are too many points.
+    """
+    nest = next(n for n in settled.layout.nests if n.einsum == einsum)
+    useful(nest, settled.sizes, live)
+    for use in settled.layout.uses:
+        if use.einsum == einsum and live.whole is not None:
+            run_masked(use, settled.sizes, live.whole)
+
+
+def _noted(settled: Plan, cascade: Cascade) -> Plan:
+    """Return a plan with what is to be said about predicates over data and about spills."""
+    notes = list(settled.notes)
+    unknown = [
+        e.name for e in cascade.einsums if e.where is not None and not all(map(is_static, conjuncts(e.where)))
+    ]
+    if unknown:
+        notes.append(f"{', '.join(unknown)}: a `where` that reads data removes nothing here")
+    for memory in dict.fromkeys(memory for memory, _ in settled.spills):
+        tensors = [t for m, t in settled.spills if m == memory]
+        share = np.max(settled.spills[memory, tensors[0]])
+        notes.append(f"{memory}: {share:.3g} of {', '.join(tensors)} does not fit and lives outside")
+    return replace(settled, notes=tuple(notes)) if len(notes) > len(settled.notes) else settled
+
+
+def count_all(settled: Plan) -> list[Usage]:
+    """Return the use of every memory by every operand of every Einsum."""
+    usages = _counted(settled)
+    return spilled(usages, settled.chip, settled.spills) if settled.spills else usages
+
+
+def _counted(settled: Plan) -> list[Usage]:
+    if not settled.live:
+        return [run(use, settled.sizes) for use in settled.layout.uses]
+    masks = {name: live.whole for name, live in settled.live.items()}
+    return [
+        run(use, settled.sizes) if mask is None else run_masked(use, settled.sizes, mask)
+        for use in settled.layout.uses
+        for mask in (masks.get(use.einsum),)
+    ]
+
+
+def _check_axes(settled: Plan) -> None:
+    where = settled.mapping.name or "mapping"
+    for nest in settled.layout.nests:
+        shape = settled.chip.arrays[nest.array].shape
+        for level in nest.levels:
+            for axis, loops in enumerate(level.space):
+                width: Count = 1
+                for loop in loops:
+                    width = width * settled.sizes[loop.part]
+                if _any(width > shape[axis]):
+                    names = " * ".join(loop.part for loop in loops)
+                    raise MappingError(
+                        f"{where}: {nest.einsum}: {names} = {width} does not fit axis {axis} of {nest.array}, "
+                        f"{shape[axis]} long"
+                    )
+
+
+def _check_capacity(settled: Plan) -> None:
+    chip = settled.chip
+    for name, memory in chip.memories.items():
+        if name in settled.mapping.binding.spill or not _any(memory.capacity_bytes < math.inf):
+            continue
+        held = settled.held_bytes[name]
+        if _any(held > memory.capacity_bytes):
+            raise MappingError(
+                f"{settled.mapping.name or 'mapping'}: the tiles kept in {name} take {np.max(held):,.0f} bytes, "
+                f"{name} of {chip.name} holds {np.min(memory.capacity_bytes):,.0f}; make a tile smaller"
+            )
+
+
+def _any(truth: Any) -> bool:
+    return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
