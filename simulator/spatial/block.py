@@ -181,9 +181,7 @@ def _flows(variable: str, written: Access, read: Access) -> bool:
     return bool(places) and all(w == r for w, r in places)
 
 
-def _fates(
-    cascade: Cascade, of: Group, stream: str, stage: Mapping[str, int]
-) -> Iterator[Mapping[str, str]]:
+def _fates(cascade: Cascade, of: Group, stream: str, stage: Mapping[str, int]) -> Iterator[Mapping[str, str]]:
     """Yield what may become of each tensor that streams in one pass and is read, or could be, in a later one."""
     if not stream or of.iterated:
         yield {}
@@ -243,9 +241,7 @@ def _together(
     again = {t for t, fate in fates.items() if fate == AGAIN}
     if not spilled <= used or not again <= {c.of for c in copies.values()}:
         return  # the same as with another fate of a tensor that nobody reads again
-    orders = (
-        itertools.permutations(of.fused) if len(of.fused) < _MOST_RANKS else iter([tuple(of.fused)])
-    )
+    orders = itertools.permutations(of.fused) if len(of.fused) < _MOST_RANKS else iter([tuple(of.fused)])
     own = dict.fromkeys(r for e in einsums for r in map(rank_of, e.variables))
     for fused in orders:
         for tiled in (False, True):

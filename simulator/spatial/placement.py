@@ -20,11 +20,12 @@ from einsum_cascade.expr import Expr, Var, variables
 from ..hardware.model import Array, SpatialChip
 from .block import Block
 from .lowering import operands_of
+from .nest import Count
 from .tiles import divisor
 
 _MOST_ASSIGNMENTS = 1 << 14
-# How far a tile of a rank extends in a memory: the part on the axes, the tile at the memory, the whole rank.
-SPATIAL, BUFFERED, WHOLE = 0, 1, 2
+# How far a tile of a rank extends in a memory: one step on the arrays, the tile at the memory, the whole rank.
+STEP, BUFFERED, WHOLE = 0, 1, 2
 
 
 @dataclass(frozen=True)  # without slots, so that what follows from it is derived once
@@ -47,14 +48,29 @@ class Placed:
     span: float
 
     @cached_property
-    def width(self) -> Mapping[str, int]:
-        """By rank, the longest that its part on the axes may be: the shortest of the axes that it lies on."""
-        out: dict[str, int] = {}
+    def extents(self) -> Mapping[str, tuple[int, ...]]:
+        """By rank, the lengths of the axes that it lies on, longest first."""
+        out: dict[str, set[int]] = {}
         for e in self.block.einsums:
-            shape = self.chip.arrays[self.arrays[e.name]].shape
-            for rank, extent in zip(self.axes[e.name], shape, strict=False):
-                out[rank] = min(extent, out.get(rank, extent))
-        return {r: out.get(r, 1) for r in self.block.ranks}
+            for rank in self.axes[e.name]:
+                out.setdefault(rank, set()).add(self.extent(e.name, rank))
+        return {r: tuple(sorted(out.get(r, {1}), reverse=True)) for r in self.block.ranks}
+
+    def extent(self, einsum: str, rank: str) -> int:
+        """Return the length of the axis of an Einsum's array on which a rank lies."""
+        return self.chip.arrays[self.arrays[einsum]].shape[self.axes[einsum].index(rank)]
+
+    def widths(self, rank: str, tile: Count) -> tuple[Count, ...]:
+        """Return how much of a tile lies on each of the axes that the rank lies on, longest first.
+
+        Each divides the one before, so that one cut of the rank serves all arrays. The first is the step that all
+        Einsums of the block take together; those on shorter axes take it in turns.
+        """
+        out = []
+        for extent in self.extents[rank]:
+            tile = divisor(tile, extent)
+            out.append(tile)
+        return tuple(out)
 
     @cached_property
     def passed(self) -> frozenset[str]:
@@ -95,9 +111,11 @@ class Placed:
 
     def _fixed(self, rank: str, writer: Einsum) -> bool:
         """Tell whether an element meets one coordinate of a rank at a time, the same in writer and readers."""
-        if rank in self.block.shared:
-            return rank in self.axes[writer.name] or self.width[rank] == 1
-        return rank in self.axes[writer.name] and self.sizes[rank] <= self.width[rank]
+        longest = self.extents[rank][0]
+        if rank not in self.axes[writer.name]:
+            return rank in self.block.shared and longest == 1
+        one_turn = self.extent(writer.name, rank) == longest
+        return one_turn and (rank in self.block.shared or self.sizes[rank] <= longest)
 
     @cached_property
     def keep(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
@@ -178,11 +196,11 @@ class Placed:
         # Used up in a step only if it moves with every shared loop around its users.
         step = alone and set(steps) <= set(ranks) and tensor not in block.cascade.states
         if writer is None:
-            return dict.fromkeys(steps, SPATIAL) | self._rest(ranks, WHOLE) if step else None
+            return dict.fromkeys(steps, STEP) | self._rest(ranks, WHOLE) if step else None
         apart = block.apart(tensor)
-        extent = dict.fromkeys(block.fused, SPATIAL if step and not apart else BUFFERED)
+        extent = dict.fromkeys(block.fused, STEP if step and not apart else BUFFERED)
         if block.stream in ranks and tensor not in block.cascade.states:
-            extent[block.stream] = WHOLE if apart else SPATIAL if step else BUFFERED
+            extent[block.stream] = WHOLE if apart else STEP if step else BUFFERED
         return {r: n for r, n in extent.items() if r in ranks} | self._rest(ranks, WHOLE)
 
     def _rest(self, ranks: Sequence[str], how: int) -> dict[str, int]:
@@ -253,7 +271,7 @@ def _assignments(block: Block, table: Any, most: int) -> list[tuple[tuple[int, .
 
 
 def _greedy(table: Any) -> list[Any]:
-    """Return two good assignments: the longest Einsums first to the array that ends earliest, and each to its fastest."""
+    """Return two good assignments: the longest first to the array that ends earliest, and each to its fastest."""
     load = np.zeros(table.shape[1])
     chosen = np.zeros(len(table), dtype=int)
     for i in np.argsort(-np.where(np.isfinite(table), table, 0.0).min(axis=1), kind="stable"):

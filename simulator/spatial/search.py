@@ -119,10 +119,10 @@ class Search:
         for tiled in sorted(path, key=lambda t: -t.merit[1]):
             cuts = boundaries(chosen)
 
-            def allowed(rank: str, tile: int, spatial: int, cuts: Mapping[str, set[int]] = cuts) -> bool:
-                return all(_comparable(a, b) for a in cuts.get(rank, ()) for b in (tile, spatial))
+            def allowed(rank: str, sizes: Sequence[int], cuts: Mapping[str, set[int]] = cuts) -> bool:
+                return all(_comparable(a, b) for a in cuts.get(rank, ()) for b in sizes)
 
-            agrees = all(allowed(r, t, tiled.spatial(r)) for r, t in tiled.tiles.items())
+            agrees = all(allowed(r, tiled.cuts(r)) for r in tiled.tiles)
             found = tiled if agrees else self.block(self._originals(tiled), allowed)
             if found is None:
                 raise MappingError(
@@ -130,7 +130,9 @@ class Search:
                 )
             chosen.append(found)
         order = {e.name: i for i, e in enumerate(self.cascade.einsums)}
-        return tuple(sorted(chosen, key=lambda t: min(order.get(e.name, len(order)) for e in t.placed.block.einsums)))
+        return tuple(
+            sorted(chosen, key=lambda t: min(order.get(e.name, len(order)) for e in t.placed.block.einsums))
+        )
 
     def _originals(self, tiled: Tiled) -> tuple[Einsum, ...]:
         names = {e.name for e in tiled.placed.block.einsums}
@@ -145,7 +147,9 @@ class Search:
         return self._floored(span, moved, memory.bandwidth_bytes_per_s)
 
     def _floor_of(self, placed: Placed, moved: float) -> Merit:
-        return self._floored(placed.span, moved, self.chip.memories[self.chip.outermost].bandwidth_bytes_per_s)
+        return self._floored(
+            placed.span, moved, self.chip.memories[self.chip.outermost].bandwidth_bytes_per_s
+        )
 
     def _floored(self, span: float, moved: float, bandwidth: float) -> Merit:
         batch = 1

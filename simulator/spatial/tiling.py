@@ -18,15 +18,15 @@ from .access import program, run, words
 from .energy import actions
 from .lowering import operands_of
 from .nest import Count, Dimension, Level, Loop, Nest, SizeTable, Work
-from .placement import SPATIAL, Placed, in_series
-from .tiles import divisor, divisors
+from .placement import Placed, in_series
+from .tiles import divisors
 from .work import cycles, greatest, total
 
 # Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
 MOST_POINTS = 1 << 18
 _MOST_TIES = 64
-# Whether a divisor may be a tile of a rank, whose part on the axes is the second number.
-Allowed = Callable[[str, int, int], bool]
+# Whether a rank may be cut at some sizes.
+Allowed = Callable[[str, Sequence[int]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Tiled:
     placed: Placed
     tiles: Mapping[str, int]
 
-    def spatial(self, rank: str) -> int:
-        """Return how much of a tile lies on the axes."""
-        return divisor(self.tiles[rank], self.placed.width[rank])
+    def cuts(self, rank: str) -> tuple[int, ...]:
+        """Return the sizes at which a rank is cut: the tile, and what lies on axes; largest first."""
+        return (self.tiles[rank], *self.placed.widths(rank, self.tiles[rank]))
 
 
 class Ledger:
@@ -76,12 +76,17 @@ class Ledger:
         }
 
     def table(self, tiles: Mapping[str, Count]) -> SizeTable:
-        """Return the sizes of all loops for some tiles: `P.2` steps over tiles, `P.1` over what the axes take."""
+        """Return the sizes of all loops for some tiles: `P.2` over tiles, `P.1` over steps, `P.0` inside a step.
+
+        On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`.
+        """
         sizes: dict[str, Count] = {**self.placed.sizes}
         for rank, tile in tiles.items():
-            spatial = divisor(tile, self.placed.width[rank])
-            parts = (self.placed.sizes[rank] // tile, tile // spatial, spatial)
-            for level, size in zip((2, 1, 0), parts, strict=True):
+            step, *narrower = self.placed.widths(rank, tile)
+            found = {"2": self.placed.sizes[rank] // tile, "1": tile // step, "0": step}
+            for extent, width in zip(self.placed.extents[rank][1:], narrower, strict=True):
+                found |= {f"turns.{extent}": step // width, f"axis.{extent}": width}
+            for level, size in found.items():
                 sizes[f"{rank}.{level}"] = size * 1.0 if isinstance(size, np.ndarray) else size
         return SizeTable(sizes)
 
@@ -144,13 +149,13 @@ class Ledger:
 
     def _nest(self, einsum: Einsum) -> Nest:
         placed, array = self.placed, self.placed.arrays[einsum.name]
-        around, inside = loops(placed, einsum)
+        around, inside, axes = loops(placed, einsum)
         time = {self.chip.outermost: [*((b, b) for b in self.batch), *around]}
         time.setdefault(placed.home or self.chip.outermost, []).extend(inside)
         hierarchy = self.chip.hierarchy(array)
         elements = next((i for i, m in enumerate(hierarchy) if self.chip.memories[m].per_element), None)
         at = (len(hierarchy) if elements is None else elements) - 1
-        space = tuple((_loop(r, f"{r}.{SPATIAL}"),) for r in placed.axes[einsum.name])
+        space = tuple((_loop(r, p),) for r, p in axes)
         levels = tuple(
             Level(m, tuple(_loop(r, p) for r, p in time.get(m, ())), space if i == at else ())
             for i, m in enumerate(hierarchy)
@@ -181,29 +186,47 @@ def _loop(rank: str, part: str) -> Loop:
     return Loop(variable_of(rank), part)
 
 
-def loops(placed: Placed, einsum: Einsum) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the loops of an Einsum as (rank, loop): those over tiles, and those inside a tile, outermost first.
+def loops(placed: Placed, einsum: Einsum) -> tuple[list[tuple[str, str]], ...]:
+    """Return the loops of an Einsum as (rank, loop), outermost first: over tiles, inside a tile, and on the axes.
 
     Inside stand the loops that are shared, then results before reductions, so that a sum is done in one go.
     """
     block = placed.block
     found = [rank_of(v) for v in einsum.variables]
     output = {rank_of(v) for v in einsum.output_variables}
-    axes = placed.axes[einsum.name]
-    looped = [r for r in block.order if r in found]
-    around = [(r, f"{r}.2") for r in looped]
-    own = sorted((r for r in found if r not in block.shared), key=lambda r: r not in output)
-    kept_back = [r for r in found if r in block.ranks and r not in looped]
-    inside = [(r, f"{r}.1") for r in (*block.shared, *own) if r in found and r in block.ranks]
-    inside += [(r, f"{r}.2") for r in kept_back]
-    inside += [(r, r) for r in own if r not in block.ranks]
-    ranks = [r for r in (*block.shared, *own) if r in found and r in block.ranks]
-    inside += [(r, f"{r}.{SPATIAL}") for r in ranks if r not in axes]
-    return around, inside
+    ranks = [r for r in (*block.shared, *found) if r in found and r in block.ranks]
+    ranks = list(dict.fromkeys(ranks))
+    around = [(r, f"{r}.2") for r in block.order if r in found]
+    inside = [(r, f"{r}.1") for r in ranks if r in block.shared]
+    for summed in (False, True):
+        here = [r for r in found if (r not in output) == summed]
+        own = [r for r in here if r in block.ranks and r not in block.shared]
+        inside += [(r, f"{r}.1") for r in own] + [(r, f"{r}.2") for r in own if r not in block.order]
+        inside += [(r, r) for r in here if r not in block.ranks]
+        inside += [(r, turns) for r in here if r in block.ranks and (turns := _turns(placed, einsum, r))]
+    space = [(r, _on_axis(placed, einsum, r)) for r in placed.axes[einsum.name]]
+    return around, inside, space
+
+
+def _on_axis(placed: Placed, einsum: Einsum, rank: str) -> str:
+    extent = placed.extent(einsum.name, rank)
+    return f"{rank}.0" if extent == placed.extents[rank][0] else f"{rank}.axis.{extent}"
+
+
+def _turns(placed: Placed, einsum: Einsum, rank: str) -> str:
+    """Return the loop over what of a step does not lie on the axes, or the empty string."""
+    if rank not in placed.axes[einsum.name]:
+        return f"{rank}.0"
+    extent = placed.extent(einsum.name, rank)
+    return f"{rank}.turns.{extent}" if extent < placed.extents[rank][0] else ""
 
 
 def best_tiles(
-    placed: Placed, value: Callable[[Cost], Count], *, energy_first: bool = False, allowed: Allowed | None = None
+    placed: Placed,
+    value: Callable[[Cost], Count],
+    *,
+    energy_first: bool = False,
+    allowed: Allowed | None = None,
 ) -> Tiled | None:
     """Return the best of all tiles of a placed block, or None where nothing fits.
 
@@ -257,7 +280,7 @@ def _grid(placed: Placed, allowed: Allowed | None) -> dict[str, Count] | None:
         else:
             found = divisors(size)
         if allowed is not None:
-            found = [t for t in found if allowed(rank, t, divisor(t, placed.width[rank]))]
+            found = [t for t in found if allowed(rank, (t, *placed.widths(rank, t)))]
         if not found:
             return None
         lists[rank] = found
@@ -277,4 +300,3 @@ def _thinned(lists: dict[str, Sequence[int]]) -> dict[str, Sequence[int]]:
         rank = max(out, key=lambda r: len(out[r]))
         out[rank] = (*out[rank][:-1:2], out[rank][-1])
     return out
-

@@ -6,12 +6,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.sizes import BATCH_RANKS
-from mappings.binding import ALL, Binding, SpatialMapping
-from mappings.loopnest import EinsumLoops, LoopNest
+from mappings.binding import ALL, Binding, SpatialMapping, Step
+from mappings.loopnest import Copy, EinsumLoops, LoopNest
 
-from .placement import SPATIAL, in_series
+from .placement import in_series
 from .tiling import Tiled, loops
 
 
@@ -19,8 +20,8 @@ def boundaries(blocks: Sequence[Tiled]) -> dict[str, set[int]]:
     """Return, by rank, the tile sizes that some block uses, in memory or on the axes."""
     out: dict[str, set[int]] = {}
     for b in blocks:
-        for rank, tile in b.tiles.items():
-            out.setdefault(rank, set()).update((tile, b.spatial(rank)))
+        for rank in b.tiles:
+            out.setdefault(rank, set()).update(b.cuts(rank))
     return out
 
 
@@ -39,10 +40,14 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
     stated: dict[str, str | int] = {}
     for rank, parts in split.items():
         steps = [b // a for a, b in itertools.pairwise((1, *cuts[rank]))]
-        stated |= {part: step for part, step in zip(parts[1:], reversed(steps), strict=True)}
+        stated |= dict(zip(parts[1:], reversed(steps), strict=True))
     for parts in cascade.splits.values():
         stated |= {p: sizes[p] for p in parts[1:] if p in sizes}
-    nests, keep, hold, phases, copies = {}, dict[str, dict[str, tuple[str, ...]]](), {}, {}, {}
+    nests: dict[str, EinsumLoops] = {}
+    keep: dict[str, dict[str, tuple[str, ...]]] = {}
+    hold: dict[str, dict[str, tuple[str, ...]]] = {}
+    phases: dict[str, tuple[Step, ...]] = {}
+    copies: dict[str, Copy] = {}
     for number, b in enumerate(blocks, start=1):
         placed, block = b.placed, b.placed.block
         for e in block.einsums:
@@ -72,43 +77,37 @@ def _pieces(rank: str, low: int, high: int, whole: int, cuts: Mapping[str, Seque
 
 def _span(rank: str, level: str, b: Tiled) -> tuple[int, int]:
     """Return the tile sizes between which a loop of a block steps."""
-    edges = (1, b.spatial(rank), b.tiles[rank], b.placed.sizes[rank])
-    at = int(level)
-    return edges[at], edges[at + 1]
+    tile, step, *narrower = b.cuts(rank)
+    kind, _, extent = level.partition(".")
+    if extent:
+        width = narrower[b.placed.extents[rank][1:].index(int(extent))]
+        return (width, step) if kind == "turns" else (1, width)
+    return ((1, step), (step, tile), (tile, b.placed.sizes[rank]))[int(level)]
 
 
 def _loops(einsum: Einsum, b: Tiled, cuts: Mapping[str, Sequence[int]]) -> EinsumLoops:
     placed = b.placed
     sizes = placed.sizes
 
-    def named(found: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-        out: list[str] = []
-        for rank, loop in found:
-            _, dot, level = loop.partition(".")
-            out += _pieces(rank, *_span(rank, level, b), sizes[rank], cuts) if dot else [rank]
-        return tuple(out)
+    def parts(rank: str, loop: str) -> list[str]:
+        _, dot, level = loop.partition(".")
+        return _pieces(rank, *_span(rank, level, b), sizes[rank], cuts) if dot else [rank]
 
-    around, inside = (named(found) for found in loops(placed, einsum))
-    space = tuple(
-        " ".join(_pieces(r, *_span(r, str(SPATIAL), b), sizes[r], cuts)) for r in placed.axes[einsum.name]
-    )
-    missing = tuple(r for r in placed.block.ranks if sizes[r] == 1 and _has(einsum, r))
+    around, inside, axes = loops(placed, einsum)
+    outer, inner = (tuple(p for rank, loop in found for p in parts(rank, loop)) for found in (around, inside))
+    space = tuple(" ".join(parts(rank, loop)) for rank, loop in axes)
+    single = tuple(r for r in placed.block.ranks if sizes[r] == 1 and variable_of(r) in einsum.variables)
     outermost = placed.chip.outermost
     if not placed.home:
-        return EinsumLoops({outermost: (*around, *inside, *missing)}, space)
-    return EinsumLoops({outermost: around, placed.home: (*inside, *missing)}, space)
-
-
-def _has(einsum: Einsum, rank: str) -> bool:
-    from einsum_cascade.declarations import variable_of
-
-    return variable_of(rank) in einsum.variables
+        return EinsumLoops({outermost: (*outer, *inner, *single)}, space)
+    return EinsumLoops({outermost: outer, placed.home: (*inner, *single)}, space)
 
 
 def _extent(rank: str, how: int, b: Tiled, cuts: Mapping[str, Sequence[int]]) -> list[str]:
     if rank not in b.tiles:
         return [rank]
-    top = (b.spatial(rank), b.tiles[rank], b.placed.sizes[rank])[how]
+    tile, step, *_ = b.cuts(rank)
+    top = (step, tile, b.placed.sizes[rank])[how]
     return _pieces(rank, 1, top, b.placed.sizes[rank], cuts)
 
 
