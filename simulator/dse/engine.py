@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from einsum_cascade.errors import DataError
 
 from . import store as storage
 from .batch import Batch, Evaluate, EvaluateMany, Task, work
+from .coded import Coded
 from .continuation import check_same_sweep
-from .space import Derived, Range, Space
+from .space import Derived, Points, Range, Space
+from .tables import fresh, merge, write_table
 from .workers import Workers, processes
 
 if TYPE_CHECKING:
@@ -23,8 +27,8 @@ if TYPE_CHECKING:
 
 # A batch should take about this long: long enough to hide its overhead, short enough to lose little to a kill.
 _BATCH_S = 0.5
-_MOST_IN_BATCH = 1 << 14
-_GROWTH = 8
+_MOST_IN_BATCH = 1 << 16
+_GROWTH = 32
 # Processes take about as long to start, so a small sweep is done before they would be ready.
 _ALONE_S = 1.0
 
@@ -34,11 +38,11 @@ class Kept(Protocol):
 
     saved: int
 
-    def append(self, lines: bytes) -> None:
-        """Keep complete lines."""
+    def append(self, data: bytes, count: int) -> None:
+        """Keep a batch of points."""
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield what was kept."""
+    def parts(self) -> Iterator[bytes]:
+        """Yield every batch."""
 
 
 def sweep(
@@ -77,18 +81,17 @@ def sweep(
     if jobs < 1:
         raise DataError(f"jobs: expected a whole number from 1, found {jobs}")
     task = Task(evaluate, evaluate_many, context)
-    keys = task.keys(space)
     if out is None:
         memory = Memory()
-        _compute(space, task, keys, memory, jobs, workers, progress)
-        return _usable(_merged(memory.lines(), keys, space))
+        _compute(space, task, memory, jobs, workers, progress)
+        return _usable(merge(memory.parts(), space, context))
     facts = {**(provenance or {}), **described(space)}
     with storage.opened(out) as store:
         if store.saved:
             check_same_sweep(store.folder, storage.manifest_in(store.folder), facts)
         storage.write_manifest(store.folder, {**facts, "status": "running"})
-        _compute(space, task, keys, store, jobs, workers, progress)
-        table = _merged(store.lines(), keys, space)
+        _compute(space, task, store, jobs, workers, progress)
+        table = merge(store.parts(), space, context)
         _write(store.folder, table, facts)
     return _usable(table)
 
@@ -100,15 +103,14 @@ class Memory:
         self.saved = 0
         self._parts: list[bytes] = []
 
-    def append(self, lines: bytes) -> None:
-        """Keep complete lines."""
-        self._parts.append(lines)
-        self.saved += lines.count(b"\n")
+    def append(self, data: bytes, count: int) -> None:
+        """Keep a batch of points."""
+        self._parts.append(data)
+        self.saved += count
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield what was kept."""
-        for part in self._parts:
-            yield from part.splitlines(keepends=True)
+    def parts(self) -> Iterator[bytes]:
+        """Yield every batch."""
+        yield from self._parts
 
 
 def described(space: Space) -> dict[str, Any]:
@@ -127,15 +129,7 @@ def described(space: Space) -> dict[str, Any]:
     return {"axes": axes, "derived": formulas, "where": list(space.where), **drawn, "points": len(space)}
 
 
-def _merged(lines: Iterable[bytes], keys: list[str], space: Space) -> pd.DataFrame:
-    from .tables import merge
-
-    return merge(lines, keys, space.names)
-
-
 def _write(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
-    from .tables import write_table
-
     write_table(folder, table, facts)
     failed = int(table["error"].notna().sum())
     columns = [c for c in table.columns if c != "error"]
@@ -150,20 +144,30 @@ def _usable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Pending:
-    """The positions still to compute, handed out in batches whose size follows the measured speed."""
+    """The points still to compute, handed out in batches whose size follows the measured speed."""
 
-    def __init__(self, positions: list[int]) -> None:
-        self._positions = positions
+    def __init__(self, space: Points, done: Any) -> None:
+        self._space = space
+        # Where nothing is done yet, batches are blocks of the space.
+        self._left = np.flatnonzero(~done) if done.any() else None
+        self._count = len(space) if self._left is None else len(self._left)
         self._next = 0
         self._size = 1
 
     def __bool__(self) -> bool:
-        return self._next < len(self._positions)
+        return self._next < self._count
 
-    def take(self) -> list[int]:
-        out = self._positions[self._next : self._next + self._size]
-        self._next += len(out)
-        return out
+    def __len__(self) -> int:
+        return self._count - self._next
+
+    def take(self) -> dict[str, Coded]:
+        if self._left is None:
+            size = self._space.run(self._next, self._size)
+            positions: Any = range(self._next, self._next + size)
+        else:
+            positions = self._left[self._next : self._next + self._size]
+        self._next += len(positions)
+        return self._space.coded(positions)
 
     def learn(self, batch: Batch) -> None:
         wanted = int(_BATCH_S * batch.count / max(batch.seconds, 1e-9))
@@ -171,19 +175,19 @@ class _Pending:
 
 
 def _compute(
-    space: Space, task: Task, keys: list[str], kept: Kept, jobs: int, workers: Workers | None, progress: bool
+    space: Points, task: Task, kept: Kept, jobs: int, workers: Workers | None, progress: bool
 ) -> None:
     """Compute and keep every point that is not kept yet."""
     from tqdm import tqdm
 
-    done = {key for key, _ in storage.records(kept.lines())} if kept.saved else set()
-    pending = _Pending(
-        [i for i, key in enumerate(keys) if key not in done] if done else list(range(len(keys)))
-    )
-    before = len(keys) - len(pending._positions)
+    done = np.zeros(len(space), dtype=bool)
+    if kept.saved:
+        for _, _, places in fresh(kept.parts(), space, task.context):
+            done[places] = True
+    pending = _Pending(space, done)
     bar = tqdm(
-        total=len(keys),
-        initial=before,
+        total=len(space),
+        initial=len(space) - len(pending),
         unit=" points",
         disable=not progress,
         file=sys.stderr,
@@ -192,8 +196,8 @@ def _compute(
     failed = 0
     try:
         with bar:
-            for batch in _batches(space, task, pending, jobs, workers):
-                kept.append(batch.lines)
+            for batch in _batches(task, pending, jobs, workers):
+                kept.append(batch.data, batch.count)
                 failed += batch.failed
                 if failed:
                     bar.set_postfix(failed=failed, refresh=False)
@@ -206,32 +210,30 @@ def _compute(
         raise
 
 
-def _batches(
-    space: Space, task: Task, pending: _Pending, jobs: int, workers: Workers | None
-) -> Iterator[Batch]:
+def _batches(task: Task, pending: _Pending, jobs: int, workers: Workers | None) -> Iterator[Batch]:
     if workers is None:
-        yield from _alone(space, task, pending, _ALONE_S if jobs > 1 else float("inf"))
+        yield from _alone(task, pending, _ALONE_S if jobs > 1 else float("inf"))
         if not pending:
             return
     with nullcontext(workers) if workers else processes(jobs) as found:
-        yield from _together(space, task, pending, found)
+        yield from _together(task, pending, found)
 
 
-def _alone(space: Space, task: Task, pending: _Pending, seconds: float) -> Iterator[Batch]:
+def _alone(task: Task, pending: _Pending, seconds: float) -> Iterator[Batch]:
     until = time.monotonic() + seconds
     while pending and time.monotonic() < until:
-        batch = work(task, space.columns(pending.take()))
+        batch = work(task, pending.take())
         pending.learn(batch)
         yield batch
 
 
-def _together(space: Space, task: Task, pending: _Pending, workers: Workers) -> Iterator[Batch]:
+def _together(task: Task, pending: _Pending, workers: Workers) -> Iterator[Batch]:
     """Keep the executor busy, two batches a worker, and yield what is done in whatever order it comes."""
     running: set[Future[Batch]] = set()
     try:
         while pending or running:
             while pending and len(running) < 2 * workers.width:
-                running.add(workers.executor.submit(work, task, space.columns(pending.take())))
+                running.add(workers.executor.submit(work, task, pending.take()))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 batch = future.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -165,6 +165,48 @@ class Space:
             where = self._kept[where]
         return {name: column.compact() for name, column in self._at(where).items()}
 
+    def positions(self, points: Mapping[str, Coded]) -> Any:
+        """Return the positions of some points; -1 for those that are none of this space.
+
+        >>> Space({"x": [1, 2], "y": ["a", "b"]}).positions({"x": coded([2, 3]), "y": coded(["a", "a"])}).tolist()
+        [2, -1]
+        """
+        axes = self._drawn or {n: Coded(v, np.arange(len(v))) for n, v in self._levels.items()}
+        codes = {n: _recoded(points[n], column.values) for n, column in axes.items()}
+        known = np.logical_and.reduce([c >= 0 for c in codes.values()])
+        if self._drawn is None:
+            flat = np.ravel_multi_index(
+                tuple(np.where(known, c, 0) for c in codes.values()),
+                tuple(len(v) for v in self._levels.values()),
+            )
+        else:
+            flat, found = _looked_up([(axes[n].which, c) for n, c in codes.items()])
+            known &= found
+        if self._kept is not None:
+            at = np.minimum(np.searchsorted(self._kept, flat), len(self._kept) - 1)
+            flat, known = at, known & (self._kept[at] == flat)
+        return np.where(known, flat, -1)
+
+    def run(self, start: int, most: int) -> int:
+        """Return how many points from a position on make a good batch, at most so many: up to the end of a block.
+
+        A block holds all values of the last axes and some of the one before, so that what depends on few axes is
+        computed once for it.
+
+        >>> Space({"x": range(6), "y": range(10)}).run(7, 25)
+        13
+        """
+        left = len(self) - start
+        if left <= most or self._kept is not None or self._drawn is not None:
+            return min(left, most)
+        block = 1
+        for values in reversed(self._levels.values()):
+            block *= max(d for d in range(1, len(values) + 1) if len(values) % d == 0 and block * d <= most)
+            if block * 2 > most or len(values) > most:
+                break
+        end = start + most
+        return max(end - end % block - start, 1)
+
     def shard(self, index: int, count: int) -> range:
         """Return the positions of one of `count` equal parts, interleaved so that all cost about the same.
 
@@ -253,6 +295,46 @@ def _derived_formulas(axes: Mapping[str, Any], derived: Mapping[str, Any]) -> di
         one = given if isinstance(given, Derived) else Derived(given)
         out[name] = (read_formula(one.formula, (*axes, *out), where=f"derive: {name}"), one.unit)
     return out
+
+
+class Points(Protocol):
+    """What a sweep needs of its points: a `Space`, or points listed one by one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all axes."""
+
+    def __len__(self) -> int: ...
+
+    def coded(self, positions: Any) -> dict[str, Coded]:
+        """Return the points at some positions as one coded column an axis."""
+
+    def positions(self, points: Mapping[str, Coded]) -> Any:
+        """Return the positions of some points; -1 for those that are none."""
+
+    def run(self, start: int, most: int) -> int:
+        """Return how many points from a position on make a good batch, at most so many."""
+
+
+def _recoded(column: Coded, values: Sequence[Value]) -> Any:
+    """Return the entries of a column by their place among other values; -1 where they are none of those."""
+    place = {(type(v), v): i for i, v in enumerate(values)}
+    codes = np.array([place.get((type(v), v), -1) for v in column.values], dtype=np.int64)
+    return codes[column.which]
+
+
+def _looked_up(pairs: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Return where some rows lie among others, and whether they do; both given by columns of whole numbers."""
+    own, asked = np.zeros(len(pairs[0][0]), dtype=np.int64), np.zeros(len(pairs[0][1]), dtype=np.int64)
+    found = np.ones(len(asked), dtype=bool)
+    for column, wanted in pairs:
+        width = max(int(column.max()), int(wanted.max(initial=0))) + 1
+        distinct, own = np.unique(own * width + column, return_inverse=True)
+        keys = asked * width + wanted
+        asked = np.minimum(np.searchsorted(distinct, keys), len(distinct) - 1)
+        found &= distinct[asked] == keys
+    order = np.argsort(own)
+    return order[asked], found
 
 
 def _magnitudes(column: Coded) -> Any:

@@ -1,38 +1,27 @@
-"""The folder of a sweep: one JSON line a point, append-only and locked, and a manifest."""
+"""The folder of a sweep: one append-only, locked file of finished batches, and a manifest."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import itertools
 import json
+import mmap
 import os
+import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from einsum_cascade.errors import DataError
 
-POINTS, MANIFEST, LOCK = "points.jsonl", "manifest.json", ".lock"
+POINTS, MANIFEST, LOCK = "points.log", "manifest.json", ".lock"
+_OLDER = "points.jsonl"
+_MARK, _HEAD = b"\xd5sweep1\n", struct.Struct("<8sIQI")
 # What is written reaches the disk at least this often; a kill loses nothing, a power cut this much.
 _SYNC_S = 5.0
-
-
-def key_of(point_json: str, context: str) -> str:
-    r"""Return the key of a point: SHA-256 of the point and of what else its result depends on.
-
-    >>> key_of('{"x":1}', "model 1") == hashlib.sha256(b'model 1\n{"x":1}').hexdigest()
-    True
-    """
-    return hashlib.sha256(f"{context}\n{point_json}".encode()).hexdigest()
-
-
-# One encoder each: json.dumps would make a new one for every point.
-_sorted = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
-_as_given = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
 
 
 def canonical(value: Any) -> str:
@@ -41,81 +30,57 @@ def canonical(value: Any) -> str:
     >>> canonical({"b": 1, "a": "4 MiB"})
     '{"a":"4 MiB","b":1}'
     """
-    return _sorted(value)
-
-
-def canonical_points(columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Return the canonical text of many points, given as one list of values a column.
-
-    An axis has few values, so each is encoded once and then only put together.
-
-    >>> canonical_points({"b": [1, 2], "a": ["x", "x"]})
-    ['{"a":"x","b":1}', '{"a":"x","b":2}']
-    """
-    parts = []
-    for name in sorted(columns):
-        head = f"{_sorted(name)}:"
-        # 1, 1.0 and True are equal but not written alike, nor are 0.0 and -0.0: repr tells them apart.
-        written: dict[tuple[type, str], str] = {}
-        texts = []
-        for value in columns[name]:
-            key = (value.__class__, repr(value))
-            if key not in written:
-                written[key] = head + _sorted(value)
-            texts.append(written[key])
-        parts.append(texts)
-    return ["{" + ",".join(texts) + "}" for texts in zip(*parts, strict=True)]
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 class Store:
     """The points of one folder while it is locked; made by `opened`.
 
+    The file is a row of records, each a head (a mark, the number of points, the length and the checksum of what
+    follows) and a batch of points. A record counts when it is whole, so that whatever a kill leaves is either there or
+    not.
+
     Attributes:
         folder: where it lives.
-        saved: complete lines in the file.
+        saved: points in the file.
     """
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self.folder = folder
         self._descriptor = descriptor
         self._synced = time.monotonic()
-        self.saved = self._repair()
+        file = self._file()
+        found = [(count, end) for count, _, end in _records(file)]
+        if not found and not _MARK.startswith(file[: len(_MARK)]):
+            raise DataError(f"{folder / POINTS}: not the points of a sweep; choose another folder")
+        self.saved = sum(count for count, _ in found)
+        # What a kill has torn off stands behind the last whole record.
+        os.ftruncate(descriptor, max((end for _, end in found), default=0))
 
-    def _repair(self) -> int:
-        """Cut off a last line that a kill has torn, and return the number of complete ones."""
-        lines = end = position = 0
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        while block := os.read(self._descriptor, 1 << 22):
-            lines += block.count(b"\n")
-            if (last := block.rfind(b"\n")) >= 0:
-                end = position + last + 1
-            position += len(block)
-        if end < position:
-            os.ftruncate(self._descriptor, end)
-        return lines
+    def _file(self) -> bytes | mmap.mmap:
+        size = os.fstat(self._descriptor).st_size
+        return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) if size else b""
 
-    def append(self, lines: bytes) -> None:
-        """Write complete lines at the end of the file.
+    def append(self, data: bytes, count: int) -> None:
+        """Write a batch of points at the end of the file.
 
         Raises:
-            DataError: the disk is full or the file may not grow; every complete line so far is kept.
+            DataError: the disk is full or the file may not grow; every batch so far is kept.
         """
+        record = _HEAD.pack(_MARK, count, len(data), zlib.crc32(data)) + data
         done = 0
         try:
-            while done < len(lines):
-                done += os.write(self._descriptor, lines[done:])
+            while done < len(record):
+                done += os.write(self._descriptor, record[done:])
             if time.monotonic() - self._synced > _SYNC_S:
                 self.sync()
         except OSError as error:
-            self._drop_torn(lines[:done])
+            with contextlib.suppress(
+                OSError
+            ):  # a torn record is also cut off when the folder is opened again
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - done)
             raise self._full(error) from None
-        self.saved += lines.count(b"\n")
-
-    def _drop_torn(self, written: bytes) -> None:
-        whole = written.rfind(b"\n") + 1
-        self.saved += written.count(b"\n")
-        with contextlib.suppress(OSError):  # a torn line is also cut off when the folder is opened again
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - (len(written) - whole))
+        self.saved += count
 
     def _full(self, error: OSError) -> DataError:
         return DataError(
@@ -135,10 +100,30 @@ class Store:
             raise self._full(error) from None
         self._synced = time.monotonic()
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield every line."""
-        with (self.folder / POINTS).open("rb") as file:
-            yield from file
+    def parts(self) -> Iterator[bytes]:
+        """Yield every batch."""
+        for _, data, _ in _records(self._file()):
+            yield data
+
+
+def saved_in(folder: str | Path) -> int:
+    """Return how many points a folder holds, also while a sweep runs."""
+    path = Path(folder) / POINTS
+    return sum(count for count, _, _ in _records(path.read_bytes())) if path.exists() else 0
+
+
+def _records(data: bytes | mmap.mmap) -> Iterator[tuple[int, bytes, int]]:
+    """Yield number of points, content and end of every whole record; what is damaged between them is passed over."""
+    at = data.find(_MARK)
+    while 0 <= at <= len(data) - _HEAD.size:
+        _, count, length, checksum = _HEAD.unpack_from(data, at)
+        end = at + _HEAD.size + length
+        content = data[at + _HEAD.size : end]
+        if len(content) == length and zlib.crc32(content) == checksum:
+            yield count, content, end
+            at = data.find(_MARK, end)
+        else:
+            at = data.find(_MARK, at + 1)
 
 
 @contextlib.contextmanager
@@ -156,6 +141,12 @@ def opened(folder: str | Path) -> Iterator[Store]:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise DataError(f"{folder}: cannot write here: {error.strerror}; choose another folder") from None
+    if (folder / _OLDER).exists():
+        os.close(lock)
+        raise DataError(
+            f"{folder}: the points here ({_OLDER}) are of an earlier release, which this one does not go on from; its "
+            f"table can still be read; choose another folder, or delete {_OLDER}"
+        )
     try:
         _acquire(lock, folder)
         descriptor = os.open(folder / POINTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -177,45 +168,6 @@ def _acquire(lock: int, folder: Path) -> None:
     except BlockingIOError:
         print(f"{folder}: another run writes here; waiting until it has finished", file=sys.stderr)
         fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-def records(lines: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    r"""Yield key and content of every line; a damaged one is passed over, so its point is computed again.
-
-    >>> [key for key, _ in records([b'{"key":"k","point":{},"result":{}}\n', b'{"key":"t'])]
-    ['k']
-    """
-    for block in _blocks(lines):
-        try:
-            found = json.loads(b"[" + b",".join(block) + b"]")
-        except ValueError:
-            found = [_read(line) for line in block]
-        for record in found:
-            if isinstance(record, dict) and {"key", "point", "result"} <= record.keys():
-                yield record["key"], record
-
-
-def _blocks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the lines by the thousand: one call of the parser for many is three times as fast."""
-    iterator = iter(lines)
-    while block := list(itertools.islice(iterator, 1000)):
-        yield block
-
-
-def _read(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def line_of(key: str, point_json: str, result: Mapping[str, Any]) -> str:
-    r"""Return the line of a point.
-
-    >>> line_of("k", '{"x":1}', {"latency_s": 0.5})
-    '{"key":"k","point":{"x":1},"result":{"latency_s":0.5}}\n'
-    """
-    return f'{{"key":"{key}","point":{point_json},"result":{_as_given(result)}}}\n'
 
 
 def write_atomically(path: Path, text: str | bytes) -> None:

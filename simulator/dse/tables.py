@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError
 
-from .store import canonical, read_manifest, records, write_atomically
+from .coded import Coded
+from .segments import Segment, decoded, digest
+from .space import Points
+from .store import canonical, read_manifest, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PARQUET, CSV = "table.parquet", "table.csv"
-# Rows wait as dictionaries only so long; as a block of columns they take a tenth of the memory.
-_BLOCK = 1 << 14
+_NULLABLE: Mapping[str, Any] = {"int64": "Int64", "uint64": "UInt64", "bool": "boolean"}
+_NUMBERS = {int, float}
 # No axis and no result has an empty name.
 _POSITION = ""
 
 
-def merge(lines: Iterable[bytes], keys: Sequence[str], axes: Sequence[str]) -> pd.DataFrame:
-    """Return one row a point in the order of the keys: the axes, the results, and `error` last.
+def merge(parts: Iterable[bytes], space: Points, context: str) -> pd.DataFrame:
+    """Return one row a point in the order of the space: the axes, the results, and `error` last.
 
     The table depends on what is stored, not on the order in which it was.
 
     Args:
-        lines: of one or many stores; other keys and damaged lines are passed over, a key counts once.
-        keys: the points of the table.
-        axes: the columns that come first.
+        parts: of one or many stores; other points, other contexts and damaged parts are passed over, a point counts
+            once.
+        space: the points of the table.
+        context: of the results.
 
     Raises:
         DataError: a point is missing.
@@ -37,30 +41,81 @@ def merge(lines: Iterable[bytes], keys: Sequence[str], axes: Sequence[str]) -> p
     import numpy as np
     import pandas as pd
 
-    place = {key: i for i, key in enumerate(keys)}
-    # Rows with the same columns make blocks of their own: a number that a failed point lacks turns no whole number
-    # into a float.
-    blocks: dict[tuple[str, ...], list[pd.DataFrame]] = {}
-    waiting: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for key, record in records(lines):
-        position = place.pop(key, None)
-        if position is None:
+    owner = np.full(len(space), -1, dtype=np.int64)
+    frames: list[pd.DataFrame] = []
+    for found, own, at in fresh(parts, space, context):
+        owner[at] = len(frames)
+        whole = len(own) == found.count
+        columns = {name: _series(v if whole else _taken(v, own)) for name, v in found.results.items()}
+        frames.append(pd.DataFrame({**columns, _POSITION: at}))
+    if missing := int((owner < 0).sum()):
+        raise DataError(f"{missing:,} of {len(space):,} points are missing from the store")
+    orders = [list(frame.columns) for frame in frames]
+    joined = _joined(frames)
+    order = np.argsort(joined.pop(_POSITION).to_numpy())
+    joined = joined.iloc[order].reset_index(drop=True)
+
+    def first(column: str) -> tuple[int, int]:
+        filled = joined[column].notna().to_numpy()
+        row = int(filled.argmax()) if filled.any() else len(joined)
+        return row, orders[owner[row]].index(column) if filled.any() else 0
+
+    # Which point was computed first must not show: columns come in the order in which the rows first fill them.
+    axes = {name: _axis(column) for name, column in space.coded(range(len(space))).items()}
+    results = sorted((c for c in joined.columns if c not in axes and c != "error"), key=first)
+    return _typed(pd.DataFrame({**axes, **{c: joined[c] for c in results}, "error": joined.get("error")}))
+
+
+def fresh(parts: Iterable[bytes], space: Points, context: str) -> Iterator[tuple[Segment, Any, Any]]:
+    """Yield each segment that has points of a space not seen before: which of its rows they are, and where they lie.
+
+    Args:
+        parts: as `merge`.
+        space: the points that count.
+        context: of the results.
+    """
+    import numpy as np
+
+    seen = np.zeros(len(space), dtype=bool)
+    wanted = digest(context)
+    for found in decoded(iter(parts)):
+        if found.context != wanted or set(found.points) != set(space.names):
             continue
-        row = record["result"] | record["point"]
-        kind = tuple(sorted(row))
-        rows = waiting.setdefault(kind, [])
-        rows.append(row | {_POSITION: position})
-        if len(rows) == _BLOCK:
-            blocks.setdefault(kind, []).append(pd.DataFrame.from_records(rows))
-            waiting[kind] = []
-    if place:
-        raise DataError(f"{len(place):,} of {len(keys):,} points are missing from the store")
-    for kind, rows in waiting.items():
-        if rows:
-            blocks.setdefault(kind, []).append(pd.DataFrame.from_records(rows))
-    table = _joined([pd.concat(same, ignore_index=True) for same in blocks.values()])
-    order = np.argsort(table.pop(_POSITION).to_numpy())
-    return _arranged(table.iloc[order].reset_index(drop=True), axes)
+        places = space.positions(found.points)
+        own = np.flatnonzero((places >= 0) & ~seen[places])
+        own = own[np.sort(np.unique(places[own], return_index=True)[1])]
+        if len(own):
+            seen[places[own]] = True
+            yield found, own, places[own]
+
+
+def _taken(values: Any, own: Any) -> Any:
+    return [values[i] for i in own.tolist()] if isinstance(values, list) else values.take(own)
+
+
+def _series(values: Any) -> Any:
+    """Return a column of a segment as pandas has it; whole numbers and truths stay such where some are missing."""
+    import pandas as pd
+
+    if isinstance(values, list):
+        return pd.Series(values, dtype=object)
+    kind = str(values.type)
+    if kind in ("string", "null"):
+        return pd.Series(pd.array(values.to_pylist(), dtype="string"))
+    if values.null_count and (kind == "bool" or "int" in kind):
+        return pd.Series(pd.array(values.to_pylist(), dtype=_NULLABLE[kind]))
+    return pd.Series(values.to_numpy(zero_copy_only=False))
+
+
+def _axis(column: Coded) -> Any:
+    """Return an axis as pandas has it: numbers, truths, or texts where some of it is text."""
+    import numpy as np
+    import pandas as pd
+
+    kinds = {type(v) for v in column.values}
+    if kinds <= {int, float} or kinds == {bool}:
+        return np.array(column.values)[column.which]
+    return pd.array([str(v) for v in column.values], dtype="string").take(column.which)
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
@@ -68,9 +123,8 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
     shared = set[str].intersection(*(set(part.columns) for part in parts))
-    nullable: dict[str, Any] = {"int64": "Int64", "bool": "boolean"}
     for part in parts:
-        kinds = {c: nullable.get(str(part[c].dtype)) for c in part.columns if c not in shared}
+        kinds = {c: _NULLABLE.get(str(part[c].dtype)) for c in part.columns if c not in shared}
         for name, kind in kinds.items():
             if kind:
                 part[name] = part[name].astype(kind)
@@ -79,21 +133,17 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return table.astype(dict.fromkeys(floats, "float64"))
 
 
-def _arranged(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """Return the table with its columns in order and each of one type that Parquet knows."""
-    if "error" not in table:
-        table["error"] = None
-    results = [c for c in table.columns if c not in axes and c != "error"]
-    # Which point was computed first must not show: columns come in the order in which the rows first fill them.
-    filled = {c: table[c].notna().to_numpy() for c in results}
-    results.sort(key=lambda c: int(filled[c].argmax()) if filled[c].any() else len(table))
-    table = table[[*axes, *results, "error"]].copy()
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with each column of one type that Parquet knows."""
     for name in table.columns:
         values = table[name]
-        if name == "error" or values.dtype == object or _is_text(values):
-            kinds = {type(v) for v in values.dropna().unique()}
-            if kinds != {bool}:
-                table[name] = values.map(str, na_action="ignore").astype("string")
+        if name != "error" and values.dtype != object and not _is_text(values):
+            continue
+        kinds = {type(v) for v in values.dropna().unique()}
+        if kinds and kinds <= _NUMBERS:
+            table[name] = values.astype("float64")
+        elif kinds != {bool}:
+            table[name] = values.map(str, na_action="ignore").astype("string")
     return table
 
 
@@ -112,13 +162,19 @@ def write_table(folder: Path, table: pd.DataFrame, provenance: Mapping[str, Any]
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from pyarrow.csv import write_csv
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = {**(arrow.schema.metadata or {}), b"sweep": canonical(provenance).encode()}
     buffer = io.BytesIO()
-    pq.write_table(arrow.replace_schema_metadata(metadata), buffer)
+    words = [
+        f.name for f in arrow.schema if not pa.types.is_floating(f.type)
+    ]  # what repeats is worth a dictionary
+    pq.write_table(arrow.replace_schema_metadata(metadata), buffer, use_dictionary=words)
     write_atomically(folder / PARQUET, buffer.getvalue())
-    write_atomically(folder / CSV, table.to_csv(index=False))
+    lines = io.BytesIO()
+    write_csv(arrow, lines)
+    write_atomically(folder / CSV, lines.getvalue())
 
 
 def read_table(folder: str | Path) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from einsum_cascade.errors import DataError
 from simulator.dse import cluster as dse_cluster
 from simulator.dse.cluster import connected
 from simulator.dse.provenance import model_version
+from simulator.dse.store import saved_in
 
 pytest.importorskip("distributed")
 
@@ -121,13 +122,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
             process.wait()
 
 
-def lines_in(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for_lines(out: Path, count: int, run: subprocess.Popen[str]) -> None:
+def wait_for_points(out: Path, count: int, run: subprocess.Popen[str]) -> None:
     until = time.monotonic() + 30
-    while lines_in(out / "points.jsonl") < count and time.monotonic() < until:
+    while saved_in(out) < count and time.monotonic() < until:
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.02)
 
@@ -140,7 +137,7 @@ def expected() -> pd.DataFrame:
 def check(out: Path) -> None:
     table = pd.read_csv(out / "table.csv")
     pd.testing.assert_frame_equal(table.drop(columns="error"), expected(), check_exact=True)
-    assert lines_in(out / "points.jsonl") == 400
+    assert saved_in(out) == 400
 
 
 @pytest.mark.slow
@@ -149,20 +146,20 @@ def test_a_worker_and_then_the_scheduler_are_killed(cluster, tmp_path):
 
     out = tmp_path / "worker_killed"
     run = cluster.sweep(out)
-    wait_for_lines(out, 60, run)
+    wait_for_points(out, 60, run)
     cluster.workers[0].send_signal(signal.SIGKILL)
     assert run.wait(timeout=90) == 0, run.communicate()[1]
     check(out)
 
     out = tmp_path / "scheduler_killed"
     run = cluster.sweep(out)
-    wait_for_lines(out, 50, run)
+    wait_for_points(out, 50, run)
     cluster.scheduler.send_signal(signal.SIGKILL)
     message = run.communicate(timeout=90)[1].strip()
     assert run.returncode == 1
     assert message.startswith(f"the Dask cluster at {cluster.address} is lost")
     assert message.count("\n") == 0
-    saved = lines_in(out / "points.jsonl")
+    saved = saved_in(out)
     assert 50 <= saved < 400
 
     again = Cluster(tmp_path)

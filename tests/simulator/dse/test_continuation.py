@@ -35,9 +35,7 @@ SPACES = {
 def test_only_a_sweep_that_keeps_every_constraint_and_column_goes_on(tmp_path, first, second):
     """Oracle: where a sweep goes on, its table holds every row of the table before."""
     before = sweep(SPACES[first], evaluate=evaluate, out=tmp_path)
-    kept = {
-        name: (tmp_path / name).read_bytes() for name in ("table.parquet", "manifest.json", "points.jsonl")
-    }
+    kept = {name: (tmp_path / name).read_bytes() for name in ("table.parquet", "manifest.json", "points.log")}
     try:
         after = sweep(SPACES[second], evaluate=evaluate, out=tmp_path)
     except DataError as error:
@@ -80,7 +78,7 @@ def test_more_samples_contain_the_first_ones(tmp_path):
 
 def test_a_folder_without_points_belongs_to_nobody(tmp_path):
     sweep(Space({"x": [1]}), evaluate=evaluate, out=tmp_path)
-    (tmp_path / "points.jsonl").write_bytes(b"")
+    (tmp_path / "points.log").write_bytes(b"")
     assert sweep(Space({"x": [7]}), evaluate=evaluate, out=tmp_path)["y"].tolist() == [14]
 
 

@@ -16,7 +16,6 @@ from einsum_cascade.errors import DataError, HardwareError
 from simulator.dse import engine
 from simulator.dse.engine import sweep
 from simulator.dse.space import Space
-from simulator.dse.store import canonical_points
 from simulator.dse.tables import read_table
 from simulator.dse.workers import Workers
 
@@ -170,24 +169,3 @@ def test_the_manifest_says_what_was_swept(tmp_path):
     assert manifest["points"] == len(SPACE)
     assert manifest["failed"] == 6
     assert manifest["axes"]["L3"] == ["4 MiB", "16 MiB"]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.fixed_dictionaries(
-            {
-                "b": st.one_of(
-                    st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False)
-                ),
-                'a"é': st.one_of(st.text(max_size=5), st.sampled_from([0, 1, 0.0, 1.0, True, False, -0.0])),
-            }
-        ),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_the_text_of_many_points_is_that_of_each(points):
-    columns = {name: [p[name] for p in points] for name in points[0]}
-    alone = [json.dumps(p, sort_keys=True, separators=(",", ":"), ensure_ascii=False) for p in points]
-    assert canonical_points(columns) == alone

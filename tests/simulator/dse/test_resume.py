@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError
+from simulator.dse import engine
 from simulator.dse.engine import sweep
-from simulator.dse.space import Space
-from simulator.dse.store import opened
+from simulator.dse.segments import decode
+from simulator.dse.space import Space, rows
+from simulator.dse.store import opened, saved_in
+
+MARK, HEAD = b"\xd5sweep1\n", 16  # bytes of a head behind its mark: points, length, checksum
 
 # One run of a sweep as its own process: what can be killed for real.
 PROGRAM = """
@@ -83,13 +89,21 @@ def alive(pid: int) -> bool:
         return False
 
 
+def stored(folder: Path) -> list[dict]:
+    """Every point in the file of a folder, by looking at the bytes alone."""
+    data = (folder / "points.log").read_bytes()
+    parts = data.split(MARK)[1:]
+    found = [decode(part[HEAD:]) for part in parts]
+    return [point for part in found for point in rows(part.points)]
+
+
 def same(a: Path, b: Path) -> None:
     assert (a / "table.csv").read_bytes() == (b / "table.csv").read_bytes()
     pd.testing.assert_frame_equal(
         pd.read_parquet(a / "table.parquet"), pd.read_parquet(b / "table.parquet"), check_exact=True
     )
-    keys = [json.loads(line)["key"] for line in (a / "points.jsonl").read_text().splitlines()]
-    assert len(keys) == len(set(keys)) == POINTS
+    points = [tuple(point.values()) for point in stored(a)]
+    assert len(points) == len(set(points)) == POINTS == saved_in(a)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -107,8 +121,7 @@ def test_killed_at_random_instants(program, uninterrupted, tmp_path, jobs):
             run.kill()
             run.wait()
             kills += 1
-        path = tmp_path / "points.jsonl"
-        now = path.read_bytes().count(b"\n") if path.exists() else 0
+        now = saved_in(tmp_path)
         assert now >= saved, "a point that was saved is gone"
         saved = now
         ends = time.monotonic() + 10
@@ -125,29 +138,55 @@ def small(point):
 
 
 def test_torn_at_every_byte(tmp_path):
-    """Whatever part of the last lines reached the disk, the table comes out the same."""
+    """Whatever part of the last batch reached the disk, the table comes out the same."""
     space = Space({"x": list(range(6))})
     whole = sweep(space, evaluate=small, out=tmp_path)
-    path = tmp_path / "points.jsonl"
+    path = tmp_path / "points.log"
     data = path.read_bytes()
-    tail = len(data.splitlines(keepends=True)[-1])
-    for cut in [*range(len(data) - tail - 2, len(data)), 0, 1]:
+    last = data.rindex(MARK)
+    assert 0 < last < len(data) - 100
+    for cut in [*range(last, len(data), 7), *range(9), last - 1, len(data) - 1]:
         path.write_bytes(data[:cut])
         again = sweep(space, evaluate=small, out=tmp_path)
         pd.testing.assert_frame_equal(again, whole)
-        assert sorted(path.read_bytes().splitlines()) == sorted(data.splitlines())
+        assert sorted(p["x"] for p in stored(tmp_path)) == list(range(6))
 
 
-@pytest.mark.parametrize(
-    "damage", [b"\x00" * 40 + b"\n", b"{}\n", b'{"key":"a","poi\n', b"[1]\n", b"\xff\xfe\n"]
-)
-def test_a_damaged_line_is_computed_again(tmp_path, damage):
-    space = Space({"x": list(range(6))})
-    whole = sweep(space, evaluate=small, out=tmp_path)
-    lines = (tmp_path / "points.jsonl").read_bytes().splitlines(keepends=True)
-    lines[2] = damage
-    (tmp_path / "points.jsonl").write_bytes(b"".join(lines))
-    pd.testing.assert_frame_equal(sweep(space, evaluate=small, out=tmp_path), whole)
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_cut_and_damaged_anywhere(data):
+    """A file of any batches, cut at any byte and with any byte changed, gives the table of a whole run."""
+    space = Space({"x": list(range(20)), "y": ["a", 2, 2.5, True]})
+    sizes = iter(data.draw(st.lists(st.integers(1, 30), min_size=4, max_size=8)) * 80)
+
+    def result(point):
+        return {"z": point["x"] / 3, "w": str(point["y"])} | ({"odd": point["x"]} if point["x"] % 2 else {})
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(engine._Pending, "learn", lambda self, batch: setattr(self, "_size", next(sizes)))
+        whole = sweep(space, evaluate=result, out=folder)
+        path = Path(folder) / "points.log"
+        for _ in range(data.draw(st.integers(1, 3))):
+            kept = bytearray(path.read_bytes()[: data.draw(st.integers(0, path.stat().st_size))])
+            if len(kept) > len(MARK):
+                # The first bytes tell whose file it is.
+                kept[data.draw(st.integers(len(MARK), len(kept) - 1))] ^= data.draw(st.integers(1, 255))
+            path.write_bytes(kept)
+            pd.testing.assert_frame_equal(sweep(space, evaluate=result, out=folder), whole)
+            assert saved_in(folder) >= len(space)
+
+
+def test_a_file_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "points.log").write_text("my notes\n" * 9)
+    with pytest.raises(DataError, match="not the points of a sweep; choose another folder"):
+        sweep(Space({"x": [1]}), evaluate=small, out=tmp_path)
+    assert (tmp_path / "points.log").read_text() == "my notes\n" * 9
+
+
+def test_points_of_an_earlier_release_are_refused(tmp_path):
+    (tmp_path / "points.jsonl").write_text('{"key":"k","point":{"x":1},"result":{"y":1}}\n')
+    with pytest.raises(DataError, match=r"\(points.jsonl\) are of an earlier release.*choose another folder"):
+        sweep(Space({"x": [1]}), evaluate=small, out=tmp_path)
 
 
 def test_a_finished_sweep_computes_nothing_and_a_larger_one_only_what_is_new(tmp_path):
@@ -178,16 +217,16 @@ def test_two_runs_into_one_folder_share_the_work(program, uninterrupted, tmp_pat
     same(tmp_path / "out", uninterrupted)
 
 
-@pytest.mark.parametrize("limit", [20_000, 60_001])
+@pytest.mark.parametrize("limit", [4_000, 30_001])
 def test_a_full_disk_is_one_error_that_says_what_is_saved(program, uninterrupted, tmp_path, limit):
-    # A limit on the size of a file fails the write as a full disk does, in the middle of a line too.
-    run = start(program, tmp_path, jobs=1, LARGEST_FILE=str(limit), PAUSE_S="0")
+    # A limit on the size of a file fails the write as a full disk does, in the middle of a batch too.
+    run = start(program, tmp_path, jobs=1, LARGEST_FILE=str(limit), PAUSE_S="0.001")
     message = run.communicate()[1].strip()
-    saved = (tmp_path / "points.jsonl").read_bytes()
     assert run.returncode == 1
     assert message.count("\n") == 0
-    assert f"cannot write: File too large; {saved.count(chr(10).encode())} points are saved" in message
-    assert saved.endswith(b"}}\n")
+    assert 0 < saved_in(tmp_path) < POINTS
+    assert f"cannot write: File too large; {saved_in(tmp_path)} points are saved" in message
+    assert len(stored(tmp_path)) == saved_in(tmp_path)
     assert start(program, tmp_path, jobs=1, PAUSE_S="0").wait() == 0
     same(tmp_path, uninterrupted)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError
+from simulator.dse.coded import coded
 from simulator.dse.space import Derived, Range, Space
 
 NUMBERS = st.lists(st.integers(-50, 50), min_size=1, max_size=5, unique=True)
@@ -137,3 +138,48 @@ def test_what_is_refused(make, message):
     assert message in str(found.value)
     assert "\n" not in str(found.value)
     assert "A0" not in str(found.value)
+
+
+def made(axes, where, samples):
+    return Space(axes, where=where if samples is None else (), samples=samples, seed=3)
+
+
+SPACES = st.builds(
+    made,
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c"]),
+        st.lists(st.sampled_from([1, 2, 3, 4.5, 6, 7, 8, 9, 10, 12]), min_size=1, max_size=7, unique=True),
+        min_size=1,
+    ).filter(lambda axes: "a" in axes and 6 in axes["a"]),
+    st.sampled_from([(), ("a <= 6",), ("a >= 6", "a < 20")]),
+    st.sampled_from([None, 1, 5, 64]),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SPACES, st.data())
+def test_positions_undo_columns(space, data):
+    every = np.array(data.draw(st.permutations(range(len(space)))))
+    assert space.positions(space.coded(every)).tolist() == every.tolist()
+    wrong = space.coded(every[:1]) | {"a": coded([5])}
+    assert space.positions(wrong).tolist() == [-1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(SPACES, st.data())
+def test_batches_follow_one_another_and_end_with_blocks(space, data):
+    at, most = 0, data.draw(st.integers(1, 60))
+    while at < len(space):
+        size = space.run(at, most)
+        assert 1 <= size <= most
+        at += size
+    assert at == len(space)
+
+
+def test_a_batch_of_a_grid_is_a_grid():
+    space = Space({"x": range(6), "y": range(10), "z": range(4)})
+    sizes, at = [], 0
+    while at < len(space):
+        sizes.append(space.run(at, 90))
+        at += sizes[-1]
+    assert sizes == [80, 80, 80]
