@@ -19,6 +19,8 @@ TOLERANCE = 1e-9
 # Inputs so large that their products pass 1e3, where exp without a maximum overflows.
 LARGE = 30.0
 SEEDS = (0, 1)
+# Queries beyond the last key, so many that a window leaves some of them without any.
+BEYOND = 9
 
 
 def equal(a: Cascade, b: Cascade, rank: str) -> bool:
@@ -35,21 +37,25 @@ def equal(a: Cascade, b: Cascade, rank: str) -> bool:
 def trial_sizes(a: Cascade, b: Cascade, rank: str) -> list[tuple[dict[str, int], dict[str, int]]]:
     """Return small sizes for both cascades; a rank that is split takes several blocks of several elements."""
     out = []
-    for outer, inner in ((3, 4), (4, 1)):
+    for outer, inner, more in ((3, 4, 0), (4, 1, BEYOND)):
         wanted = {rank: outer * inner}
         parts = b.splits.get(rank) or a.splits.get(rank)
         if parts is not None:
             wanted |= dict(zip(parts, (outer, *(1,) * (len(parts) - 2), inner), strict=True))
         if rank in a.aliases:
             wanted[a.aliases[rank]] = outer * inner
-        mine = _sizes(a, wanted)
+        mine = _sizes(a, wanted, more)
         shared = {r: n for r, n in {**mine, **wanted}.items() if r in b.free_ranks}
         out.append((mine, resolve(b, shared)))
     return out
 
 
-def _sizes(cascade: Cascade, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Return a size for every rank: other ranks 2, 3, ..., those that are only numbers (a window) 2."""
+def _sizes(cascade: Cascade, wanted: Mapping[str, int], more: int) -> dict[str, int]:
+    """Return a size for every rank: other ranks 2, 3, ..., those that are only numbers (a window) 2.
+
+    Args:
+        more: queries beyond the last key.
+    """
     axes = {r for s in cascade.signatures.values() for r in s.ranks}
     walked = {n.name for e, _ in cascade.statements for n in walk(e.value) if isinstance(n, Var)}
     given: dict[str, int] = {
@@ -65,7 +71,7 @@ def _sizes(cascade: Cascade, wanted: Mapping[str, int]) -> dict[str, int]:
     # enough for a window.
     for r in SEQUENCE_RANKS:
         if r in given and r not in wanted and r not in parts:
-            given[r] = max(wanted.values())
+            given[r] = max(wanted.values()) + more
     return resolve(cascade, given)
 
 

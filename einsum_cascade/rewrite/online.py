@@ -10,15 +10,15 @@ from ..analysis.points import live_parts
 from ..cascade import Cascade
 from ..declarations import Iterate, variable_of
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables, walk
 from ..ops import REDUCTION
 from ..printer import expression
 from .corrections import Obstacle, Plan, corrections_of, plan_of
 from .elements import without_unused
 from .separate import Rewritten
 
-# A maximum of no terms is -inf, and -inf - (-inf) is not a number. Where a block may be wholly masked the running
-# maximum therefore starts at a number that no score reaches.
+# A maximum of no terms is -inf, and -inf - (-inf) is not a number. Where a block may be wholly masked, by a predicate
+# or by scores of -inf that are given, the running maximum therefore starts at a number that no score reaches.
 LOWEST = -1e30
 
 
@@ -163,7 +163,7 @@ def _first_value(plan: Plan, einsum: Einsum) -> Einsum:
 def _nothing(plan: Plan, einsum: Einsum) -> Expr:
     """Return the value of a reduction that has seen no term."""
     start = REDUCTION[einsum.all_reductions[0].op].identity
-    if math.isinf(start) and _may_be_empty(plan, einsum):
+    if math.isinf(start) and (_may_be_empty(plan, einsum) or _given_by_element(plan, einsum)):
         start = math.copysign(LOWEST, start)
     value: Expr = Num(abs(int(start)) if start == 0 else abs(start))
     return Apply("neg", (value,)) if start < 0 else value
@@ -174,6 +174,30 @@ def _may_be_empty(plan: Plan, einsum: Einsum) -> bool:
     parts = (*_wheres(plan, einsum.name), *live_parts(plan.cascade, einsum))
     moving = {plan.block, *(variable_of(i) for i in plan.inner)}
     return any(set(variables(p)) & moving for p in parts)
+
+
+def _given_by_element(plan: Plan, einsum: Einsum) -> bool:
+    """Tell whether what is reduced holds an input's own elements, which may be infinite, or infinity itself.
+
+    What passed through a contraction is not infinite unless everything is.
+    """
+    names = {e.name for e in plan.cascade.einsums}
+    open_values, done = [einsum.value], {einsum.name}
+    while open_values:
+        for node in walk(open_values.pop()):
+            if isinstance(node, Num) and math.isinf(node.value):
+                return True
+            if not isinstance(node, Access) or node.tensor in done:
+                continue
+            if node.tensor not in names:
+                if plan.seen.reads_walking(node, plan.seen.walking[einsum.name]):
+                    return True
+                continue
+            done.add(node.tensor)
+            source = plan.cascade.einsum(node.tensor)
+            if not source.all_reductions:
+                open_values.append(source.value)
+    return False
 
 
 def _wheres(plan: Plan, name: str) -> list[Expr]:

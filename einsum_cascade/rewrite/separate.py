@@ -240,4 +240,6 @@ def _why(einsum: Einsum, grouped: dict[Formula, Formula], symbols: Symbols) -> s
     factors = [expression(symbols.expression(b)) for b in grouped.values() if b != 1]
     what = ", ".join(factors) or "nothing"
     over = ", ".join(einsum.reduced)
-    return f"{what} does not depend on {over}: reduce first and apply it afterwards"
+    why = f"{what} does not depend on {over}: reduce first and apply it afterwards"
+    cancels = len(grouped) > 1 and any(b.could_extract_minus_sign() for b in grouped.values())
+    return f"{why}; the sums are subtracted, which loses digits where they nearly cancel" if cancels else why
