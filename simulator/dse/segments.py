@@ -65,14 +65,12 @@ def segment(points: Mapping[str, Coded], results: Mapping[str, Sequence[Any]], c
     for name, values in arrays.items():
         if len(values) != count:
             raise ValueError(f"{len(values)} values of {name} for {count} points")
-    errors = [
-        None if e is None else " ".join(str(e).split()) for e in _listed(arrays.pop("error", [None] * count))
-    ]
-    _refuse_infinite(arrays, errors)
-    if any(errors):
-        wrong = np.array([bool(e) for e in errors])
+    errors = _errors(arrays)
+    if errors:
+        wrong = np.zeros(count, dtype=bool)
+        wrong[list(errors)] = True
         arrays = {name: _without(values, wrong) for name, values in arrays.items()}
-        arrays["error"] = pa.array([e or None for e in errors], pa.string())
+        arrays["error"] = pa.array([errors.get(i) for i in range(count)], pa.string())
     return Segment(digest(context), points, arrays, count)
 
 
@@ -93,13 +91,11 @@ def _array(name: str, values: Sequence[Any]) -> Any:
         return pa.array([None if v is None else float(v) for v in listed])
 
 
-def _listed(values: Any) -> list[Any]:
-    found: list[Any] = values if isinstance(values, list) else values.to_pylist()
-    return found
-
-
-def _refuse_infinite(arrays: Mapping[str, Any], errors: list[Any]) -> None:
-    """Write an error for every point with a result that is not finite, in place."""
+def _errors(arrays: dict[str, Any]) -> dict[int, str]:
+    """Take the errors out and return them by place, with those of points whose results are not finite."""
+    told = arrays.pop("error", [])
+    listed = told if isinstance(told, list) else told.to_pylist() if told.null_count < len(told) else []
+    errors = {i: " ".join(str(e).split()) for i, e in enumerate(listed) if e}
     for name, values in arrays.items():
         if isinstance(values, list):
             numbers = np.array([v if isinstance(v, float) else 0.0 for v in values])
@@ -108,7 +104,8 @@ def _refuse_infinite(arrays: Mapping[str, Any], errors: list[Any]) -> None:
         else:
             continue
         for i in np.flatnonzero(~np.isfinite(numbers)).tolist():
-            errors[i] = errors[i] or f"{name} is {float(numbers[i])}"
+            errors.setdefault(i, f"{name} is {float(numbers[i])}")
+    return errors
 
 
 def _without(values: Any, wrong: Any) -> Any:

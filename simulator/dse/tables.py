@@ -137,7 +137,9 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with each column of one type that Parquet knows."""
     for name in table.columns:
         values = table[name]
-        if name != "error" and values.dtype != object and not _is_text(values):
+        if str(values.dtype) == "string" or (
+            name != "error" and values.dtype != object and not _is_text(values)
+        ):
             continue
         kinds = {type(v) for v in values.dropna().unique()}
         if kinds and kinds <= _NUMBERS:

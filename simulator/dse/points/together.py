@@ -78,7 +78,7 @@ class _Frame:
 
 
 def evaluate_many(columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the results of points as arrays, `error` among them; equal to those of `evaluate` one by one.
+    """Return the results of points as arrays, equal to those of `evaluate` one by one; `error` where there are none.
 
     Args:
         columns: the points, one list of values an axis, or `Coded` ones.
@@ -86,10 +86,10 @@ def evaluate_many(columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, 
     """
     count = len(next(iter(columns.values())))
     batch = _Batch({name: coded(values) for name, values in columns.items()}, inputs, count)
-    out: dict[str, Any] = {"error": np.full(count, None, dtype=object)}
+    out: dict[str, Any] = {}
     for positions, found in _solved(batch, np.arange(count)):
         if len(positions) == count >= _ALONE:
-            return out | dict(found)
+            return dict(found)
         for name, values in found.items():
             if name not in out:
                 out[name] = np.full(count, None, dtype=object)
