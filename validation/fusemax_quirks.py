@@ -82,7 +82,7 @@ def account(
     if quirks.wrap:
         whole = count_all(replace(settled, spills={}))
         usages = [_repaired(u) for u in spilled(_wrapped(settled, whole), settled.chip, settled.spills)]
-    charged = [replace(u, instances=1) for u in usages] if quirks.one_register_file else usages
+    charged = [u._replace(instances=1) for u in usages] if quirks.one_register_file else usages
     lost = frozenset(dropped_units)
     acts = actions(settled.chip, settled.layout.nests, charged, settled.sizes)
     return assemble(settled, usages, [a for a in acts if a.subject not in lost])
@@ -99,7 +99,7 @@ def _without_ranks(nest: Nest) -> Nest:
 
 def _repaired(usage: Usage) -> Usage:
     """Return what spills without the reads that seem to come with every update: the artifact's own repair."""
-    return replace(usage, reads=0) if usage.spilled_from and usage.reads == usage.updates else usage
+    return usage._replace(reads=0) if usage.spilled_from and usage.reads == usage.updates else usage
 
 
 def _wrapped(settled: Plan, usages: Iterable[Usage]) -> Iterable[Usage]:
@@ -112,14 +112,13 @@ def _wrapped(settled: Plan, usages: Iterable[Usage]) -> Iterable[Usage]:
         level = [at.memory for at in nest.levels].index(usage.memory)
         first = wrapped_first_reads(nest, usage.operand, settled.sizes)[level]
         shift = usage.elided - first
-        wrapped = replace(
-            usage,
+        wrapped = usage._replace(
             reads=usage.reads + shift,
             fills=0 if usage.outermost else usage.fills + shift,
             elided=first,
         )
         if usage.memory == settled.chip.outermost and wrapped.reads == wrapped.updates:
-            wrapped = replace(wrapped, reads=0)  # the artifact's own repair, at DRAM only
+            wrapped = wrapped._replace(reads=0)  # the artifact's own repair, at DRAM only
         yield wrapped
 
 

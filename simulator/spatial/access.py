@@ -22,7 +22,8 @@ Source: the counting of Timeloop (ISPASS 2019), written out; tests walk the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,10 +52,17 @@ class Trips:
 
     Attributes:
         all: every loop, where each step counts; else None.
+        moving: those that move it, innermost first, each with the loops from there outwards.
     """
 
     loops: tuple[tuple[str, bool], ...]
     all: tuple[str, ...] | None = None
+    moving: tuple[tuple[str, tuple[str, ...]], ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names = tuple(part for part, _ in self.loops)
+        moving = tuple((part, names[i:]) for i, (part, moves) in enumerate(self.loops) if moves)
+        object.__setattr__(self, "moving", moving)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +90,7 @@ class Use:
     outer: Trips
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What one operand of one Einsum does to one memory, in words of one instance.
 
     Attributes:
@@ -247,22 +254,20 @@ def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
 
 def _distinct(outside: Trips, sizes: SizeTable, mask: Mask) -> Count:
     """Return how many different tiles are worked on."""
-    return settings(mask, tuple(part for part, moves in outside.loops if moves), sizes)
+    return settings(mask, tuple(part for part, _ in outside.moving), sizes)
 
 
 def _live_trips(outside: Trips, sizes: SizeTable, mask: Mask) -> Count:
     """Return how often a tile changes, counting the settings of loops in which there is work for it."""
     if outside.all is not None:
         return settings(mask, outside.all, sizes)
-    names = tuple(part for part, _ in outside.loops)
-    moving = [i for i, (_, moves) in enumerate(outside.loops) if moves]
     total: Count = settings(mask, (), sizes)
-    for i in reversed(moving):  # the innermost loop of several steps that moves the tensor has the last word
-        size = sizes[names[i]]
+    for part, loops in reversed(outside.moving):  # the innermost of several steps has the last word
+        size = sizes[part]
         if isinstance(size, np.ndarray):
-            total = np.where(size > 1, settings(mask, names[i:], sizes), total)
+            total = np.where(size > 1, settings(mask, loops, sizes), total)
         elif size > 1:
-            total = settings(mask, names[i:], sizes)
+            total = settings(mask, loops, sizes)
     return total
 
 
@@ -300,6 +305,17 @@ def trips(outside: Trips, sizes: SizeTable) -> Count:
     """Return how often a tile changes: the loops outside it, without the innermost run that does not move it."""
     if outside.all is not None:
         return sizes[outside.all]
+    for part, loops in outside.moving:
+        size = sizes[part]
+        if isinstance(size, np.ndarray):
+            return _trips_each(outside, sizes)
+        if size > 1:
+            return sizes[loops]
+    return 1
+
+
+def _trips_each(outside: Trips, sizes: SizeTable) -> Count:
+    """Return the same for many design points, where it depends on the point which loops have several steps."""
     total: Count = 1
     moving: Count = False
     for part, moves in outside.loops:

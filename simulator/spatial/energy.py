@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..hardware.cost import Cost, cost
 from ..hardware.model import Memory, SpatialChip
+from ..identity import remembered
 from .access import Usage
 from .live import DENSE, Live
 from .nest import Count, Nest, SizeTable
@@ -19,8 +20,7 @@ from .work import unit_operations
 READ, WRITE, OPERATE = "read", "write", "operate"
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(NamedTuple):
     """Actions of one kind that one Einsum causes in one component, over the whole run.
 
     Attributes:
@@ -41,6 +41,15 @@ class Action:
     def energy_j(self) -> Count:
         """Energy of all of them."""
         return self.number * self.each_j
+
+
+@remembered(maxsize=64)
+def row_costs(chip: SpatialChip) -> Mapping[str, tuple[Cost, Count]]:
+    """Return, by memory, what a row costs and how many rows a word is."""
+    return {
+        name: (memory_cost(memory, chip), chip.word_bytes / memory.row_bytes)
+        for name, memory in chip.memories.items()
+    }
 
 
 def memory_cost(memory: Memory, chip: SpatialChip) -> Cost:
@@ -89,10 +98,7 @@ def actions(
         sizes: of all loops.
         live: the masks of the Einsums that have one.
     """
-    costs = {
-        name: (memory_cost(memory, chip), chip.word_bytes / memory.row_bytes)
-        for name, memory in chip.memories.items()
-    }
+    costs = row_costs(chip)
     out = []
     for u in usages:
         each, rows_per_word = costs[u.memory]

@@ -17,6 +17,7 @@ from mappings.binding import SpatialMapping
 from mappings.loopnest import EinsumLoops
 
 from ..hardware.model import SpatialChip
+from ..identity import Same
 from .access import Tile, Use, program
 from .idle import idle
 from .live import DENSE, Live, live_of
@@ -67,21 +68,6 @@ def with_nests(layout: Layout, nests: Iterable[Nest]) -> Layout:
     return replace(layout, nests=nests, uses=tuple(u for n in nests for u in program(n)))
 
 
-class _Same:
-    """Makes an object the key of a cache by its identity; the cache keeps it alive, so the identity stays its own."""
-
-    __slots__ = ("it",)
-
-    def __init__(self, it: Any) -> None:
-        self.it = it
-
-    def __hash__(self) -> int:
-        return id(self.it)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.it is other.it
-
-
 @dataclass(frozen=True, slots=True)
 class _Words:
     """The names on a chip: all that a layout depends on."""
@@ -121,13 +107,14 @@ def lower(cascade: Cascade, chip: SpatialChip, mapping: SpatialMapping, batch: t
         tuple((name, m.of, m.per_element) for name, m in chip.memories.items()),
         tuple((name, len(a.shape), tuple(a.ops)) for name, a in chip.arrays.items()),
     )
-    return _lowered(_Same(cascade), words, _Same(mapping), batch)
+    return _lowered(Same(cascade), words, Same(mapping), batch)
 
 
 @functools.lru_cache(maxsize=512)
-def _lowered(same_cascade: _Same, words: _Words, same_mapping: _Same, batch: tuple[str, ...]) -> Layout:
-    cascade: Cascade = same_cascade.it
-    mapping: SpatialMapping = same_mapping.it
+def _lowered(
+    same_cascade: Same[Cascade], words: _Words, same_mapping: Same[SpatialMapping], batch: tuple[str, ...]
+) -> Layout:
+    cascade, mapping = same_cascade.it, same_mapping.it
     _check_words(cascade, words, mapping)
     ranks = _ranks(cascade, mapping, batch)
     by_name = {e.name: e for e in cascade.einsums}

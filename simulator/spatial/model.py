@@ -12,11 +12,13 @@ from einsum_cascade.cascade import Cascade
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
+from ..identity import remembered
 from ..result import EinsumEstimate, Estimate, MemoryEstimate
 from .access import Usage
 from .area import area_mm2, assumptions
 from .energy import Action, actions
 from .live import DENSE
+from .lowering import Layout
 from .nest import Count, Dimension, Sizes
 from .planning import Plan, count_all, plan
 from .schedule import Timetable, timetable
@@ -111,7 +113,7 @@ def _phase_seconds(
     limited = {
         n: m.bandwidth_bytes_per_s
         for n, m in chip.memories.items()
-        if np.any(m.bandwidth_bytes_per_s < math.inf)
+        if isinstance(m.bandwidth_bytes_per_s, np.ndarray) or m.bandwidth_bytes_per_s < math.inf
     }
     needs: dict[str, dict[str, Count]] = {phase: {} for phase in times.phase_cycles}
     for (memory, einsum), amount in moved.items():
@@ -202,8 +204,8 @@ def _bound(
         share = per_einsum[nest.einsum] / settled.chip.clock_hz / latency
         busy[nest.array] = busy.get(nest.array, 0.0) + share
     busy.update({m.name: m.busy for m in memories})
-    shape = np.broadcast_shapes(*(np.shape(share) for share in busy.values()))
-    if shape:
+    if any(isinstance(share, np.ndarray) for share in busy.values()):
+        shape = np.broadcast_shapes(*(np.shape(share) for share in busy.values()))
         names = list(busy)
         stacked = np.stack([np.broadcast_to(busy[n], shape) for n in names])
         return np.array(names)[stacked.argmax(axis=0)]
@@ -216,7 +218,7 @@ def _assumptions(settled: Plan) -> tuple[str, ...]:
         "memory traffic flows beside computation within a phase; start-up and drain of the pipeline are not counted"
     ]
     out += settled.notes
-    if any(_overlaps(d) for use in layout.uses for d in use.operand.dimensions if len(d.terms) > 1):
+    if _shares_neighbours(layout):
         out.append(
             "where an index is a sum of variables, tiles are moved whole; what neighbours share is not reused"
         )
@@ -235,6 +237,12 @@ def _assumptions(settled: Plan) -> tuple[str, ...]:
         listed = ", ".join(f"{op} on {array}" for op, array in sorted(guessed))
         out.append(f"cost of {listed}: assumed, the source of the chip does not state it")
     return tuple(out)
+
+
+@remembered(maxsize=512)
+def _shares_neighbours(layout: Layout) -> bool:
+    """Tell whether tiles of some tensor overlap, as those of a window do."""
+    return any(_overlaps(d) for use in layout.uses for d in use.operand.dimensions if len(d.terms) > 1)
 
 
 def _overlaps(dimension: Dimension) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from einsum_cascade.expr import Expr
@@ -116,6 +116,7 @@ class Nest:
     Attributes:
         levels: outermost first; the functional units stand below the last one.
         work: what the functional units do.
+        width: names of all spatial loops.
     """
 
     einsum: str
@@ -123,6 +124,11 @@ class Nest:
     levels: tuple[Level, ...]
     operands: tuple[Operand, ...]
     work: tuple[Work, ...]
+    width: tuple[str, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Asked for in every estimate, and the same in all of them.
+        object.__setattr__(self, "width", tuple(loop.part for loop in self.space))
 
     @property
     def time(self) -> tuple[Loop, ...]:

@@ -9,7 +9,6 @@ have fetched once to hold is fetched for the rest only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,13 +101,13 @@ def spilled(usages: Iterable[Usage], chip: SpatialChip, found: Shares) -> list[U
         out.append(u if outside is None else _scaled(u, 1 - outside))
         share = found.get((u.memory, u.operand.tensor))
         if share is not None:
-            there = replace(u, memory=outside_of[u.memory], fills=0, instances=1, spilled_from=u.memory)
+            there = u._replace(memory=outside_of[u.memory], fills=0, instances=1, spilled_from=u.memory)
             out.append(_scaled(there, share * u.instances))
     return out
 
 
 def _scaled(usage: Usage, factor: Count) -> Usage:
-    return replace(usage, reads=usage.reads * factor, updates=usage.updates * factor)
+    return usage._replace(reads=usage.reads * factor, updates=usage.updates * factor)
 
 
 def _outside(memory: str, chip: SpatialChip) -> str:

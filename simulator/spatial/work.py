@@ -32,16 +32,16 @@ def cycles(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> Co
 
 def fill(nest: Nest, array: Array, sizes: SizeTable) -> Count:
     """Return the fraction of the array's elements that the Einsum uses."""
-    return sizes[tuple(loop.part for loop in nest.space)] / array.elements
+    return sizes[nest.width] / array.elements
 
 
 def useful(nest: Nest, sizes: SizeTable, live: Live = DENSE) -> Count:
     """Return the points of an Einsum as a fraction of the elements' share in the steps that are done."""
     if live.whole is None:
         return 1.0
-    time, space = (tuple(loop.part for loop in loops) for loops in (nest.time, nest.space))
-    done = settings(live.whole, time, sizes) * sizes[space]
-    points = settings(live.whole, (*time, *space), sizes)
+    time = tuple(loop.part for loop in nest.time)
+    done = settings(live.whole, time, sizes) * sizes[nest.width]
+    points = settings(live.whole, (*time, *nest.width), sizes)
     return np.divide(points, np.maximum(done, 1))
 
 
