@@ -38,8 +38,9 @@ def remark(kind: str) -> str:
     from einsum_cascade.zoo.entries import STATED_LENGTH
 
     return (
-        "passes: over a rank, as written -> after `cascade reduce`; ops/byte: operations (a multiply-accumulate is two) "
-        f"per compulsory byte at {STATED_LENGTH // 1024}K elements, 2-byte words, an index tensor at its kindest. --json: sources."
+        "passes: over a rank, as written -> after `cascade reduce`; ops/byte: operations (a multiply-accumulate "
+        f"is two) per compulsory byte at {STATED_LENGTH // 1024}K elements, 2-byte words, indices at their "
+        "kindest. --json: sources."
     )
 
 

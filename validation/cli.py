@@ -1,4 +1,4 @@
-"""The front door: mounts every room's commands and adds validate, reproduce, demo and doctor."""
+"""The front door: mounts every room's commands and adds validate, reproduce, gallery, demo and doctor."""
 
 from __future__ import annotations
 
@@ -113,6 +113,22 @@ def reproduce(
 
 
 @guarded
+def gallery(
+    out: Annotated[Path, typer.Option(help="folder for index.html")],
+    only: Annotated[list[str] | None, typer.Option(help="an entry of the zoo; may be repeated")] = None,
+    json: Json = False,
+) -> None:
+    """Write one page over the whole zoo: text, passes, bounds and predicted times at 1K to 1M, to compare."""
+    from .gallery.page import gallery as write
+
+    page = write(out, only=only or ())
+    if json:
+        emit_json({"page": str(page), "bytes": page.stat().st_size})
+    else:
+        note(f"gallery: {page}")
+
+
+@guarded
 def doctor(json: Json = False) -> None:
     """Tell what is installed, whether names clash, and whether there is a compiler, an interpreter and a GPU."""
     from .doctor import examine
@@ -139,7 +155,7 @@ app.command("list")(listing)
 for _room in ROOMS:
     importlib.import_module(_room).register(app)
 importlib.import_module("einsum_cascade.analysis.cli").register(app, schedules)
-for _command in (validate, reproduce, demo, doctor):
+for _command in (validate, reproduce, gallery, demo, doctor):
     app.command()(_command)
 
 

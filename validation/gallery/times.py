@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from einsum_cascade.analysis.bounds import Bounds
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import ModelError
 from simulator.hardware.gpu import Gpu, find_gpu
@@ -40,6 +39,9 @@ class Time:
     refused: str = ""
 
 
+NONE = Time(None)
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """The kernel by whose model an entry is timed; arguments name ranks of the entry."""
@@ -62,16 +64,19 @@ def kernels() -> Mapping[str, Kernel]:
     }
 
 
-def gpu_time(name: str, sizes: Mapping[str, int], found: Bounds) -> Time:
+def gpu_time(
+    name: str, sizes: Mapping[str, int], operations: Mapping[str, int], *, traffic_bytes: float
+) -> Time:
     """Return the time of an entry on the GPU.
 
     Args:
         sizes: of every rank of the entry, batch ranks too.
-        found: its bounds for the on-chip memory of that GPU, for the roofline.
+        operations: by cost class, for the roofline, and so is the next.
+        traffic_bytes: the least that a chip with the on-chip memory of that GPU moves.
     """
     laid = kernels().get(name)
     if laid is None:
-        return roofline(find_gpu(GPU), found)
+        return roofline(find_gpu(GPU), operations, traffic_bytes=traffic_bytes)
     call = _neighbourhood if laid.kernel == "neighborhood" else _attention
     try:
         return call(laid, {a: _value(text, sizes) for a, text in laid.arguments.items()})
@@ -84,22 +89,21 @@ def on_chip_bytes(gpu: Gpu) -> float:
     return gpu.sms * (gpu.shared_bytes_per_sm + 4 * gpu.registers_per_sm) + gpu.l2_bytes
 
 
-def roofline(gpu: Gpu, found: Bounds) -> Time:
+def roofline(gpu: Gpu, operations: Mapping[str, int], *, traffic_bytes: float) -> Time:
     """Return the least time that operations at the peaks and least traffic at the full bandwidth allow.
 
     The dependence of one step on the one before is not priced: a recurrence takes longer.
 
     Source: Williams, Waterman, Patterson, "Roofline" (2009), with a roof for each kind of unit.
     """
-    counts = found.operations
-    special = sum(counts.get(op, 0) for op in _SPECIAL)
-    plain = sum(n for op, n in counts.items() if op != "mac" and op not in _SPECIAL)
+    special = sum(operations.get(op, 0) for op in _SPECIAL)
+    plain = sum(n for op, n in operations.items() if op != "mac" and op not in _SPECIAL)
     per_s = gpu.sms * gpu.clock_hz
     parts = {
-        "tensor cores": 2 * counts.get("mac", 0) / gpu.peak_flops(DTYPE),
+        "tensor cores": 2 * operations.get("mac", 0) / gpu.peak_flops(DTYPE),
         "special functions": special / (per_s * gpu.exp_per_cycle),
         "vector units": plain / (per_s * gpu.fma_per_cycle),
-        "memory": found.traffic_bytes / gpu.memory_bandwidth_bytes_per_s,
+        "memory": traffic_bytes / gpu.memory_bandwidth_bytes_per_s,
     }
     slowest = max(parts, key=lambda part: parts[part])
     return Time(parts[slowest], ROOFLINE, slowest)
