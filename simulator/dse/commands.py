@@ -43,6 +43,7 @@ def run_sweep(spec: Path, out: Path, *, jobs: int | None = None, scheduler: str 
             workers=workers,
             progress=True,
             objectives={"minimize": found.minimize, "maximize": found.maximize},
+            search=found.search,
             **found.inputs,
         )
     result: dict[str, Any] = {"points": len(table), "failed": int(table["error"].notna().sum())}

@@ -53,9 +53,15 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     old, new = before.get("samples"), now.get("samples")
     if (old is None) != (new is None) or (old or 0) > (new or 0):
         return f"samples was {_shown(old)}, is {_shown(new)}"
-    # Only samples depend on their seed, and a Sobol sequence over a list depends on the length of that list.
+    # Only samples depend on their seed, and a Sobol sequence over a list depends on the length of that list; a search
+    # goes where its objectives lead it.
     if old is not None:
-        for name in ("seed", "axes"):
+        for name in (
+            "seed",
+            "axes",
+            "search",
+            *(("minimize", "maximize", "where") if now.get("search") else ()),
+        ):
             if not _equal(before.get(name), now.get(name)):
                 return f"{name} of the drawn points differs"
     return ""

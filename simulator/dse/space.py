@@ -80,6 +80,7 @@ class Space:
         derived: name -> formula of an axis that depends on the others.
         samples: number of points drawn; None for the grid.
         seed: of the Sobol scrambling.
+        drawn: the points themselves, one column an axis, where somebody else has drawn them.
 
     >>> space = Space({"N": [64, 128, 256], "L3": ["4 MiB", "16 MiB"]}, where=("N * 64 KiB <= L3",))
     >>> list(space)[:2]
@@ -93,6 +94,7 @@ class Space:
     derived: Mapping[str, str | Derived] = field(default_factory=dict)
     samples: int | None = None
     seed: int = 0
+    drawn: Mapping[str, Coded] | None = None
     _levels: dict[str, tuple[Value, ...]] = field(init=False, repr=False, compare=False)
     _drawn: dict[str, Coded] | None = field(init=False, repr=False, compare=False, default=None)
     _kept: Any = field(init=False, repr=False, compare=False, default=None)
@@ -104,10 +106,12 @@ class Space:
         put(self, "where", _texts(self.where))
         put(self, "_formulas", _derived_formulas(self.axes, self.derived))
         ranges = [name for name, values in self.axes.items() if isinstance(values, Range)]
-        if ranges and self.samples is None:
+        if ranges and self.samples is None and self.drawn is None:
             raise DataError(f"axis '{ranges[0]}' is a range; say how many points to draw: samples: 1000")
         put(self, "_levels", {n: v for n, v in self.axes.items() if not isinstance(v, Range)})
-        if self.samples is not None:
+        if self.drawn is not None:
+            put(self, "_drawn", _distinct(self.drawn))
+        elif self.samples is not None:
             put(self, "_drawn", _draw(self.axes, self._levels, self.samples, self.seed))
         constraints = [read_formula(text, self.names) for text in self.where]
         for c in constraints:
@@ -354,7 +358,7 @@ def _kept(space: Space, constraints: Sequence[Formula]) -> Any:
             keep &= np.asarray(value_of(c, columns), dtype=bool)
         found.append(flat[keep])
     kept = np.concatenate(found)
-    if not len(kept):
+    if not len(kept) and space.drawn is None:
         listed = ", ".join(f"'{c.text}'" for c in constraints)
         raise DataError(f"where: no point of {space._size:,} meets {listed}")
     return kept
@@ -379,5 +383,10 @@ def _draw(
             out[name] = coded(values.at(u))
         else:
             out[name] = Coded(levels[name], (u * len(values)).astype(np.int64))
-    _, firsts = np.unique(np.stack([c.which for c in out.values()]), axis=1, return_index=True)
-    return {name: column.at(np.sort(firsts)) for name, column in out.items()}
+    return _distinct(out)
+
+
+def _distinct(columns: Mapping[str, Coded]) -> dict[str, Coded]:
+    """Return the points that differ, each where it comes first."""
+    _, firsts = np.unique(np.stack([c.which for c in columns.values()]), axis=1, return_index=True)
+    return {name: column.at(np.sort(firsts)) for name, column in columns.items()}

@@ -10,10 +10,11 @@ from typing import Any
 from einsum_cascade.errors import DataError, ModelError, nearest
 from mappings.reader import read_yaml
 
+from .search import Search
 from .space import Derived, Range, Space
 from .subjects import Subject, check_axes, subject_of
 
-_SPACE = ("axes", "where", "derive", "samples", "seed")
+_SPACE = ("axes", "where", "derive", "samples", "seed", "search")
 _OBJECTIVES = ("minimize", "maximize")
 
 
@@ -27,6 +28,7 @@ class Spec:
         space: the points.
         minimize: objectives of which less is better.
         maximize: objectives of which more is better.
+        search: the method that chooses the points; empty for a grid or a sample.
     """
 
     subject: Subject
@@ -34,6 +36,7 @@ class Spec:
     space: Space
     minimize: tuple[str, ...] = ()
     maximize: tuple[str, ...] = ()
+    search: str = ""
 
 
 def read_spec(path: str | Path) -> Spec:
@@ -73,7 +76,14 @@ def _spec(document: Mapping[str, Any]) -> Spec:
     )
     inputs = {n: _text(n, document[n]) for n in subject.legal if n in document}
     objectives = {name: _names(name, document.get(name)) for name in _OBJECTIVES}
-    return Spec(subject, inputs, space, **objectives)
+    search = document.get("search", "")
+    if not isinstance(search, str):
+        raise DataError(f"search: expected a method such as optuna, found {search!r}")
+    if search:
+        Search(search, **objectives)
+        if space.samples is None:
+            raise DataError("search: say how many points to try, as in samples: 1000")
+    return Spec(subject, inputs, space, **objectives, search=search)
 
 
 def _axis(name: str, given: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import engine
 from .provenance import commit, fingerprint, model_version
+from .search import Search
 from .space import Space
 from .subjects import check_objectives, context_of, evaluator, evaluator_of_many, subject_of
 from .workers import Workers
@@ -24,6 +25,7 @@ def sweep(
     workers: Workers | None = None,
     progress: bool = False,
     objectives: Mapping[str, Sequence[str]] | None = None,
+    search: str = "",
     **inputs: Any,
 ) -> pd.DataFrame:
     """Return one row a design point: the axes, latency, energy, traffic, area, utilisation, and `error` where none.
@@ -36,6 +38,7 @@ def sweep(
         workers: another executor, for example that of a cluster.
         progress: whether to show a bar on stderr.
         objectives: written into the manifest: `{"minimize": [...], "maximize": [...]}`.
+        search: `optuna` or `pymoo` chooses `space.samples` points towards the objectives.
         **inputs: `cascade`, `hardware`, `mapping` and `sizes`, by name, path or object.
 
     Raises:
@@ -69,4 +72,5 @@ def sweep(
         context=context_of(space, inputs),
         provenance=provenance,
         progress=progress,
+        search=Search(search, **{k: tuple(v) for k, v in (objectives or {}).items()}) if search else None,
     )

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError, HardwareError
-from simulator.dse import engine
 from simulator.dse.engine import sweep
+from simulator.dse.runner import Pending
 from simulator.dse.space import Space
 from simulator.dse.tables import read_table
 from simulator.dse.workers import Workers
@@ -129,12 +129,8 @@ def test_the_table_does_not_depend_on_the_batches(data):
     once = sweep(SPACE, evaluate=evaluate)
     turn = iter(sizes * 200)
 
-    class Drawn(engine._Pending):
-        def learn(self, batch):
-            self._size = next(turn)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_Pending", Drawn)
+        patch.setattr(Pending, "learn", lambda self, batch: setattr(self, "size", next(turn)))
         pd.testing.assert_frame_equal(sweep(SPACE, evaluate=evaluate), once, check_exact=True)
 
 

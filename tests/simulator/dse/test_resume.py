@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError
-from simulator.dse import engine
 from simulator.dse.engine import sweep
+from simulator.dse.runner import Pending
 from simulator.dse.segments import decode
 from simulator.dse.space import Space, rows
 from simulator.dse.store import opened, saved_in
@@ -30,6 +30,7 @@ PROGRAM = """
 import os, resource, sys, time
 from einsum_cascade.errors import ModelError
 from simulator.dse.engine import sweep
+from simulator.dse.runner import Pending
 from simulator.dse.space import Space
 
 SPACE = Space({"n": list(range(40)), "m": [1, 2, 3, 4, 5], "L3": ["4 MiB", "16 MiB", "64 MiB"]})
@@ -163,7 +164,7 @@ def test_cut_and_damaged_anywhere(data):
         return {"z": point["x"] / 3, "w": str(point["y"])} | ({"odd": point["x"]} if point["x"] % 2 else {})
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(engine._Pending, "learn", lambda self, batch: setattr(self, "_size", next(sizes)))
+        patch.setattr(Pending, "learn", lambda self, batch: setattr(self, "size", next(sizes)))
         whole = sweep(space, evaluate=result, out=folder)
         path = Path(folder) / "points.log"
         for _ in range(data.draw(st.integers(1, 3))):
@@ -263,6 +264,7 @@ UNGUARDED = """
 import sys, time
 from einsum_cascade.errors import ModelError
 from simulator.dse.engine import sweep
+from simulator.dse.runner import Pending
 from simulator.dse.space import Space
 
 def evaluate(point):
