@@ -26,6 +26,7 @@ _COMPARE = {"<=": "≤", ">=": "≥", "==": "=", "!=": "≠", "<": "<", ">": ">"
 _SIGNS = {"+": "+", "-": "−", "*": "·", "%": "mod", "and": "∧", "or": "∨"}
 _REDUCTIONS = {"sum": "∑", "prod": "∏"}
 _FENCES = {"abs": ("|", "|"), "floor": ("⌊", "⌋")}
+_SPACE = '<mspace width="0.6em"/>'
 _FUNCTIONS = {"sigmoid": "σ", "exp": "exp"}
 
 
@@ -39,7 +40,13 @@ def mathml(cascade: Cascade) -> str:
     rows: list[str] = []
     for item in cascade.body:
         if isinstance(item, Iterate):
-            head = _row("mtext", "for ") + _symbol(item.variable) + _operator("=") + _row("mtext", "0, 1, …")
+            head = (
+                _row("mtext", "for")
+                + _SPACE
+                + _symbol(item.variable)
+                + _operator("=")
+                + _row("mtext", "0, 1, …")
+            )
             rows.append(f'<mtr><mtd class="step" columnspan="2">{head}</mtd></mtr>')
             rows += [_line(e, inside=True) for e in item.einsums]
         else:
@@ -77,7 +84,7 @@ def _line(einsum: Einsum, *, inside: bool = False) -> str:
             value = _fenced(value)
         value = _reduction(r) + value
     if einsum.where is not None:
-        value += '<mtext class="where">  where  </mtext>' + expression_mathml(einsum.where)
+        value += f'{_SPACE}<mtext class="where">where</mtext>{_SPACE}{expression_mathml(einsum.where)}'
     left = ('<mspace width="1.2em"/>' if inside else "") + expression_mathml(einsum.target)
     return f"<mtr><mtd>{left}</mtd><mtd>{_operator('=')}{value}</mtd></mtr>"
 
@@ -85,7 +92,7 @@ def _line(einsum: Einsum, *, inside: bool = False) -> str:
 def _reduction(r: Reduction) -> str:
     below = _listed(_symbol(v) for v in r.variables)
     if r.into:
-        below += _operator("→") + _symbol(r.into) + (_row("mtext", " sorted") if r.sorted else "")
+        below += _operator("→") + _symbol(r.into) + (_SPACE + _row("mtext", "sorted") if r.sorted else "")
     sign = _operator(_REDUCTIONS[r.op]) if r.op in _REDUCTIONS else _row("mi", r.op)
     return f'<munder>{sign}{_group(below)}</munder><mspace width="0.17em"/>'
 

@@ -98,11 +98,11 @@ def demo(
 
 @guarded
 def reproduce(
-    subject: Annotated[str, typer.Argument(help="fusemax or gna")],
+    subject: Annotated[str, typer.Argument(help="fusemax, gna or gpu")],
     out: Annotated[Path, typer.Option(help="folder for the figures and tables")],
     json: Json = False,
 ) -> None:
-    """Write all figures and tables of a paper from our own simulator."""
+    """Write all figures and tables of a paper, or of the GPU measurements, from our own simulator."""
     from .reproduce import reproduce as run
 
     files = run(subject, out)
@@ -116,12 +116,13 @@ def reproduce(
 def gallery(
     out: Annotated[Path, typer.Option(help="folder for index.html")],
     only: Annotated[list[str] | None, typer.Option(help="an entry of the zoo; may be repeated")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
     json: Json = False,
 ) -> None:
     """Write one page over the whole zoo: text, passes, bounds and predicted times at 1K to 1M, to compare."""
     from .gallery.page import gallery as write
 
-    page = write(out, only=only or ())
+    page = write(out, only=only or (), jobs=jobs)
     if json:
         emit_json({"page": str(page), "bytes": page.stat().st_size})
     else:

@@ -130,7 +130,7 @@ def _curve(points: Sequence[Place], places: Mapping[str, Place], stops: Sequence
 def _return(a: str, b: str, places: Mapping[str, Place], low: float) -> str:
     """Return the line of a state: out below one box, along the bottom, and up into another."""
     (xa, ya), (xb, yb) = places[a], places[b]
-    shift = 5.0
+    shift = 14.0 if a == b else 5.0
     ya, yb = ya + _BOX / 2, yb + _BOX / 2
     path = (
         f"M{xa + shift:.1f} {ya:.1f}C{xa + shift:.1f} {low + 12:.1f} {xb - shift:.1f} {low + 12:.1f} "

@@ -29,19 +29,20 @@ FIRST_LENGTH = 2**14
 _TITLES = {GPU: "H100", ARRAY: "FuseMax"}
 
 
-def gallery(out: Path, *, only: Sequence[str] = ()) -> Path:
+def gallery(out: Path, *, only: Sequence[str] = (), jobs: int = 1) -> Path:
     """Write index.html into a folder and return its path.
 
     Args:
         out: the folder; made if it is not there.
         only: names of entries; all of the zoo without any.
+        jobs: processes that work side by side.
 
     Raises:
         CascadeError: no such entry.
         DataError: the page cannot be written.
     """
     names = list(dict.fromkeys(only)) or list(zoo.names())
-    found = list(tqdm(rows(names), total=len(names), desc="gallery", unit="entry"))
+    found = list(tqdm(rows(names, jobs=jobs), total=len(names), desc="gallery", unit="entry"))
     page = out / "index.html"
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,7 @@ from einsum_cascade.errors import CascadeError
 from einsum_cascade.zoo.entries import Entry, entry, sizes_at
 from simulator.hardware.gpu import find_gpu
 
-from .amounts import count
-from .times import GPU, NONE, Time, array_time, gpu_time, on_chip_bytes
+from .times import GPU, Time, array_times, gpu_time, on_chip_bytes
 
 LENGTHS = tuple(2**k for k in (10, 12, 14, 16, 18, 20))
 # Bytes of an element, and the on-chip memory for which the traffic is bounded in the plots.
@@ -29,18 +29,15 @@ class Point:
     """An entry at one length.
 
     Attributes:
-        compulsory_bytes: every needed input read once, every output written once.
+        compulsory_bytes: every needed input read once, every output written once; None where it cannot be counted.
         traffic_bytes: no schedule with BUFFER_BYTES on chip moves less.
-        refused: why there are no bounds at this length.
     """
 
     length: int
-    sizes: Mapping[str, int]
-    compulsory_bytes: float | None = None
-    traffic_bytes: float | None = None
-    gpu: Time = NONE
-    array: Time = NONE
-    refused: str = ""
+    compulsory_bytes: float | None
+    traffic_bytes: float | None
+    gpu: Time
+    array: Time
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,46 +54,56 @@ class Row:
     points: tuple[Point, ...]
 
 
-def rows(names: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of some entries, one by one, for they take half a second each.
+def rows(names: Sequence[str], *, jobs: int = 1) -> Iterator[Row]:
+    """Yield the rows of some entries in order, one by one, for each takes seconds.
+
+    Args:
+        names: of entries.
+        jobs: processes that work side by side.
 
     Raises:
         CascadeError: no such entry.
     """
-    for told in [entry(name) for name in names]:
-        cascade = zoo.load(told.name)
-        chains = {rank: passes(cascade, rank).chain for rank in told.over}
-        yield Row(told, cascade, chains, tuple(_points(told.name, cascade)))
+    told = [entry(name) for name in names]
+    if jobs == 1:
+        yield from map(_row, told, map(points, names))
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from map(_row, told, pool.map(points, names))
 
 
-def _points(name: str, cascade: Cascade) -> Iterator[Point]:
-    """Yield the points of an entry; what does not fit the array at one length is not tried at longer ones."""
-    refused: Time | None = None
+def points(name: str) -> tuple[Point, ...]:
+    """Return bounds and times of an entry at every length."""
+    cascade = zoo.load(name)
+    uses, reason = _uses(name)
+    array = array_times(cascade, uses)
+    out = [_point(name, cascade, n, uses[k], array[k]) for k, n in enumerate(LENGTHS[: len(uses)])]
+    refused = Time(None, refused=reason)
+    return (*out, *(Point(n, None, None, refused, refused) for n in LENGTHS[len(uses) :]))
+
+
+def _uses(name: str) -> tuple[list[dict[str, int]], str]:
+    """Return the sizes at each length up to the first at which there are none, and why there are none there."""
+    uses: list[dict[str, int]] = []
     for length in LENGTHS:
-        point = _point(name, cascade, length, array=refused)
-        if point.sizes and point.array.refused and refused is None:
-            refused = Time(None, refused=f"as at {count(length)}")
-        yield point
+        try:
+            uses.append(sizes_at(name, length))
+        except CascadeError as error:
+            return uses, str(error)
+    return uses, ""
 
 
-def _point(name: str, cascade: Cascade, length: int, *, array: Time | None) -> Point:
+def _row(told: Entry, found: tuple[Point, ...]) -> Row:
+    cascade = zoo.load(told.name)
+    return Row(told, cascade, {rank: passes(cascade, rank).chain for rank in told.over}, found)
+
+
+def _point(name: str, cascade: Cascade, length: int, sizes: Mapping[str, int], array: Time) -> Point:
     try:
-        sizes = sizes_at(name, length)
-        counts = operations(cascade, sizes)
-        moved = traffic(cascade, sizes)
+        counts, moved = operations(cascade, sizes), traffic(cascade, sizes)
     except CascadeError as error:
-        return Point(length, {}, gpu=_refused(error), array=_refused(error), refused=str(error))
+        return Point(length, None, None, Time(None, refused=str(error)), array)
     buffers = np.array([BUFFER_BYTES, on_chip_bytes(find_gpu(GPU))]) / WORD_BYTES
     least, least_gpu = (float(words) * WORD_BYTES for words in moved.least_words(buffers))
-    return Point(
-        length,
-        sizes,
-        moved.compulsory_words * WORD_BYTES,
-        least,
-        gpu_time(name, sizes, counts, traffic_bytes=least_gpu),
-        array or array_time(cascade, sizes),
-    )
-
-
-def _refused(error: CascadeError) -> Time:
-    return Time(None, refused=str(error))
+    gpu = gpu_time(name, sizes, counts, traffic_bytes=least_gpu)
+    return Point(length, moved.compulsory_words * WORD_BYTES, least, gpu, array)

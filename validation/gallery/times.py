@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.errors import ModelError
+from einsum_cascade.errors import MappingError, ModelError
+from mappings.binding import SpatialMapping
 from simulator.hardware.gpu import Gpu, find_gpu
 from simulator.hardware.model import SpatialChip
 from simulator.hardware.reader import load_hardware
+from simulator.result import Estimate
+from simulator.spatial.default import default_mapping
+from simulator.spatial.model import simulate
 
 GPU, ARRAY = "h100", "fusemax"
 DTYPE = "bf16"
@@ -37,9 +42,6 @@ class Time:
     low_s: float | None = None
     high_s: float | None = None
     refused: str = ""
-
-
-NONE = Time(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +111,37 @@ def roofline(gpu: Gpu, operations: Mapping[str, int], *, traffic_bytes: float) -
     return Time(parts[slowest], ROOFLINE, slowest)
 
 
-def array_time(cascade: Cascade, sizes: Mapping[str, int]) -> Time:
-    """Return the time of a cascade on the spatial array, under a mapping made on the spot."""
-    from simulator.spatial.default import default_mapping
-    from simulator.spatial.model import simulate
+def array_times(cascade: Cascade, uses: Sequence[Mapping[str, int]]) -> list[Time]:
+    """Return the times of a cascade on the spatial array at growing sizes.
 
-    chip = _chip()
-    try:
-        estimate = simulate(cascade, sizes, chip, default_mapping(cascade, sizes, chip))
-    except ModelError as error:
-        return Time(None, refused=str(error).removeprefix("automatic: "))
-    return Time(float(estimate.latency_s), bound_by=estimate.bound_by)
+    A mapping is searched at every other size and serves the next one too, for the search takes longer than all the
+    rest of the page. What does not fit at one size is not tried at larger ones.
+
+    Args:
+        uses: the size of every rank, of one use after another.
+    """
+    out: list[Time] = []
+    mapping: SpatialMapping | None = None
+    for number, sizes in enumerate(uses):
+        try:
+            estimate = _simulated(cascade, sizes, mapping) if number % 2 else None
+            if estimate is None:
+                mapping = default_mapping(cascade, sizes, _chip())
+                estimate = simulate(cascade, sizes, _chip(), mapping)
+        except MappingError as error:
+            refused = Time(None, refused=str(error).removeprefix("automatic: "))
+            return out + [refused] * (len(uses) - number)
+        out.append(Time(float(estimate.latency_s), bound_by=estimate.bound_by))
+    return out
+
+
+def _simulated(cascade: Cascade, sizes: Mapping[str, int], mapping: SpatialMapping | None) -> Estimate | None:
+    """Return the estimate under a mapping that was found for smaller sizes, or None where it does not fit these."""
+    if mapping is None:
+        return None
+    with contextlib.suppress(MappingError):
+        return simulate(cascade, sizes, _chip(), mapping)
+    return None
 
 
 @functools.cache
