@@ -7,6 +7,7 @@ import pandas as pd
 
 import einsum_cascade as ec
 import simulator as sim
+from simulator.gpu.plots import predicted_against_measured
 
 from . import cpu as cpu_ratios
 from . import gna, plots
@@ -205,7 +206,7 @@ def gpu() -> tuple[Section, str]:
         Figure(
             "gpu",
             "Predicted against measured latency, log-log, with a 10 % band.",
-            picture(plots.predicted_against_measured(cases)),
+            picture(predicted_against_measured(cases)),
         ),
         *result.get("notes", ()),
     )

@@ -17,6 +17,7 @@ from simulator.result import Estimate
 
 from .fusemax_quirks import AS_PUBLISHED, CORRECTED, SIMULATED, WHAT, Quirks
 from .fusemax_runs import FlatChoice, gemms, pareto, run
+from .tables import read_table
 
 SHIPPED = Path(__file__).parent / "data" / "published" / "fusemax"
 LENGTHS = ("1K", "4K", "16K", "64K", "256K", "1M")
@@ -91,34 +92,18 @@ def _file_cases(
 
 def read(folder: Path, file: PublishedFile) -> pd.DataFrame:
     """Return a published file as a table, checked."""
-    table = _csv(folder / f"{file.name}.csv")
-    wanted = (*file.keys, *file.columns)
+    path = folder / f"{file.name}.csv"
     fixed = ("accel",) if file.name == "pareto" else ()
-    _check_columns(folder / f"{file.name}.csv", table, (*fixed, *wanted))
+    wanted = (*fixed, *file.keys, *file.columns)
+    table = read_table(path, required=wanted)
+    _check_no_others(path, table, wanted)
     for column in file.columns:
-        table[column] = _numbers(table, column, folder / f"{file.name}.csv")
-    _check_models(table, folder / f"{file.name}.csv")
+        table[column] = _numbers(table, column, path)
+    _check_models(table, path)
     return table
 
 
-def _csv(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as e:
-        raise DataError(f"{path}: not a table: {str(e).splitlines()[0]}") from None
-    if table.empty:
-        raise DataError(f"{path}: the table has no rows")
-    return table
-
-
-def _check_columns(path: Path, table: pd.DataFrame, wanted: tuple[str, ...]) -> None:
-    for column in wanted:
-        if column not in table.columns:
-            raise DataError(
-                f"{path}: column '{column}' is missing; {nearest(column, map(str, table.columns))}"
-            )
+def _check_no_others(path: Path, table: pd.DataFrame, wanted: tuple[str, ...]) -> None:
     for column in table.columns:
         if column not in wanted:
             raise DataError(f"{path}: unknown column '{column}'; expected {', '.join(wanted)}")
@@ -144,21 +129,21 @@ def _check_models(table: pd.DataFrame, path: Path) -> None:
 def flat_choices(folder: Path) -> dict[tuple[str, str], FlatChoice]:
     """Return what FLAT's own search answered, by model and length, from `flat_validation.csv`."""
     path = folder / "flat_validation.csv"
-    table = _csv(path if path.is_file() else SHIPPED / path.name)
     tensors = ("Q", "K", "QK", "A", "V", "AV")
     located = tuple(f"{t}_loc" for t in tensors)
-    for column in (
-        "platform",
-        "models",
-        "seq_len",
-        "P",
-        *located,
-        "QK_stationarity",
-        "fusion_granularity",
-        "P1",
-    ):
-        if column not in table.columns:
-            raise DataError(f"{path}: column '{column}' is missing")
+    table = read_table(
+        path if path.is_file() else SHIPPED / path.name,
+        required=(
+            "platform",
+            "models",
+            "seq_len",
+            "P",
+            *located,
+            "QK_stationarity",
+            "fusion_granularity",
+            "P1",
+        ),
+    )
     out = {}
     for row in table[table["platform"] == "cloud"].to_dict("records"):
         head = row["fusion_granularity"] == "head"

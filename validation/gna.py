@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from simulator.gpu.gna import GnaBounds, gna_bounds
 from simulator.gpu.gna_axis import Axis
 from simulator.gpu.gna_time import GnaTime, predict_gna
 from simulator.gpu.gna_tune import stride_advice, tune_gna
+
+from .tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ def bars() -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for row in _read_csv(PUBLISHED / "gna_published.csv", CHART_COLUMNS):
+    for row in _rows(PUBLISHED / "gna_published.csv", CHART_COLUMNS):
         on_chart = "chart label" in row["note"] and row["device"] == "B200"
         if on_chart and row["metric"].startswith("theoretical max"):
             b = gna_bounds(**chart_setting(row))
@@ -83,7 +84,7 @@ def launches(published: Path | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = _read_csv(
+    rows = _rows(
         (published or PUBLISHED) / "natten_profiler.csv", ("device", "backend", "kernel", "runtime_us")
     )
     found = []
@@ -146,7 +147,7 @@ CHART_COLUMNS = ("device", "use_case", "layout", "window", "stride", "metric", "
 
 
 def _charts(path: Path) -> Iterator[Case]:
-    for row in _read_csv(path, CHART_COLUMNS):
+    for row in _rows(path, CHART_COLUMNS):
         chart = "chart label" in row["note"]
         name, value = f"{row['use_case']}, {row['device']} chart", row["value"]
         if chart and row["metric"].startswith("theoretical max"):
@@ -194,7 +195,7 @@ def _op_level(case: str, row: dict[str, str]) -> Case:
 
 def _launches(path: Path) -> Iterator[Case]:
     needed = ("device", "backend", "use_case", "layout", "window", "stride", "heads", "kernel", "runtime_us")
-    for row in _read_csv(path, needed):
+    for row in _rows(path, needed):
         measured = float(row["runtime_us"]) * 1e-6
         case = f"{row['use_case']}, {row['device']}"
         if "FnaForward" in row["kernel"]:
@@ -277,14 +278,8 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: not a text file") from None
 
 
-def _read_csv(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
-    rows = list(csv.DictReader(_text(path).splitlines()))
-    if not rows:
-        raise DataError(f"{path}: no rows")
-    lacking = [name for name in needed if name not in rows[0]]
-    if lacking:
-        raise DataError(f"{path}: lacks the column '{lacking[0]}'")
-    return rows
+def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
+    return read_table(path, required=needed, as_text=True).to_dict("records")
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Case]]] = {

@@ -98,21 +98,6 @@ def ratios(table: pd.DataFrame) -> Axes:
     return axes
 
 
-def predicted_against_measured(cases: pd.DataFrame) -> Axes:
-    """Draw predicted against measured latency, one colour a group; needs group, expected, got (seconds)."""
-    axes = _axes(7.0, 5.6)
-    groups = cases["group"] if "group" in cases else cases["column"]
-    for ink, (name, rows) in zip(_INK * 8, cases.groupby(groups), strict=False):
-        axes.loglog(rows["expected"], rows["got"], "o", markersize=3.5, alpha=0.7, color=ink, label=str(name))
-    ends = [cases["expected"].min(), cases["expected"].max()]
-    axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
-    axes.fill_between(ends, [e * 0.9 for e in ends], [e * 1.1 for e in ends], color="#57606a", alpha=0.15)
-    axes.set(xlabel="measured latency [s]", ylabel="predicted latency [s]")
-    axes.set_title("Attention kernels: predicted against measured (band: 10 %)")
-    axes.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return axes
-
-
 def _panels(table: pd.DataFrame) -> tuple[Any, list[str]]:
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""All figures and tables of a paper from our own simulator, written into a folder."""
+"""All figures and tables of a subject from our own simulator, written into a folder."""
 
 from __future__ import annotations
 
@@ -125,4 +125,10 @@ def _gna() -> Iterator[_Part]:
     yield "launches", gna.launches(), None
 
 
-_SUBJECTS: Mapping[str, Callable[[], Iterator[_Part]]] = {"fusemax": _fusemax, "gna": _gna}
+def _gpu() -> Iterator[_Part]:
+    from .gpu_figures import figures
+
+    yield from figures()
+
+
+_SUBJECTS: Mapping[str, Callable[[], Iterator[_Part]]] = {"fusemax": _fusemax, "gna": _gna, "gpu": _gpu}

@@ -31,7 +31,7 @@ def test_published_bars_come_out_to_their_printed_digit() -> None:
 
 
 def test_shipped_constants_are_the_fit_of_the_named_rows() -> None:
-    rows = gna._read_csv(gna.PUBLISHED / "natten_profiler.csv", ("kernel",))
+    rows = gna._rows(gna.PUBLISHED / "natten_profiler.csv", ("kernel",))
     for device, backend in (("H100", "hopper-fna"), ("B200", "blackwell-fna")):
         chosen = [
             r
@@ -76,7 +76,7 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
         gna.cases(tmp_path)
     (tmp_path / "gna_counts.json").write_text("[]")
     (tmp_path / "gna_published.csv").write_text("device,use_case\nB200,FLUX\n")
-    with pytest.raises(DataError, match="lacks the column 'layout'"):
+    with pytest.raises(DataError, match="column 'layout' is missing"):
         gna.cases(tmp_path)
     (tmp_path / "gna_published.csv").write_text("")
     with pytest.raises(DataError, match="no rows"):

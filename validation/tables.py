@@ -1,0 +1,40 @@
+"""The one reader of published CSV tables: a file that is missing, empty, no text or short of a column is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from einsum_cascade.errors import DataError, nearest
+
+
+def read_table(path: Path, *, required: Iterable[str] = (), as_text: bool = False) -> pd.DataFrame:
+    """Return a CSV file as a table.
+
+    Args:
+        path: the file.
+        required: columns that it must have; it may have more.
+        as_text: leave every cell as it is written, the empty string where there is nothing.
+
+    Raises:
+        DataError: no such file, not a table of text, no rows, or a column missing, with the nearest one that is there.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False) if as_text else pd.read_csv(path)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a table: not a text file") from None
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: not a table: no rows in it") from None
+    except pd.errors.ParserError as e:
+        raise DataError(f"{path}: not a table: {str(e).splitlines()[0]}") from None
+    if table.empty:
+        raise DataError(f"{path}: the table has no rows")
+    for column in required:
+        if column not in table.columns:
+            hint = nearest(column, map(str, table.columns))
+            raise DataError(f"{path}: column '{column}' is missing; {hint}")
+    return table
