@@ -1,0 +1,197 @@
+"""A mapped cascade executed step by step with buffers as large as the mapping says: the oracle of what a mapping holds.
+
+The walk knows loops and who reads what, but no formula: Einsums of a phase share a loop as long as they name the same
+one and nobody needs what another has not finished. Every tensor has a buffer of the words that the mapping keeps of
+it, and loses what was used longest ago. A word that is neither in the buffer nor in the outermost memory is an error;
+words that have to come from there, or go there, are counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, OrderedDict
+
+import numpy as np
+
+from einsum_cascade.declarations import rank_of, variable_of
+from einsum_cascade.expr import Num, Size, Var, variables
+from simulator.spatial.access import words
+from simulator.spatial.model import plan
+from simulator.spatial.recompute import with_copies
+
+
+class Missing(AssertionError):
+    """A word that somebody reads and nobody has any more."""
+
+
+class Walk:
+    """Runs a mapping; `reads` and `writes` count the words that pass the outermost memory, by (Einsum, tensor)."""
+
+    def __init__(self, cascade, sizes, chip, mapping):
+        self.plan = plan(cascade, sizes, chip, mapping)
+        self.cascade = with_copies(cascade, mapping.nest.recompute)
+        self.chip, self.sizes, self.layout = chip, self.plan.sizes, self.plan.layout
+        self.nests = {n.einsum: n for n in self.layout.nests}
+        self.reads, self.writes, self.written = Counter(), Counter(), set()
+        self.stored = {s.tensor for s in self.cascade.inputs}
+        self.initial = {e.name for e in self.cascade.initial}
+        order = [e.name for e in self.cascade.einsums]
+        for phase in mapping.binding.phases:
+            names = [e for e in order if self.layout.phase_of[e] == phase]
+            self.room = {t: self._room(t, names) for n in names for t in self._tensors(n)}
+            self.buffers = {t: OrderedDict() for t in self.room}
+            self._run(names, 0, {})
+            for tensor, buffer in self.buffers.items():
+                while buffer:
+                    self._evict(tensor, buffer)
+
+    def _tensors(self, name):
+        return {o.tensor for o in self.nests[name].operands}
+
+    def _room(self, tensor, names):
+        """Words of the buffer of a tensor: its tile in the memories of the chip, or what the elements hold."""
+        homes = [n for n, m in self.chip.memories.items() if not m.of and n != self.chip.outermost]
+        found = 0
+        for phase_tiles in (g for h in homes for g in self._groups(h, names)):
+            found = max(found, phase_tiles.get(tensor, 0))
+        spread = [
+            math.prod(self.sizes[x.part] for x in n.space if x.variable in o.variables)
+            for n in (self.nests[e] for e in names)
+            for o in n.operands
+            if o.tensor == tensor
+        ]
+        generations = 2 if tensor in self.cascade.states else 1  # the new one beside the one that is being read
+        return max(found, *spread) * generations
+
+    def _groups(self, home, names):
+        uses = [u for u in self.layout.uses if u.memory == home and u.einsum in names]
+        stated = self.plan.mapping.binding.hold.get(home, {})
+        out = {}
+        for u in uses:
+            t = u.operand.tensor
+            size = math.prod(self.sizes[p] for p in stated[t]) if t in stated else words(u.tile, self.sizes)
+            out[t] = max(out.get(t, 0), size)
+        yield out
+
+    def _loops(self, name):
+        return [x for x in self.nests[name].time if self.sizes[x.part] > 1]
+
+    def _run(self, names, depth, at):
+        if len(names) == 1:
+            loops = self._loops(names[0])[depth:]
+            for step in itertools.product(*(range(int(self.sizes[x.part])) for x in loops)):
+                self._step(names[0], at | {x.part: i for x, i in zip(loops, step, strict=True)})
+            return
+        for run in self._runs(names, depth):
+            if len(run) == 1:
+                self._run(run, depth, at)
+            else:
+                part = self._loops(run[0])[depth].part
+                for i in range(int(self.sizes[part])):
+                    self._run(run, depth + 1, at | {part: i})
+
+    def _runs(self, names, depth):
+        """Cut Einsums into runs that share the next loop; each runs as late as its readers let it."""
+        out = [[names[-1]]]
+        for name in names[-2::-1]:
+            mine, theirs = (self._loops(n)[depth : depth + 1] for n in (name, out[0][0]))
+            if mine and mine == theirs and all(self._ready(r, name, mine[0].variable) for r in out[0]):
+                out[0].insert(0, name)
+            else:
+                out.insert(0, [name])
+        return out
+
+    def _ready(self, reader, writer, variable):
+        """Tell whether what a reader needs of a writer is there within one step of a loop."""
+        same_block = self.cascade.block_of(reader) == variable == self.cascade.block_of(writer)
+        target = self.cascade.einsum(writer).target
+        for a in self.cascade.einsum(reader).reads:
+            if a.tensor == writer and not same_block:
+                pairs = [p for p in zip(target.indices, a.indices, strict=True) if variable in
+                         {v for i in p for v in variables(i)}]  # fmt: skip
+                if not pairs or any(w != r for w, r in pairs):
+                    return False
+        return True
+
+    def _step(self, name, at):
+        nest, einsum = self.nests[name], self.cascade.einsum(name)
+        ranges = {v: self._values(rank_of(v), nest, at) for v in einsum.variables}
+        grid = [dict(zip(ranges, point, strict=True)) for point in itertools.product(*ranges.values())]
+        kept = {o.tensor: o.kept for o in nest.operands}
+        for tensor, indices in dict.fromkeys((a.tensor, a.indices) for a in einsum.reads):
+            for place in dict.fromkeys(self._place(indices, p) for p in grid):
+                self._read(name, tensor, place, kept[tensor])
+        for place in dict.fromkeys(self._place(einsum.target.indices, p) for p in grid):
+            self._write(name, place, kept[name])
+
+    def _values(self, rank, nest, at):
+        """Values of a rank's variable in a step: its loops fix some digits, the axes run over others."""
+        parts = self.layout.ranks.parts.get(rank)
+        looped = {x.part for x in (*nest.time, *nest.space) if x.variable == variable_of(rank)}
+        parts = [rank] if not parts or rank in looped else [p for p in parts if p in looped]
+        wide = {x.part for x in nest.space}
+        values = np.zeros(1, dtype=int)
+        for part in parts:
+            size = int(self.sizes[part])
+            digits = np.arange(size) if part in wide else np.array([at.get(part, 0)])
+            values = (values[:, None] * size + digits).ravel()
+        return values.tolist()
+
+    def _place(self, indices, point):
+        return tuple(self._index(i, point) for i in indices)
+
+    def _index(self, index, point):
+        if isinstance(index, Num):
+            return index.value
+        if isinstance(index, Var):
+            return point[index.name]
+        if isinstance(index, Size):
+            return int(self.sizes[index.name])
+        a, b = (self._index(x, point) for x in index.args)
+        return {"+": a + b, "-": a - b, "*": a * b}[index.op]
+
+    def _read(self, name, tensor, place, kept):
+        buffer = self.buffers[tensor]
+        if place in buffer:
+            buffer.move_to_end(place)
+            return
+        started = tensor in self.initial and place[self.cascade.signatures[tensor].state] == 0
+        if started:
+            return
+        if self.chip.outermost not in kept:
+            raise Missing(f"{name} reads {tensor}{list(place)}, which is on the chip no more")
+        self.reads[name, tensor] += 1
+        self._insert(tensor, place, name="")
+
+    def _write(self, name, place, kept):
+        buffer = self.buffers[name]
+        outside = self.chip.outermost in kept
+        if place not in buffer and (name, place) in self.written and not outside:
+            raise Missing(f"{name}{list(place)} is not finished and on the chip no more")
+        if place not in buffer and (name, place) in self.written:
+            self.reads[name, name] += 1
+        self.written.add((name, place))
+        self._insert(name, place, name if outside else "")
+
+
+
+    def _insert(self, tensor, place, name):
+        buffer = self.buffers[tensor]
+        buffer[place] = name or buffer.get(place, "")
+        buffer.move_to_end(place)
+        self._overwrite(tensor, place, buffer)
+        while len(buffer) > self.room[tensor]:
+            self._evict(tensor, buffer)
+
+    def _overwrite(self, tensor, place, buffer):
+        """A state is updated in place: what was before the generation before is gone, and needs no room."""
+        axis = self.cascade.signatures[tensor].state
+        if axis is not None:
+            old = tuple(i - 2 if a == axis else i for a, i in enumerate(place))
+            buffer.pop(old, None)
+
+    def _evict(self, tensor, buffer):
+        _, writer = buffer.popitem(last=False)
+        if writer:
+            self.writes[writer, tensor] += 1
