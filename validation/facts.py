@@ -19,16 +19,21 @@ HEAD = (
 )
 
 
+def passes_of_text(name: str, rank: str) -> int:
+    """Return the passes of an entry over a rank, as written."""
+    from einsum_cascade.analysis.passes import passes
+
+    return passes(zoo.load(name), rank).count
+
+
 def passes_of(name: str) -> dict[str, Change]:
     """Return the passes over the ranks that an entry tells of, as written and as reduced by the rules."""
-    from einsum_cascade.analysis.passes import passes
     from einsum_cascade.rewrite.reduce import reduce_passes
 
-    cascade = zoo.load(name)
     out = {}
     for rank in table()[name].over:
-        naive = passes(cascade, rank).count
-        out[rank] = Change(naive, reduce_passes(cascade, rank).after if naive > 1 else naive)
+        naive = passes_of_text(name, rank)
+        out[rank] = Change(naive, reduce_passes(zoo.load(name), rank).after if naive > 1 else naive)
     return out
 
 

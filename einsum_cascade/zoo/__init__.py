@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from importlib import resources
+from typing import TYPE_CHECKING
 
-from ..cascade import Cascade
 from ..errors import CascadeError, nearest
-from ..parser import load as load_file
-from ..parser import parse
-from ..sizes import model_sizes
+
+if TYPE_CHECKING:
+    from ..cascade import Cascade
 
 
 @functools.cache
@@ -40,6 +40,8 @@ def load(name: str) -> Cascade:
     >>> load("attention_1pass").splits
     {'M': ('M1', 'M0')}
     """
+    from ..parser import parse
+
     return parse(text(name), file=f"{name}.cascade")
 
 
@@ -49,9 +51,13 @@ def find(name: str) -> Cascade:
     Raises:
         CascadeError: no such entry (the nearest name is suggested), or a file that is not a legal cascade.
     """
+    from ..parser import load as load_file
+
     return load_file(name) if name.endswith(".cascade") or "/" in name or "\\" in name else load(name)
 
 
 def sizes(model: str, length: int | str) -> dict[str, int]:
     """Return the sizes of a model of the workload table at a length."""
+    from ..sizes import model_sizes
+
     return model_sizes(f"{model}/{length}")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import shutil
-import subprocess
-import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import CHROMIUM, Browser, in_browser
 
 import simulator as sim
 from einsum_cascade.errors import DataError
@@ -22,7 +17,6 @@ from simulator.dse.pareto import pareto
 from simulator.dse.space import Space
 from simulator.dse.spec import read_spec
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MANIFEST = {
     "inputs": {
         "cascade": "attention_1pass",
@@ -62,99 +56,10 @@ def designs(count: int) -> pd.DataFrame:
     )
 
 
-class Browser:
-    """A page of headless Chromium, driven over its own debugging protocol."""
-
-    def __init__(self, socket: Any) -> None:
-        self.socket = socket
-        self.sent = 0
-        self.problems: list[str] = []
-        self.requested: list[str] = []
-
-    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self.sent += 1
-        await self.socket.write_message(json.dumps({"id": self.sent, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(await self.socket.read_message())
-            if message.get("id") == self.sent:
-                assert "error" not in message, message
-                return message["result"]
-            self.note(message)
-
-    def note(self, message: dict[str, Any]) -> None:
-        kind, given = message["method"], message["params"]
-        if kind == "Runtime.exceptionThrown" or (
-            kind == "Runtime.consoleAPICalled" and given["type"] == "error"
-        ):
-            self.problems.append(json.dumps(given))
-        if kind == "Log.entryAdded" and given["entry"]["level"] == "error":
-            self.problems.append(given["entry"]["text"])
-        if kind == "Network.requestWillBeSent":
-            self.requested.append(given["request"]["url"])
-
-    async def js(self, code: str) -> Any:
-        found = await self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
-
-    async def open(self, page: Path) -> float:
-        """Open the page and return the milliseconds until it was drawn."""
-        await self.call("Page.navigate", url=page.resolve().as_uri())
-        until = time.monotonic() + 60
-        while not (ready := await self.js("document.body && document.body.dataset.ready")):
-            assert time.monotonic() < until, self.problems
-            await asyncio.sleep(0.05)
-        return float(ready)
-
-    async def mouse(self, kind: str, x: float, y: float) -> None:
-        pressed = {"button": "left", "clickCount": 1} if kind != "mouseMoved" else {}
-        await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **pressed)
-
-    async def click(self, x: float, y: float) -> None:
-        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-            await self.mouse(kind, x, y)
-
-    async def place_of(self, design: int) -> tuple[float, float]:
-        code = f"[view.px[{design}], view.py[{design}], $('plot').getBoundingClientRect().toJSON()]"
-        px, py, box = await self.js(code)
-        return box["x"] + px, box["y"] + py
-
-
-def in_browser(page: Path, folder: Path, script: Any) -> Browser:
-    from tornado.websocket import websocket_connect
-
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"]
-    options = [f"--user-data-dir={folder}", "--remote-debugging-port=0", "--no-first-run", "about:blank"]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    async def run() -> Browser:
-        port = await when(lambda: (folder / "DevToolsActivePort").read_text().splitlines()[0])
-        from tornado.httpclient import AsyncHTTPClient
-
-        listed = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json/list")
-        target = next(t for t in json.loads(listed.body) if t["type"] == "page")
-        socket = await websocket_connect(target["webSocketDebuggerUrl"], max_message_size=1 << 28)
-        browser = Browser(socket)
-        for domain in ("Runtime", "Log", "Network", "Page"):
-            await browser.call(f"{domain}.enable")
-        await browser.open(page)
-        await script(browser)
-        return browser
-
-    async def when(found: Any) -> Any:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            try:
-                return found()
-            except (OSError, IndexError):
-                await asyncio.sleep(0.05)
-        raise TimeoutError("Chromium does not start")
-
-    try:
-        return asyncio.run(run())
-    finally:
-        process.kill()
-        process.wait()
+async def place_of(browser: Browser, design: int) -> tuple[float, float]:
+    code = f"[view.px[{design}], view.py[{design}], $('plot').getBoundingClientRect().toJSON()]"
+    px, py, box = await browser.js(code)
+    return box["x"] + px, box["y"] + py
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the explorer was not opened")
@@ -178,7 +83,7 @@ def test_a_hundred_thousand_designs_in_a_browser(tmp_path):
         drawn = await browser.js("view.front.flatMap((f) => f.rows)")
         assert sorted(drawn) == sorted(front.index)
 
-        place = await browser.place_of(chosen)
+        place = await place_of(browser, chosen)
         await browser.mouse("mouseMoved", *place)
         assert await browser.js("getComputedStyle($('tip')).display") == "block"
         tip = await browser.js("$('tip').innerText")
@@ -279,3 +184,16 @@ def test_the_front_has_the_schedules_of_the_simulator(tmp_path):
     for number, slots in data["schedules"].items():
         assert max(end for *_, end in slots) == pytest.approx(table["latency_s"][int(number)], rel=1e-12)
         assert [slots[0][1], slots[0][2]] == ["QK", 0.0]
+
+
+def test_many_designs_keep_the_schedules_of_their_front(tmp_path, monkeypatch):
+    fixed = {"cascade": "attention_1pass", "hardware": "fusemax", "mapping": "fusemax", "sizes": "BERT/4K"}
+    axes = {"hardware.N": [64, 128], "hardware.L3": ["8 MiB", "16 MiB"], "sizes.seq": ["4K", "16K"]}
+    table = sim.sweep(axes, out=tmp_path, objectives={"minimize": ["latency_s", "area_mm2"]}, **fixed)
+    front = pareto(table, minimize=["latency_s", "area_mm2"], by=["sizes.seq"])
+    assert len(front) < len(table) == 8
+    for most, kept in ((8, range(8)), (7, front.index), (len(front) - 1, ())):
+        monkeypatch.setattr("simulator.dse.explorer._MOST_SCHEDULES", most)
+        page = explore(tmp_path).read_text()
+        data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+        assert set(data["schedules"]) == {str(i) for i in kept}
