@@ -6,6 +6,7 @@ that decide how a kernel runs: registers, shared memory, stack (spills), and the
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import itertools
 import os
@@ -84,7 +85,7 @@ class Resources:
     loops: tuple[sass.Loop, ...]
     totals: Mapping[str, int] = field(hash=False)
     compiler: str = ""
-    work: tileir.Work = tileir.Work()
+    work: tileir.Work = field(default_factory=tileir.Work)
     tensor_memory_columns: int = 0
     fingerprint: str = ""
 
@@ -179,7 +180,8 @@ def fingerprint(function: Any) -> str:
         name = f"{fn.__module__}.{fn.__name__}"
         if name in sources or fn.__module__.startswith("triton."):
             continue
-        sources[name] = fn.src
+        # As a tree: neither comments nor line breaks change what is compiled.
+        sources[name] = ast.dump(ast.parse(fn.src))
         named = (fn.fn.__globals__.get(n) for n in fn.fn.__code__.co_names)
         pending += [other for other in named if isinstance(other, JITFunction)]
     text = "\n".join(source for _, source in sorted(sources.items()))

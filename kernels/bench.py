@@ -51,8 +51,8 @@ def _cuda(quick: bool, progress: bool) -> pd.DataFrame:
     from . import bench_cuda
 
     rows: list[Measurement] = []
-    for setting in _bar(bench_cuda.settings(quick=quick), progress, "bench cuda"):
-        rows += bench_cuda.measure(setting)
+    for problem in _bar(list(bench_cuda.settings(quick=quick)), progress, "bench cuda"):
+        rows += bench_cuda.measure(problem)
     return as_table(rows)
 
 

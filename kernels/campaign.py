@@ -1,162 +1,91 @@
 """A measuring campaign: every kernel, length, head size and mask, one CSV row at a time, resumable after any stop.
 
-On a GPU the ceilings of the device come first (copy, matrix product), then the cases in an order that covers all
-kernels early. Without one, the same plan is walked at tiny sizes through the interpreter, which shows that the script
-is ready and measures nothing. Inputs are larger than any L2 cache, so that no launch finds its own.
+On a GPU the ceilings of the device come first (clock, copy, matrix product), then the cases, the most valuable first:
+one length at which every kernel appears, then longer and shorter ones. The time of every case is estimated, so that a
+budget of minutes is kept. Without a GPU, the same plan is walked at tiny sizes through the interpreter, which shows
+that the script is ready and measures nothing. Inputs are larger than any L2 cache, so that no launch finds its own.
 """
 
 from __future__ import annotations
 
 import csv
-import itertools
-import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from einsum_cascade.errors import DataError, KernelError
 
-from . import check, device, registry, timing
+from . import ceilings, check, device, registry, timing
+from .ceilings import Ceilings
 from .measurement import COLUMNS, Measurement, Setting
+from .plans import Plan, case_of, plan
 
-LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-TOKENS = 65536
-# Beyond this the scores of the unfused baseline alone would fill most cards.
-MOST_UNFUSED = 8192
+__all__ = ["Plan", "case_of", "estimate_s", "plan", "run", "within"]
+
 KEY = (
     "device", "kernel", "implementation", "direction", "dtype", "batch", "heads", "seq_kv", "head_dim", "causal",
     "window",
 )  # fmt: skip
+# Of a measured case: inputs are drawn and checked, and a kernel that was not seen before is compiled (1 to 3 seconds of
+# a CPU, as `kernels compile` shows).
+SETUP_S = 0.15
+COMPILE_S = 2.5
+# What a tile kernel reaches of a plain matrix product, for a budget only. Source: Triton's forward pass on A100, H100
+# and B200 lies between 0.4 and 0.65 of it in the published tables.
+SHARE_OF_GEMM = 0.5
+LEAST_ROUNDS = 5
+LAUNCH_S = 5e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One case of the campaign.
+def call_s(p: Plan, rates: Ceilings) -> float:
+    """Return the estimated time of one call, in seconds: products or memory, whichever takes longer."""
+    products = p.flops / (SHARE_OF_GEMM * rates.gemm_flops_per_s)
+    return max(products, p.bytes / rates.copy_bytes_per_s) + LAUNCH_S
 
-    Attributes:
-        entry: name in the registry.
-        variant: the implementation column: "triton" and what distinguishes it.
-        direction: "fwd" or "bwd".
-        flops: useful operations of one call.
-        sizes, extras: arguments of the entry's input maker.
-        options: keyword arguments of the launcher.
+
+def repeats_of(one_s: float) -> int:
+    """Return launches a round: about 20 ms of them, from 1 to 10.
+
+    >>> repeats_of(1e-3), repeats_of(0.005), repeats_of(0.1)
+    (10, 4, 1)
     """
-
-    entry: str
-    variant: str
-    direction: str
-    setting: Setting
-    flops: float
-    sizes: Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    extras: tuple[str, ...] = ()
+    return max(1, min(10, int(0.02 / one_s)))
 
 
-def plan(
-    *, lengths: Iterable[int] = LENGTHS, head_dims: Iterable[int] = (64, 128), tokens: int = TOKENS
-) -> Iterator[Plan]:
-    """Yield every case: shorter lengths first, so that an early stop still leaves all kernels covered.
+def estimate_s(p: Plan, *, budget_s: float, rates: Ceilings, compiled: bool) -> float:
+    """Return the estimated time of a whole case, in seconds.
 
     Args:
-        tokens: of a batch; longer sequences come in smaller batches.
+        budget_s: rounds are made while this lasts.
+        compiled: whether an earlier case has compiled the same kernel.
     """
-    for seq, head_dim in itertools.product(lengths, head_dims):
-        heads = max(1, 2048 // head_dim) if tokens == TOKENS else 2
-        dense = Setting(max(1, tokens // seq), heads, seq, head_dim, dtype="bf16")
-        yield from _attention_plans(dense)
-        yield from _other_plans(dense)
+    one = call_s(p, rates)
+    rounds = max(budget_s, LEAST_ROUNDS * repeats_of(one) * one)
+    return SETUP_S + 4 * one + rounds + (0.0 if compiled else COMPILE_S)
 
 
-def _attention_plans(dense: Setting) -> Iterator[Plan]:
-    sizes = _sizes(dense)
-    for causal, window in ((False, None), (True, None), (True, 128), (True, 1024)):
-        if window is not None and window >= dense.seq:
+def within(
+    plans: Iterable[Plan],
+    *,
+    minutes: float | None,
+    budget_s: float = 0.25,
+    rates: Ceilings = ceilings.ASSUMED,
+) -> Iterator[tuple[Plan, float]]:
+    """Yield the plans that fit in a budget, in order, each with the estimated seconds that have passed after it.
+
+    A plan too long for what is left is passed over; shorter ones behind it may still fit.
+    """
+    passed = 0.0
+    seen: set[tuple[object, ...]] = set()
+    for p in plans:
+        more = estimate_s(p, budget_s=budget_s, rates=rates, compiled=p.specialisation in seen)
+        if minutes is not None and passed + more > 60.0 * minutes:
             continue
-        setting = replace(dense, causal=causal, window=window)
-        options: dict[str, Any] = {"causal": causal, "window": window}
-        yield Plan("flash_attention", "triton", "fwd", setting, setting.flops, sizes, options)
-        # Five products of the size of the forward pass's two, and two more to have the weights again.
-        yield Plan(
-            "flash_attention_gradients",
-            "triton",
-            "bwd",
-            setting,
-            2.5 * setting.flops,
-            sizes,
-            options,
-            ("grad",),
-        )
-    causal_setting = replace(dense, causal=True)
-    for words, options, extras in (
-        ("soft-cap", {"soft_cap": 30.0}, ()),
-        ("alibi", {}, ("slopes",)),
-        ("relative-bias", {}, ("bias",)),
-        ("sink", {}, ("sink",)),
-        ("toeplitz", {}, ("bias", "factor")),
-    ):
-        yield Plan("flash_attention", f"triton {words}", "fwd", causal_setting, causal_setting.flops, sizes,
-                   {"causal": True} | options, extras)  # fmt: skip
-    grouped = replace(causal_setting, kv_heads=max(1, dense.heads // 4))
-    yield Plan(
-        "flash_attention",
-        "triton grouped-query",
-        "fwd",
-        grouped,
-        grouped.flops,
-        _sizes(grouped),
-        {"causal": True},
-    )
-    if dense.seq <= MOST_UNFUSED:
-        for passes in (3, 2):
-            yield Plan(
-                "unfused_attention",
-                f"triton {passes}-pass",
-                "fwd",
-                dense,
-                dense.flops,
-                sizes,
-                {"passes": passes},
-            )
-
-
-def _other_plans(dense: Setting) -> Iterator[Plan]:
-    sizes = _sizes(dense)
-    tokens = dense.batch * dense.heads * dense.seq
-    chunk = 64
-    flops = 4.0 * tokens * dense.head_dim * (dense.head_dim + chunk)
-    causal = replace(dense, causal=True)
-    yield Plan("linear_attention", "triton", "fwd", causal, flops, sizes)
-    yield Plan("linear_attention_gradients", "triton", "bwd", causal, 3 * flops, sizes, {}, ("grad",))
-    yield Plan("prefix_attention", "triton", "fwd", causal, 4.0 * tokens * dense.head_dim, sizes)
-    one = replace(dense, kv_heads=max(1, dense.heads // 4), causal=True)
-    yield Plan("decode_attention", "triton split-kv", "fwd", one, 4.0 * tokens * dense.head_dim,
-               _sizes(one) | {"seq_q": 1}, {"splits": 16})  # fmt: skip
-    for rank in (1, 2, 3):
-        layout = _layout(dense.seq, rank)
-        window = tuple(max(1, n // 4) for n in layout)
-        pairs = dense.seq * math.prod(window)
-        yield Plan("neighborhood_attention", f"triton {rank}-D", "fwd", dense,
-                   4.0 * dense.batch * dense.heads * dense.head_dim * pairs,
-                   {"layout": layout, "heads": dense.heads, "head_dim": dense.head_dim, "batch": dense.batch},
-                   {"window": window})  # fmt: skip
-
-
-def _layout(seq: int, rank: int) -> tuple[int, ...]:
-    """Return a layout of `seq` tokens with axes as equal as powers of two allow; seq is a power of two.
-
-    >>> _layout(4096, 2), _layout(2048, 3)
-    ((64, 64), (8, 16, 16))
-    """
-    bits = seq.bit_length() - 1
-    return tuple(2 ** ((bits + i) // rank) for i in range(rank))
-
-
-def _sizes(s: Setting) -> dict[str, Any]:
-    sizes = {"batch": s.batch, "heads": s.heads, "seq_q": s.seq, "seq_kv": s.seq, "head_dim": s.head_dim}
-    return sizes | ({"kv_heads": s.kv_heads} if s.kv_heads else {})
+        passed += more
+        seen.add(p.specialisation)
+        yield p, passed
 
 
 def run(
@@ -164,49 +93,64 @@ def run(
     plans: Iterable[Plan],
     *,
     on: str,
+    minutes: float | None = None,
     progress: Callable[[Iterable[Plan]], Iterable[Plan]] = iter,
-    budget_s: float = 0.5,
+    budget_s: float = 0.25,
 ) -> int:
     """Measure the plans that the file lacks, each appended when it is done, and return how many were added.
 
     Args:
         path: CSV file in the schema of `kernels.measurement`; created where absent.
         on: "cuda", or "cpu" to walk the plan through the interpreter.
+        minutes: plans that by their estimate do not fit are left to a later run; so is what the clock leaves no time
+            for.
 
     Raises:
         KernelError: a kernel that fails its check is not timed, and stops the campaign.
         DataError: the file holds something else.
     """
+    start = time.monotonic()
     done = _done(path)
-    name = _device_name(on)
-    if on == "cuda" and not any("gemm" in key for key in done):
-        for row in ceilings(budget_s=budget_s):
-            _append(path, row)
+    name = device.measured_name(on)
+    rates = ceilings.ASSUMED
+    if on == "cuda":
+        rates, spreads = ceilings.measure(budget_s=budget_s)
+        for row in _ceiling_rows(rates, spreads):
+            if _key_of_row(row) not in done:
+                _append(path, row)
     todo = [p for p in plans if _key_of(p, name) not in done]
-    for p in progress(todo):
-        _append(path, _measured(p, on, budget_s))
-    return len(todo)
+    checked: set[str] = set()
+    added = 0
+    for p in progress([p for p, _ in within(todo, minutes=minutes, budget_s=budget_s, rates=rates)]):
+        if minutes is not None and time.monotonic() - start > 60.0 * minutes:
+            break
+        if p.entry not in checked and on == "cuda":
+            _check(p.entry)
+        checked.add(p.entry)
+        _append(path, _measured(p, on, budget_s, repeats_of(call_s(p, rates))))
+        added += 1
+    return added
 
 
-def _device_name(on: str) -> str:
-    # A time of the interpreter says nothing of the machine: it must not pass for one.
-    return device.name(on) if on == "cuda" else f"Triton interpreter on {device.name(on)}"
+def _check(entry: str) -> None:
+    """Raise unless the compiled kernel passes its first bfloat16 check, or its first at all."""
+    found = registry.find(entry)
+    cases = list(registry.load(found.cases)())
+    case = next((c for c in cases if c.dtype == "bf16"), cases[0])
+    outcome = check.run_case(found, case, device="cuda")
+    if not outcome.ok:
+        raise KernelError(
+            f"{entry}: relative error {outcome.error:.3g} against float64 ({case.label}); not timed"
+        )
 
 
-def ceilings(*, budget_s: float) -> Iterator[Measurement]:
-    """Yield what the GPU reaches at most here: a copy of 1 GiB and a bfloat16 product of 8192 x 8192 matrices."""
-    from .bench_cuda import event_clock
-
-    source = torch.empty(2**29, dtype=torch.bfloat16, device="cuda").normal_()
-    target = torch.empty_like(source)
-    side = 8192
-    a, b = (torch.randn(side, side, device="cuda").bfloat16() for _ in range(2))
-    calls = {"copy": lambda: target.copy_(source), "gemm": lambda: a @ b}
-    times = timing.interleaved(calls, clock=event_clock, budget_s=budget_s)
-    for name, flops in (("copy", 0.0), ("gemm", 2.0 * side**3)):
-        setting = Setting(1, 1, side, side, dtype="bf16")
-        one = Plan(name, "torch", "probe", setting, flops, {"bytes": 2**31} if name == "copy" else {})
-        yield _row(one, timing.spread(times[name]), "cuda")
+def _ceiling_rows(rates: Ceilings, spreads: Mapping[str, timing.Spread]) -> Iterator[Measurement]:
+    for name, flops in (("copy", 0.0), ("gemm", 2.0 * ceilings.SIDE**3)):
+        setting = Setting(1, 1, ceilings.SIDE, ceilings.SIDE, dtype="bf16")
+        facts = {"clock_mhz": f"{rates.clock_hz / 1e6:.0f}"} | (
+            {"bytes": 2 * ceilings.COPY_BYTES} if name == "copy" else {}
+        )
+        yield _row(Plan(name, "torch", "probe", setting, flops, 0.0, facts), spreads[name], "cuda")
 
 
 def _key_of(p: Plan, device_name: str) -> tuple[str, ...]:
@@ -214,6 +158,10 @@ def _key_of(p: Plan, device_name: str) -> tuple[str, ...]:
     values = (device_name, p.entry, p.variant, p.direction, s.dtype, s.batch, s.heads, s.seq, s.head_dim, int(s.causal),
               "" if s.window is None else s.window)  # fmt: skip
     return tuple(map(str, values))
+
+
+def _key_of_row(row: Measurement) -> tuple[str, ...]:
+    return tuple("" if (v := getattr(row, k)) is None else str(v) for k in KEY)
 
 
 def _done(path: Path) -> set[tuple[str, ...]]:
@@ -224,6 +172,8 @@ def _done(path: Path) -> set[tuple[str, ...]]:
         # The last row was cut off by the stop: it is measured again.
         text = text[: text.rfind("\n") + 1]
         path.write_text(text, encoding="utf-8")
+    if not text:
+        return set()
     reader = csv.DictReader(text.splitlines())
     missing = set(KEY) - set(reader.fieldnames or ())
     if missing:
@@ -242,7 +192,7 @@ def _append(path: Path, row: Measurement) -> None:
         writer.writerow(["" if (v := getattr(row, c)) is None else v for c in COLUMNS])
 
 
-def _measured(p: Plan, on: str, budget_s: float) -> Measurement:
+def _measured(p: Plan, on: str, budget_s: float, repeats: int) -> Measurement:
     entry = registry.find(p.entry)
     launcher = registry.load(entry.launcher)
     tensors = registry.load(entry.inputs)(**p.sizes, dtype=p.setting.dtype, extras=p.extras, device=on)
@@ -251,7 +201,12 @@ def _measured(p: Plan, on: str, budget_s: float) -> Measurement:
     if on == "cuda":
         from .bench_cuda import event_clock
 
-        times = timing.interleaved(calls, clock=event_clock, budget_s=budget_s, least_rounds=5, warm_up=3)
+        def clock(call: Callable[[], object]) -> float:
+            return event_clock(call, repeats=repeats)
+
+        times = timing.interleaved(
+            calls, clock=clock, budget_s=budget_s, least_rounds=LEAST_ROUNDS, warm_up=3
+        )
     else:
         times = timing.interleaved(calls, least_rounds=1, most_rounds=1, warm_up=0)
     return _row(p, timing.spread(times["it"]), on)
@@ -271,7 +226,7 @@ def _row(p: Plan, s: timing.Spread, on: str) -> Measurement:
     source = f"cascade kernels campaign, commit {facts.pop('commit')}"
     extra = device.as_pairs({**p.sizes} | {**p.options} | facts)
     return Measurement(
-        source=source, device=_device_name(on), kernel=p.entry,
+        source=source, device=device.measured_name(on), kernel=p.entry,
         implementation=p.variant, direction=p.direction, dtype=setting.dtype, batch=setting.batch, heads=setting.heads,
         seq_q=p.sizes.get("seq_q", setting.seq), seq_kv=setting.seq, head_dim=setting.head_dim,
         causal=int(setting.causal), extra=extra, latency_ms=s.median * 1e3,

@@ -87,7 +87,7 @@ def bench(
     from .bench import run
     from .device import resolve
     from .measurement import write_table
-    from .report import bench_document, bench_rows
+    from .report import bench_document, bench_rows, standing_rows
 
     if out is not None and not out.parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.parent}")
@@ -99,6 +99,8 @@ def bench(
         emit_json(bench_document(measured))
     else:
         table("Measured", *bench_rows(measured))
+        if (columns_and_rows := standing_rows(measured))[1]:
+            table("Ours beside the best of the others", *columns_and_rows)
 
 
 @guarded
@@ -109,7 +111,7 @@ def probe(
     *,
     target: Annotated[str, typer.Option(help="sm_80, sm_90 or sm_100.")] = "sm_90",
     constexpr: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE of a compile-time argument.")
+        list[str] | None, typer.Option(help="NAME=VALUE of compile-time arguments, parted by commas.")
     ] = None,
     arg: Annotated[
         list[str] | None, typer.Option(help="NAME=TYPE: fp16, bf16, fp32, i32, i64, scalar:fp32.")
@@ -119,68 +121,88 @@ def probe(
     json: Json = False,
 ) -> None:
     """Compile your own Triton kernel for a GPU generation without having one."""
-    from .probe import literal, parse_pairs
+    from .probe import assess, literal, parse_pairs
     from .probe import probe as compiled
-    from .report import resource_document, resource_rows
+    from .report import probe_document, probe_rows
 
     constants = {n: literal(v) for n, v in parse_pairs(constexpr or [], "--constexpr").items()}
     arguments = parse_pairs(arg or [], "--arg")
     found = compiled(
         place, target=target, constants=constants, arguments=arguments, warps=warps, stages=stages
     )
+    meaning = assess(found)
     if json:
-        emit_json(resource_document([found])[0])
-    else:
-        table("Compiled kernel", *resource_rows([found]))
+        emit_json(probe_document(found, meaning))
+        return
+    table(f"{place} for {target}", *probe_rows(found, meaning))
+    for warning in meaning.warnings:
+        note(f"warning: {warning}")
 
 
 @guarded
 def tune(
-    kernel: Annotated[str, typer.Argument(help="A kernel whose tile is free.")] = "flash_attention",
+    kernel: Annotated[
+        str, typer.Argument(help="A kernel of `kernels list` that is compiled.")
+    ] = "flash_attention",
     *,
     on: Annotated[str, typer.Option(help="a100, h100, h200, b200, or sm_80, sm_90, sm_100.")] = "h100",
-    head_dim: Annotated[int, typer.Option(help="Head size.")] = 128,
+    head_dim: Annotated[
+        int | None, typer.Option(help="Head size; 128 where the kernel is shipped for it.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
-    variant: Annotated[str, typer.Option(help="dense, causal or 'causal window'.")] = "causal",
+    variant: Annotated[
+        str | None, typer.Option(help="As `kernels compile` lists them; causal or the first.")
+    ] = None,
     measure: Annotated[bool, typer.Option(help="Measure the best five on the GPU here.")] = False,
     json: Json = False,
 ) -> None:
     """Rank tiles, warps and stages by compiled resources, without a GPU; with one, measure the best five."""
     from .device import resolve
-    from .report import tuning_document, tuning_rows
+    from .report import quality_line, tuning_document, tuning_rows
     from .tuning import measured
     from .tuning import tune as ranking
 
     if measure:
         resolve("cuda")
-    ranked, tau = (
-        ranking(kernel, on=on, head_dim=head_dim, dtype=dtype, variant=variant, progress=_progress("tune")),
-        None,
-    )
-    if measure:
-        ranked, tau = measured(ranked)
+    progress = _progress("tune")
+    ranked = ranking(kernel, on=on, head_dim=head_dim, dtype=dtype, variant=variant, progress=progress)
+    ranked, quality = measured(ranked) if measure else (ranked, None)
     if json:
-        emit_json(tuning_document(ranked, tau))
-    else:
-        table(f"{kernel} on {on}, best first", *tuning_rows(ranked))
+        emit_json(tuning_document(ranked, quality))
+        return
+    table(f"{kernel} on {on}, best first", *tuning_rows(ranked))
+    if quality:
+        note(quality_line(quality))
 
 
 @guarded
 def campaign(
     out: Annotated[Path, typer.Option(help="CSV file; a stopped campaign goes on where it was.")],
     *,
+    minutes: Annotated[
+        float, typer.Option(help="Device time; what does not fit is left to the next run.")
+    ] = 8.0,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Show the cases and their estimated time, and measure nothing.")
+    ] = False,
     tiny: Annotated[
         bool, typer.Option(help="Walk the plan at tiny sizes in the interpreter, without a GPU.")
     ] = False,
 ) -> None:
-    """Measure every kernel, length, head size and mask on the GPU; about eight minutes, resumable."""
-    from .campaign import plan, run
+    """Measure every kernel, length, head size and mask on the GPU, the most valuable first; resumable."""
+    from .campaign import plan, run, within
     from .device import resolve
+    from .report import plan_rows
 
     if not out.parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.parent}")
-    plans = plan(lengths=(64,), head_dims=(16,), tokens=64) if tiny else plan()
-    added = run(out, plans, on="cpu" if tiny else resolve("cuda"), progress=_progress("campaign"))
+    plans = list(plan(lengths=(64,), head_dims=(16,), tokens=64) if tiny else plan())
+    if plan_only:
+        chosen = list(within(plans, minutes=minutes))
+        table(f"{len(chosen)} of {len(plans)} cases in {minutes:g} minutes", *plan_rows(chosen))
+        return
+    on, limit = ("cpu", None) if tiny else (resolve("cuda"), minutes)
+    added = run(out, plans, on=on, minutes=limit, progress=_progress("campaign"))
     note(f"{added} rows added: {out}")
 
 

@@ -25,8 +25,8 @@ from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
 
 @triton.jit
 def decode_split(q_ptr, k_ptr, v_ptr, part_ptr, lse_ptr, q_batch, q_head, q_row, k_batch, k_head, k_row,
-                 v_batch, v_head, v_row, heads, kv_heads, group, seq_q, seq_kv, splits, keys_per_split, part_split, scale,
-                 HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                 v_batch, v_head, v_row, heads, kv_heads, group, seq_q, seq_kv, splits, keys_per_split, part_split,
+                 scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
                  PRECISION: tl.constexpr):  # fmt: skip
     """One split of the keys, for a tile of rows: all queries of all heads that share a key head."""
     tile, lane = tile_and_lane(splits * tl.cdiv(group * seq_q, BLOCK_M))

@@ -40,6 +40,15 @@ def name(device: str) -> str:
     return f"{cpu_model()} ({os.cpu_count()} CPUs)"
 
 
+def measured_name(on: str) -> str:
+    """Return the device of a measured row: a time of the interpreter says nothing of the CPU and must not pass for one.
+
+    Args:
+        on: "cuda", or "cpu" for Triton's interpreter.
+    """
+    return name(on) if on == "cuda" else f"Triton interpreter on {name(on)}"
+
+
 def cpu_model() -> str:
     """Return the processor's name, with its instruction set where the system tells one."""
     info = Path("/proc/cpuinfo")

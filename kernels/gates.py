@@ -1,8 +1,9 @@
 """Gates on the channels of an image: a mean over the pixels, a small function of the means, a sigmoid on every pixel.
 
-Cascades: `eca` (a convolution along the channels), `squeeze_excite` (two small layers), `ela` (means of rows and columns,
-each convolved and normalised in groups). The gate of a pixel needs the mean over all of them: two passes over the image.
-Tiling: block_m channels by block_n pixels for the means and the scaling; the gates themselves are a thread block's work.
+Cascades: `eca` (a convolution along the channels), `squeeze_excite` (two small layers), `ela` (means of rows and
+columns, each convolved and normalised in groups). The gate of a pixel needs the mean over all of them: two passes over
+the image.
+Tiling: block_m channels by block_n pixels for means and scaling; the gates of an image or group are one thread block's.
 Exact: means, gates and products are float32; half types round the result only.
 """
 

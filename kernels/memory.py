@@ -70,7 +70,7 @@ def memory_chunks(q_ptr, k_ptr, v_ptr, eta_ptr, theta_ptr, alpha_ptr, out_ptr, q
         kept = _between(log_kept, CHUNK)
         carried = _between(log_eta, CHUNK)
         # What token s taught is in the memory of token t through every token between at which momentum brought it.
-        reach = tl.dot(kept, carried, input_precision="tf32x3") * theta[None, :]
+        reach = tl.dot(kept, carried, input_precision=PRECISION) * theta[None, :]
         from_start = tl.exp2(tl.cumsum(log_kept, 0))
         from_momentum = tl.sum(kept * tl.exp2(tl.cumsum(log_eta, 0))[None, :], 1)
 

@@ -1,8 +1,9 @@
 """Generalized neighborhood attention in one, two and three dimensions: tokens permuted into multi-dimensional tiles.
 
-Cascades: `gna_1d`, `gna_2d` and their causal and dilated forms. Every axis has a window, a stride and a dilation, and may be causal. A query tile visits
-exactly the box of key tiles that its windows touch. Where every pair of every visited tile is visible, the kernel is
-built without a mask. The window rule is NATTEN's: non-causal windows are shifted at the edges, never cut.
+Cascades: `gna_1d`, `gna_2d` and their causal and dilated forms. Every axis has a window, a stride and a dilation, and
+may be causal. A query tile visits exactly the box of key tiles that its windows touch. Where every pair of every
+visited tile is visible, the kernel is built without a mask. The window rule is NATTEN's: non-causal windows are shifted
+at the edges, never cut.
 Tiling: block_m queries by block_n keys, each a box of tokens that the permutation makes consecutive.
 Exact: scores, maximum, denominator and numerator are float32; half types round the weights and the result only.
 """

@@ -4,17 +4,79 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from einsum_cascade.errors import KernelError, nearest
 
-from .aot import POINTER, Build, Resources, compile_build, compiler
+from .aot import POINTER, TARGETS, Build, Resources, compile_build, compiler
 from .tiles import Tile
+from .tuning import alone, blocks_per_sm, rates, step_cycles
 
 SCALARS = ("i32", "i64", "fp32")
+# What a file may raise while it is executed, and what is then the user's mistake and not ours.
+_FAILURES = (
+    SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, ArithmeticError, LookupError,
+    RuntimeError, OSError, AssertionError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What compiled resources mean for the GPU generation that they were compiled for.
+
+    Attributes:
+        blocks_per_sm: thread blocks that an SM holds at a time; 0 where not even one fits.
+        occupancy: resident warps over the most that an SM holds.
+        bound_by: the busiest pipe of one step.
+        masked_tile_factor: time of a step over a masked tile over that of a whole tile; None where the kernel has not
+            two loops that multiply tiles of the same size.
+        warnings: what would make the kernel slow, or keep it from running; empty where nothing would.
+    """
+
+    blocks_per_sm: int
+    occupancy: float
+    bound_by: str
+    masked_tile_factor: float | None
+    warnings: tuple[str, ...]
+
+
+def assess(r: Resources) -> Assessment:
+    """Return what compiled resources mean: residency, the busiest pipe, the price of a masked tile, warnings."""
+    machine = rates(TARGETS[r.target])
+    resident = blocks_per_sm(r, machine)
+    cycles = step_cycles(r, machine)
+    factor = None
+    whole, masked = r.full_loop, r.masked_loop
+    if whole is not masked and whole and masked and whole.pipes["tensor"] == masked.pipes["tensor"] > 0:
+        factor = alone(step_cycles(r, machine, masked=True)) / alone(cycles)
+    occupancy = resident * r.tile.warps / machine.warps
+    bound = max(cycles, key=lambda name: cycles[name])
+    return Assessment(resident, occupancy, bound, factor, tuple(_warnings(r, resident)))
+
+
+def _warnings(r: Resources, resident: int) -> Iterator[str]:
+    machine = rates(TARGETS[r.target])
+    if r.shared_bytes > machine.shared_bytes_per_block:
+        yield (
+            f"it takes {r.shared_bytes / 1024:.0f} KiB of shared memory, more than the "
+            f"{machine.shared_bytes_per_block / 1024:.0f} KiB that a block of {r.target} may have: it will not launch"
+        )
+    elif not resident:
+        yield f"no thread block fits on an SM of {r.target}: it will not launch"
+    if not r.spills:
+        return
+    block_bytes = r.stack_bytes * 32 * r.tile.warps
+    yield f"registers spill: {r.stack_bytes} bytes a thread in memory, {r.totals['local']} loads and stores of them"
+    if block_bytes > machine.shared_bytes_per_sm - r.shared_bytes:
+        yield (
+            f"collapse: the spilled {block_bytes / 1024:.0f} KiB a block do not fit in the L1 cache; expect a small "
+            "fraction of the speed, and take a smaller tile or more warps"
+        )
 
 
 def load_kernel(place: str) -> Any:
@@ -42,7 +104,9 @@ def _execute(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+    except SystemExit as error:
+        raise KernelError(f"{path}: it ends the program while it is loaded (exit {error.code})") from error
+    except _FAILURES as error:
         raise KernelError(f"{path}: {type(error).__name__}: {error}") from error
     return module
 
@@ -66,16 +130,16 @@ def _function(module: ModuleType, name: str, path: Path) -> Any:
 
 
 def parse_pairs(words: Sequence[str], option: str) -> dict[str, str]:
-    """Return NAME=VALUE words as a mapping.
+    """Return NAME=VALUE words as a mapping; several may stand in one word, parted by commas.
 
     Raises:
         KernelError: a word without `=`, or a name given twice.
 
-    >>> parse_pairs(["BLOCK=128", "x_ptr=fp16"], "--constexpr")
-    {'BLOCK': '128', 'x_ptr': 'fp16'}
+    >>> parse_pairs(["BM=128,BN=64", "x_ptr=fp16"], "--constexpr")
+    {'BM': '128', 'BN': '64', 'x_ptr': 'fp16'}
     """
     pairs: dict[str, str] = {}
-    for word in words:
+    for word in (part for whole in words for part in whole.split(",")):
         name, equals, value = word.partition("=")
         if not equals or not name or not value:
             raise KernelError(f"{option} {word}: expected NAME=VALUE")
@@ -112,8 +176,8 @@ def probe(
         place: "FILE.py:KERNEL".
         constants: value of every `tl.constexpr` argument that has no default.
         arguments: type of the others: fp16, bf16 or fp32 for the tensor behind a pointer (`*fp16` too), i32, i64 or
-            scalar:fp32 for a number. Where not given: names with "ptr" are bf16 tensors, the rest are i32. Pointers and
-            strides are taken to be multiples of 16.
+            scalar:fp32 for a number. Where not given: what the kernel loads from or stores to is a bf16 tensor, the
+            rest are i32. Pointers and strides are taken to be multiples of 16.
 
     Raises:
         KernelError: an argument that the kernel does not have, or a compile-time one without a value.
@@ -128,7 +192,8 @@ def probe(
             if not parameter.has_default:
                 raise KernelError(f"{place}: --constexpr {parameter.name}=... is missing")
             constants[parameter.name] = parameter.default
-    types = {n: _type(n, arguments.get(n)) for n in kernel.arg_names if n not in constants}
+    found = pointers_of(kernel.src)
+    types = {n: _type(n, arguments.get(n), n in found) for n in kernel.arg_names if n not in constants}
     pointers = {n: t for n, t in types.items() if t.startswith("*") or t not in ("i32", "fp32")}
     build = Build(
         kernel=place.rpartition(":")[2], variant="probed", head_dim=0, dtype="", tile=Tile(16, 16, warps, stages),
@@ -138,9 +203,42 @@ def probe(
     return compile_build(build, target)
 
 
-def _type(name: str, given: str | None) -> str:
+def pointers_of(source: str) -> set[str]:
+    r"""Return the parameters at the root of every address that a kernel's source loads from or stores to.
+
+    >>> sorted(pointers_of("def f(X, Y, n):\n p = X + n\n tl.store(Y + n, tl.load(p))"))
+    ['X', 'Y']
+    """
+    values: dict[str, list[ast.expr]] = {}
+    addresses: list[ast.expr] = []
+    parameters: set[str] = set()
+    for node in ast.walk(ast.parse(textwrap.dedent(source))):
+        if isinstance(node, ast.arg):
+            parameters.add(node.arg)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            values.setdefault(node.targets[0].id, []).append(node.value)
+        elif (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _addresses(node.func.attr)
+        ):
+            addresses += node.args[:1] or [k.value for k in node.keywords if k.arg in ("base", "pointer")]
+    roots: set[str] = set()
+    while addresses:
+        place = addresses.pop()
+        while isinstance(place, ast.BinOp):
+            place = place.left if not isinstance(place.left, ast.Constant) else place.right
+        if isinstance(place, ast.Name) and place.id not in roots:
+            roots.add(place.id)
+            addresses += values.get(place.id, [])
+    return roots & parameters
+
+
+def _addresses(call: str) -> bool:
+    return call in ("load", "store", "make_block_ptr", "make_tensor_descriptor") or call.startswith("atomic_")
+
+
+def _type(name: str, given: str | None, addressed: bool) -> str:
     if given is None:
-        return "*bf16" if "ptr" in name.lower() else "i32"
+        return "*bf16" if addressed or "ptr" in name.lower() else "i32"
     if given.startswith("scalar:"):
         given = given.removeprefix("scalar:")
         if given in SCALARS:

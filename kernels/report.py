@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
     from .aot import Resources
     from .check import Outcome
-    from .tuning import Ranked
+    from .plans import Plan
+    from .probe import Assessment
+    from .tuning import Quality, Ranked
 
 KEY = ("kernel", "variant", "target", "dtype", "head_dim", "block_m", "block_n", "warps", "stages")
 COLUMNS = (
     *KEY, "registers", "shared_bytes", "stack_bytes", "local_instructions", "loop_instructions",
-    "masked_loop_instructions", *(f"loop_{pipe}" for pipe in (*sass.PIPES, "other")), "source",
+    "masked_loop_instructions", *(f"loop_{pipe}" for pipe in (*sass.PIPES, "other")), "tensor_memory_columns",
+    "step_product_flops", "step_load_bytes", "fingerprint", "source",
 )  # fmt: skip
 
 
@@ -58,6 +61,10 @@ def resource_row(r: Resources) -> dict[str, Any]:
         "masked_loop_instructions": masked.instructions if masked else 0,
     }  # fmt: skip
     row |= {f"loop_{pipe}": full.pipes[pipe] if full else 0 for pipe in (*sass.PIPES, "other")}
+    row |= {
+        "tensor_memory_columns": r.tensor_memory_columns, "step_product_flops": int(r.work.product_flops),
+        "step_load_bytes": int(r.work.load_bytes), "fingerprint": r.fingerprint,
+    }  # fmt: skip
     return row | {"source": f"cascade kernels compile, {r.compiler}"}
 
 
@@ -88,33 +95,126 @@ def resource_rows(found: Iterable[Resources]) -> tuple[list[str], list[list[Any]
     return columns, rows
 
 
-def tuning_document(ranked: Sequence[Ranked], tau: float | None) -> dict[str, Any]:
-    """Return a ranking as one JSON document; tau is Kendall's of prediction and measurement where there was one."""
+def probe_document(r: Resources, meaning: Assessment) -> dict[str, Any]:
+    """Return the resources of one kernel and what they mean as one JSON document."""
+    return resource_document([r])[0] | {
+        "blocks_per_sm": meaning.blocks_per_sm, "occupancy": meaning.occupancy, "bound_by": meaning.bound_by,
+        "masked_tile_factor": meaning.masked_tile_factor, "warnings": list(meaning.warnings),
+        "totals": dict(r.totals),
+    }  # fmt: skip
+
+
+def probe_rows(r: Resources, meaning: Assessment) -> tuple[list[str], list[list[Any]]]:
+    """Return column heads and rows of one kernel, for people: what it takes, and the instructions of its loops."""
+    factor = meaning.masked_tile_factor
+    facts = {
+        "registers a thread": r.registers,
+        "shared memory": f"{r.shared_bytes / 1024:.1f} KiB",
+        "stack a thread (spills)": f"{r.stack_bytes} B",
+        "blocks an SM holds": meaning.blocks_per_sm,
+        "occupancy": f"{meaning.occupancy:.0%}",
+        "busiest pipe of a step": meaning.bound_by,
+        "masked tile over whole tile": "-" if factor is None else f"{factor:.2f}",
+    }
+    rows = [[name, value] for name, value in facts.items()]
+    counted = [(f"loop {i + 1}", loop.instructions, loop.pipes) for i, loop in enumerate(r.loops)]
+    for name, length, pipes in [*counted, ("whole kernel", sum(r.totals.values()), r.totals)]:
+        words = ", ".join(f"{pipe} {count}" for pipe, count in pipes.items() if count)
+        rows.append([f"{name}: {length} instructions", words])
+    return ["", "value"], rows
+
+
+def tuning_document(ranked: Sequence[Ranked], quality: Quality | None) -> dict[str, Any]:
+    """Return a ranking as one JSON document, and how good it was where its first candidates were measured."""
     rows = [
         resource_row(c.resources)
-        | {"cycles_per_kilo_score": c.cycles_per_kilo_score, "blocks_per_sm": c.blocks_per_sm, "bound_by": c.bound_by,
+        | {"cycles_per_kilo_unit": c.cycles_per_kilo_unit, "blocks_per_sm": c.blocks_per_sm, "bound_by": c.bound_by,
            "measured_ms": c.measured_ms}
         for c in ranked
     ]  # fmt: skip
-    return {"ranking": rows, "kendall_tau": tau}
+    return {
+        "ranking": rows,
+        "kendall_tau": quality.kendall_tau if quality else None,
+        "regret": quality.regret if quality else None,
+    }
 
 
 def tuning_rows(ranked: Sequence[Ranked]) -> tuple[list[str], list[list[Any]]]:
     """Return column heads and rows of a ranking, for people."""
-    columns = ["tile", "warps", "stages", "cycles / 1000 scores", "blocks", "bound by", "regs", "KiB", "ms"]
+    columns = ["tile", "warps", "stages", "cycles / 1000 units", "blocks", "bound by", "regs", "KiB", "ms"]
     rows = []
     for c in ranked:
         r, t = c.resources, c.resources.tile
         made = [f"{t.block_m}x{t.block_n}", t.warps, t.stages]
-        judged = [c.cycles_per_kilo_score, c.blocks_per_sm, c.bound_by]
+        judged = [c.cycles_per_kilo_unit, c.blocks_per_sm, c.bound_by]
         rows.append([*made, *judged, r.registers, r.shared_bytes // 1024, c.measured_ms])
     return columns, rows
+
+
+def quality_line(quality: Quality) -> str:
+    """Return how good a ranking was, in one line."""
+    tau = "-" if quality.kendall_tau is None else f"{quality.kendall_tau:.2f}"
+    return f"Kendall's tau {tau}; the first is {quality.regret:.1%} slower than the fastest measured"
 
 
 def bench_document(measured: pd.DataFrame) -> dict[str, Any]:
     """Return a table of measurements as one JSON document."""
     rows = [{k: None if _missing(v) else v for k, v in row.items()} for row in measured.to_dict("records")]
-    return {"rows": rows, "rates": measured.attrs.get("rates", [])}
+    return {"rows": rows, "rates": measured.attrs.get("rates", []), "standing": standing(measured)}
+
+
+_PROBLEM = ("kernel", "direction", "dtype", "batch", "heads", "kv_heads", "seq_q", "seq_kv", "head_dim", "causal",
+            "window")  # fmt: skip
+OURS = "triton"
+
+
+def standing(measured: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return one row a problem that ours and others computed in the same run: where ours stands.
+
+    `speedup` is the time of the best of the others over ours: more than 1 means that ours is faster.
+    """
+    rows = []
+    for key, group in measured.groupby(list(_PROBLEM), dropna=False, sort=False):
+        ours = group[group["implementation"] == OURS]
+        others = group[group["implementation"] != OURS]
+        if ours.empty or others.empty:
+            continue
+        best = others.loc[others["latency_ms"].idxmin()]
+        ours_ms = float(ours["latency_ms"].iloc[0])
+        problem = {k: None if _missing(v) else v for k, v in zip(_PROBLEM, key, strict=True)}
+        rows.append(
+            problem
+            | {"ours_ms": ours_ms, "best_other": best["implementation"], "best_other_ms": float(best["latency_ms"]),
+               "others": len(others), "speedup": float(best["latency_ms"]) / ours_ms}
+        )  # fmt: skip
+    return rows
+
+
+def standing_rows(measured: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
+    """Return column heads and rows of where ours stands, for people."""
+    columns = ["kernel", "sequence", "D", "mask", "ours ms", "best other", "its ms", "speedup"]
+    rows = [
+        [r["kernel"], r["seq_q"], r["head_dim"], _mask(r), r["ours_ms"], r["best_other"], r["best_other_ms"],
+         r["speedup"]]
+        for r in standing(measured)
+    ]  # fmt: skip
+    return columns, rows
+
+
+def _mask(row: Mapping[str, Any]) -> str:
+    words = ["causal" if row["causal"] else "", f"window {row['window']}" if row["window"] else ""]
+    return " ".join(filter(None, words)) or "-"
+
+
+def plan_rows(chosen: Iterable[tuple[Plan, float]]) -> tuple[list[str], list[list[Any]]]:
+    """Return column heads and rows of a campaign's plan with the estimated seconds that have passed after each."""
+    columns = ["kernel", "implementation", "direction", "sequence", "D", "mask", "seconds so far"]
+    rows = [
+        [p.entry, p.variant, p.direction, p.setting.seq, p.setting.head_dim,
+         _mask({"causal": p.setting.causal, "window": p.setting.window}), round(passed, 1)]
+        for p, passed in chosen
+    ]  # fmt: skip
+    return columns, rows
 
 
 def _missing(value: Any) -> bool:
@@ -126,11 +226,8 @@ def bench_rows(measured: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
     columns = ["implementation", "sequence", "D", "mask", "threads", "ms", "quartiles", "ratio"]
     rows = []
     for r in bench_document(measured)["rows"]:
-        mask = " ".join(
-            filter(None, ["causal" if r["causal"] else "", f"window {r['window']}" if r["window"] else ""])
-        )
         quartiles = f"{r['q25_ms']:.3g} - {r['q75_ms']:.3g}"
-        rows.append([r["implementation"], r["seq_q"], r["head_dim"], mask or "-", r["threads"], r["latency_ms"],
+        rows.append([r["implementation"], r["seq_q"], r["head_dim"], _mask(r), r["threads"], r["latency_ms"],
                      quartiles, r["ratio"]])  # fmt: skip
     return columns, rows
 

@@ -133,10 +133,14 @@ def softplus_forward(q_ptr, k_ptr, v_ptr, sum_ptr, out_ptr, q_batch, q_head, q_r
     if PASS == 2:
         top = tl.zeros([BLOCK_M], tl.float32)
         scaled = length / tl.load(sums, mask=there, other=1.0)
-        acc, total, top = _reweight_tiles(acc, total, top, scaled, q, k_ptr, v_ptr, k_row, v_row, 0, whole, rows,
-                                          seq_kv, warmth, POWER, HEAD_DIM, BLOCK_D, BLOCK_N, False, PRECISION)  # fmt: skip
-        acc, total, top = _reweight_tiles(acc, total, top, scaled, q, k_ptr, v_ptr, k_row, v_row, whole, last, rows,
-                                          seq_kv, warmth, POWER, HEAD_DIM, BLOCK_D, BLOCK_N, True, PRECISION)  # fmt: skip
+        acc, total, top = _reweight_tiles(
+            acc, total, top, scaled, q, k_ptr, v_ptr, k_row, v_row, 0, whole, rows, seq_kv, warmth, POWER, HEAD_DIM,
+            BLOCK_D, BLOCK_N, False, PRECISION,
+        )  # fmt: skip
+        acc, total, top = _reweight_tiles(
+            acc, total, top, scaled, q, k_ptr, v_ptr, k_row, v_row, whole, last, rows, seq_kv, warmth, POWER, HEAD_DIM,
+            BLOCK_D, BLOCK_N, True, PRECISION,
+        )  # fmt: skip
         # The cascade's least sum, 1e-9, relative to the power of the maximum as the sum is; a row without excess is 0.
         least = 1e-9 * tl.exp2(-POWER * tl.log2(tl.where(top == 0.0, 1.0, top)))
         total = tl.maximum(total, least)

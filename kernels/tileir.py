@@ -68,13 +68,13 @@ def _line_work(line: str) -> Work:
 
 
 def steps(text: str) -> tuple[Work, ...]:
-    """Return the work of one step of every innermost loop that does any, in program order; without such, the whole.
+    r"""Return the work of one step of every innermost loop that does any, in program order; without such, the whole.
 
     Args:
         text: the module in Triton's dialect, `asm["ttir"]` of a compiled kernel.
 
-    >>> steps('scf.for %i = %a to %b step %c : i32 {\\n%d = tt.dot %x, %y, %z : tensor<16x32xbf16> * '
-    ...       'tensor<32x8xbf16> -> tensor<16x8xf32>\\n}')[0].product_flops
+    >>> steps('scf.for %i = %a to %b step %c : i32 {\n%d = tt.dot %x, %y, %z : tensor<16x32xbf16> * '
+    ...       'tensor<32x8xbf16> -> tensor<16x8xf32>\n}')[0].product_flops
     8192.0
     """
     found: list[Work] = []

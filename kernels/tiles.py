@@ -38,10 +38,19 @@ class Tile:
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
                 raise KernelError(f"{name}={value}: expected a power of two")
-        if min(self.block_m, self.block_n) < 16:
+        if not is_legal(self.block_m, self.block_n):
             raise KernelError(
                 f"tile {self.block_m}x{self.block_n}: a tile product needs at least 16 each way"
             )
+
+
+def is_legal(block_m: int, block_n: int) -> bool:
+    """Tell whether both sides are as long as a product of tiles on the tensor cores needs.
+
+    >>> is_legal(16, 128), is_legal(8, 128)
+    (True, False)
+    """
+    return min(block_m, block_n) >= 16
 
 
 @dataclass(frozen=True, slots=True)

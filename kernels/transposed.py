@@ -1,8 +1,8 @@
 """Reversed attention: softmax over the keys of each query, then aggregated back onto the keys: O = P^T V.
 
 Cascade: `reversed_attention_2pass`. A key gathers from all queries, but each weight needs its query's denominator
-first. So there are two passes: the log-sum-exp of every query, then a sweep over the queries for every tile of keys that
-forms the weights again; the same shape as the value gradient of flash attention.
+first. So there are two passes: the log-sum-exp of every query, then a sweep over the queries for every tile of keys
+that forms the weights again; the same shape as the value gradient of flash attention.
 Tiling: block_m queries by block_n keys; the first pass walks keys, the second queries.
 Exact: scores, log-sum-exp and sums are float32; half types round the weights and the result only.
 """

@@ -1,8 +1,8 @@
 """Rank tiles, warps and stages of a kernel by what the compiler makes of them, without a GPU.
 
-For one step over a key tile: the busiest pipe bounds it from below; products and softmax one after the other is what
-four warps alone take; and the groups of four warps that an SM holds at a time share the gap. What counts is cycles per
-score. It ranks candidates of one kernel on one generation; absolute times are the simulator's affair.
+For one step of the kernel's loop: the busiest pipe bounds it from below; products and softmax one after the other is
+what four warps alone take; and the groups of four warps that an SM holds at a time share the gap. What counts is cycles
+per unit of work. It ranks candidates of one kernel on one generation; absolute times are the simulator's affair.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -19,7 +20,8 @@ from einsum_cascade.errors import KernelError, nearest
 
 from . import registry
 from .aot import TARGETS, WORD_BYTES, Resources, compile_build
-from .tiles import Tile
+from .registry import KernelEntry
+from .tiles import Tile, is_legal
 
 # Registers are handed out in units of 256 a warp. Source: CUDA occupancy calculator, compute capability 8.0 to 10.0.
 REGISTER_UNIT = 256
@@ -42,6 +44,7 @@ class Rates:
     shared_bytes_per_block: int
     warps: int
     blocks: int
+    tensor_memory_columns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +52,31 @@ class Ranked:
     """One candidate.
 
     Attributes:
-        cycles_per_kilo_score: predicted, of one SM; the ranking.
+        cycles_per_kilo_unit: predicted cycles of one SM for a thousand units of work (scores, for attention); the
+            ranking.
         blocks_per_sm: thread blocks that an SM holds at a time.
         bound_by: the busiest pipe, or "latency" where too few warps are resident to hide the rest.
         measured_ms: median time where the candidate was measured.
     """
 
     resources: Resources
-    cycles_per_kilo_score: float
+    cycles_per_kilo_unit: float
     blocks_per_sm: int
     bound_by: str
     measured_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good a ranking was where its first candidates were measured.
+
+    Attributes:
+        kendall_tau: agreeing pairs minus disagreeing ones over all pairs; None for fewer than two candidates.
+        regret: time of the candidate ranked first over the fastest one's, less 1.
+    """
+
+    kendall_tau: float | None
+    regret: float
 
 
 @functools.cache
@@ -83,12 +100,13 @@ def target_of(machine: str) -> str:
     return found
 
 
-def candidates(*, head_dim: int, word_bytes: int, machine: Rates) -> Iterator[Tile]:
-    """Yield the tiles whose operands fit in shared memory."""
-    for m, n, warps, stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3)):
-        if (
-            m + 2 * n * stages
-        ) * head_dim * word_bytes <= machine.shared_bytes_per_block and m >= 16 * warps // 2:
+def candidates(entry: KernelEntry, *, head_dim: int, word_bytes: int, machine: Rates) -> Iterator[Tile]:
+    """Yield the tiles of a kernel whose operands, in every stage of the pipeline, fit in shared memory."""
+    c = entry.choices
+    for m, n, warps, stages in itertools.product(c.block_m, c.block_n, c.warps, c.stages):
+        held_bytes = (m + 2 * n * stages) * head_dim * word_bytes
+        # A warp multiplies 16 rows; more warps than rows would leave some of them idle.
+        if held_bytes <= machine.shared_bytes_per_block and max(m, n) >= 8 * warps and is_legal(m, n):
             yield Tile(m, n, warps, stages)
 
 
@@ -96,32 +114,43 @@ def blocks_per_sm(r: Resources, machine: Rates) -> int:
     """Return how many thread blocks of a compiled kernel one SM holds; 0 where not even one fits."""
     warps = r.tile.warps
     per_warp = -(-r.registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
-    by_registers = machine.registers // (per_warp * warps)
+    limits = [machine.registers // (per_warp * warps), machine.warps // warps, machine.blocks]
     # 1 KiB of shared memory is taken by the system for every block. Source: CUDA C++ Programming Guide, 8.0 on.
-    by_shared = machine.shared_bytes_per_sm // (r.shared_bytes + 1024)
-    fits = r.shared_bytes <= machine.shared_bytes_per_block
-    return min(by_registers, by_shared, machine.warps // warps, machine.blocks) if fits else 0
+    limits.append(machine.shared_bytes_per_sm // (r.shared_bytes + 1024))
+    if r.tensor_memory_columns:
+        limits.append(machine.tensor_memory_columns // r.tensor_memory_columns)
+    return min(limits) if r.shared_bytes <= machine.shared_bytes_per_block else 0
 
 
-def step_cycles(r: Resources, machine: Rates) -> dict[str, float]:
-    """Return cycles that one step of one thread block keeps each pipe of an SM busy."""
-    loop = r.full_loop
-    if loop is None:
-        raise KernelError(f"{r.kernel} ({r.variant}): no loop was found that multiplies tiles")
-    t = r.tile
-    lanes = 32 * t.warps
+def step_cycles(r: Resources, machine: Rates, *, masked: bool = False) -> dict[str, float]:
+    """Return cycles that one step of one thread block keeps each pipe of an SM busy.
+
+    Args:
+        masked: of the loop over masked tiles instead of the one over whole tiles.
+    """
+    step = (r.masked_loop if masked else None) or r.step
+    lanes = 32 * r.tile.warps
     return {
-        "tensor": 4.0 * t.block_m * t.block_n * r.head_dim / machine.tensor_flops_per_cycle,
-        "special": loop.pipes["special"] * lanes / machine.special_per_cycle,
-        "fma": loop.pipes["fma"] * lanes / machine.fma_per_cycle,
-        "alu": (loop.pipes["alu"] + loop.pipes["convert"]) * lanes / machine.alu_per_cycle,
-        "issue": loop.instructions * t.warps / machine.issue_per_cycle,
-        "l2": 2.0 * t.block_n * r.head_dim * WORD_BYTES[r.dtype] / machine.l2_bytes_per_cycle,
+        "tensor": r.work.product_flops / machine.tensor_flops_per_cycle,
+        "special": step.pipes["special"] * lanes / machine.special_per_cycle,
+        "fma": step.pipes["fma"] * lanes / machine.fma_per_cycle,
+        "alu": (step.pipes["alu"] + step.pipes["convert"]) * lanes / machine.alu_per_cycle,
+        "issue": step.instructions * r.tile.warps / machine.issue_per_cycle,
+        "l2": r.work.load_bytes / machine.l2_bytes_per_cycle,
     }
 
 
-def judge(r: Resources) -> Ranked | None:
-    """Return the predicted cost of a compiled candidate; None where it spills or does not fit an SM."""
+def alone(cycles: Mapping[str, float]) -> float:
+    """Return the cycles of a step whose products and elementwise work follow each other."""
+    return sum(cycles[name] for name in ("tensor", "special", "fma", "alu"))
+
+
+def judge(r: Resources, *, units: Sequence[str] = ("block_m", "block_n")) -> Ranked | None:
+    """Return the predicted cost of a compiled candidate; None where it spills or does not fit an SM.
+
+    Args:
+        units: the sides of the tile whose product is the work of one step.
+    """
     machine = rates(TARGETS[r.target])
     resident = blocks_per_sm(r, machine)
     if r.spills or resident < 1:
@@ -129,20 +158,19 @@ def judge(r: Resources) -> Ranked | None:
     cycles = step_cycles(r, machine)
     pipe = max(cycles, key=lambda name: cycles[name])
     # Four warps, one for each quarter of an SM, go through their phases together; other groups overlap with them.
-    groups = resident * max(1, r.tile.warps // 4)
-    alone = sum(cycles[name] for name in ("tensor", "special", "fma", "alu")) / groups
-    step = max(cycles[pipe], alone)
-    per_kilo = 1000.0 * step / (r.tile.block_m * r.tile.block_n)
-    return Ranked(r, per_kilo, resident, pipe if cycles[pipe] >= alone else "latency")
+    serial = alone(cycles) / (resident * max(1, r.tile.warps // 4))
+    work = math.prod(getattr(r.tile, side) for side in units)
+    per_kilo = 1000.0 * max(cycles[pipe], serial) / work
+    return Ranked(r, per_kilo, resident, pipe if cycles[pipe] >= serial else "latency")
 
 
 def tune(
     kernel: str,
     *,
     on: str,
-    head_dim: int = 128,
+    head_dim: int | None = None,
     dtype: str = "bf16",
-    variant: str = "causal",
+    variant: str | None = None,
     tiles: Sequence[Tile] | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Ranked]:
@@ -150,64 +178,95 @@ def tune(
 
     Args:
         on: "a100", "h100", "h200", "b200", or a compile target.
-        variant: as `cascade kernels compile` lists them.
-        tiles: the candidates; a grid of them where not given.
+        head_dim: 128, or what the kernel is shipped for, where not given.
+        variant: as the registry lists them; "causal" or else the first where not given.
+        tiles: the candidates; those of the registry where not given.
 
     Raises:
         KernelError: a kernel that has nothing to tune, or no candidate that fits.
     """
-    entry = registry.find(kernel)
-    if not entry.tunable:
-        able = [e.name for e in registry.entries() if e.tunable]
-        raise KernelError(f"{kernel}: its tile is not tunable; {nearest(kernel, able)}")
+    entry = _tunable(kernel)
+    target = target_of(on)
     if dtype not in WORD_BYTES:
         raise KernelError(f"dtype '{dtype}': {nearest(dtype, WORD_BYTES)}")
-    target = target_of(on)
-    grid = tiles or tuple(
-        candidates(head_dim=head_dim, word_bytes=WORD_BYTES[dtype], machine=rates(TARGETS[target]))
-    )
-    make = registry.load(entry.tunable)
+    variant = variant or ("causal" if "causal" in entry.variants else next(iter(entry.variants)))
+    if variant not in entry.variants:
+        raise KernelError(f"{kernel}: variant '{variant}': {nearest(variant, entry.variants)}")
+    if head_dim is None:
+        head_dim = 128 if 128 in entry.head_dims else entry.head_dims[0]
+    machine = rates(TARGETS[target])
+    grid = tiles or tuple(candidates(entry, head_dim=head_dim, word_bytes=WORD_BYTES[dtype], machine=machine))
+    make = registry.load(entry.build)
     compiled = (
         compile_build(make(t, head_dim=head_dim, dtype=dtype, variant=variant), target)
         for t in progress(grid)
     )
-    ranked = [found for found in map(judge, compiled) if found is not None]
+    judged = (judge(r, units=entry.choices.units) for r in compiled)
+    ranked = [found for found in judged if found is not None]
     if not ranked:
         raise KernelError(
-            f"{kernel}: every candidate spills or is too large for {target} at head_dim={head_dim}"
+            f"{kernel}: every candidate spills or is too large for {target} at head_dim={head_dim}, {dtype}"
         )
-    return sorted(ranked, key=lambda c: c.cycles_per_kilo_score)
+    return sorted(ranked, key=lambda c: c.cycles_per_kilo_unit)
+
+
+def _tunable(kernel: str) -> KernelEntry:
+    entry = registry.find(kernel)
+    if not entry.build:
+        able = [e.name for e in registry.entries() if e.build]
+        raise KernelError(f"{kernel}: its tile is not tunable; {nearest(kernel, able)}")
+    return entry
 
 
 def measured(
-    ranked: Sequence[Ranked], *, seq: int = 4096, best: int = 5
-) -> tuple[list[Ranked], float | None]:
-    """Return the first candidates with their measured times, and Kendall's tau of prediction and measurement.
+    ranked: Sequence[Ranked],
+    *,
+    seq: int = 4096,
+    best: int = 5,
+    device: str = "cuda",
+    clock: Callable[[Callable[[], object]], float] | None = None,
+) -> tuple[list[Ranked], Quality]:
+    """Return the first candidates with their measured times, and how good the ranking was.
 
-    Needs the GPU that the candidates were ranked for; the kernel is flash attention.
+    Needs the GPU that the candidates were ranked for. What is run is the campaign's case of the kernel.
+
+    Args:
+        seq: tokens of the case, a power of two.
+        best: how many candidates are measured.
+        clock: seconds of one call; GPU events where not given.
     """
-    from dataclasses import replace
-
-    import torch
-
-    from .attention import flash_attention
-    from .bench_cuda import event_clock
-    from .inputs import attention
+    from .campaign import case_of
     from .timing import interleaved, spread
 
+    if clock is None:
+        from .bench_cuda import event_clock
+
+        clock = event_clock
     first = list(ranked[:best])
-    head_dim, dtype = first[0].resources.head_dim, first[0].resources.dtype
-    tensors = attention(batch=4, heads=2048 // head_dim, seq_q=seq, seq_kv=seq, head_dim=head_dim, dtype=dtype,
-                        device=torch.device("cuda").type)  # fmt: skip
-    words = first[0].resources.variant.split()
-    options = {"causal": "causal" in words, "window": 1024 if "window" in words else None}
+    made = first[0].resources
+    entry = registry.find(made.kernel)
+    plan = case_of(made.kernel, seq=seq, head_dim=made.head_dim, device=device)
+    tensors = registry.load(entry.inputs)(**plan.sizes, dtype=made.dtype, extras=plan.extras, device=device)
+    options = dict(plan.options) | dict(entry.variants[made.variant])
+    launcher = registry.load(entry.launcher)
     calls = {
-        str(i): lambda c=c: flash_attention(**tensors, **options, tile=c.resources.tile)
-        for i, c in enumerate(first)
+        str(i): lambda c=c: launcher(**tensors, **options, tile=c.resources.tile) for i, c in enumerate(first)
     }
-    times = interleaved(calls, clock=event_clock, budget_s=2.0)
+    times = interleaved(calls, clock=clock, budget_s=2.0 if device == "cuda" else 0.0)
     found = [replace(c, measured_ms=1e3 * spread(times[str(i)]).median) for i, c in enumerate(first)]
-    return found, kendall([c.cycles_per_kilo_score for c in found], [c.measured_ms or 0.0 for c in found])
+    return found, quality(
+        [c.cycles_per_kilo_unit for c in found], [spread(times[str(i)]).median for i in range(len(first))]
+    )
+
+
+def quality(predicted: Sequence[float], times: Sequence[float]) -> Quality:
+    """Return how good an order by prediction was, given the times of what it orders.
+
+    >>> quality([1, 2, 3], [1.1, 1.0, 1.5])
+    Quality(kendall_tau=0.3333333333333333, regret=0.10000000000000009)
+    """
+    chosen = times[min(range(len(predicted)), key=lambda i: predicted[i])]
+    return Quality(kendall(predicted, times), chosen / min(times) - 1.0)
 
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import pytest
 
 from einsum_cascade.errors import KernelError
-from kernels import aot, attention, registry, report, sass
-from kernels.tiles import Tile, shipped
+from kernels import aot, attention, registry, report, sass, tuning
+from kernels.tiles import Tile
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +55,70 @@ def test_a_tile_that_is_too_large_is_seen_to_spill():
     assert resources.stack_bytes > 5000
 
 
-def test_the_stored_table_is_complete_and_free_of_spills():
+@pytest.fixture(scope="module")
+def stored():
     import pandas as pd
 
-    stored = pd.read_csv(report.store_path())
-    keys = set(map(tuple, stored[list(report.KEY)].astype(str).values.tolist()))
+    return pd.read_csv(report.store_path())
+
+
+def keys_of(build, target):
+    t = build.tile
+    key = (
+        build.kernel,
+        build.variant,
+        target,
+        build.dtype,
+        build.head_dim,
+        t.block_m,
+        t.block_n,
+        t.warps,
+        t.stages,
+    )
+    return tuple(map(str, key))
+
+
+def test_the_stored_table_is_what_is_shipped(stored):
+    """Every kernel, variant, head size, word and target, compiled from the sources that are here."""
+    rows = {tuple(map(str, row)): f for *row, f in stored[[*report.KEY, "fingerprint"]].values.tolist()}
     for target in aot.TARGETS:
         for b in aot.builds(target):
-            t = b.tile
-            key = (b.kernel, b.variant, target, b.dtype, b.head_dim, t.block_m, t.block_n, t.warps, t.stages)
-            assert tuple(map(str, key)) in keys, (
-                f"not stored: {key}; run cascade kernels compile --target all --write"
+            key = keys_of(b, target)
+            assert rows.get(key) == aot.fingerprint(b.function), (
+                f"not stored, or compiled from another source: {key}; run cascade kernels compile --target all --write"
             )
     assert stored["source"].str.contains("triton").all()
+
+
+def test_nothing_that_is_shipped_spills_or_overflows(stored):
+    """With the test above: a change that makes a kernel spill has to be compiled, and then fails here."""
     assert (stored["stack_bytes"] == 0).all()
+    assert (stored["local_instructions"] == 0).all()
+    assert (stored["registers"] <= 255).all()
+    for target, number in aot.TARGETS.items():
+        machine = tuning.rates(number)
+        there = stored[stored["target"] == target]
+        assert (there["shared_bytes"] <= machine.shared_bytes_per_block).all()
+        assert (there["tensor_memory_columns"] <= machine.tensor_memory_columns).all()
+
+
+def test_every_head_size_is_compiled_in_both_words(stored):
+    for entry in registry.entries():
+        if entry.build:
+            there = stored[stored["kernel"] == entry.name]
+            assert set(zip(there["dtype"], there["head_dim"], strict=True)) == {
+                (dtype, head_dim) for dtype in aot.SHIPPED_DTYPES for head_dim in entry.head_dims
+            }
+
+
+def test_a_fingerprint_follows_what_a_kernel_calls(monkeypatch):
+    before = aot.fingerprint(attention.flash_forward)
+    assert before == aot.fingerprint(attention.flash_forward)
+    assert before != aot.fingerprint(attention._visit)
+    monkeypatch.setattr(
+        attention.fold, "_src" if hasattr(attention.fold, "_src") else "src", "def fold(): pass"
+    )
+    assert aot.fingerprint(attention.flash_forward) != before
 
 
 def test_storing_replaces_what_is_no_longer_shipped(compiled, tmp_path):
@@ -87,13 +140,28 @@ def test_unknown_target_names_the_nearest():
         aot.target_number("sm90")
 
 
-def test_every_kernel_with_builds_has_them_for_every_target():
-    built = {row.kernel for row in shipped()}
-    for entry in registry.entries():
-        if entry.builds:
-            assert entry.name in built
-            for target in aot.TARGETS.values():
-                assert list(registry.load(entry.builds)(target)), (entry.name, target)
+def test_every_compiled_kernel_has_tiles_for_every_target():
+    for target in aot.TARGETS:
+        made = list(aot.builds(target))
+        assert {b.kernel for b in made} == {e.name for e in registry.entries() if e.build}
+        assert len({keys_of(b, target) for b in made}) == len(made)
+
+
+def test_no_kernel_uses_a_second_grid_axis():
+    """The second and third axis of a grid end at 65535, which batch times heads may exceed."""
+    from triton.runtime.jit import JITFunction
+
+    import kernels
+
+    seen = 0
+    for info in pkgutil.iter_modules(kernels.__path__):
+        module = importlib.import_module(f"kernels.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, JITFunction):
+                seen += 1
+                assert "program_id(1)" not in value.src
+                assert "program_id(2)" not in value.src
+    assert seen > 30
 
 
 def test_loops_are_read_from_text():

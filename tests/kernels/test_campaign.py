@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 from einsum_cascade.errors import DataError, KernelError
-from kernels import campaign, registry
+from kernels import campaign, plans, registry
+from kernels.ceilings import Ceilings
 
 
 def tiny():
@@ -16,30 +22,91 @@ def tiny():
 
 
 def test_the_plan_covers_every_kernel_but_the_merge():
-    """The merge is measured inside split-KV decode; the others do not share the plan's sizes."""
-    covered = {p.entry for p in campaign.plan()}
-    assert covered == {e.name for e in registry.entries()} - {
-        "merge_attention",
-        "channel_attention",
-        "selected_attention",
-        "reversed_attention",
-    }
-    keys = [campaign._key_of(p, "d") for p in campaign.plan()]
+    """The merge is measured inside split-KV decode."""
+    covered = {p.entry for p in campaign.plan(lengths=plans.LENGTHS[:1])}
+    assert covered == {e.name for e in registry.entries()} - {"merge_attention"}
+
+
+def test_every_length_head_size_and_mask_is_there_once():
+    every = list(campaign.plan())
+    keys = [campaign._key_of(p, "d") for p in every]
     assert len(keys) == len(set(keys))
+    flash = {
+        (p.setting.seq, p.setting.head_dim, p.setting.causal, p.setting.window)
+        for p in every
+        if p.entry == "flash_attention"
+    }
+    for seq in (1024, 2048, 4096, 8192, 16384, 32768, 65536):
+        for head_dim in (64, 128):
+            assert {
+                (seq, head_dim, False, None),
+                (seq, head_dim, True, None),
+                (seq, head_dim, True, 128),
+            } <= flash
+
+
+def test_a_budget_keeps_the_most_valuable_and_is_kept():
+    every = list(campaign.plan())
+    whole = list(campaign.within(every, minutes=None))
+    assert len(whole) == len(every)
+    assert whole[-1][1] < 8 * 60, "the whole plan is meant for eight minutes"
+    few = list(campaign.within(every, minutes=2))
+    assert few[-1][1] <= 120
+    assert few[0][0] == every[0]
+    assert {p.entry for p, _ in few} == {p.entry for p in every}
+
+
+def test_an_estimate_by_hand():
+    """1e12 operations at half of 100e12 are 20 ms; five rounds of one launch: 0.1 s; four calls before: 0.08 s."""
+    p = replace(next(campaign.plan()), flops=1e12, bytes=0.0)
+    rates = Ceilings(gemm_flops_per_s=100e12, copy_bytes_per_s=1e12)
+    found = campaign.estimate_s(p, budget_s=0.0, rates=rates, compiled=True)
+    assert found == pytest.approx(campaign.SETUP_S + 0.18, rel=1e-3)
+    first = campaign.estimate_s(p, budget_s=0.0, rates=rates, compiled=False)
+    assert first - found == pytest.approx(campaign.COMPILE_S)
 
 
 def test_the_whole_plan_runs_stops_and_goes_on(tmp_path):
     path = tmp_path / "rows.csv"
-    plans = tiny()
-    assert campaign.run(path, plans[:2], on="cpu") == 2
+    cases = tiny()
+    assert campaign.run(path, cases[:2], on="cpu") == 2
     # A stop in the middle of a row.
     path.write_text(path.read_text()[:-20])
-    assert campaign.run(path, plans, on="cpu") == len(plans) - 1
-    assert campaign.run(path, plans, on="cpu") == 0
+    assert campaign.run(path, cases, on="cpu") == len(cases) - 1
+    assert campaign.run(path, cases, on="cpu") == 0
     rows = list(csv.DictReader(path.open()))
-    assert len(rows) == len(plans)
+    assert len(rows) == len(cases)
     assert all(r["device"].startswith("Triton interpreter") for r in rows)
     assert all(float(r["latency_ms"]) > 0 for r in rows)
+
+
+def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
+    """The process is killed after some rows, as a lost machine would be; what it wrote is kept, and nothing twice."""
+    path = tmp_path / "rows.csv"
+    code = (
+        "import sys; from pathlib import Path; from kernels import campaign;"
+        "campaign.run(Path(sys.argv[1]), campaign.plan(lengths=(32,), head_dims=(16,), tokens=32), on='cpu')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and (not path.exists() or path.read_text().count("\n") < 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = path.read_text().splitlines()[1:3]
+    cases = tiny()[:6]
+    campaign.run(path, cases, on="cpu")
+    rows = path.read_text().splitlines()
+    assert rows[1:3] == kept
+    keys = [tuple(r[k] for k in campaign.KEY) for r in csv.DictReader(rows)]
+    assert len(keys) == len(set(keys)) >= len(cases)
+
+
+def test_a_file_that_was_cut_in_its_head_begins_anew(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("source,dev")
+    assert campaign.run(path, tiny()[:1], on="cpu") == 1
+    assert len(list(csv.DictReader(path.open()))) == 1
 
 
 def test_a_result_with_holes_stops_the_campaign():

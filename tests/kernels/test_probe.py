@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade.errors import KernelError
-from kernels.probe import literal, parse_pairs, probe
+from kernels.probe import assess, literal, parse_pairs, probe
 
 KERNEL = """
 import triton
@@ -89,3 +89,127 @@ def test_words():
         with pytest.raises(KernelError):
             parse_pairs(words, "--x")
     assert literal("1e-3") == 1e-3
+
+
+FOREIGN = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def matmul(A, B, C, rows, cols, depth, row_a, row_b, row_c, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    across = tl.cdiv(cols, BN)
+    i = tl.program_id(0) // across * BM + tl.arange(0, BM)
+    j = tl.program_id(0) % across * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    left = A + i[:, None] * row_a + k[None, :]
+    right = B + k[:, None] * row_b + j[None, :]
+    total = tl.zeros((BM, BN), tl.float32)
+    for _ in range(0, depth, BK):
+        total = tl.dot(tl.load(left), tl.load(right), total)
+        left += BK
+        right += BK * row_b
+    tl.store(C + i[:, None] * row_c + j[None, :], total.to(C.dtype.element_ty))
+
+
+@triton.jit
+def normalise(X, Y, W, row, width, eps, SIZE: tl.constexpr):
+    place = X + tl.program_id(0) * row
+    cols = tl.arange(0, SIZE)
+    x = tl.load(place + cols, mask=cols < width, other=0.0).to(tl.float32)
+    mean = tl.sum(x) / width
+    off = tl.where(cols < width, x - mean, 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(off * off) / width + eps)
+    w = tl.load(W + cols, mask=cols < width, other=0.0).to(tl.float32)
+    tl.store(Y + tl.program_id(0) * row + cols, (off * scale * w).to(Y.dtype.element_ty), mask=cols < width)
+
+
+@triton.jit
+def soft(source, target, rows, width, SIZE: tl.constexpr):
+    for r in tl.range(tl.program_id(0), rows, tl.num_programs(0)):
+        cols = tl.arange(0, SIZE)
+        x = tl.load(source + r * width + cols, mask=cols < width, other=-float("inf")).to(tl.float32)
+        weights = tl.exp(x - tl.max(x))
+        tl.store(target + r * width + cols, weights / tl.sum(weights), mask=cols < width)
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    path = tmp_path / "theirs.py"
+    path.write_text(FOREIGN)
+    return path
+
+
+def test_a_matrix_product(foreign):
+    """128 x 128 x 64 in HMMA of 16 x 8 x 16 is 512 of them, over 8 warps: 64 a step of a warp."""
+    constants = {"BM": 128, "BN": 128, "BK": 64}
+    found = probe(f"{foreign}:matmul", target="sm_80", constants=constants, warps=8)
+    assert [loop.pipes["tensor"] for loop in found.loops] == [64]
+    assert found.work.product_flops == 2 * 128 * 128 * 64
+    # Both operand tiles in 16-bit words, once a step.
+    assert found.work.load_bytes == 2 * (128 * 64 + 64 * 128)
+    meaning = assess(found)
+    assert meaning.warnings == ()
+    assert meaning.blocks_per_sm >= 1
+    assert meaning.masked_tile_factor is None
+
+
+def test_a_tile_that_collapses_is_warned_of(foreign):
+    """256 x 256 sums on 4 warps are 512 a thread, where 255 registers are."""
+    found = probe(f"{foreign}:matmul", target="sm_80", constants={"BM": 256, "BN": 256, "BK": 64})
+    assert found.spills
+    assert any("collapse" in w for w in assess(found).warnings)
+
+
+def test_a_tile_that_cannot_launch_is_warned_of(foreign):
+    # Three stages of 2 x 256 x 128 words of two bytes are 384 KiB.
+    constants = {"BM": 256, "BN": 256, "BK": 128}
+    found = probe(f"{foreign}:matmul", target="sm_90", constants=constants, warps=8, stages=4)
+    assert assess(found).blocks_per_sm == 0
+    assert any("will not launch" in w for w in assess(found).warnings)
+
+
+def test_a_normalisation_has_no_loop(foreign):
+    found = probe(
+        f"{foreign}:normalise", target="sm_90", constants={"SIZE": 1024}, arguments={"eps": "scalar:fp32"}
+    )
+    assert found.loops == ()
+    assert not found.spills
+    assert found.totals["tensor"] == 0
+    assert found.work.load_bytes == 2 * 2 * 1024
+    assert assess(found).bound_by in assess_pipes(found)
+
+
+def assess_pipes(found):
+    from kernels import aot, tuning
+
+    return tuning.step_cycles(found, tuning.rates(aot.TARGETS[found.target]))
+
+
+def test_a_softmax_over_rows(foreign):
+    found = probe(f"{foreign}:soft", target="sm_100", constants={"SIZE": 1024}, arguments={"source": "fp16"})
+    # 1024 values on 4 warps: 8 exponentials a thread, and whatever the division takes.
+    assert max(loop.pipes["special"] for loop in found.loops) >= 8
+
+
+def test_the_price_of_a_masked_tile():
+    """The flash kernel's own two loops: a masked tile costs some percent more, not twice as much."""
+    from kernels import aot, attention
+    from kernels.tiles import Tile
+
+    build = attention.build(Tile(128, 64, 4, 3), head_dim=64, dtype="bf16", variant="causal")
+    factor = assess(aot.compile_build(build, "sm_90")).masked_tile_factor
+    assert 1.0 < factor < 1.5
+
+
+def test_a_file_that_ends_the_program(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(KernelError, match="exit 3"):
+        probe(f"{path}:k")
+
+
+def test_a_value_of_the_wrong_kind(foreign):
+    with pytest.raises(KernelError):
+        probe(f"{foreign}:matmul", constants={"BM": "big", "BN": 64, "BK": 64})

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from einsum_cascade.errors import KernelError
-from kernels import tuning
+from kernels import registry, tuning
 from kernels.aot import Resources
 from kernels.sass import PIPES, Loop
+from kernels.tileir import Work
 from kernels.tiles import Tile
 
 
@@ -17,7 +18,7 @@ def resources(*, registers=128, shared_bytes=64 * 1024, warps=4, stack_bytes=0, 
     pipes = dict.fromkeys((*PIPES, "other"), 0) | {"special": 64, "fma": 200, "alu": 60, "tensor": 16}
     return Resources(
         "k", "dense", "sm_90", "bf16", 64, Tile(128, 64, warps, 2), registers, shared_bytes, stack_bytes,
-        (Loop(instructions, pipes),), {"local": 0},
+        (Loop(instructions, pipes),), {"local": 0}, work=Work(product_flops=4.0 * 128 * 64 * 64),
     )  # fmt: skip
 
 
@@ -55,14 +56,14 @@ def test_spills_and_overflows_are_thrown_out():
 def test_more_residents_are_never_slower():
     few, many = (tuning.judge(resources(registers=r)) for r in (255, 128))
     assert many.blocks_per_sm > few.blocks_per_sm
-    assert many.cycles_per_kilo_score <= few.cycles_per_kilo_score
+    assert many.cycles_per_kilo_unit <= few.cycles_per_kilo_unit
 
 
 def test_a_ranking_of_compiled_candidates():
     tiles = [Tile(64, 32, 4, 2), Tile(128, 64, 4, 2)]
     ranked = tuning.tune("flash_attention", on="h100", head_dim=64, variant="dense", tiles=tiles)
     assert [c.resources.tile for c in ranked] == [tiles[1], tiles[0]]
-    assert ranked[0].cycles_per_kilo_score < ranked[1].cycles_per_kilo_score
+    assert ranked[0].cycles_per_kilo_unit < ranked[1].cycles_per_kilo_unit
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,7 @@ def test_a_ranking_of_compiled_candidates():
         ({"on": "h10"}, "did you mean 'h100'"),
         ({"kernel": "merge_attention"}, "not tunable"),
         ({"dtype": "bf8"}, "dtype 'bf8'"),
+        ({"variant": "dens"}, "did you mean 'dense'"),
     ],
 )
 def test_mistakes(change, words):
@@ -84,10 +86,51 @@ def test_kendall():
     assert tuning.kendall([1], [1]) is None
 
 
-def test_every_candidate_fits_in_shared_memory():
-    machine = tuning.rates(80)
-    for head_dim in (64, 128, 256):
-        found = list(tuning.candidates(head_dim=head_dim, word_bytes=2, machine=machine))
-        assert found
+@pytest.mark.parametrize("name", [e.name for e in registry.entries() if e.build and 0 not in e.head_dims])
+def test_every_kernel_has_candidates_and_they_fit_in_shared_memory(name):
+    entry, machine = registry.find(name), tuning.rates(80)
+    for head_dim in entry.head_dims:
+        assert list(tuning.candidates(entry, head_dim=head_dim, word_bytes=2, machine=machine))
         small = replace(machine, shared_bytes_per_block=1024)
-        assert not list(tuning.candidates(head_dim=head_dim, word_bytes=2, machine=small))
+        assert not list(tuning.candidates(entry, head_dim=head_dim, word_bytes=2, machine=small))
+
+
+def test_tensor_memory_limits_residency():
+    """512 columns an SM: two blocks of 256, one of 288."""
+    machine = tuning.rates(100)
+    for columns, blocks in ((256, 2), (288, 1), (128, 3)):
+        r = replace(resources(registers=64), tensor_memory_columns=columns)
+        # 228 KiB of shared memory hold three blocks of 64 KiB.
+        assert tuning.blocks_per_sm(r, machine) == blocks
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        ("linear_attention", {"head_dim": 64, "tiles": [Tile(64, 32, 4, 2), Tile(16, 16, 4, 1)]}),
+        ("efficient_local_gate", {"variant": "strips", "tiles": [Tile(16, 64, 4, 1), Tile(16, 128, 4, 1)]}),
+    ],
+)
+def test_other_kernels_are_ranked_too(kernel, options):
+    ranked = tuning.tune(kernel, on="a100", **options)
+    assert len(ranked) == 2
+    assert 0 < ranked[0].cycles_per_kilo_unit <= ranked[1].cycles_per_kilo_unit
+
+
+def test_measured_order_is_reported_with_rank_correlation_and_regret():
+    """The calls really run, in the interpreter; a clock that knows better gives times that contradict the ranking."""
+    small = [Tile(16, 16, 4, 1), Tile(32, 16, 4, 1), Tile(16, 32, 4, 1)]
+    ranked = [
+        tuning.Ranked(
+            replace(resources(), kernel="reversed_attention", variant="gather", tile=t), float(i), 1, "fma"
+        )
+        for i, t in enumerate(small)
+    ]
+    times = iter([3.0, 2.0, 4.0] * 3)
+    found, quality = tuning.measured(
+        ranked, seq=32, device="cpu", clock=lambda call: (call(), next(times))[1]
+    )
+    assert [c.measured_ms for c in found] == [3000.0, 2000.0, 4000.0]
+    # Pairs: (3, 2) disagrees, (3, 4) and (2, 4) agree. The first is half as slow again as the fastest.
+    assert quality.kendall_tau == pytest.approx(1 / 3)
+    assert quality.regret == pytest.approx(0.5)
