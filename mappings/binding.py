@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from einsum_cascade.errors import nearest
+
 from .loopnest import LoopNest
 
 ALL = "all"
@@ -43,14 +45,14 @@ class Binding:
             Einsums of a lane run one after another; `wait: [2 * LM]` lets cycles pass in which nothing is done.
             Memory traffic flows beside all steps of a phase; a phase begins when the one before has ended.
         spill: by memory, the tensors of which a share may live outside where the tiles do not fit.
-        hold: by memory and tensor, the ranks and parts over which the tile of the tensor extends there while it waits
-            for its readers. Without an entry a tile is what the loops at the memory and inside it span: too much
-            where Einsums share the outer ones of those loops, too little where a later pass reads the tile.
+        hold: by phase, memory and tensor, the ranks and parts over which the tile of the tensor extends there while
+            it waits for its readers. Without an entry a tile is what the loops at the memory and inside it span: too
+            much where Einsums share the outer ones of those loops, too little where a later pass reads the tile.
     """
 
     keep: Mapping[str, Kept]
     phases: Mapping[str, tuple[Step, ...]]
-    hold: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    hold: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = field(default_factory=dict)
     nest: str = ""
     hardware: str = ""
     name: str = ""
@@ -61,6 +63,9 @@ class Binding:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("phases: at least one is needed")
+        for phase in self.hold:
+            if phase not in self.phases:
+                raise ValueError(f"hold: no phase '{phase}'; {nearest(phase, self.phases)}")
         seen: set[str] = set()
         for einsum, array, phase in self.placements():
             if einsum in seen:

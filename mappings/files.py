@@ -57,7 +57,7 @@ def documents_of(mapping: SpatialMapping) -> list[dict[str, Any]]:
         phase: [{lane: list(items) for lane, items in step.items()} for step in steps]
         for phase, steps in binding.phases.items()
     }
-    hold = {memory: _plain(held) for memory, held in binding.hold.items()}
+    hold = {p: {memory: _plain(held) for memory, held in of.items()} for p, of in binding.hold.items()}
     copies = {name: {"of": c.of, "readers": list(c.readers)} for name, c in nest.recompute.items()}
     head = {"kind": "nest", "cascade": nest.cascade, "summary": mapping.summary, "source": mapping.source}
     return [

@@ -142,22 +142,24 @@ def _live(cascade: Cascade, nests: Sequence[Nest], ranks: Ranks) -> dict[str, Li
     return {name: live for name, live in found.items() if live != DENSE}
 
 
-def _stated_tiles(mapping: SpatialMapping, ranks: Ranks, words: _Words) -> dict[tuple[str, str], Tile]:
-    """Return the tiles whose extent the mapping states, by memory and tensor."""
-    where = mapping.name or "mapping"
-    memories = [name for name, _, _ in words.memories]
+def _stated_tiles(mapping: SpatialMapping, ranks: Ranks, words: _Words) -> dict[tuple[str, str, str], Tile]:
+    """Return the tiles whose extent the mapping states, by phase, memory and tensor."""
+    where = f"{mapping.name or 'mapping'}: hold"
+    memories = [name for name, of, _ in words.memories if not of]
     out = {}
-    for memory, tensors in mapping.binding.hold.items():
-        if memory not in memories:
-            raise MappingError(
-                f"{where}: hold: {words.name} has no memory '{memory}'; {nearest(memory, memories)}"
-            )
-        for tensor, parts in tensors.items():
-            for part in parts:
-                if part not in ranks.variable:
-                    hint = nearest(part, ranks.variable)
-                    raise MappingError(f"{where}: hold.{memory}.{tensor}: no rank or part '{part}'; {hint}")
-            out[memory, tensor] = Tile(tuple(parts))
+    for phase, by_memory in mapping.binding.hold.items():
+        for memory, tensors in by_memory.items():
+            if memory not in memories:
+                hint = nearest(memory, memories)
+                raise MappingError(f"{where}.{phase}: '{memory}' is no memory of all of {words.name}; {hint}")
+            for tensor, parts in tensors.items():
+                for part in parts:
+                    if part not in ranks.variable:
+                        hint = nearest(part, ranks.variable)
+                        raise MappingError(
+                            f"{where}.{phase}.{memory}.{tensor}: no rank or part '{part}'; {hint}"
+                        )
+                out[phase, memory, tensor] = Tile(tuple(parts))
     return out
 
 
@@ -165,22 +167,23 @@ def _held(
     uses: Iterable[Use],
     memory: str,
     group_of: Mapping[str, str],
-    stated: Mapping[tuple[str, str], Tile],
+    stated: Mapping[tuple[str, str, str], Tile],
     of: Sequence[str] | None = None,
 ) -> tuple[tuple[tuple[Tile, ...], ...], ...]:
     """Return the tiles that a memory holds, grouped by what lives at the same time.
 
     In a memory of the whole chip the Einsums of a phase live side by side: each tensor that it keeps is held once, by
-    its largest tile. A memory of one array serves one Einsum after another. Phases follow each other. With `of`, only
-    those tensors are looked at.
+    the tile that the mapping states, or else by its largest one. A memory of one array serves one Einsum after
+    another. Phases follow each other. With `of`, only those tensors are looked at.
     """
     groups: dict[str, dict[str, dict[Tile, None]]] = {}
     for use in uses:
         if use.memory == memory:
-            tensors = groups.setdefault(group_of.get(use.einsum, use.einsum), {})
+            phase = group_of.get(use.einsum, use.einsum)
+            tensors = groups.setdefault(phase, {})
             if of is not None and use.operand.tensor not in of:
                 continue
-            tile = stated.get((memory, use.operand.tensor), use.tile)
+            tile = stated.get((phase, memory, use.operand.tensor), use.tile)
             tensors.setdefault(use.operand.tensor, {})[tile] = None
     return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())
 

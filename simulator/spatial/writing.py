@@ -45,7 +45,7 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
         stated |= {p: sizes[p] for p in parts[1:] if p in sizes}
     nests: dict[str, EinsumLoops] = {}
     keep: dict[str, dict[str, tuple[str, ...]]] = {}
-    hold: dict[str, dict[str, tuple[str, ...]]] = {}
+    hold: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {}
     phases: dict[str, tuple[Step, ...]] = {}
     copies: dict[str, Copy] = {}
     for number, b in enumerate(blocks, start=1):
@@ -54,9 +54,12 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
             nests[e.name] = _loops(e, b, cuts)
         for memory, by_einsum in placed.keep.items():
             keep.setdefault(memory, {}).update(by_einsum)
-        for tensor, extent in placed.hold.items():
-            held = tuple(p for rank, how in extent.items() for p in _extent(rank, how, b, cuts))
-            hold.setdefault(placed.home, {})[tensor] = held
+        held = {
+            tensor: tuple(p for rank, how in extent.items() for p in _extent(rank, how, b, cuts))
+            for tensor, extent in placed.hold.items()
+        }
+        if held:
+            hold[f"phase_{number}"] = {placed.home: held}
         phases[f"phase_{number}"] = _steps(b)
         copies |= block.copies
     batch = tuple(b for b in BATCH_RANKS if b not in cascade.rank_names)

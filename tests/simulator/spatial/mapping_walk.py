@@ -21,7 +21,7 @@ from simulator.spatial.model import plan
 from simulator.spatial.recompute import with_copies
 
 
-class Missing(AssertionError):
+class MissingWordError(AssertionError):
     """A word that somebody reads and nobody has any more."""
 
 
@@ -61,12 +61,14 @@ class Walk:
             for o in n.operands
             if o.tensor == tensor
         ]
-        generations = 2 if tensor in self.cascade.states else 1  # the new one beside the one that is being read
+        generations = (
+            2 if tensor in self.cascade.states else 1
+        )  # the new one beside the one that is being read
         return max(found, *spread) * generations
 
     def _groups(self, home, names):
         uses = [u for u in self.layout.uses if u.memory == home and u.einsum in names]
-        stated = self.plan.mapping.binding.hold.get(home, {})
+        stated = self.plan.mapping.binding.hold.get(self.layout.phase_of[names[0]], {}).get(home, {})
         out = {}
         for u in uses:
             t = u.operand.tensor
@@ -160,7 +162,7 @@ class Walk:
         if started:
             return
         if self.chip.outermost not in kept:
-            raise Missing(f"{name} reads {tensor}{list(place)}, which is on the chip no more")
+            raise MissingWordError(f"{name} reads {tensor}{list(place)}, which is on the chip no more")
         self.reads[name, tensor] += 1
         self._insert(tensor, place, name="")
 
@@ -168,13 +170,11 @@ class Walk:
         buffer = self.buffers[name]
         outside = self.chip.outermost in kept
         if place not in buffer and (name, place) in self.written and not outside:
-            raise Missing(f"{name}{list(place)} is not finished and on the chip no more")
+            raise MissingWordError(f"{name}{list(place)} is not finished and on the chip no more")
         if place not in buffer and (name, place) in self.written:
             self.reads[name, name] += 1
         self.written.add((name, place))
         self._insert(name, place, name if outside else "")
-
-
 
     def _insert(self, tensor, place, name):
         buffer = self.buffers[tensor]
