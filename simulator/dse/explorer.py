@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 _SCRIPTS = ("data.js", "explorer.js", "schedule.js", "controls.js")
 # A column of more different words than this is a text, not a property to filter or colour by.
 _MOST_LEVELS = 1000
-# Schedules are simulated again for the page, which should not take longer than a look at it.
-_MOST_SCHEDULES = 200
+# Schedules are simulated again for the page, which should not take longer than a look at it: those of all designs where
+# they are few, else those of the front.
+_MOST_SCHEDULES = 2000
 # An axis of at most so many values is shown value by value, numbers too.
 _FEW = 40
 
@@ -54,15 +55,17 @@ def explore(folder: str | Path, *, page: str | Path | None = None) -> Path:
 
 
 def _schedules(table: pd.DataFrame, manifest: Mapping[str, Any]) -> Mapping[int, Any]:
-    """Return the schedules of the front, by the number of the row among those without error."""
+    """Return the schedules of the front, or of every design, by the number of the row among those without error."""
     inputs, minimize, maximize = (manifest.get(name, ()) for name in ("inputs", "minimize", "maximize"))
     axes = [*manifest.get("axes", {}), *manifest.get("derived", ())]
-    if not inputs or not (minimize or maximize) or manifest.get("model") != model_version():
-        return {}
     usable = table[table["error"].isna()].reset_index(drop=True)
-    work = [a for a in axes if a.startswith("sizes")]
-    front = pareto(usable, minimize=minimize, maximize=maximize, by=work).head(_MOST_SCHEDULES)
-    points = zip(front.index.tolist(), plain_rows(front[axes]), strict=True)
+    chosen = usable
+    if len(usable) > _MOST_SCHEDULES and (minimize or maximize):
+        work = [a for a in axes if a.startswith("sizes")]
+        chosen = pareto(usable, minimize=minimize, maximize=maximize, by=work)
+    if not inputs or len(chosen) > _MOST_SCHEDULES or manifest.get("model") != model_version():
+        return {}
+    points = zip(chosen.index.tolist(), plain_rows(chosen[axes]), strict=True)
     return waterfalls(dict(points), inputs)
 
 

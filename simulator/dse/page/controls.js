@@ -113,11 +113,14 @@ function yamlOf(i) {
 function pick(event) {
   const box = $("plot").getBoundingClientRect();
   const i = nearest(event.clientX - box.left, event.clientY - box.top);
-  if (i < 0) return;
+  if (i >= 0) show(i);
+}
+
+function show(i) {
   state.chosen = i;
   $("values").replaceChildren(...valueRows(i));
   $("yaml").textContent = yamlOf(i);
-  $("advice").textContent = "";
+  $("advice").textContent = "The design with the black ring. Click another one.";
   drawSchedule(i);
   redraw();
 }
@@ -154,4 +157,7 @@ window.addEventListener("resize", redraw);
 $("reset").addEventListener("click", () => { filters.clear(); buildFilters(); refilter(); });
 $("copy").addEventListener("click", () => navigator.clipboard.writeText($("yaml").textContent));
 refilter();
+// The page opens with a design in its hand: the middle of the longest front.
+const longest = view.front.reduce((best, f) => (f.rows.length > best.length ? f.rows : best), []);
+if (longest.length) show(longest[Math.floor(longest.length / 2)]);
 document.body.dataset.ready = String(Math.round(performance.now()));

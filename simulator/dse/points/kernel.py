@@ -7,7 +7,18 @@ from typing import Any
 
 from .gpus import gpu_of
 
-_KEPT = ("latency_s", "low_s", "high_s", "tflops", "bound_by", "waves", "roofline_s", "tiles")
+_KEPT = (
+    "latency_s",
+    "low_s",
+    "high_s",
+    "tflops",
+    "energy_j",
+    "power_w",
+    "bound_by",
+    "waves",
+    "roofline_s",
+    "tiles",
+)
 
 
 def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

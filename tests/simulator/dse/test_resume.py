@@ -233,7 +233,7 @@ def test_a_full_disk_is_one_error_that_says_what_is_saved(program, uninterrupted
 
 
 def test_an_interrupt_saves_and_ends_the_workers(program, uninterrupted, tmp_path):
-    run = start(program, tmp_path, jobs=2, PAUSE_S="0.01")
+    run = start(program, tmp_path, jobs=2, PAUSE_S="0.03")
     while len(children(run.pid)) < 3:  # two workers and the resource tracker
         time.sleep(0.02)
         assert run.poll() is None
