@@ -1,22 +1,27 @@
-"""Energy and area of a component from its attributes: the tables, and a marked interpolation where they end.
+"""Energy and area of a component from its attributes: the tables, and marked derivations where they end.
 
-Energies per access are kept to 1e-6 pJ, as the energy reference tables of Accelergy are, so that figures computed
-from those tables come out the same to the last digit.
+A library is a set of figures of functional units that belong together: `accelergy` is what the FuseMax artifact uses,
+`horowitz` what Horowitz published for 45 nm and Jouppi et al. for 7 nm; `hwcomponents` asks the libraries of that name
+for memories, where they are installed. Nodes without a row are scaled from 45 nm (scaling.py). Energies per access are
+kept to 1e-6 pJ, as the energy reference tables of Accelergy are, so that figures computed from those tables come out
+the same to the last digit.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from einsum_cascade.errors import HardwareError, nearest
 
+from . import external, scaling
+from .published import NAMES, table
+
 _PJ, _UM2_PER_MM2 = 1e-12, 1e6
+_BASE_LIBRARY = "accelergy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +30,26 @@ class Cost:
 
     Attributes:
         assumption: what was assumed because the tables do not say; empty where they do.
+        leakage_w: power of one instance that does nothing; 0 where the tables do not say.
     """
 
     read_j: float
     write_j: float
     area_mm2: float
     assumption: str = ""
+    leakage_w: float = 0.0
 
 
 @functools.lru_cache(maxsize=4096)
-def cost(component: str, *, row_bits: float = 0, rows: float = 0, kind: str = "", node_nm: int = 45) -> Cost:
+def cost(
+    component: str,
+    *,
+    row_bits: float = 0,
+    rows: float = 0,
+    kind: str = "",
+    node_nm: int = 45,
+    library: str = _BASE_LIBRARY,
+) -> Cost:
     """Return energy and area of a component.
 
     Args:
@@ -42,84 +57,140 @@ def cost(component: str, *, row_bits: float = 0, rows: float = 0, kind: str = ""
         row_bits: what one access moves.
         rows: number of rows; unused for `dram` and units.
         kind: row of the table of the component, for `dram`.
-        node_nm: technology node.
+        node_nm: technology node, from 45 to 7.
+        library: `accelergy`, `horowitz`, or `hwcomponents`.
 
     Raises:
-        HardwareError: an unknown component, kind or node.
+        HardwareError: an unknown component, kind, node or library.
 
     >>> round(cost("sram", row_bits=4096, rows=32768).read_j * 1e12, 6)
     12512.760572
     >>> cost("mac").area_mm2
     0.001545
+    >>> round(cost("mac", node_nm=7, library="horowitz").read_j * 1e12, 2)
+    0.59
     """
+    known = libraries()
+    if library not in known:
+        raise HardwareError(f"library: unknown library '{library}'; {nearest(library, known)}")
+    tabled = _BASE_LIBRARY if library == external.LIBRARY else library
     if component == "wires":
         return Cost(0.0, 0.0, 0.0)
     if component == "dram":
-        return _dram(kind, row_bits)
+        return _dram(kind, row_bits, library)
     if component == "registers":
-        return _registers(rows, node_nm)
+        return _registers(row_bits, rows, node_nm, tabled)
     if component == "sram":
+        if library == external.LIBRARY:
+            return Cost(*_outside(external.sram(row_bits, rows, node_nm)))
         return _sram(row_bits, rows, node_nm)
-    return _unit(component, node_nm)
+    return _unit(component, node_nm, tabled)
 
 
-def _table(name: str) -> list[dict[str, str]]:
-    text = resources.files(__package__).joinpath(f"tables/{name}.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+def libraries() -> tuple[str, ...]:
+    """Return the libraries of figures that a chip may name.
+
+    >>> libraries()
+    ('accelergy', 'horowitz', 'hwcomponents')
+    """
+    return (*dict.fromkeys(r["library"] for r in table("units")), external.LIBRARY)
+
+
+def _outside(found: tuple[float, float, float, float]) -> tuple[float, float, float, str, float]:
+    read, write, area, leakage = found
+    return read, write, area, f"SRAM by {external.LIBRARY}", leakage
 
 
 def _pj(value: float) -> float:
     return round(value, 6) * _PJ
 
 
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    energy_pj: float
+    area_um2: float
+    basis: str
+
+
 @functools.cache
-def _units() -> dict[tuple[str, int], tuple[float, float]]:
+def _units() -> dict[tuple[str, str, int], _Unit]:
     return {
-        (r["unit"], int(r["node_nm"])): (float(r["energy_pj"]), float(r["area_um2"])) for r in _table("units")
+        (r["library"], r["unit"], int(r["node_nm"])): _Unit(
+            float(r["energy_pj"]), float(r["area_um2"]), r["basis"]
+        )
+        for r in table("units")
     }
 
 
-def _unit(name: str, node_nm: int) -> Cost:
-    table = _units()
-    if (name, node_nm) not in table:
-        nodes = sorted({node for unit, node in table if unit == name})
-        if nodes:
-            raise HardwareError(f"{name}: no energy at {node_nm} nm; the table has {nodes}")
-        known = {unit for unit, _ in table} | {"dram", "sram", "registers", "wires"}
+def _unit(name: str, node_nm: int, library: str) -> Cost:
+    rows = _units()
+    if (library, name, scaling.BASE_NM) not in rows:
+        known = {unit for of, unit, _ in rows if of == library} | {"dram", "sram", "registers", "wires"}
         raise HardwareError(f"unknown component '{name}'; {nearest(name, known)}")
-    energy, area = table[name, node_nm]
-    return Cost(_pj(energy), _pj(energy), area / _UM2_PER_MM2)
+    found = rows.get((library, name, node_nm))
+    if found is not None:
+        assumption = (
+            "" if found.basis == "published" else f"energy and area of '{name}': {found.basis}, see the table"
+        )
+        return _unit_cost(found.energy_pj, found.area_um2, assumption)
+    scaling.check_node(node_nm, name)
+    base = rows[library, name, scaling.BASE_NM]
+    return _unit_cost(
+        base.energy_pj * scaling.logic_energy(node_nm),
+        base.area_um2 * scaling.area(node_nm),
+        _scaled(node_nm, "functional units"),
+    )
 
 
-def _dram(kind: str, row_bits: float) -> Cost:
-    rows = {r["kind"]: r for r in _table("dram")}
+def _unit_cost(energy_pj: float, area_um2: float, assumption: str) -> Cost:
+    return Cost(_pj(energy_pj), _pj(energy_pj), area_um2 / _UM2_PER_MM2, assumption)
+
+
+def _scaled(node_nm: float, what: str) -> str:
+    return (
+        f"{what} at {node_nm} nm: scaled from {scaling.BASE_NM} nm, energies between the figures of Horowitz (2014) "
+        "and Jouppi et al. (2021), areas after Stillmaker and Baas (2017)"
+    )
+
+
+def _dram(kind: str, row_bits: float, library: str) -> Cost:
+    rows = {r["kind"]: r for r in table("dram")}
     if kind not in rows:
         raise HardwareError(f"unknown kind of dram '{kind}'; {nearest(kind, rows)}")
-    read, write = (float(rows[kind][column]) * row_bits for column in ("read_pj_per_bit", "write_pj_per_bit"))
-    return Cost(_pj(read), _pj(write), 0.0)
+    if library == external.LIBRARY and (found := external.dram(kind, row_bits)) is not None:
+        return Cost(*found, 0.0)
+    row = rows[kind]
+    read, write = (float(row[column]) * row_bits for column in ("read_pj_per_bit", "write_pj_per_bit"))
+    basis = row["basis"]
+    assumption = "" if basis == "published" else f"energy of {kind}: {basis}: {row['source']}"
+    return Cost(_pj(read), _pj(write), 0.0, assumption)
 
 
 @functools.cache
-def _register_constants() -> dict[str, float]:
-    return {r["quantity"]: float(r["value"]) for r in _table("registers")}
+def _register_constants(library: str) -> dict[str, float]:
+    return {r["quantity"]: float(r["value"]) for r in table("registers") if r["library"] == library}
 
 
-def _address(rows: float) -> tuple[float, float]:
+def _address(rows: float, library: str = _BASE_LIBRARY) -> tuple[float, float]:
     """Energy (pJ) and area (um^2) of the address generator of a memory of so many rows."""
-    k = _register_constants()
+    k = _register_constants(library)
     bits = math.ceil(math.log2(rows)) if rows > 1 else 0
     return k["address_base"] + k["address_bit"] * bits, k["address_area"] * bits
 
 
-def _registers(depth: float, node_nm: int) -> Cost:
-    if node_nm != 45:
-        raise HardwareError(f"registers: no energy at {node_nm} nm; the table has [45]")
-    k = _register_constants()
-    address_pj, address_um2 = _address(depth)
-    write = k["bits_switched"] * k["write"] + address_pj
-    read = write + k["bits_read"] * k["read"]
-    area = max(k["least_depth"], depth) * (k["bits_read"] * k["bit_area"] + k["word_area"]) + address_um2
-    return Cost(_pj(read), _pj(write), area / _UM2_PER_MM2)
+def _registers(row_bits: float, depth: float, node_nm: int, library: str) -> Cost:
+    scaling.check_node(node_nm, "registers")
+    k = _register_constants(library)
+    address_pj, address_um2 = _address(depth, library)
+    selected = k.get("bits_read", row_bits)
+    write = k.get("bits_switched", row_bits) * k["write"] + address_pj
+    read = (write if k["read_switches"] else address_pj) + selected * k["read"]
+    area = max(k["least_depth"], depth) * (selected * k["bit_area"] + k["word_area"]) + address_um2
+    if node_nm == scaling.BASE_NM:
+        return Cost(_pj(read), _pj(write), area / _UM2_PER_MM2)
+    factor = scaling.logic_energy(node_nm)
+    area_mm2 = area * scaling.area(node_nm) / _UM2_PER_MM2
+    return Cost(_pj(read * factor), _pj(write * factor), area_mm2, _scaled(node_nm, "registers"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,54 +200,61 @@ class _Sram:
     read_pj: float
     write_pj: float
     area_um2: float
+    leakage_mw: float
+
+
+_COLUMNS = ("row_bits", "rows", "read_pj", "write_pj", "area_um2", "leakage_mw")
 
 
 @functools.cache
 def _srams(node_nm: int) -> tuple[_Sram, ...]:
-    columns = ("row_bits", "rows", "read_pj", "write_pj", "area_um2")
     return tuple(
-        _Sram(*(float(r[c]) for c in columns)) for r in _table("sram") if int(r["node_nm"]) == node_nm
+        _Sram(*(float(r[c]) for c in _COLUMNS)) for r in table("sram") if int(r["node_nm"]) == node_nm
     )
 
 
 def _sram(row_bits: float, rows: float, node_nm: int) -> Cost:
-    table = _srams(node_nm)
-    if not table:
-        raise HardwareError(f"sram: no energy at {node_nm} nm")
-    address_pj, address_um2 = _address(rows)
-    for row in table:
-        if (row.row_bits, row.rows) == (row_bits, rows):
-            read, write, area, assumption = row.read_pj, row.write_pj, row.area_um2, ""
-            break
+    scaling.check_node(node_nm, "sram")
+    exact = _srams(node_nm)
+    known = exact or _srams(scaling.BASE_NM)
+    row = next((r for r in known if (r.row_bits, r.rows) == (row_bits, rows)), None)
+    notes = []
+    if row is not None:
+        read, write, area, leakage = row.read_pj, row.write_pj, row.area_um2, row.leakage_mw
     else:
-        read, write, area = _between(table, row_bits, rows)
-        kib = row_bits * rows / 8192
-        assumption = (
-            f"SRAM of {kib:g} KiB in rows of {row_bits:g} bits is not in the table: energy and area are interpolated "
-            "between its neighbours, linearly in the logarithms of row width, rows and value (rows of the table "
-            "that are left out come back within 6 % in the median, 33 % at worst)"
+        read, write, area, leakage = _between(known, row_bits, rows)
+        notes.append(
+            f"SRAM of {row_bits * rows / 8192:g} KiB in rows of {row_bits:g} bits is not in the table: energy and area "
+            "are interpolated between its neighbours, linearly in the logarithms of row width, rows and value (rows of "
+            "the table that are left out come back within 6 % in the median, 33 % at worst)"
         )
+    address_pj, address_um2 = _address(rows)
+    energy, size = 1.0, 1.0
+    if not exact:
+        energy, size = scaling.sram_energy(row_bits * rows / 8, node_nm), scaling.area(node_nm)
+        notes.append(_scaled(node_nm, "SRAM"))
     return Cost(
-        _pj(read + address_pj), _pj(write + address_pj), (area + address_um2) / _UM2_PER_MM2, assumption
+        _pj((read + address_pj) * energy),
+        _pj((write + address_pj) * energy),
+        (area + address_um2) * size / _UM2_PER_MM2,
+        "; ".join(notes),
+        leakage / 1e3,
     )
 
 
-def _between(table: Sequence[_Sram], row_bits: float, rows: float) -> tuple[float, float, float]:
+def _between(known: Sequence[_Sram], row_bits: float, rows: float) -> tuple[float, ...]:
     """Interpolate (beyond the table: extrapolate) log-linearly, first along the rows, then along the row width."""
-    widths = sorted({r.row_bits for r in table})
+    widths = sorted({r.row_bits for r in known})
     low, high = _bracket(widths, row_bits)
-    at = [_along_rows([r for r in table if r.row_bits == w], rows) for w in (low, high)]
-    return tuple(_log_line((low, a), (high, b), row_bits) for a, b in zip(*at, strict=True))  # type: ignore[return-value]
+    at = [_along_rows([r for r in known if r.row_bits == w], rows) for w in (low, high)]
+    return tuple(_log_line((low, a), (high, b), row_bits) for a, b in zip(*at, strict=True))
 
 
 def _along_rows(column: Sequence[_Sram], rows: float) -> tuple[float, ...]:
     by_rows = {r.rows: r for r in column}
     low, high = _bracket(sorted(by_rows), rows)
     a, b = by_rows[low], by_rows[high]
-    return tuple(
-        _log_line((low, getattr(a, f)), (high, getattr(b, f)), rows)
-        for f in ("read_pj", "write_pj", "area_um2")
-    )
+    return tuple(_log_line((low, getattr(a, f)), (high, getattr(b, f)), rows) for f in _COLUMNS[2:])
 
 
 def _bracket(values: Sequence[float], x: float) -> tuple[float, float]:
@@ -196,4 +274,4 @@ def _log_line(a: tuple[float, float], b: tuple[float, float], x: float) -> float
 
 def tables() -> dict[str, list[dict[str, Any]]]:
     """Return every table of energies and areas, with the source of each row."""
-    return {name: [dict(r) for r in _table(name)] for name in ("units", "dram", "registers", "sram")}
+    return {name: [dict(r) for r in table(name)] for name in NAMES}

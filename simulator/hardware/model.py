@@ -25,6 +25,8 @@ class Memory:
         of: the array that it serves; the empty string for a memory that serves the whole chip.
         per_element: whether every element of that array has one.
         part_of: another memory whose words these are; an access costs what it costs there, and no area comes on top.
+        interface_area_mm2_s_per_byte: area of the interface (controller and transceivers) for each byte/s of bandwidth.
+        interface_j_per_byte: power of the interface, used or not, for each byte/s of bandwidth.
     """
 
     component: str
@@ -35,6 +37,8 @@ class Memory:
     of: str = ""
     per_element: bool = False
     part_of: str = ""
+    interface_area_mm2_s_per_byte: Annotated[float, Unit("mm^2*second/byte", "interface_area")] = 0.0
+    interface_j_per_byte: Annotated[float, Unit("watt*second/byte", "interface_power")] = 0.0
 
     def __post_init__(self) -> None:
         for word, value in (
@@ -46,6 +50,15 @@ class Memory:
                 raise ValueError(f"{word}: expected more than zero, found {value}")
         if self.per_element and not self.of:
             raise ValueError("per_element: needs 'of: ARRAY'")
+        interface = (self.interface_area_mm2_s_per_byte, self.interface_j_per_byte)
+        if min(interface) < 0:
+            raise ValueError("interface_area and interface_power: expected zero or more")
+        if (
+            max(interface) > 0
+            and isinstance(self.bandwidth_bytes_per_s, float)
+            and math.isinf(self.bandwidth_bytes_per_s)
+        ):
+            raise ValueError("interface_area and interface_power: need a bandwidth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +104,10 @@ class SpatialChip:
 
     Attributes:
         word_bytes: size of an element of a tensor.
-        static_power_w: power that flows whether or not anything happens.
+        static_power_w: power that flows whether or not anything happens, interfaces and `leakage` left out.
         node_nm: technology node of the energies and areas.
+        library: where energies and areas come from (hardware/cost.py).
+        leakage: whether the leakage of SRAM, as far as the tables have it, counts.
         parameters: what the file calls by name, after overrides.
     """
 
@@ -105,6 +120,8 @@ class SpatialChip:
     source: str = ""
     static_power_w: Annotated[float, Unit("watt", "static_power")] = 0.0
     node_nm: int = 45
+    library: str = "accelergy"
+    leakage: bool = False
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Area of a chip from its parts."""
+"""Area and static power of a chip from its parts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ..hardware.cost import cost
-from ..hardware.model import SpatialChip
+from ..hardware.cost import Cost, cost
+from ..hardware.model import Array, Memory, SpatialChip
 from ..identity import remembered
 from .energy import row_costs
+from .nest import Count
 
 
 @remembered(maxsize=64)
 def area_mm2(chip: SpatialChip) -> Mapping[str, float]:
-    """Return the area of every memory (all its instances) and of every array (its functional units), in mm^2.
+    """Return the area of every memory (all its instances, and its interface) and of every array (its units), in mm^2.
 
     >>> from ..hardware.reader import load_hardware
     >>> round(area_mm2(load_hardware("fusemax"))["GlobalBuffer"], 4)
@@ -23,21 +24,50 @@ def area_mm2(chip: SpatialChip) -> Mapping[str, float]:
     """
     out: dict[str, Any] = {}
     for name, memory in chip.memories.items():
-        instances = chip.arrays[memory.of].elements if memory.per_element else 1
-        out[name] = row_costs(chip)[name][0].area_mm2 * instances
+        out[name] = row_costs(chip)[name][0].area_mm2 * _instances(memory, chip)
+        if memory.interface_area_mm2_s_per_byte:
+            out[name] = out[name] + memory.interface_area_mm2_s_per_byte * memory.bandwidth_bytes_per_s
     for name, array in chip.arrays.items():
-        out[name] = sum(cost(unit, node_nm=chip.node_nm).area_mm2 for unit in array.units) * array.elements
+        out[name] = sum(c.area_mm2 for c in _units(array, chip)) * array.elements
     return out
+
+
+@remembered(maxsize=64)
+def static_power_w(chip: SpatialChip) -> Count:
+    """Return the power that flows whether or not anything happens: stated, of interfaces, and leakage if it counts.
+
+    >>> from ..hardware.reader import load_hardware
+    >>> static_power_w(load_hardware("fusemax", static_power="10 W"))
+    10.0
+    """
+    power: Count = chip.static_power_w
+    for name, memory in chip.memories.items():
+        if memory.interface_j_per_byte:
+            power = power + memory.interface_j_per_byte * memory.bandwidth_bytes_per_s
+        if chip.leakage:
+            power = power + row_costs(chip)[name][0].leakage_w * _instances(memory, chip)
+    return power
+
+
+def _instances(memory: Memory, chip: SpatialChip) -> int:
+    return chip.arrays[memory.of].elements if memory.per_element else 1
+
+
+def _units(array: Array, chip: SpatialChip) -> list[Cost]:
+    return [cost(unit, node_nm=chip.node_nm, library=chip.library) for unit in array.units]
 
 
 @remembered(maxsize=64)
 def assumptions(chip: SpatialChip) -> tuple[str, ...]:
     """Return what was assumed about energies and areas of a chip."""
     out = [each.assumption for each, _ in row_costs(chip).values()]
+    out += [c.assumption for array in chip.arrays.values() for c in _units(array, chip)]
     free = [name for name, m in chip.memories.items() if m.component == "wires"]
     if free:
         out.append(f"{', '.join(free)}: wires, without energy or area")
     out.append(f"energies and areas at {chip.node_nm} nm")
-    if not np.any(chip.static_power_w):
+    if chip.leakage:
+        out.append("leakage: that of SRAM alone")
+    elif not np.any(chip.static_power_w):
         out.append("no leakage: the chip states no static power")
     return tuple(dict.fromkeys(filter(None, out)))

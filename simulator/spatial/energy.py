@@ -55,29 +55,35 @@ def row_costs(chip: SpatialChip) -> Mapping[str, tuple[Cost, Count]]:
 def memory_cost(memory: Memory, chip: SpatialChip) -> Cost:
     """Return energy per row and area of one instance of a memory."""
     if memory.part_of:
-        return replace(memory_cost(chip.memories[memory.part_of], chip), area_mm2=0.0)
+        return replace(memory_cost(chip.memories[memory.part_of], chip), area_mm2=0.0, leakage_w=0.0)
     rows = memory.capacity_bytes / memory.row_bytes
     if np.ndim(rows):
-        return _costs(memory, rows, chip.node_nm)
+        return _costs(memory, rows, chip)
+    return _cost(memory, memory.row_bytes * 8, rows, chip)
+
+
+def _cost(memory: Memory, row_bits: float, rows: float, chip: SpatialChip) -> Cost:
     return cost(
-        memory.component, row_bits=memory.row_bytes * 8, rows=rows, kind=memory.kind, node_nm=chip.node_nm
+        memory.component,
+        row_bits=row_bits,
+        rows=rows,
+        kind=memory.kind,
+        node_nm=chip.node_nm,
+        library=chip.library,
     )
 
 
-def _costs(memory: Memory, rows: Any, node_nm: int) -> Cost:
+def _costs(memory: Memory, rows: Any, chip: SpatialChip) -> Cost:
     """Return the costs of a memory at many design points: each distinct one is looked up once."""
     row_bits = np.broadcast_to(memory.row_bytes * 8, np.shape(rows))
     # One complex number a pair: sorting those is much faster than sorting rows.
     pairs = np.empty(np.shape(rows), dtype=np.complex128)
     pairs.real, pairs.imag = row_bits, rows
     distinct, which = np.unique(pairs, return_inverse=True)
-    found = [
-        cost(memory.component, row_bits=float(d.real), rows=float(d.imag), kind=memory.kind, node_nm=node_nm)
-        for d in distinct
-    ]
-    each: tuple[Any, ...] = tuple(np.array([(c.read_j, c.write_j, c.area_mm2) for c in found]).T)
-    read, write, area = (values[which] for values in each)
-    return Cost(read, write, area, next((c.assumption for c in found if c.assumption), ""))
+    found = [_cost(memory, float(d.real), float(d.imag), chip) for d in distinct]
+    each: tuple[Any, ...] = tuple(np.array([(c.read_j, c.write_j, c.area_mm2, c.leakage_w) for c in found]).T)
+    read, write, area, leakage = (values[which] for values in each)
+    return Cost(read, write, area, next((c.assumption for c in found if c.assumption), ""), leakage)
 
 
 def actions(
@@ -111,7 +117,7 @@ def actions(
     for nest in nests:
         array = chip.arrays[nest.array]
         for unit, number in unit_operations(nest, array, sizes, live.get(nest.einsum, DENSE)).items():
-            each_j = cost(unit, node_nm=chip.node_nm).read_j
+            each_j = cost(unit, node_nm=chip.node_nm, library=chip.library).read_j
             out.append(Action(nest.einsum, nest.array, OPERATE, unit, number, each_j))
     return out
 

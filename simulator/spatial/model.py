@@ -15,7 +15,7 @@ from ..hardware.model import SpatialChip
 from ..identity import remembered
 from ..result import EinsumEstimate, Estimate, MemoryEstimate
 from .access import Usage
-from .area import area_mm2, assumptions
+from .area import area_mm2, assumptions, static_power_w
 from .energy import Action, actions
 from .live import DENSE
 from .lowering import Layout
@@ -78,7 +78,7 @@ def assemble(settled: Plan, usages: Sequence[Usage], acts: Iterable[Action]) -> 
         hardware=chip.name,
         mapping=mapping.name,
         latency_s=latency,
-        energy_j=total(by_component.values()) + chip.static_power_w * latency,
+        energy_j=total(by_component.values()) + static_power_w(chip) * latency,
         traffic_bytes=total(b for (memory, _), b in moved.items() if memory == chip.outermost),
         area_mm2=sum(areas.values()),
         utilization={a: total(r.utilization for r in rows if r.array == a) for a in chip.arrays},

@@ -209,8 +209,8 @@ def test_wrong_kinds():
         simulate(ATTENTION, at(4096), load_hardware("h100"), mappings.load("fusemax"))
     with pytest.raises(MappingError, match="needs a spatial mapping"):
         simulate(ATTENTION, at(4096), load_hardware("fusemax"), None)
-    with pytest.raises(HardwareError, match="no energy at 7 nm"):
-        simulate(ATTENTION, at(4096), load_hardware("fusemax", node_nm=7), mappings.load("fusemax"))
+    with pytest.raises(HardwareError, match="no energy at 5 nm"):
+        simulate(ATTENTION, at(4096), load_hardware("fusemax", node_nm=5), mappings.load("fusemax"))
 
 
 def test_an_array_without_the_operation():
