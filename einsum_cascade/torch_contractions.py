@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .expr import Apply, Expr, Num
-from .torch_values import Axis, Builder, Value, elementwise
+from .torch_values import Axis, Builder, Value, constant, elementwise
 
 
 def contracted(b: Builder, operands: Sequence[Value], subscripts: Sequence[str], out: str) -> Value:
@@ -74,6 +74,24 @@ def matmul(b: Builder, x: Value, y: Value) -> Value:
     right = (batch[len(batch) - (m - 2) :] + "kj") if m > 1 else "k"
     out = batch + ("i" if n > 1 else "") + ("j" if m > 1 else "")
     return contracted(b, [x, y], [left, right], out)
+
+
+def outer(b: Builder, x: Value, y: Value) -> Value:
+    """Return all products of two vectors."""
+    return contracted(b, [x, y], ["i", "j"], "ij")
+
+
+def added_product(b: Builder, x: Value, y: Value, z: Value, beta: float = 1, alpha: float = 1) -> Value:
+    """Return a matrix product added to a value, each times a number."""
+
+    def total(added: Expr, product: Expr) -> Expr:
+        left, right = (
+            term if factor == 1 else Apply("*", (constant(factor), term))
+            for factor, term in ((beta, added), (alpha, product))
+        )
+        return Apply("+", (left, right))
+
+    return elementwise(b, total, x, matmul(b, y, z))
 
 
 def linear(b: Builder, x: Value, weight: Value, bias: Value | None = None) -> Value:

@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from .einsum import Reduction
-from .expr import Apply, Compare, Expr, Num, Var
-from .torch_contractions import einsum, linear, matmul
+from .expr import Apply, Compare, Expr, Num
+from .torch_activations import elu, gated, gelu, leaky, softplus
+from .torch_contractions import added_product, einsum, linear, matmul, outer
+from .torch_norms import (
+    average_pool,
+    cosine_similarity,
+    cross_entropy,
+    deviation,
+    layer_norm,
+    mean,
+    rms_norm,
+    variance,
+    variance_and_mean,
+    vector_norm,
+)
+from .torch_pieces import (
+    chunked,
+    flipped,
+    gathered,
+    indexed,
+    joined,
+    padded,
+    rolled,
+    split,
+    stacked,
+    tiled,
+    unbound,
+)
+from .torch_reductions import log_softmax, logsumexp, reduced, softmax
 from .torch_shapes import (
     arange,
     aranged,
     axis_of,
+    diagonal,
     expanded,
     filled,
     filled_like,
     flattened,
+    moved,
     permuted,
     repeated,
     reshaped,
     selected,
     sliced,
+    spaced,
     squeezed,
     transposed,
     triangle,
@@ -34,7 +63,6 @@ from .torch_values import (
     Builder,
     UntraceableError,
     Value,
-    constant,
     elementwise,
     is_truth,
     number,
@@ -50,7 +78,7 @@ def _apply(op: str) -> Callable[..., Expr]:
 
 
 def _map(op: str) -> Handler:
-    return lambda b, *values, **_: elementwise(b, _apply(op), *values)
+    return lambda b, *values: elementwise(b, _apply(op), *values)
 
 
 def _compare(op: str) -> Handler:
@@ -60,11 +88,21 @@ def _compare(op: str) -> Handler:
             return inside if op == "!=" else Apply("not", (inside,))
         return Compare((op,), (number(left), number(right)))
 
-    return lambda b, x, y, **_: elementwise(b, compared, x, y)
+    return lambda b, x, y: elementwise(b, compared, x, y)
 
 
 def _logic(op: str) -> Handler:
-    return lambda b, *values, **_: elementwise(b, lambda *a: Apply(op, tuple(map(truth, a))), *values)
+    return lambda b, *values: elementwise(b, lambda *a: Apply(op, tuple(map(truth, a))), *values)
+
+
+def _different(b: Builder, x: Value, y: Value) -> Value:
+    """Return where exactly one of two is true."""
+
+    def one(p: Expr, q: Expr) -> Expr:
+        either, both = (Apply(op, (truth(p), truth(q))) for op in ("or", "and"))
+        return Apply("and", (either, Apply("not", (both,))))
+
+    return elementwise(b, one, x, y)
 
 
 def _product(a: Expr, b: Expr) -> Expr:
@@ -105,90 +143,6 @@ def _clamp(
     return out if high is None else elementwise(b, _apply("min"), out, high)
 
 
-def reduced(
-    b: Builder, x: Value, dims: Sequence[int] | int | None, op: str, *, keepdim: bool = False, wanted: str
-) -> Value:
-    """Return a reduction over some dimensions."""
-    some = range(len(x.sizes)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    gone = [axis_of(x, d) for d in some]
-    left = [i for i in range(len(x.sizes)) if i not in gone]
-    order = [*left, *gone]
-    back = {place: i for i, place in enumerate(order)}
-
-    def make(at: tuple[Expr, ...]) -> Expr:
-        value = number(x.element(tuple(at[back[i]] for i in range(len(order)))))
-        spread = [at[back[i]] for i in gone if x.axes[i] is None]
-        # A sum over an axis that the value does not mention still counts it.
-        for v in spread:
-            value = Apply("+", (value, Apply("*", (Num(0), v))))
-        return value
-
-    def reductions(at: tuple[Expr, ...]) -> tuple[Reduction, ...]:
-        return (Reduction(op, tuple(v.name for v in at[len(left) :] if isinstance(v, Var))),)
-
-    axes, sizes = [x.axes[i] for i in order], [x.sizes[i] for i in order]
-    out = b.define(wanted, axes, make, reductions=reductions, kept=len(left), sizes=sizes)
-    if not keepdim:
-        return out
-    shape = [1 if i in gone else n for i, n in enumerate(x.sizes)]
-    return reshaped(b, out, shape)
-
-
-def _mean(b: Builder, x: Value, dims: Any = None, keepdim: bool = False, **_: Any) -> Value:
-    total = reduced(b, x, dims, "sum", keepdim=keepdim, wanted="SUM")
-    return elementwise(b, _apply("/"), total, _count(x, dims))
-
-
-def _count(x: Value, dims: Any) -> Value:
-    some = range(len(x.sizes)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    gone = [axis_of(x, d) for d in some]
-    return size_of([x.axes[i] for i in gone], [x.sizes[i] for i in gone])
-
-
-def _variance(
-    b: Builder, x: Value, dims: Any = None, *, correction: float | None = 1, keepdim: bool = False
-) -> Value:
-    mean = b.solid(_mean(b, x, dims, True), "MU")
-    square = elementwise(b, lambda v, m: Apply("**", (Apply("-", (v, m)), Num(2))), x, mean)
-    total = reduced(b, square, dims, "sum", keepdim=keepdim, wanted="VS")
-    less = 1 if correction is None else correction
-    count = elementwise(b, _apply("-"), _count(x, dims), less) if less else _count(x, dims)
-    return elementwise(b, _apply("/"), total, count)
-
-
-def softmax(b: Builder, x: Value, dim: int, *_: Any, **__: Any) -> Value:
-    """Return the stable softmax as it is written in textbooks: maximum, exponentials, sum, quotient."""
-    shifted, total = _exponentials(b, x, dim)
-    return b.solid(elementwise(b, _apply("/"), shifted, total), "A")
-
-
-def _exponentials(b: Builder, x: Value, dim: int) -> tuple[Value, Value]:
-    scores = _scores(b, x)
-    top = reduced(b, scores, dim, "max", keepdim=True, wanted="GM")
-    shifted = elementwise(b, lambda s, m: Apply("exp", (Apply("-", (s, m)),)), scores, top)
-    numerator = b.solid(shifted, "SN")
-    return numerator, reduced(b, numerator, dim, "sum", keepdim=True, wanted="SD")
-
-
-def _scores(b: Builder, x: Value) -> Value:
-    """Return scores by name; those that are masked with -inf become points that do not exist."""
-    if x.plain:
-        return x
-    return b.define("S", x.axes, lambda at: number(x.element(at)), sizes=x.sizes, masks=True)
-
-
-def _log_softmax(b: Builder, x: Value, dim: int, *_: Any) -> Value:
-    scores = _scores(b, x)
-    total = _exponentials(b, scores, dim)[1]
-    top = reduced(b, scores, dim, "max", keepdim=True, wanted="GM")
-    log = elementwise(b, lambda d: Apply("log", (d,)), total)
-    return elementwise(b, lambda s, m, d: Apply("-", (Apply("-", (s, m)), d)), scores, top, log)
-
-
-def _logsumexp(b: Builder, x: Value, dims: Any, keepdim: bool = False) -> Value:
-    return reduced(b, _scores(b, x), dims, "logsumexp", keepdim=keepdim, wanted="L")
-
-
 def attention(
     b: Builder,
     q: Value,
@@ -223,48 +177,54 @@ def attention(
     return matmul(b, softmax(b, scores, -1), v)
 
 
-def _layer_norm(
-    b: Builder,
-    x: Value,
-    shape: Sequence[int],
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Value:
-    dims = list(range(-len(shape), 0))
-    x = b.solid(x)
-    mean = b.solid(_mean(b, x, dims, True), "MU")
-    spread = b.solid(_variance(b, x, dims, correction=0, keepdim=True), "VA")
-
-    def normal(value: Expr, mu: Expr, va: Expr) -> Expr:
-        return Apply("/", (Apply("-", (value, mu)), Apply("sqrt", (Apply("+", (va, constant(eps))),))))
-
-    out = elementwise(b, normal, x, mean, spread)
-    out = out if weight is None else elementwise(b, _product, out, weight)
-    return out if bias is None else elementwise(b, _apply("+"), out, bias)
-
-
 def _dropout(b: Builder, x: Value, p: float, train: bool) -> Value:
     if train and p:
         raise UntraceableError("dropout is random")
     return x
 
 
-def _gelu(b: Builder, x: Value, approximate: str = "none") -> Value:
-    if approximate != "none":
-        raise UntraceableError("gelu with approximate='tanh'")
-    return elementwise(b, _apply("gelu"), x)
+def _divide(b: Builder, x: Any, y: Any, *, rounding_mode: str | None = None) -> Value:
+    quotient = elementwise(b, _apply("/"), x, y)
+    if rounding_mode is None:
+        return quotient
+    return elementwise(b, _apply("floor") if rounding_mode == "floor" else _towards_zero, quotient)
 
 
-def _softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> Value:
-    if beta != 1:
-        raise UntraceableError("softplus with beta")
-    return elementwise(b, _apply("softplus"), x)
+def _towards_zero(v: Expr) -> Expr:
+    up = Apply("neg", (Apply("floor", (Apply("neg", (number(v),)),)),))
+    return Apply("select", (Compare(("<",), (number(v), Num(0))), up, Apply("floor", (number(v),))))
+
+
+def _sign(v: Expr) -> Expr:
+    above, below = (Compare((op,), (v, Num(0))) for op in (">", "<"))
+    return Apply("select", (above, Num(1), Apply("select", (below, Apply("neg", (Num(1),)), Num(0)))))
+
+
+def converted(b: Builder, x: Value, kind: str) -> Value:
+    """Return a value as another kind of number: what is not 0 is true, and whole numbers drop what is behind the point.
+
+    Args:
+        kind: "truth", "whole" or "real".
+    """
+    if kind == "truth":
+        return elementwise(b, truth, x)
+    return elementwise(b, _towards_zero if kind == "whole" else number, x)
+
+
+def _quantified(op: str) -> Handler:
+    """Return a handler of `any` (the largest of 0 and 1) or `all` (the smallest)."""
+
+    def quantified(b: Builder, x: Value, dims: Any = None, keepdim: bool = False) -> Value:
+        found = reduced(b, converted(b, x, "truth"), dims, op, keepdim=keepdim, wanted=op.upper())
+        return converted(b, found, "truth")
+
+    return quantified
 
 
 def _extreme(op: str) -> Handler:
     def extreme(b: Builder, x: Value, dim: Any = None, keepdim: bool = False) -> Any:
+        if isinstance(dim, Value):
+            return elementwise(b, _apply(op), x, dim)
         found = reduced(b, x, dim, op, keepdim=keepdim, wanted=op.upper())
         return (found, None) if isinstance(dim, int) else found
 
@@ -276,23 +236,39 @@ OPERATIONS: dict[str, Handler] = {
     "sub": _add("-"),
     "rsub": lambda b, x, y, alpha=1: _add("-")(b, y, x, alpha),
     "mul": lambda b, x, y: elementwise(b, _product, x, y),
-    "div": _map("/"),
+    "div": _divide,
+    "floor_divide": lambda b, x, y: _divide(b, x, y, rounding_mode="floor"),
+    "remainder": _map("%"),
+    "sign": lambda b, x: elementwise(b, _sign, x),
+    "trunc": lambda b, x: elementwise(b, _towards_zero, x),
     "pow": lambda b, x, y: elementwise(b, _plain_power, x, y),
     "reciprocal": lambda b, x: elementwise(b, _apply("/"), 1, x),
     "rsqrt": lambda b, x: elementwise(b, lambda v: Apply("/", (Num(1), Apply("sqrt", (v,)))), x),
     "square": lambda b, x: elementwise(b, lambda v: Apply("**", (v, Num(2))), x),
     "maximum": _map("max"),
     "minimum": _map("min"),
-    "softplus": _softplus,
-    "gelu": _gelu,
+    "softplus": softplus,
+    "gelu": gelu,
+    "glu": lambda b, x, dim=-1: elementwise(b, gated, *chunked(b, x, 2, dim)),
+    "elu": elu,
+    "leaky_relu": lambda b, x, slope=0.01: elementwise(b, leaky(slope), x),
+    "hardtanh": lambda b, x, low=-1, high=1: _clamp(b, x, low, high),
+    "log1p": lambda b, x: elementwise(b, lambda v: Apply("log", (Apply("+", (Num(1), v)),)), x),
     "silu": lambda b, x: elementwise(b, lambda v: Apply("*", (v, Apply("sigmoid", (v,)))), x),
     "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": lambda b, x, high: _clamp(b, x, None, high),
+    "any": _quantified("max"),
+    "all": _quantified("min"),
     "where": _where,
     "masked_fill": _masked_fill,
     "logical_and": _logic("and"),
     "bitwise_and": _logic("and"),
     "__and__": _logic("and"),
     "__or__": _logic("or"),
+    "__xor__": _different,
+    "logical_xor": _different,
+    "bitwise_xor": _different,
     "logical_or": _logic("or"),
     "bitwise_or": _logic("or"),
     "logical_not": _logic("not"),
@@ -303,9 +279,18 @@ OPERATIONS: dict[str, Handler] = {
     "prod": lambda b, x, dims=None, keepdim=False, **_: reduced(
         b, x, dims, "prod", keepdim=keepdim, wanted="PROD"
     ),
-    "mean": _mean,
-    "var": _variance,
-    "std": lambda b, *a, **k: elementwise(b, _apply("sqrt"), _variance(b, *a, **k)),
+    "mean": mean,
+    "var": variance,
+    "std": deviation,
+    "var_mean": variance_and_mean,
+    "linalg_vector_norm": vector_norm,
+    "norm": vector_norm,
+    "cosine_similarity": cosine_similarity,
+    "adaptive_avg_pool1d": average_pool,
+    "adaptive_avg_pool2d": average_pool,
+    "adaptive_avg_pool3d": average_pool,
+    "rms_norm": rms_norm,
+    "cross_entropy_loss": cross_entropy,
     "amax": lambda b, x, dims=(), keepdim=False: reduced(
         b, x, list(dims), "max", keepdim=keepdim, wanted="MAX"
     ),
@@ -316,9 +301,9 @@ OPERATIONS: dict[str, Handler] = {
     "min": _extreme("min"),
     "softmax": softmax,
     "_softmax": softmax,
-    "log_softmax": _log_softmax,
-    "logsumexp": _logsumexp,
-    "layer_norm": _layer_norm,
+    "log_softmax": log_softmax,
+    "logsumexp": logsumexp,
+    "layer_norm": layer_norm,
     "einsum": einsum,
     "matmul": matmul,
     "bmm": matmul,
@@ -326,6 +311,9 @@ OPERATIONS: dict[str, Handler] = {
     "mv": matmul,
     "dot": matmul,
     "linear": linear,
+    "outer": outer,
+    "addmm": added_product,
+    "baddbmm": added_product,
     "scaled_dot_product_attention": attention,
     "arange": aranged,
     "ones": lambda b, sizes, **_: filled(b, sizes, 1),
@@ -334,8 +322,16 @@ OPERATIONS: dict[str, Handler] = {
     "ones_like": filled_like(1),
     "zeros_like": filled_like(0),
     "full_like": filled_like(None),
+    "new_zeros": lambda b, x, sizes, **_: filled(b, sizes, 0),
+    "new_ones": lambda b, x, sizes, **_: filled(b, sizes, 1),
+    "new_full": lambda b, x, sizes, fill, **_: filled(b, sizes, fill),
+    "linspace": spaced,
+    "eye": diagonal,
     "tril": triangle("<="),
     "triu": triangle(">="),
+    "swapaxes": lambda b, x, i, j: transposed(x, i, j),
+    "swapdims": lambda b, x, i, j: transposed(x, i, j),
+    "movedim": moved,
     "permute": lambda b, x, order: permuted(x, order),
     "transpose": lambda b, x, i, j: transposed(x, i, j),
     "t": lambda b, x: x if len(x.sizes) < 2 else transposed(x, 0, 1),
@@ -344,11 +340,30 @@ OPERATIONS: dict[str, Handler] = {
     "unsqueeze": unsqueezed,
     "squeeze": squeezed,
     "expand": expanded,
+    "expand_as": lambda b, x, like: expanded(b, x, like.sizes),
+    "broadcast_to": expanded,
     "view": viewed,
     "reshape": viewed,
     "_unsafe_view": viewed,
     "flatten": flattened,
     "unflatten": unflattened,
+    "cat": joined,
+    "concat": joined,
+    "stack": stacked,
+    "split": split,
+    "split_with_sizes": split,
+    "chunk": chunked,
+    "unbind": unbound,
+    "flip": flipped,
+    "repeat": tiled,
+    "tile": lambda b, x, times: tiled(b, x, [*(1,) * (len(x.sizes) - len(times)), *times]),
+    "pad": padded,
+    "constant_pad_nd": lambda b, x, widths, value=0: padded(b, x, widths, "constant", value),
+    "index_select": lambda b, x, dim, index: indexed(b, x, [*(None,) * axis_of(x, dim), index]),
+    "roll": rolled,
+    "index": indexed,
+    "gather": gathered,
+    "embedding": lambda b, table, places, *_, **__: indexed(b, table, [places]),
     "slice": sliced,
     "select": selected,
     "repeat_interleave": repeated,
@@ -359,6 +374,7 @@ OPERATIONS: dict[str, Handler] = {
     "clone": unchanged,
     "contiguous": unchanged,
     "detach": unchanged,
+    "detach_": unchanged,
     "alias": unchanged,
     "_assert_tensor_metadata": lambda *_, **__: None,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,11 +30,20 @@ def arange(stop: int, start: int = 0, step: int = 1) -> Value:
 
 def aranged(b: Builder, *bounds: Any, **_: Any) -> Value:
     """Return coordinates between bounds."""
-    if not all(isinstance(x, int) for x in bounds):
+    if any(x != int(x) for x in bounds):
         raise UntraceableError("arange with steps that are not whole numbers")
-    if len(bounds) == 1:
-        return arange(bounds[0])
-    return arange(bounds[1], bounds[0], *bounds[2:])
+    whole = [int(x) for x in bounds]
+    return arange(whole[0]) if len(whole) == 1 else arange(whole[1], whole[0], *whole[2:])
+
+
+def spaced(b: Builder, start: float, end: float, steps: int, **_: Any) -> Value:
+    """Return numbers at equal distances between two."""
+    step = (end - start) / max(steps - 1, 1)
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        return Apply("+", (constant(start), Apply("*", (at[0], constant(step)))))
+
+    return Value((None,), (steps,), element)
 
 
 def filled(b: Builder, sizes: Sequence[int], fill: float, **_: Any) -> Value:
@@ -61,6 +71,20 @@ def triangle(keep: str) -> Handler:
         return Value(x.axes, x.sizes, element)
 
     return cut
+
+
+def diagonal(b: Builder, rows: int, columns: int | None = None, **_: Any) -> Value:
+    """Return the unit matrix."""
+    sizes = (rows, rows if columns is None else columns)
+    return Value((None, None), sizes, lambda at: Compare(("==",), (at[0], at[1])))
+
+
+def moved(b: Builder, x: Value, source: Any, target: Any) -> Value:
+    """Return a value with some dimensions at other places."""
+    sources, targets = ([d] if isinstance(d, int) else d for d in (source, target))
+    at = {axis_of(x, t): axis_of(x, s) for s, t in zip(sources, targets, strict=True)}
+    rest = iter(i for i in range(len(x.sizes)) if i not in at.values())
+    return permuted(x, [at[i] if i in at else next(rest) for i in range(len(x.sizes))])
 
 
 def permuted(x: Value, order: Sequence[int]) -> Value:
@@ -180,6 +204,9 @@ def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
     Raises:
         UntraceableError: the new axes cut across the old ones.
     """
+    between = _cut(value.sizes, sizes)
+    if between not in (tuple(value.sizes), tuple(sizes)):
+        return reshaped(builder, reshaped(builder, value, between), sizes)
     axes: list[Axis | None] = []
     index: list[Callable[[tuple[Expr, ...]], list[Expr]]] = []
     for old, new in _groups(value.sizes, sizes):
@@ -209,6 +236,14 @@ def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
         return value.element(tuple(i for part in index for i in part(at)))
 
     return Value(tuple(axes), tuple(sizes), element, plain=value.plain)
+
+
+def _cut(old: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape that is cut wherever one of two is, or the new one where that has no whole sizes."""
+    ends = sorted({math.prod(shape[i:]) for shape in (old, new) for i in range(len(shape) + 1)})
+    if 0 in ends or any(b % a for a, b in itertools.pairwise(ends)) or {1} & {*old, *new}:
+        return tuple(new)
+    return tuple(b // a for a, b in itertools.pairwise(ends))[::-1]
 
 
 def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:

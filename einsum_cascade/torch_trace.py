@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import inspect
 import linecache
-import string
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from .cascade import Cascade
-from .declarations import Rank, Signature, rank_of, variable_of
+from .declarations import Signature, rank_of, variable_of
 from .einsum import Einsum, Reduction
 from .errors import CascadeError, ModelError
-from .expr import Access, Apply, Expr, Num, Size, walk
-from .torch_operations import OPERATIONS
-from .torch_values import Axis, Builder, UntraceableError, Value, number, rename, size_key
+from .expr import Access, Expr, Num, Size, walk
+from .torch_names import Names
+from .torch_operations import OPERATIONS, converted
+from .torch_values import Axis, Builder, UntraceableError, Value, constant, number, rename
 
 _SOURCE = "source"
+# Arguments that say where and how numbers are kept, not which they are.
+_STORAGE = ("dtype", "device", "pin_memory", "layout", "memory_format")
 
 
 def from_torch(fn: Callable[..., Any], *example_inputs: Any) -> Cascade:
     """Return the cascade that a PyTorch function computes.
 
     Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
-    Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number.
+    Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number. Parameters, and
+    tables that the function makes of lists, are inputs before those of the function.
 
     Args:
         fn: a function of tensors (or a module) that gives a tensor or several.
@@ -51,7 +54,7 @@ def traced(fn: Callable[..., Any], *example_inputs: Any) -> tuple[Cascade, dict[
     exported = _exported(fn, example_inputs)
     builder = Builder()
     inputs = _inputs(builder, exported, fn, example_inputs)
-    outputs = _walk(builder, exported.graph, inputs)
+    outputs = _walk(builder, exported, inputs)
     name = getattr(fn, "__name__", type(fn).__name__)
     return _assembled(builder, name if name.isidentifier() else "traced", inputs, outputs)
 
@@ -102,13 +105,30 @@ def _inputs(
     inner |= signature.inputs_to_lifted_tensor_constants
     found = {}
     for node in exported.graph.nodes:
-        if node.op != "placeholder" or not hasattr(node.meta.get("val"), "shape"):
+        if (
+            node.op != "placeholder"
+            or not hasattr(node.meta.get("val"), "shape")
+            or _is_number(exported, node)
+        ):
             continue
         wanted = inner[node.name].removeprefix("inner.") if node.name in inner else tensors.pop(0)
         name = builder.name(_tensor_name(wanted))
         value, axes = builder.given(name, [int(n) for n in node.meta["val"].shape])
         found[node.name] = (name, value, axes)
     return found
+
+
+def _is_number(exported: Any, node: Any) -> bool:
+    """Tell whether a placeholder is a number that the function wraps in a tensor: `torch.tensor(3.0)`."""
+    lifted = exported.graph_signature.inputs_to_lifted_tensor_constants
+    return node.name in lifted and not node.meta["val"].shape
+
+
+def _number_of(exported: Any, node: Any) -> Value | None:
+    if not hasattr(node.meta.get("val"), "shape"):
+        return None
+    held = exported.constants[exported.graph_signature.inputs_to_lifted_tensor_constants[node.name]]
+    return Value((), (), lambda at: constant(held.item()))
 
 
 def _parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
@@ -128,12 +148,12 @@ def _tensor_name(name: str) -> str:
 
 
 def _walk(
-    builder: Builder, graph: Any, inputs: dict[str, tuple[str, Value, tuple[Axis, ...]]]
+    builder: Builder, exported: Any, inputs: dict[str, tuple[str, Value, tuple[Axis, ...]]]
 ) -> list[Value]:
     values: dict[Any, Any] = {}
-    for node in graph.nodes:
+    for node in exported.graph.nodes:
         if node.op == "placeholder":
-            values[node] = inputs[node.name][1] if node.name in inputs else None
+            values[node] = inputs[node.name][1] if node.name in inputs else _number_of(exported, node)
         elif node.op == "output":
             found = [_given(values, x) for x in node.args[0]]
             if not all(isinstance(x, Value) for x in found):
@@ -155,11 +175,7 @@ def _given(values: dict[Any, Any], argument: Any) -> Any:
 def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
     args = [_given(values, a) for a in node.args]
     kwargs = {k: _given(values, a) for k, a in node.kwargs.items()}
-    kwargs = {
-        k: v
-        for k, v in kwargs.items()
-        if k not in ("dtype", "device", "pin_memory", "layout", "memory_format")
-    }
+    kwargs = {k: v for k, v in kwargs.items() if k not in _STORAGE}
     name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
     if name == "getitem":
         item = args[0][args[1]]
@@ -171,13 +187,34 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
     if name not in OPERATIONS:
         raise CascadeError(f"{_place(node)}the language cannot say '{name}'", hint=_hint(name))
     try:
-        out = OPERATIONS[name](builder, *args, **kwargs)
+        out = OPERATIONS[name](builder, *_converted(builder, node, args), **kwargs)
     except UntraceableError as reason:
         raise CascadeError(f"{_place(node)}the language cannot say this: {reason}") from None
     except TypeError:
         raise CascadeError(f"{_place(node)}the language cannot say '{name}' with these arguments") from None
     shared = isinstance(out, Value) and len(node.users) > 1 and not out.plain
     return builder.solid(out) if shared and any(a is not None for a in out.axes) else out
+
+
+def _converted(builder: Builder, node: Any, args: list[Any]) -> list[Any]:
+    """Return the arguments of an operation, the first in the kind of numbers that the operation is asked for."""
+    if not node.args or not hasattr(node.args[0], "meta") or not isinstance(args[0], Value):
+        return args
+    given, asked = (getattr(n.meta.get("val"), "dtype", None) for n in (node.args[0], node))
+    name = getattr(node.target, "__name__", "").split(".")[0]
+    wanted = asked if name in ("to", "_to_copy", "type_as") else node.kwargs.get("dtype")
+    if given is None or wanted is None or _kind(given) == _kind(wanted):
+        return args
+    if name.endswith("_like"):
+        return args
+    return [converted(builder, args[0], _kind(wanted)), *args[1:]]
+
+
+def _kind(dtype: Any) -> str:
+    """Return the kind of numbers of a type: "truth", "whole" or "real"."""
+    if dtype.is_floating_point:
+        return "real"
+    return "truth" if str(dtype) == "torch.bool" else "whole"
 
 
 def _hint(name: str) -> str:
@@ -213,7 +250,7 @@ def _assembled(
         asked.append(_read_of(whole))
     _shorten(builder, asked)
     axes = [a for _, _, own in inputs.values() for a in own] + list(builder.axis_of.values())
-    ranks = _Names(builder, axes, [own for _, _, own in inputs.values()])
+    ranks = Names(builder, axes, [own for _, _, own in inputs.values()])
     einsums = tuple(_renamed(builder, e, ranks) for e in builder.einsums)
     targets = {e.name: e.target.indices for e in einsums}
     used = {rank_of(v) for e in einsums for v in (*e.variables, *e.output_variables)}
@@ -256,7 +293,7 @@ def _shorten(builder: Builder, asked: list[str]) -> None:
         asked[i] = inner.name
 
 
-def _renamed(builder: Builder, einsum: Einsum, ranks: _Names) -> Einsum:
+def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
     names = {v: variable_of(ranks.name(builder.axis_of[v])) for v in builder.axis_of}
     sizes = ranks.sizes
 
@@ -267,105 +304,3 @@ def _renamed(builder: Builder, einsum: Einsum, ranks: _Names) -> Einsum:
     assert isinstance(target, Access)
     reductions = tuple(Reduction(r.op, tuple(names[v] for v in r.variables)) for r in einsum.reductions)
     return Einsum(target, new(einsum.value), reductions, None if einsum.where is None else new(einsum.where))
-
-
-class _Names:
-    """The names of all ranks: by what they do where that is clear, else by the alphabet."""
-
-    def __init__(self, builder: Builder, axes: Sequence[Axis], given: Sequence[tuple[Axis, ...]]) -> None:
-        self._builder = builder
-        self._of: dict[Axis, str] = {}
-        self._taken = set(builder.names)
-        self.order: list[Axis] = []
-        for axis in axes:
-            self._collect(axis.root)
-        for axis, name in self._roles(given):
-            self._set(axis.root, name)
-        for axis in self.order:
-            if axis not in self._of:
-                self._set(axis, "")
-
-    @property
-    def sizes(self) -> dict[str, str]:
-        """Final names of sizes by the keys used while tracing."""
-        return {size_key(a): self.name(a) for a in self._everything()}
-
-    def _everything(self) -> list[Axis]:
-        found: list[Axis] = []
-        open_axes = [*self.order, *self._builder.axis_of.values()]
-        while open_axes:
-            axis = open_axes.pop()
-            if axis not in found:
-                found.append(axis)
-                open_axes += [*axis.parts, *axis.joined]
-        return found
-
-    def name(self, axis: Axis) -> str:
-        """Return the name of an axis."""
-        return self._of[axis.root]
-
-    def declared(self, used: set[str]) -> tuple[Rank, ...]:
-        """Return the ranks that are used, those that follow from others with their sizes."""
-        kept: set[Axis] = set()
-        for axis in reversed(self.order):
-            if self._of[axis] in used or axis in kept:
-                kept |= {axis, *(p.root for p in axis.parts)}
-                kept |= {axis.other_name_of.root} if axis.other_name_of is not None else set()
-        return tuple(Rank(self._of[a], self._size(a)) for a in self.order if a in kept)
-
-    def extents(self) -> dict[str, int]:
-        """Return the size of each rank in the example."""
-        return {self._of[a]: a.size for a in self.order}
-
-    def _size(self, axis: Axis) -> Expr | None:
-        if axis.other_name_of is not None:
-            return Size(self._of[axis.other_name_of.root])
-        out: Expr | None = None
-        for part in axis.parts:
-            out = Size(self.name(part)) if out is None else Apply("*", (out, Size(self.name(part))))
-        return out
-
-    def _collect(self, axis: Axis) -> None:
-        if axis in self.order:
-            return
-        if axis.other_name_of is not None:
-            self._collect(axis.other_name_of.root)
-        for part in axis.parts:
-            self._collect(part.root)
-        self.order.append(axis)
-
-    def _set(self, axis: Axis, wanted: str) -> None:
-        if axis in self._of:
-            return
-        pool = [wanted] if wanted else []
-        pool += list("NDCGIJLRSTUWXYZABEFHKMOPQV")
-        pool += [f"{c}{i}" for i in range(1, 9) for c in string.ascii_uppercase]
-        self._of[axis] = next(n for n in pool if n not in self._taken)
-        self._taken.add(self._of[axis])
-
-    def _roles(self, given: Sequence[tuple[Axis, ...]]) -> list[tuple[Axis, str]]:
-        """Return the names that the literature uses: P queries, M keys, E the width of scores, F of values, B, H."""
-        builder = self._builder
-        reduced = {builder.axis_of[v].root for e in builder.einsums for v in e.reduced}
-        kept = [a.root for own in given for a in own]
-        shared = [a for a in dict.fromkeys(kept) if kept.count(a) > 1 and a not in reduced and not a.parts]
-        roles = list(zip(shared, ["H"] if len(shared) == 1 else ["B", "H"], strict=False))
-        tops = [e for e in builder.einsums if any(r.op in ("max", "logsumexp") for r in e.reductions)]
-        return roles + self._attention_roles(tops[0], set(shared)) if tops else roles
-
-    def _attention_roles(self, top: Einsum, batch: set[Axis]) -> list[tuple[Axis, str]]:
-        """Return the roles of ranks around the first maximum."""
-        builder = self._builder
-
-        def roots(names: Sequence[str]) -> list[Axis]:
-            return [builder.axis_of[v].root for v in names]
-
-        place = builder.einsums.index(top)
-        keys = roots(top.reduced)
-        roles = [(a, "M") for a in keys]
-        roles += [(a, "P") for a in reversed(roots(top.output_variables)) if a not in batch]
-        roles += [(a, "E") for e in builder.einsums[max(0, place - 2) : place] for a in roots(e.reduced)]
-        for e in builder.einsums[place:]:
-            if e.all_reductions and e.all_reductions[0].op == "sum" and set(roots(e.reduced)) & set(keys):
-                roles += [(a, "F") for a in roots(e.output_variables) if a not in dict(roles)]
-        return roles

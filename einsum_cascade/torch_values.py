@@ -261,7 +261,7 @@ def constant(value: float) -> Expr:
         return Apply("neg", (constant(-value),))
     return (
         Num(int(value))
-        if isinstance(value, int) or (math.isfinite(value) and value == int(value))
+        if isinstance(value, int) or (abs(value) < 2**53 and value == int(value))
         else Num(value)
     )
 

@@ -78,12 +78,12 @@ def blocks(
 ) -> tuple[Cascade, str, tuple[str, ...]]:
     """Return a cascade that can be walked block by block: itself split, the rank of blocks, those inside a block.
 
-    A rank whose size follows from others (a window of I + 2*H keys) is walked element by element.
+    A rank whose size follows from others (a window of I + 2*H keys, a second name of one) is walked element by element.
 
     Raises:
         CascadeError: neither is possible.
     """
-    if rank not in cascade.splits and rank not in cascade.free_ranks and rank not in cascade.aliases:
+    if rank not in cascade.splits and cascade.aliases.get(rank, rank) not in cascade.free_ranks:
         return cascade, rank, ()
     split = partition(cascade, rank, settled)
     outer, *inner = split.splits[rank]

@@ -1,0 +1,56 @@
+"""Activation functions of PyTorch as expressions of one element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .expr import Apply, Compare, Expr, Num
+from .torch_values import Builder, UntraceableError, Value, constant, elementwise, number
+
+
+def gated(x: Expr, gate: Expr) -> Expr:
+    """Return a value times the sigmoid of its gate."""
+    return Apply("*", (x, Apply("sigmoid", (gate,))))
+
+
+def leaky(slope: float) -> Callable[[Expr], Expr]:
+    """Return the map that keeps what is above 0 and scales the rest."""
+
+    def leaky(v: Expr) -> Expr:
+        return Apply("select", (Compare((">",), (v, Num(0))), v, Apply("*", (constant(slope), v))))
+
+    return leaky
+
+
+def elu(b: Builder, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
+    """Return what is above 0, and exp less 1 of the rest."""
+    if scale != 1 or input_scale != 1:
+        raise UntraceableError("elu with scales")
+
+    def elu(v: Expr) -> Expr:
+        below = Apply("-", (Apply("exp", (v,)), Num(1)))
+        below = below if alpha == 1 else Apply("*", (constant(alpha), below))
+        return Apply("select", (Compare((">",), (v, Num(0))), v, below))
+
+    return elementwise(b, elu, x)
+
+
+def gelu(b: Builder, x: Value, approximate: str = "none") -> Value:
+    """Return gelu, by erf or by tanh."""
+    if approximate == "none":
+        return elementwise(b, lambda v: Apply("gelu", (number(v),)), x)
+
+    def by_tanh(v: Expr) -> Expr:
+        cube = Apply("*", (Num(0.044715), Apply("**", (v, Num(3)))))
+        inner = Apply("*", (Num(math.sqrt(2 / math.pi)), Apply("+", (v, cube))))
+        return Apply("*", (Apply("/", (v, Num(2))), Apply("+", (Num(1), Apply("tanh", (inner,))))))
+
+    return elementwise(b, by_tanh, x)
+
+
+def softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> Value:
+    """Return log(1 + exp)."""
+    if beta != 1:
+        raise UntraceableError("softplus with beta")
+    return elementwise(b, lambda v: Apply("softplus", (number(v),)), x)

@@ -1,0 +1,75 @@
+"""Reductions of traced tensors, and softmax as it is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .einsum import Reduction
+from .expr import Apply, Expr, Num, Var
+from .torch_shapes import axis_of, reshaped
+from .torch_values import Builder, Value, elementwise, number
+
+
+def reduced(
+    b: Builder, x: Value, dims: Sequence[int] | int | None, op: str, *, keepdim: bool = False, wanted: str
+) -> Value:
+    """Return a reduction over some dimensions."""
+    some = range(len(x.sizes)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+    gone = [axis_of(x, d) for d in some]
+    left = [i for i in range(len(x.sizes)) if i not in gone]
+    order = [*left, *gone]
+    back = {place: i for i, place in enumerate(order)}
+
+    def make(at: tuple[Expr, ...]) -> Expr:
+        value = number(x.element(tuple(at[back[i]] for i in range(len(order)))))
+        spread = [at[back[i]] for i in gone if x.axes[i] is None]
+        # A sum over an axis that the value does not mention still counts it.
+        for v in spread:
+            value = Apply("+", (value, Apply("*", (Num(0), v))))
+        return value
+
+    def reductions(at: tuple[Expr, ...]) -> tuple[Reduction, ...]:
+        return (Reduction(op, tuple(v.name for v in at[len(left) :] if isinstance(v, Var))),)
+
+    axes, sizes = [x.axes[i] for i in order], [x.sizes[i] for i in order]
+    out = b.define(wanted, axes, make, reductions=reductions, kept=len(left), sizes=sizes)
+    if not keepdim:
+        return out
+    shape = [1 if i in gone else n for i, n in enumerate(x.sizes)]
+    return reshaped(b, out, shape)
+
+
+def softmax(b: Builder, x: Value, dim: int, *_: Any, **__: Any) -> Value:
+    """Return the stable softmax as it is written in textbooks: maximum, exponentials, sum, quotient."""
+    shifted, total = _exponentials(b, x, dim)
+    return b.solid(elementwise(b, lambda p, q: Apply("/", (p, q)), shifted, total), "A")
+
+
+def _exponentials(b: Builder, x: Value, dim: int) -> tuple[Value, Value]:
+    scores = _scores(b, x)
+    top = reduced(b, scores, dim, "max", keepdim=True, wanted="GM")
+    shifted = elementwise(b, lambda s, m: Apply("exp", (Apply("-", (s, m)),)), scores, top)
+    numerator = b.solid(shifted, "SN")
+    return numerator, reduced(b, numerator, dim, "sum", keepdim=True, wanted="SD")
+
+
+def _scores(b: Builder, x: Value) -> Value:
+    """Return scores by name; those that are masked with -inf become points that do not exist."""
+    if x.plain:
+        return x
+    return b.define("S", x.axes, lambda at: number(x.element(at)), sizes=x.sizes, masks=True)
+
+
+def log_softmax(b: Builder, x: Value, dim: int, *_: Any) -> Value:
+    """Return the logarithm of the stable softmax."""
+    scores = _scores(b, x)
+    total = _exponentials(b, scores, dim)[1]
+    top = reduced(b, scores, dim, "max", keepdim=True, wanted="GM")
+    log = elementwise(b, lambda d: Apply("log", (d,)), total)
+    return elementwise(b, lambda s, m, d: Apply("-", (Apply("-", (s, m)), d)), scores, top, log)
+
+
+def logsumexp(b: Builder, x: Value, dims: Any, keepdim: bool = False) -> Value:
+    """Return the logarithm of a sum of exponentials."""
+    return reduced(b, _scores(b, x), dims, "logsumexp", keepdim=keepdim, wanted="L")

@@ -1,0 +1,77 @@
+"""Many functions as people write them: each evaluates equal, or is refused with the line that the language lacks."""
+
+from __future__ import annotations
+
+import linecache
+
+import numpy as np
+import pytest
+
+from einsum_cascade import CascadeError, evaluate, from_torch, parse, passes, reduce_passes
+from einsum_cascade.torch_trace import traced
+
+torch = pytest.importorskip("torch")
+import torch_functions as given  # noqa: E402 (it imports torch)
+
+
+def name_of(fn) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def arguments(shapes):
+    made = torch.Generator().manual_seed(sum(map(sum, shapes)))
+    return [torch.randn(s, dtype=torch.float64, generator=made) for s in shapes]
+
+
+def held(fn) -> list:
+    return [*fn.eval().parameters(), *fn.buffers()] if isinstance(fn, torch.nn.Module) else []
+
+
+@pytest.mark.parametrize(("fn", "shapes"), given.SAID, ids=[name_of(fn) for fn, _ in given.SAID])
+def test_what_is_said_is_equal(fn, shapes) -> None:
+    args = arguments(shapes)
+    cascade, sizes = traced(fn, *args)
+    assert parse(str(cascade)) == cascade
+    values = [*held(fn), *args]
+    inputs = {s.tensor: v.detach().double().numpy() for s, v in zip(cascade.inputs, values, strict=True)}
+    found, wanted = evaluate(cascade, sizes, inputs), fn(*args)
+    for s, w in zip(cascade.outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
+        # 1e-10: the same float64 operations in another order
+        np.testing.assert_allclose(found[s.tensor], w.detach().numpy(), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch speaks of its own LSTM
+@pytest.mark.parametrize(("fn", "shapes"), given.REFUSED, ids=[name_of(fn) for fn, _ in given.REFUSED])
+def test_what_is_not_said_is_refused_with_its_line(fn, shapes) -> None:
+    with pytest.raises(CascadeError) as error:
+        from_torch(fn, *arguments(shapes))
+    where, _, rest = str(error.value).partition(": ")
+    file, _, line = where.rpartition(":")
+    assert file.endswith("torch_functions.py")
+    assert rest.startswith(linecache.getline(file, int(line)).strip())
+    assert "the language" in rest
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        given.eager_attention,
+        given.alibi,
+        given.sliding_window,
+        given.soft_capped,
+        given.sdpa_mask,
+        given.windows,
+    ],
+)
+def test_softmax_in_them_comes_down_to_one_pass(fn) -> None:
+    shapes = next(shapes for f, shapes in given.SAID if f is fn)
+    cascade = from_torch(fn, *arguments(shapes))
+    rank = next(s.ranks[-1] for s in cascade.inputs)
+    top = next(e for e in cascade.einsums if any(r.op == "max" for r in e.reductions))
+    rank = next(r for r in cascade.rank_names if r[0].lower() + r[1:] in top.reduced)
+    assert passes(cascade, rank).count == 3
+    assert reduce_passes(cascade, rank).after == 1
+
+
+def test_there_are_many() -> None:
+    assert len(given.SAID) >= 60
