@@ -11,7 +11,11 @@ from einsum_cascade import CascadeError, evaluate, from_torch, parse, passes, re
 from einsum_cascade.torch_trace import traced
 
 torch = pytest.importorskip("torch")
-import torch_functions as given  # noqa: E402 (it imports torch)
+import torch_attentions  # noqa: E402 (it imports torch)
+import torch_maps  # noqa: E402
+
+SAID = torch_attentions.SAID + torch_maps.SAID
+REFUSED = torch_attentions.REFUSED + torch_maps.REFUSED
 
 
 def name_of(fn) -> str:
@@ -27,7 +31,7 @@ def held(fn) -> list:
     return [*fn.eval().parameters(), *fn.buffers()] if isinstance(fn, torch.nn.Module) else []
 
 
-@pytest.mark.parametrize(("fn", "shapes"), given.SAID, ids=[name_of(fn) for fn, _ in given.SAID])
+@pytest.mark.parametrize(("fn", "shapes"), SAID, ids=[name_of(fn) for fn, _ in SAID])
 def test_what_is_said_is_equal(fn, shapes) -> None:
     args = arguments(shapes)
     cascade, sizes = traced(fn, *args)
@@ -41,13 +45,13 @@ def test_what_is_said_is_equal(fn, shapes) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch speaks of its own LSTM
-@pytest.mark.parametrize(("fn", "shapes"), given.REFUSED, ids=[name_of(fn) for fn, _ in given.REFUSED])
+@pytest.mark.parametrize(("fn", "shapes"), REFUSED, ids=[name_of(fn) for fn, _ in REFUSED])
 def test_what_is_not_said_is_refused_with_its_line(fn, shapes) -> None:
     with pytest.raises(CascadeError) as error:
         from_torch(fn, *arguments(shapes))
     where, _, rest = str(error.value).partition(": ")
     file, _, line = where.rpartition(":")
-    assert file.endswith("torch_functions.py")
+    assert file.endswith(("torch_attentions.py", "torch_maps.py"))
     assert rest.startswith(linecache.getline(file, int(line)).strip())
     assert "the language" in rest
 
@@ -55,16 +59,16 @@ def test_what_is_not_said_is_refused_with_its_line(fn, shapes) -> None:
 @pytest.mark.parametrize(
     "fn",
     [
-        given.eager_attention,
-        given.alibi,
-        given.sliding_window,
-        given.soft_capped,
-        given.sdpa_mask,
-        given.windows,
+        torch_attentions.eager_attention,
+        torch_attentions.alibi,
+        torch_attentions.sliding_window,
+        torch_attentions.soft_capped,
+        torch_attentions.sdpa_mask,
+        torch_attentions.windows,
     ],
 )
 def test_softmax_in_them_comes_down_to_one_pass(fn) -> None:
-    shapes = next(shapes for f, shapes in given.SAID if f is fn)
+    shapes = next(shapes for f, shapes in SAID if f is fn)
     cascade = from_torch(fn, *arguments(shapes))
     rank = next(s.ranks[-1] for s in cascade.inputs)
     top = next(e for e in cascade.einsums if any(r.op == "max" for r in e.reductions))
@@ -74,4 +78,4 @@ def test_softmax_in_them_comes_down_to_one_pass(fn) -> None:
 
 
 def test_there_are_many() -> None:
-    assert len(given.SAID) >= 60
+    assert len(SAID) >= 60
