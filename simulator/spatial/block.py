@@ -241,7 +241,8 @@ def _together(
     again = {t for t, fate in fates.items() if fate == AGAIN}
     if not spilled <= used or not again <= {c.of for c in copies.values()}:
         return  # the same as with another fate of a tensor that nobody reads again
-    orders = itertools.permutations(of.fused) if len(of.fused) < _MOST_RANKS else iter([tuple(of.fused)])
+    cut = tuple(r for r in of.fused if r not in cascade.splits)  # a rank that the cascade splits has no tiles
+    orders = itertools.permutations(cut) if len(cut) < _MOST_RANKS else iter([cut])
     own = dict.fromkeys(r for e in einsums for r in map(rank_of, e.variables))
     for fused in orders:
         for tiled in (False, True):

@@ -111,6 +111,8 @@ class Placed:
 
     def _fixed(self, rank: str, writer: Einsum) -> bool:
         """Tell whether an element meets one coordinate of a rank at a time, the same in writer and readers."""
+        if rank not in self.extents:
+            return False  # the cascade splits it, and this Einsum loops over it in one piece
         longest = self.extents[rank][0]
         if rank not in self.axes[writer.name]:
             return rank in self.block.shared and longest == 1
