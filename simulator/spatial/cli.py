@@ -34,21 +34,23 @@ def simulate(
     """Predict latency, energy, traffic and area of a cascade on a spatial chip under a mapping."""
     from .model import simulate as run
     from .request import resolve
+    from .startup import start_up
 
     asked = resolve(name, on=on, mapping=mapping, sizes=sizes, settings=settings or ())
     found = run(asked.cascade, asked.sizes, asked.hardware, asked.mapping)
+    pipeline = start_up(asked.cascade, asked.sizes, asked.hardware, asked.mapping)
     if plot:
         from ..plots import save_waterfall
 
         save_waterfall(found, plot)
         note(f"wrote {plot}")
     if json:
-        emit_json(found.to_dict())
+        emit_json({**found.to_dict(), "pipeline": pipeline.to_dict()})
         return
     table(
         f"{found.cascade} on {found.hardware}, mapped by {found.mapping}",
         ["quantity", "value", "unit"],
-        found.rows(),
+        [*found.rows(), ("start-up and drain, at most", pipeline.fill_s, "s")],
     )
     columns = ["Einsum", "array", "phase", "cycles", "time [s]", "utilization", "energy [J]", "traffic [B]"]
     table("Einsums", columns, found.einsum_rows())

@@ -13,20 +13,21 @@ from dataclasses import dataclass
 
 from einsum_cascade.cascade import Cascade
 
+from .live import DENSE
 from .model import Plan
 from .work import cycles
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What an event-driven run measured, in cycles of one pass of one stream.
+    """What an event-driven run measured; lengths are those of one pass of one stream, the longest Einsum taken as 1.
 
     Attributes:
-        steady: cycles of a pass while the pipeline is full.
-        bound: cycles of the busiest array in a pass: no schedule is faster.
-        closed: cycles of a pass by the closed form of the schedule.
-        fill: cycles that filling and draining add to the whole run.
-        total: cycles of the whole run.
+        steady: length of a pass while the pipeline is full: what one pass more adds to the run.
+        bound: length of the busiest array in a pass: no schedule is faster.
+        closed: length of a pass by the closed form of the schedule.
+        fill: what filling and draining add to the whole run.
+        total: length of the whole run.
     """
 
     steady: float
@@ -47,14 +48,18 @@ def run(settled: Plan, cascade: Cascade, *, passes: int = 16, streams: int = 4) 
     """
     phase, steps = next(iter(settled.mapping.binding.phases.items()))
     names = [n for n in settled.layout.nests if settled.layout.phase_of[n.einsum] == phase]
-    whole = {n.einsum: float(cycles(n, settled.chip.arrays[n.array], settled.sizes)) for n in names}
+    live = settled.live
+    whole = {
+        n.einsum: float(cycles(n, settled.chip.arrays[n.array], settled.sizes, live.get(n.einsum, DENSE)))
+        for n in names
+    }
     array = {n.einsum: n.array for n in names}
     length = {e: c / max(whole.values()) for e, c in whole.items()}
     order = [e.name for e in cascade.einsums if e.name in length]
-    ends = _simulate(order, length, array, _needs(cascade, order), passes, streams)
     half = passes // 2
-    first = max(ends[s, half - 1, e] for s in range(streams) for e in order)
-    last = max(ends.values())
+    needs = _needs(cascade, order)
+    # A window inside one run would end where some array has worked ahead; two whole runs differ by whole passes.
+    first, last = (max(_simulate(order, length, array, needs, n, streams).values()) for n in (half, passes))
     busy = {a: sum(length[e] for e in order if array[e] == a) for a in set(array.values())}
     per_step = [
         max((sum(length.get(i, 0.0) for i in items) for items in step.values()), default=0.0)

@@ -266,3 +266,19 @@ def test_a_predicate_over_data_removes_nothing():
 
 def test_settings_without_a_mask_are_a_product():
     assert live_settings(None, ("A", "B"), SizeTable({"A": 3, "B": 5})) == 15
+
+
+def test_masked_estimates_of_many_design_points_equal_one_by_one():
+    chip, mapping = load_hardware("fusemax"), mappings.load("fusemax", {"P1": 2})
+    lengths, windows = np.array([512, 1024, 1024, 2048]), np.array([100, 100, 700, 3000])
+    cascade = zoo.load("attention_1pass_sliding_window")
+    sizes = {"B": 1, "H": 4, "E": 64, "F": 64}
+    many = simulate(cascade, {**sizes, "P": lengths, "M": lengths, "W": windows}, chip, mapping)
+    for k, (length, window) in enumerate(zip(lengths, windows, strict=True)):
+        one = simulate(
+            cascade, {**sizes, "P": int(length), "M": int(length), "W": int(window)}, chip, mapping
+        )
+        for total in ("latency_s", "energy_j", "traffic_bytes"):
+            assert getattr(many, total)[k] == pytest.approx(getattr(one, total), rel=1e-12)
+        assert many.bound_by[k] == one.bound_by
+        assert many.utilization["PE2D"][k] == pytest.approx(one.utilization["PE2D"], rel=1e-12)
