@@ -143,9 +143,9 @@ def _slope(ax: Axes, row: dict[Any, Any], *, left: float, bottom: float, top: fl
     """Draw a bandwidth as a line up to the upper edge, with its name along it."""
     rate = row["bandwidth_tb_s"]
     ax.plot([left, top / rate], [left * rate, top], color=_DARK, linewidth=1.4)
-    start = max(left, bottom / rate) * 1.15
-    style = {"rotation": 45, "rotation_mode": "anchor", "transform_rotates_text": True, "fontsize": 7.5}
-    ax.text(start, start * rate * 1.12, f"{row['name']}: {rate:.3g} TB/s", color=_DARK, **style)
+    place = max(left, bottom / rate) * 1.3
+    label = f"{row['name']}: {rate:.3g} TB/s"
+    ax.annotate(label, (place, place * rate), xytext=(8, -4), textcoords="offset points", fontsize=7.5)
 
 
 def wave_timeline(events: pd.DataFrame, axes: Axes = None, *, sms: int = 0) -> Axes:
