@@ -20,6 +20,8 @@ from .workers import Workers, processes
 
 # A batch should take about this long: long enough to hide its overhead, short enough to lose little to a kill.
 _BATCH_S = 0.5
+# At the end of a sweep batches get shorter, so that no worker waits long for the last one; but not shorter than this.
+_LAST_S = 0.05
 _MOST_IN_BATCH = 1 << 16
 _GROWTH = 32
 # Processes take about as long to start, so a small sweep is done before they would be ready.
@@ -48,6 +50,7 @@ class Pending:
         self._count = len(space) if self._left is None else len(self._left)
         self._next = 0
         self.size = size
+        self._least = 1
 
     def __bool__(self) -> bool:
         return self._next < self._count
@@ -55,19 +58,23 @@ class Pending:
     def __len__(self) -> int:
         return self._count - self._next
 
-    def take(self) -> dict[str, Coded]:
-        """Return the next batch."""
+    def take(self, width: int = 1) -> dict[str, Coded]:
+        """Return the next batch; `width` of them run at the same time."""
+        share = -(-len(self) // (2 * width)) if width > 1 else len(self)
+        most = min(self.size, max(share, self._least))
         if self._left is None:
-            size = self._space.run(self._next, self.size)
+            size = self._space.run(self._next, most)
             positions: Any = range(self._next, self._next + size)
         else:
-            positions = self._left[self._next : self._next + self.size]
+            positions = self._left[self._next : self._next + most]
         self._next += len(positions)
         return self._space.coded(positions)
 
     def learn(self, batch: Batch) -> None:
         """Let the next batches be as long as the speed of this one asks for."""
-        wanted = int(_BATCH_S * batch.count / max(batch.seconds, 1e-9))
+        per_second = batch.count / max(batch.seconds, 1e-9)
+        wanted = int(_BATCH_S * per_second)
+        self._least = max(1, int(_LAST_S * per_second))
         self.size = max(1, min(wanted, self.size * _GROWTH, _MOST_IN_BATCH))
 
 
@@ -140,7 +147,7 @@ def _together(task: Task, pending: Pending, workers: Workers) -> Iterator[Batch]
     try:
         while pending or running:
             while pending and len(running) < 2 * workers.width:
-                running.add(workers.executor.submit(work, task, pending.take()))
+                running.add(workers.executor.submit(work, task, pending.take(workers.width)))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 batch = future.result()
