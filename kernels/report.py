@@ -218,7 +218,9 @@ def plan_rows(chosen: Iterable[tuple[Plan, float]]) -> tuple[list[str], list[lis
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value != value or str(value) == "<NA>"
+    import pandas as pd
+
+    return bool(pd.isna(value))
 
 
 def bench_rows(measured: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:

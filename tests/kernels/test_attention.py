@@ -104,3 +104,27 @@ def test_tiles_must_be_powers_of_two_and_large_enough():
     for shape in ((24, 16), (16, 8)):
         with pytest.raises(KernelError):
             Tile(*shape)
+
+
+def test_offsets_beyond_two_to_the_31(tmp_path):
+    """Rows 2^26 words apart: the last of them begin beyond what 32 bits count. The file holds nothing but these rows."""
+    rows, apart, dim = 41, 2**26, 16
+    path = tmp_path / "sparse"
+    whole = torch.from_file(str(path), shared=True, size=(rows - 1) * apart + dim, dtype=torch.float16)
+    far = whole.as_strided((1, 1, rows, dim), (0, 0, apart, 1))
+    (near,) = tensors((1, 1, rows, dim))
+    far.copy_(near)
+    out, _ = flash_attention(far, far, far, tile=Tile(16, 16), empty=poisoned)
+    near = near.half().double()
+    expected = scaled_dot_product_attention(near, near, near)
+    assert torch.allclose(out.double(), expected, atol=4e-3)
+
+
+@pytest.mark.parametrize("empty_of", ["queries", "keys"])
+def test_nothing_to_attend_is_refused(empty_of):
+    shape = (1, 2, 0, 16)
+    q, k = tensors(
+        shape if empty_of == "queries" else (1, 2, 8, 16), shape if empty_of == "keys" else (1, 2, 8, 16)
+    )
+    with pytest.raises(KernelError, match="at least one element"):
+        flash_attention(q, k, k)
