@@ -41,7 +41,7 @@ class Block:
         copies: Einsums that are computed again.
         order: ranks with loops at the outermost memory, outermost first.
         tiled: whether ranks that are neither fused nor streamed may be cut into tiles too.
-        direct: whether results go to the outermost memory without a stay in between.
+        direct: tensors that go between the outermost memory and the arrays without a stay in between.
     """
 
     cascade: Cascade
@@ -54,7 +54,7 @@ class Block:
     copies: Mapping[str, Copy] = field(default_factory=dict)
     order: tuple[str, ...] = ()
     tiled: bool = False
-    direct: bool = False
+    direct: frozenset[str] = frozenset()
 
     @cached_property
     def by_name(self) -> Mapping[str, Einsum]:
@@ -117,15 +117,16 @@ def _alone(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Iterat
         orders: list[tuple[str, ...]] = list(itertools.permutations(long))
     else:
         orders = [(*(r for r in long if r != last), last) for last in long]
+    operands = dict.fromkeys((einsum.name, *(a.tensor for a in einsum.reads)))
     for order in orders:
-        for direct in (True, False):
+        for direct in (*((t,) for t in operands), ()):
             yield Block(
                 cascade,
                 (einsum,),
                 stage={einsum.name: 0},
                 order=(*rest, *order),
                 tiled=True,
-                direct=direct,
+                direct=frozenset(direct),
             )
 
 

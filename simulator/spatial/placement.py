@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +37,7 @@ class Placed:
         axes: for each Einsum the ranks on the axes of its array.
         home: the memory of the whole chip that holds the tiles; the empty string where only the outermost one exists.
         span: cycles of the busiest array with the widest tiles, per element of the batch: no tiles take fewer.
+        narrow: how many times shorter the axes are taken than they are, for smaller steps.
     """
 
     block: Block
@@ -46,6 +47,7 @@ class Placed:
     axes: Mapping[str, tuple[str, ...]]
     home: str
     span: float
+    narrow: int = 1
 
     @cached_property
     def extents(self) -> Mapping[str, tuple[int, ...]]:
@@ -57,8 +59,9 @@ class Placed:
         return {r: tuple(sorted(out.get(r, {1}), reverse=True)) for r in self.block.ranks}
 
     def extent(self, einsum: str, rank: str) -> int:
-        """Return the length of the axis of an Einsum's array on which a rank lies."""
-        return self.chip.arrays[self.arrays[einsum]].shape[self.axes[einsum].index(rank)]
+        """Return the length of the axis of an Einsum's array on which a rank lies, as far as it is used."""
+        length = self.chip.arrays[self.arrays[einsum]].shape[self.axes[einsum].index(rank)]
+        return max(1, length // self.narrow)
 
     def widths(self, rank: str, tile: Count) -> tuple[Count, ...]:
         """Return how much of a tile lies on each of the axes that the rank lies on, longest first.
@@ -168,9 +171,8 @@ class Placed:
     def _at_home(self, einsum: Einsum) -> tuple[str, ...]:
         block = self.block
         tensors = dict.fromkeys((*(a.tensor for a in einsum.reads), einsum.name))
-        if block.direct:
-            tensors.pop(einsum.name)
-        return tuple(t for t in tensors if t not in self.passed or self._read_back(t, einsum))
+        stay = (t for t in tensors if t not in block.direct)
+        return tuple(t for t in stay if t not in self.passed or self._read_back(t, einsum))
 
     @cached_property
     def hold(self) -> Mapping[str, Mapping[str, int]]:
@@ -209,7 +211,9 @@ class Placed:
         return {r: how for r in ranks if r not in self.block.shared}
 
 
-def placements(block: Block, sizes: Mapping[str, int], chip: SpatialChip, *, most: int) -> Iterator[Placed]:
+def placements(
+    block: Block, sizes: Mapping[str, int], chip: SpatialChip, *, most: int, narrow: int = 1
+) -> Iterator[Placed]:
     """Yield a block on a chip in the most promising ways, those that keep the busiest array shortest busy first.
 
     Ties go to the fewest tensors that change the array.
@@ -219,15 +223,17 @@ def placements(block: Block, sizes: Mapping[str, int], chip: SpatialChip, *, mos
         sizes: by rank.
         chip: the machine.
         most: assignments of Einsums to arrays that are given.
+        narrow: how many times shorter the axes are taken than they are.
 
     Raises:
         MappingError: no array can do an operation.
     """
     names = list(chip.arrays)
-    axes = [[best_axes(e, sizes, chip.arrays[a], block) for a in names] for e in block.einsums]
+    arrays = [_narrowed(chip.arrays[a], narrow) for a in names]
+    axes = [[best_axes(e, sizes, a, block) for a in arrays] for e in block.einsums]
     table = np.array(
         [
-            [ideal_cycles(e, sizes, chip.arrays[a], at) for a, at in zip(names, row, strict=True)]
+            [ideal_cycles(e, sizes, a, at) for a, at in zip(arrays, row, strict=True)]
             for e, row in zip(block.einsums, axes, strict=True)
         ]
     )
@@ -236,10 +242,14 @@ def placements(block: Block, sizes: Mapping[str, int], chip: SpatialChip, *, mos
             raise _no_array(e, chip)
     homes = shared_memories(chip) or ("",)
     for choice, span in _assignments(block, table, most):
-        arrays = {e.name: names[a] for e, a in zip(block.einsums, choice, strict=True)}
+        chosen = {e.name: names[a] for e, a in zip(block.einsums, choice, strict=True)}
         lie = {e.name: axes[i][a] for i, (e, a) in enumerate(zip(block.einsums, choice, strict=True))}
         for home in homes:
-            yield Placed(block, chip, sizes, arrays, lie, home, span)
+            yield Placed(block, chip, sizes, chosen, lie, home, span, narrow)
+
+
+def _narrowed(array: Array, narrow: int) -> Array:
+    return array if narrow == 1 else replace(array, shape=tuple(max(1, x // narrow) for x in array.shape))
 
 
 def shared_memories(chip: SpatialChip) -> tuple[str, ...]:

@@ -28,7 +28,10 @@ from .writing import boundaries
 OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
 # Assignments of Einsums to arrays that are looked at for each block, the promising ones first.
 _ASSIGNMENTS = 8
-_CLOSE = 1 + 1e-12
+# How many times shorter the axes of arrays are taken than they are, where the buffer asks for smaller steps.
+_NARROW = (1, 2, 4, 16, 256)
+# Bounds are lowered by more than floats round, and are reached within a little more than that.
+_ROUNDING, _CLOSE = 1 + 1e-12, 1 + 1e-11
 Merit: TypeAlias = tuple[float, float, float]
 
 
@@ -90,24 +93,41 @@ class Search:
         )
 
     def block(self, einsums: Sequence[Einsum], allowed: Allowed | None = None) -> Tiled | None:
-        """Return the best way to run some Einsums in one phase, or None where nothing fits."""
+        """Return the best way to run some Einsums in one phase, or None where nothing fits.
+
+        Parts of the arrays are left idle, and ranks that nobody shares are cut, only where that may be better: where
+        the best with whole arrays and whole ranks has not reached the bound.
+        """
         floor = self._floor(einsums)
         best: Tiled | None = None
-        for block in blocks(self.cascade, einsums, self.sizes):
-            if best is not None and block.tiled and _same_but_tiled(block, best.placed.block):
-                continue  # ranks that nobody shares are cut only where they do not fit whole
-            extra = self._spilled_bytes(block)
-            for placed in placements(block, self.sizes, self.chip, most=_ASSIGNMENTS):
-                if best is not None and self._floor_of(placed, floor[1] + extra) > best.merit:
-                    continue
-                self.evaluated += 1
-                found = best_tiles(
-                    placed, self._value, energy_first=self.objective == "energy_j", allowed=allowed
-                )
-                if found is not None and (best is None or found.merit < best.merit):
-                    best = found
-            if best is not None and best.merit[0] <= floor[0] * _CLOSE and best.merit[1] <= floor[1] * _CLOSE:
+        ways = sorted(blocks(self.cascade, einsums, self.sizes), key=lambda b: len(b.einsums) > 1 and b.tiled)
+        for narrow in _NARROW:
+            if best is not None and narrow > 1 and self._floor(einsums, narrow) > best.merit:
                 break
+            for block in ways:
+                fallback = narrow > 1 or (len(einsums) > 1 and block.tiled)
+                if best is not None and _reached(best, floor, 1 if fallback else 2):
+                    return best
+                best = self._better(best, block, narrow, floor[1], allowed)
+        return best
+
+    def _better(
+        self, best: Tiled | None, block: Block, narrow: int, moved: float, allowed: Allowed | None
+    ) -> Tiled | None:
+        """Return the best tiles of a block on any of the promising arrays, if they are better than what there is."""
+        moved += self._spilled_bytes(block)
+        for placed in placements(block, self.sizes, self.chip, most=_ASSIGNMENTS, narrow=narrow):
+            if best is not None and self._floor_of(placed, moved) > best.merit:
+                continue
+            self.evaluated += 1
+            found = best_tiles(
+                placed,
+                self._value,
+                energy_first=self.objective == "energy_j",
+                allowed=allowed,
+            )
+            if found is not None and (best is None or found.merit < best.merit):
+                best = found
         return best
 
     def _value(self, cost: Any) -> Any:
@@ -138,12 +158,12 @@ class Search:
         names = {e.name for e in tiled.placed.block.einsums}
         return tuple(e for e in self.cascade.einsums if e.name in names)
 
-    def _floor(self, einsums: Sequence[Einsum]) -> Merit:
+    def _floor(self, einsums: Sequence[Einsum], narrow: int = 1) -> Merit:
         """Return what no way to run some Einsums in one phase can beat."""
         moved = sum(self._moved_words(einsums).values()) * self.chip.word_bytes
         memory = self.chip.memories[self.chip.outermost]
         plain = Block(self.cascade, tuple(einsums), stream="-")
-        span = min(p.span for p in placements(plain, self.sizes, self.chip, most=1))
+        span = min(p.span for p in placements(plain, self.sizes, self.chip, most=1, narrow=narrow))
         return self._floored(span, moved, memory.bandwidth_bytes_per_s)
 
     def _floor_of(self, placed: Placed, moved: float) -> Merit:
@@ -157,13 +177,13 @@ class Search:
             batch *= self.sizes[b] if b in self.sizes and b not in self.cascade.rank_names else 1
         latency = max(span * batch / self.chip.clock_hz, moved / bandwidth)
         if self.objective == "latency_s":
-            return latency / _CLOSE, moved / _CLOSE, 0.0
+            return latency / _ROUNDING, moved / _ROUNDING, 0.0
         if self.objective == "traffic_bytes":
-            return moved / _CLOSE, moved / _CLOSE, 0.0
+            return moved / _ROUNDING, moved / _ROUNDING, 0.0
         each = memory_cost(self.chip.memories[self.chip.outermost], self.chip)
         rows = moved / self.chip.memories[self.chip.outermost].row_bytes
         energy = rows * min(each.read_j, each.write_j) + self.chip.static_power_w * latency
-        return energy / _CLOSE, moved / _CLOSE, 0.0
+        return energy / _ROUNDING, moved / _ROUNDING, 0.0
 
     def _moved_words(self, einsums: Sequence[Einsum]) -> dict[str, float]:
         """Return the words of each tensor that has to pass the outermost memory when these Einsums run in a phase."""
@@ -207,9 +227,10 @@ def _sum(a: Merit, b: Merit) -> Merit:
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
+def _reached(found: Tiled, floor: Merit, count: int) -> bool:
+    """Tell whether the first numbers of a merit are as good as can be."""
+    return all(a <= b * _CLOSE for a, b in zip(found.merit[:count], floor, strict=False))
+
+
 def _comparable(a: int, b: int) -> bool:
     return a % b == 0 or b % a == 0
-
-
-def _same_but_tiled(block: Block, best: Block) -> bool:
-    return len(block.einsums) > 1 and not best.tiled

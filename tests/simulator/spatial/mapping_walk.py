@@ -33,6 +33,10 @@ class Walk:
         self.cascade = with_copies(cascade, mapping.nest.recompute)
         self.chip, self.sizes, self.layout = chip, self.plan.sizes, self.plan.layout
         self.nests = {n.einsum: n for n in self.layout.nests}
+        self.einsums = {e.name: e for e in self.cascade.einsums}
+        self.blocks = {e: self.cascade.block_of(e) for e in self.einsums}
+        self.loops = {e: [x for x in n.time if self.sizes[x.part] > 1] for e, n in self.nests.items()}
+        self.ready = {}
         self.reads, self.writes, self.written = Counter(), Counter(), set()
         self.stored = {s.tensor for s in self.cascade.inputs}
         self.initial = {e.name for e in self.cascade.initial}
@@ -76,12 +80,9 @@ class Walk:
             out[t] = max(out.get(t, 0), size)
         yield out
 
-    def _loops(self, name):
-        return [x for x in self.nests[name].time if self.sizes[x.part] > 1]
-
     def _run(self, names, depth, at):
         if len(names) == 1:
-            loops = self._loops(names[0])[depth:]
+            loops = self.loops[names[0]][depth:]
             for step in itertools.product(*(range(int(self.sizes[x.part])) for x in loops)):
                 self._step(names[0], at | {x.part: i for x, i in zip(loops, step, strict=True)})
             return
@@ -89,26 +90,41 @@ class Walk:
             if len(run) == 1:
                 self._run(run, depth, at)
             else:
-                part = self._loops(run[0])[depth].part
+                part = self.loops[run[0]][depth].part
                 for i in range(int(self.sizes[part])):
                     self._run(run, depth + 1, at | {part: i})
 
     def _runs(self, names, depth):
-        """Cut Einsums into runs that share the next loop; each runs as late as its readers let it."""
-        out = [[names[-1]]]
-        for name in names[-2::-1]:
-            mine, theirs = (self._loops(n)[depth : depth + 1] for n in (name, out[0][0]))
-            if mine and mine == theirs and all(self._ready(r, name, mine[0].variable) for r in out[0]):
-                out[0].insert(0, name)
-            else:
-                out.insert(0, [name])
+        """Cut Einsums into runs that share the next loop; what is computed again runs with its first reader."""
+        out, waiting = [], []
+        for name in names:
+            waiting.append(name)
+            if name in self.plan.mapping.nest.recompute and name != names[-1]:
+                continue
+            if not out or not all(self._joins(n, out[-1], depth) for n in waiting):
+                out.append([])
+            for n in waiting:
+                if out[-1] and not self._joins(n, out[-1], depth):
+                    out.append([])
+                out[-1].append(n)
+            waiting = []
         return out
+
+    def _joins(self, name, run, depth):
+        mine, theirs = (self.loops[n][depth : depth + 1] for n in (name, run[0]))
+        if not mine or mine != theirs:
+            return False
+        for writer in run:
+            key = name, writer, mine[0].variable
+            if key not in self.ready:
+                self.ready[key] = self._ready(*key)
+        return all(self.ready[name, w, mine[0].variable] for w in run)
 
     def _ready(self, reader, writer, variable):
         """Tell whether what a reader needs of a writer is there within one step of a loop."""
-        same_block = self.cascade.block_of(reader) == variable == self.cascade.block_of(writer)
-        target = self.cascade.einsum(writer).target
-        for a in self.cascade.einsum(reader).reads:
+        same_block = self.blocks[reader] == variable == self.blocks[writer]
+        target = self.einsums[writer].target
+        for a in self.einsums[reader].reads:
             if a.tensor == writer and not same_block:
                 pairs = [p for p in zip(target.indices, a.indices, strict=True) if variable in
                          {v for i in p for v in variables(i)}]  # fmt: skip
@@ -117,7 +133,7 @@ class Walk:
         return True
 
     def _step(self, name, at):
-        nest, einsum = self.nests[name], self.cascade.einsum(name)
+        nest, einsum = self.nests[name], self.einsums[name]
         ranges = {v: self._values(rank_of(v), nest, at) for v in einsum.variables}
         grid = [dict(zip(ranges, point, strict=True)) for point in itertools.product(*ranges.values())]
         kept = {o.tensor: o.kept for o in nest.operands}
