@@ -79,9 +79,10 @@ def _gpu(measured: Path | None = None, calibrate: Path | None = None) -> dict[st
 
 
 def _seeds() -> dict[str, Any]:
-    from .seeds import cases
+    from .seeds import NOT_REPRODUCED, cases
 
-    return summarise("seeds", cases())
+    notes = [f"not reproduced: {claim}: {why}" for claim, why in NOT_REPRODUCED.items()]
+    return summarise("seeds", cases(), not_reproduced=NOT_REPRODUCED, notes=notes)
 
 
 _SUITE: dict[str, Callable[..., dict[str, Any]]] = {
