@@ -162,10 +162,10 @@ def wait_and_count(point: Mapping[str, Any]) -> dict[str, Any]:
 def _cluster() -> list[dict[str, Any]]:
     """Return how a Dask cluster on this machine scales from one worker to two; nothing where Dask is missing.
 
-    A point of `CLUSTER_S` shows what the cluster adds. A batch holds half a second of a worker's work, and the client alone
-    sends and saves it: n points that take t seconds each take n x t / w on w workers, and a second or two to begin and to
+    A point of `CLUSTER_S` shows what the cluster adds. A batch holds half a second of a worker's work, and the client
+    alone sends and saves it: n points of t seconds take n x t / w on w workers, and a second or two to begin and to
     end, as long as half a second is more than w times what the client spends on a batch. So a million points of 10 ms
-    take 3 hours on one worker and 3 minutes on 56; those of the vectorised model take seconds and need no cluster.
+    take 3 hours on one worker and 4 minutes on 40; those of the vectorised model take seconds and need no cluster.
     """
     if importlib.util.find_spec("distributed") is None:
         return []

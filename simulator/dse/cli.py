@@ -19,6 +19,9 @@ Groups = Annotated[
 ]
 
 
+_SENSITIVITIES = ("factors with all else equal, share of the variance", "Sobol indices of the logarithm")
+
+
 @guarded
 def sweep(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="What to sweep, over which axes.")],
@@ -78,7 +81,8 @@ def sensitivity(
     else:
         short = short_names([row["axis"] for row in rows])
         cells = [list({**row, "axis": name}.values()) for row, name in zip(rows, short, strict=True)]
-        table("Sensitivity: factors with all else equal, share of the variance", list(rows[0]), cells)
+        title = "Sensitivity: " + _SENSITIVITIES["total" in rows[0]]
+        table(title, list(rows[0]), cells)
 
 
 @guarded

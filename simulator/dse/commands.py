@@ -105,15 +105,19 @@ def run_pareto(
 
 
 def run_sensitivity(folder: Path, objectives: Sequence[str]) -> list[dict[str, Any]]:
-    """Return how much each axis of a sweep moves each objective.
+    """Return how much each axis of a sweep moves each objective; Sobol indices where it was drawn for them.
 
     Raises:
         DataError: no finished sweep, or no such column.
     """
     from .effects import sensitivity
+    from .engine import space_of
+    from .indices import SALTELLI, sobol_indices
 
     table, manifest = read_table(folder), read_manifest(folder)
     wanted = objectives or [*manifest.get("minimize", ()), *manifest.get("maximize", ())]
+    if manifest.get("design") == SALTELLI:
+        return plain_rows(sobol_indices(table, space_of(manifest), objectives=wanted))
     axes = [a for a in [*manifest["axes"], *manifest["derived"]] if table[a].nunique() > 1]
     return plain_rows(sensitivity(table, axes=axes, objectives=wanted))
 

@@ -49,7 +49,7 @@ def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequenc
         if axis not in table:
             raise DataError(f"unknown column '{axis}'; {nearest(axis, table.columns)}")
     usable, costs = costs_of(table, minimize=objectives)
-    logs = _logarithms(costs, objectives)
+    logs = logarithms(costs, objectives)
     codes = {axis: pd.factorize(usable[axis])[0] for axis in axes}
     rows = []
     for name, values in zip(objectives, logs.T, strict=True):
@@ -62,7 +62,8 @@ def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequenc
     return pd.DataFrame(rows)
 
 
-def _logarithms(costs: Any, objectives: Sequence[str]) -> Any:
+def logarithms(costs: Any, objectives: Sequence[str]) -> Any:
+    """Return the logarithms of objectives, which have to be positive."""
     for name, low in zip(objectives, costs.min(axis=0), strict=True):
         if low <= 0:
             raise DataError(f"'{name}' has the value {low:g}; factors need positive numbers")

@@ -107,8 +107,31 @@ def described(space: Space) -> dict[str, Any]:
         n: {"formula": d.formula, "unit": d.unit} if isinstance(d, Derived) else {"formula": d, "unit": ""}
         for n, d in space.derived.items()
     }
-    drawn = {} if space.samples is None else {"samples": space.samples, "seed": space.seed}
+    drawn: dict[str, Any] = {}
+    if space.samples is not None:
+        drawn = {"samples": space.samples, "seed": space.seed, "design": space.design}
     return {"axes": axes, "derived": formulas, "where": list(space.where), **drawn, "points": len(space)}
+
+
+def space_of(manifest: Mapping[str, Any]) -> Space:
+    """Return the space that a manifest describes.
+
+    >>> space = Space({"x": [1, 2]}, where=("x > 1",))
+    >>> space_of(described(space)) == space
+    True
+    """
+
+    def axis(given: Any) -> Any:
+        if isinstance(given, list):
+            return tuple(given)
+        return Range(given["from"], given["to"], given["log"], given["whole"], given["unit"])
+
+    return Space(
+        {name: axis(given) for name, given in manifest["axes"].items()},
+        where=tuple(manifest["where"]),
+        derived={name: Derived(d["formula"], d["unit"]) for name, d in manifest["derived"].items()},
+        **{name: manifest[name] for name in ("samples", "seed", "design") if name in manifest},
+    )
 
 
 def _write(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:

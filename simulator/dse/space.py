@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from einsum_cascade.errors import DataError
+from einsum_cascade.errors import DataError, nearest
 
 from .coded import Coded, coded
 from .formulas import Formula, magnitudes, read_formula, value_of
@@ -80,6 +80,7 @@ class Space:
         derived: name -> formula of an axis that depends on the others.
         samples: number of points drawn; None for the grid.
         seed: of the Sobol scrambling.
+        design: of the samples: `sobol`, or `saltelli`, from which Sobol indices can be told.
         drawn: the points themselves, one column an axis, where somebody else has drawn them.
 
     >>> space = Space({"N": [64, 128, 256], "L3": ["4 MiB", "16 MiB"]}, where=("N * 64 KiB <= L3",))
@@ -94,6 +95,7 @@ class Space:
     derived: Mapping[str, str | Derived] = field(default_factory=dict)
     samples: int | None = None
     seed: int = 0
+    design: str = "sobol"
     drawn: Mapping[str, Coded] | None = None
     _levels: dict[str, tuple[Value, ...]] = field(init=False, repr=False, compare=False)
     _drawn: dict[str, Coded] | None = field(init=False, repr=False, compare=False, default=None)
@@ -112,7 +114,7 @@ class Space:
         if self.drawn is not None:
             put(self, "_drawn", _distinct(self.drawn))
         elif self.samples is not None:
-            put(self, "_drawn", _draw(self.axes, self._levels, self.samples, self.seed))
+            put(self, "_drawn", _distinct(self.every_draw()))
         constraints = [read_formula(text, self.names) for text in self.where]
         for c in constraints:
             if not c.logical:
@@ -168,6 +170,10 @@ class Space:
         if self._kept is not None:
             where = self._kept[where]
         return {name: column.compact() for name, column in self._at(where).items()}
+
+    def every_draw(self) -> dict[str, Coded]:
+        """Return the samples as they were drawn, one column an axis: those that fall together are all there."""
+        return _draw(self.axes, self._levels, self.samples or 0, self.seed, self.design)
 
     def positions(self, points: Mapping[str, Coded]) -> Any:
         """Return the positions of some points; -1 for those that are none of this space.
@@ -365,25 +371,39 @@ def _kept(space: Space, constraints: Sequence[Formula]) -> Any:
 
 
 def _draw(
-    axes: Mapping[str, Any], levels: Mapping[str, tuple[Value, ...]], samples: int, seed: int
+    axes: Mapping[str, Any], levels: Mapping[str, tuple[Value, ...]], samples: int, seed: int, design: str
 ) -> dict[str, Coded]:
-    """Return Sobol points as one column an axis; points that fall together are kept once."""
+    """Return the points of a design as one column an axis; some may be the same."""
     if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= MOST_POINTS:
         raise DataError(f"samples: expected a whole number from 1, found {samples!r}")
-    try:
-        from scipy.stats import qmc
-    except ImportError:
-        raise DataError("samples: drawing points needs scipy; install it: pip install scipy") from None
-    engine = qmc.Sobol(len(axes), rng=seed)
-    # The sequence is balanced in powers of two only; drawing one and cutting it avoids its warning.
-    unit = engine.random_base2(max(0, (samples - 1).bit_length()))[:samples]
+    if design not in DESIGNS:
+        raise DataError(f"design: unknown design '{design}'; {nearest(str(design), DESIGNS)}")
+    unit = DESIGNS[design](len(axes), samples, seed)
     out = {}
     for (name, values), u in zip(axes.items(), unit.T, strict=True):
         if isinstance(values, Range):
             out[name] = coded(values.at(u))
         else:
-            out[name] = Coded(levels[name], (u * len(values)).astype(np.int64))
-    return _distinct(out)
+            out[name] = Coded(levels[name], np.minimum((u * len(values)).astype(np.int64), len(values) - 1))
+    return out
+
+
+def _sobol(axes: int, samples: int, seed: int) -> Any:
+    try:
+        from scipy.stats import qmc
+    except ImportError:
+        raise DataError("samples: drawing points needs scipy; install it: pip install scipy") from None
+    # The sequence is balanced in powers of two only; drawing one and cutting it avoids its warning.
+    return qmc.Sobol(axes, rng=seed).random_base2(max(0, (samples - 1).bit_length()))[:samples]
+
+
+def _saltelli(axes: int, samples: int, seed: int) -> Any:
+    from .indices import fractions
+
+    return fractions(axes, samples, seed)
+
+
+DESIGNS: Mapping[str, Callable[[int, int, int], Any]] = {"sobol": _sobol, "saltelli": _saltelli}
 
 
 def _distinct(columns: Mapping[str, Coded]) -> dict[str, Coded]:

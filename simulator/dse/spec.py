@@ -14,7 +14,7 @@ from .search import Search
 from .space import Derived, Range, Space
 from .subjects import Subject, check_axes, subject_of
 
-_SPACE = ("axes", "where", "derive", "samples", "seed", "search")
+_SPACE = ("axes", "where", "derive", "samples", "seed", "search", "design")
 _OBJECTIVES = ("minimize", "maximize")
 
 
@@ -73,6 +73,7 @@ def _spec(document: Mapping[str, Any]) -> Spec:
         derived=derived,
         samples=document.get("samples"),
         seed=_whole("seed", document.get("seed", 0)),
+        design=str(document.get("design", "sobol")),
     )
     inputs = {n: _text(n, document[n]) for n in subject.legal if n in document}
     objectives = {name: _names(name, document.get(name)) for name in _OBJECTIVES}
