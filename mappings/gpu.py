@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .reader import build, read_yaml
 LIBRARY = Path(__file__).parent / "library" / "gpu"
 
 ORDERS = ("longest_first", "launch", "shortest_first")
+COPIED = ("keys", "queries", "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class TileMapping:
         lone: time of a tile in a block that has an SM for itself, while other SMs idle, in units of its time on a
             full chip: above 1 where several blocks hide each other's latency, below 1 where the clock rises.
         tensor_share: the part of the tensor-core rate that this instruction path can reach.
+        splits: this kernel splits keys where its mapping says `split_keys`; False for another kernel of the family.
         head_dim, targets, dtypes, window, causal: the condition; an empty one always holds, the first tile that
             holds is taken. `head_dim` is the largest one served.
     """
@@ -84,6 +87,7 @@ class TileMapping:
     blocks_per_sm: int = 1
     lone: float = 1.0
     tensor_share: float = 1.0
+    splits: bool = True
     head_dim: int = 0
     targets: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
@@ -117,6 +121,30 @@ class TileMapping:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheCopy:
+    """How new keys and values get into a cache before attention reads them.
+
+    Attributes:
+        works_on: what it costs an SM for: elements of the "keys" and values; of the "queries", which it brings into
+            place with them; of "all" three.
+        least, most: elements of a token's keys, and as many of its values, below which a token costs no less, above
+            which it costs no more: a warp or a block of threads a token; 0 for no limit.
+        targets: where this holds; everywhere if empty.
+    """
+
+    works_on: str = "keys"
+    least: int = 0
+    most: int = 0
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.works_on not in COPIED:
+            raise ValueError(f"works_on: expected one of {', '.join(COPIED)}, found {self.works_on}")
+        if min(self.least, self.most) < 0:
+            raise ValueError("least, most: expected numbers of at least 0")
+
+
+@dataclass(frozen=True, slots=True)
 class KernelMapping:
     """A kernel as somebody implemented it: its tiles and the habits that change its time.
 
@@ -127,6 +155,7 @@ class KernelMapping:
         skips_causal: tiles above the diagonal are not visited.
         split_keys: few query tiles are spread over the chip by splitting the keys (split-KV decode).
         appends: the timed call also copies the new keys and values into the cache.
+        copies: how it does that; the first that serves the target is taken.
         order: in which order blocks are handed out.
         mask_factor: cost of a tile that needs its mask, in full tiles.
         window_cycles: what the mask of a window adds to a visited tile, in cycles per score, before anything overlaps.
@@ -155,6 +184,7 @@ class KernelMapping:
     skips_causal: bool = True
     split_keys: bool = False
     appends: bool = False
+    copies: tuple[CacheCopy, ...] = ()
     order: str = "longest_first"
     mask_factor: float = 1.0
     window_cycles: float = 0.0
@@ -180,6 +210,10 @@ class KernelMapping:
             )
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
+
+    def copy(self, target: str) -> CacheCopy:
+        """Return how the kernel's framework copies into the cache on a target."""
+        return next((c for c in self.copies if not c.targets or target in c.targets), CacheCopy())
 
     def tile(
         self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
@@ -228,7 +262,8 @@ def kernel_mappings() -> tuple[KernelMapping, ...]:
 def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
     """Return the mapping of an implementation of a kernel.
 
-    The longest pattern that fits the implementation's name wins.
+    The longest pattern that fits the implementation's name wins. How the new keys get into the cache is a habit of
+    the framework, in a table of its own.
 
     Raises:
         MappingError: no such kernel, or none of its mappings serves the implementation.
@@ -246,7 +281,22 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
         raise MappingError(
             f"{kernel}: unknown implementation '{implementation}'; {nearest(implementation, _words(served))}"
         )
-    return max(fits, key=lambda pair: pair[0])[1]
+    found = max(fits, key=lambda pair: pair[0])[1]
+    if not found.appends or found.copies:
+        return found
+    return replace(found, copies=tuple(c for p, c in _cache_copies() if fnmatchcase(implementation, p)))
+
+
+@functools.cache
+def _cache_copies() -> tuple[tuple[str, CacheCopy], ...]:
+    """Return, by pattern of implementations, how frameworks copy keys and values into their caches."""
+    with (LIBRARY / "cache_copies.csv").open(encoding="utf-8", newline="") as file:
+        return tuple((row["implementation"], _cache_copy(row)) for row in csv.DictReader(file))
+
+
+def _cache_copy(row: dict[str, str]) -> CacheCopy:
+    least, most = int(row["least"]), int(row["most"])
+    return CacheCopy(row["works_on"], least, most, tuple(row["targets"].split()))
 
 
 def kernel_names() -> tuple[str, ...]:

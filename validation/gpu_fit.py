@@ -17,7 +17,7 @@ from .gpu_sets import CONSTANTS, Part, attention_rows, key_of_part, parts_of
 from .measured import PUBLISHED, read_measured
 
 COLUMNS = ("device", "target", "mapping", "implementation", "head_dim", "dtype", "kv_dtype", "direction", "scalar",
-           "launch_s", "block_cycles", "memory", "n", "mape", "source")  # fmt: skip
+           "launch_s", "block_cycles", "memory", "copy_cycles", "n", "mape", "source")  # fmt: skip
 _LEAST_ROWS = 4
 
 
@@ -46,6 +46,7 @@ def _entry(rows: pd.DataFrame, kv_dtype: str, path: Path) -> dict[str, Any]:
         "launch_s": f"{fitted.launch_s:.3g}",
         "block_cycles": f"{fitted.block_cycles:.4g}",
         "memory": f"{fitted.memory:.3g}",
+        "copy_cycles": f"{fitted.copy_cycles:.3g}",
         "n": len(rows),
         "mape": f"{errors.mean():.3f}",
         "source": f"fitted: {len(rows)} rows of {rows['device'].iloc[0]} in {path.name}",

@@ -31,7 +31,7 @@ SET = [*CONSTANTS, "window"]
 
 _FASTER_THAN_POSSIBLE = 0.95  # of the time that the useful operations take at the device's peak rate
 _MOST_ROWS = 1 << 26  # query rows of one launch, the padding of short calls included
-_OTHER_CACHE_TRUST = 0.6  # of a calibration row whose cached keys have another type: the kernel differs
+_OTHER_CACHE_TRUST = 0.3  # of a calibration row whose cached keys have another type: the kernel differs
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,30 @@ from .launch import Launch
 Floats = NDArray[np.float64]
 
 TABLE = Path(__file__).parent / "tables" / "efficiency.csv"
-_NUMBERS = ("scalar", "launch_s", "block_cycles", "memory")
+_NUMBERS = ("scalar", "launch_s", "block_cycles", "memory", "copy_cycles")
 
-# How unlike two table keys are, in units in which e^-2 is the weight of one more unit; and how the trust in a looked-up
-# constant falls with it. Chosen after looking at the shipped tables, by leaving out one device at a time.
+# How unlike two table keys are, and how the trust in a looked-up constant falls with it. Chosen after looking at the
+# shipped tables, by leaving out one device at a time.
 _UNLIKE = {"device": 1.0, "target": 1.5, "mapping": 4.0, "implementation": 0.3, "dtype": 1.0, "kv_dtype": 0.7}
 _UNLIKE_HEAD_DIM = 0.7  # per factor of two
-_SPREAD_NEAR = {"scalar": 0.25, "launch_s": 0.12, "block_cycles": 0.20, "memory": 0.15}
-_SPREAD_PER_UNIT = {"scalar": 0.20, "launch_s": 0.20, "block_cycles": 0.20, "memory": 0.12}
+# Weights fall by a factor of e over as many units as the likest entry is away: an entry of the key's own rules alone,
+# while for an unseen device many moderately like entries say more than the likest one.
+_LEAST_REACH = 0.25
+_SPREAD_NEAR = {"scalar": 0.25, "launch_s": 0.12, "block_cycles": 0.20, "memory": 0.15, "copy_cycles": 0.25}
+_SPREAD_PER_UNIT = {
+    "scalar": 0.20,
+    "launch_s": 0.20,
+    "block_cycles": 0.20,
+    "memory": 0.12,
+    "copy_cycles": 0.20,
+}
+_NOTHING_KNOWN = (
+    (0.6, 0.4),
+    (3e-6, 0.6),
+    (2500.0, 0.7),
+    (0.8, 0.25),
+    (0.5, 1.0),
+)  # value, log spread of each
 # Log error of a calibration row, of the model and of the measurement together (repeated runs differ by 3.6 %).
 _ROW_SPREAD = 0.12
 
@@ -59,7 +75,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is known before a measurement: logarithms of the four constants and how far they may be off."""
+    """What is known before a measurement: logarithms of the constants and how far they may be off."""
 
     mean: Floats
     spread: Floats
@@ -82,12 +98,12 @@ def _entry(row: dict[str, str]) -> Entry:
     like = (row["dtype"], row["kv_dtype"], row["direction"])
     key = Key(device, target, mapping, implementation, int(row["head_dim"]), *like)
     numbers = np.array([float(row[n]) for n in _NUMBERS])
-    return Entry(key, Efficiency(*_four(numbers), source=row["source"], spread=_UNCALIBRATED), int(row["n"]))
+    return Entry(key, _made(numbers, source=row["source"], spread=_UNCALIBRATED), int(row["n"]))
 
 
-def _four(numbers: Floats) -> tuple[float, float, float, float]:
-    scalar, launch_s, block_cycles, memory = (float(x) for x in numbers)
-    return scalar, launch_s, block_cycles, memory
+def _made(numbers: Floats, *, source: str = "", spread: float = _UNCALIBRATED) -> Efficiency:
+    scalar, launch_s, block_cycles, memory, copy_cycles = (float(x) for x in numbers)
+    return Efficiency(scalar, launch_s, block_cycles, memory, copy_cycles, source=source, spread=spread)
 
 
 def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: bool = False) -> Prior:
@@ -107,14 +123,14 @@ def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: boo
         if e.key.direction == key.direction and not (without_device and e.key.device == key.device)
     ]
     if not entries:
-        mean = np.log([0.6, 3e-6, 2500.0, 0.8])
+        values, spreads = np.array(_NOTHING_KNOWN).T
         text = "assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block"
-        return Prior(mean, np.array([0.4, 0.6, 0.7, 0.25]), text, math.inf)
+        return Prior(np.log(values), spreads, text, math.inf)
     unlike = np.array([_unlikeness(e.key, key) for e in entries])
-    weight = np.exp(-2.0 * (unlike - unlike.min()))
+    nearest = float(unlike.min())
+    weight = np.exp(-(unlike - nearest) / max(nearest, _LEAST_REACH))
     weight /= weight.sum()
     logs = np.log([[getattr(e.efficiency, n) for n in _NUMBERS] for e in entries])
-    nearest = float(unlike.min())
     spread = np.array([_SPREAD_NEAR[n] + _SPREAD_PER_UNIT[n] * nearest for n in _NUMBERS])
     best = entries[int(unlike.argmin())]
     origin = best.efficiency.source if nearest == 0 else f"like {_named(best.key)}: {best.efficiency.source}"
@@ -143,7 +159,7 @@ def _rate(word: str) -> str:
 def uncalibrated(known: Prior) -> Efficiency:
     """Return the efficiency that a prior alone gives, with its wide interval."""
     spread = _UNCALIBRATED if known.unlike < 1.5 else min(_UNKNOWN, _UNCALIBRATED * max(known.unlike, 1.0))
-    return Efficiency(*_four(np.exp(known.mean)), source=f"uncalibrated; {known.source}", spread=spread)
+    return _made(np.exp(known.mean), source=f"uncalibrated; {known.source}", spread=spread)
 
 
 def unknown(guess: Efficiency) -> Efficiency:
@@ -163,7 +179,7 @@ def calibrate(
 ) -> Efficiency:
     """Return the efficiency most likely after a few measured rows.
 
-    The four constants are found in logarithms, by Gauss-Newton steps on the squared log errors of the rows plus the
+    The constants are found in logarithms, by Gauss-Newton steps on the squared log errors of the rows plus the
     squared distance from what was known before; so one row moves what it can tell about, and any number of rows works.
 
     Args:
@@ -190,14 +206,14 @@ def calibrate(
     means = [k.mean for k in knowns] or [known.mean] * len(launches)
 
     def residuals(x: Floats) -> Floats:
-        fits = [Efficiency(*_four(np.exp(mean + x))) for mean in means]
+        fits = [_made(np.exp(mean + x)) for mean in means]
         got = np.concatenate(
             [times(*pair, exact=exact).latency_s for pair in zip(launches, fits, strict=True)]
         )
         return np.concatenate([(np.log(got) - target) * trust / _ROW_SPREAD, x / known.spread])
 
     found = np.exp(known.mean + _least_squares(residuals, np.zeros(len(_NUMBERS))))
-    return Efficiency(*_four(found), source=source, spread=_CALIBRATED)
+    return _made(found, source=source, spread=_CALIBRATED)
 
 
 def _least_squares(residuals: Callable[[Floats], Floats], start: Floats, *, rounds: int = 40) -> Floats:

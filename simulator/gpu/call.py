@@ -104,10 +104,23 @@ class Call:
         seen = min(self.seq_kv, self.seq_q + self.window) if self.window else self.seq_kv
         return 2 * width * self.batch * self.key_heads * seen * self.head_dim
 
-    def converted_bytes(self) -> float:
-        """Return the bytes of bringing 16-bit queries to a narrower type before the kernel: read and written."""
+    def query_elements(self) -> float:
+        """Return the elements of the queries."""
+        return float(self.batch) * self.heads * self.seq_q * self.head_dim
+
+    def new_elements(self, *, least: int = 0, most: int = 0) -> float:
+        """Return the elements of the keys and values that a call brings, each token counted at `least`, at `most`."""
+        row = max(self.key_heads * self.head_dim, least)
+        return 2.0 * self.batch * self.seq_q * (min(row, most) if most else row)
+
+    def converted_bytes(self, *, always: bool = False) -> float:
+        """Return the bytes of bringing 16-bit queries to a narrower type before the kernel: read and written.
+
+        Args:
+            always: count queries too that keep their type and are only brought into place.
+        """
         width = BYTES[self.dtype]
-        return (2.0 + width) * self.batch * self.heads * self.seq_q * self.head_dim if width < 2.0 else 0.0
+        return (2.0 + width) * self.query_elements() if always or width < 2.0 else 0.0
 
 
 @functools.lru_cache(maxsize=4096)

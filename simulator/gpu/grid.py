@@ -35,7 +35,8 @@ def predict_grid(
     """Return predicted latencies of every sequence length x heads x tile, one row a point.
 
     Tiles and visits are counted once per length and tile; heads only scale them. Blocks are scheduled by the closed
-    form, so that a point may lie below `predict` by up to 15 % where there are two to eight blocks a slot.
+    form, so that a point may lie below `predict` by up to 15 % where there are two to eight blocks a slot. Keys are
+    never split.
 
     Args:
         seq: tokens, queries and keys alike; `heads`: query heads with as many key heads, batch included.
@@ -48,7 +49,9 @@ def predict_grid(
     """
     import pandas as pd
 
-    gpu, mapping = find_gpu(on), find_kernel_mapping(kernel, implementation)
+    gpu = find_gpu(on)
+    # Into how many parts keys are split depends on the number of heads, which only scales a point here.
+    mapping = replace(find_kernel_mapping(kernel, implementation), split_keys=False)
     many = np.asarray(heads, dtype=np.float64)
     frames = []
     efficiency = calibration
@@ -77,18 +80,21 @@ def _scaled(one: Launch, many: np.ndarray[Any, np.dtype[np.float64]]) -> Launch:
     """Return the launch of one head as the launches of many, one a number of heads."""
     rows = (len(many), one.full.shape[1])
     copies = one.copies * many
-    blocks = one.real.sum() * copies
+    blocks = one.runs.sum() * copies
     return replace(
         one,
         full=np.broadcast_to(one.full, rows),
         masked=np.broadcast_to(one.masked, rows),
         walked=np.broadcast_to(one.walked, rows),
+        runs=np.broadcast_to(one.runs, rows),
         windowed=np.broadcast_to(one.windowed, len(many)),
         counts=one.counts * many,
         copies=copies,
+        parts=np.broadcast_to(one.parts, len(many)),
         resident=np.clip(np.ceil(blocks / one.gpu.sms), 1, one.most),
         flops=one.flops * many,
         bytes_moved=one.bytes_moved * many,
         bytes_appended=one.bytes_appended * many,
+        elements_appended=one.elements_appended * many,
         footprint=one.footprint * many,
     )

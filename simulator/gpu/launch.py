@@ -13,13 +13,16 @@ from mappings.gpu import KernelMapping, TileMapping
 from ..hardware.gpu import Gpu
 from .call import Call
 from .chunks import chunk_flops, chunk_visits, extra_bytes, require_chunks
+from .merge import merge
 from .occupancy import blocks_per_sm, require_fit
 from .tile import TileTime, tile_time
 from .visits import Visits, reach, tile_visits
 
 Floats = NDArray[np.float64]
 
-_FEW_KEYS = 4  # key tiles up to which kernels do not split (flash-attention, hopper/heuristics.h)
+# flash-attention, hopper/heuristics.h: key tiles up to which it does not split, the part of the chip that blocks have
+# to leave idle before it does, most parts, the part of the best fill that is good enough, and the share of a slot.
+_FEW_KEYS, _ALMOST_FULL, _MOST_PARTS, _GOOD_ENOUGH, _SHARE = 4, 0.8, 128, 0.85, 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,13 @@ class Launch:
 
     Attributes:
         tile_times: cycles of a score tile.
-        full, masked: shape (n, M), tiles of each block along M; `walked`: tiles outside the window that the kernel
-            walks over all the same; `counts`: shape (3, n), full, masked and skipped tiles of the whole call.
-        copies: shape (n,), how often the row of blocks occurs (batch and heads).
+        full, masked: shape (n, K), tiles of each run of blocks; `walked`: tiles outside the window that the kernel
+            walks over all the same; `runs`: how many blocks a run has, zero where there is none;
+            `counts`: shape (3, n), full, masked and skipped tiles of the whole call.
+        copies: shape (n,), how often the runs occur (batch and heads); `parts`: into how many the keys are split.
         most: blocks that an SM can hold; `resident`: shape (n,), blocks that share one.
         flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself and of the
-            copy of keys and values into the cache.
+            copy of keys and values into the cache; `elements_appended`: what that copy works through.
     """
 
     gpu: Gpu
@@ -45,19 +49,22 @@ class Launch:
     full: Floats
     masked: Floats
     walked: Floats
+    runs: Floats
     windowed: NDArray[np.bool_]
     counts: Floats
     copies: Floats
+    parts: Floats
     most: int
     resident: Floats
     flops: Floats
     bytes_moved: Floats
     bytes_appended: Floats
+    elements_appended: Floats
     footprint: Floats
 
     @property
     def tiles_of_block(self) -> Floats:
-        """Score tiles of each block in units of full ones, shape (n, M)."""
+        """Score tiles of a block of each run in units of full ones, shape (n, K)."""
         return self.full + self.mapping.mask_factor * self.masked
 
     @property
@@ -68,14 +75,14 @@ class Launch:
         return scores * (self.mapping.window_cycles * visited + self.mapping.walk_cycles * self.walked)
 
     @property
-    def real(self) -> NDArray[np.bool_]:
-        """Which entries along M are blocks that run, shape (n, M)."""
-        return (self.full + self.masked) > 0
+    def blocks_of_run(self) -> Floats:
+        """Blocks of each run, in the whole call, shape (n, K)."""
+        return self.runs * self.copies[:, None]
 
     @property
     def blocks(self) -> Floats:
         """Blocks of each call, shape (n,)."""
-        return np.asarray(self.real.sum(axis=1) * self.copies, dtype=np.float64)
+        return np.asarray(self.runs.sum(axis=1) * self.copies, dtype=np.float64)
 
     @property
     def crowding(self) -> Floats:
@@ -113,10 +120,17 @@ def launch(
     counts = np.stack([visits.full.sum(axis=1), visits.masked.sum(axis=1), visits.skipped]) * copies
     full, masked = visits.full.astype(np.float64), visits.masked.astype(np.float64)
     walked = _walked(calls, mapping, tile, visits)
-    if mapping.split_keys:
-        full, masked, copies = _split(full, masked, copies, slots=gpu.sms * most)
-    blocks = ((full + masked) > 0).sum(axis=1) * copies
-    moved, appended, footprint = _bytes(calls, mapping, tile, direction)
+    full, masked, walked, runs = merge(full, masked, walked)
+    parts = np.ones(len(copies))
+    if mapping.split_keys and tile.splits:
+        parts = _split(full + masked, runs.sum(axis=1) * copies, slots=gpu.sms * most)
+        full, masked, copies = (
+            np.ceil(full / parts[:, None]),
+            np.ceil(masked / parts[:, None]),
+            copies * parts,
+        )
+    blocks = runs.sum(axis=1) * copies
+    moved, appended, footprint = _bytes(calls, mapping, tile, gpu.target, direction)
     return Launch(
         gpu=gpu,
         head_dim=first.head_dim,
@@ -127,14 +141,17 @@ def launch(
         full=full,
         masked=masked,
         walked=walked,
+        runs=runs,
         windowed=np.array([c.window > 0 for c in calls]),
         counts=counts,
         copies=copies,
+        parts=parts,
         most=most,
         resident=np.asarray(np.clip(np.ceil(blocks / gpu.sms), 1, most), dtype=np.float64),
         flops=np.array([_flops(c, mapping, tile, per_score.tensor) for c in calls]),
         bytes_moved=moved,
         bytes_appended=appended,
+        elements_appended=np.array([_copied(c, mapping, gpu.target) for c in calls]),
         footprint=footprint,
     )
 
@@ -144,7 +161,7 @@ def _flops(call: Call, mapping: KernelMapping, tile: TileMapping, tensor: float)
 
 
 def _bytes(
-    calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, direction: str
+    calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, target: str, direction: str
 ) -> tuple[Floats, Floats, Floats]:
     """Return the bytes of the attention, of the copy into the cache before it, and of all tensors together."""
     # The backward pass reads what the forward pass read and wrote, and writes as many gradients.
@@ -155,7 +172,20 @@ def _bytes(
     if not mapping.appends:
         return moved, np.zeros(len(calls)), moved
     given = np.array([c.key_bytes(stored=False) + c.converted_bytes() for c in calls])
-    return moved, cache + given, moved + given
+    # Queries that are brought into place are moved, but need no more room in the L2 cache.
+    always = mapping.copy(target).works_on != "keys"
+    placed = np.array([c.converted_bytes(always=always) - c.converted_bytes() for c in calls])
+    return moved, cache + given + placed, moved + given
+
+
+def _copied(call: Call, mapping: KernelMapping, target: str) -> float:
+    """Return the elements that the copy into the cache works through."""
+    if not mapping.appends:
+        return 0.0
+    copy = mapping.copy(target)
+    queries = call.query_elements() if copy.works_on != "keys" else 0.0
+    keys = call.new_elements(least=copy.least, most=copy.most) if copy.works_on != "queries" else 0.0
+    return queries + keys
 
 
 def _walked(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, visits: Visits) -> Floats:
@@ -184,9 +214,26 @@ def _visits(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, di
     return tile_visits(seq_q, seq_kv, query=tile.query, key=tile.key, left=left, right=right, group=group)
 
 
-def _split(full: Floats, masked: Floats, copies: Floats, *, slots: int) -> tuple[Floats, Floats, Floats]:
-    """Return the blocks with their key tiles dealt out over as many blocks as the chip has room for."""
-    tiles = np.maximum((full + masked).max(axis=1), 1.0)
-    blocks = ((full + masked) > 0).sum(axis=1) * copies
-    parts = np.where(tiles > _FEW_KEYS, np.clip(np.floor(slots / np.maximum(blocks, 1.0)), 1.0, tiles), 1.0)
-    return np.ceil(full / parts[:, None]), np.ceil(masked / parts[:, None]), copies * parts
+def _split(tiles_of_block: Floats, blocks: Floats, *, slots: int) -> Floats:
+    """Return into how many parts each call's keys are dealt out, so that its blocks fill the chip."""
+    tiles = np.maximum(tiles_of_block.max(axis=1), 1.0)
+    parts = np.ones(len(blocks))
+    for i in np.flatnonzero((tiles > _FEW_KEYS) & (blocks < _ALMOST_FULL * slots)):
+        parts[i] = _parts(float(blocks[i]), int(tiles[i]), slots)
+    return parts
+
+
+def _parts(blocks: float, tiles: int, slots: int) -> int:
+    """Return into how many parts a kernel splits the keys: enough to fill the chip, no more than even shares ask for.
+
+    Source: flash-attention, hopper/heuristics.h, num_splits_heuristic: the least number whose last wave leaves little
+        idle; hopper/flash_prepare_scheduler.cu: key tiles per multiprocessor, a tenth more than an even share.
+
+    >>> _parts(80.0, 128, 132), _parts(1.0, 8, 132)
+    (2, 8)
+    """
+    waves = blocks * np.arange(1, min(_MOST_PARTS, slots, tiles) + 1) / slots
+    filled = waves / np.ceil(waves)
+    fills = int(np.argmax(filled >= _GOOD_ENOUGH * filled.max())) + 1
+    share = np.ceil(_SHARE * blocks * tiles / slots)
+    return int(min(fills, np.ceil(tiles / share)))

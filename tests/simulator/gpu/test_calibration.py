@@ -15,7 +15,7 @@ from simulator.gpu.model import lay, make_call
 from simulator.hardware.gpu import find_gpu
 
 KEY = Key("h100", "sm_90", "flash_attention_3", "fa3", 128, "bf16", "bf16")
-WIDE = Prior(np.log([0.6, 5e-6, 2500.0, 0.8]), np.full(4, 3.0), "test", 0.0)
+WIDE = Prior(np.log([0.6, 5e-6, 2500.0, 0.8, 0.5]), np.full(5, 3.0), "test", 0.0)
 
 
 def rows(sizes):

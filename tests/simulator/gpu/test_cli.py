@@ -54,7 +54,8 @@ def test_decode_splits_the_keys():
     sizes = "batch=1,heads=32,kv_heads=8,seq_q=1,seq_kv=131072,head_dim=128,dtype=bf16"
     result = run("flash_decode", "--on", "h200", "--set", sizes, "--implementation", "triton", "--json")
     found = json.loads(result.stdout)
-    assert found["waves"] > 0.9  # 8 blocks became as many as the chip holds
+    # 8 blocks became the least number that leaves less than 15 % of the chip idle, as the kernels' own rule has it.
+    assert 0.85 <= found["waves"] <= 1.0
     assert found["bound_by"] in ("memory", "l2")
 
 
