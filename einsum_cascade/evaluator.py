@@ -30,8 +30,9 @@ from .declarations import Iterate, rank_of
 from .einsum import Einsum
 from .errors import CascadeError, nearest
 from .expr import Access, Apply, Expr, Num, Var, children, variables, walk
-from .iteration import Array, Points, Space, bound, conjuncts_of, factors_of, run, space_of, value_of
+from .iteration import bound, conjuncts_of, factors_of, run
 from .sizes import BATCH_RANKS, parse_sizes, resolve, size_value
+from .terms import Array, Points, Space, space_of, value_of
 
 LIMIT_BYTES = 2 * 2**30
 # NumPy arrays have at most 64 axes, and np.einsum 52 letters.
