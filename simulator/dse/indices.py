@@ -9,6 +9,7 @@ import numpy as np
 
 from einsum_cascade.errors import DataError
 
+from .designs import problem
 from .effects import logarithms
 from .pareto import objectives as costs_of
 
@@ -18,26 +19,6 @@ if TYPE_CHECKING:
     from .space import Space
 
 SALTELLI = "saltelli"
-
-
-def fractions(axes: int, samples: int, seed: int) -> Any:
-    """Return points of the unit cube for Sobol indices, one a row; no more than so many.
-
-    Source: A. Saltelli et al., "Variance based sensitivity analysis of model output" (2010).
-
-    Raises:
-        DataError: SALib is not installed, or the samples are too few.
-    """
-    try:
-        from SALib.sample import sobol
-    except ImportError:
-        message = "design: saltelli needs SALib; install it: pip install 'einsum-cascade[sensitivity]'"
-        raise DataError(message) from None
-    base = samples // (axes + 2)
-    if base < 2:
-        raise DataError(f"samples: {axes} axes need at least {2 * (axes + 2)} points, found {samples}")
-    # The sequence is balanced in powers of two only.
-    return sobol.sample(_problem(axes), 1 << (base.bit_length() - 1), calc_second_order=False, seed=seed)
 
 
 def sobol_indices(table: pd.DataFrame, space: Space, *, objectives: Sequence[str]) -> pd.DataFrame:
@@ -71,7 +52,7 @@ def sobol_indices(table: pd.DataFrame, space: Space, *, objectives: Sequence[str
         if np.ptp(drawn) == 0.0:
             raise DataError(f"'{name}' is the same everywhere; nothing moves it")
         found = sobol.analyze(
-            _problem(len(space.axes)),
+            problem(len(space.axes)),
             (drawn - drawn.mean()) / drawn.std(),
             calc_second_order=False,
             seed=space.seed,
@@ -86,7 +67,3 @@ def _rows(objective: str, axes: Sequence[str], found: Mapping[str, Any]) -> list
         {"objective": objective, "axis": axis, **{name: float(found[key][i]) for name, key in keys.items()}}
         for i, axis in enumerate(axes)
     ]
-
-
-def _problem(axes: int) -> dict[str, Any]:
-    return {"num_vars": axes, "names": [f"x{i}" for i in range(axes)], "bounds": [[0.0, 1.0]] * axes}

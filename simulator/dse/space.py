@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -12,6 +12,7 @@ import numpy as np
 from einsum_cascade.errors import DataError, nearest
 
 from .coded import Coded, coded
+from .designs import DESIGNS
 from .formulas import Formula, magnitudes, read_formula, value_of
 
 Value: TypeAlias = str | int | float | bool
@@ -386,24 +387,6 @@ def _draw(
         else:
             out[name] = Coded(levels[name], np.minimum((u * len(values)).astype(np.int64), len(values) - 1))
     return out
-
-
-def _sobol(axes: int, samples: int, seed: int) -> Any:
-    try:
-        from scipy.stats import qmc
-    except ImportError:
-        raise DataError("samples: drawing points needs scipy; install it: pip install scipy") from None
-    # The sequence is balanced in powers of two only; drawing one and cutting it avoids its warning.
-    return qmc.Sobol(axes, rng=seed).random_base2(max(0, (samples - 1).bit_length()))[:samples]
-
-
-def _saltelli(axes: int, samples: int, seed: int) -> Any:
-    from .indices import fractions
-
-    return fractions(axes, samples, seed)
-
-
-DESIGNS: Mapping[str, Callable[[int, int, int], Any]] = {"sobol": _sobol, "saltelli": _saltelli}
 
 
 def _distinct(columns: Mapping[str, Coded]) -> dict[str, Coded]:
