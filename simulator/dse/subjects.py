@@ -53,8 +53,8 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
             Subject(
                 "a cascade on a spatial machine",
                 "cascade",
-                ("cascade", "hardware", "mapping", "sizes"),
-                (),
+                ("cascade", "hardware", "sizes"),
+                ("mapping",),
                 ("hardware", "mapping", "sizes"),
                 ".points.attention",
                 ".points.together",

@@ -39,33 +39,45 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Inputs:
 
     Args:
         point: by axis: `hardware.FIELD`, `mapping.FIELD`, `sizes.RANK`, `sizes.seq`, `sizes.model`, or a whole input.
-        inputs: cascade, hardware, mapping and sizes, by name, path or object; a point's own come first.
+        inputs: cascade, hardware, mapping and sizes, by name, path or object; a point's own come first. Without a
+            mapping one is made for the point.
 
     Raises:
         ModelError: something cannot be read, or a field does not exist.
     """
     cascade, mapping, sizes = work_of(point, inputs=inputs)
-    return Inputs(cascade, chip_of(point, inputs=inputs), mapping, sizes)
+    chip = chip_of(point, inputs=inputs)
+    if mapping is None:
+        from ...spatial.default import default_mapping
+
+        mapping = default_mapping(cascade, sizes, chip)
+    return Inputs(cascade, chip, mapping, sizes)
 
 
 def work_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any, Any, Mapping[str, int]]:
-    """Return cascade, mapping and sizes of a point; `inputs` as in `prepare`.
+    """Return cascade, mapping and sizes of a point; no mapping where none is given. `inputs` as in `prepare`.
 
     Raises:
         ModelError: see `prepare`.
     """
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
-    cascade = given["cascade"]
-    cascade = _named_cascade(cascade) if isinstance(cascade, str) else cascade
-    _check_objects(cascade=cascade, mapping=given["mapping"], sizes=given["sizes"])
+    named = given["cascade"]
+    cascade = _named_cascade(named) if isinstance(named, str) else named
+    _check_objects(cascade=cascade, sizes=given["sizes"])
     text = _sizes(given["sizes"], dict(_below("sizes", point)), cascade)
-    mapping = _loaded("mapping", given, _below("mapping", point), _mapping)
+    sizes = _parsed(text, named) if isinstance(named, str) else parse_sizes(text, cascade)
+    changes = _below("mapping", point)
+    if "mapping" not in given:
+        if changes:
+            raise DataError(f"missing field 'mapping'; 'mapping.{changes[0][0]}' is a field of it")
+        return cascade, None, sizes
+    _check_objects(mapping=given["mapping"])
+    mapping = _loaded("mapping", given, changes, _mapping)
     # A tile that the user states wins over the mapping's own.
     stated = tuple((k, v) for k, v in _named(text).items() if k in mapping.nest.sizes)
     if stated:
-        mapping = _loaded("mapping", given, (*stated, *_below("mapping", point)), _mapping)
-    named = given["cascade"]
-    return cascade, mapping, _parsed(text, named) if isinstance(named, str) else parse_sizes(text, cascade)
+        mapping = _loaded("mapping", given, (*stated, *changes), _mapping)
+    return cascade, mapping, sizes
 
 
 def chip_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Any:

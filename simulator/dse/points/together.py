@@ -88,7 +88,7 @@ def evaluate_many(columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, 
     batch = _Batch({name: coded(values) for name, values in columns.items()}, inputs, count)
     out: dict[str, Any] = {}
     for positions, found in _solved(batch, np.arange(count)):
-        if len(positions) == count >= _ALONE:
+        if len(positions) == count and any(isinstance(values, np.ndarray) for values in found.values()):
             return dict(found)
         for name, values in found.items():
             if name not in out:
@@ -99,7 +99,7 @@ def evaluate_many(columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, 
 
 def _solved(batch: _Batch, positions: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     """Yield parts of a batch with their results; where one point spoils all, halves are tried, then each alone."""
-    if batch.count < _ALONE:
+    if batch.count < _ALONE or not ("mapping" in batch.inputs or "mapping" in batch.columns):
         yield from _alone(batch, positions)
         return
     for frame in _frames(batch):
@@ -199,6 +199,8 @@ def _results(chips: _Distinct, works: _Distinct, frame: _Frame) -> dict[str, Any
     if any(c is None for c in chips.values) or any(w is None for w in works.values):
         raise ModelError("a point that cannot be read")
     cascade, mapping, ranks = works.values[0]
+    if mapping is None:
+        raise ModelError("a mapping is made for one point at a time")
     sizes = {name: _numbers([w[2][name] for w in works.values], works.which) for name in ranks}
     chip = stacked(chips.values, chips.which)
     found = simulate(cascade, sizes, chip, mapping)

@@ -192,8 +192,10 @@ def test_inputs_that_contradict_or_lack():
     fixed = {"cascade": "attention_1pass", "hardware": "fusemax", "sizes": "BERT/4K"}
     with pytest.raises(DataError, match="'mapping' is both a field and an axis"):
         sim.sweep(space, mapping="fusemax", **fixed)
-    with pytest.raises(DataError, match="missing field 'mapping'"):
-        sim.sweep(sim.Space({"hardware.N": [64]}), **fixed)
+    with pytest.raises(DataError, match=r"missing field 'mapping'; 'mapping.sizes.P1' is a field of it"):
+        sim.sweep(sim.Space({"mapping.sizes.P1": [1, 2]}), **fixed)
+    with pytest.raises(DataError, match="missing field 'sizes'"):
+        sim.sweep(sim.Space({"hardware.N": [64]}), **{k: v for k, v in fixed.items() if k != "sizes"})
     with pytest.raises(TypeError, match="unexpected keyword argument 'mappings'"):
         sim.sweep(space, mappings="x", **fixed)
     with pytest.raises(DataError, match="cannot be set on an object"):
@@ -204,6 +206,23 @@ def test_inputs_that_contradict_or_lack():
         )
     with pytest.raises(ModelError, match="GPU"):
         sim.sweep(sim.Space({"sizes.seq": ["4K"]}), **{**fixed, "hardware": "h100"}, mapping="fusemax")
+
+
+def test_without_a_mapping_one_is_made_for_each_point():
+    fixed = {"hardware": "fusemax", "sizes": "BERT/4K,B=1"}
+    axes = {
+        "cascade": ["attention_1pass", "attention_3pass"],
+        "hardware.N": [64, 128],
+        "sizes.seq": ["1K", "4K"],
+    }
+    table = sim.sweep(sim.Space(axes), **fixed)
+    for row in table.to_dict("records"):
+        settings = [f"hardware.N={row['hardware.N']}"]
+        asked = resolve(
+            row["cascade"], on="fusemax", mapping="", sizes=f"BERT/{row['sizes.seq']},B=1", settings=settings
+        )
+        found = simulate(asked.cascade, asked.sizes, asked.hardware, asked.mapping)
+        assert row["latency_s"] == found.latency_s
 
 
 def test_objects_are_taken_as_names_are(tmp_path):
