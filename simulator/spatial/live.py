@@ -138,13 +138,20 @@ def settings(mask: Mask | None, loops: tuple[str, ...], sizes: SizeTable) -> Cou
     Args:
         mask: the points that exist; None for all.
         loops: names of loops.
-        sizes: of loops, ranks and constants; arrays of many design points too.
+        sizes: of loops, ranks and constants; arrays of many design points too. It remembers the answer.
 
     Raises:
         CascadeError: there are too many points to look at.
     """
     if mask is None:
         return sizes[loops]
+    found = sizes.get((mask, loops))
+    if found is None:
+        found = sizes[mask, loops] = _settings(mask, loops, sizes)
+    return found
+
+
+def _settings(mask: Mask, loops: tuple[str, ...], sizes: SizeTable) -> Count:
     own = mask.own
     kept = frozenset(loops).intersection(own)
     free = sizes[tuple(p for p in loops if p not in kept)]
