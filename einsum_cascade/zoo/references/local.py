@@ -110,9 +110,10 @@ def _positions(rng: Any, n: Sizes) -> dict[str, Any]:
 
 
 TABLE = {
-    "gna_1d_gather": Reference(gna_1d, {"M": (8, 14), "P": "M", "W": (2, 8), "S": "<=W"}),
+    # Small windows and strides above one: at the border only they tell one clipping from another.
+    "gna_1d_gather": Reference(gna_1d, {"M": (8, 14), "P": "M", "W": (2, 4), "S": "<=W"}),
     "gna_1d_causal": Reference(
-        _gna_1d_causal, {"M": (8, 14), "P": "M", "D": (1, 3), "W": (2, 4), "S": "<=W"}
+        _gna_1d_causal, {"M": (8, 14), "P": "M", "D": (1, 3), "W": (3, 4), "S": (2, 3)}
     ),
     "halo_attention": Reference(_halo, {"R": (1, 3)}),
     "hat_overlapping": Reference(
@@ -123,7 +124,7 @@ TABLE = {
     "landmark_retrieval": Reference(
         _landmark_retrieval, {"G": (1, 4), "P": (1, 12), "T": (1, 4), "R": (1, 3)}
     ),
-    "arrow_attention": Reference(_arrow, {"P": "<=M", "R": (1, 3)}),
+    "arrow_attention": Reference(_arrow, {"M": (4, 8), "P": (3, 4), "R": (1, 2)}),
     "bispa": Reference(_bispa, {"R": (1, 3)}),
     "ring_attention": Reference(_ring, {"D": (1, 4), "I": (1, 4)}),
     "naavit": Reference(_naavit, {}, _positions),

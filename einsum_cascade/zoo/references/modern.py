@@ -187,7 +187,7 @@ TABLE = {
     "attention_sink_logit": Reference(_sink_logit, _SHORT),
     "attention_cross": Reference(_cross, _SHORT, _padding),
     "attention_decode": Reference(_decode, {"D": (1, 3), "G": (1, 3)}),
-    "attention_split_decode": Reference(_decode, {"H": (1, 3)}),
+    "attention_split_decode": Reference(_decode, {"H": (2, 4), "M1": (2, 4)}),
     "attention_paged": Reference(_paged, {"G": (4, 7), "N": (1, 4), "T": (1, 4)}, _cache),
     "attention_selected_blocks": Reference(_selected, {"G": (3, 6), "T": (2, 4), "P": (9, 18), "R": (1, 2)}),
     "gated_linear": Reference(_gated_linear, {}, _decays("G")),

@@ -99,7 +99,7 @@ TABLE = {
     "attention_forgetting": Reference(_forgetting, {"P": "M"}, _gates),
     "attention_cosine": Reference(_cosine, {"H": (1, 3)}, _temperatures),
     "attention_indexed": Reference(
-        _indexed, {"M": (4, 9), "P": "M", "N": (8, 12), "R": (1, 3), "H": (1, 3)}, _certain
+        _indexed, {"M": (6, 9), "P": "M", "N": (8, 12), "R": (2, 4), "H": (1, 3)}, _certain
     ),
     "attention_multi_token": Reference(_multi_token, {"M": (3, 8), "P": "M", "U": (1, 3), "W": (1, 4)}),
     "kimi_delta": Reference(_kimi, {}, _decays),
