@@ -16,9 +16,9 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..result import Estimate
 from .model import simulate
-from .search import OBJECTIVES, Merit, Search
+from .search import OBJECTIVES, Search
 from .tiles import divisor, divisors
-from .tiling import Tiled
+from .tiling import Merit, Tiled
 from .writing import write
 
 # Inner tiles of an iterated rank that are tried, as multiples of the shortest axis.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
@@ -22,17 +23,16 @@ from .groups import units
 from .lowering import operands_of
 from .nest import SizeTable
 from .placement import Placed, placements
-from .tiling import Allowed, Tiled, best_tiles
+from .tiling import Allowed, Built, Merit, Tiled, best_tiles
 from .writing import boundaries
 
 OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
 # Assignments of Einsums to arrays that are looked at for each block, the promising ones first.
-_ASSIGNMENTS = 8
+_ASSIGNMENTS = {"latency_s": 8, "energy_j": 4, "traffic_bytes": 2}
 # How many times shorter the axes of arrays are taken than they are, where the buffer asks for smaller steps.
 _NARROW = (1, 2, 4, 16, 256)
 # Bounds are lowered by more than floats round, and are reached within a little more than that.
 _ROUNDING, _CLOSE = 1 + 1e-12, 1 + 1e-11
-Merit: TypeAlias = tuple[float, float, float]
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Search:
     chip: SpatialChip
     objective: str
     evaluated: int = 0
-    _floors: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+    _built: Built = field(default_factory=dict)
 
     def best(self, limit: Merit | None = None) -> tuple[Tiled, ...] | None:
         """Return the best sequence of blocks, or None where nothing is better than a limit.
@@ -100,38 +100,47 @@ class Search:
         """
         floor = self._floor(einsums)
         best: Tiled | None = None
-        ways = sorted(blocks(self.cascade, einsums, self.sizes), key=lambda b: len(b.einsums) > 1 and b.tiled)
+        ways = sorted(
+            (self._spilled_bytes(b), len(b.einsums) > 1 and b.tiled, i, b)
+            for i, b in enumerate(blocks(self.cascade, einsums, self.sizes))
+        )
+        reach: dict[int, float] = {}  # by way, what smaller steps could reach at most
         for narrow in _NARROW:
             if best is not None and narrow > 1 and self._floor(einsums, narrow) > best.merit:
                 break
-            for block in ways:
-                fallback = narrow > 1 or (len(einsums) > 1 and block.tiled)
-                if best is not None and _reached(best, floor, 1 if fallback else 2):
+            for spilled, cut, i, block in ways:
+                if best is not None and _reached(best, floor, 1 if narrow > 1 or cut else 2):
                     return best
-                best = self._better(best, block, narrow, floor[1], allowed)
+                if narrow > 1 and best is not None and reach[i] * _CLOSE >= best.merit[0]:
+                    continue
+                best, bound = self._better(best, block, narrow, floor[1] + spilled, allowed)
+                reach[i] = min(bound, reach.get(i, math.inf))
         return best
 
     def _better(
         self, best: Tiled | None, block: Block, narrow: int, moved: float, allowed: Allowed | None
-    ) -> Tiled | None:
-        """Return the best tiles of a block on any of the promising arrays, if they are better than what there is."""
-        moved += self._spilled_bytes(block)
-        for placed in placements(block, self.sizes, self.chip, most=_ASSIGNMENTS, narrow=narrow):
-            if best is not None and self._floor_of(placed, moved) > best.merit:
+    ) -> tuple[Tiled | None, float]:
+        """Return the best tiles of a block if they beat what there is, and what smaller steps could reach."""
+        reach = math.inf
+        for placed in placements(
+            block, self.sizes, self.chip, most=_ASSIGNMENTS[self.objective], narrow=narrow
+        ):
+            floor = self._floor_of(placed, moved)
+            if best is not None and floor > best.merit:
+                reach = min(reach, floor[0])
                 continue
             self.evaluated += 1
-            found = best_tiles(
+            found, bound = best_tiles(
                 placed,
-                self._value,
-                energy_first=self.objective == "energy_j",
+                self.objective,
+                built=self._built,
                 allowed=allowed,
+                limit=None if best is None else best.merit,
             )
+            reach = min(reach, bound)
             if found is not None and (best is None or found.merit < best.merit):
                 best = found
-        return best
-
-    def _value(self, cost: Any) -> Any:
-        return getattr(cost, self.objective)
+        return best, reach
 
     def _agreeing(self, path: Sequence[Tiled]) -> tuple[Tiled, ...]:
         """Return blocks whose tiles of a rank divide each other, those that move least made anew where they do not."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,17 +14,19 @@ from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.sizes import BATCH_RANKS
 
-from .access import program, run, words
+from .access import Use, program, run, words
 from .energy import actions
 from .lowering import operands_of
 from .nest import Count, Dimension, Level, Loop, Nest, SizeTable, Work
-from .placement import Placed, in_series
+from .placement import STEP, Placed, in_series
 from .tiles import divisors
 from .work import cycles, greatest, total
 
 # Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
 MOST_POINTS = 1 << 18
 _MOST_TIES = 64
+# Objective, traffic and energy: smaller is better, in this order.
+Merit: TypeAlias = tuple[float, float, float]
 # Whether a rank may be cut at some sizes.
 Allowed = Callable[[str, Sequence[int]], bool]
 
@@ -43,11 +45,11 @@ class Tiled:
     """A placed block with its tiles.
 
     Attributes:
-        merit: objective, traffic and energy; smaller is better, and those of several blocks add up.
+        merit: those of several blocks add up.
         tiles: the tile of each rank at home, in elements.
     """
 
-    merit: tuple[float, float, float]
+    merit: Merit
     placed: Placed
     tiles: Mapping[str, int]
 
@@ -56,15 +58,22 @@ class Tiled:
         return (self.tiles[rank], *self.placed.widths(rank, self.tiles[rank]))
 
 
+# Loops over tiles, inside a tile, and on the axes, as (rank, loop).
+Loops: TypeAlias = tuple[list[tuple[str, str]], ...]
+# What was built for an Einsum, by all that it depends on.
+Built: TypeAlias = dict[Any, tuple[Nest, tuple[Use, ...]]]
+
+
 class Ledger:
     """The closed forms of one placed block, ready for any tiles."""
 
-    def __init__(self, placed: Placed) -> None:
+    def __init__(self, placed: Placed, built: Built) -> None:
         self.placed, self.chip, self.block = placed, placed.chip, placed.block
         sizes, cascade = placed.sizes, placed.block.cascade
         self.batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
-        self.nests = tuple(self._nest(e) for e in self.block.einsums)
-        self.uses = tuple(u for n in self.nests for u in program(n))
+        found = [self._counted(e, built) for e in self.block.einsums]
+        self.nests = tuple(nest for nest, _ in found)
+        self.uses = tuple(use for _, uses in found for use in uses)
 
     @cached_property
     def limited(self) -> Mapping[str, float]:
@@ -100,7 +109,7 @@ class Ledger:
         word = self.chip.word_bytes
         busy = self._busy(sizes) / self.chip.clock_hz
         waits = (n * word / self.limited[m] for m, n in moved.items())
-        return Cost(greatest((busy, *waits)), moved[self.chip.outermost] * word, self._fits(sizes))
+        return Cost(greatest((busy, *waits)), moved[self.chip.outermost] * word, self.fits(sizes))
 
     def energy_j(self, sizes: SizeTable, latency_s: Count) -> Count:
         """Return the energy of the block."""
@@ -116,28 +125,31 @@ class Ledger:
             lanes[lane] = lanes.get(lane, 0) + cycles(nest, self.chip.arrays[nest.array], sizes)
         return greatest(lanes.values())
 
-    def _fits(self, sizes: SizeTable) -> Count:
+    def fits(self, sizes: SizeTable, *, loose: bool = False) -> Count:
+        """Tell whether all that is held fits."""
         fits: Count = True
         for name, memory in self.chip.memories.items():
             if not memory.of and memory.capacity_bytes < math.inf:
-                held = self.held(name, sizes) * self.chip.word_bytes
+                held = self.held(name, sizes, loose=loose) * self.chip.word_bytes
                 fits = fits & (held <= memory.capacity_bytes)
         return fits
 
-    def held(self, memory: str, sizes: SizeTable) -> Count:
-        """Return the words that a memory of the whole chip holds."""
+    def held(self, memory: str, sizes: SizeTable, *, loose: bool = False) -> Count:
+        """Return the words that a memory of the whole chip holds; loosely: as if a step were a single element."""
         extents = self.placed.hold if memory == self.placed.home else {}
         tiles: dict[str, Count] = {}
         for use in self.uses:
             tensor = use.operand.tensor
             if use.memory == memory and tensor not in extents:
                 tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes)))
-        stated = (self._extent(extent, sizes) for extent in extents.values())
+        stated = (self._extent(extent, sizes, loose) for extent in extents.values())
         return total((*tiles.values(), *stated))
 
-    def _extent(self, extent: Mapping[str, int], sizes: SizeTable) -> Count:
+    def _extent(self, extent: Mapping[str, int], sizes: SizeTable, loose: bool) -> Count:
         out: Count = 1
         for rank, how in extent.items():
+            if loose and how == STEP:
+                continue
             out = out * sizes[self.parts(rank, how)]
         return out
 
@@ -147,11 +159,23 @@ class Ledger:
             return (rank,)
         return tuple(f"{rank}.{level}" for level in range(how, -1, -1))
 
-    def _nest(self, einsum: Einsum) -> Nest:
-        placed, array = self.placed, self.placed.arrays[einsum.name]
-        around, inside, axes = loops(placed, einsum)
+    def _counted(self, einsum: Einsum, built: Built) -> tuple[Nest, tuple[Use, ...]]:
+        array = self.placed.arrays[einsum.name]
+        looped = loops(self.placed, einsum)
+        keep = {m: by[einsum.name] for m, by in self.placed.keep.items() if einsum.name in by}
+        hierarchy = self.chip.hierarchy(array)
+        kept = [tuple(m for m in hierarchy if o.tensor in keep.get(m, ())) for o in operands_of(einsum)]
+        names = tuple(o.tensor for o in operands_of(einsum))
+        key = (einsum.name, array, self.placed.home, tuple(map(tuple, looped)), names, tuple(kept))
+        if key not in built:
+            nest = self._nest(einsum, array, looped, kept)
+            built[key] = nest, program(nest)
+        return built[key]
+
+    def _nest(self, einsum: Einsum, array: str, looped: Loops, kept: Sequence[tuple[str, ...]]) -> Nest:
+        around, inside, axes = looped
         time = {self.chip.outermost: [*((b, b) for b in self.batch), *around]}
-        time.setdefault(placed.home or self.chip.outermost, []).extend(inside)
+        time.setdefault(self.placed.home or self.chip.outermost, []).extend(inside)
         hierarchy = self.chip.hierarchy(array)
         elements = next((i for i, m in enumerate(hierarchy) if self.chip.memories[m].per_element), None)
         at = (len(hierarchy) if elements is None else elements) - 1
@@ -161,14 +185,9 @@ class Ledger:
             for i, m in enumerate(hierarchy)
         )
         batch = tuple(Dimension(((variable_of(b), 1),)) for b in self.batch)
-        keep = {m: set(by_einsum[einsum.name]) for m, by_einsum in self._keep(einsum).items()}
         operands = tuple(
-            replace(
-                o,
-                dimensions=(*batch, *o.dimensions),
-                kept=tuple(m for m in hierarchy if o.tensor in keep.get(m, ())),
-            )
-            for o in operands_of(einsum)
+            replace(o, dimensions=(*batch, *o.dimensions), kept=memories)
+            for o, memories in zip(operands_of(einsum), kept, strict=True)
         )
         work = []
         for a in einsum.actions:
@@ -178,15 +197,12 @@ class Ledger:
             work.append(Work(a.op, a.count, steps, wide))
         return Nest(einsum.name, array, levels, operands, tuple(work))
 
-    def _keep(self, einsum: Einsum) -> Mapping[str, Mapping[str, Sequence[str]]]:
-        return {m: by for m, by in self.placed.keep.items() if einsum.name in by}
-
 
 def _loop(rank: str, part: str) -> Loop:
     return Loop(variable_of(rank), part)
 
 
-def loops(placed: Placed, einsum: Einsum) -> tuple[list[tuple[str, str]], ...]:
+def loops(placed: Placed, einsum: Einsum) -> Loops:
     """Return the loops of an Einsum as (rank, loop), outermost first: over tiles, inside a tile, and on the axes.
 
     Inside stand the loops that are shared, then results before reductions, so that a sum is done in one go.
@@ -223,48 +239,62 @@ def _turns(placed: Placed, einsum: Einsum, rank: str) -> str:
 
 def best_tiles(
     placed: Placed,
-    value: Callable[[Cost], Count],
+    objective: str,
     *,
-    energy_first: bool = False,
+    built: Built,
     allowed: Allowed | None = None,
-) -> Tiled | None:
-    """Return the best of all tiles of a placed block, or None where nothing fits.
+    limit: Merit | None = None,
+) -> tuple[Tiled | None, float]:
+    """Return the best of all tiles of a placed block, and what smaller steps could reach at most.
 
     Every divisor of every rank is a candidate; all combinations are counted at once. Where these are too many, each
     rank keeps an even choice of its divisors, the ends among them.
 
     Args:
         placed: the block.
-        value: the objective from a cost; ties go to the less traffic, then to the less energy.
-        energy_first: the objective is the energy.
+        objective: `latency_s`, `traffic_bytes` or `energy_j`; ties go to the less traffic, then to the less energy.
+        built: what was built before, added to.
         allowed: leaves out tiles.
+        limit: only what is better counts.
+
+    Returns:
+        The tiles, or None where nothing fits or is better than the limit; a bound on the objective (0: unknown).
     """
-    ledger = Ledger(placed)
+    ledger = Ledger(placed, built)
     grid = _grid(placed, allowed)
     if grid is None:
-        return None
-    cost = ledger.cost(ledger.table(grid))
+        return None, math.inf
+    sizes = ledger.table(grid)
+    cost = ledger.cost(sizes)
     shape = np.broadcast_shapes(*(np.shape(v) for v in grid.values()), np.shape(cost.fits))
-    fits = np.broadcast_to(cost.fits, shape).ravel()
-    legal = np.flatnonzero(fits)
-    if not legal.size:
-        return None
 
     def at(count: Count, chosen: Any) -> Any:
         return np.broadcast_to(count, shape).ravel()[chosen]
 
-    if not energy_first:
-        for count in (value(cost), cost.traffic_bytes):
-            found = at(count, legal)
-            legal = legal[found <= found.min() * (1 + 1e-12)]
+    legal = np.flatnonzero(at(cost.fits, slice(None)))
+    bound = 0.0
+    if objective != "energy_j":
+        value = getattr(cost, objective)
+        loose = at(value, at(ledger.fits(sizes, loose=True), slice(None)))
+        bound = float(loose.min(initial=math.inf))
+        for count in (value, cost.traffic_bytes):
+            if legal.size:
+                found = at(count, legal)
+                legal = legal[found <= found.min() * (1 + 1e-12)]
         legal = legal[-_MOST_TIES:]  # the largest tiles
+        if legal.size and limit is not None:
+            first = int(legal[0])
+            if (float(at(value, first)), float(at(cost.traffic_bytes, first))) > limit[:2]:
+                return None, bound
+    if not legal.size:
+        return None, bound
     points = {r: np.ascontiguousarray(at(v, legal)) for r, v in grid.items()}
     latency, traffic = at(cost.latency_s, legal), at(cost.traffic_bytes, legal)
     energy = np.broadcast_to(ledger.energy_j(ledger.table(points), latency), legal.shape)
-    objective = energy if energy_first else at(value(cost), legal)
-    best = int(np.lexsort((traffic, energy))[0]) if energy_first else int(np.argmin(energy))
-    merit = (float(objective[best]), float(traffic[best]), float(energy[best]))
-    return Tiled(merit, placed, {r: int(v[best]) for r, v in points.items()})
+    first_of = {"latency_s": latency, "traffic_bytes": traffic, "energy_j": energy}[objective]
+    best = int(np.lexsort((energy, traffic, first_of))[0])
+    merit = (float(first_of[best]), float(traffic[best]), float(energy[best]))
+    return Tiled(merit, placed, {r: int(v[best]) for r, v in points.items()}), bound
 
 
 def _grid(placed: Placed, allowed: Allowed | None) -> dict[str, Count] | None:
