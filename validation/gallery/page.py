@@ -22,7 +22,7 @@ from .amounts import amount, count
 from .charts import Series, chart
 from .graph import graph_svg
 from .rows import BUFFER_BYTES, LENGTHS, Point, Row, rows
-from .times import ARRAY, GPU, ROOFLINE, Time, kernels
+from .times import ARRAY, GPU, ROOFLINE, SEARCHED, Time, kernels
 
 # The length that the page shows first.
 FIRST_LENGTH = 2**14
@@ -70,6 +70,7 @@ def page_of(found: Sequence[Row]) -> str:
         "gpu": _TITLES[GPU],
         "array": _TITLES[ARRAY],
         "stated": count(STATED_LENGTH),
+        "searched": " and ".join(count(LENGTHS[k]) for k in SEARCHED),
         "buffer": shown_bytes(BUFFER_BYTES),
         "rows": "\n".join(_row(row) for row in found),
         # "</script" would end the element and "<!--" change its meaning, whatever string they stand in.

@@ -23,6 +23,8 @@ from simulator.spatial.model import simulate
 GPU, ARRAY = "h100", "fusemax"
 DTYPE = "bf16"
 SIMULATED, ROOFLINE = "simulated", "roofline"
+# Where in the row of lengths a mapping is searched: where everything fits on chip, and where nothing does any more.
+SEARCHED = (0, 2)
 # Cost classes that the special-function units of a GPU serve; multiply-accumulates go to the tensor cores.
 _SPECIAL = ("exp", "log", "sqrt", "sin", "divide")
 
@@ -114,8 +116,8 @@ def roofline(gpu: Gpu, operations: Mapping[str, int], *, traffic_bytes: float) -
 def array_times(cascade: Cascade, uses: Sequence[Mapping[str, int]]) -> list[Time]:
     """Return the times of a cascade on the spatial array at growing sizes.
 
-    A mapping is searched at every other size and serves the next one too, for the search takes longer than all the
-    rest of the page. What does not fit at one size is not tried at larger ones.
+    A mapping is searched at some sizes and serves the following ones where it fits them, for the search takes longer
+    than all the rest of the page. What does not fit at one size is not tried at larger ones.
 
     Args:
         uses: the size of every rank, of one use after another.
@@ -124,7 +126,7 @@ def array_times(cascade: Cascade, uses: Sequence[Mapping[str, int]]) -> list[Tim
     mapping: SpatialMapping | None = None
     for number, sizes in enumerate(uses):
         try:
-            estimate = _simulated(cascade, sizes, mapping) if number % 2 else None
+            estimate = None if number in SEARCHED else _simulated(cascade, sizes, mapping)
             if estimate is None:
                 mapping = default_mapping(cascade, sizes, _chip())
                 estimate = simulate(cascade, sizes, _chip(), mapping)
