@@ -12,6 +12,7 @@ _DARK, _GRID = "#1c2430", "#e6eaef"
 _INK = (
     "#1f6feb", "#d1495b", "#2a9d5c", "#8250df", "#b7791f", "#57606a", "#0a9fbf", "#e36209", "#9a9fa6", "#d16ba5",
 )  # fmt: skip
+_APART = 1.25  # marks closer than this share a label
 _LIVE: Mapping[str, Any] = {
     "marker": "o", "linestyle": "none", "markerfacecolor": "none", "markeredgecolor": _DARK, "markeredgewidth": 0.7,
 }  # fmt: skip
@@ -123,7 +124,8 @@ def times_by_length(
     inks = dict(zip([k for k in kinds if k != baseline], _INK, strict=False)) | {baseline: _DARK}
     shape = {"figsize": (13, 7.4), "sharex": True, "layout": "constrained"}
     figure, panels = pyplot.subplots(2, -(-len(machines) // 2), **shape)
-    ticks = [2**k for k in range(10, 21, 2)]
+    least, most = int(times["tokens"].min()), int(times["tokens"].max())
+    ticks = [least * 4**k for k in range(16) if least * 4**k <= most]
     for axes, machine in zip(panels.flat, machines, strict=False):
         for kind in kinds:
             rows = times[(times["machine"] == machine) & (times["attention"] == kind)]
@@ -131,15 +133,15 @@ def times_by_length(
             _line(axes, rows, color=inks[kind], linewidth=width, zorder=above, label=names[kind])
         now = live[live["machine"] == machine]
         axes.plot(now["tokens"], _each(now, "latency_s"), **_LIVE, markersize=3)
-        _crossings(axes, crossings[crossings["machine"] == machine], inks, first=int(times["tokens"].min()))
+        _crossings(axes, crossings[crossings["machine"] == machine], inks, first=least)
         axes.set(title=machine, xscale="log", yscale="log")
+        axes.set_xlabel("tokens" if machine in machines[-panels.shape[1] :] else "")
         axes.set_xticks(ticks, [tokens_text(n) for n in ticks])
         axes.minorticks_off()
         axes.grid(True, color=_GRID, linewidth=0.8)
-    figure.supxlabel("tokens", fontsize=10)
     figure.supylabel("time a token [ns]", fontsize=10)
     lines = panels.flat[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(*lines, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return panels.flat[0]
 
 
@@ -156,18 +158,18 @@ def _line(axes: Axes, rows: pd.DataFrame, *, color: str, **style: Any) -> None:
 
 
 def _crossings(axes: Axes, crossings: pd.DataFrame, inks: Mapping[str, str], *, first: int) -> None:
-    """Mark where lines pass the baseline; those that lie below it from the first length on have no crossing."""
-    for row in crossings[crossings["tokens"] > first].to_dict("records"):
+    """Mark where lines pass the baseline; those that lie below it from the first length on have no crossing.
+
+    Of marks that are close together the first is labelled.
+    """
+    labelled = float(first)
+    for row in crossings[crossings["tokens"] > first].sort_values("tokens").to_dict("records"):
         place = row["tokens"], row["latency_s"] * 1e9 / row["tokens"]
         axes.plot(*place, "D", color=inks[row["attention"]], markersize=5, zorder=3)
-        axes.annotate(
-            tokens_text(row["tokens"]),
-            place,
-            xytext=(5, -9),
-            textcoords="offset points",
-            fontsize=7,
-            zorder=4,
-        )
+        if row["tokens"] > _APART * labelled:
+            labelled = row["tokens"]
+            style = {"textcoords": "offset points", "fontsize": 7.5, "zorder": 4}
+            axes.annotate(tokens_text(labelled), place, xytext=(5, -9), **style)
 
 
 def changed_device(table: pd.DataFrame, live: pd.DataFrame, *, title: str) -> Axes:
