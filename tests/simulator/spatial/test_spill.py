@@ -105,3 +105,15 @@ def test_a_file_says_it(tmp_path):
     path.write_text(path.read_text().replace("need:", "ned:"))
     with pytest.raises(MappingError, match="did you mean 'need'"):
         load(path)
+
+
+def test_many_design_points_at_once_equal_one_by_one():
+    import numpy as np
+
+    mapping, chip = gemm_mapping(), load_hardware("fusemax", L3="3 MiB")
+    rows = np.array([1024, 2048, 3072])
+    many = simulate(GEMM, {**SIZES, "M": rows}, chip, mapping)
+    for k, m in enumerate(rows):
+        one = simulate(GEMM, {**SIZES, "M": int(m)}, chip, mapping)
+        assert many.traffic_bytes[k] == pytest.approx(one.traffic_bytes, rel=1e-12)
+        assert many.energy_j[k] == pytest.approx(one.energy_j, rel=1e-12)
