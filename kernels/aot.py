@@ -21,7 +21,7 @@ from typing import Any
 from einsum_cascade.errors import KernelError, nearest
 
 from . import registry, sass, tileir
-from .tiles import Tile, pick
+from .tiles import Tile, row_of
 
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16"}
@@ -230,20 +230,16 @@ def _tool(name: str, *arguments: str | Path) -> str:
 
 
 def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Build]:
-    """Yield the shipped builds of the named kernels, or of all, for a target: every word type, head size, variant."""
+    """Yield the shipped builds of the named kernels, or of all, for a target: all that tiles.csv calls compiled."""
     number = target_number(target)
     chosen = registry.entries() if kernels is None else tuple(map(registry.find, kernels))
     for entry in (e for e in chosen if e.build):
         make = registry.load(entry.build)
         for dtype, head_dim, variant in itertools.product(SHIPPED_DTYPES, entry.head_dims, entry.variants):
-            tile = pick(
-                entry.name,
-                head_dim=head_dim,
-                word_bytes=WORD_BYTES[dtype],
-                target=number,
-                window="window" in variant,
-            )
-            yield make(tile, head_dim=head_dim, dtype=dtype, variant=variant)
+            windowed, word_bytes = "window" in variant, WORD_BYTES[dtype]
+            row = row_of(entry.name, head_dim=head_dim, word_bytes=word_bytes, target=number, window=windowed)
+            if row.compiled and row.head_dim == head_dim:
+                yield make(row.tile, head_dim=head_dim, dtype=dtype, variant=variant)
 
 
 def compile_shipped(

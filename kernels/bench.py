@@ -25,7 +25,9 @@ WINDOWS = (128, 256)
 LIMIT_S = {True: 9.0, False: 32.0}
 
 
-def run(device: str = "cpu", quick: bool = True, progress: bool = True) -> pd.DataFrame:
+def run(
+    device: str = "cpu", quick: bool = True, progress: bool = True, *, flex: bool = False
+) -> pd.DataFrame:
     """Return measured times of attention on this machine, one row a case.
 
     Every implementation first has to agree with a float64 reference. Times are medians over interleaved rounds.
@@ -34,6 +36,7 @@ def run(device: str = "cpu", quick: bool = True, progress: bool = True) -> pd.Da
         device: "cpu", or "cuda" where a GPU is.
         quick: fewer sizes; on a CPU under 12 s instead of under 40 s.
         progress: show a bar on stderr.
+        flex: on a CPU, measure flex_attention too, at the middle size; compiling it takes minutes.
 
     Returns:
         The columns of `kernels.measurement.COLUMNS`; on a CPU the rates of the machine are in `attrs["rates"]`, one
@@ -44,7 +47,7 @@ def run(device: str = "cpu", quick: bool = True, progress: bool = True) -> pd.Da
     """
     if devices.resolve(device) == "cuda":
         return _cuda(quick, progress)
-    return _with_rates(*_cpu(quick, progress))
+    return _with_rates(*_cpu(quick, progress, flex))
 
 
 def _cuda(quick: bool, progress: bool) -> pd.DataFrame:
@@ -56,7 +59,7 @@ def _cuda(quick: bool, progress: bool) -> pd.DataFrame:
     return as_table(rows)
 
 
-def _cpu(quick: bool, progress: bool) -> tuple[list[Measurement], list[Rates]]:
+def _cpu(quick: bool, progress: bool, flex: bool) -> tuple[list[Measurement], list[Rates]]:
     import torch
 
     from . import bench_cpu
@@ -70,6 +73,9 @@ def _cpu(quick: bool, progress: bool) -> tuple[list[Measurement], list[Rates]]:
             lambda s=setting, c=c: bench_cpu.measure(s, WINDOWS, count=c, budget_s=budget_s) for c in counts
         ]
     results = _within(LIMIT_S[quick], work, progress)
+    if flex:
+        middle = Setting(1, *CPU_QUICK[-1])
+        results.append(bench_cpu.measure(middle, WINDOWS, count=counts[-1], budget_s=budget_s, flex=True))
     return [row for rows in results[len(counts) :] for row in rows], results[: len(counts)]
 
 

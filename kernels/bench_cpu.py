@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,18 +14,25 @@ from torch.nn import functional
 
 from einsum_cascade.errors import KernelError
 
-from . import check, device, inputs, reference, timing
+from . import check, device, inputs, peers, reference, timing
 from .measurement import Measurement, Setting
 
 BASELINE = "torch-sdpa"
 CHUNK = 64
+# What torch.compile looks for on a CPU.
+COMPILERS = ("g++", "clang++")
 # Above this the scores of the eager form no longer measure attention but the allocator.
 MOST_SCORE_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to compute a setting."""
+    """One way to compute a setting.
+
+    Attributes:
+        flops: useful operations.
+        whole: checked on the tensors that are timed, as a compiled form is made for one shape; else on part of them.
+    """
 
     implementation: str
     kernel: str
@@ -33,6 +41,7 @@ class Contender:
     truth: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     flops: float
     remark: str = ""
+    whole: bool = False
 
     @property
     def label(self) -> str:
@@ -151,14 +160,40 @@ def contenders(setting: Setting, windows: Sequence[int]) -> tuple[Contender, ...
     return tuple(found)
 
 
+def compiled_contenders(setting: Setting, windows: Sequence[int]) -> tuple[Contender, ...]:
+    """Return flex_attention, compiled for this size: dense, causal and causal windows. Compiling takes a minute.
+
+    Raises:
+        KernelError: there is no C++ compiler for it.
+    """
+    if not any(map(shutil.which, COMPILERS)):
+        raise KernelError(
+            f"flex_attention on a CPU needs a C++ compiler: {' or '.join(COMPILERS)}, found none"
+        )
+    causal = replace(setting, causal=True)
+    found = []
+    for s in (setting, causal, *(replace(causal, window=w) for w in windows if w < setting.seq)):
+        call, options = peers.flex(s), {"causal": s.causal, "window": s.window}
+        found.append(
+            Contender(
+                "torch-flex", "flash_attention", s,
+                lambda q, k, v, call=call: call({"q": q, "k": k, "v": v}),
+                lambda q, k, v, options=options: reference.attention(q, k, v, **options)[0],
+                s.flops, "compiled", whole=True,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
 def gate(contender: Contender, tensors: Sequence[torch.Tensor]) -> None:
     """Raise unless the contender agrees with the float64 reference on one head and at most 333 tokens.
 
     Raises:
         KernelError: how far off it is.
     """
-    part = [t[:, :1, :333] for t in tensors]
-    error = check.relative_error(contender.call(*part), contender.truth(*(t.double() for t in part)))
+    part = tensors if contender.whole else [t[:, :1, :333] for t in tensors]
+    got = contender.call(*part)[:, :1]
+    error = check.relative_error(got, contender.truth(*(t[:, :1].double() for t in part)))
     if error > check.LIMITS["fp32"]:
         raise KernelError(
             f"{contender.label}: relative error {error:.3g} against float64, expected at most {check.LIMITS['fp32']:g};"
@@ -177,14 +212,21 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure(setting: Setting, windows: Sequence[int], *, count: int, budget_s: float) -> list[Measurement]:
-    """Return one row for every contender of a size, with `count` threads."""
+def measure(
+    setting: Setting, windows: Sequence[int], *, count: int, budget_s: float, flex: bool = False
+) -> list[Measurement]:
+    """Return one row for every contender of a size, with `count` threads.
+
+    Args:
+        flex: flex_attention too, which has to be compiled.
+    """
     tensors = tuple(
         inputs.attention(
             batch=setting.batch, heads=setting.heads, seq_q=setting.seq, seq_kv=setting.seq, head_dim=setting.head_dim
         ).values()
     )  # fmt: skip
-    entered = {c.label: c for c in contenders(setting, windows)}
+    extra = compiled_contenders(setting, windows) if flex else ()
+    entered = {c.label: c for c in (*contenders(setting, windows), *extra)}
     with threads(count), torch.inference_mode():
         for c in entered.values():
             gate(c, tensors)

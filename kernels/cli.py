@@ -81,6 +81,9 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
     device: Device = None,
     quick: Annotated[bool, typer.Option(help="Fewer sizes: under 12 s on a CPU.")] = False,
+    flex: Annotated[
+        bool, typer.Option(help="flex_attention on a CPU too; compiling it takes minutes.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure the kernels here: a gate of correctness first, then medians over interleaved rounds."""
@@ -91,7 +94,7 @@ def bench(
 
     if out is not None and not out.parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.parent}")
-    measured = run(resolve(device), quick=quick)
+    measured = run(resolve(device), quick=quick, flex=flex)
     if out is not None:
         write_table(measured, out)
         note(f"written: {out}")

@@ -70,7 +70,7 @@ def _attention(problem: Problem) -> Iterator[tuple[str, Call]]:
     if s.window is None:
         for name, backend in BACKENDS.items():
             yield name, _sdpa(backend, s)
-    yield "flex-attention", _flex(s)
+    yield "flex-attention", flex(s)
     natten = _installed("natten")
     if natten is not None and s.window is not None and s.causal:
         yield "natten", _natten(natten.na1d, window=(s.window,), causal=(True,))
@@ -88,7 +88,7 @@ def _sdpa(backend: SDPBackend, s: Setting) -> Call:
     return call
 
 
-def _flex(s: Setting) -> Call:
+def flex(s: Setting) -> Call:
     """Return a call of flex_attention, which is compiled when it is first called."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 

@@ -59,6 +59,7 @@ class Shipped:
 
     Attributes:
         window: a row for windows only; where there is none, windows take the other row.
+        compiled: compiled for exactly this head size and target, and found not to spill; the others are guesses.
     """
 
     kernel: str
@@ -67,6 +68,7 @@ class Shipped:
     word_bytes: int
     window: bool
     tile: Tile
+    compiled: bool
 
 
 @functools.cache
@@ -82,6 +84,7 @@ def shipped() -> tuple[Shipped, ...]:
             int(r["word_bytes"]),
             r["window"] == "1",
             Tile(int(r["block_m"]), int(r["block_n"]), int(r["warps"]), int(r["stages"])),
+            r["compiled"] == "1",
         )
         for r in rows
     )
@@ -100,6 +103,11 @@ def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bo
     >>> pick("flash_attention", head_dim=80, word_bytes=2, target=90).block_m
     128
     """
+    return row_of(kernel, head_dim=head_dim, word_bytes=word_bytes, target=target, window=window).tile
+
+
+def row_of(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bool = False) -> Shipped:
+    """Return the whole row of `pick`."""
     rows = [r for r in shipped() if r.kernel == kernel]
     if not rows:
         raise KernelError(f"no tiles for kernel '{kernel}': {nearest(kernel, {r.kernel for r in shipped()})}")
@@ -112,7 +120,7 @@ def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bo
         raise KernelError(
             f"{kernel}: no shipped tile for head_dim={head_dim}, {word_bytes}-byte words, sm_{target}"
         )
-    return min(fits, key=lambda r: (-r.target, r.head_dim, not r.window)).tile
+    return min(fits, key=lambda r: (-r.target, r.head_dim, not r.window))
 
 
 def choose(

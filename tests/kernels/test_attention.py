@@ -107,7 +107,7 @@ def test_tiles_must_be_powers_of_two_and_large_enough():
 
 
 def test_offsets_beyond_two_to_the_31(tmp_path):
-    """Rows 2^26 words apart: the last of them begin beyond what 32 bits count. The file holds nothing but these rows."""
+    """Rows 2^26 words apart: the last begin beyond what 32 bits count. The file holds nothing but these rows."""
     rows, apart, dim = 41, 2**26, 16
     path = tmp_path / "sparse"
     whole = torch.from_file(str(path), shared=True, size=(rows - 1) * apart + dim, dtype=torch.float16)

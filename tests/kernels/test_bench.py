@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -56,6 +56,7 @@ def test_a_wrong_implementation_is_not_timed():
         bench_cpu.gate(replace(good, call=lambda q, k, v: 1.001 * good.call(q, k, v)), tensors)
 
 
+@settings(deadline=None)
 @given(seq=st.integers(1, 40), window=st.integers(1, 45), block=st.integers(1, 20))
 def test_blocked_window_for_any_block(seq, window, block):
     q, k, v = inputs.attention(heads=1, seq_q=seq, seq_kv=seq, head_dim=8).values()
@@ -64,6 +65,7 @@ def test_blocked_window_for_any_block(seq, window, block):
     assert torch.allclose(bench_cpu.blocked_window(q, k, v, window=window, block=block), expected, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(seq=st.integers(1, 40), window=st.none() | st.integers(1, 45), causal=st.booleans())
 def test_visible_pairs_are_those_of_the_mask(seq, window, causal):
     mask = window_mask(seq, seq, causal=causal, window=window)
@@ -118,3 +120,23 @@ def test_environment_has_what_makes_a_measurement_believable():
     facts = device.environment("cpu")
     assert {"torch", "triton", "commit", "threads", "simd"} <= set(facts)
     assert "torch=" in device.as_pairs(facts)
+
+
+def test_flex_attention_is_entered_where_a_compiler_is(monkeypatch):
+    """With the compiler of PyTorch left out, as it takes minutes: the same function runs uncompiled."""
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    monkeypatch.setattr(bench_cpu, "COMPILERS", ("true",))
+    setting = Setting(1, 2, 40, 16)
+    found = bench_cpu.compiled_contenders(setting, (8, 64))
+    tensors = tuple(inputs.attention(heads=2, seq_q=40, seq_kv=40, head_dim=16).values())
+    assert [(c.setting.causal, c.setting.window) for c in found] == [(False, None), (True, None), (True, 8)]
+    for c in found:
+        bench_cpu.gate(c, tensors)
+    with pytest.raises(KernelError, match="nothing was timed"):
+        bench_cpu.gate(replace(found[0], call=lambda q, k, v: 1.001 * v), tensors)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr(bench_cpu, "COMPILERS", ("no-such-compiler",))
+    with pytest.raises(KernelError, match="no-such-compiler"):
+        bench_cpu.compiled_contenders(Setting(1, 2, 40, 16), ())
