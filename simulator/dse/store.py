@@ -170,22 +170,33 @@ def _acquire(lock: int, folder: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def write_atomically(path: Path, text: str | bytes) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Replace a file, so that a reader sees the old or the new one and never a part.
 
     Raises:
         DataError: the file cannot be written.
     """
-    data = text.encode() if isinstance(text, str) else text
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write that takes the place of another once it is whole.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         temporary.replace(path)
     except OSError as error:
+        kept = f"; the points are saved in {POINTS}" if (path.parent / POINTS).exists() else ""
+        raise DataError(f"{path}: cannot write: {error.strerror or error}{kept}") from None
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        kept = f"; the points are saved in {POINTS}" if (path.parent / POINTS).exists() else ""
-        raise DataError(f"{path}: cannot write: {error.strerror}{kept}") from None
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from einsum_cascade.errors import DataError
 from .coded import Coded
 from .segments import Segment, decoded, digest
 from .space import Points
-from .store import canonical, read_manifest, write_atomically
+from .store import canonical, read_manifest, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +51,10 @@ def merge(parts: Iterable[bytes], space: Points, context: str) -> pd.DataFrame:
         raise DataError(f"{missing:,} of {len(space):,} points are missing from the store")
     orders = [list(frame.columns) for frame in frames]
     joined = _joined(frames)
-    order = np.argsort(joined.pop(_POSITION).to_numpy())
-    joined = joined.iloc[order].reset_index(drop=True)
+    frames.clear()  # a copy less of a large table
+    places = joined.pop(_POSITION).to_numpy()
+    if (np.diff(places) < 0).any():
+        joined = joined.iloc[np.argsort(places)].reset_index(drop=True)
 
     def first(column: str) -> tuple[int, int]:
         filled = joined[column].notna().to_numpy()
@@ -122,6 +123,8 @@ def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """Return tables with different columns as one; whole numbers and truths stay such where some rows have none."""
     import pandas as pd
 
+    if len(parts) == 1:
+        return parts[0]
     shared = set[str].intersection(*(set(part.columns) for part in parts))
     for part in parts:
         kinds = {c: _NULLABLE.get(str(part[c].dtype)) for c in part.columns if c not in shared}
@@ -168,15 +171,12 @@ def write_table(folder: Path, table: pd.DataFrame, provenance: Mapping[str, Any]
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     metadata = {**(arrow.schema.metadata or {}), b"sweep": canonical(provenance).encode()}
-    buffer = io.BytesIO()
-    words = [
-        f.name for f in arrow.schema if not pa.types.is_floating(f.type)
-    ]  # what repeats is worth a dictionary
-    pq.write_table(arrow.replace_schema_metadata(metadata), buffer, use_dictionary=words)
-    write_atomically(folder / PARQUET, buffer.getvalue())
-    lines = io.BytesIO()
-    write_csv(arrow, lines)
-    write_atomically(folder / CSV, lines.getvalue())
+    # What repeats is worth a dictionary.
+    words = [f.name for f in arrow.schema if not pa.types.is_floating(f.type)]
+    with replacing(folder / PARQUET) as file:
+        pq.write_table(arrow.replace_schema_metadata(metadata), file, use_dictionary=words)
+    with replacing(folder / CSV) as file:
+        write_csv(arrow, file)
 
 
 def read_table(folder: str | Path) -> pd.DataFrame:

@@ -38,8 +38,15 @@ def _gpu(name: str, fields: tuple[tuple[str, Any], ...]) -> Any:
 
     if not fields and not name.endswith((".yaml", ".yml")):
         return find_gpu(name)
-    _checked(load_hardware(name), name)
+    _described(name)  # what is wrong without the fields is said first
     return _checked(load_hardware(name, dict(fields)), name)
+
+
+@functools.lru_cache(maxsize=64)
+def _described(name: str) -> Any:
+    from ...hardware.reader import load_hardware
+
+    return _checked(load_hardware(name), name)
 
 
 def _checked(found: Any, name: Any) -> Any:
