@@ -205,6 +205,48 @@ def _client_s() -> float:
             return (time.process_time() - begun) / len(batches)
 
 
+# A changed chip is read anew, so device constants are the costly axes of these two.
+KERNEL = {
+    "kernel": "flash_attention",
+    "hardware": "h100",
+    "sizes": "batch=4,heads=32,seq_q=4K,head_dim=128,dtype=bf16",
+}
+KERNELS = Space(
+    {
+        "hardware.exp_per_cycle": ["x1", "x2"],
+        "hardware.l2": ["x0.5", "x1"],
+        "sizes.seq_q": [256 * n for n in range(1, 33)],
+        "sizes.head_dim": [64, 128],
+    }
+)
+NEIGHBOURHOOD = {
+    "layout": "30,48,80",
+    "window": "18,24,24",
+    "q_tile": "4,4,8",
+    "kv_tile": "4,4,8",
+    "hardware": "h100",
+}
+STRIDES = Space(
+    {
+        "stride": [f"{a},{b},{c}" for a in (1, 2, 4, 8, 16) for b in (1, 4, 8, 16) for c in (1, 4, 8, 16)],
+        "hardware.exp_per_cycle": ["x0.5", "x1", "x2", "x4"],
+        "hardware.sms": [66, 114, 132, 144],
+    }
+)
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Return the points per second of sweeps over GPU kernels, device constants among the axes, one at a time."""
+    study.sweep(KERNELS, **KERNEL)
+    study.sweep(STRIDES, **NEIGHBOURHOOD)
+    kernels = len(KERNELS) / _seconds(lambda: study.sweep(KERNELS, **KERNEL))
+    strides = len(STRIDES) / _seconds(lambda: study.sweep(STRIDES, **NEIGHBOURHOOD))
+    return [
+        _row("GPU kernel points of a sweep, 1 core", kernels, "points/s"),
+        _row("neighbourhood attention on a GPU, 1 core", strides, "points/s"),
+    ]
+
+
 @contextlib.contextmanager
 def _local_cluster(count: int) -> Iterator[Workers]:
     """Give a scheduler and single-threaded worker processes of this machine."""
@@ -240,6 +282,7 @@ def bench() -> list[dict[str, Any]]:
     us = 1e6 / POINTS
     return [
         *_attention(),
+        *_gpus(),
         *_cluster(),
         _row("sweep: engine, in memory", (memory - bare) * us, "us a point", "< 100 us"),
         _row("sweep: engine, batched evaluator", batched * us, "us a point"),
