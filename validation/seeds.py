@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("case", "column", "expected", "got", "relative_error", "ok", "tolerance", "why")
-DRAWS = 3
+DRAWS = 5
 ROUNDING = 1e-10
 SUMS = "two float64 formulas that add in another order, at random sizes below 15"
 

@@ -14,9 +14,10 @@ from einsum_cascade.zoo import reference
 
 # Two float64 formulas that add in different orders; the sizes are below ten, so sums have at most ~1000 terms.
 TOLERANCE = 1e-10
+DRAWS = 5
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(DRAWS))
 @pytest.mark.parametrize("name", zoo.names())
 def test_entry_equals_its_formula(name: str, seed: int) -> None:
     sizes, inputs = reference.draw(name, seed=seed)
@@ -57,15 +58,17 @@ def noticed(name: str, mutant: Cascade, draws: list) -> bool:
 
 
 def test_formulas_notice_a_changed_operator() -> None:
-    """Of 2877 mutants (every operator of every entry changed once) the formulas notice 93 %.
+    """Of 3049 mutants (every operator of every entry changed once) three draws noticed 2816.
 
-    The others are equal: any stabiliser serves a softmax, states that begin with a maximum of -inf forget what they
-    began with, scales cancel in a quotient, a mask is written twice. Every 8th is tried here.
+    Of the 233 others 216 agree with the original on 24 more draws: equal texts. Any stabiliser serves a softmax,
+    states that begin with a maximum of -inf forget what they began with, scales cancel in a quotient, a mask is
+    written twice. For the 17 that a further draw told apart the sizes were sharpened and the draws made five, which
+    leaves 3. Every 8th mutant is tried here.
     """
     tried, missed = 0, []
     for name in zoo.names():
         cascade, formula, draws = zoo.load(name), reference.reference(name).formula, []
-        for seed in range(3):
+        for seed in range(DRAWS):
             sizes, inputs = reference.draw(name, seed=seed)
             draws.append((sizes, inputs, formula(inputs, resolve(cascade, sizes))))
         for what, mutant in list(mutants(cascade))[::8]:

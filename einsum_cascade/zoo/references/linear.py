@@ -154,5 +154,5 @@ TABLE = {
     "titans": Reference(_titans_sequential, {}, _gates),
     "titans_chunked": Reference(_titans_chunked, {"T1": (1, 4), "T0": (1, 4)}, _gates),
     "lstm": Reference(_lstm, {"T": (1, 5)}),
-    "semantic_encoder": Reference(_semantic, {"T": (1, 4)}),
+    "semantic_encoder": Reference(_semantic, {"L": (2, 5), "T": (2, 4)}),
 }

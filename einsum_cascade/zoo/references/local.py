@@ -111,16 +111,16 @@ def _positions(rng: Any, n: Sizes) -> dict[str, Any]:
 
 TABLE = {
     # Small windows and strides above one: at the border only they tell one clipping from another.
-    "gna_1d_gather": Reference(gna_1d, {"M": (8, 14), "P": "M", "W": (2, 4), "S": "<=W"}),
+    "gna_1d_gather": Reference(gna_1d, {"M": (8, 14), "P": "M", "W": (2, 5), "S": (2, 2)}),
     "gna_1d_causal": Reference(
-        _gna_1d_causal, {"M": (8, 14), "P": "M", "D": (1, 3), "W": (3, 4), "S": (2, 3)}
+        _gna_1d_causal, {"M": (8, 14), "P": "M", "D": (2, 3), "W": (3, 4), "S": (2, 3)}
     ),
     "halo_attention": Reference(_halo, {"R": (1, 3)}),
     "hat_overlapping": Reference(
         _hat_overlapping, {"R": (1, 2), "Y1": (1, 3), "Y0": (1, 3), "X1": (1, 3), "X0": (1, 3)}
     ),
     "landmark": Reference(_landmark, {"G": (1, 4), "T": (1, 4)}),
-    "landmark_1pass": Reference(_landmark, {"G": (1, 4), "T": (1, 4)}),
+    "landmark_1pass": Reference(_landmark, {"G": (2, 4), "T": (2, 4)}),
     "landmark_retrieval": Reference(
         _landmark_retrieval, {"G": (1, 4), "P": (1, 12), "T": (1, 4), "R": (1, 3)}
     ),

@@ -84,8 +84,10 @@ def _centres(rng: Any, n: Sizes) -> dict[str, Any]:
 
 
 TABLE = {
-    "routing": Reference(_routing, {"P": (6, 12), "M": (6, 12), "I": (2, 4), "C": (2, 4)}),
-    "sparsifiner": Reference(_sparsifiner, {"M": (4, 9), "J": (1, 4), "N": (2, 6)}),
+    "routing": Reference(_routing, {"E": (3, 7), "P": (8, 12), "M": (8, 12), "I": (3, 4), "C": (2, 4)}),
+    "sparsifiner": Reference(
+        _sparsifiner, {"E": (2, 7), "R": (2, 7), "M": (6, 9), "P": (2, 7), "J": (2, 4), "N": (3, 6)}
+    ),
     "evit": Reference(_evit, {"M": (4, 9), "J": (1, 3), "H": (1, 3)}),
     "focus_detr": Reference(_focus, {"N": (3, 9), "J": (1, 3)}),
     "deformable_attention": Reference(_deformable, {"K": (1, 3), "L": (1, 3), "F": (1, 4)}, _centres),

@@ -75,7 +75,7 @@ TABLE = {
     "attention_1pass_causal": Reference(_CAUSAL),
     "attention_sliding_window": Reference(_WINDOW, {"M": (1, 12), **_SELF}),
     "attention_1pass_sliding_window": Reference(_WINDOW, {"M1": (2, 4), "P": (1, 4)}),
-    "gna_1d": Reference(gna_1d, {"M": (8, 14), **_SELF, "W": (2, 4), "S": "<=W"}),
+    "gna_1d": Reference(gna_1d, {"M": (8, 14), **_SELF, "W": (2, 5), "S": (2, 2)}),
     "gna_2d": Reference(
         _gna_2d,
         {
