@@ -67,7 +67,7 @@ class Store:
         Raises:
             DataError: the disk is full or the file may not grow; every batch so far is kept.
         """
-        record = _HEAD.pack(_MARK, count, len(data), zlib.crc32(data)) + data
+        record = _HEAD.pack(_MARK, count, len(data), _checksum(count, data)) + data
         done = 0
         try:
             while done < len(record):
@@ -75,9 +75,8 @@ class Store:
             if time.monotonic() - self._synced > _SYNC_S:
                 self.sync()
         except OSError as error:
-            with contextlib.suppress(
-                OSError
-            ):  # a torn record is also cut off when the folder is opened again
+            # Where this fails too, the torn record is cut off when the folder is opened again.
+            with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - done)
             raise self._full(error) from None
         self.saved += count
@@ -112,6 +111,10 @@ def saved_in(folder: str | Path) -> int:
     return sum(count for count, _, _ in _records(path.read_bytes())) if path.exists() else 0
 
 
+def _checksum(count: int, data: bytes) -> int:
+    return zlib.crc32(data, count)
+
+
 def _records(data: bytes | mmap.mmap) -> Iterator[tuple[int, bytes, int]]:
     """Yield number of points, content and end of every whole record; what is damaged between them is passed over."""
     at = data.find(_MARK)
@@ -119,7 +122,7 @@ def _records(data: bytes | mmap.mmap) -> Iterator[tuple[int, bytes, int]]:
         _, count, length, checksum = _HEAD.unpack_from(data, at)
         end = at + _HEAD.size + length
         content = data[at + _HEAD.size : end]
-        if len(content) == length and zlib.crc32(content) == checksum:
+        if len(content) == length and _checksum(count, content) == checksum:
             yield count, content, end
             at = data.find(_MARK, end)
         else:
