@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from math import prod
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from einsum_cascade.errors import MappingError
-from simulator.gpu.gna import gna_bounds
+from simulator.gpu.gna import gna_bounds, make_axes
 from simulator.gpu.gna_axis import Axis
 from simulator.gpu.gna_tune import GnaTuning, speedup_grid, stride_advice, tune_gna
 
@@ -151,3 +151,23 @@ def test_a_ranking_reads_and_prints(hunyuan: GnaTuning) -> None:
 def test_mistakes(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(MappingError, match=said):
         tune_gna(**{**HUNYUAN, "on": "b200", **changes})
+
+
+def test_advice_over_two_axes_is_the_smallest_of_all_strides_tried() -> None:
+    """Every stride of every axis is counted; the smallest free one must be the advice, and none if there is none."""
+    rng = np.random.default_rng(8)
+    for _ in range(40):
+        layout = [int(n) for n in rng.integers(4, 26, size=2)]
+        dilation = [
+            int(d) if n >= 2 * d else 1 for n, d in zip(layout, rng.integers(1, 3, size=2), strict=True)
+        ]
+        window = [int(rng.integers(2, max(n // d, 2) + 1)) for n, d in zip(layout, dilation, strict=True)]
+        tiles = {name: [int(2**k) for k in rng.integers(0, 4, size=2)] for name in ("q_tile", "kv_tile")}
+        asked: dict[str, Any] = {"layout": layout, "window": window, "dilation": dilation, **tiles}
+        tried = {s: gna_bounds(**asked, stride=s) for s in product(*(range(1, w + 1) for w in window))}
+        found = stride_advice(make_axes(**asked, stride=1))
+        for strides, advice in (
+            ([s for s, b in tried.items() if b.fully_block_sparse], found.exact),
+            ([s for s, b in tried.items() if b.natten_fast_path], found.natten),
+        ):
+            assert advice == (min(strides, key=lambda s: (sum(s), s)) if strides else None), asked
