@@ -12,8 +12,9 @@ class EinsumEstimate:
     """One Einsum of an estimate.
 
     Attributes:
-        utilization: useful cycles of the whole array's elements, as a fraction of the latency.
-        operations: scalar operations by cost class.
+        utilization: useful cycles of the whole array's elements, as a fraction of the latency; what an element computes
+            at a point that a `where` removes is of no use.
+        operations: scalar operations by cost class, at points that exist.
         traffic_bytes: to and from the outermost memory.
     """
 

@@ -26,6 +26,7 @@ from simulator.spatial.live import settings as live_settings
 from simulator.spatial.model import plan
 from simulator.spatial.nest import Dimension, Level, Loop, Nest, Operand, SizeTable, Work
 from simulator.spatial.work import cycles, operations, unit_operations, useful
+from validation.schedules import on_chip_bytes
 
 _spec = importlib.util.spec_from_file_location("masked_walk", Path(__file__).parent / "masked_walk.py")
 masked_walk = importlib.util.module_from_spec(_spec)
@@ -282,3 +283,14 @@ def test_masked_estimates_of_many_design_points_equal_one_by_one():
             assert getattr(many, total)[k] == pytest.approx(getattr(one, total), rel=1e-12)
         assert many.bound_by[k] == one.bound_by
         assert many.utilization["PE2D"][k] == pytest.approx(one.utilization["PE2D"], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_traffic_respects_the_bound_of_a_small_chip(name):
+    cascade, chip = zoo.load(name), load_hardware("edge", L3="16 KiB")
+    sizes = sizes_of(cascade)
+    mapping = default_mapping(cascade, sizes, chip)
+    tiled = plan(cascade, sizes, chip, mapping).sizes
+    asked = {r: tiled[r] for r in (*cascade.rank_names, "B", "H") if r in tiled}
+    least = bounds(cascade, asked, buffer=on_chip_bytes(chip)).traffic_bytes
+    assert simulate(cascade, sizes, chip, mapping).traffic_bytes >= least * (1 - 1e-12)
