@@ -28,7 +28,7 @@ PACKAGE = __name__.partition(".")[0]
 def _twin(source: Callable[..., Any]) -> Any:
     from triton.runtime.interpreter import InterpretedFunction
 
-    class Twin(InterpretedFunction):  # type: ignore[misc, type-arg]
+    class Twin(InterpretedFunction):  # type: ignore[misc, type-arg]  # Triton has no types
         """As Triton's, but a call from another kernel does not patch `triton.language` again, and for good."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -189,7 +189,7 @@ def flash_attention_gradients(
 ) -> tuple[torch.Tensor, ...]:
     """Return the gradients for q, k, v by automatic differentiation of the reference."""
     leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-    out, _ = attention(*leaves, **options)  # type: ignore[arg-type]
+    out, _ = attention(*leaves, **options)  # type: ignore[arg-type]  # options of a case
     return torch.autograd.grad(out, leaves, grad)
 
 

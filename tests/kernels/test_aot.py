@@ -105,26 +105,22 @@ def test_nothing_that_is_shipped_spills_or_overflows(stored):
         assert (there["tensor_memory_columns"] <= machine.tensor_memory_columns).all()
 
 
+# What is shipped as a guess: float32 beyond 64, and these half-type tiles. A row may leave the list, none may come.
+GUESSED: set[tuple[str, int]] = set()
+
+
 def test_every_row_that_is_called_compiled_is_stored_and_the_others_are_known(stored):
-    """Half types: every head size on every target. float32: up to 64; what lies beyond is a guess, and says so."""
     there = set(zip(stored["kernel"], stored["dtype"], stored["head_dim"], stored["target"], strict=True))
     for entry, dtype, target in itertools.product(registry.entries(), aot.SHIPPED_DTYPES, aot.TARGETS):
         if entry.build:
             for head_dim in entry.head_dims:
                 row = tiles.row_of(
-                    entry.name,
-                    head_dim=head_dim,
-                    word_bytes=aot.WORD_BYTES[dtype],
-                    target=aot.TARGETS[target],
+                    entry.name, head_dim=head_dim, word_bytes=aot.WORD_BYTES[dtype], target=aot.TARGETS[target]
                 )
                 assert row.head_dim == head_dim
                 assert row.compiled == ((entry.name, dtype, head_dim, target) in there)
-                assert row.compiled or (dtype == "fp32" and head_dim > 64), (
-                    entry.name,
-                    dtype,
-                    head_dim,
-                    target,
-                )
+                known = (dtype == "fp32" and head_dim > 64) or (entry.name, head_dim) in GUESSED
+                assert row.compiled or known, (entry.name, dtype, head_dim, target)
 
 
 def test_a_guess_is_called_one():
