@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from einsum_cascade.cascade import Cascade
+from einsum_cascade.errors import MappingError
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
@@ -68,6 +69,8 @@ def assemble(settled: Plan, usages: Sequence[Usage], acts: Iterable[Action]) -> 
     moved = _moved_bytes(settled, usages)
     phases = _phase_seconds(settled, times, moved)
     latency = total(phases.values())
+    if not (latency.all() if isinstance(latency, np.ndarray) else latency):
+        raise MappingError(f"{settled.cascade}: there is nothing to do: a `where` removes every point")
     by_einsum, by_component = _energies(acts)
     areas = area_mm2(chip)
     rows = _einsum_rows(settled, per_einsum, latency, by_einsum, moved)

@@ -23,7 +23,7 @@ from .nest import Count, Sizes, SizeTable
 from .recompute import with_copies
 from .spill import Shares, shares, spilled
 from .tiles import occupancy, settle
-from .work import useful
+from .work import cycles, operations, useful
 
 _MASKED = (
     "a `where` saves the steps of an array, and the tiles, in which it leaves no point; others count in full"
@@ -67,7 +67,7 @@ def plan(
         sizes: by rank, batch ranks included.
         hardware: a spatial chip.
         mapping: loops, what is kept where, and the schedule.
-        checked: False leaves out the check of capacities, for a model that lets tiles spill.
+        checked: False leaves out the check of capacities.
 
     Raises:
         MappingError: see `simulate`.
@@ -90,7 +90,7 @@ def plan(
         layout,
         settled,
         spills=spills,
-        held_bytes=_held(layout, settled, hardware),
+        held_bytes=_held(layout, settled, hardware, spills),
     )
     _check_axes(found)
     if checked:
@@ -98,8 +98,10 @@ def plan(
     return _noted(_masked(found), cascade)
 
 
-def _held(layout: Layout, sizes: SizeTable, chip: SpatialChip) -> dict[str, Count]:
-    return {memory: occupancy(layout, memory, sizes) * chip.word_bytes for memory in chip.memories}
+def _held(layout: Layout, sizes: SizeTable, chip: SpatialChip, spills: Shares) -> dict[str, Count]:
+    held = {memory: occupancy(layout, memory, sizes) * chip.word_bytes for memory in chip.memories}
+    full = {memory for memory, _ in spills}
+    return held | {m: np.minimum(held[m], chip.memories[m].capacity_bytes) for m in full}
 
 
 def _masked(settled: Plan) -> Plan:
@@ -129,6 +131,8 @@ def _count_once(settled: Plan, einsum: str, live: Live) -> None:
     """
     nest = next(n for n in settled.layout.nests if n.einsum == einsum)
     useful(nest, settled.sizes, live)
+    cycles(nest, settled.chip.arrays[nest.array], settled.sizes, live)
+    operations(nest, settled.sizes, live)
     for use in settled.layout.uses:
         if use.einsum == einsum and live.whole is not None:
             run_masked(use, settled.sizes, live.whole)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import mappings
 from einsum_cascade import bounds, zoo
 from einsum_cascade.analysis.points import operations_by_einsum
+from einsum_cascade.errors import MappingError
 from einsum_cascade.parser import parse, parse_expression
 from einsum_cascade.sizes import parse_sizes, resolve
 from simulator import load_hardware, simulate
@@ -294,3 +295,10 @@ def test_masked_traffic_respects_the_bound_of_a_small_chip(name):
     asked = {r: tiled[r] for r in (*cascade.rank_names, "B", "H") if r in tiled}
     least = bounds(cascade, asked, buffer=on_chip_bytes(chip)).traffic_bytes
     assert simulate(cascade, sizes, chip, mapping).traffic_bytes >= least * (1 - 1e-12)
+
+
+def test_a_mask_that_removes_everything_is_refused():
+    cascade = parse("cascade x\nrank A\ninput X[A]\noutput Y[A]\nY[a] = X[a] * X[a] where a > A\n")
+    chip, sizes = load_hardware("fusemax"), {"A": 1024}
+    with pytest.raises(MappingError, match="nothing to do"):
+        simulate(cascade, sizes, chip, default_mapping(cascade, sizes, chip))

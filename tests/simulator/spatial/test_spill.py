@@ -38,6 +38,7 @@ def test_a_spill_by_hand():
     assert found.traffic_bytes == (2 * (0.75 + 0.25 * 4) + 1) * matrix
     assert "GlobalBuffer: 0.25 of A, B does not fit" in " ".join(found.assumptions)
     buffer = {m.name: m for m in found.memories}["GlobalBuffer"]
+    assert buffer.held_bytes == buffer.capacity_bytes
     assert buffer.read_bytes == {m.name: m for m in roomy.memories}["GlobalBuffer"].read_bytes
 
 
