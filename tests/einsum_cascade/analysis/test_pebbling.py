@@ -1,0 +1,94 @@
+"""Bounds against the best of all schedules, found by search at tiny sizes; formulas against numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pebbles import game, least_words
+
+from einsum_cascade import bounds, parse, zoo
+
+GEMM = "cascade gemm\nrank M P E\ninput A[E, M] B[E, P]\noutput C[M, P]\nC[m, p] = A[e, m] * B[e, p]\n"
+NORM = """cascade norm
+rank M P
+input X[M, P]
+output Y[M, P]
+S[p] = X[m, p]
+Y[m, p] = X[m, p] / S[p]
+"""
+SCORES = """cascade scores
+rank E M P
+input Q[E, P] K[E, M]
+output S[P]
+QK[m, p] = Q[e, p] * K[e, m]
+GM[p] = QK[m, p] :: max(m)
+SN[m, p] = exp(QK[m, p] - GM[p])
+S[p] = SN[m, p]
+"""
+
+
+# The least words of each are worked out by the search alone; the last column says whether the bound reaches them.
+@pytest.mark.parametrize(
+    ("text", "sizes", "words", "least", "reached"),
+    [
+        (GEMM, {"M": 2, "P": 2, "E": 1}, 3, 9, False),  # one of four operands comes twice
+        (GEMM, {"M": 2, "P": 2, "E": 1}, 4, 8, True),
+        (GEMM, {"M": 2, "P": 1, "E": 2}, 3, 9, False),
+        (GEMM, {"M": 2, "P": 1, "E": 2}, 4, 8, True),
+        (NORM, {"M": 3, "P": 1}, 3, 8, False),
+        (NORM, {"M": 3, "P": 1}, 4, 7, False),
+        (NORM, {"M": 4, "P": 1}, 4, 10, False),
+        (SCORES, {"E": 1, "M": 2, "P": 1}, 3, 9, False),  # the pairs hardly fit, and everything comes again
+        (SCORES, {"E": 1, "M": 2, "P": 1}, 4, 4, True),
+    ],
+)
+def test_no_schedule_at_all_moves_less(
+    text: str, sizes: dict[str, int], words: int, least: int, reached: bool
+) -> None:
+    cascade = parse(text)
+    assert least_words(game(cascade, sizes), words) == least
+    bound = bounds(cascade, sizes, buffer=float(words), word="1 B").traffic_bytes
+    assert bound <= least
+    assert (bound == least) == reached
+
+
+def test_what_does_not_fit_has_no_schedule() -> None:
+    assert least_words(game(parse(NORM), {"M": 3, "P": 1}), 2) is None
+
+
+@pytest.mark.parametrize("name", ["gemm", "attention_3pass", "squeeze_excite"])
+def test_each_term_names_its_source(name: str) -> None:
+    cascade = zoo.load(name)
+    found = bounds(cascade, dict.fromkeys(cascade.free_ranks, 8), buffer=64.0)
+    assert found.terms
+    assert all(t.source.strip() for t in found.terms)
+    assert max(t.traffic_bytes for t in found.terms) == found.traffic_bytes
+
+
+SIZES = st.fixed_dictionaries({r: st.integers(2, 60) for r in ("E", "F", "M", "P")})
+
+
+@pytest.mark.parametrize("name", ["attention_3pass", "attention_softcap"])
+@settings(max_examples=8, deadline=None)
+@given(sizes=SIZES, word=st.sampled_from([1, 2, 4]), buffer=st.integers(64, 2**20))
+def test_formulas_are_the_numbers_at_any_sizes(
+    name: str, sizes: dict[str, int], word: int, buffer: int
+) -> None:
+    found = bounds(zoo.load(name), sizes, buffer=float(buffer), word=f"{word} B")
+    symbols = {k: sympy.Symbol(k, positive=True, integer=True) for k in (*sizes, "word", "buffer")}
+    at = {symbols[k]: v for k, v in {**sizes, "word": word, "buffer": buffer}.items()}
+
+    def value(key: str) -> float:
+        return float(sympy.sympify(found.formulas[key], locals=symbols).subs(at))
+
+    assert value("compulsory_bytes") == found.compulsory_bytes
+    assert value("free_pass_buffer_bytes") == found.free_pass_buffer_bytes
+    forced = [t.traffic_bytes for t in found.terms if t.name == "passes over M"]
+    for traffic in forced:
+        total = value("compulsory_bytes") + value("pass_forced_bytes[M]")
+        # Floating products of the same integers; only rounding may differ.
+        assert math.isclose(total, traffic, rel_tol=1e-12)
