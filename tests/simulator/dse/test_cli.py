@@ -164,7 +164,7 @@ REPLACED = [
     ("cascade: attention_1pass", "cascade: attention_1pas", "did you mean 'attention_1pass'"),
     ("hardware: fusemax", "hardwear: fusemax", "unknown field 'hardwear'; did you mean 'hardware'"),
     ("hardware: fusemax", "hardware: fusemx", "did you mean 'fusemax'"),
-    ("mapping: fusemax\n", "", "missing field 'mapping'"),
+    ("hardware: fusemax\n", "", "missing field 'hardware'"),
     ("cascade: attention_1pass\n", "", "what is to be swept?"),
     ("mapping: fusemax\n", "mapping: fusemax\nmapping: flat\n", "spec.yaml:5"),
     ("mapping: fusemax\n", "mapping: [fusemax]\n", "mapping: expected a name or a path"),
