@@ -41,7 +41,7 @@ def intensity_of(name: str, length: int = STATED_LENGTH) -> float:
     """Return operations per compulsory byte at a length; a multiply-accumulate is two operations.
 
     >>> round(intensity_of("gemm"))
-    2731
+    1820
     """
     from einsum_cascade.analysis.bounds import bounds
 
