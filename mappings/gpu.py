@@ -74,6 +74,8 @@ class TileMapping:
         lone: time of a tile in a block that has an SM for itself, while other SMs idle, in units of its time on a
             full chip: above 1 where several blocks hide each other's latency, below 1 where the clock rises.
         tensor_share: the part of the tensor-core rate that this instruction path can reach.
+        cluster: neighbouring blocks of a head that share each reading of the key side from the L2 cache (multicast, or
+            a matrix instruction of two multiprocessors).
         splits: this kernel splits keys where its mapping says `split_keys`; False for another kernel of the family.
         head_dim, targets, dtypes, window, causal: the condition; an empty one always holds, the first tile that
             holds is taken. `head_dim` is the largest one served.
@@ -87,6 +89,7 @@ class TileMapping:
     blocks_per_sm: int = 1
     lone: float = 1.0
     tensor_share: float = 1.0
+    cluster: int = 1
     splits: bool = True
     head_dim: int = 0
     targets: tuple[str, ...] = ()
@@ -98,7 +101,7 @@ class TileMapping:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("query", "key", "warps", "stages", "operand_rows", "blocks_per_sm"):
+        for name in ("query", "key", "warps", "stages", "operand_rows", "blocks_per_sm", "cluster"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.lone <= 0:
@@ -129,12 +132,14 @@ class CacheCopy:
             place with them; of "all" three.
         least, most: elements of a token's keys, and as many of its values, below which a token costs no less, above
             which it costs no more: a warp or a block of threads a token; 0 for no limit.
+        converts: a cache narrower than the queries is written out in their type before attention reads it.
         targets: where this holds; everywhere if empty.
     """
 
     works_on: str = "keys"
     least: int = 0
     most: int = 0
+    converts: bool = False
     targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -296,7 +301,8 @@ def _cache_copies() -> tuple[tuple[str, CacheCopy], ...]:
 
 def _cache_copy(row: dict[str, str]) -> CacheCopy:
     least, most = int(row["least"]), int(row["most"])
-    return CacheCopy(row["works_on"], least, most, tuple(row["targets"].split()))
+    targets = tuple(row["targets"].split())
+    return CacheCopy(row["works_on"], least, most, row["converts"] == "1", targets)
 
 
 def kernel_names() -> tuple[str, ...]:

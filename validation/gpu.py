@@ -12,6 +12,7 @@ import pandas as pd
 from einsum_cascade.errors import DataError
 from simulator.gpu.calibration import uncalibrated
 from simulator.gpu.efficiency import Efficiency
+from simulator.gpu.intervals import interval, kind_of
 from simulator.hardware.gpu import find_gpu
 
 from .gpu_energy import power_note
@@ -61,16 +62,17 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
     if not len(rows):
         raise DataError(f"{measured or SHIPPED}: no forward attention row on a known device")
     fitted_on = attention_rows(read_measured(calibrate))[0] if calibrate else None
-    results = [
-        _one_set(
-            group, fitted_on, "the dense row of median size" if calibrate is None else Path(calibrate).name
-        )
-        for _, group in rows.groupby(CONSTANTS, sort=True)
-    ]
-    cases = pd.concat(results, ignore_index=True)
+    origin = "the dense row of median size" if calibrate is None else Path(calibrate).name
+    cases = cases_of(rows, fitted_on, origin)
     result = _result(cases, left_out)
     result["notes"] += [*_calibrated_by(cases, calibrate), *power_note(rows), *_aliases(rows)]
     return result
+
+
+def cases_of(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) -> pd.DataFrame:
+    """Return rows with their predictions: `got` after calibration, `left_out` without any, `raw`, `roofline` [s]."""
+    sets = [_one_set(group, fitted_on, origin) for _, group in rows.groupby(CONSTANTS, sort=True)]
+    return pd.concat(sets, ignore_index=True)
 
 
 def _calibrated_by(cases: pd.DataFrame, calibrate: Path | None) -> list[str]:
@@ -127,11 +129,13 @@ def _one_set(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) ->
     out = rows.copy()
     out["fitting"] = _same_rows(rows, by_rows)
     for part in parts:
-        known = uncalibrated(known_of(part, implementation))
+        kind = kind_of(part.launch.mapping, part.direction)
+        known = uncalibrated(known_of(part, implementation), kind=kind)
         fit = calibrated(part, by, implementation=implementation, source=source) if by else known
         got, raw = predicted(part, fit), predicted(part, _RAW)
         where = part.rows
         out.loc[where, "got"] = got.latency_s
+        out.loc[where, ["low", "high"]] = [interval(float(s), fit) for s in got.latency_s]
         out.loc[where, "raw"] = raw.latency_s
         out.loc[where, "left_out"] = predicted(part, known).latency_s
         out.loc[where, "roofline"] = fixed + scale * got.roofline_s
@@ -175,6 +179,7 @@ def _result(cases: pd.DataFrame, left_out: dict[str, int]) -> dict[str, Any]:
     cases["expected"] = cases["latency_ms"] * 1e-3
     cases["relative_error"] = relative_errors(cases["got"], cases["expected"])
     judged = cases[~cases["fitting"]]
+    inside = judged["expected"].between(judged["low"], judged["high"])
     sets = [_set(keys, group) for keys, group in judged.groupby(SET, sort=True)]
     rows = [_case(row) for row in judged.to_dict("records")]
     windows = _windows(cases)
@@ -188,7 +193,10 @@ def _result(cases: pd.DataFrame, left_out: dict[str, int]) -> dict[str, Any]:
         "sets": sets,
         "windows": windows,
         "left_out": left_out,
-        "notes": _notes(sets, worse, left_out, windows),
+        "notes": [
+            *_notes(sets, worse, left_out, windows),
+            f"{inside.mean():.1%} of {len(judged)} rows lie inside the interval of their prediction",
+        ],
         "cases": rows,
     }
 

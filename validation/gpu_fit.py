@@ -23,11 +23,13 @@ _LEAST_ROWS = 4
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
     """Yield one row of the table for each set of constants of a measured table."""
-    rows, _ = attention_rows(read_measured(path))
-    for _, group in rows.groupby(CONSTANTS, sort=True):
-        for kv_dtype, same in group.groupby("kv_dtype", sort=True):
-            if len(same) >= _LEAST_ROWS:
-                yield _entry(same, str(kv_dtype), path)
+    table = read_measured(path)
+    for direction in ("fwd", "bwd"):
+        rows, _ = attention_rows(table, direction=direction)
+        for _, group in rows.groupby(CONSTANTS, sort=True):
+            for kv_dtype, same in group.groupby("kv_dtype", sort=True):
+                if len(same) >= _LEAST_ROWS:
+                    yield _entry(same, str(kv_dtype), path)
 
 
 def _entry(rows: pd.DataFrame, kv_dtype: str, path: Path) -> dict[str, Any]:

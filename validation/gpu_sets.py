@@ -15,6 +15,7 @@ from mappings.gpu import find_kernel_mapping
 from simulator.gpu.calibration import Key, Prior, calibrate, prior
 from simulator.gpu.call import Call, make_call
 from simulator.gpu.efficiency import Efficiency, Times, times
+from simulator.gpu.intervals import kind_of
 from simulator.gpu.launch import Launch
 from simulator.gpu.model import key_of, lay
 from simulator.hardware.gpu import find_gpu
@@ -42,10 +43,11 @@ class Part:
     launch: Launch
     measured_s: Floats
     kv_dtype: str
+    direction: str = "fwd"
 
 
-def attention_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return the forward attention rows that can be predicted, and how many rows each rule left out."""
+def attention_rows(table: pd.DataFrame, *, direction: str = "fwd") -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the attention rows of a direction that can be predicted, and how many rows each rule left out."""
     left_out: dict[str, int] = {}
     rows = table
 
@@ -56,7 +58,7 @@ def attention_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         rows = rows[good]
 
     keep(rows["kernel"].str.startswith(KERNEL), "not an attention kernel that is modelled")
-    keep(rows["direction"] == "fwd", "not a forward pass")
+    keep(rows["direction"] == direction, "not a forward pass" if direction == "fwd" else f"not {direction}")
     keep(rows["head_dim"].notna(), "no head_dim")
     known = {d: _known(d) for d in rows["device"].unique()}
     keep(rows["device"].map(known).astype(bool), "device unknown")
@@ -105,13 +107,14 @@ def parts_of(rows: pd.DataFrame) -> Iterator[Part]:
     """Yield the rows of one set of constants as launches, one a tile."""
     device, implementation = rows["device"].iloc[0], rows["implementation"].iloc[0]
     gpu, mapping = find_gpu(device), find_kernel_mapping(KERNEL, implementation)
+    direction = rows["direction"].iloc[0]
     calls = pd.Series(calls_of(rows), index=rows.index)
     like = [(c.kv_dtype, bool(c.window), c.causal) for c in calls]
     for (kv_dtype, _, _), alike in calls.groupby(pd.MultiIndex.from_tuples(like), sort=False):
         for group in _of_like_length(alike):
-            laid = lay(list(group), gpu, mapping=mapping)
+            laid = lay(list(group), gpu, mapping=mapping, direction=direction)
             measured_s = rows.loc[group.index, "latency_ms"].to_numpy(float) * 1e-3
-            yield Part(group.index, laid, measured_s, kv_dtype)
+            yield Part(group.index, laid, measured_s, kv_dtype, direction)
 
 
 def _of_like_length(calls: pd.Series) -> Iterator[pd.Series]:
@@ -136,7 +139,7 @@ def key_of_part(part: Part, implementation: str) -> Key:
     """Return what the constants of a part belong to."""
     laid = part.launch
     call = Call(1, 1, 1, 1, laid.head_dim, dtype=laid.dtype, kv_dtype=part.kv_dtype)
-    return key_of(call, laid.gpu, laid.mapping, implementation)
+    return key_of(call, laid.gpu, laid.mapping, implementation, part.direction)
 
 
 def known_of(part: Part, implementation: str, *, without_device: bool = True) -> Prior:
@@ -154,6 +157,7 @@ def calibrated(part: Part, by: Sequence[Part], *, implementation: str, source: s
         source=source,
         knowns=[known_of(b, implementation) for b in by],
         weights=trust,
+        kind=kind_of(part.launch.mapping, part.direction),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from einsum_cascade.errors import DataError
 
 from .efficiency import Efficiency, times
+from .intervals import UNKNOWN, with_interval
 from .launch import Launch
 
 Floats = NDArray[np.float64]
@@ -46,8 +47,7 @@ _NOTHING_KNOWN = (
 # Log error of a calibration row, of the model and of the measurement together (repeated runs differ by 3.6 %).
 _ROW_SPREAD = 0.12
 
-_CALIBRATED, _CALIBRATED_SHORT, _SHORT_S = 0.10, 0.15, 50e-6
-_UNCALIBRATED, _UNKNOWN = 0.25, 1.0
+_OWN = 1.5  # an entry less unlike than this is of the same device or of its next of kin
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ def _entry(row: dict[str, str]) -> Entry:
     like = (row["dtype"], row["kv_dtype"], row["direction"])
     key = Key(device, target, mapping, implementation, int(row["head_dim"]), *like)
     numbers = np.array([float(row[n]) for n in _NUMBERS])
-    return Entry(key, _made(numbers, source=row["source"], spread=_UNCALIBRATED), int(row["n"]))
+    return Entry(key, _made(numbers, source=row["source"]), int(row["n"]))
 
 
-def _made(numbers: Floats, *, source: str = "", spread: float = _UNCALIBRATED) -> Efficiency:
+def _made(numbers: Floats, *, source: str = "") -> Efficiency:
     scalar, launch_s, block_cycles, memory, copy_cycles = (float(x) for x in numbers)
-    return Efficiency(scalar, launch_s, block_cycles, memory, copy_cycles, source=source, spread=spread)
+    return Efficiency(scalar, launch_s, block_cycles, memory, copy_cycles, source=source)
 
 
 def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: bool = False) -> Prior:
@@ -156,15 +156,21 @@ def _rate(word: str) -> str:
     return "fp16" if word == "bf16" else word
 
 
-def uncalibrated(known: Prior) -> Efficiency:
+def uncalibrated(known: Prior, *, kind: str = "plain") -> Efficiency:
     """Return the efficiency that a prior alone gives, with its wide interval."""
-    spread = _UNCALIBRATED if known.unlike < 1.5 else min(_UNKNOWN, _UNCALIBRATED * max(known.unlike, 1.0))
-    return _made(np.exp(known.mean), source=f"uncalibrated; {known.source}", spread=spread)
+    guess = _made(np.exp(known.mean), source=f"uncalibrated; {known.source}")
+    if not math.isfinite(known.unlike):
+        return replace(guess, spread=UNKNOWN)
+    found = with_interval(guess, state="own" if known.unlike < _OWN else "like", kind=kind)
+    # Constants of another kernel say little: as of one that nobody described.
+    strange = known.unlike >= _UNLIKE["mapping"]
+    return replace(found, spread=max(found.spread, UNKNOWN), short_spread=0.0) if strange else found
 
 
 def unknown(guess: Efficiency) -> Efficiency:
     """Return an efficiency of a kernel that nobody described: the same guess, the widest interval."""
-    return replace(guess, spread=_UNKNOWN, source=f"{guess.source}; of another implementation")
+    source = f"{guess.source}; of another implementation"
+    return replace(guess, spread=max(UNKNOWN, guess.spread), short_spread=0.0, source=source)
 
 
 def calibrate(
@@ -176,6 +182,7 @@ def calibrate(
     knowns: Sequence[Prior] = (),
     weights: Sequence[float] = (),
     exact: bool = True,
+    kind: str = "plain",
 ) -> Efficiency:
     """Return the efficiency most likely after a few measured rows.
 
@@ -190,6 +197,7 @@ def calibrate(
             is fitted is the common distance from what was known.
         weights: trust in each launch's rows, 1 by default.
         exact: schedule few blocks event by event; the closed form is for fits of thousands of rows.
+        kind: of kernel, by which the interval is tabulated.
 
     Raises:
         DataError: no row, or a time that is not positive.
@@ -213,7 +221,7 @@ def calibrate(
         return np.concatenate([(np.log(got) - target) * trust / _ROW_SPREAD, x / known.spread])
 
     found = np.exp(known.mean + _least_squares(residuals, np.zeros(len(_NUMBERS))))
-    return _made(found, source=source, spread=_CALIBRATED)
+    return with_interval(_made(found, source=source), state="measured", kind=kind)
 
 
 def _least_squares(residuals: Callable[[Floats], Floats], start: Floats, *, rounds: int = 40) -> Floats:
@@ -243,17 +251,3 @@ def _normal_equations(
 ) -> tuple[Floats, Floats]:
     slope = np.stack([(residuals(x + move) - r) / h for move in np.eye(len(x)) * h], axis=1)
     return slope.T @ slope, slope.T @ r
-
-
-def interval(latency_s: float, efficiency: Efficiency) -> tuple[float, float]:
-    """Return the seconds between which the truth is expected.
-
-    Calibrated: 10 %, 15 % below 50 us, where fixed costs weigh more; else as wide as the source of the constants asks.
-
-    >>> [round(x, 6) for x in interval(1e-3, Efficiency(0.6, spread=0.10))]
-    [0.0009, 0.0011]
-    """
-    spread = efficiency.spread
-    if spread <= _CALIBRATED and latency_s < _SHORT_S:
-        spread = _CALIBRATED_SHORT
-    return latency_s * max(0.0, 1.0 - min(spread, 0.5)), latency_s * (1.0 + spread)

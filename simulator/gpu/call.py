@@ -113,6 +113,11 @@ class Call:
         row = max(self.key_heads * self.head_dim, least)
         return 2.0 * self.batch * self.seq_q * (min(row, most) if most else row)
 
+    def widened_bytes(self) -> float:
+        """Return the bytes of writing a cache narrower than the queries out in their type: read and written."""
+        stored, width = BYTES[self.kv_dtype or self.dtype], BYTES[self.dtype]
+        return (stored + width) * self.new_elements() if stored < width else 0.0
+
     def converted_bytes(self, *, always: bool = False) -> float:
         """Return the bytes of bringing 16-bit queries to a narrower type before the kernel: read and written.
 

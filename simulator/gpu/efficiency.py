@@ -37,7 +37,8 @@ class Efficiency:
         memory: the part of the memory bandwidth that it reaches.
         copy_cycles: what an element costs an SM in the copy into the cache, where the call makes one.
         source: where the numbers come from, to be printed with every prediction.
-        spread: relative half-width of the interval that goes with the source.
+        spread: of the interval that goes with the source: the truth is within a factor of 1 + spread;
+            `short_spread`: of a call below 50 us, zero for the same.
     """
 
     scalar: float
@@ -47,6 +48,7 @@ class Efficiency:
     copy_cycles: float = 0.5
     source: str = ""
     spread: float = 0.5
+    short_spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

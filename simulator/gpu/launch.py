@@ -173,9 +173,11 @@ def _bytes(
         return moved, np.zeros(len(calls)), moved
     given = np.array([c.key_bytes(stored=False) + c.converted_bytes() for c in calls])
     # Queries that are brought into place are moved, but need no more room in the L2 cache.
-    always = mapping.copy(target).works_on != "keys"
+    copy = mapping.copy(target)
+    always = copy.works_on != "keys"
     placed = np.array([c.converted_bytes(always=always) - c.converted_bytes() for c in calls])
-    return moved, cache + given + placed, moved + given
+    widened = np.array([c.widened_bytes() if copy.converts else 0.0 for c in calls])
+    return moved, cache + given + placed + widened, moved + given
 
 
 def _copied(call: Call, mapping: KernelMapping, target: str) -> float:

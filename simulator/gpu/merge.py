@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 # Runs that a call keeps, and how many of its longest blocks stay runs of their own: those set the end of the schedule.
-# Merged neighbours differ by a few tiles of hundreds, which moves a makespan by less than 1 % (tests).
+# Merged neighbours differ by a few tiles of hundreds, which moves a makespan by less than 2 % (tests).
 _RUNS, _ALONE = 64, 16
 
 

@@ -13,10 +13,11 @@ from einsum_cascade.errors import nearest
 from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_described, read_kernel_mapping
 
 from ..hardware.gpu import Gpu, find_gpu
-from .calibration import Key, calibrate, interval, prior, shipped, uncalibrated, unknown
+from .calibration import Key, calibrate, prior, shipped, uncalibrated, unknown
 from .call import Call, make_call
 from .efficiency import Efficiency, Times, times
 from .energy import constants, energy_names, power
+from .intervals import interval, kind_of
 from .launch import Launch, launch
 from .measured_rows import calibration_rows
 from .occupancy import occupancy
@@ -174,13 +175,14 @@ def _efficiency(
     if isinstance(given, Efficiency):
         return given
     key = key_of(call, gpu, mapping, implementation, direction)
+    kind = kind_of(mapping, direction)
     if given is None:
-        guess = uncalibrated(prior(key))
+        guess = uncalibrated(prior(key), kind=kind)
         return unknown(guess) if _warnings(implementation, mapping) else guess
     rows = calibration_rows(given, kernels=(kernel, mapping.kernel, *mapping.aliases), key=key)
     launches = [lay([c], gpu, mapping=mapping, direction=direction) for c, _ in rows]
     source = f"calibrated on {len(rows)} row(s) of {Path(given).name}"
-    return calibrate(launches, [np.array([s]) for _, s in rows], known=prior(key), source=source)
+    return calibrate(launches, [np.array([s]) for _, s in rows], known=prior(key), source=source, kind=kind)
 
 
 def _warnings(implementation: str, mapping: KernelMapping) -> tuple[str, ...]:

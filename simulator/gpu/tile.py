@@ -65,7 +65,7 @@ def tile_time(
         "fma": per_score.fma * scores / gpu.fma_per_cycle,
         "alu": per_score.alu * scores / gpu.alu_per_cycle,
         "shared": shared / gpu.shared_bytes_per_cycle,
-        "l2": BYTES[kv_dtype or dtype] * key_tile / l2_per_cycle,
+        "l2": BYTES[kv_dtype or dtype] * key_tile / tile.cluster / l2_per_cycle,
         "issue": (vector * scores / 32 + (flops / _MMA_SCORES if tile.operand_rows < 64 else 0))
         / gpu.issue_per_cycle,
     }

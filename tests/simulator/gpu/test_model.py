@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from einsum_cascade.errors import DataError, HardwareError, MappingError
 from mappings.gpu import TileMapping, find_kernel_mapping, kernel_mappings
 from simulator.gpu.efficiency import Efficiency, times
+from simulator.gpu.intervals import with_interval
 from simulator.gpu.launch import launch
 from simulator.gpu.model import lay, make_call, predict
 from simulator.gpu.visits import FAR, reach, tile_visits
@@ -64,6 +65,8 @@ def test_a_better_chip_is_never_slower(sizes, device, mapping, field):
     better = replace(gpu, **{field: type(getattr(gpu, field))(getattr(gpu, field) * 2)})
     if field == "sms":  # the bandwidth of the L2 cache is that of the chip; keep the share of an SM
         better = replace(better, l2_bandwidth_bytes_per_s=2 * gpu.l2_bandwidth_bytes_per_s)
+        # Into how many parts keys are split is the kernels' published rule, which is not monotone in SMs.
+        mapping = replace(mapping, split_keys=False)
     laid = laid_or_skipped(call, gpu, mapping)
     before = times(laid, IDEAL).latency_s[0]
     after = times(lay([call], better, mapping=mapping), IDEAL).latency_s[0]
@@ -141,7 +144,9 @@ def test_calibration_by_a_file(tmp_path):
     # a tenth of the distance (1.26 ms without the row) is left.
     assert p.latency_s == pytest.approx(2e-3, rel=0.1)
     assert "1 row" in p.scalar_source
-    assert p.high_s == pytest.approx(1.1 * p.latency_s)
+    width = with_interval(IDEAL, state="measured", kind="plain").spread
+    assert p.high_s == pytest.approx((1 + width) * p.latency_s)
+    assert p.low_s == pytest.approx(p.latency_s / (1 + width))
     with pytest.raises(DataError, match="no row"):
         predict("flash_attention", on="a100", calibration=path, **SIZES)
 

@@ -57,3 +57,21 @@ def test_fp8_halves_the_tensor_time_and_leaves_the_exponentials():
     _, quarter = pipes("h100", query=128, key=128, head_dim=128, dtype="fp8")
     assert quarter["tensor"] == half["tensor"] / 2
     assert quarter["exp"] == half["exp"]
+
+
+def test_a_cluster_shares_readings_of_the_keys():
+    gpu = find_gpu("b200")
+    alone, pair = (
+        dict(
+            tile_time(
+                gpu,
+                TileMapping(query=128, key=128, warps=16, operand_rows=128, cluster=n),
+                head_dim=256,
+                dtype="bf16",
+                per_score=PerScore(),
+            ).pipes
+        )
+        for n in (1, 2)
+    )
+    assert pair["l2"] == alone["l2"] / 2
+    assert {k: v for k, v in pair.items() if k != "l2"} == {k: v for k, v in alone.items() if k != "l2"}
