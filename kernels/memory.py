@@ -109,7 +109,7 @@ def neural_memory(
     eta: torch.Tensor,
     theta: torch.Tensor,
     alpha: torch.Tensor,
-    chunk: int = 64,
+    chunk: int = 32,
     tile: tiles.Tile | None = None,
     empty: Callable[..., torch.Tensor] = torch.empty,
 ) -> tuple[torch.Tensor]:
@@ -122,7 +122,8 @@ def neural_memory(
         eta: [batch, heads, sequence], momentum that a token carries on, 0 to 1.
         theta: like eta, step size of a token.
         alpha: like eta, share of the memory that a token forgets, 0 to 1.
-        chunk: tokens whose gradients are taken at the same memory; a power of two from 16.
+        chunk: tokens whose gradients are taken at the same memory; a power of two from 16. Long chunks spill registers:
+            block_m in tiles.csv is the longest that was compiled without, from 16 to 64.
         tile: block_n value columns, warps and stages; the shipped choice for the device where not given.
         empty: makes the output; the checker passes one that fills it with NaN.
 

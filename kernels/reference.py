@@ -297,7 +297,7 @@ def neural_memory(
     eta: torch.Tensor,
     theta: torch.Tensor,
     alpha: torch.Tensor,
-    chunk: int = 64,
+    chunk: int = 32,
 ) -> tuple[torch.Tensor]:
     """Return what a memory recalls, token by token; gradients are those at the first memory of a chunk."""
     batch, heads, seq, dim = q.shape
