@@ -231,8 +231,8 @@ def _together(
     copies, placed = _copies(of, stage, fates)
     whole = with_copies(cascade, copies)
     names = {e.name for e in of.einsums} | set(copies)
-    einsums = tuple(e for e in whole.einsums if e.name in names)
     stage = {**stage, **placed}
+    einsums = tuple(sorted((e for e in whole.einsums if e.name in names), key=lambda e: stage[e.name]))
     spilled = frozenset(t for t, fate in fates.items() if fate == SPILL)
     used = {
         e.name

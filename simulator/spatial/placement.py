@@ -196,9 +196,9 @@ class Placed:
             return None
         ranks = [rank_of(v) for v in _names(writer.target.indices if writer else accesses[0])]
         steps = [r for r in block.shared if any(r in map(rank_of, e.variables) for e in users)]
-        alone = not block.tiled or all(set(block.own(e)) <= set(block.shared) for e in users)
-        # Used up in a step only if it moves with every shared loop around its users.
-        step = alone and set(steps) <= set(ranks) and tensor not in block.cascade.states
+        # Used up in a step only if it moves with every shared loop around its users; where ranks of one Einsum are cut
+        # at the outermost memory, its other loops lie inside those, and nobody shares a step with it.
+        step = not block.tiled and set(steps) <= set(ranks) and tensor not in block.cascade.states
         if writer is None:
             return dict.fromkeys(steps, STEP) | self._rest(ranks, WHOLE) if step else None
         apart = block.apart(tensor)

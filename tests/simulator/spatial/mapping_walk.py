@@ -40,7 +40,7 @@ class Walk:
         self.reads, self.writes, self.written = Counter(), Counter(), set()
         self.stored = {s.tensor for s in self.cascade.inputs}
         self.initial = {e.name for e in self.cascade.initial}
-        order = [e.name for e in self.cascade.einsums]
+        order = list(mapping.nest.nests)  # the mapper writes them in order of execution
         for phase in mapping.binding.phases:
             names = [e for e in order if self.layout.phase_of[e] == phase]
             self.room = {t: self._room(t, names) for n in names for t in self._tensors(n)}

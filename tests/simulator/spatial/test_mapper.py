@@ -52,7 +52,7 @@ def test_the_file_reads_back(tmp_path):
     assert again.to_dict() | {"mapping": ""} == found.estimate.to_dict() | {"mapping": ""}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(8, 20), st.sampled_from(["gemm", "attention_3pass", "attention_2pass", "attention_1pass"]))
 def test_never_below_the_bound(log_buffer, name):
     cascade = zoo.load(name)
@@ -185,7 +185,7 @@ WALKED = {
 }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from(sorted(WALKED)),
     st.sampled_from([32, 48, 64, 100, 128, 200, 256, 400, 1024]),
