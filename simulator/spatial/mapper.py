@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -139,4 +138,3 @@ def _settled(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> I
             out[step] = out[whole] // out[part]
         out.update({alias: out[of] for alias, of in cascade.aliases.items()})
         yield out
-    assert math.isfinite(axis)
