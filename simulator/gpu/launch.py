@@ -232,7 +232,7 @@ def _parts(blocks: float, tiles: int, slots: int) -> int:
         idle; hopper/flash_prepare_scheduler.cu: key tiles per multiprocessor, a tenth more than an even share.
 
     >>> _parts(80.0, 128, 132), _parts(1.0, 8, 132)
-    (2, 8)
+    (2, 7)
     """
     waves = blocks * np.arange(1, min(_MOST_PARTS, slots, tiles) + 1) / slots
     filled = waves / np.ceil(waves)

@@ -15,7 +15,8 @@ _RUNS, _ALONE = 64, 16
 def merge(full: Floats, masked: Floats, walked: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """Return the tiles of runs of blocks, and how many blocks each run has.
 
-    Work is kept: a run's tiles are the mean of its blocks. A call of few blocks keeps every block.
+    Work is kept: a run's tiles are the mean of its blocks. A call of few blocks keeps every block,
+    one of equal blocks is a single run.
 
     Args:
         full: shape (n, M), full tiles of each block; `masked`, `walked` alike.
@@ -24,6 +25,8 @@ def merge(full: Floats, masked: Floats, walked: Floats) -> tuple[Floats, Floats,
     [[[3.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]], [[1.0, 0.0]]]
     """
     real = (full + masked) > 0
+    if len(full) == 1 and _alike(full) and _alike(masked) and _alike(walked):
+        return full[:, :1], masked[:, :1], walked[:, :1], real.sum(axis=1, keepdims=True, dtype=np.float64)
     if full.shape[1] <= _RUNS:
         return full, masked, walked, real.astype(np.float64)
     out = np.zeros((4, len(full), _RUNS))
@@ -34,6 +37,10 @@ def merge(full: Floats, masked: Floats, walked: Floats) -> tuple[Floats, Floats,
         out[3, i, : len(sizes)] = sizes
     merged, part, rest, runs = out
     return merged, part, rest, runs
+
+
+def _alike(tiles: Floats) -> bool:
+    return bool((tiles == tiles[0, 0]).all())
 
 
 def _runs(blocks: Floats) -> tuple[Floats, Floats]:

@@ -52,3 +52,9 @@ def test_few_blocks_stay_as_they_are():
     out = merge(full, np.zeros_like(full), np.zeros_like(full))
     assert out[0] is full
     assert out[3].tolist() == [[1, 1, 0], [1, 0, 0]]
+
+
+def test_equal_blocks_of_one_call_are_one_run():
+    same = np.full((1, 300), 7.0)
+    full, masked, walked, runs = merge(same, same, np.zeros_like(same))
+    assert [x.tolist() for x in (full, masked, walked, runs)] == [[[7.0]], [[7.0]], [[0.0]], [[300.0]]]
