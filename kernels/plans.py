@@ -166,9 +166,7 @@ def _operators(dense: Setting) -> Iterator[Plan]:
     yield Plan(
         "linear_attention_gradients", "triton", "bwd", s, 3 * chunked, _bytes(s, 12), sizes, {}, ("grad",)
     )
-    yield Plan(
-        "neural_memory", "triton", "fwd", s, 2 * chunked, _bytes(s), sizes, {"chunk": 16 if tiny else CHUNK}
-    )
+    yield Plan("neural_memory", "triton", "fwd", s, 2 * chunked, _bytes(s), sizes, {"chunk": 16})
     yield Plan("prefix_attention", "triton", "fwd", s, one_token, _bytes(s, 3), sizes)
     yield Plan("softplus_attention", "triton", "fwd", s, s.flops, _bytes(s), sizes)
     yield Plan("reweighted_attention", "triton", "fwd", s, 1.5 * s.flops, _bytes(s, 6), sizes)
