@@ -28,7 +28,7 @@ _UNLIKE = {"device": 1.0, "target": 1.5, "mapping": 4.0, "implementation": 0.3, 
 _UNLIKE_HEAD_DIM = 0.7  # per factor of two
 # Weights fall by a factor of e over as many units as the likest entry is away: an entry of the key's own rules alone,
 # while for an unseen device many moderately like entries say more than the likest one.
-_LEAST_REACH = 0.25
+_LEAST_REACH = 0.1
 _SPREAD_NEAR = {"scalar": 0.25, "launch_s": 0.12, "block_cycles": 0.20, "memory": 0.15, "copy_cycles": 0.25}
 _SPREAD_PER_UNIT = {
     "scalar": 0.20,
