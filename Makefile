@@ -16,7 +16,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 1 $(TORCH_INDEX) $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) $(TRITON) --editable '.[kernels,distributed,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) $(TRITON) --editable '.[kernels,distributed,search,sensitivity,dev]'
 	@touch $@
 	@echo "ready: $(BIN)/cascade --help"
 

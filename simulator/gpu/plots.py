@@ -33,7 +33,7 @@ def predicted_against_measured(cases: pd.DataFrame, axes: Axes = None) -> Axes:
     import matplotlib as mpl
 
     ax = _axes(axes, 11.0, 6.4)
-    inks = mpl.colormaps["tab10"].colors
+    inks = [mpl.colormaps["tab10"](i) for i in range(10)]
     for i, (name, rows) in enumerate(cases.groupby("group", sort=True)):
         mark = {"marker": _MARKERS[i // len(inks) % len(_MARKERS)], "linestyle": "none", "alpha": 0.75}
         style = {"color": inks[i % len(inks)], "markersize": 3.5, "markeredgewidth": 0}

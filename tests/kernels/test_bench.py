@@ -124,7 +124,7 @@ def test_environment_has_what_makes_a_measurement_believable():
 
 def test_flex_attention_is_entered_where_a_compiler_is(monkeypatch):
     """With the compiler of PyTorch left out, as it takes minutes: the same function runs uncompiled."""
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     monkeypatch.setattr(bench_cpu, "COMPILERS", ("true",))
     setting = Setting(1, 2, 40, 16)
     found = bench_cpu.compiled_contenders(setting, (8, 64))
