@@ -18,9 +18,10 @@ from einsum_cascade.errors import MappingError
 from einsum_cascade.expr import Expr, Var, variables
 
 from ..hardware.model import Array, SpatialChip
+from .access import tile_of, words
 from .block import Block
 from .lowering import operands_of
-from .nest import Count
+from .nest import Count, SizeTable
 from .tiles import divisor
 
 _MOST_ASSIGNMENTS = 1 << 14
@@ -98,13 +99,14 @@ class Placed:
         if memory is None:
             return 0
         here = [e for e in self.block.einsums if self.arrays[e.name] == array]
-        most = max((len(operands_of(e)) for e in here), default=0)
+        most = max((sum(register_words(e, self.sizes).values()) for e in here), default=0)
         return int(min(memory.capacity_bytes // self.chip.word_bytes, len(here) + most)) - most
 
     def _stays(self, writer: Einsum) -> bool:
         block, name = self.block, writer.name
         readers = [r for r in block.readers[name] if block.stage[r.name] == block.stage[name]]
-        if not readers or block.tiled or block.apart(name):
+        selects = any(r.into for r in writer.reductions)  # makes many words at a time
+        if not readers or selects or block.tiled or block.apart(name):
             return False
         place = self.arrays[name], self.axes[name]
         local = all(self._fixed(rank_of(v), writer) for v in writer.output_variables)
@@ -132,7 +134,7 @@ class Placed:
             if memory.per_element:
                 here = [e for e in self.block.einsums if self.arrays[e.name] == memory.of]
                 room = int(min(memory.capacity_bytes // self.chip.word_bytes, 1 << 30))
-                out[name] = {e.name: registers(e, room) for e in here}
+                out[name] = {e.name: registers(e, self.sizes, room) for e in here}
         return out
 
     def _fetched(self) -> dict[str, tuple[str, ...]]:
@@ -327,15 +329,28 @@ def _can_spread(rank: str, block: Block) -> bool:
     return not (block.iterated and rank == block.stream)
 
 
-def registers(einsum: Einsum, room: int) -> tuple[str, ...]:
+def registers(einsum: Einsum, sizes: Mapping[str, int], room: int) -> tuple[str, ...]:
     """Return the operands that have a register: the result first, then the others as far as they fit."""
-    words = 0
-    kept: dict[str, None] = {}
-    for tensor, times in Counter(o.tensor for o in reversed(operands_of(einsum))).items():
-        if words + times <= room:
-            kept[tensor] = None
-            words += times
+    taken = 0
+    kept = []
+    for tensor, many in register_words(einsum, sizes).items():
+        if taken + many <= room:
+            kept.append(tensor)
+            taken += many
     return tuple(kept)
+
+
+def register_words(einsum: Einsum, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the words of each operand that one element of an array works on, the result first.
+
+    One, but for what is made whole at a time: all the indices that a selection keeps. The rule is that of the check
+    of capacities.
+    """
+    table = SizeTable(sizes)
+    out: dict[str, int] = {}
+    for o in reversed(operands_of(einsum)):
+        out[o.tensor] = max(out.get(o.tensor, 0), int(words(tile_of(o, {}), table)))
+    return out
 
 
 def _no_array(einsum: Einsum, chip: SpatialChip) -> MappingError:
