@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,18 @@ from .energy import memory_cost
 from .groups import units
 from .lowering import operands_of
 from .nest import SizeTable
-from .placement import Placed, placements
+from .placement import Placed, placements, shared_memories
 from .tiling import Allowed, Built, Merit, Tiled, best_tiles
 from .writing import boundaries
 
 OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
 # Assignments of Einsums to arrays that are looked at for each block, the promising ones first.
 _ASSIGNMENTS = {"latency_s": 8, "energy_j": 4, "traffic_bytes": 2}
+# Assignments beyond the first are tried for so many of the best ways.
+_BEST_WAYS = 3
+# Tilings that a search may count; the more of them are used up, the sooner a block without progress is left.
+EFFORT = 384
+_SHARE, _LEAST_PATIENCE = 8, 3
 # How many times shorter the axes of arrays are taken than they are, where the buffer asks for smaller steps.
 _NARROW = (1, 2, 4, 16, 256)
 # Bounds are lowered by more than floats round, and are reached within a little more than that.
@@ -47,8 +52,9 @@ class Search:
     sizes: Mapping[str, int]
     chip: SpatialChip
     objective: str
+    effort: int = EFFORT
     evaluated: int = 0
-    _built: Built = field(default_factory=dict)
+    built: Built = field(default_factory=dict)
 
     def best(self, limit: Merit | None = None) -> tuple[Tiled, ...] | None:
         """Return the best sequence of blocks, or None where nothing is better than a limit.
@@ -61,7 +67,7 @@ class Search:
         """
         found = units(self.cascade)
         floors = {
-            (i, j): self._floor(tuple(e for u in found[i:j] for e in u))
+            (i, j): self.floor(tuple(e for u in found[i:j] for e in u))
             for i, j in itertools.combinations(range(len(found) + 1), 2)
         }
         rest = _cheapest_rest(floors, len(found))
@@ -73,7 +79,8 @@ class Search:
             if limit is not None and bound >= limit:
                 return None
             if pending is not None:
-                tiled = self.block(tuple(e for u in found[at:pending] for e in u))
+                einsums = tuple(e for u in found[at:pending] for e in u)
+                tiled = self.block(einsums, needed=pending == at + 1)
                 if tiled is not None:
                     total = _sum(cost, tiled.merit)
                     entry = (_sum(total, rest[pending]), next(ticket), pending, total, (*path, tiled), None)
@@ -92,55 +99,35 @@ class Search:
             f"automatic: not even the smallest tiles of {self.cascade.name} fit {self.chip.name}"
         )
 
-    def block(self, einsums: Sequence[Einsum], allowed: Allowed | None = None) -> Tiled | None:
+    def block(
+        self, einsums: Sequence[Einsum], allowed: Allowed | None = None, *, needed: bool = True
+    ) -> Tiled | None:
         """Return the best way to run some Einsums in one phase, or None where nothing fits.
 
         Parts of the arrays are left idle, and ranks that nobody shares are cut, only where that may be better: where
-        the best with whole arrays and whole ranks has not reached the bound.
+        the best with whole arrays and whole ranks has not reached the bound. Each way is tried with its most promising
+        assignment, the best ways with the others; a search that has done much gives up sooner.
         """
-        floor = self._floor(einsums)
-        best: Tiled | None = None
-        ways = sorted(
-            (self._spilled_bytes(b), len(b.einsums) > 1 and b.tiled, i, b)
-            for i, b in enumerate(blocks(self.cascade, einsums, self.sizes))
-        )
-        reach: dict[int, float] = {}  # by way, what smaller steps could reach at most
+        scan = Scan(self, einsums, allowed, needed)
         for narrow in _NARROW:
-            if best is not None and narrow > 1 and self._floor(einsums, narrow) > best.merit:
+            best = scan.best
+            if best is not None and narrow > 1 and self.floor(einsums, narrow) > best.merit:
                 break
-            for spilled, cut, i, block in ways:
-                if best is not None and _reached(best, floor, 1 if narrow > 1 or cut else 2):
-                    return best
-                if narrow > 1 and best is not None and reach[i] * _CLOSE >= best.merit[0]:
-                    continue
-                best, bound = self._better(best, block, narrow, floor[1] + spilled, allowed)
-                reach[i] = min(bound, reach.get(i, math.inf))
-        return best
+            if scan.through(narrow):
+                break
+        return scan.best
 
-    def _better(
-        self, best: Tiled | None, block: Block, narrow: int, moved: float, allowed: Allowed | None
-    ) -> tuple[Tiled | None, float]:
-        """Return the best tiles of a block if they beat what there is, and what smaller steps could reach."""
-        reach = math.inf
-        for placed in placements(
-            block, self.sizes, self.chip, most=_ASSIGNMENTS[self.objective], narrow=narrow
-        ):
-            floor = self._floor_of(placed, moved)
-            if best is not None and floor > best.merit:
-                reach = min(reach, floor[0])
-                continue
-            self.evaluated += 1
-            found, bound = best_tiles(
-                placed,
-                self.objective,
-                built=self._built,
-                allowed=allowed,
-                limit=None if best is None else best.merit,
-            )
-            reach = min(reach, bound)
-            if found is not None and (best is None or found.merit < best.merit):
-                best = found
-        return best, reach
+    @property
+    def patience(self) -> int:
+        """Tilings without progress after which a block is left as it is."""
+        return max(_LEAST_PATIENCE, (self.effort - self.evaluated) // _SHARE)
+
+    def placed(self, block: Block, narrow: int, *, others: bool) -> Iterator[Placed]:
+        """Yield a block with the most promising assignment to arrays, or with the others."""
+        homes = max(1, len(shared_memories(self.chip)))
+        most = _ASSIGNMENTS[self.objective] if others else 1
+        found = placements(block, self.sizes, self.chip, most=most, narrow=narrow)
+        return itertools.islice(found, homes if others else 0, None)
 
     def _agreeing(self, path: Sequence[Tiled]) -> tuple[Tiled, ...]:
         """Return blocks whose tiles of a rank divide each other, those that move least made anew where they do not."""
@@ -167,7 +154,7 @@ class Search:
         names = {e.name for e in tiled.placed.block.einsums}
         return tuple(e for e in self.cascade.einsums if e.name in names)
 
-    def _floor(self, einsums: Sequence[Einsum], narrow: int = 1) -> Merit:
+    def floor(self, einsums: Sequence[Einsum], narrow: int = 1) -> Merit:
         """Return what no way to run some Einsums in one phase can beat."""
         moved = sum(self._moved_words(einsums).values()) * self.chip.word_bytes
         memory = self.chip.memories[self.chip.outermost]
@@ -175,7 +162,8 @@ class Search:
         span = min(p.span for p in placements(plain, self.sizes, self.chip, most=1, narrow=narrow))
         return self._floored(span, moved, memory.bandwidth_bytes_per_s)
 
-    def _floor_of(self, placed: Placed, moved: float) -> Merit:
+    def floor_of(self, placed: Placed, moved: float) -> Merit:
+        """Return what no tiles of a placed block can beat, given the least bytes that it moves."""
         return self._floored(
             placed.span, moved, self.chip.memories[self.chip.outermost].bandwidth_bytes_per_s
         )
@@ -216,12 +204,86 @@ class Search:
             found[o.tensor] = max(size, found.get(o.tensor, 0.0))
         return found
 
-    def _spilled_bytes(self, block: Block) -> float:
+    def spilled_bytes(self, block: Block) -> float:
         """Return the bytes that a block writes and reads back at least."""
         return sum(
             2 * self._words(block.by_name[t])[t] * self.chip.word_bytes
             for t in block.spilled - block.asked_for
         )
+
+
+@dataclass(slots=True)
+class Scan:
+    """The ways to run some Einsums in one phase, gone through with the patience that the search has left.
+
+    Attributes:
+        needed: whether the Einsums cannot run but together, so that a way has to be found.
+        best: the best tiles so far.
+    """
+
+    search: Search
+    einsums: Sequence[Einsum]
+    allowed: Allowed | None
+    needed: bool
+    best: Tiled | None = None
+    _ways: Sequence[tuple[float, bool, int, Block]] = ()
+    _floor: Merit = (0.0, 0.0, 0.0)
+    _idle: int = 0  # tilings since the last progress
+    _reach: dict[int, float] = field(default_factory=dict)  # by way, what smaller steps could reach at most
+
+    def __post_init__(self) -> None:
+        self._floor = self.search.floor(self.einsums)
+        found = blocks(self.search.cascade, self.einsums, self.search.sizes)
+        self._ways = sorted(
+            (self.search.spilled_bytes(b), len(b.einsums) > 1 and b.tiled, i, b) for i, b in enumerate(found)
+        )
+
+    def through(self, narrow: int) -> bool:
+        """Try all ways with axes that much shorter, and tell whether nothing better is to be expected."""
+        merits: list[tuple[Merit, int]] = []
+        for at, (_, cut, _, _) in enumerate(self._ways):
+            if self._done(1 if narrow > 1 or cut else 2):
+                return True
+            if narrow > 1 and self.best is not None and self._reach[at] * _CLOSE >= self.best.merit[0]:
+                continue
+            found = self._tried(at, narrow, others=False)
+            if found is not None:
+                merits.append((found, at))
+        for _, at in sorted(merits)[:_BEST_WAYS]:
+            if self._done(2):
+                return True
+            self._tried(at, narrow, others=True)
+        return False
+
+    def _done(self, count: int) -> bool:
+        """Tell whether the bound is reached as far as some numbers of the merit go, or patience is used up."""
+        if self._idle > self.search.patience and not (self.needed and self.best is None):
+            return True
+        return self.best is not None and _reached(self.best, self._floor, count)
+
+    def _tried(self, at: int, narrow: int, *, others: bool) -> Merit | None:
+        """Try some assignments of a way; return the best merit that is better than what there was before."""
+        spilled, _, _, block = self._ways[at]
+        search, out, reach = self.search, None, math.inf
+        for placed in search.placed(block, narrow, others=others):
+            floor = search.floor_of(placed, self._floor[1] + spilled)
+            if self.best is not None and floor > self.best.merit:
+                reach = min(reach, floor[0])
+                continue
+            search.evaluated += 1
+            self._idle += 1
+            limit = None if self.best is None else self.best.merit
+            found, bound = best_tiles(
+                placed, search.objective, built=search.built, allowed=self.allowed, limit=limit
+            )
+            reach = min(reach, bound)
+            if found is None:
+                continue
+            out = found.merit if out is None else min(out, found.merit)
+            if self.best is None or found.merit < self.best.merit:
+                self.best, self._idle = found, 0
+        self._reach[at] = min(reach, self._reach.get(at, math.inf))
+        return out
 
 
 def _cheapest_rest(floors: Mapping[tuple[int, int], Merit], count: int) -> list[Merit]:

@@ -264,6 +264,8 @@ def best_tiles(
     grid = _grid(placed, allowed)
     if grid is None:
         return None, math.inf
+    if not ledger.fits(ledger.table(_least(placed))):
+        return None, math.inf
     sizes = ledger.table(grid)
     cost = ledger.cost(sizes)
     shape = np.broadcast_shapes(*(np.shape(v) for v in grid.values()), np.shape(cost.fits))
@@ -275,8 +277,10 @@ def best_tiles(
     bound = 0.0
     if objective != "energy_j":
         value = getattr(cost, objective)
-        loose = at(value, at(ledger.fits(sizes, loose=True), slice(None)))
-        bound = float(loose.min(initial=math.inf))
+        bound = float(np.min(value))
+        if not legal.size or at(value, legal).min() > bound:
+            loose = at(value, at(ledger.fits(sizes, loose=True), slice(None)))
+            bound = float(loose.min(initial=math.inf))
         for count in (value, cost.traffic_bytes):
             if legal.size:
                 found = at(count, legal)
@@ -322,6 +326,12 @@ def _grid(placed: Placed, allowed: Allowed | None) -> dict[str, Count] | None:
         shape[axis] = -1
         out[rank] = np.array(lists[rank], dtype=np.int64).reshape(shape)
     return out
+
+
+def _least(placed: Placed) -> dict[str, int]:
+    """Return the smallest tiles: what does not fit with them fits with none."""
+    block = placed.block
+    return {r: 1 if r in block.order or r == block.stream else placed.sizes[r] for r in block.ranks}
 
 
 def _thinned(lists: dict[str, Sequence[int]]) -> dict[str, Sequence[int]]:
