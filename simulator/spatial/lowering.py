@@ -17,7 +17,7 @@ from mappings.binding import SpatialMapping
 from mappings.loopnest import EinsumLoops
 
 from ..hardware.model import SpatialChip
-from ..identity import Same
+from ..identity import Same, remembered
 from .access import Tile, Use, program
 from .idle import idle
 from .live import DENSE, Live, live_of
@@ -347,7 +347,7 @@ def _check_cover(levels: Sequence[Level], own: Sequence[str], ranks: Ranks, wher
             )
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered(maxsize=4096)
 def operands_of(einsum: Einsum) -> tuple[Operand, ...]:
     """Return the accesses of an Einsum as operands, each once, not yet placed."""
     reads = dict.fromkeys((a.tensor, a.indices) for a in einsum.reads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -18,13 +19,15 @@ from einsum_cascade.errors import MappingError
 from einsum_cascade.expr import Expr, Var, variables
 
 from ..hardware.model import Array, SpatialChip
+from ..identity import Same, remembered
 from .access import tile_of, words
 from .block import Block
 from .lowering import operands_of
 from .nest import Count, SizeTable
 from .tiles import divisor
 
-_MOST_ASSIGNMENTS = 1 << 14
+# All assignments are looked at up to here, good ones and their neighbours beyond.
+_MOST_ASSIGNMENTS = 1 << 12
 # How far a tile of a rank extends in a memory: one step on the arrays, the tile at the memory, the whole rank.
 STEP, BUFFERED, WHOLE = 0, 1, 2
 
@@ -231,23 +234,35 @@ def placements(
         MappingError: no array can do an operation.
     """
     names = list(chip.arrays)
-    arrays = [_narrowed(chip.arrays[a], narrow) for a in names]
-    axes = [[best_axes(e, sizes, a, block) for a in arrays] for e in block.einsums]
-    table = np.array(
-        [
-            [ideal_cycles(e, sizes, a, at) for a, at in zip(arrays, row, strict=True)]
-            for e, row in zip(block.einsums, axes, strict=True)
-        ]
-    )
-    for e, row in zip(block.einsums, table, strict=True):
-        if not np.isfinite(row).any():
+    barred = frozenset((*block.cascade.splits, *([block.stream] if block.iterated else [])))
+    rows = [_options(Same(e), Same(sizes), Same(chip), narrow, barred) for e in block.einsums]
+    for e, row in zip(block.einsums, rows, strict=True):
+        if not any(math.isfinite(cycles) for _, cycles in row):
             raise _no_array(e, chip)
+    table = tuple(tuple(cycles for _, cycles in row) for row in rows)
     homes = shared_memories(chip) or ("",)
     for choice, span in _assignments(block, table, most):
         chosen = {e.name: names[a] for e, a in zip(block.einsums, choice, strict=True)}
-        lie = {e.name: axes[i][a] for i, (e, a) in enumerate(zip(block.einsums, choice, strict=True))}
+        lie = {e.name: row[a][0] for e, row, a in zip(block.einsums, rows, choice, strict=True)}
         for home in homes:
             yield Placed(block, chip, sizes, chosen, lie, home, span, narrow)
+
+
+@functools.lru_cache(maxsize=4096)
+def _options(
+    einsum: Same[Einsum],
+    sizes: Same[Mapping[str, int]],
+    chip: Same[SpatialChip],
+    narrow: int,
+    barred: frozenset[str],
+) -> tuple[tuple[tuple[str, ...], float], ...]:
+    """Return, for each array, the best ranks for its axes and the cycles that it takes."""
+    out = []
+    for array in chip.it.arrays.values():
+        used = _narrowed(array, narrow)
+        axes = best_axes(einsum.it, sizes.it, used, barred)
+        out.append((axes, ideal_cycles(einsum.it, sizes.it, used, axes)))
+    return tuple(out)
 
 
 def _narrowed(array: Array, narrow: int) -> Array:
@@ -264,24 +279,44 @@ def in_series(block: Block) -> bool:
     return len(block.einsums) > 1 and not block.shared
 
 
-def _assignments(block: Block, table: Any, most: int) -> list[tuple[tuple[int, ...], float]]:
+def _assignments(
+    block: Block, table: tuple[tuple[float, ...], ...], most: int
+) -> tuple[tuple[tuple[int, ...], float], ...]:
     """Return the best choices of an array for each Einsum, as columns of the table, with the cycles of the busiest."""
-    able = [np.flatnonzero(np.isfinite(row)) for row in table]
-    many = math.prod(map(len, able)) > _MOST_ASSIGNMENTS
-    choices = np.array(_greedy(table) if many else list(itertools.product(*able)))
-    each = table[np.arange(len(able)), choices]
-    if in_series(block):
-        span = each.sum(axis=1)
-    else:
-        columns = range(table.shape[1])
-        span = np.stack([np.where(choices == c, each, 0.0).sum(axis=1) for c in columns]).max(axis=0)
     index = {e.name: i for i, e in enumerate(block.einsums)}
     pairs = [(index[t], index[r.name]) for t, readers in block.readers.items() for r in readers]
+    return _ranked(table, tuple(pairs), in_series(block), most)
+
+
+@functools.lru_cache(maxsize=512)
+def _ranked(
+    table: tuple[tuple[float, ...], ...], pairs: tuple[tuple[int, int], ...], series: bool, most: int
+) -> tuple[tuple[tuple[int, ...], float], ...]:
+    cycles = np.array(table)
+    choices = _choices(tuple(tuple(np.flatnonzero(np.isfinite(row)).tolist()) for row in cycles), table)
+    each = cycles[np.arange(len(table)), choices]
+    if series:
+        span = each.sum(axis=1)
+    else:
+        columns = range(cycles.shape[1])
+        span = np.stack([np.where(choices == c, each, 0.0).sum(axis=1) for c in columns]).max(axis=0)
     changes = np.zeros(len(choices))
     for a, b in pairs:
         changes += choices[:, a] != choices[:, b]
     best = np.lexsort((changes, span))[:most]
-    return [(tuple(int(c) for c in choices[i]), float(span[i])) for i in best]
+    return tuple((tuple(choices[i].tolist()), float(span[i])) for i in best)
+
+
+def _choices(able: tuple[tuple[int, ...], ...], table: tuple[tuple[float, ...], ...]) -> Any:
+    """Return the assignments that are looked at: all, or two good ones and those that differ from them in one place."""
+    if math.prod(map(len, able)) <= _MOST_ASSIGNMENTS:
+        return np.stack(np.meshgrid(*map(np.array, able), indexing="ij"), axis=-1).reshape(-1, len(able))
+    found = []
+    for start in _greedy(np.array(table)):
+        found.append(start)
+        for i, columns in enumerate(able):
+            found += [np.where(np.arange(len(able)) == i, c, start) for c in columns]
+    return np.unique(np.array(found), axis=0)
 
 
 def _greedy(table: Any) -> list[Any]:
@@ -311,10 +346,12 @@ def ideal_cycles(einsum: Einsum, sizes: Mapping[str, int], array: Array, axes: S
     return total
 
 
-def best_axes(einsum: Einsum, sizes: Mapping[str, int], array: Array, block: Block) -> tuple[str, ...]:
-    """Return the rank for each axis: those that fill the array best, results before reductions."""
+def best_axes(
+    einsum: Einsum, sizes: Mapping[str, int], array: Array, barred: frozenset[str]
+) -> tuple[str, ...]:
+    """Return the rank for each axis: those that fill the array best, results before reductions; no barred one."""
     # Sorted, so that Einsums over the same ranks lie on the array in the same way.
-    ranks = sorted(r for r in map(rank_of, einsum.variables) if r in block.ranks and _can_spread(r, block))
+    ranks = sorted(r for r in map(rank_of, einsum.variables) if r not in barred)
     output = {rank_of(v) for v in einsum.output_variables}
 
     def merit(choice: Sequence[str]) -> tuple[int, int]:
@@ -323,10 +360,6 @@ def best_axes(einsum: Einsum, sizes: Mapping[str, int], array: Array, block: Blo
 
     number = min(len(array.shape), len(ranks))
     return max(itertools.permutations(ranks, number), key=merit, default=())
-
-
-def _can_spread(rank: str, block: Block) -> bool:
-    return not (block.iterated and rank == block.stream)
 
 
 def registers(einsum: Einsum, sizes: Mapping[str, int], room: int) -> tuple[str, ...]:
@@ -340,7 +373,8 @@ def registers(einsum: Einsum, sizes: Mapping[str, int], room: int) -> tuple[str,
     return tuple(kept)
 
 
-def register_words(einsum: Einsum, sizes: Mapping[str, int]) -> dict[str, int]:
+@remembered(maxsize=4096)
+def register_words(einsum: Einsum, sizes: Mapping[str, int]) -> Mapping[str, int]:
     """Return the words of each operand that one element of an array works on, the result first.
 
     One, but for what is made whole at a time: all the indices that a selection keeps. The rule is that of the check
