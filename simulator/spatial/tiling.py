@@ -23,7 +23,7 @@ from .tiles import divisors
 from .work import cycles, greatest, total
 
 # Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
-MOST_POINTS = 1 << 18
+MOST_POINTS = 1 << 13
 _MOST_TIES = 64
 # Objective, traffic and energy: smaller is better, in this order.
 Merit: TypeAlias = tuple[float, float, float]
@@ -248,7 +248,7 @@ def best_tiles(
     """Return the best of all tiles of a placed block, and what smaller steps could reach at most.
 
     Every divisor of every rank is a candidate; all combinations are counted at once. Where these are too many, each
-    rank keeps an even choice of its divisors, the ends among them.
+    rank keeps an even choice of its divisors, the ends among them; then all between the neighbours of the best are.
 
     Args:
         placed: the block.
@@ -261,11 +261,25 @@ def best_tiles(
         The tiles, or None where nothing fits or is better than the limit; a bound on the objective (0: unknown).
     """
     ledger = Ledger(placed, built)
-    grid = _grid(placed, allowed)
-    if grid is None:
+    lists = _candidates(placed, allowed)
+    if lists is None or not ledger.fits(ledger.table(_least(placed))):
         return None, math.inf
-    if not ledger.fits(ledger.table(_least(placed))):
-        return None, math.inf
+    thin = _thinned(lists)
+    found, bound = _best_of(ledger, thin, objective, limit if thin == lists else None)
+    if found is not None and thin != lists:
+        nearby = {r: _around(found.tiles[r], thin[r], lists[r]) for r in lists}
+        better, _ = _best_of(ledger, _thinned(nearby), objective, found.merit)
+        found = better or found
+    if found is not None and limit is not None and found.merit[:2] > limit[:2]:
+        return None, bound
+    return found, bound
+
+
+def _best_of(
+    ledger: Ledger, lists: Mapping[str, Sequence[int]], objective: str, limit: Merit | None
+) -> tuple[Tiled | None, float]:
+    """Return the best of all combinations of some tiles, all counted at once, and the bound for smaller steps."""
+    grid = _grid(lists)
     sizes = ledger.table(grid)
     cost = ledger.cost(sizes)
     shape = np.broadcast_shapes(*(np.shape(v) for v in grid.values()), np.shape(cost.fits))
@@ -298,11 +312,11 @@ def best_tiles(
     first_of = {"latency_s": latency, "traffic_bytes": traffic, "energy_j": energy}[objective]
     best = int(np.lexsort((energy, traffic, first_of))[0])
     merit = (float(first_of[best]), float(traffic[best]), float(energy[best]))
-    return Tiled(merit, placed, {r: int(v[best]) for r, v in points.items()}), bound
+    return Tiled(merit, ledger.placed, {r: int(v[best]) for r, v in points.items()}), bound
 
 
-def _grid(placed: Placed, allowed: Allowed | None) -> dict[str, Count] | None:
-    """Return the candidates for the tile of each rank, each along an axis of its own; None where there are none."""
+def _candidates(placed: Placed, allowed: Allowed | None) -> dict[str, Sequence[int]] | None:
+    """Return the candidates for the tile of each rank; None where a rank has none."""
     block = placed.block
     lists: dict[str, Sequence[int]] = {}
     for rank in block.ranks:
@@ -318,7 +332,11 @@ def _grid(placed: Placed, allowed: Allowed | None) -> dict[str, Count] | None:
         if not found:
             return None
         lists[rank] = found
-    lists = _thinned(lists)
+    return lists
+
+
+def _grid(lists: Mapping[str, Sequence[int]]) -> dict[str, Count]:
+    """Return the candidates, those of each rank along an axis of its own."""
     long = [r for r, found in lists.items() if len(found) > 1]
     out: dict[str, Count] = {r: found[0] for r, found in lists.items()}
     for axis, rank in enumerate(long):
@@ -334,9 +352,16 @@ def _least(placed: Placed) -> dict[str, int]:
     return {r: 1 if r in block.order or r == block.stream else placed.sizes[r] for r in block.ranks}
 
 
-def _thinned(lists: dict[str, Sequence[int]]) -> dict[str, Sequence[int]]:
-    out = dict(lists)
+def _thinned(lists: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    out: dict[str, Sequence[int]] = dict(lists)
     while math.prod(len(v) for v in out.values()) > MOST_POINTS:
         rank = max(out, key=lambda r: len(out[r]))
         out[rank] = (*out[rank][:-1:2], out[rank][-1])
     return out
+
+
+def _around(tile: int, kept: Sequence[int], every: Sequence[int]) -> Sequence[int]:
+    """Return the candidates between the neighbours of a tile among those that were kept."""
+    at = list(kept).index(tile)
+    low, high = kept[max(0, at - 1)], kept[min(len(kept) - 1, at + 1)]
+    return [t for t in every if low <= t <= high]
