@@ -109,26 +109,26 @@ def live_parts(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
 
 def _conditions(cascade: Cascade, einsum: Einsum, known: dict[str, tuple[Expr, ...]]) -> tuple[Expr, ...]:
     parts = list(conjuncts(einsum.where))
-    for access in _required(einsum.value) + (_required(einsum.where) if einsum.where is not None else []):
+    for access in required(einsum.value) + (required(einsum.where) if einsum.where is not None else []):
         parts += _inside(cascade, access)
         parts += _inherited(cascade, access, known)
     return tuple(dict.fromkeys(parts))
 
 
-def _required(node: Expr) -> list[Access]:
+def required(node: Expr) -> list[Access]:
     """Return the accesses without which a point does not exist: all but padded ones and those of one branch."""
     if isinstance(node, Apply) and node.op == "pad":
         return (
-            [a for part in (*node.args[0].indices, node.args[1]) for a in _required(part)]
+            [a for part in (*node.args[0].indices, node.args[1]) for a in required(part)]
             if isinstance(node.args[0], Access)
             else []
         )
     if isinstance(node, Apply) and node.op == "select":
-        return _required(node.args[0])
+        return required(node.args[0])
     if isinstance(node, Access):
-        return [node, *(a for i in node.indices for a in _required(i))]
+        return [node, *(a for i in node.indices for a in required(i))]
     parts = node.args if isinstance(node, (Apply, Compare)) else ()
-    return [a for p in parts for a in _required(p)]
+    return [a for p in parts for a in required(p)]
 
 
 def _inherited(cascade: Cascade, access: Access, known: dict[str, tuple[Expr, ...]]) -> list[Expr]:

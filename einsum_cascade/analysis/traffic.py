@@ -8,7 +8,7 @@ Terms that could count the same word twice are never added: the bound is the lar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -18,11 +18,11 @@ import numpy as np
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Num, accesses, variables
+from ..expr import Access, Apply, Expr, variables
 from .footprint import Boundary, Node, boundaries
 from .passes import all_passes
-from .points import batch_of, fits, known_sizes, live_parts, merged_splits, numbers_of, space_points
-from .predicates import projection
+from .points import batch_of, fits, known_sizes, live_parts, space_points
+from .reach import defined, touched
 
 Array = Any
 # Lines of a bound that are tried; each holds, more are only tighter.
@@ -152,119 +152,32 @@ def ranks_with_passes(cascade: Cascade) -> tuple[str, ...]:
 def compulsory_words(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     """Return the words of each input that must be read and of each output that must be written, batch included."""
     batch = batch_of(cascade, sizes)
-    needed = _needed(cascade)
-    out = {}
-    for s in cascade.inputs:
-        if s.tensor in needed:
-            out[s.tensor] = batch * _touched(cascade, s.tensor, needed, sizes)
+    needed = _needed(cascade, sizes)
+    out = {s.tensor: batch * needed[s.tensor] for s in cascade.inputs if s.tensor in needed}
     for s in cascade.outputs:
-        einsum = cascade.einsum(s.tensor)
-        state = cascade.signatures[s.tensor].state is not None
-        kept = space_points(cascade, einsum, einsum.output_variables, sizes)
-        # Of a state every generation and the first value are handed back.
-        words = math.prod(sizes[r] + (a == cascade.signatures[s.tensor].state) for a, r in enumerate(s.ranks))
-        out[s.tensor] = batch * (words if state else kept)
+        out[s.tensor] = batch * defined(cascade, cascade.einsum(s.tensor), sizes)
     return out
 
 
-def _needed(cascade: Cascade) -> set[str]:
-    """Return the tensors on which some output depends."""
-    reads: dict[str, set[str]] = {}
+def _needed(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the tensors on which some element of an output depends, with at least how many elements are read."""
+    statements: dict[str, list[Einsum]] = {}
     for e, _ in cascade.statements:
-        reads.setdefault(e.name, set()).update(a.tensor for a in e.reads)
+        statements.setdefault(e.name, []).append(e)
     open_names = [s.tensor for s in cascade.outputs]
-    found: set[str] = set()
+    most: dict[str, int] = {}
+    done: set[str] = set()
     while open_names:
         name = open_names.pop()
-        if name not in found:
-            found.add(name)
-            open_names += list(reads.get(name, ()))
-    return found
-
-
-def _touched(cascade: Cascade, tensor: str, needed: set[str], sizes: Mapping[str, int]) -> int:
-    """Return at least how many elements of an input some output needs: the most that one access needs."""
-    most = 0
-    for einsum, _ in cascade.statements:
-        if einsum.name in needed:
-            for access in einsum.reads:
-                if access.tensor == tensor:
-                    most = max(most, _reach(cascade, einsum, access, sizes))
+        if name in done:
+            continue
+        done.add(name)
+        for einsum in statements.get(name, ()):
+            for tensor, words in touched(cascade, einsum, sizes).items():
+                most[tensor] = max(most.get(tensor, 0), words)
+                if words:
+                    open_names.append(tensor)
     return most
-
-
-def _reach(cascade: Cascade, einsum: Einsum, access: Access, sizes: Mapping[str, int]) -> int:
-    signature = cascade.signatures[access.tensor]
-    plain: list[str] = []
-    factor = 1
-    for rank, index in zip(signature.ranks, access.indices, strict=True):
-        if fits(cascade, rank, index) and not set(variables(index)) & set(plain):
-            plain += [v for v in variables(index) if v not in plain]
-        else:
-            factor *= _reach_of_index(cascade, einsum, index, rank, sizes, plain)
-    space = einsum.variables
-    parts = [p for p in live_parts(cascade, einsum) if set(variables(p)) <= set(space)]
-    if not any(set(variables(p)) & set(plain) for p in parts):
-        return factor * math.prod(sizes[rank_of(v)] for v in plain)
-    merged, extents = merged_splits(cascade, parts, space, sizes)
-    kept = [v for v in plain if v in extents]
-    kept += [v for v in extents if v not in space and v not in kept and _covers(cascade, v, plain)]
-    return factor * projection(merged, kept, extents, numbers_of(cascade, sizes))
-
-
-def _covers(cascade: Cascade, variable: str, plain: Sequence[str]) -> bool:
-    parts = cascade.splits.get(rank_of(variable), ())
-    return bool(parts) and all(
-        any(p in (rank_of(v), cascade.aliases.get(rank_of(v))) for v in plain) for p in parts
-    )
-
-
-def _reach_of_index(
-    cascade: Cascade, einsum: Einsum, index: Expr, rank: str, sizes: Mapping[str, int], plain: Sequence[str]
-) -> int:
-    """Return at least how many places of an axis an index reaches that is more than a variable."""
-    gathered = accesses(index)
-    if gathered:
-        # The indices that topk gives are different from each other; those of other tensors may all be one.
-        first = gathered[0]
-        if index != first or all(e.name != first.tensor for e in cascade.einsums):
-            return 1
-        created = [r.into for r in cascade.einsum(first.tensor).reductions if r.into]
-        return sizes[rank_of(created[0])] if created else 1
-    names = [v for v in variables(index) if v not in plain]
-    if len(names) != len(variables(index)) or any(
-        set(variables(p)) & set(names) for p in einsum_parts(einsum)
-    ):
-        return 1
-    # A linear index reaches at least as many places as its longest variable has values, as far as the axis goes.
-    linear = [v for v in names if _moves(index, v)]
-    return min(sizes[rank], max((sizes[rank_of(v)] for v in linear), default=1)) if not _shifted(index) else 1
-
-
-def einsum_parts(einsum: Einsum) -> tuple[Expr, ...]:
-    """Return the predicate of an Einsum as a tuple of at most one part."""
-    return () if einsum.where is None else (einsum.where,)
-
-
-def _moves(index: Expr, variable: str) -> bool:
-    from .predicates import slope
-
-    try:
-        return slope(index, variable, _Ones()) not in (None, 0.0)
-    except KeyError:
-        return False
-
-
-class _Ones(dict[str, float]):
-    """Sizes of which only the sign matters."""
-
-    def __missing__(self, key: str) -> float:
-        return 1.0
-
-
-def _shifted(index: Expr) -> bool:
-    """Tell whether an index may leave its axis, so that part of what it reaches does not exist."""
-    return isinstance(index, Apply) and any(isinstance(n, Num) for n in index.args)
 
 
 def pass_term(cascade: Cascade, rank: str, sizes: Mapping[str, int]) -> PassTerm:
