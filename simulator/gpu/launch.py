@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,20 @@ class Launch:
         return np.asarray(self.resident * self.gpu.sms, dtype=np.int64)
 
 
+class _Work(TypedDict):
+    """Fields of a `Launch` that follow from counting tiles."""
+
+    full: Floats
+    masked: Floats
+    walked: Floats
+    runs: Floats
+    counts: Floats
+    copies: Floats
+    parts: Floats
+    most: int
+    resident: Floats
+
+
 def launch(
     calls: Sequence[Call], gpu: Gpu, *, mapping: KernelMapping, tile: TileMapping, direction: str = "fwd"
 ) -> Launch:
@@ -113,23 +128,7 @@ def launch(
     timed = tile_time(
         gpu, tile, head_dim=first.head_dim, dtype=first.dtype, per_score=per_score, kv_dtype=first.kv_dtype
     )
-    most = blocks_per_sm(gpu, tile)
-    visits = _visits(calls, mapping, tile, direction)
-    heads = [c.key_heads if mapping.pack and direction == "fwd" else c.heads for c in calls]
-    copies = np.array([c.batch * h for c, h in zip(calls, heads, strict=True)], dtype=np.float64)
-    counts = np.stack([visits.full.sum(axis=1), visits.masked.sum(axis=1), visits.skipped]) * copies
-    full, masked = visits.full.astype(np.float64), visits.masked.astype(np.float64)
-    walked = _walked(calls, mapping, tile, visits)
-    full, masked, walked, runs = merge(full, masked, walked)
-    parts = np.ones(len(copies))
-    if mapping.split_keys and tile.splits:
-        parts = _split(full + masked, runs.sum(axis=1) * copies, slots=gpu.sms * most)
-        full, masked, copies = (
-            np.ceil(full / parts[:, None]),
-            np.ceil(masked / parts[:, None]),
-            copies * parts,
-        )
-    blocks = runs.sum(axis=1) * copies
+    work = _work(calls, gpu, mapping=mapping, tile=tile, direction=direction)
     moved, appended, footprint = _bytes(calls, mapping, tile, gpu.target, direction)
     return Launch(
         gpu=gpu,
@@ -138,21 +137,45 @@ def launch(
         mapping=mapping,
         tile=tile,
         tile_times=timed,
-        full=full,
-        masked=masked,
-        walked=walked,
-        runs=runs,
         windowed=np.array([c.window > 0 for c in calls]),
-        counts=counts,
-        copies=copies,
-        parts=parts,
-        most=most,
-        resident=np.asarray(np.clip(np.ceil(blocks / gpu.sms), 1, most), dtype=np.float64),
         flops=np.array([_flops(c, mapping, tile, per_score.tensor) for c in calls]),
         bytes_moved=moved,
         bytes_appended=appended,
         elements_appended=np.array([_copied(c, mapping, gpu.target) for c in calls]),
         footprint=footprint,
+        **work,
+    )
+
+
+def _work(
+    calls: Sequence[Call], gpu: Gpu, *, mapping: KernelMapping, tile: TileMapping, direction: str
+) -> _Work:
+    """Return the tiles of every block, merged into runs, and how the blocks share the chip."""
+    most = blocks_per_sm(gpu, tile)
+    visits = _visits(calls, mapping, tile, direction)
+    heads = [c.key_heads if mapping.pack and direction == "fwd" else c.heads for c in calls]
+    copies = np.array([c.batch * h for c, h in zip(calls, heads, strict=True)], dtype=np.float64)
+    counts = np.stack([visits.full.sum(axis=1), visits.masked.sum(axis=1), visits.skipped]) * copies
+    walked = _walked(calls, mapping, tile, visits)
+    full, masked, walked, runs = merge(
+        visits.full.astype(np.float64), visits.masked.astype(np.float64), walked
+    )
+    parts = np.ones(len(copies))
+    if mapping.split_keys and tile.splits:
+        parts = _split(full + masked, runs.sum(axis=1) * copies, slots=gpu.sms * most)
+        full, masked = np.ceil(full / parts[:, None]), np.ceil(masked / parts[:, None])
+        copies = copies * parts
+    resident = np.clip(np.ceil(runs.sum(axis=1) * copies / gpu.sms), 1, most)
+    return _Work(
+        full=full,
+        masked=masked,
+        walked=walked,
+        runs=runs,
+        counts=counts,
+        copies=copies,
+        parts=parts,
+        most=most,
+        resident=np.asarray(resident, dtype=np.float64),
     )
 
 
