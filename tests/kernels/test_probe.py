@@ -163,9 +163,9 @@ def test_a_tile_that_collapses_is_warned_of(foreign):
 
 
 def test_a_tile_that_cannot_launch_is_warned_of(foreign):
-    # Three stages of 2 x 256 x 128 words of two bytes are 384 KiB.
-    constants = {"BM": 256, "BN": 256, "BK": 128}
-    found = probe(f"{foreign}:matmul", target="sm_90", constants=constants, warps=8, stages=4)
+    # Both operand tiles of 128 x 512 words of two bytes are 256 KiB, even if no stage is doubled.
+    constants = {"BM": 128, "BN": 128, "BK": 512}
+    found = probe(f"{foreign}:matmul", target="sm_90", constants=constants, warps=8, stages=1)
     assert assess(found).blocks_per_sm == 0
     assert any("will not launch" in w for w in assess(found).warnings)
 
