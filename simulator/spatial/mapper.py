@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from einsum_cascade.analysis.bounds import bounds
 from einsum_cascade.cascade import Cascade
@@ -15,13 +16,15 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..result import Estimate
 from .model import simulate
-from .search import OBJECTIVES, Search
+from .search import EFFORT, OBJECTIVES, Search
 from .tiles import divisor, divisors
 from .tiling import Merit, Tiled
 from .writing import write
 
 # Inner tiles of an iterated rank that are tried, as multiples of the shortest axis.
 _INNER = (4.0, 2.0, 1.0, 0.5)
+# How much slower than the fastest a mapping may be that takes less energy.
+_TOLERANCE = 1.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,12 @@ class Found:
 
 
 def find_mapping(
-    cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip, *, objective: str = "latency_s"
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    *,
+    objective: str = "latency_s",
+    effort: int = EFFORT,
 ) -> Found:
     """Return the best mapping that the search finds.
 
@@ -55,6 +63,10 @@ def find_mapping(
         sizes: by rank, batch ranks included.
         chip: the machine.
         objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy.
+            For `latency_s`, blocks are then run with the least product of energy and delay that costs no more than
+            1 % of the best latency: a last percent of speed may double the energy.
+        effort: structures of loops to count, roughly; short cascades need fewer, and long ones are searched with less
+            patience once it is used up.
 
     Raises:
         MappingError: an unknown objective, or nothing fits.
@@ -69,28 +81,57 @@ def find_mapping(
     if objective not in OBJECTIVES:
         raise MappingError(f"unknown objective '{objective}'; {nearest(objective, OBJECTIVES)}")
     begin = time.perf_counter()
+    found, evaluated = _best(cascade, sizes, chip, objective, effort)
+    mapping = write(cascade, found.settled, found.path, "found")
+    estimate = simulate(cascade, found.settled, chip, mapping)
+    gap = estimate.traffic_bytes / least_traffic_bytes(cascade, found.settled, chip)
+    return Found(mapping, estimate, gap, evaluated, time.perf_counter() - begin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """The best blocks for some sizes of what the cascade itself splits."""
+
+    search: Search
+    settled: Mapping[str, int]
+    path: tuple[Tiled, ...]
+
+    @property
+    def merit(self) -> Merit:
+        """Objective, traffic and energy of all blocks together."""
+        first, traffic, energy = (sum(t.merit[i] for t in self.path) for i in range(3))
+        return first, traffic, energy
+
+
+def _best(
+    cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip, objective: str, effort: int
+) -> tuple[_Candidate, int]:
+    """Return the best blocks over all sizes of what the cascade itself splits, and the structures counted."""
     evaluated = 0
     problem: MappingError | None = None
-    best: tuple[Merit, Mapping[str, int], tuple[Tiled, ...]] | None = None
+    found: list[_Candidate] = []
+    best: Merit | None = None
+    thrifty = objective == "latency_s"
     for settled in _settled(cascade, sizes, chip):
-        search = Search(cascade, settled, chip, objective)
+        search = Search(cascade, settled, chip, objective, effort)
+        limit = (best[0] * _TOLERANCE, math.inf, math.inf) if thrifty and best else best
         try:
-            path = search.best(best and best[0])
+            path = search.best(limit)
         except MappingError as e:
             problem = e
             continue
         finally:
             evaluated += search.evaluated
         if path is not None:
-            merit = tuple(sum(t.merit[i] for t in path) for i in range(3))
-            if best is None or merit < best[0]:
-                best = (merit[0], merit[1], merit[2]), settled, path
+            found.append(_Candidate(search, settled, path))
+            best = min(best or found[-1].merit, found[-1].merit)
     if best is None:
         raise problem or MappingError(f"{cascade.name} has no Einsums")
-    mapping = write(cascade, best[1], best[2], "found")
-    estimate = simulate(cascade, best[1], chip, mapping)
-    gap = estimate.traffic_bytes / least_traffic_bytes(cascade, best[1], chip)
-    return Found(mapping, estimate, gap, evaluated, time.perf_counter() - begin)
+    if not thrifty:
+        return min(found, key=lambda c: c.merit), evaluated
+    latency_s = best[0] * _TOLERANCE
+    able = [replace(c, path=c.search.thrifty(c.path, latency_s)) for c in found if c.merit[0] <= latency_s]
+    return min(able, key=lambda c: c.merit[0] * c.merit[2]), evaluated
 
 
 def least_traffic_bytes(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> float:

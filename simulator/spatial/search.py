@@ -23,7 +23,7 @@ from .groups import units
 from .lowering import operands_of
 from .nest import SizeTable
 from .placement import Placed, placements, shared_memories
-from .tiling import Allowed, Built, Merit, Tiled, best_tiles
+from .tiling import Allowed, Built, Merit, Tiled, best_tiles, thriftiest
 from .writing import boundaries
 
 OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
@@ -32,7 +32,7 @@ _ASSIGNMENTS = {"latency_s": 8, "energy_j": 4, "traffic_bytes": 2}
 # Assignments beyond the first are tried for so many of the best ways.
 _BEST_WAYS = 3
 # Tilings that a search may count; the more of them are used up, the sooner a block without progress is left.
-EFFORT = 384
+EFFORT = 160
 _SHARE, _LEAST_PATIENCE = 8, 3
 # How many times shorter the axes of arrays are taken than they are, where the buffer asks for smaller steps.
 _NARROW = (1, 2, 4, 16, 256)
@@ -117,6 +117,29 @@ class Search:
                 break
         return scan.best
 
+    def thrifty(self, path: Sequence[Tiled], latency_s: float) -> tuple[Tiled, ...]:
+        """Return the same blocks run with less energy times delay, together no slower than a latency."""
+        out = list(path)
+        scale = latency_s / sum(t.merit[0] for t in path)
+        for i, tiled in enumerate(path):
+            cuts = boundaries([*out[:i], *out[i + 1 :]])
+            for placed in self._alternatives(tiled, tiled.merit[0] * scale):
+                self.evaluated += 1
+                found = thriftiest(placed, tiled.merit[0] * scale, built=self.built, allowed=_dividing(cuts))
+                if found is not None and found.merit[0] * found.merit[2] < out[i].merit[0] * out[i].merit[2]:
+                    out[i] = found
+        return tuple(out)
+
+    def _alternatives(self, tiled: Tiled, latency_s: float) -> Iterator[Placed]:
+        """Yield how a block was placed, then other ways to run it that may be as fast, as many as patience allows."""
+        yield tiled.placed
+        einsums = self._originals(tiled)
+        moved = self.floor(einsums)[1]
+        for block in itertools.islice(blocks(self.cascade, einsums, self.sizes), self.patience):
+            for placed in self.placed(block, tiled.placed.narrow, others=False):
+                if self.floor_of(placed, moved + self.spilled_bytes(block))[0] <= latency_s:
+                    yield placed
+
     @property
     def patience(self) -> int:
         """Tilings without progress after which a block is left as it is."""
@@ -133,11 +156,7 @@ class Search:
         """Return blocks whose tiles of a rank divide each other, those that move least made anew where they do not."""
         chosen: list[Tiled] = []
         for tiled in sorted(path, key=lambda t: -t.merit[1]):
-            cuts = boundaries(chosen)
-
-            def allowed(rank: str, sizes: Sequence[int], cuts: Mapping[str, set[int]] = cuts) -> bool:
-                return all(_comparable(a, b) for a in cuts.get(rank, ()) for b in sizes)
-
+            allowed = _dividing(boundaries(chosen))
             agrees = all(allowed(r, tiled.cuts(r)) for r in tiled.tiles)
             found = tiled if agrees else self.block(self._originals(tiled), allowed)
             if found is None:
@@ -301,6 +320,15 @@ def _sum(a: Merit, b: Merit) -> Merit:
 def _reached(found: Tiled, floor: Merit, count: int) -> bool:
     """Tell whether the first numbers of a merit are as good as can be."""
     return all(a <= b * _CLOSE for a, b in zip(found.merit[:count], floor, strict=False))
+
+
+def _dividing(cuts: Mapping[str, set[int]]) -> Allowed:
+    """Return the test whether a rank may be cut at some sizes: where it is cut, one size divides another."""
+
+    def allowed(rank: str, sizes: Sequence[int]) -> bool:
+        return all(_comparable(a, b) for a in cuts.get(rank, ()) for b in sizes)
+
+    return allowed
 
 
 def _comparable(a: int, b: int) -> bool:

@@ -24,7 +24,9 @@ from .work import cycles, greatest, total
 
 # Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
 MOST_POINTS = 1 << 13
-_MOST_TIES = 64
+_MOST_TIES = 16
+# What is no worse than this on a thinned grid may be better than the best so far on the whole one.
+_HOPE = 1.1
 # Objective, traffic and energy: smaller is better, in this order.
 Merit: TypeAlias = tuple[float, float, float]
 # Whether a rank may be cut at some sizes.
@@ -265,14 +267,41 @@ def best_tiles(
     if lists is None or not ledger.fits(ledger.table(_least(placed))):
         return None, math.inf
     thin = _thinned(lists)
-    found, bound = _best_of(ledger, thin, objective, limit if thin == lists else None)
-    if found is not None and thin != lists:
+    thinned = thin != lists
+    loose = (limit[0] * _HOPE, math.inf, math.inf) if thinned and limit else limit
+    found, bound = _best_of(ledger, thin, objective, loose)
+    if found is not None and thinned:
         nearby = {r: _around(found.tiles[r], thin[r], lists[r]) for r in lists}
         better, _ = _best_of(ledger, _thinned(nearby), objective, found.merit)
         found = better or found
     if found is not None and limit is not None and found.merit[:2] > limit[:2]:
         return None, bound
     return found, bound
+
+
+def thriftiest(
+    placed: Placed, latency_s: float, *, built: Built, allowed: Allowed | None = None
+) -> Tiled | None:
+    """Return the tiles of a placed block with the least product of energy and delay, none slower than a latency."""
+    ledger = Ledger(placed, built)
+    lists = _candidates(placed, allowed)
+    if lists is None or not ledger.fits(ledger.table(_least(placed))):
+        return None
+    grid = _grid(_thinned(lists))
+    cost = ledger.cost(ledger.table(grid))
+    counts = (cost.latency_s, cost.traffic_bytes, cost.fits)
+    spread = np.broadcast_arrays(*grid.values(), *counts)
+    tiles = dict(zip(grid, spread, strict=False))
+    latency, traffic, fits = spread[len(grid) :]
+    chosen = np.flatnonzero((fits & (latency <= latency_s)).ravel())
+    if not chosen.size:
+        return None
+    points = {r: v.ravel()[chosen] for r, v in tiles.items()}
+    delay = latency.ravel()[chosen]
+    energy = np.broadcast_to(ledger.energy_j(ledger.table(points), delay), delay.shape)
+    best = int(np.argmin(energy * delay))
+    merit = (float(delay[best]), float(traffic.ravel()[chosen][best]), float(energy[best]))
+    return Tiled(merit, placed, {r: int(v[best]) for r, v in points.items()})
 
 
 def _best_of(
