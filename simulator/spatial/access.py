@@ -29,7 +29,7 @@ import numpy as np
 
 from mappings.expression import evaluate_node
 
-from .live import Mask, settings
+from .live import Live, Mask, settings
 from .nest import Count, Dimension, Level, Loop, Nest, Operand, Sizes, SizeTable
 
 
@@ -250,6 +250,20 @@ def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
         first,
         instances,
     )
+
+
+def with_identities(usage: Usage, use: Use, sizes: SizeTable, live: Live) -> Usage:
+    """Return a masked usage with the results that no point reaches, which are written without being read before.
+
+    Raises:
+        CascadeError: there are too many points to look at.
+    """
+    if not use.operand.output or live.written is live.whole or live.whole is None:
+        return usage
+    loops = tuple(part for part, _ in use.inner.moving)
+    piece = sizes[use.spread] * (1 if use.below is None else words(use.below, sizes))
+    left = piece * (settings(live.written, loops, sizes) - settings(live.whole, loops, sizes))
+    return usage._replace(updates=usage.updates + left, elided=usage.elided + left)
 
 
 def _distinct(outside: Trips, sizes: SizeTable, mask: Mask) -> Count:

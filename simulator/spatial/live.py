@@ -6,6 +6,7 @@ An array works in lock-step: a setting of all temporal loops is one step of all 
   A step with one point or more takes all its cycles, and every element spends its energy: an element of such an array
   has no switch of its own, and what it computes at a masked point is overwritten.
 * A tile is moved in every setting of the loops that step over it in which a step is done, and it is moved whole.
+* A result that no point reaches is written all the same, with the value of a reduction without terms.
 * A predicate that reads data removes nothing, for which points it removes is known to the data alone.
 """
 
@@ -23,6 +24,7 @@ from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Expr, Size, variables, walk
+from einsum_cascade.ops import REDUCTION
 
 from .idle import Removed
 from .nest import Count, Nest, SizeTable
@@ -55,10 +57,12 @@ class Live:
     Attributes:
         whole: of its iteration space; None where every point exists.
         works: of the space of each of its kinds of work, in the order of the nest.
+        written: of its results, those that no point reaches included: a sum or a maximum of nothing is written too.
     """
 
     whole: Mask | None = None
     works: tuple[Mask | None, ...] = ()
+    written: Mask | None = None
 
     def of_work(self, position: int) -> Mask | None:
         """Return the mask of a kind of work."""
@@ -87,9 +91,15 @@ def live_of(
     conditions = live_parts(cascade, einsum)
     spaces = dict.fromkeys((einsum.variables, *(action.variables for action in einsum.actions)))
     masks = {space: _mask(cascade, nest, conditions, space, parts_of, removed) for space in spaces}
-    if masks[einsum.variables] is None:
+    whole = masks[einsum.variables]
+    if whole is None:
         return DENSE
-    return Live(masks[einsum.variables], tuple(masks[action.variables] for action in einsum.actions))
+    # A selection among nothing gives nothing, and a state that stays as it was is not written.
+    selects = any(REDUCTION[r.op].index for r in einsum.all_reductions)
+    complete = not einsum.reduced or selects or removed is not None
+    results = einsum.output_variables
+    written = whole if complete else _mask(cascade, nest, conditions, results, parts_of, removed)
+    return Live(whole, tuple(masks[action.variables] for action in einsum.actions), written)
 
 
 def _mask(

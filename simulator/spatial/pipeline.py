@@ -15,6 +15,7 @@ from einsum_cascade.cascade import Cascade
 
 from .live import DENSE
 from .model import Plan
+from .recompute import with_copies
 from .work import cycles
 
 
@@ -46,6 +47,7 @@ def run(settled: Plan, cascade: Cascade, *, passes: int = 16, streams: int = 4) 
         passes: of each stream, one after another.
         streams: independent of each other.
     """
+    cascade = with_copies(cascade, settled.mapping.nest.recompute, where=settled.mapping.name or "mapping")
     phase, steps = next(iter(settled.mapping.binding.phases.items()))
     names = [n for n in settled.layout.nests if settled.layout.phase_of[n.einsum] == phase]
     live = settled.live

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from einsum_cascade.analysis.points import live_parts
+from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
@@ -22,6 +24,7 @@ from ..hardware.model import Array, SpatialChip
 from ..identity import Same, remembered
 from .access import tile_of, words
 from .block import Block
+from .idle import idle
 from .lowering import operands_of
 from .nest import Count, SizeTable
 from .tiles import divisor
@@ -144,11 +147,11 @@ class Placed:
         """Return what each Einsum exchanges with the outermost memory.
 
         What several Einsums of a pass read at the same indices comes for the first of them; what has no streamed rank
-        stays for the later passes too.
+        stays for the later passes too. One that skips points brings nothing for those that do not skip them.
         """
         block = self.block
         out = {}
-        brought: set[tuple[object, ...]] = set()
+        brought: dict[tuple[object, ...], list[Einsum]] = {}
         for e in block.einsums:
             found: dict[str, None] = {}
             for access in e.reads:
@@ -159,9 +162,12 @@ class Placed:
                 stage = block.stage[e.name] if block.stream in ranks else -1
                 key = (tensor, access.indices, stage)
                 stays = self.home and (not block.tiled or ranks <= set(block.shared))
-                if not stays or key not in brought:
+                before = brought.setdefault(key, [])
+                if not stays or not any(
+                    _skipped(block.cascade, b) <= _skipped(block.cascade, e) for b in before
+                ):
                     found[tensor] = None
-                brought.add(key)
+                before.append(e)
             if not self.home or e.name in block.asked_for | block.spilled:
                 found[e.name] = None
             out[e.name] = tuple(found)
@@ -214,6 +220,13 @@ class Placed:
 
     def _rest(self, ranks: Sequence[str], how: int) -> dict[str, int]:
         return {r: how for r in ranks if r not in self.block.shared}
+
+
+@remembered(maxsize=1024)
+def _skipped(cascade: Cascade, einsum: Einsum) -> frozenset[Expr]:
+    """Return the conditions of the points that an Einsum steps over."""
+    removed = idle(cascade).get(einsum.name)
+    return frozenset(live_parts(cascade, einsum)).union(removed.parts if removed else ())
 
 
 def placements(

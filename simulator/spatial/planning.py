@@ -16,8 +16,9 @@ from einsum_cascade.sizes import BATCH_RANKS, parse_sizes
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
-from .access import Usage, run, run_masked
-from .live import Live
+from .access import Usage, Use, run, run_masked, with_identities
+from .initial import FirstValue, first_usages, first_values
+from .live import DENSE, Live
 from .lowering import Layout, lower
 from .nest import Count, Sizes, SizeTable
 from .recompute import with_copies
@@ -39,6 +40,7 @@ class Plan:
         spills: by memory and tensor, the share of its words there that lives in the next memory outside.
         held_bytes: by memory, what one instance holds at the fullest time.
         notes: what was assumed on the way.
+        first: what the first values of states exchange with the outermost memory.
     """
 
     cascade: str
@@ -50,6 +52,7 @@ class Plan:
     spills: Shares = field(default_factory=dict)
     held_bytes: Mapping[str, Count] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    first: tuple[FirstValue, ...] = ()
 
 
 def plan(
@@ -91,6 +94,7 @@ def plan(
         settled,
         spills=spills,
         held_bytes=_held(layout, settled, hardware, spills),
+        first=first_values(cascade, layout),
     )
     _check_axes(found)
     if checked:
@@ -135,7 +139,7 @@ def _count_once(settled: Plan, einsum: str, live: Live) -> None:
     operations(nest, settled.sizes, live)
     for use in settled.layout.uses:
         if use.einsum == einsum and live.whole is not None:
-            run_masked(use, settled.sizes, live.whole)
+            with_identities(run_masked(use, settled.sizes, live.whole), use, settled.sizes, live)
 
 
 def _noted(settled: Plan, cascade: Cascade) -> Plan:
@@ -156,18 +160,25 @@ def _noted(settled: Plan, cascade: Cascade) -> Plan:
 def count_all(settled: Plan) -> list[Usage]:
     """Return the use of every memory by every operand of every Einsum."""
     usages = _counted(settled)
-    return spilled(usages, settled.chip, settled.spills) if settled.spills else usages
+    usages = spilled(usages, settled.chip, settled.spills) if settled.spills else usages
+    if not settled.first:
+        return usages
+    batch = settled.layout.ranks.batch
+    return usages + first_usages(settled.first, settled.chip.outermost, batch, settled.sizes)
 
 
 def _counted(settled: Plan) -> list[Usage]:
     if not settled.live:
         return [run(use, settled.sizes) for use in settled.layout.uses]
-    masks = {name: live.whole for name, live in settled.live.items()}
     return [
-        run(use, settled.sizes) if mask is None else run_masked(use, settled.sizes, mask)
-        for use in settled.layout.uses
-        for mask in (masks.get(use.einsum),)
+        _counted_use(use, settled.sizes, settled.live.get(use.einsum, DENSE)) for use in settled.layout.uses
     ]
+
+
+def _counted_use(use: Use, sizes: SizeTable, live: Live) -> Usage:
+    if live.whole is None:
+        return run(use, sizes)
+    return with_identities(run_masked(use, sizes, live.whole), use, sizes, live)
 
 
 def _check_axes(settled: Plan) -> None:
