@@ -84,8 +84,15 @@ def find_mapping(
     found, evaluated = _best(cascade, sizes, chip, objective, effort)
     mapping = write(cascade, found.settled, found.path, "found")
     estimate = simulate(cascade, found.settled, chip, mapping)
-    gap = estimate.traffic_bytes / least_traffic_bytes(cascade, found.settled, chip)
+    gap = _gap(float(estimate.traffic_bytes), least_traffic_bytes(cascade, found.settled, chip))
     return Found(mapping, estimate, gap, evaluated, time.perf_counter() - begin)
+
+
+def _gap(moved: float, least: float) -> float:
+    """Return traffic over the least traffic, also where a `where` leaves nothing that must be moved."""
+    if least == 0:
+        return math.inf if moved else 1.0
+    return moved / least
 
 
 @dataclass(frozen=True, slots=True)
