@@ -23,8 +23,6 @@ from .writing import write
 
 # Inner tiles of an iterated rank that are tried, as multiples of the shortest axis.
 _INNER = (4.0, 2.0, 1.0, 0.5)
-# How much slower than the fastest a mapping may be that takes less energy.
-_TOLERANCE = 1.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,7 @@ def find_mapping(
     *,
     objective: str = "latency_s",
     effort: int = EFFORT,
+    slack: float = 0.01,
 ) -> Found:
     """Return the best mapping that the search finds.
 
@@ -63,10 +62,10 @@ def find_mapping(
         sizes: by rank, batch ranks included.
         chip: the machine.
         objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy.
-            For `latency_s`, blocks are then run with the least product of energy and delay that costs no more than
-            1 % of the best latency: a last percent of speed may double the energy.
         effort: structures of loops to count, roughly; short cascades need fewer, and long ones are searched with less
             patience once it is used up.
+        slack: for `latency_s`, the share of the best latency that is given up where that lowers the product of energy
+            and delay: the last percent of speed may double the energy.
 
     Raises:
         MappingError: an unknown objective, or nothing fits.
@@ -81,7 +80,8 @@ def find_mapping(
     if objective not in OBJECTIVES:
         raise MappingError(f"unknown objective '{objective}'; {nearest(objective, OBJECTIVES)}")
     begin = time.perf_counter()
-    found, evaluated = _best(cascade, sizes, chip, objective, effort)
+    tolerance = 1 + slack if objective == "latency_s" else 1.0
+    found, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
     mapping = write(cascade, found.settled, found.path, "found")
     estimate = simulate(cascade, found.settled, chip, mapping)
     gap = _gap(float(estimate.traffic_bytes), least_traffic_bytes(cascade, found.settled, chip))
@@ -111,17 +111,23 @@ class _Candidate:
 
 
 def _best(
-    cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip, objective: str, effort: int
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    objective: str,
+    *,
+    effort: int,
+    tolerance: float,
 ) -> tuple[_Candidate, int]:
     """Return the best blocks over all sizes of what the cascade itself splits, and the structures counted."""
     evaluated = 0
     problem: MappingError | None = None
     found: list[_Candidate] = []
     best: Merit | None = None
-    thrifty = objective == "latency_s"
+    thrifty = tolerance > 1
     for settled in _settled(cascade, sizes, chip):
         search = Search(cascade, settled, chip, objective, effort)
-        limit = (best[0] * _TOLERANCE, math.inf, math.inf) if thrifty and best else best
+        limit = (best[0] * tolerance, math.inf, math.inf) if thrifty and best else best
         try:
             path = search.best(limit)
         except MappingError as e:
@@ -136,7 +142,7 @@ def _best(
         raise problem or MappingError(f"{cascade.name} has no Einsums")
     if not thrifty:
         return min(found, key=lambda c: c.merit), evaluated
-    latency_s = best[0] * _TOLERANCE
+    latency_s = best[0] * tolerance
     able = [replace(c, path=c.search.thrifty(c.path, latency_s)) for c in found if c.merit[0] <= latency_s]
     return min(able, key=lambda c: c.merit[0] * c.merit[2]), evaluated
 

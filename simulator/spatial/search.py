@@ -23,7 +23,7 @@ from .groups import units
 from .lowering import operands_of
 from .nest import SizeTable
 from .placement import Placed, placements, shared_memories
-from .tiling import Allowed, Built, Merit, Tiled, best_tiles, thriftiest
+from .tiling import Allowed, Built, Merit, Tiled, best_tiles, shortage, thriftiest
 from .writing import boundaries
 
 OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
@@ -55,6 +55,7 @@ class Search:
     effort: int = EFFORT
     evaluated: int = 0
     built: Built = field(default_factory=dict)
+    _missing: dict[str, str] = field(default_factory=dict)  # by Einsums that fit in no way, what is missing
 
     def best(self, limit: Merit | None = None) -> tuple[Tiled, ...] | None:
         """Return the best sequence of blocks, or None where nothing is better than a limit.
@@ -95,9 +96,7 @@ class Search:
                 if j not in done:
                     bound = _sum(_sum(cost, floors[at, j]), rest[j])
                     heapq.heappush(queue, (bound, next(ticket), at, cost, path, j))
-        raise MappingError(
-            f"automatic: not even the smallest tiles of {self.cascade.name} fit {self.chip.name}"
-        )
+        raise MappingError(f"automatic: {self.cascade.name} does not fit {self.chip.name}: {self._lacking()}")
 
     def block(
         self, einsums: Sequence[Einsum], allowed: Allowed | None = None, *, needed: bool = True
@@ -115,17 +114,20 @@ class Search:
                 break
             if scan.through(narrow):
                 break
+        if scan.best is None and needed:
+            self._missing[" ".join(e.name for e in einsums)] = scan.shortage()
         return scan.best
 
     def thrifty(self, path: Sequence[Tiled], latency_s: float) -> tuple[Tiled, ...]:
-        """Return the same blocks run with less energy times delay, together no slower than a latency."""
+        """Return the same blocks with less energy times delay, no slower than a latency and with no more traffic."""
         out = list(path)
         scale = latency_s / sum(t.merit[0] for t in path)
         for i, tiled in enumerate(path):
             cuts = boundaries([*out[:i], *out[i + 1 :]])
-            for placed in self._alternatives(tiled, tiled.merit[0] * scale):
+            limit = tiled.merit[0] * scale, tiled.merit[1] * _CLOSE
+            for placed in self._alternatives(tiled, limit[0]):
                 self.evaluated += 1
-                found = thriftiest(placed, tiled.merit[0] * scale, built=self.built, allowed=_dividing(cuts))
+                found = thriftiest(placed, limit, built=self.built, allowed=_dividing(cuts))
                 if found is not None and found.merit[0] * found.merit[2] < out[i].merit[0] * out[i].merit[2]:
                     out[i] = found
         return tuple(out)
@@ -139,6 +141,9 @@ class Search:
             for placed in self.placed(block, tiled.placed.narrow, others=False):
                 if self.floor_of(placed, moved + self.spilled_bytes(block))[0] <= latency_s:
                     yield placed
+
+    def _lacking(self) -> str:
+        return "; ".join(f"{names}: {what}" for names, what in self._missing.items())
 
     @property
     def patience(self) -> int:
@@ -279,6 +284,15 @@ class Scan:
         if self._idle > self.search.patience and not (self.needed and self.best is None):
             return True
         return self.best is not None and _reached(self.best, self._floor, count)
+
+    def shortage(self) -> str:
+        """Return what is missing, and where, in the way that comes closest to fitting."""
+        found = (
+            shortage(placed, self.search.built)
+            for _, _, _, block in self._ways
+            for placed in self.search.placed(block, _NARROW[-1], others=False)
+        )
+        return min(found)[1]
 
     def _tried(self, at: int, narrow: int, *, others: bool) -> Merit | None:
         """Try some assignments of a way; return the best merit that is better than what there was before."""

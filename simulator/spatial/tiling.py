@@ -279,10 +279,27 @@ def best_tiles(
     return found, bound
 
 
+def shortage(placed: Placed, built: Built) -> tuple[float, str]:
+    """Return the share by which the smallest tiles exceed a memory, and in words what is missing where."""
+    ledger = Ledger(placed, built)
+    sizes = ledger.table(_least(placed))
+    found = [(0.0, "")]
+    for name, memory in placed.chip.memories.items():
+        if not memory.of and memory.capacity_bytes < math.inf:
+            held = float(ledger.held(name, sizes)) * placed.chip.word_bytes
+            said = f"the smallest tiles take {held:,.0f} bytes of {name}, which holds {memory.capacity_bytes:,.0f}"
+            found.append((held / memory.capacity_bytes, said))
+    return max(found)
+
+
 def thriftiest(
-    placed: Placed, latency_s: float, *, built: Built, allowed: Allowed | None = None
+    placed: Placed,
+    limit: tuple[float, float],
+    *,
+    built: Built,
+    allowed: Allowed | None = None,
 ) -> Tiled | None:
-    """Return the tiles of a placed block with the least product of energy and delay, none slower than a latency."""
+    """Return the tiles of a placed block with the least product of energy and delay within a latency and traffic."""
     ledger = Ledger(placed, built)
     lists = _candidates(placed, allowed)
     if lists is None or not ledger.fits(ledger.table(_least(placed))):
@@ -293,7 +310,7 @@ def thriftiest(
     spread = np.broadcast_arrays(*grid.values(), *counts)
     tiles = dict(zip(grid, spread, strict=False))
     latency, traffic, fits = spread[len(grid) :]
-    chosen = np.flatnonzero((fits & (latency <= latency_s)).ravel())
+    chosen = np.flatnonzero((fits & (latency <= limit[0]) & (traffic <= limit[1])).ravel())
     if not chosen.size:
         return None
     points = {r: v.ravel()[chosen] for r, v in tiles.items()}
