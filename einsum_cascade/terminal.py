@@ -61,8 +61,11 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+_WHOLE = 32  # characters of a first column that is kept on one line: some two fifths of a terminal
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = "") -> None:
-    """Print a table for people on stdout; numbers are right-aligned."""
+    """Print a table for people on stdout; numbers are right-aligned, names of the first column stay whole."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -71,7 +74,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     out = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(r[i], (int, float)) or r[i] is None for r in rows)
-        out.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        # A name is copied into the next command; a first column of prose still folds.
+        widest = max((len(cell(r[i])) for r in rows), default=0)
+        whole = i == 0 and widest <= _WHOLE
+        out.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for r in rows:
         # Square brackets are indices here, not markup.
         out.add_row(*(escape(cell(v)) for v in r))

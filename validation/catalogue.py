@@ -11,7 +11,7 @@ from einsum_cascade.errors import ModelError, nearest
 Row = dict[str, Any]
 
 # What a table for people shows of each kind; the rest is in the JSON.
-COLUMNS = {"algorithms": ("name", "title", "class", "passes", "ops/byte")}
+COLUMNS = {"algorithms": ("name", "class", "passes", "ops/byte")}
 
 
 def catalogue(kind: str) -> list[Row]:
@@ -40,7 +40,7 @@ def remark(kind: str) -> str:
     return (
         "passes: over a rank, as written -> after `cascade reduce`; ops/byte: operations (a multiply-accumulate "
         f"is two) per compulsory byte at {STATED_LENGTH // 1024}K elements, 2-byte words, indices at their "
-        "kindest. --json: sources."
+        "kindest. --json: titles, sources."
     )
 
 

@@ -42,14 +42,23 @@ def gallery(out: Path, *, only: Sequence[str] = (), jobs: int = 1) -> Path:
         DataError: the page cannot be written.
     """
     names = list(dict.fromkeys(only)) or list(zoo.names())
-    found = list(tqdm(rows(names, jobs=jobs), total=len(names), desc="gallery", unit="entry"))
+    for name in names:
+        zoo.load(name)
     page = out / "index.html"
+    # A folder that takes no file is told before the minute of work, not after it; an older page stays until then.
+    _write(page, "", mode="a")
+    found = list(tqdm(rows(names, jobs=jobs), total=len(names), desc="gallery", unit="entry"))
+    _write(page, page_of(found), mode="w")
+    return page
+
+
+def _write(page: Path, text: str, *, mode: str) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        page.write_text(page_of(found), encoding="utf-8")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        with page.open(mode, encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise DataError(f"cannot write {page}: {error.strerror or error}") from None
-    return page
 
 
 def page_of(found: Sequence[Row]) -> str:
