@@ -20,10 +20,11 @@ from .access import tile_of, words
 from .block import Block, blocks
 from .energy import memory_cost
 from .groups import units
+from .ledger import Built
 from .lowering import operands_of
 from .nest import SizeTable
 from .placement import Placed, placements, shared_memories
-from .tiling import Allowed, Built, Merit, Tiled, best_tiles, shortage, thriftiest
+from .tiling import Allowed, Merit, Tiled, best_tiles, shortage, thriftiest
 from .writing import boundaries
 
 OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")

@@ -12,8 +12,9 @@ from einsum_cascade.sizes import BATCH_RANKS
 from mappings.binding import ALL, Binding, SpatialMapping, Step
 from mappings.loopnest import Copy, EinsumLoops, LoopNest
 
+from .ledger import loops
 from .placement import in_series
-from .tiling import Tiled, loops
+from .tiling import Tiled
 
 
 def boundaries(blocks: Sequence[Tiled]) -> dict[str, set[int]]:

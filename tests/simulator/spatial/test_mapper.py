@@ -15,6 +15,7 @@ import mappings
 from einsum_cascade import zoo
 from einsum_cascade.errors import MappingError
 from einsum_cascade.parser import parse
+from einsum_cascade.zoo.entries import sizes_at
 from simulator import load_hardware, simulate
 from simulator.spatial.access import run
 from simulator.spatial.default import default_mapping
@@ -34,6 +35,25 @@ def test_no_slower_than_the_published_binding():
     found = find_mapping(cascade, sizes, chip)
     assert found.estimate.latency_s <= published.latency_s
     assert found.gap >= 1
+
+
+def test_a_percent_of_speed_is_given_up_for_energy():
+    cascade, chip = zoo.load("attention_1pass"), load_hardware("fusemax")
+    sizes = {**BERT, "P": 65536, "M": 65536}
+    fastest = find_mapping(cascade, sizes, chip, slack=0.0).estimate
+    thrifty = find_mapping(cascade, sizes, chip).estimate
+    assert fastest.latency_s <= thrifty.latency_s <= 1.01 * fastest.latency_s
+    assert thrifty.energy_j < 0.6 * fastest.energy_j  # rows of the buffer that a larger tile reads once
+
+
+@pytest.mark.parametrize(
+    "name", ["attention_indexed", "attention_selected_blocks", "focus_detr", "routing", "evit"]
+)
+def test_what_a_selection_keeps_takes_its_room(name):
+    """A selection makes all its indices at a time: too many for the registers of an element, which then has none."""
+    cascade, chip = zoo.load(name), load_hardware("fusemax")
+    found = find_mapping(cascade, sizes_at(name, 1024), chip, effort=16).estimate
+    assert all(m.held_bytes <= m.capacity_bytes for m in found.memories)
 
 
 def test_never_worse_than_the_default():
@@ -149,7 +169,7 @@ def test_one_pass_moves_what_the_paper_says():
 def test_long_rows_are_computed_again():
     """A row of 64K scores for 256 queries takes 32 MiB: the product is done in each of three passes instead."""
     cascade, chip = zoo.load("attention_3pass"), load_hardware("fusemax")
-    found = find_mapping(cascade, {**BERT, "P": 65536, "M": 65536}, chip)
+    found = find_mapping(cascade, {**BERT, "P": 65536, "M": 65536}, chip, slack=0.0)
     assert sorted(c.of for c in found.mapping.nest.recompute.values()) == ["QK", "QK", "SN"]
     # Cycles of a 256 x 256 tile on the 2-D array: 3 products, maximum, 2 exponentials, sum, values.
     tile = 3 * 64 + 1 + 2 * 7 + 1 + 64

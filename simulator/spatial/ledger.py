@@ -1,0 +1,210 @@
+"""The closed forms of a placed block: latency, traffic, energy and room at many tile sizes at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from einsum_cascade.declarations import rank_of, variable_of
+from einsum_cascade.einsum import Einsum
+from einsum_cascade.sizes import BATCH_RANKS
+
+from .access import Use, program, run, words
+from .energy import actions
+from .lowering import operands_of
+from .nest import Count, Dimension, Level, Loop, Nest, SizeTable, Work
+from .placement import STEP, Placed, in_series
+from .work import cycles, greatest, total
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a block costs at many tile sizes at once."""
+
+    latency_s: Count
+    traffic_bytes: Count
+    fits: Count
+
+
+# Loops over tiles, inside a tile, and on the axes, as (rank, loop).
+Loops: TypeAlias = tuple[list[tuple[str, str]], ...]
+# What was built for an Einsum, by all that it depends on.
+Built: TypeAlias = dict[Any, tuple[Nest, tuple[Use, ...]]]
+
+
+class Ledger:
+    """The closed forms of one placed block, ready for any tiles."""
+
+    def __init__(self, placed: Placed, built: Built) -> None:
+        self.placed, self.chip, self.block = placed, placed.chip, placed.block
+        sizes, cascade = placed.sizes, placed.block.cascade
+        self.batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
+        found = [self._counted(e, built) for e in self.block.einsums]
+        self.nests = tuple(nest for nest, _ in found)
+        self.uses = tuple(use for _, uses in found for use in uses)
+
+    @cached_property
+    def limited(self) -> Mapping[str, float]:
+        """Bandwidth of the memories that have one, and of the outermost in any case."""
+        return {
+            name: m.bandwidth_bytes_per_s
+            for name, m in self.chip.memories.items()
+            if m.bandwidth_bytes_per_s < math.inf or name == self.chip.outermost
+        }
+
+    def table(self, tiles: Mapping[str, Count]) -> SizeTable:
+        """Return the sizes of all loops for some tiles: `P.2` over tiles, `P.1` over steps, `P.0` inside a step.
+
+        On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`.
+        """
+        sizes: dict[str, Count] = {**self.placed.sizes}
+        for rank, tile in tiles.items():
+            step, *narrower = self.placed.widths(rank, tile)
+            found = {"2": self.placed.sizes[rank] // tile, "1": tile // step, "0": step}
+            for extent, width in zip(self.placed.extents[rank][1:], narrower, strict=True):
+                found |= {f"turns.{extent}": step // width, f"axis.{extent}": width}
+            for level, size in found.items():
+                sizes[f"{rank}.{level}"] = size * 1.0 if isinstance(size, np.ndarray) else size
+        return SizeTable(sizes)
+
+    def cost(self, sizes: SizeTable) -> Cost:
+        """Return latency, traffic and whether it fits."""
+        moved: dict[str, Count] = dict.fromkeys(self.limited, 0)
+        for use in self.uses:
+            if use.memory in moved:
+                u = run(use, sizes)
+                moved[use.memory] = moved[use.memory] + (u.reads + u.updates + u.fills) * u.instances
+        word = self.chip.word_bytes
+        busy = self._busy(sizes) / self.chip.clock_hz
+        waits = (n * word / self.limited[m] for m, n in moved.items())
+        return Cost(greatest((busy, *waits)), moved[self.chip.outermost] * word, self.fits(sizes))
+
+    def energy_j(self, sizes: SizeTable, latency_s: Count) -> Count:
+        """Return the energy of the block."""
+        usages = [run(use, sizes) for use in self.uses]
+        acts = actions(self.chip, self.nests, usages, sizes)
+        return total(a.energy_j for a in acts) + self.chip.static_power_w * latency_s
+
+    def _busy(self, sizes: SizeTable) -> Count:
+        """Return the cycles of the busiest array, or of all Einsums where none runs beside another."""
+        lanes: dict[str, Count] = {}
+        for nest in self.nests:
+            lane = "" if in_series(self.block) else nest.array
+            lanes[lane] = lanes.get(lane, 0) + cycles(nest, self.chip.arrays[nest.array], sizes)
+        return greatest(lanes.values())
+
+    def fits(self, sizes: SizeTable, *, loose: bool = False) -> Count:
+        """Tell whether all that is held fits."""
+        fits: Count = True
+        for name, memory in self.chip.memories.items():
+            if not memory.of and memory.capacity_bytes < math.inf:
+                held = self.held(name, sizes, loose=loose) * self.chip.word_bytes
+                fits = fits & (held <= memory.capacity_bytes)
+        return fits
+
+    def held(self, memory: str, sizes: SizeTable, *, loose: bool = False) -> Count:
+        """Return the words that a memory of the whole chip holds; loosely: as if a step were a single element."""
+        extents = self.placed.hold if memory == self.placed.home else {}
+        tiles: dict[str, Count] = {}
+        for use in self.uses:
+            tensor = use.operand.tensor
+            if use.memory == memory and tensor not in extents:
+                tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes)))
+        stated = (self._extent(extent, sizes, loose) for extent in extents.values())
+        return total((*tiles.values(), *stated))
+
+    def _extent(self, extent: Mapping[str, int], sizes: SizeTable, loose: bool) -> Count:
+        out: Count = 1
+        for rank, how in extent.items():
+            if loose and how == STEP:
+                continue
+            out = out * sizes[self.parts(rank, how)]
+        return out
+
+    def parts(self, rank: str, how: int) -> tuple[str, ...]:
+        """Return the loops over a rank up to some extent."""
+        if rank not in self.block.ranks:
+            return (rank,)
+        return tuple(f"{rank}.{level}" for level in range(how, -1, -1))
+
+    def _counted(self, einsum: Einsum, built: Built) -> tuple[Nest, tuple[Use, ...]]:
+        array = self.placed.arrays[einsum.name]
+        looped = loops(self.placed, einsum)
+        keep = {m: by[einsum.name] for m, by in self.placed.keep.items() if einsum.name in by}
+        hierarchy = self.chip.hierarchy(array)
+        kept = [tuple(m for m in hierarchy if o.tensor in keep.get(m, ())) for o in operands_of(einsum)]
+        names = tuple(o.tensor for o in operands_of(einsum))
+        key = (einsum.name, array, self.placed.home, tuple(map(tuple, looped)), names, tuple(kept))
+        if key not in built:
+            nest = self._nest(einsum, array, looped, kept)
+            built[key] = nest, program(nest)
+        return built[key]
+
+    def _nest(self, einsum: Einsum, array: str, looped: Loops, kept: Sequence[tuple[str, ...]]) -> Nest:
+        around, inside, axes = looped
+        time = {self.chip.outermost: [*((b, b) for b in self.batch), *around]}
+        time.setdefault(self.placed.home or self.chip.outermost, []).extend(inside)
+        hierarchy = self.chip.hierarchy(array)
+        elements = next((i for i, m in enumerate(hierarchy) if self.chip.memories[m].per_element), None)
+        at = (len(hierarchy) if elements is None else elements) - 1
+        space = tuple((_loop(r, p),) for r, p in axes)
+        levels = tuple(
+            Level(m, tuple(_loop(r, p) for r, p in time.get(m, ())), space if i == at else ())
+            for i, m in enumerate(hierarchy)
+        )
+        batch = tuple(Dimension(((variable_of(b), 1),)) for b in self.batch)
+        operands = tuple(
+            replace(o, dimensions=(*batch, *o.dimensions), kept=memories)
+            for o, memories in zip(operands_of(einsum), kept, strict=True)
+        )
+        work = []
+        for a in einsum.actions:
+            over = {*map(variable_of, self.batch), *a.variables}
+            steps = tuple(loop.part for level in levels for loop in level.time if loop.variable in over)
+            wide = tuple(loop.part for level in levels for loop in level.fan_out if loop.variable in over)
+            work.append(Work(a.op, a.count, steps, wide))
+        return Nest(einsum.name, array, levels, operands, tuple(work))
+
+
+def _loop(rank: str, part: str) -> Loop:
+    return Loop(variable_of(rank), part)
+
+
+def loops(placed: Placed, einsum: Einsum) -> Loops:
+    """Return the loops of an Einsum as (rank, loop), outermost first: over tiles, inside a tile, and on the axes.
+
+    Inside stand the loops that are shared, then results before reductions, so that a sum is done in one go.
+    """
+    block = placed.block
+    found = [rank_of(v) for v in einsum.variables]
+    output = {rank_of(v) for v in einsum.output_variables}
+    ranks = [r for r in (*block.shared, *found) if r in found and r in block.ranks]
+    ranks = list(dict.fromkeys(ranks))
+    around = [(r, f"{r}.2") for r in block.order if r in found]
+    inside = [(r, f"{r}.1") for r in ranks if r in block.shared]
+    for summed in (False, True):
+        here = [r for r in found if (r not in output) == summed]
+        own = [r for r in here if r in block.ranks and r not in block.shared]
+        inside += [(r, f"{r}.1") for r in own] + [(r, f"{r}.2") for r in own if r not in block.order]
+        inside += [(r, r) for r in here if r not in block.ranks]
+        inside += [(r, turns) for r in here if r in block.ranks and (turns := _turns(placed, einsum, r))]
+    space = [(r, _on_axis(placed, einsum, r)) for r in placed.axes[einsum.name]]
+    return around, inside, space
+
+
+def _on_axis(placed: Placed, einsum: Einsum, rank: str) -> str:
+    extent = placed.extent(einsum.name, rank)
+    return f"{rank}.0" if extent == placed.extents[rank][0] else f"{rank}.axis.{extent}"
+
+
+def _turns(placed: Placed, einsum: Einsum, rank: str) -> str:
+    """Return the loop over what of a step does not lie on the axes, or the empty string."""
+    if rank not in placed.axes[einsum.name]:
+        return f"{rank}.0"
+    extent = placed.extent(einsum.name, rank)
+    return f"{rank}.turns.{extent}" if extent < placed.extents[rank][0] else ""
