@@ -323,7 +323,7 @@ def _ranked(
 def _choices(able: tuple[tuple[int, ...], ...], table: tuple[tuple[float, ...], ...]) -> Any:
     """Return the assignments that are looked at: all, or two good ones and those that differ from them in one place."""
     if math.prod(map(len, able)) <= _MOST_ASSIGNMENTS:
-        return np.stack(np.meshgrid(*map(np.array, able), indexing="ij"), axis=-1).reshape(-1, len(able))
+        return np.array(list(itertools.product(*able)))
     found = []
     for start in _greedy(np.array(table)):
         found.append(start)
