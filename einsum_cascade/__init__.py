@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .printer import latex, render
     from .rewrite.reduce import reduce_passes
     from .sizes import parse_sizes
-    from .torch_trace import from_torch
+    from .tracing.trace import from_torch
 
 _FACE = {
     "Cascade": "cascade",
@@ -39,7 +39,7 @@ _FACE = {
     "bounds": "analysis.bounds",
     "traffic_curve": "analysis.bounds",
     "reduce_passes": "rewrite.reduce",
-    "from_torch": "torch_trace",
+    "from_torch": "tracing.trace",
     "parse_sizes": "sizes",
 }
 _NEIGHBOURS = ("simulator", "mappings", "kernels", "validation")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .expr import Apply, Expr, Num
-from .torch_values import Axis, Builder, Value, constant, elementwise
+from ..expr import Apply, Expr, Num
+from .values import Axis, Builder, Value, constant, elementwise
 
 
 def contracted(b: Builder, operands: Sequence[Value], subscripts: Sequence[str], out: str) -> Value:

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .einsum import Einsum, Reduction
-from .expr import Access, Apply, Compare, Expr, Num, Size, Var, transform, variables
+from ..einsum import Einsum, Reduction
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, transform, variables
 
 
 class UntraceableError(Exception):

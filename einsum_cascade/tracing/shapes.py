@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .expr import Apply, Compare, Expr, Num
-from .torch_values import Axis, Builder, UntraceableError, Value, constant, is_truth, number, size_expression
+from ..expr import Apply, Compare, Expr, Num
+from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number, size_expression
 
 Handler = Callable[..., Any]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .expr import Apply, Compare, Expr, Num
-from .torch_reductions import log_softmax, reduced
-from .torch_shapes import axis_of
-from .torch_values import Builder, UntraceableError, Value, constant, elementwise, size_of
+from ..expr import Apply, Compare, Expr, Num
+from .reductions import log_softmax, reduced
+from .shapes import axis_of
+from .values import Builder, UntraceableError, Value, constant, elementwise, size_of
 
 Dims = Sequence[int] | int | None
 

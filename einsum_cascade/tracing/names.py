@@ -5,10 +5,10 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
-from .declarations import Rank
-from .einsum import Einsum
-from .expr import Apply, Expr, Size
-from .torch_values import Axis, Builder, size_key
+from ..declarations import Rank
+from ..einsum import Einsum
+from ..expr import Apply, Expr, Size
+from .values import Axis, Builder, size_key
 
 
 class Names:

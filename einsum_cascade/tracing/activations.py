@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .expr import Apply, Compare, Expr, Num
-from .torch_values import Builder, UntraceableError, Value, constant, elementwise, number
+from ..expr import Apply, Compare, Expr, Num
+from .values import Builder, UntraceableError, Value, constant, elementwise, number
 
 
 def gated(x: Expr, gate: Expr) -> Expr:

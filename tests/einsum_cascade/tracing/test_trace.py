@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from einsum_cascade import CascadeError, evaluate, from_torch, parse, passes, reduce_passes
-from einsum_cascade.torch_trace import traced
+from einsum_cascade.tracing.trace import traced
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -192,7 +192,7 @@ def test_what_the_language_cannot_say_is_refused_with_the_line() -> None:
     with pytest.raises(CascadeError) as error:
         from_torch(running_sum, random(3, 3))
     text = str(error.value)
-    assert f"test_torch_trace.py:{running_sum.__code__.co_firstlineno + 2}" in text
+    assert f"test_trace.py:{running_sum.__code__.co_firstlineno + 2}" in text
     assert "return torch.cumsum(y, -1)" in text
     assert "cumsum" in text
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .expr import Apply, Compare, Expr, Num
-from .torch_activations import elu, gated, gelu, leaky, softplus
-from .torch_contractions import added_product, einsum, linear, matmul, outer
-from .torch_norms import (
+from ..expr import Apply, Compare, Expr, Num
+from .activations import elu, gated, gelu, leaky, softplus
+from .contractions import added_product, einsum, linear, matmul, outer
+from .norms import (
     average_pool,
     cosine_similarity,
     cross_entropy,
@@ -21,7 +21,7 @@ from .torch_norms import (
     variance_and_mean,
     vector_norm,
 )
-from .torch_pieces import (
+from .pieces import (
     chunked,
     flipped,
     gathered,
@@ -34,8 +34,8 @@ from .torch_pieces import (
     tiled,
     unbound,
 )
-from .torch_reductions import log_softmax, logsumexp, reduced, softmax
-from .torch_shapes import (
+from .reductions import log_softmax, logsumexp, reduced, softmax
+from .shapes import (
     arange,
     aranged,
     axis_of,
@@ -59,7 +59,7 @@ from .torch_shapes import (
     unsqueezed,
     viewed,
 )
-from .torch_values import (
+from .values import (
     Builder,
     UntraceableError,
     Value,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from einsum_cascade import CascadeError, evaluate, from_torch, parse, passes, reduce_passes
-from einsum_cascade.torch_trace import traced
+from einsum_cascade.tracing.trace import traced
 
 torch = pytest.importorskip("torch")
 import torch_attentions  # noqa: E402 (it imports torch)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .einsum import Reduction
-from .expr import Apply, Expr, Num, Var
-from .torch_shapes import axis_of, reshaped
-from .torch_values import Builder, Value, elementwise, number
+from ..einsum import Reduction
+from ..expr import Apply, Expr, Num, Var
+from .shapes import axis_of, reshaped
+from .values import Builder, Value, elementwise, number
 
 
 def reduced(

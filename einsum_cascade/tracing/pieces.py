@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from .expr import Apply, Compare, Expr, Num, Var, accesses, walk
-from .torch_shapes import axis_of, reshaped, selected, sliced
-from .torch_values import Axis, Builder, UntraceableError, Value, constant, is_truth, number
+from ..expr import Apply, Compare, Expr, Num, Var, accesses, walk
+from .shapes import axis_of, reshaped, selected, sliced
+from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number
 
 
 def joined(b: Builder, pieces: Sequence[Value], dim: int = 0) -> Value:

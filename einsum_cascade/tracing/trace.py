@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .cascade import Cascade
-from .declarations import Signature, rank_of, variable_of
-from .einsum import Einsum, Reduction
-from .errors import CascadeError, ModelError
-from .expr import Access, Expr, Num, Size, walk
-from .torch_names import Names
-from .torch_operations import OPERATIONS, converted
-from .torch_values import Axis, Builder, UntraceableError, Value, constant, number, rename
+from ..cascade import Cascade
+from ..declarations import Signature, rank_of, variable_of
+from ..einsum import Einsum, Reduction
+from ..errors import CascadeError, ModelError
+from ..expr import Access, Expr, Num, Size, walk
+from .names import Names
+from .operations import OPERATIONS, converted
+from .values import Axis, Builder, UntraceableError, Value, constant, number, rename
 
 _SOURCE = "source"
 # Arguments that say where and how numbers are kept, not which they are.
@@ -218,7 +218,7 @@ def _kind(dtype: Any) -> str:
 
 
 def _hint(name: str) -> str:
-    from .errors import nearest
+    from ..errors import nearest
 
     return nearest(name, OPERATIONS)
 
