@@ -20,7 +20,8 @@ REQUIRED = (
 )  # fmt: skip
 _WORDS = {"framework", "version", "device", "op_name", "kernel_source", "attn_dtype", "kv_cache_dtype"}
 _CONTEXT = "context_attention"
-_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32"}
+_EIGHT_BITS = {"fp8_e4m3": "fp8", "float8_e4m3fn": "fp8", "fp8_e5m2": "fp8e5", "float8_e5m2": "fp8e5"}
 
 
 def is_parquet(path: Path) -> bool:
@@ -74,37 +75,47 @@ def _check(rows: pd.DataFrame, path: Path) -> None:
 
 
 def _columns(rows: pd.DataFrame) -> dict[str, Any]:
-    isl, step = rows["isl"].astype(int), _whole(rows, "step")
-    window = _whole(rows, "window_size")
-    cache = rows["kv_cache_dtype"].astype(str)
+    isl, step = _whole(rows, "isl"), _whole(rows, "step").clip(lower=0)
+    window = _whole(rows, "window_size").clip(lower=0)  # frameworks write -1 for none
     return {
         "source": f"aiconfigurator, {_CONTEXT}_perf",
         "device": rows["device"].astype(str),
         "kernel": "flash_attention",
         "implementation": _implementation(rows),
         "direction": "fwd",
-        "dtype": rows["attn_dtype"].astype(str).replace(_DTYPES),
-        "batch": rows["batch_size"].astype(int).astype(str),
-        "heads": rows["num_heads"].astype(int).astype(str),
+        "dtype": _types(rows["attn_dtype"]).replace(_DTYPES),
+        "batch": _whole(rows, "batch_size").astype(str),
+        "heads": _whole(rows, "num_heads").astype(str),
         "seq_q": isl.astype(str),
         "seq_kv": (isl + step).astype(str),
-        "head_dim": rows["head_dim"].astype(int).astype(str),
+        "head_dim": _whole(rows, "head_dim").astype(str),
         "causal": "1",
         "extra": pd.Series(None, index=rows.index, dtype="object"),
         "latency_ms": rows["latency"].astype(float).astype(str),
         "tflops": pd.Series(None, index=rows.index, dtype="object"),
         "kv_heads": _whole(rows, "num_key_value_heads").astype(str),
         "window": window.astype(str),
-        "kv_dtype": cache,
-        "power_w": rows["power"].astype(float).astype(str)
-        if "power" in rows
-        else pd.Series(None, index=rows.index, dtype="object"),
+        "kv_dtype": _types(rows["kv_cache_dtype"]).replace({"auto": ""}),
+        "power_w": _power(rows),
     }
 
 
 def _implementation(rows: pd.DataFrame) -> pd.Series:
     framework = rows["framework"].astype(str).str.lower()
     return framework + "-" + rows["version"].astype(str) + ":" + rows["kernel_source"].astype(str)
+
+
+def _types(words: pd.Series) -> pd.Series:
+    """Return names of types in our words; an unknown one stays, for its rows to be left out and counted."""
+    plain = words.astype(str).str.lower().str.removeprefix("torch.")
+    return plain.replace(_EIGHT_BITS)
+
+
+def _power(rows: pd.DataFrame) -> pd.Series:
+    """Return watts where the file has them."""
+    if "power" not in rows.columns:
+        return pd.Series(None, index=rows.index, dtype="object")
+    return pd.to_numeric(rows["power"], errors="coerce")
 
 
 def _whole(rows: pd.DataFrame, name: str) -> pd.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from einsum_cascade.errors import DataError
-from simulator.gpu.calibration import uncalibrated
+from simulator.gpu.calibration import Key, uncalibrated
 from simulator.gpu.efficiency import Efficiency
-from simulator.gpu.intervals import interval, kind_of
+from simulator.gpu.intervals import interval, kind_of, with_interval
 from simulator.hardware.gpu import find_gpu
 
+from .gpu_chosen import chosen_after_data, chosen_note
 from .gpu_energy import power_note
 from .gpu_metrics import kendall_tau, relative_errors
 from .gpu_sets import (
@@ -49,10 +51,10 @@ _RAW = Efficiency(scalar=1.0, launch_s=3e-6, block_cycles=2500.0, memory=1.0, so
 def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict[str, Any]:
     """Return predicted against measured, per row and per set.
 
-    With `calibrate`, its rows fit the constants of their (device, implementation, head_dim, dtype) and are left out of
-    the errors. Without, the dense row of median size of each such set does: the longest rows run at the clock
-    that heat leaves, the shortest are fixed cost. What is known before the fit comes from the
-    shipped table without the entries of the set's own device.
+    With `calibrate`, its rows fit the constants of their (device, implementation, head_dim, dtype), those of one
+    machine together, and are left out of the errors. Without, the dense row of median size of each such set does,
+    for that set alone: the longest rows run at the clock that heat leaves, the shortest are fixed cost. What is known
+    before the fit comes from the shipped table without the entries of the set's own device.
 
     Raises:
         DataError: a table that cannot be read, or holds no row that can be predicted.
@@ -60,19 +62,55 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
     table = read_measured(measured or SHIPPED)
     rows, left_out = attention_rows(table)
     if not len(rows):
-        raise DataError(f"{measured or SHIPPED}: no forward attention row on a known device")
+        why = "; ".join(f"{n} rows: {rule}" for rule, n in left_out.items())
+        raise DataError(f"{measured or SHIPPED}: no forward attention row on a known device ({why})")
     fitted_on = attention_rows(read_measured(calibrate))[0] if calibrate else None
-    origin = "the dense row of median size" if calibrate is None else Path(calibrate).name
+    origin = "median size" if calibrate is None else Path(calibrate).name
     cases = cases_of(rows, fitted_on, origin)
     result = _result(cases, left_out)
-    result["notes"] += [*_calibrated_by(cases, calibrate), *power_note(rows), *_aliases(rows)]
+    result["chosen_after_data"] = chosen_after_data()
+    result["notes"] += [
+        *_calibrated_by(cases, calibrate),
+        *power_note(rows),
+        *_aliases(rows),
+        chosen_note(result["chosen_after_data"]),
+    ]
     return result
 
 
 def cases_of(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) -> pd.DataFrame:
-    """Return rows with their predictions: `got` after calibration, `left_out` without any, `raw`, `roofline` [s]."""
-    sets = [_one_set(group, fitted_on, origin) for _, group in rows.groupby(CONSTANTS, sort=True)]
-    return pd.concat(sets, ignore_index=True)
+    """Return rows with their predictions: `got` after calibration, `left_out` without any, `raw`, `roofline` [s].
+
+    Where rows to calibrate on are given, all sets of a machine are fitted together; else each on its own.
+    """
+    out = []
+    for _, machine in rows.groupby("device", sort=True):
+        sets = [_gathered(group, fitted_on) for _, group in machine.groupby(CONSTANTS, sort=True)]
+        fits = _fits(sets) if fitted_on is not None else {}
+        out += [_one_set(each, fits or _fits([each]), origin) for each in sets]
+    return pd.concat(out, ignore_index=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """Rows with one set of constants, and those that calibrate it."""
+
+    rows: pd.DataFrame
+    by_rows: pd.DataFrame
+    parts: tuple[Part, ...]
+    by: tuple[Part, ...]
+
+
+def _gathered(rows: pd.DataFrame, fitted_on: pd.DataFrame | None) -> _Set:
+    by_rows = _calibration_rows(rows, fitted_on)
+    by = tuple(parts_of(by_rows.sort_values(_SAME, kind="stable"))) if len(by_rows) else ()
+    return _Set(rows, by_rows, tuple(parts_of(rows)), by)
+
+
+def _fits(sets: list[_Set]) -> dict[Key, Efficiency]:
+    """Return the constants of all keys of the sets, from the rows of all of them; nothing where there are none."""
+    by = [part for each in sets for part in each.by]
+    return calibrated([part for each in sets for part in each.parts], by) if by else {}
 
 
 def _calibrated_by(cases: pd.DataFrame, calibrate: Path | None) -> list[str]:
@@ -89,7 +127,7 @@ def _calibrated_by(cases: pd.DataFrame, calibrate: Path | None) -> list[str]:
     if len(prior):
         out.append(
             f"{len(prior)} rows of {prior.groupby(CONSTANTS).ngroups} sets have no row to calibrate on; they are "
-            "judged with what other devices say"
+            "judged with what other sets and devices say"
         )
     alone = fitting.groupby(CONSTANTS).ngroups - _judged_sets(fitting, cases)
     if alone:
@@ -114,24 +152,20 @@ def _aliases(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _one_set(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) -> pd.DataFrame:
+def _one_set(one: _Set, fits: dict[Key, Efficiency], origin: str) -> pd.DataFrame:
     """Return the predictions of all rows with one set of constants."""
-    implementation = rows["implementation"].iloc[0]
-    by_rows = _calibration_rows(rows, fitted_on)
-    parts = list(parts_of(rows))
-    by = list(parts_of(by_rows)) if len(by_rows) else []
-    source = (
-        f"calibrated on {len(by_rows)} row(s) of {origin}"
-        if fitted_on is not None
-        else f"calibrated on {origin}"
-    )
-    scale, fixed = _roofline(by)
+    rows, by_rows = one.rows, one.by_rows
+    scale, fixed = _roofline(one.by)
     out = rows.copy()
     out["fitting"] = _same_rows(rows, by_rows)
-    for part in parts:
+    for part in one.parts:
         kind = kind_of(part.launch.mapping, part.direction)
-        known = uncalibrated(known_of(part, implementation), kind=kind)
-        fit = calibrated(part, by, implementation=implementation, source=source) if by else known
+        known = uncalibrated(known_of(part), kind=kind)
+        fit = known
+        if part.key in fits:
+            state = "measured" if one.by else "own"
+            source = _source(len(by_rows), origin)
+            fit = with_interval(replace(fits[part.key], source=source), state=state, kind=kind)
         got, raw = predicted(part, fit), predicted(part, _RAW)
         where = part.rows
         out.loc[where, "got"] = got.latency_s
@@ -147,6 +181,10 @@ def _one_set(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) ->
             out.loc[where, "skipping"] = skipping_seconds(calls, part.launch, fit)
             out.loc[where, "dense"] = dense_seconds(calls, part.launch, fit)
     return out
+
+
+def _source(n: int, origin: str) -> str:
+    return f"calibrated on {n} row(s) of {origin}" if n else f"uncalibrated, but for other sets of {origin}"
 
 
 def _calibration_rows(rows: pd.DataFrame, fitted_on: pd.DataFrame | None) -> pd.DataFrame:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simulator.gpu.calibration import TABLE, Key, calibrate, prior
+from simulator.gpu.calibration import TABLE, Key, prior
 from simulator.gpu.efficiency import times
+from simulator.gpu.fitting import calibrate
 
-from .gpu_sets import CONSTANTS, Part, attention_rows, key_of_part, parts_of
+from .gpu_sets import CONSTANTS, Part, attention_rows, parts_of
 from .measured import PUBLISHED, read_measured
 
 COLUMNS = ("device", "target", "mapping", "implementation", "head_dim", "dtype", "kv_dtype", "direction", "scalar",
@@ -33,9 +34,8 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _entry(rows: pd.DataFrame, kv_dtype: str, path: Path) -> dict[str, Any]:
-    implementation = rows["implementation"].iloc[0]
     parts = list(parts_of(rows))
-    key = key_of_part(parts[0], implementation)
+    key = parts[0].key
     # The weak prior of a kernel that nobody measured: many rows outweigh it, few lean on it.
     known = prior(key, table=())
     fitted = calibrate(

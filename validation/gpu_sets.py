@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from einsum_cascade.errors import HardwareError
+from einsum_cascade.errors import DataError, HardwareError, MappingError
 from mappings.gpu import find_kernel_mapping
-from simulator.gpu.calibration import Key, Prior, calibrate, prior
+from simulator.gpu.calibration import Key, Prior, made, prior
 from simulator.gpu.call import Call, make_call
 from simulator.gpu.efficiency import Efficiency, Times, times
-from simulator.gpu.intervals import kind_of
+from simulator.gpu.fitting import Group, together
 from simulator.gpu.launch import Launch
 from simulator.gpu.model import key_of, lay
 from simulator.hardware.gpu import find_gpu
@@ -29,20 +29,35 @@ LEFT_OUT = PUBLISHED / "left_out.csv"
 # Rows of one set share their calibrated constants; the window and the mask do not belong to the key.
 CONSTANTS = ["device", "implementation", "head_dim", "dtype"]
 SET = [*CONSTANTS, "window"]
+_OF_A_CALL = (
+    "batch",
+    "heads",
+    "seq_q",
+    "seq_kv",
+    "head_dim",
+    "causal",
+    "dtype",
+    "window",
+    "kv_heads",
+    "kv_dtype",
+)
 
 _FASTER_THAN_POSSIBLE = 0.95  # of the time that the useful operations take at the device's peak rate
 _MOST_ROWS = 1 << 26  # query rows of one launch, the padding of short calls included
-_OTHER_CACHE_TRUST = 0.3  # of a calibration row whose cached keys have another type: the kernel differs
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows that one launch describes: same device, implementation, head_dim, types, and the same tile."""
+    """Rows that one launch describes: same device, implementation, head_dim, types, and the same tile.
+
+    Attributes:
+        key: what their constants belong to.
+    """
 
     rows: pd.Index
     launch: Launch
     measured_s: Floats
-    kv_dtype: str
+    key: Key
     direction: str = "fwd"
 
 
@@ -62,6 +77,8 @@ def attention_rows(table: pd.DataFrame, *, direction: str = "fwd") -> tuple[pd.D
     keep(rows["head_dim"].notna(), "no head_dim")
     known = {d: _known(d) for d in rows["device"].unique()}
     keep(rows["device"].map(known).astype(bool), "device unknown")
+    keep(_callable(rows), "a type or size that is not modelled")
+    keep(_fitting(rows), "no tile of the kernel fits the device")
     keep(~_impossible(rows), "faster than the device's peak rate allows")
     for rule in pd.read_csv(LEFT_OUT).to_dict("records"):
         named = rows["source"].map(lambda text, rule=rule: fnmatchcase(text, rule["source"])).astype(bool)
@@ -77,6 +94,41 @@ def _known(device: str) -> bool:
     return True
 
 
+def _callable(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows describe a call at all: types may be unknown, heads indivisible."""
+    return pd.Series([_call(values) is not None for values in _values(rows)], index=rows.index, dtype=bool)
+
+
+def _call(values: dict[str, object]) -> Call | None:
+    try:
+        return make_call(**values)
+    except DataError:
+        return None
+
+
+def _fitting(rows: pd.DataFrame) -> pd.Series:
+    """Return for which rows the kernel has a tile that the device can hold; it depends on few columns."""
+    fits: dict[tuple[object, ...], bool] = {}
+    out = []
+    for device, implementation, direction, call in zip(
+        rows["device"], rows["implementation"], rows["direction"], calls_of(rows), strict=True
+    ):
+        kind = (device, implementation, call.head_dim, call.dtype, call.kv_dtype, call.causal, call.windowed)
+        if kind not in fits:
+            fits[kind] = _fits(device, implementation, call, direction)
+        out.append(fits[kind])
+    return pd.Series(out, index=rows.index, dtype=bool)
+
+
+def _fits(device: str, implementation: str, call: Call, direction: str) -> bool:
+    try:
+        mapping = find_kernel_mapping(KERNEL, implementation)
+        lay([call], find_gpu(device), mapping=mapping, direction=direction)
+    except MappingError:
+        return False
+    return True
+
+
 def _impossible(rows: pd.DataFrame) -> pd.Series:
     least = [
         _FASTER_THAN_POSSIBLE * call.flops() / find_gpu(device).peak_flops(call.dtype)
@@ -87,20 +139,12 @@ def _impossible(rows: pd.DataFrame) -> pd.Series:
 
 def calls_of(rows: pd.DataFrame) -> list[Call]:
     """Return the calls that rows of a measured table describe."""
-    names = [
-        "batch",
-        "heads",
-        "seq_q",
-        "seq_kv",
-        "head_dim",
-        "causal",
-        "dtype",
-        "window",
-        "kv_heads",
-        "kv_dtype",
-    ]
-    columns = [rows[n].tolist() for n in names]
-    return [make_call(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+    return [make_call(**values) for values in _values(rows)]
+
+
+def _values(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
+    columns = [rows[name].tolist() for name in _OF_A_CALL]
+    return (dict(zip(_OF_A_CALL, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def parts_of(rows: pd.DataFrame) -> Iterator[Part]:
@@ -110,11 +154,12 @@ def parts_of(rows: pd.DataFrame) -> Iterator[Part]:
     direction = rows["direction"].iloc[0]
     calls = pd.Series(calls_of(rows), index=rows.index)
     like = [(c.kv_dtype, bool(c.window), c.causal) for c in calls]
-    for (kv_dtype, _, _), alike in calls.groupby(pd.MultiIndex.from_tuples(like), sort=False):
+    for _, alike in calls.groupby(pd.MultiIndex.from_tuples(like), sort=False):
         for group in _of_like_length(alike):
             laid = lay(list(group), gpu, mapping=mapping, direction=direction)
             measured_s = rows.loc[group.index, "latency_ms"].to_numpy(float) * 1e-3
-            yield Part(group.index, laid, measured_s, kv_dtype, direction)
+            key = key_of(group.iloc[0], gpu, mapping, implementation, direction)
+            yield Part(group.index, laid, measured_s, key, direction)
 
 
 def _of_like_length(calls: pd.Series) -> Iterator[pd.Series]:
@@ -135,30 +180,26 @@ def _of_like_length(calls: pd.Series) -> Iterator[pd.Series]:
         start = stop
 
 
-def key_of_part(part: Part, implementation: str) -> Key:
-    """Return what the constants of a part belong to."""
-    laid = part.launch
-    call = Call(1, 1, 1, 1, laid.head_dim, dtype=laid.dtype, kv_dtype=part.kv_dtype)
-    return key_of(call, laid.gpu, laid.mapping, implementation, part.direction)
-
-
-def known_of(part: Part, implementation: str, *, without_device: bool = True) -> Prior:
+def known_of(part: Part, *, without_device: bool = True) -> Prior:
     """Return what the shipped table says of a part, by default without the entries of its own device."""
-    return prior(key_of_part(part, implementation), without_device=without_device)
+    return prior(part.key, without_device=without_device)
 
 
-def calibrated(part: Part, by: Sequence[Part], *, implementation: str, source: str) -> Efficiency:
-    """Return a part's efficiency after the calibration rows `by` of its set of constants."""
-    trust = [1.0 if b.kv_dtype == part.kv_dtype else _OTHER_CACHE_TRUST for b in by]
-    return calibrate(
-        [b.launch for b in by],
-        [b.measured_s for b in by],
-        known=known_of(part, implementation),
-        source=source,
-        knowns=[known_of(b, implementation) for b in by],
-        weights=trust,
-        kind=kind_of(part.launch.mapping, part.direction),
+def calibrated(parts: Iterable[Part], by: Iterable[Part]) -> dict[Key, Efficiency]:
+    """Return the constants of the keys of `parts` after the calibration rows `by`, all of them fitted together."""
+    groups: dict[Key, list[Part]] = {part.key: [] for part in parts}
+    known = {part.key: known_of(part) for part in parts}
+    for part in by:
+        groups.setdefault(part.key, []).append(part)
+        known.setdefault(part.key, known_of(part))
+    keys = sorted(groups, key=astuple)
+    found = together(
+        [
+            Group(k, known[k], tuple(p.launch for p in groups[k]), tuple(p.measured_s for p in groups[k]))
+            for k in keys
+        ]
     )
+    return {key: made(np.exp(logs)) for key, logs in zip(keys, found, strict=True)}
 
 
 def roofline_calibrated(by: Iterable[tuple[Floats, Floats]]) -> tuple[float, float]:

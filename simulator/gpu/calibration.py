@@ -1,26 +1,23 @@
-"""Efficiencies: looked up in the shipped table by likeness, corrected by as few measured rows as there are."""
+"""Efficiencies looked up in the shipped table by likeness: what is known before anything is measured."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from einsum_cascade.errors import DataError
-
-from .efficiency import Efficiency, times
+from .efficiency import Efficiency
 from .intervals import UNKNOWN, with_interval
-from .launch import Launch
 
 Floats = NDArray[np.float64]
 
 TABLE = Path(__file__).parent / "tables" / "efficiency.csv"
-_NUMBERS = ("scalar", "launch_s", "block_cycles", "memory", "copy_cycles")
+NUMBERS = ("scalar", "launch_s", "block_cycles", "memory", "copy_cycles")
 
 # How unlike two table keys are, and how the trust in a looked-up constant falls with it. Chosen after looking at the
 # shipped tables, by leaving out one device at a time.
@@ -44,9 +41,6 @@ _NOTHING_KNOWN = (
     (0.8, 0.25),
     (0.5, 1.0),
 )  # value, log spread of each
-# Log error of a calibration row, of the model and of the measurement together (repeated runs differ by 3.6 %).
-_ROW_SPREAD = 0.12
-
 _OWN = 1.5  # an entry less unlike than this is of the same device or of its next of kin
 
 
@@ -97,11 +91,12 @@ def _entry(row: dict[str, str]) -> Entry:
     device, target, mapping, implementation = (row[w] for w in words)
     like = (row["dtype"], row["kv_dtype"], row["direction"])
     key = Key(device, target, mapping, implementation, int(row["head_dim"]), *like)
-    numbers = np.array([float(row[n]) for n in _NUMBERS])
-    return Entry(key, _made(numbers, source=row["source"]), int(row["n"]))
+    numbers = np.array([float(row[n]) for n in NUMBERS])
+    return Entry(key, made(numbers, source=row["source"]), int(row["n"]))
 
 
-def _made(numbers: Floats, *, source: str = "") -> Efficiency:
+def made(numbers: Floats, *, source: str = "") -> Efficiency:
+    """Return an efficiency of the constants in the order of `NUMBERS`."""
     scalar, launch_s, block_cycles, memory, copy_cycles = (float(x) for x in numbers)
     return Efficiency(scalar, launch_s, block_cycles, memory, copy_cycles, source=source)
 
@@ -130,8 +125,8 @@ def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: boo
     nearest = float(unlike.min())
     weight = np.exp(-(unlike - nearest) / max(nearest, _LEAST_REACH))
     weight /= weight.sum()
-    logs = np.log([[getattr(e.efficiency, n) for n in _NUMBERS] for e in entries])
-    spread = np.array([_SPREAD_NEAR[n] + _SPREAD_PER_UNIT[n] * nearest for n in _NUMBERS])
+    logs = np.log([[getattr(e.efficiency, n) for n in NUMBERS] for e in entries])
+    spread = np.array([_SPREAD_NEAR[n] + _SPREAD_PER_UNIT[n] * nearest for n in NUMBERS])
     best = entries[int(unlike.argmin())]
     origin = best.efficiency.source if nearest == 0 else f"like {_named(best.key)}: {best.efficiency.source}"
     return Prior(weight @ logs, spread, origin, nearest)
@@ -147,18 +142,20 @@ def _named(key: Key) -> str:
 
 
 def _unlikeness(a: Key, b: Key) -> float:
-    words = sum(cost for word, cost in _UNLIKE.items() if _rate(getattr(a, word)) != _rate(getattr(b, word)))
+    words = sum(
+        cost for word, cost in _UNLIKE.items() if same_rate(getattr(a, word)) != same_rate(getattr(b, word))
+    )
     return words + _UNLIKE_HEAD_DIM * abs(math.log2(a.head_dim / b.head_dim))
 
 
-def _rate(word: str) -> str:
+def same_rate(word: str) -> str:
     """Return a type that runs at the same rate: both 16-bit floats do, on every tensor core so far."""
     return "fp16" if word == "bf16" else word
 
 
 def uncalibrated(known: Prior, *, kind: str = "plain") -> Efficiency:
     """Return the efficiency that a prior alone gives, with its wide interval."""
-    guess = _made(np.exp(known.mean), source=f"uncalibrated; {known.source}")
+    guess = made(np.exp(known.mean), source=f"uncalibrated; {known.source}")
     if not math.isfinite(known.unlike):
         return replace(guess, spread=UNKNOWN)
     found = with_interval(guess, state="own" if known.unlike < _OWN else "like", kind=kind)
@@ -171,83 +168,3 @@ def unknown(guess: Efficiency) -> Efficiency:
     """Return an efficiency of a kernel that nobody described: the same guess, the widest interval."""
     source = f"{guess.source}; of another implementation"
     return replace(guess, spread=max(UNKNOWN, guess.spread), short_spread=0.0, source=source)
-
-
-def calibrate(
-    launches: Sequence[Launch],
-    measured_s: Sequence[Floats],
-    *,
-    known: Prior,
-    source: str,
-    knowns: Sequence[Prior] = (),
-    weights: Sequence[float] = (),
-    exact: bool = True,
-    kind: str = "plain",
-) -> Efficiency:
-    """Return the efficiency most likely after a few measured rows.
-
-    The constants are found in logarithms, by Gauss-Newton steps on the squared log errors of the rows plus the
-    squared distance from what was known before; so one row moves what it can tell about, and any number of rows works.
-
-    Args:
-        launches: measured calls; `measured_s`: their seconds, one array a launch.
-        known: the prior.
-        source: what the rows are, for the result.
-        knowns: what was known of each launch, where a launch is of another kind (another type of cached keys): what
-            is fitted is the common distance from what was known.
-        weights: trust in each launch's rows, 1 by default.
-        exact: schedule few blocks event by event; the closed form is for fits of thousands of rows.
-        kind: of kernel, by which the interval is tabulated.
-
-    Raises:
-        DataError: no row, or a time that is not positive.
-    """
-    if not launches or not all(len(m) for m in measured_s):
-        raise DataError("calibration: expected at least one measured row")
-    if any(float(np.min(m)) <= 0 for m in measured_s):
-        raise DataError("calibration: expected positive times")
-    trust = np.concatenate(
-        [np.full(len(m), w) for m, w in zip(measured_s, weights or [1.0] * len(launches), strict=True)]
-    )
-    target = np.log(np.concatenate([np.asarray(m, dtype=np.float64) for m in measured_s]))
-
-    means = [k.mean for k in knowns] or [known.mean] * len(launches)
-
-    def residuals(x: Floats) -> Floats:
-        fits = [_made(np.exp(mean + x)) for mean in means]
-        got = np.concatenate(
-            [times(*pair, exact=exact).latency_s for pair in zip(launches, fits, strict=True)]
-        )
-        return np.concatenate([(np.log(got) - target) * trust / _ROW_SPREAD, x / known.spread])
-
-    found = np.exp(known.mean + _least_squares(residuals, np.zeros(len(_NUMBERS))))
-    return with_interval(_made(found, source=source), state="measured", kind=kind)
-
-
-def _least_squares(residuals: Callable[[Floats], Floats], start: Floats, *, rounds: int = 40) -> Floats:
-    """Return the minimum of a sum of squares by Levenberg-Marquardt, derivatives by differences."""
-    x, damping = start.copy(), 1e-2
-    r = residuals(x)
-    normal, right = _normal_equations(residuals, x, r)
-    for _ in range(rounds):
-        step = -np.linalg.solve(normal + damping * np.diag(np.diag(normal)), right)
-        trial = residuals(x + step)
-        gain = r @ r - trial @ trial
-        if gain <= 0:
-            damping *= 4
-            if float(np.abs(step).max()) < 1e-4:
-                break
-            continue
-        done = gain < 1e-5 * (r @ r)
-        x, r, damping = x + step, trial, damping / 5
-        if done:
-            break
-        normal, right = _normal_equations(residuals, x, r)
-    return x
-
-
-def _normal_equations(
-    residuals: Callable[[Floats], Floats], x: Floats, r: Floats, *, h: float = 1e-3
-) -> tuple[Floats, Floats]:
-    slope = np.stack([(residuals(x + move) - r) / h for move in np.eye(len(x)) * h], axis=1)
-    return slope.T @ slope, slope.T @ r

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from einsum_cascade.errors import DataError, HardwareError
@@ -15,29 +15,60 @@ from .calibration import Key
 from .call import Call, make_call
 
 _WANTED = ("device", "kernel", "implementation", "direction", "dtype", "head_dim", "latency_ms")
+_AT_ONCE = 64  # rows of one launch: it is as wide as its longest call
 
 
-def calibration_rows(path: str | Path, *, kernels: tuple[str, ...], key: Key) -> list[tuple[Call, float]]:
-    """Return the (call, seconds) of a measured table that calibrate a key.
+@dataclass(frozen=True, slots=True)
+class MeasuredRow:
+    """A timed call of a kernel on the device in question."""
+
+    kernel: str
+    implementation: str
+    call: Call
+    seconds: float
+
+
+def calibration_rows(path: str | Path, *, kernels: tuple[str, ...], key: Key) -> list[MeasuredRow]:
+    """Return the rows of a measured table on a key's device and in its direction, in an order of their own.
 
     Args:
         kernels: names of the kernel, each with whatever follows it.
 
     Raises:
-        DataError: the file cannot be read, has a malformed row of this key, or no row of it.
+        DataError: the file cannot be read, has a malformed row of this device, or no row of the key.
     """
-    found = []
-    for line, row in _rows(Path(path)):
-        if _is_of(row, kernels, key):
-            call, seconds = _timed(row, f"{path}: line {line}")
-            if call.dtype == key.dtype:
-                found.append((call, seconds))
-    if not found:
+    found = [
+        MeasuredRow(kernels[0], row["implementation"], *_timed(row, f"{path}: line {line}"))
+        for line, row in _rows(Path(path))
+        if _is_near(row, kernels, key)
+    ]
+    if not any(is_own(r, key) for r in found):
         raise DataError(
             f"{path}: no row of {key.implementation} on {key.device} with head_dim {key.head_dim}, {key.dtype}, "
             f"{key.direction}"
         )
-    return found
+    return sorted(found, key=lambda r: (r.implementation, astuple(r.call), r.seconds))
+
+
+def is_own(row: MeasuredRow, key: Key) -> bool:
+    """Return whether a row calibrates a key itself, and not one of its likes."""
+    return (row.implementation, row.call.head_dim, row.call.dtype) == (
+        key.implementation,
+        key.head_dim,
+        key.dtype,
+    )
+
+
+def alike_rows(rows: Sequence[MeasuredRow]) -> Iterator[list[MeasuredRow]]:
+    """Yield rows that one launch can describe, short calls with short ones."""
+    alike: dict[tuple[object, ...], list[MeasuredRow]] = {}
+    for row in rows:
+        call = row.call
+        like = (call.head_dim, call.dtype, call.kv_dtype, call.windowed, call.causal)
+        alike.setdefault((row.implementation, *like), []).append(row)
+    for group in alike.values():
+        ordered = sorted(group, key=lambda r: r.call.seq_q * r.call.group)
+        yield from (ordered[i : i + _AT_ONCE] for i in range(0, len(ordered), _AT_ONCE))
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -58,12 +89,11 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _is_of(row: Mapping[str, str], kernels: tuple[str, ...], key: Key) -> bool:
+def _is_near(row: Mapping[str, str], kernels: tuple[str, ...], key: Key) -> bool:
     return (
-        row["implementation"] == key.implementation
-        and row["kernel"].startswith(kernels)
+        row["kernel"].startswith(kernels)
         and row["direction"] == key.direction
-        and _number(row["head_dim"]) == key.head_dim
+        and _number(row["head_dim"]) > 0
         and _device(row["device"]) == key.device
     )
 

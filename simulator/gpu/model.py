@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from einsum_cascade.errors import nearest
+from einsum_cascade.errors import MappingError, nearest
 from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_described, read_kernel_mapping
 
 from ..hardware.gpu import Gpu, find_gpu
-from .calibration import Key, calibrate, prior, shipped, uncalibrated, unknown
+from .calibration import Key, made, prior, shipped, uncalibrated, unknown
 from .call import Call, make_call
 from .efficiency import Efficiency, Times, times
 from .energy import constants, energy_names, power
-from .intervals import interval, kind_of
+from .fitting import Group, together
+from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
-from .measured_rows import calibration_rows
+from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,8 @@ def predict(
         on: a device by name or alias, or a `Gpu`.
         implementation: a name that measured tables use; it chooses tiles and constants.
         calibration: an efficiency, or a measured table whose rows of this device, implementation, head_dim and dtype
-            calibrate; None takes the shipped constants.
+            calibrate, together with what rows of its other kernels and sizes on this device tell; None takes the
+            shipped constants.
         mapping: how the kernel is laid out, in place of the library's; `tile` replaces its tile.
         **sizes: of the call: batch, heads, kv_heads, seq_q, seq_kv, head_dim, causal, window, dtype, kv_dtype,
             direction.
@@ -180,9 +185,34 @@ def _efficiency(
         guess = uncalibrated(prior(key), kind=kind)
         return unknown(guess) if _warnings(implementation, mapping) else guess
     rows = calibration_rows(given, kernels=(kernel, mapping.kernel, *mapping.aliases), key=key)
-    launches = [lay([c], gpu, mapping=mapping, direction=direction) for c, _ in rows]
-    source = f"calibrated on {len(rows)} row(s) of {Path(given).name}"
-    return calibrate(launches, [np.array([s]) for _, s in rows], known=prior(key), source=source, kind=kind)
+    own = [r for r in rows if is_own(r, key)]
+    source = f"calibrated on {len(own)} row(s) of {Path(given).name}"
+    if len(rows) > len(own):
+        source += f", {len(rows) - len(own)} of its other kernels and sizes beside them"
+    groups = _groups(rows, gpu, {implementation: mapping}, first=key)
+    return with_interval(made(np.exp(together(groups)[0]), source=source), state="measured", kind=kind)
+
+
+def _groups(
+    rows: list[MeasuredRow], gpu: Gpu, mappings: dict[str, KernelMapping], *, first: Key
+) -> list[Group]:
+    """Return the rows laid on a GPU, by key; rows of other implementations where the library can lay them."""
+    laid: dict[Key, list[tuple[Launch, Floats]]] = {first: []}
+    for alike in alike_rows(rows):
+        name, call = alike[0].implementation, alike[0].call
+        try:
+            mapping = mappings.get(name) or find_kernel_mapping(alike[0].kernel, name)
+            found = lay([r.call for r in alike], gpu, mapping=mapping, direction=first.direction)
+        except MappingError:
+            if name in mappings:
+                raise
+            continue
+        key = key_of(call, gpu, mapping, name, first.direction)
+        laid.setdefault(key, []).append((found, np.array([r.seconds for r in alike])))
+    return [
+        Group(key, prior(key), tuple(x for x, _ in pairs), tuple(s for _, s in pairs))
+        for key, pairs in laid.items()
+    ]
 
 
 def _warnings(implementation: str, mapping: KernelMapping) -> tuple[str, ...]:

@@ -94,6 +94,29 @@ def test_mistakes_are_named(sampled, tmp_path, change, says):
         read_measured(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ({"device": "h200_sxm"}, {}),
+        ({"device": "NVIDIA RTX PRO 6000 Blackwell Server Edition"}, {}),
+        ({"device": "MI300X"}, {"device unknown": 5}),
+        ({"attn_dtype": "torch.bfloat16", "kv_cache_dtype": "auto", "window_size": -1}, {}),
+        ({"kv_cache_dtype": "fp8_e4m3", "power": "n/a", "comment": "new column"}, {}),
+        ({"attn_dtype": "nvfp4"}, {"a type or size that is not modelled": 5}),
+        ({"num_key_value_heads": 7}, {"a type or size that is not modelled": 5}),
+        ({"head_dim": 4096}, {"no tile of the kernel fits the device": 5}),
+        ({"kernel_source": "brand_new", "framework": "other"}, {}),
+    ],
+)
+def test_strange_rows_are_predicted_or_counted(sampled, tmp_path, change, left):
+    path = tmp_path / "strange.parquet"
+    plain = as_published(sampled.head(40)).astype(object)
+    plain["power"] = plain["power"].astype(str)
+    table = pd.concat([plain, plain.head(5).assign(**change)], ignore_index=True)
+    table.astype(str).to_parquet(path)
+    assert compare(path)["left_out"] == left
+
+
 def test_what_is_no_parquet_file(tmp_path):
     text = tmp_path / "text.parquet"
     text.write_text("not parquet")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError
 from mappings.gpu import find_kernel_mapping
-from simulator.gpu.calibration import Entry, Key, Prior, calibrate, prior, shipped, uncalibrated, unknown
+from simulator.gpu.calibration import Entry, Key, Prior, prior, shipped, uncalibrated, unknown
 from simulator.gpu.efficiency import Efficiency, times
+from simulator.gpu.fitting import calibrate
 from simulator.gpu.model import lay, make_call
 from simulator.hardware.gpu import find_gpu
 
