@@ -61,7 +61,7 @@ def nests(draw):
     return Nest("X", "A", tuple(levels), (operand("I", False), operand("O", True)), ()), sizes
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=180, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(nests())
 def test_closed_form_equals_the_walk(drawn):
     nest, sizes = drawn

@@ -89,7 +89,7 @@ def mask_of(nest, text):
     return Mask((part,), tuple((v, tuple(loops[v])) for v in used), ())
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(masked_nests())
 def test_closed_form_equals_the_walk(drawn):
     nest, sizes, text = drawn
