@@ -120,31 +120,30 @@ def _best(
     tolerance: float,
 ) -> tuple[_Candidate, int]:
     """Return the best blocks over all sizes of what the cascade itself splits, and the structures counted."""
-    evaluated = 0
+    searches: list[Search] = []
     problem: MappingError | None = None
     found: list[_Candidate] = []
     best: Merit | None = None
     thrifty = tolerance > 1
     for settled in _settled(cascade, sizes, chip):
         search = Search(cascade, settled, chip, objective, effort)
+        searches.append(search)
         limit = (best[0] * tolerance, math.inf, math.inf) if thrifty and best else best
         try:
             path = search.best(limit)
         except MappingError as e:
             problem = e
             continue
-        finally:
-            evaluated += search.evaluated
         if path is not None:
             found.append(_Candidate(search, settled, path))
             best = min(best or found[-1].merit, found[-1].merit)
     if best is None:
         raise problem or MappingError(f"{cascade.name} has no Einsums")
     if not thrifty:
-        return min(found, key=lambda c: c.merit), evaluated
+        return min(found, key=lambda c: c.merit), sum(s.evaluated for s in searches)
     latency_s = best[0] * tolerance
     able = [replace(c, path=c.search.thrifty(c.path, latency_s)) for c in found if c.merit[0] <= latency_s]
-    return min(able, key=lambda c: c.merit[0] * c.merit[2]), evaluated
+    return min(able, key=lambda c: c.merit[0] * c.merit[2]), sum(s.evaluated for s in searches)
 
 
 def least_traffic_bytes(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> float:
