@@ -11,7 +11,7 @@ from simulator.gpu.gna_backends import backends, constants
 from simulator.gpu.gna_time import fit_constants
 from simulator.hardware.gpu import find_gpu
 from validation import gna
-from validation.bench_gna import bench
+from validation.bench.gna import bench
 
 
 def test_all_cases_hold() -> None:

@@ -1,9 +1,10 @@
-"""`make bench`: the speed targets of the project, measured in one run and shown beside their targets."""
+"""`python -m validation.bench`: every room is measured in one run and shown beside its targets."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 import statistics
 import subprocess
 import sys
@@ -39,10 +40,10 @@ def start_of_the_command(rounds: int = 5) -> dict[str, Any]:
 def main() -> None:
     """Run every bench module of this package and print one table."""
     rows = [start_of_the_command()]
-    here = Path(__file__).parent
-    for path in sorted(here.glob("bench_*.py")):
-        note(f"measuring {path.stem.removeprefix('bench_')} ...")
-        rows += importlib.import_module(f"{__package__}.{path.stem}").bench()
+    for room in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
+        if room != "__main__":
+            note(f"measuring {room} ...")
+            rows += importlib.import_module(f"{__package__}.{room}").bench()
     columns = ["what", "value", "unit", "target", "ratio"]
     table(
         f"bench: {os.cpu_count()} cores",

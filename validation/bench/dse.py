@@ -144,7 +144,7 @@ def _peak_mib() -> float:
     """Return the greatest resident memory of a process that does nothing but the saved sweep."""
     program = (
         "import resource, tempfile\n"
-        "from validation import bench_dse as b\n"
+        "from validation.bench import dse as b\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    b.study.sweep(b.DESIGNS, out=folder, **b.INPUTS)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -14,8 +14,8 @@ from einsum_cascade import zoo
 from simulator.hardware.reader import load_hardware
 from simulator.spatial.model import simulate
 
-from .fusemax import cases, estimate
-from .fusemax_runs import gemm
+from ..fusemax import cases, estimate
+from ..fusemax_runs import gemm
 
 POINTS = 16384  # arrays of this length stay in the caches of a core
 
