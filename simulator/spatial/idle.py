@@ -18,6 +18,8 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
 from einsum_cascade.ops import REDUCTION, SCALAR
 
+from ..identity import remembered
+
 _NEUTRAL: Mapping[str, float] = {"+": 0.0, "*": 1.0, "max": float("-inf"), "min": float("inf")}
 _RIGHT_NEUTRAL: Mapping[str, float] = {"-": 0.0, "/": 1.0}
 
@@ -46,6 +48,13 @@ def idle(cascade: Cascade) -> dict[str, Removed]:
         if isinstance(item, Iterate):
             out |= _idle_in(cascade, item)
     return out
+
+
+@remembered(maxsize=1024)
+def skipped(cascade: Cascade, einsum: Einsum) -> frozenset[Expr]:
+    """Return the conditions of the points that an Einsum steps over."""
+    removed = idle(cascade).get(einsum.name)
+    return frozenset(live_parts(cascade, einsum)).union(removed.parts if removed else ())
 
 
 def _idle_in(cascade: Cascade, block: Iterate) -> dict[str, Removed]:

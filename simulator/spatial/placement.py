@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from einsum_cascade.analysis.points import live_parts
-from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
@@ -24,7 +22,7 @@ from ..hardware.model import Array, SpatialChip
 from ..identity import Same, remembered
 from .access import tile_of, words
 from .block import Block
-from .idle import idle
+from .idle import skipped
 from .lowering import operands_of
 from .nest import Count, SizeTable
 from .tiles import divisor
@@ -164,7 +162,7 @@ class Placed:
                 stays = self.home and (not block.tiled or ranks <= set(block.shared))
                 before = brought.setdefault(key, [])
                 if not stays or not any(
-                    _skipped(block.cascade, b) <= _skipped(block.cascade, e) for b in before
+                    skipped(block.cascade, b) <= skipped(block.cascade, e) for b in before
                 ):
                     found[tensor] = None
                 before.append(e)
@@ -220,13 +218,6 @@ class Placed:
 
     def _rest(self, ranks: Sequence[str], how: int) -> dict[str, int]:
         return {r: how for r in ranks if r not in self.block.shared}
-
-
-@remembered(maxsize=1024)
-def _skipped(cascade: Cascade, einsum: Einsum) -> frozenset[Expr]:
-    """Return the conditions of the points that an Einsum steps over."""
-    removed = idle(cascade).get(einsum.name)
-    return frozenset(live_parts(cascade, einsum)).union(removed.parts if removed else ())
 
 
 def placements(
