@@ -148,8 +148,6 @@ def _tried(
 
 def _on_chip(chip: str) -> Any:
     def one(name: str, layer: Mapping[str, Any], tokens: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        if "not_spatial" in layer:
-            return {"error": layer["not_spatial"]}
         cascade, sizes, hardware = zoo.load(name), sizes_of(name, layer, tokens, recipe), load_hardware(chip)
         found = simulate(cascade, sizes, hardware, default_mapping(cascade, sizes, hardware))
         s = float(found.latency_s)
