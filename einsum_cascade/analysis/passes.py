@@ -228,8 +228,10 @@ def _selected_axes(
 ) -> frozenset[frozenset[int]]:
     """Return the axes of an Einsum's tensor that go through selected elements of the rank, by selection."""
     made = {r.into for r in einsum.reductions if r.into is not None and set(r.variables) & set(walking)}
-    moves = [(axis, index_variables(index)) for axis, index in enumerate(einsum.target.indices)]
     groups = chosen | {frozenset((v,)) for v in made}
+    if not groups:
+        return frozenset()
+    moves = [(axis, index_variables(index)) for axis, index in enumerate(einsum.target.indices)]
     found = {frozenset(axis for axis, moved in moves if moved & group) for group in groups}
     return frozenset(found - {frozenset()})
 

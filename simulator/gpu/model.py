@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -215,10 +216,15 @@ def _groups(
     ]
 
 
+@cache
+def _measured(mapping: str) -> frozenset[str]:
+    """Return the implementations of a mapping that the shipped table has constants of."""
+    return frozenset(e.key.implementation for e in shipped() if e.key.mapping == mapping)
+
+
 def _warnings(implementation: str, mapping: KernelMapping) -> tuple[str, ...]:
     """Return what to tell somebody whose implementation neither a mapping nor the shipped table names."""
-    measured = {e.key.implementation for e in shipped() if e.key.mapping == mapping.name}
-    if is_described(implementation, mapping) or implementation in measured or mapping.sole:
+    if mapping.sole or is_described(implementation, mapping) or implementation in _measured(mapping.name):
         return ()
     words = {
         w for e in shipped() for w in (e.key.implementation, e.key.implementation.partition(":")[2]) if w

@@ -143,14 +143,14 @@ def _saved(jobs: int) -> float:
 def _peak_mib() -> float:
     """Return the greatest resident memory of a process that does nothing but the saved sweep."""
     program = (
-        "import resource, tempfile\n"
-        "from validation.bench import dse as b\n"
+        "import tempfile\n"
+        "from validation.bench import dse as b, memory\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    b.study.sweep(b.DESIGNS, out=folder, **b.INPUTS)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(memory.peak_mib())"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return int(ran.stdout) / 1024
+    return float(ran.stdout)
 
 
 def wait_and_count(point: Mapping[str, Any]) -> dict[str, Any]:

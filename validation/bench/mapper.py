@@ -23,19 +23,20 @@ _CASES = (
     ("12 Einsums, 1 pass", "zoo.load('attention_1pass')"),
 )
 _PROGRAM = """
-import json, resource, time
+import json, time
 from einsum_cascade import zoo
 from einsum_cascade.parser import parse
 from einsum_cascade.sizes import parse_sizes
 from simulator import load_hardware
-empty = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from validation.bench.memory import peak_mib
+import numpy
+empty = peak_mib()
 from simulator.spatial.mapper import find_mapping
 cascade, chip = {cascade}, load_hardware("fusemax")
 begun = time.process_time()
 found = find_mapping(cascade, parse_sizes("BERT/64K", cascade), chip)
 seconds = time.process_time() - begun
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - empty
-print(json.dumps([seconds, peak / 1024, found.gap, found.estimate.latency_s]))
+print(json.dumps([seconds, peak_mib() - empty, found.gap, found.estimate.latency_s]))
 """
 
 
