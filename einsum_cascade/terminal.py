@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -61,27 +61,29 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-_WHOLE = 32  # characters of a first column that is kept on one line: some two fifths of a terminal
+_WORD = 14  # characters of a column that reads well, its frame included
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = "") -> None:
-    """Print a table for people on stdout; numbers are right-aligned, names of the first column stay whole."""
+    """Print a table for people on stdout; numbers are right-aligned, and names stay whole if there is room."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    console = Console()
     rows = [list(r) for r in rows]
     out = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    # A name is copied into the next command, so it stays whole where the other columns keep room for a word.
+    widest = max((len(cell(r[0])) for r in rows), default=0)
+    roomy = widest + _WORD * (len(columns) - 1) <= console.width
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(r[i], (int, float)) or r[i] is None for r in rows)
-        # A name is copied into the next command; a first column of prose still folds.
-        widest = max((len(cell(r[i])) for r in rows), default=0)
-        whole = i == 0 and widest <= _WHOLE
-        out.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        out.add_column(column, justify=justify, overflow="fold", no_wrap=roomy and i == 0)
     for r in rows:
         # Square brackets are indices here, not markup.
         out.add_row(*(escape(cell(v)) for v in r))
-    Console().print(out)
+    console.print(out)
 
 
 def cell(value: Any) -> str:
