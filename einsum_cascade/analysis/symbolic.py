@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from ..cascade import Cascade
@@ -89,7 +90,9 @@ def _moved(cascade: Cascade, boundary: Boundary, sizes: Mapping[str, int], ended
     kept = symbol("buffer") / symbol("word")
     fibers = _product(tuple(rank_of(v) for v in boundary.outer)) * _batch(cascade, sizes)
     cut = _cut(boundary, sizes)
-    if not names or cut == 0:
+    # Elements that a predicate removes need not wait; their share has no formula in the ranks.
+    live = Fraction(boundary.live_fraction(cascade, sizes)).limit_denominator(10**12)
+    if not names or cut == 0 or live == 0:
         return 0
     cost = min(cost_of_moving(boundary.nodes[n], ended) for n in names)
     shared = [
@@ -98,7 +101,7 @@ def _moved(cascade: Cascade, boundary: Boundary, sizes: Mapping[str, int], ended
         if boundary.nodes[n].given
     ]
     per_word = sympy.Min(sympy.nsimplify(cost) * fibers, *(s / cut for s in shared))
-    return per_word * sympy.Max(0, cut - kept)
+    return per_word * sympy.Max(0, sympy.Rational(live.numerator, live.denominator) * cut - kept)
 
 
 def _contraction(cascade: Cascade, name: str, *, kept: bool, depth: int | None) -> str:
