@@ -15,6 +15,7 @@ from simulator.gpu.energy import TABLE, power
 from .gpu_metrics import relative_errors
 from .gpu_sets import CONSTANTS, Part, attention_rows, parts_of
 from .measured import PUBLISHED, read_measured
+from .tables import write_rows
 
 Floats = NDArray[np.float64]
 
@@ -107,10 +108,7 @@ def write(path: Path = TABLE) -> None:
         if row["name"] in found:
             value, row["source"] = found[row["name"]]
             row["value"] = f"{value:.4g}"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        out = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        out.writeheader()
-        out.writerows(table)
+    write_rows(path, table)
 
 
 if __name__ == "__main__":

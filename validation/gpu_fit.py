@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from simulator.gpu.fitting import calibrate
 
 from .gpu_sets import CONSTANTS, Part, attention_rows, parts_of
 from .measured import PUBLISHED, read_measured
+from .tables import write_rows
 
-COLUMNS = ("device", "target", "mapping", "implementation", "head_dim", "dtype", "kv_dtype", "direction", "scalar",
-           "launch_s", "block_cycles", "memory", "copy_cycles", "n", "mape", "source")  # fmt: skip
 _LEAST_ROWS = 4
 
 
@@ -65,10 +63,7 @@ def write(path: Path = TABLE) -> int:
     rows = [
         row for name in ("gpu_measured.csv", "serving_attention.csv") for row in entries(PUBLISHED / name)
     ]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        out = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        out.writeheader()
-        out.writerows(rows)
+    write_rows(path, rows)
     return len(rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from simulator.gpu.model import predict
 from .gpu import cases_of
 from .gpu_sets import CONSTANTS, attention_rows, calls_of
 from .measured import PUBLISHED, read_measured
+from .tables import write_rows
 
 COVERAGE = 0.9
 _LEAST_ROWS = 20  # short rows fewer than this take the width of the long ones
@@ -113,10 +113,7 @@ def _entry(state: str, kind: str, found: dict[tuple[str, str], pd.DataFrame]) ->
 def write(path: Path = TABLE) -> None:
     """Write the table."""
     rows = entries()
-    with path.open("w", encoding="utf-8", newline="") as file:
-        out = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        out.writeheader()
-        out.writerows(rows)
+    write_rows(path, rows)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The one reader of published CSV tables: a file that is missing, empty, no text or short of a column is named."""
+"""The one reader and the one writer of CSV tables: a file that is missing, empty or short of a column is named."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -38,3 +40,11 @@ def read_table(path: Path, *, required: Iterable[str] = (), as_text: bool = Fals
             hint = nearest(column, map(str, table.columns))
             raise DataError(f"{path}: column '{column}' is missing; {hint}")
     return table
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the columns of the first, as the tables of constants are kept: no index, Unix line ends."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)

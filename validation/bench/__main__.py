@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
 from einsum_cascade.terminal import note, table
+
+from .timing import timed
 
 ROOMS = ("analysis", "dse", "gna", "gpu", "mapper", "spatial")
 
@@ -19,12 +19,8 @@ def start_of_the_command(rounds: int = 5) -> dict[str, Any]:
     """Return the time of `cascade --help`, median of whole processes, beside that of an empty interpreter."""
 
     def seconds(*args: str) -> float:
-        taken = []
-        for _ in range(rounds):
-            begun = time.perf_counter()
-            subprocess.run([sys.executable, *args], capture_output=True, check=True)
-            taken.append(time.perf_counter() - begun)
-        return statistics.median(taken)
+        command = [sys.executable, *args]
+        return timed(lambda: subprocess.run(command, capture_output=True, check=True), rounds)[1]
 
     empty = seconds("-c", "pass")
     ours = seconds("-m", "validation", "--help")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +12,8 @@ from einsum_cascade.analysis.bounds import bounds, traffic_curve
 from einsum_cascade.analysis.passes import all_passes
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.rewrite.reduce import reduce_passes
+
+from .timing import timed
 
 # AccelForge's curve of 30 points for the same attention, blind to passes; measured by us on two cores.
 ACCELFORGE_CURVE_S = 8.6
@@ -45,6 +45,10 @@ def bench() -> list[dict[str, Any]]:
     ]
 
 
+def _seconds(work: Callable[[], object]) -> float:
+    return timed(work, 3)[1]
+
+
 def _bound(cascade: Cascade) -> object:
     return bounds(cascade, _sizes(cascade), buffer="64 KiB")
 
@@ -57,12 +61,3 @@ def _sizes(cascade: Cascade) -> dict[str, int]:
     """Return sizes of a usable scale: 1024 along sequences, 64 else."""
     parts = {p: w for w, names in cascade.splits.items() for p in names}
     return {r: 1024 if r in ("M", "P", "T") else 32 if r in parts else 64 for r in cascade.free_ranks}
-
-
-def _seconds(work: Callable[[], object], rounds: int = 3) -> float:
-    taken = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begun)
-    return statistics.median(taken)

@@ -34,6 +34,8 @@ from simulator.dse.space import Space
 from simulator.dse.store import opened
 from simulator.dse.workers import Workers
 
+from .timing import timed
+
 POINTS = 100_000
 SPACE = Space({"n": list(range(100)), "m": list(range(100)), "L3": [f"{2**k} MiB" for k in range(10)]})
 
@@ -78,9 +80,7 @@ def many(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 
 def _seconds(run: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
+    return timed(run)[1]
 
 
 def _designs(part: int, parts: int) -> int:

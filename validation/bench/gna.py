@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,16 +11,18 @@ from simulator.gpu.gna_axis import Axis, count_axis
 from simulator.gpu.gna_tune import tune_gna
 from simulator.hardware.gpu import find_gpu
 
+from .timing import timed
+
 LAYOUT, Q_TILE, KV_TILE = (30, 48, 80), (4, 8, 8), (2, 8, 8)
 WINDOW_STEPS = (3, 12, 20)  # every such window of an axis with every legal stride: some four million settings
 
 
 def bench(rounds: int = 5) -> list[dict[str, Any]]:
     """Return what was measured, with unit and target: one row a figure."""
-    settings, together = _median(_count_grid, rounds)
-    calls, alone = _median(_count_alone, rounds)
+    settings, together = timed(_count_grid, rounds)
+    calls, alone = timed(_count_alone, rounds)
     find_gpu("b200")  # reading the chip's file once is not ranking
-    ranked, seconds = _median(_rank, rounds)
+    ranked, seconds = timed(_rank, rounds)
     return [
         {
             "what": "GNA settings counted, HunyuanVideo windows x strides",
@@ -40,15 +39,6 @@ def bench(rounds: int = 5) -> list[dict[str, Any]]:
             "ratio": f"{ranked / seconds:,.0f} settings/s",
         },
     ]
-
-
-def _median(work: Callable[[], int], rounds: int) -> tuple[int, float]:
-    taken, size = [], 0
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        size = work()
-        taken.append(time.perf_counter() - begun)
-    return size, statistics.median(taken)
 
 
 def _count_grid() -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 from mappings.gpu import TileMapping
 from simulator.gpu.grid import predict_grid
 from simulator.gpu.model import predict
+
+from .timing import timed
 
 _SIZES = {"batch": 4, "heads": 32, "head_dim": 128, "causal": True}
 
@@ -53,9 +53,5 @@ def _grid() -> int:
 
 def _rate(run: Callable[[], int], rounds: int) -> float:
     run()  # files are read and tables built once
-    rates = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        done = run()
-        rates.append(done / (time.perf_counter() - begun))
-    return statistics.median(rates)
+    done, seconds = timed(run, rounds)
+    return done / seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from simulator.spatial.model import simulate
 
 from ..fusemax import cases, estimate
 from ..fusemax_runs import gemm
+from .timing import timed
 
 POINTS = 16384  # arrays of this length stay in the caches of a core
 
@@ -57,9 +57,4 @@ def bench(points: int = POINTS) -> list[dict[str, Any]]:
 
 def _median(work: Callable[[], object], *, repeats: int) -> float:
     work()
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
-    return statistics.median(seconds)
+    return timed(work, repeats, clock=time.process_time)[1]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_cascades import GEMM, NORM
 
 from einsum_cascade import Cascade, CascadeError, bounds, parse, zoo
 from einsum_cascade.analysis.bounds import traffic_curve
@@ -19,13 +20,6 @@ from einsum_cascade.declarations import rank_of
 from einsum_cascade.errors import DataError
 from einsum_cascade.expr import Var
 
-NORM = """cascade norm
-rank M P
-input X[M, P]
-output Y[M, P]
-S[p] = X[m, p]
-Y[m, p] = X[m, p] / S[p]
-"""
 GATE = """cascade gate
 rank E M P
 input Q[E, P] K[E, M]
@@ -35,7 +29,6 @@ GM[p] = QK[m, p] :: max(m)
 SN[m, p] = QK[m, p] * GM[p]
 S[p] = SN[m, p]
 """
-GEMM = "cascade gemm\nrank M P E\ninput A[E, M] B[E, P]\noutput C[M, P]\nC[m, p] = A[e, m] * B[e, p]\n"
 CAUSAL = GATE.replace("K[e, m]\n", "K[e, m] where m <= p\n")
 
 ATTENTION = """cascade attention

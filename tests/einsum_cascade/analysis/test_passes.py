@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from literature import REDUCED
 
 from einsum_cascade import CascadeError, parse, zoo
 from einsum_cascade.analysis.passes import all_passes, passes
 
-URPE = """cascade urpe
-rank E F M P
-rank L = M + P - 1
-input Q[E, P] K[E, M] V[F, M] B[L] C[L]
-output AV[F, P]
-QK[m, p] = Q[e, p] * K[e, m]
-QB[m, p] = QK[m, p] + B[m - p + P - 1]
-GM[p] = QB[m, p] :: max(m)
-SN[m, p] = exp(QB[m, p] - GM[p])
-SD[p] = SN[m, p]
-A[m, p] = SN[m, p] / SD[p]
-AV[f, p] = A[m, p] * C[m - p + P - 1] * V[f, m]
-"""
 LANDMARK_RETRIEVAL = """cascade retrieve
 rank E G J P T
 input Q[E, P] L[E, G] K[E, G, T]
@@ -169,7 +157,7 @@ def test_counts_of_the_zoo(name: str, rank: str, count: str) -> None:
 @pytest.mark.parametrize(
     ("text", "rank", "count"),
     [
-        (URPE, "M", 3),
+        (REDUCED["urpe"], "M", 3),
         (LANDMARK_RETRIEVAL, "G", 2),  # a score pass, then a sparse one
         (ROUTING, "M", 3),
         (EVIT, "M", 4),

@@ -9,17 +9,10 @@ import sympy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pebbles import game, least_words
+from small_cascades import GEMM, NORM
 
 from einsum_cascade import bounds, parse, zoo
 
-GEMM = "cascade gemm\nrank M P E\ninput A[E, M] B[E, P]\noutput C[M, P]\nC[m, p] = A[e, m] * B[e, p]\n"
-NORM = """cascade norm
-rank M P
-input X[M, P]
-output Y[M, P]
-S[p] = X[m, p]
-Y[m, p] = X[m, p] / S[p]
-"""
 SCORES = """cascade scores
 rank E M P
 input Q[E, P] K[E, M]
