@@ -1,4 +1,4 @@
-"""Commands of the spatial simulator: cascade simulate."""
+"""Commands of the spatial simulator: cascade simulate, cascade map."""
 
 from __future__ import annotations
 
@@ -64,6 +64,17 @@ def map_cascade(
     on: On,
     sizes: Sizes,
     objective: Annotated[str, typer.Option(help="latency_s, energy_j or traffic_bytes.")] = "latency_s",
+    effort: Annotated[
+        int,
+        typer.Option(help="Structures of loops to count, roughly; a longer search may find a better mapping."),
+    ] = 160,
+    slack: Annotated[
+        float,
+        typer.Option(
+            help="Share of the best latency to give up for less energy times delay; only for latency_s. "
+            "0 for the fastest mapping."
+        ),
+    ] = 0.01,
     out: Annotated[str, typer.Option(help="Write the mapping to FILE.yaml, which simulate accepts.")] = "",
     settings: Settings = None,
     json: Json = False,
@@ -75,7 +86,9 @@ def map_cascade(
     from .request import resolve_without_mapping
 
     asked = resolve_without_mapping(name, on=on, sizes=sizes, settings=settings or ())
-    found = find_mapping(asked.cascade, asked.sizes, asked.hardware, objective=objective)
+    found = find_mapping(
+        asked.cascade, asked.sizes, asked.hardware, objective=objective, effort=effort, slack=slack
+    )
     if out:
         save(found.mapping, out)
         note(f"wrote {out}")

@@ -68,7 +68,7 @@ def find_mapping(
             and delay: the last percent of speed may double the energy.
 
     Raises:
-        MappingError: an unknown objective, or nothing fits.
+        MappingError: an unknown objective, no effort, a slack below 0, or nothing fits.
 
     >>> from einsum_cascade import zoo
     >>> from ..hardware.reader import load_hardware
@@ -77,8 +77,7 @@ def find_mapping(
     >>> {name: copy.of for name, copy in found.mapping.nest.recompute.items()}
     {'QK_2': 'QK', 'SN_3': 'SN', 'QK_3': 'QK'}
     """
-    if objective not in OBJECTIVES:
-        raise MappingError(f"unknown objective '{objective}'; {nearest(objective, OBJECTIVES)}")
+    _check(objective, effort, slack)
     begin = time.perf_counter()
     tolerance = 1 + slack if objective == "latency_s" else 1.0
     found, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
@@ -86,6 +85,15 @@ def find_mapping(
     estimate = simulate(cascade, found.settled, chip, mapping)
     gap = _gap(float(estimate.traffic_bytes), least_traffic_bytes(cascade, found.settled, chip))
     return Found(mapping, estimate, gap, evaluated, time.perf_counter() - begin)
+
+
+def _check(objective: str, effort: int, slack: float) -> None:
+    if objective not in OBJECTIVES:
+        raise MappingError(f"unknown objective '{objective}'; {nearest(objective, OBJECTIVES)}")
+    if effort < 1:
+        raise MappingError(f"effort: expected a whole number of at least 1, found {effort}")
+    if not 0 <= slack < math.inf:
+        raise MappingError(f"slack: expected a share of the latency such as 0.01, at least 0, found {slack:g}")
 
 
 def _gap(moved: float, least: float) -> float:

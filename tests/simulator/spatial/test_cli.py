@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import typer
@@ -72,6 +73,39 @@ def test_map_writes_a_file(tmp_path):
     assert json.loads(again.stdout)["latency_s"] == fields["estimate"]["latency_s"]
 
 
+MAP = ["map", "attention_1pass", "--on", "fusemax", "--sizes", "BERT/4K", "--json"]
+
+
+def test_slack_is_what_may_be_given_up():
+    fastest, given = (json.loads(call(*MAP, "--slack", s).stdout)["estimate"] for s in ("0", "0.05"))
+    assert fastest["latency_s"] <= given["latency_s"] <= 1.05 * fastest["latency_s"]
+    assert given["energy_j"] < fastest["energy_j"]
+
+
+def test_effort_is_what_is_looked_at():
+    # Fifteen Einsums may be cut into phases in more ways than a short search looks at.
+    sizes = ["map", "ninformer", "--on", "fusemax", "--sizes", "N=1024,D=64,R=64,T=64"]
+    short, long = (json.loads(call(*sizes, "--effort", e, "--json").stdout) for e in ("1", "160"))
+    assert short["evaluated"] < long["evaluated"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--effort", "0"], "effort: expected a whole number of at least 1, found 0"),
+        (["--slack", "-0.1"], "slack: expected a share of the latency such as 0.01, at least 0, found -0.1"),
+        (["--slack", "nan"], "slack: .* found nan"),
+        (["--slack", "inf"], "slack: .* found inf"),
+        (["--objective", "latency"], "did you mean 'latency_s'"),
+        (["--set", "mapping.P1=2"], "the mapping is what is searched"),
+    ],
+)
+def test_mistakes_of_a_search(change, message):
+    found = call(*MAP, *change)
+    assert found.exit_code == 2 and not found.stdout
+    assert re.search(message, found.stderr) and len(found.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -89,8 +123,6 @@ def test_map_writes_a_file(tmp_path):
     ],
 )
 def test_mistakes(change, message):
-    import re
-
     arguments = [*BASE]
     if change[0] in arguments:
         arguments[arguments.index(change[0]) + 1] = change[1]
