@@ -9,7 +9,7 @@ TORCH  := torch==2.13.0
 TRITON := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo triton || echo triton==3.9.0)
 TORCH_INDEX := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: setup demo test bench lint format clean
+.PHONY: setup demo test search bench lint format clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ lint: setup
 test: lint
 	$(BIN)/pytest -n 2 --dist loadgroup
 	$(BIN)/pytest --nbmake notebooks
+
+# The property tests once more, on examples that no run has seen.
+search: setup
+	HYPOTHESIS_PROFILE=search $(BIN)/pytest -n 2 --dist loadgroup -m hypothesis tests
 
 bench: setup
 	$(BIN)/python -m validation.bench

@@ -24,7 +24,8 @@ class Run:
     """What an event-driven run measured; lengths are those of one pass of one stream, the longest Einsum taken as 1.
 
     Attributes:
-        steady: length of a pass while the pipeline is full: what one pass more adds to the run.
+        steady: length of a pass while the pipeline is full: what one pass more adds to the run; it nears `bound` as
+            streams are added.
         bound: length of the busiest array in a pass: no schedule is faster.
         closed: length of a pass by the closed form of the schedule.
         fill: what filling and draining add to the whole run.

@@ -27,7 +27,8 @@ class StartUp:
     Attributes:
         tiles: passes of the longest Einsum: settings of its loops at the outermost memory.
         steady_over_closed: length of a pass once the pipeline is full, over what the closed form says; below 1 where
-            the stated steps keep arrays apart that could work side by side.
+            the stated steps keep arrays apart that could work side by side, above 1 where so few streams (four) are
+            in flight that an array waits for results although the stated steps would keep it busy.
         fill_s: what filling and draining add, at most: within a tile the pipeline may work in smaller steps.
     """
 

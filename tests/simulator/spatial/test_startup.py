@@ -20,6 +20,7 @@ CASCADE = zoo.load("attention_1pass")
 BASE = mappings.load("fusemax")
 ON_2D = ("QK", "LM", "SLN", "SLD", "SLNV")
 PASSES, STREAMS = 16, 3
+SIZES = {"B": 1, "H": 2, "E": 16, "F": 64, "P": 2048, "M": 2048}
 
 
 @st.composite
@@ -38,11 +39,7 @@ def schedules(draw):
     mapping = replace(BASE, binding=replace(BASE.binding, phases={"p": tuple(steps)}))
     chip = load_hardware("fusemax", {"arrays.PE2D.ops.exp.mac": draw(st.integers(1, 40))})
     width = draw(st.sampled_from([16, 64, 256]))
-    return (
-        mapping,
-        chip,
-        {"B": 1, "H": 2, "E": width, "F": draw(st.sampled_from([16, 64])), "P": 2048, "M": 2048},
-    )
+    return mapping, chip, SIZES | {"E": width, "F": draw(st.sampled_from([16, 64]))}
 
 
 @settings(max_examples=25, deadline=None)
@@ -51,11 +48,30 @@ def test_laws_of_random_schedules(drawn):
     mapping, chip, sizes = drawn
     settled = plan(CASCADE, sizes, chip, mapping)
     found = run(settled, CASCADE, passes=PASSES, streams=STREAMS)
-    # stated steps never beat the busiest array, nor does the free order; the free order wastes nothing once it is full
+    # stated steps never beat the busiest array, nor does the free order
     assert found.closed >= found.bound * (1 - 1e-12)
     assert found.total >= PASSES * STREAMS * found.bound * (1 - 1e-12)
-    assert found.bound * (1 - 1e-9) <= found.steady <= found.closed * (1 + 1e-9)
+    assert found.steady >= found.bound * (1 - 1e-9)
+    # a round of all streams leaves the busiest array waiting for at most the longest Einsum (length 1), so the waits
+    # of a pass fade with the number of streams, whatever the stated steps are
+    assert (found.steady - found.bound) * STREAMS <= 1 + 1e-9
     assert found.fill >= -1e-9
+
+
+def test_few_streams_may_wait_where_the_stated_steps_do_not():
+    """Found at random: with three streams the free order is slower than these steps, with twelve it is faster."""
+    steps = (
+        {"PE2D": ("QK",), "PE1D": ("SPNV",)},
+        {"PE1D": ("RM", "RNV"), "PE2D": ("SLD", "SLNV")},
+        {"PE2D": ("PRM", "SPD", "RD")},
+        {"PE2D": ("LM", "SLN"), "PE1D": ("AV",)},
+    )
+    mapping = replace(BASE, binding=replace(BASE.binding, phases={"p": steps}))
+    chip = load_hardware("fusemax", {"arrays.PE2D.ops.exp.mac": 1})
+    settled = plan(CASCADE, SIZES, chip, mapping)
+    few, many = (run(settled, CASCADE, passes=PASSES, streams=n) for n in (3, 12))
+    assert few.closed == many.closed
+    assert many.bound < many.steady < many.closed < few.steady
 
 
 @settings(max_examples=15, deadline=None)
