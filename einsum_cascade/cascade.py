@@ -121,6 +121,34 @@ class Cascade:
         names = {r.name for r in self.ranks}
         return {r.name: r.size.name for r in self.ranks if isinstance(r.size, Size) and r.size.name in names}
 
+    @cached_property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Of each rank the unsplit ranks that it is made of, outermost first; of an unsplit one itself."""
+        splits = self.splits
+
+        def parts_of(rank: str) -> tuple[str, ...]:
+            return tuple(p for part in splits[rank] for p in parts_of(part)) if rank in splits else (rank,)
+
+        return {rank: parts_of(rank) for rank in self.rank_names}
+
+    @cached_property
+    def wholes(self) -> dict[str, tuple[str, ...]]:
+        """Of each unsplit rank the ranks that it is a part of, itself included: `{"M0": ("M0", "M")}`."""
+        found: dict[str, list[str]] = {}
+        for rank, parts in self.parts.items():
+            for part in dict.fromkeys(parts):
+                found.setdefault(part, []).append(rank)
+        return {part: tuple(ranks) for part, ranks in found.items()}
+
+    @cached_property
+    def second_names(self) -> dict[str, tuple[str, ...]]:
+        """Of each unsplit rank the aliases of a rank that it is a part of."""
+        found: dict[str, list[str]] = {}
+        for name, meant in self.aliases.items():
+            for part in dict.fromkeys(self.parts[meant]):
+                found.setdefault(part, []).append(name)
+        return {part: tuple(names) for part, names in found.items()}
+
     @property
     def graph(self) -> Any:
         """The dependency graph: one node per tensor, an edge from each tensor read to the tensor defined.

@@ -126,7 +126,9 @@ class _Scope:
         self._check_variables(einsum, block)
         for access in einsum.reads:
             self._check_read(access, einsum, block)
-        self._check_reductions(einsum)
+        if einsum.reductions:
+            self._check_reductions(einsum)
+        self._check_implicit(einsum)
         self._define(einsum, block)
 
     def finish(self) -> None:
@@ -159,34 +161,35 @@ class _Scope:
             )
         if einsum.where is not None and not is_logical(einsum.where):
             raise CascadeError("'where' needs a comparison, such as m <= p", at=einsum.where.at or einsum.at)
-        for whole in (einsum.value, einsum.where):
-            if whole is None:
-                continue
+        for whole in (einsum.value, *([einsum.where] if einsum.where is not None else [])):
             for node in walk(whole):
-                _check_call(node)
-                if isinstance(node, Compare) and any(is_logical(a) for a in node.args):
-                    raise CascadeError("a comparison compares numbers; join comparisons by 'and'", at=node.at)
-                if isinstance(node, Access):
-                    for index in node.indices:
-                        _check_index(index)
-        for index in einsum.target.indices:
-            _check_index(index)
+                self._check_node(node)
+        for node in walk(einsum.target):
+            self._check_node(node)
+
+    def _check_node(self, node: Expr) -> None:
+        """Refuse what no place of an expression may hold."""
+        if isinstance(node, Var):
+            rank = rank_of(node.name)
+            if rank not in self.ranks:
+                message = f"variable {node.name} runs over rank {rank}, which is not declared"
+                raise CascadeError(message, at=node.at, hint=nearest(rank, self.ranks))
+        elif isinstance(node, Access):
+            for index in node.indices:
+                if not isinstance(index, Var):
+                    _check_index(index)
+        elif isinstance(node, Size):
+            if node.name not in self.sizes:
+                message = f"unknown size {node.name}"
+                raise CascadeError(message, at=node.at, hint=nearest(node.name, self.sizes))
+        elif isinstance(node, Compare):
+            if any(is_logical(a) for a in node.args):
+                raise CascadeError("a comparison compares numbers; join comparisons by 'and'", at=node.at)
+        else:
+            _check_call(node)
 
     def _check_variables(self, einsum: Einsum, block: str | None) -> None:
         created = {r.into for r in einsum.reductions if r.into}
-        roots = [*einsum.target.indices, einsum.value, *([einsum.where] if einsum.where is not None else [])]
-        for root in roots:
-            for node in walk(root):
-                if isinstance(node, Var) and rank_of(node.name) not in self.ranks:
-                    raise CascadeError(
-                        f"variable {node.name} runs over rank {rank_of(node.name)}, which is not declared",
-                        at=node.at,
-                        hint=nearest(rank_of(node.name), self.ranks),
-                    )
-                if isinstance(node, Size) and node.name not in self.sizes:
-                    raise CascadeError(
-                        f"unknown size {node.name}", at=node.at, hint=nearest(node.name, self.sizes)
-                    )
         for r in einsum.reductions:
             if r.into and rank_of(r.into) not in self.ranks:
                 raise CascadeError(
@@ -250,6 +253,9 @@ class _Scope:
                 done.add(v)
             if r.op in ("argmax", "topk"):
                 self._check_selection(r, einsum, used)
+
+    @staticmethod
+    def _check_implicit(einsum: Einsum) -> None:
         implicit = [v for r in einsum.all_reductions[len(einsum.reductions) :] for v in r.variables]
         value = einsum.value
         if implicit and isinstance(value, Apply) and value.op in ("+", "-"):

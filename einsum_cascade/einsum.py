@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .expr import Access, Apply, Expr, Num, Place, accesses, variables
+from .expr import Access, Apply, Expr, Num, Place, Var, accesses, index_variables, variables
 from .ops import REDUCTION, SCALAR
 
 
@@ -67,6 +67,11 @@ class Einsum:
             seen.update(dict.fromkeys(r.variables))
         return tuple(v for v in seen if v not in self._created)
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The place of each variable in the iteration space."""
+        return {v: i for i, v in enumerate(self.variables)}
+
     @property
     def _created(self) -> tuple[str, ...]:
         return tuple(r.into for r in self.reductions if r.into)
@@ -74,7 +79,7 @@ class Einsum:
     @cached_property
     def reduced(self) -> tuple[str, ...]:
         """Variables of the iteration space that the target lacks."""
-        out = self.output_variables
+        out = set(self.output_variables)
         return tuple(v for v in self.variables if v not in out)
 
     @cached_property
@@ -93,6 +98,22 @@ class Einsum:
         for index in self.target.indices:
             found += accesses(index)
         return found
+
+    @cached_property
+    def moves(self) -> tuple[tuple[frozenset[str], ...], ...]:
+        """Of each access read the variables by which each of its indices moves."""
+        return tuple(tuple(map(index_variables, access.indices)) for access in self.reads)
+
+    @cached_property
+    def gathers(self) -> tuple[tuple[Access, int, tuple[str, ...]], ...]:
+        """Accesses that an index tensor directs: the access, the axis, and the tensors in the index."""
+        found = []
+        for access in self.reads:
+            for axis, index in enumerate(access.indices):
+                inner = () if isinstance(index, Var) else accesses(index)
+                if inner:
+                    found.append((access, axis, tuple(a.tensor for a in inner)))
+        return tuple(found)
 
     @cached_property
     def actions(self) -> tuple[Action, ...]:

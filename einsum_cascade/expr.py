@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from .errors import CascadeError
 
@@ -20,7 +20,7 @@ class Num:
 
     value: int | float
     at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
-    depth: int = field(init=False, default=1, compare=False, repr=False)
+    depth: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Size:
 
     name: str
     at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
-    depth: int = field(init=False, default=1, compare=False, repr=False)
+    depth: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Var:
 
     name: str
     at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
-    depth: int = field(init=False, default=1, compare=False, repr=False)
+    depth: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Access:
     tensor: str
     indices: tuple[Expr, ...] = ()
     at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
-    depth: int = field(init=False, default=1, compare=False, repr=False)
+    depth: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _bound_depth(self, self.indices)
@@ -61,7 +61,7 @@ class Apply:
     op: str
     args: tuple[Expr, ...]
     at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
-    depth: int = field(init=False, default=1, compare=False, repr=False)
+    depth: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _bound_depth(self, self.args)
@@ -74,7 +74,7 @@ class Compare:
     ops: tuple[str, ...]
     args: tuple[Expr, ...]
     at: Place | None = field(default=None, compare=False, repr=False, kw_only=True)
-    depth: int = field(init=False, default=1, compare=False, repr=False)
+    depth: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _bound_depth(self, self.args)
@@ -84,7 +84,7 @@ Expr: TypeAlias = Num | Size | Var | Access | Apply | Compare
 
 
 def _bound_depth(node: Access | Apply | Compare, children: tuple[Expr, ...]) -> None:
-    depth = 1 + max((c.depth for c in children), default=0)
+    depth = 1 + max([c.depth for c in children]) if children else 1
     if depth > MAX_DEPTH:
         raise CascadeError(
             f"the expression nests more than {MAX_DEPTH} levels deep",
@@ -109,7 +109,11 @@ def walk(node: Expr) -> Iterator[Expr]:
     while stack:
         top = stack.pop()
         yield top
-        stack.extend(reversed(children(top)))
+        # As `children` has it; written out, for every analysis of every cascade comes through here.
+        if isinstance(top, Access):
+            stack += top.indices[::-1]
+        elif isinstance(top, (Apply, Compare)):
+            stack += top.args[::-1]
 
 
 def accesses(node: Expr) -> tuple[Access, ...]:
@@ -124,6 +128,25 @@ def variables(node: Expr) -> tuple[str, ...]:
     ('e', 'p', 'm')
     """
     return tuple(dict.fromkeys(n.name for n in walk(node) if isinstance(n, Var)))
+
+
+def index_variables(index: Expr) -> frozenset[str]:
+    """Return the variables by which an index moves itself, those inside a gathered index tensor left out.
+
+    >>> sorted(index_variables(Apply("+", (Access("J", (Var("p"),)), Var("w")))))
+    ['w']
+    """
+    if isinstance(index, Var):
+        return frozenset((index.name,))
+    found: set[str] = set()
+    stack: list[Expr] = [index]
+    while stack:
+        top = stack.pop()
+        if isinstance(top, Var):
+            found.add(top.name)
+        elif not isinstance(top, Access):
+            stack += children(top)
+    return frozenset(found)
 
 
 def rebuild(node: Expr, parts: tuple[Expr, ...]) -> Expr:

@@ -157,6 +157,15 @@ COMPARISON: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
     }
 )
 
+# How tightly an operator binds; an argument that binds less tightly than its place allows stands in brackets.
+STRENGTH: Mapping[str, int] = MappingProxyType(
+    {"or": 1, "and": 2, "not": 3}
+    | dict.fromkeys(COMPARISON, 4)
+    | {"+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6, "neg": 7, "**": 8}
+)
+# Signs before a value, and the operations that they ask for.
+SIGNS: Mapping[str, str] = MappingProxyType({"-": "neg", "not": "not"})
+
 REDUCTION: Mapping[str, ReductionOp] = MappingProxyType(
     {
         op.name: op

@@ -16,6 +16,7 @@ from .declarations import Constant, Iterate, Rank, Signature
 from .einsum import Einsum, Reduction
 from .errors import CascadeError, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Place, Size, Var
+from .ops import COMPARISON, SIGNS, STRENGTH
 
 # Far above every attention ever published, and small enough that no text can exhaust memory.
 MAX_CHARACTERS = 50_000
@@ -134,7 +135,7 @@ _EXPECTED = {
 }
 # Where a number and a bracket may stand, any expression may.
 _VALUE = frozenset({"NUMBER", "NAME", "LPAR"})
-_OPERATORS = frozenset({"PLUS", "MINUS", "TIMES", "POWER", "COMPARE", "AND", "OR"})
+_OPERATORS = frozenset({"OPERATOR", "MINUS"})
 
 
 def _syntax_error(error: UnexpectedInput, text: str) -> CascadeError:
@@ -190,9 +191,8 @@ def _syntax_hint(found: str) -> str:
     return ""
 
 
-def _at(token: Any) -> Place | None:
-    line = getattr(token, "line", None)
-    return (int(line), int(token.column)) if line else None
+def _at(token: Any) -> Place:
+    return (token.line, token.column)
 
 
 class _Builder(Transformer[Token, Any]):
@@ -267,24 +267,8 @@ class _Builder(Transformer[Token, Any]):
     def access(self, parts: list[Any]) -> Access:
         return Access(str(parts[0]), tuple(p for p in parts[1:] if p is not None), at=_at(parts[0]))
 
-    def disjunction(self, parts: list[Expr]) -> Expr:
-        return _chain("or", parts)
-
-    def conjunction(self, parts: list[Expr]) -> Expr:
-        return _chain("and", parts)
-
-    def negated(self, parts: list[Expr]) -> Expr:
-        return Apply("not", (parts[0],), at=parts[0].at)
-
-    def comparison(self, parts: list[Any]) -> Expr:
-        return Compare(tuple(str(p) for p in parts[1::2]), tuple(parts[0::2]), at=parts[0].at)
-
-    def binary(self, parts: list[Any]) -> Expr:
-        left, op, right = parts
-        return Apply(str(op), (left, right), at=_at(op))
-
-    def minus(self, parts: list[Any]) -> Expr:
-        return Apply("neg", (parts[1],), at=_at(parts[0]))
+    def expr(self, parts: list[Any]) -> Expr:
+        return _bound(parts)
 
     def number(self, parts: list[Token]) -> Num:
         text = str(parts[0])
@@ -311,9 +295,6 @@ class _Builder(Transformer[Token, Any]):
     def call(self, parts: list[Any]) -> Expr:
         return Apply(str(parts[0]), tuple(parts[1:]), at=_at(parts[0]))
 
-    def group(self, parts: list[Expr]) -> Expr:
-        return parts[0]
-
 
 def _variable(token: Any) -> str:
     if str(token) in RESERVED:
@@ -321,8 +302,43 @@ def _variable(token: Any) -> str:
     return str(token)
 
 
-def _chain(op: str, parts: list[Expr]) -> Expr:
-    out = parts[0]
-    for p in parts[1:]:
-        out = Apply(op, (out, p), at=parts[0].at)
-    return out
+def _bound(parts: list[Any]) -> Expr:
+    """Return values and operators that stand in a row as one expression.
+
+    An operator waits until one follows that binds less tightly; nothing recurs, so no row can exhaust the stack.
+    """
+    values: list[Expr] = []
+    waiting: list[tuple[str, Token]] = []
+    expected = True  # a value, so that an operator found is a sign
+    for part in parts:
+        if not isinstance(part, Token):
+            values.append(part)
+            expected = False
+            continue
+        op = SIGNS[part.value] if expected else part.value
+        if not expected:
+            rightmost_first = op == "**" or op in COMPARISON
+            _apply(values, waiting, STRENGTH[op] + rightmost_first)
+        elif waiting and STRENGTH[waiting[-1][0]] > STRENGTH[op] == STRENGTH["not"]:
+            raise CascadeError(f"expected a value, found '{op}'", at=_at(part))
+        waiting.append((op, part))
+        expected = True
+    _apply(values, waiting, 0)
+    return values[0]
+
+
+def _apply(values: list[Expr], waiting: list[tuple[str, Token]], least: int) -> None:
+    """Apply the operators that wait and bind at least so tightly, the last first."""
+    while waiting and STRENGTH[waiting[-1][0]] >= least:
+        op, token = waiting.pop()
+        if op in SIGNS.values():
+            values[-1] = Apply(op, (values[-1],), at=_at(token))
+        elif op in COMPARISON:
+            ops = [op]
+            while waiting and waiting[-1][0] in COMPARISON:
+                ops.append(waiting.pop()[0])
+            args = tuple(values[-len(ops) - 1 :])
+            values[-len(ops) - 1 :] = [Compare(tuple(reversed(ops)), args, at=args[0].at)]
+        else:
+            right = values.pop()
+            values[-1] = Apply(op, (values[-1], right), at=_at(token))

@@ -9,11 +9,9 @@ from .cascade import Cascade
 from .declarations import Iterate, Signature
 from .einsum import Einsum, Reduction
 from .expr import Access, Apply, Compare, Expr, Num, Size, Var, walk
-from .ops import SCALAR
+from .ops import SCALAR, STRENGTH
 
-# How tightly an operator binds; an argument that binds less tightly than its place allows gets brackets.
-_BINDS = {"or": 1, "and": 2, "not": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6, "neg": 7, "**": 8}
-_COMPARES, ATOM = 4, 9
+_COMPARES, ATOM = STRENGTH["<"], 9
 
 
 def render(cascade: Cascade) -> str:
@@ -101,7 +99,7 @@ def _aligned(einsums: Sequence[Einsum]) -> list[str]:
 def _text(node: Expr) -> tuple[str, int]:
     """Return the text of a node and how tightly its outermost operator binds."""
     if isinstance(node, Num):
-        return _number(node.value), ATOM if node.value >= 0 else _BINDS["neg"]
+        return _number(node.value), ATOM if node.value >= 0 else STRENGTH["neg"]
     if isinstance(node, (Size, Var)):
         return node.name, ATOM
     if isinstance(node, Access):
@@ -118,16 +116,16 @@ def _text(node: Expr) -> tuple[str, int]:
 
 def _applied(node: Apply) -> tuple[str, int]:
     op = node.op
-    if op not in _BINDS:
+    if op not in STRENGTH:
         return f"{op}({', '.join(_text(a)[0] for a in node.args)})", ATOM
-    strength = _BINDS[op]
+    strength = STRENGTH[op]
     if op == "neg":
         return f"-{_bracket(node.args[0], strength)}", strength
     if op == "not":
         return f"not {_bracket(node.args[0], strength)}", strength
     if op == "**":
         # The base is an atom, the exponent a unary: that is how the grammar reads it back.
-        return f"{_bracket(node.args[0], ATOM)}**{_bracket(node.args[1], _BINDS['neg'])}", strength
+        return f"{_bracket(node.args[0], ATOM)}**{_bracket(node.args[1], STRENGTH['neg'])}", strength
     left, right = _bracket(node.args[0], strength), _bracket(node.args[1], strength + 1)
     tight = op in ("*", "//", "%") and all(
         isinstance(a, (Num, Size, Var)) or "(" in t for a, t in zip(node.args, (left, right), strict=True)
@@ -215,8 +213,8 @@ def _latex_apply(node: Apply) -> str:
         return rf"{{{_latex_bracket(node.args[0], ATOM)}}}^{{{args[1]}}}"
     if node.op == "exp":
         return rf"e^{{{args[0]}}}"
-    if node.op in _BINDS:
-        strength = _BINDS[node.op]
+    if node.op in STRENGTH:
+        strength = STRENGTH[node.op]
         parts = [_latex_bracket(a, strength + (i > 0)) for i, a in enumerate(node.args)]
         sign = {"*": r" \, ", "%": r" \bmod ", "and": r" \land ", "or": r" \lor "}.get(
             node.op, f" {node.op} "

@@ -15,11 +15,11 @@ from typing import Any
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Var, accesses, variables
+from ..expr import Access, Var, accesses, index_variables, variables
 from .passes import passes, timeline
 from .points import live_parts, merged_splits, numbers_of
 from .predicates import count
-from .streams import RankView, index_variables, view, walkers
+from .streams import RankView, view, walkers
 
 _SOURCE, _SINK = "the inputs", "the next pass"
 

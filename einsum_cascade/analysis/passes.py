@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Num, Var, accesses
-from .streams import RankView, index_variables, runs_backward, view, walkers
+from ..expr import Access, Num, Var, index_variables
+from .streams import RankView, runs_backward, view, walkers
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ class _Time:
     selected: frozenset[frozenset[int]] = frozenset()
 
 
+_GIVEN = _Time(0.0, 0.0)
+
+
 def passes(cascade: Cascade, rank: str) -> Passes:
     """Return the passes that a cascade makes over a rank.
 
@@ -136,7 +139,7 @@ def _timeline(cascade: Cascade, seen: RankView) -> tuple[dict[str, _Time], dict[
     States make the equations circular; times only grow, so reading the statements again until nothing changes ends,
     at the latest after as many rounds as there are Einsums.
     """
-    times = {s.tensor: _Time(0.0, 0.0) for s in cascade.inputs}
+    times = dict.fromkeys((s.tensor for s in cascade.inputs), _GIVEN)
     first: dict[str, _Time] = {}
     levels: dict[str, int] = {}
     states, statements = cascade.states, list(cascade.statements)
@@ -168,45 +171,46 @@ def _einsum_time(
     first: dict[str, _Time],
 ) -> tuple[_Time, int | None]:
     """Return when an Einsum's tensor is there, and its pass if it visits elements."""
-    covered = frozenset().union(*walking.values())
+    if not walking and all(times.get(a.tensor) is _GIVEN for a in einsum.reads):
+        return _GIVEN, None
     latest, anywhere = 0.0, 0.0
     cause: str | None = None
-    for access in einsum.reads:
-        seen_at = _read_time(cascade, access, block, frozenset(walking), seen, times, first)
+    variables = frozenset(walking)
+    for access, moves in zip(einsum.reads, einsum.moves, strict=True):
+        seen_at = _read_time(cascade, access, moves, block, variables, seen, times, first)
         anywhere = max(anywhere, seen_at.anywhere)
         if seen_at.streams > latest:
             latest, cause = seen_at.streams, access.tensor
-    visits = covered == frozenset(seen.components) or _gathers(cascade, einsum, seen, times)
+    covered = frozenset().union(*walking.values())
+    visits = len(covered) == len(seen.components) or _gathers(cascade, einsum, seen, times)
     level = max(1, math.ceil(latest)) if visits else None
     out = float(level) if level is not None else latest
-    left = {v for v in einsum.output_variables if v in walking}
-    chosen = _selections(cascade, einsum, seen, times)
+    left = any(v in walking for v in einsum.output_variables)
+    chosen = _selections(einsum, times)
     if _has_ended(einsum, walking, chosen, visits=visits):
         out = math.floor(out) + 0.5
-    recomputed = block is None and bool(left)
+    recomputed = block is None and left
     axes = _selected_axes(einsum, walking, chosen)
     return _Time(out, anywhere if recomputed else _ended(out), cause, axes), level
 
 
-def _selections(
-    cascade: Cascade, einsum: Einsum, seen: RankView, times: Mapping[str, _Time]
-) -> set[frozenset[str]]:
+def _selections(einsum: Einsum, times: Mapping[str, _Time]) -> set[frozenset[str]]:
     """Return the variables by which an Einsum goes through selected elements of the rank, those of one index together.
 
     A selection that is gathered (`K[e, I[p, j]]`) streams along its own rank (j): what is reduced over j while it does
     is no further visit, and what waits for all of j is.
     """
     found: set[frozenset[str]] = set()
-    for access in einsum.reads:
+    for access, moves in zip(einsum.reads, einsum.moves, strict=True):
         time = times.get(access.tensor)
         for axes in time.selected if time is not None else ():
-            found.add(_moving(access, axes))
+            found.add(_along(moves, axes))
     return found - {frozenset()}
 
 
-def _moving(access: Access, axes: Iterable[int]) -> frozenset[str]:
+def _along(moves: tuple[frozenset[str], ...], axes: Iterable[int]) -> frozenset[str]:
     """Return the variables by which an access moves along some axes."""
-    return frozenset().union(*(index_variables(access.indices[axis]) for axis in axes))
+    return frozenset().union(*(moves[axis] for axis in axes))
 
 
 def _has_ended(
@@ -244,6 +248,7 @@ def _ended(time: float) -> float:
 def _read_time(
     cascade: Cascade,
     access: Access,
+    moves: tuple[frozenset[str], ...],
     block: str | None,
     walking: frozenset[str],
     seen: RankView,
@@ -252,25 +257,25 @@ def _read_time(
 ) -> _Time:
     """Return when what an access reads is there."""
     name = access.tensor
-    time = times.get(name) or first.get(name) or _Time(0.0, 0.0)
+    time = times.get(name) or first.get(name) or _GIVEN
     signature = cascade.signatures[name]
     if signature.state is not None:
         index = access.indices[signature.state]
         own_rank = signature.ranks[signature.state] in seen.components
-        start = first.get(name, _Time(0.0, 0.0))
+        start = first.get(name, _GIVEN)
         if index == Num(0):
             return start
         if block is not None and index == Var(block) and not own_rank:
             return start  # passes are counted per generation
     if time.streams == 0 or time.streams != int(time.streams):
         return time
-    moving = _moving(access, range(len(access.indices))) & walking
-    chosen = [_moving(access, axes) for axes in time.selected]
+    moving = walking.intersection(frozenset().union(*moves)) if walking else walking
+    chosen = [_along(moves, axes) for axes in time.selected]
     # An Einsum that walks the rank itself asks for the selection in another order, and so for all of it.
     if chosen and all(chosen) and not walking:
         moving |= frozenset().union(*chosen)
     if not moving:
-        other_name = _through_alias(cascade, access, seen)
+        other_name = _through_alias(cascade, access, moves, seen)
         return _Time(time.anywhere, time.anywhere) if other_name else _Time(time.streams + 0.5, time.anywhere)
     for rank, index in zip(signature.ranks, access.indices, strict=True):
         if rank in seen.wholes and runs_backward(index, walking):
@@ -278,24 +283,25 @@ def _read_time(
     return time
 
 
-def _through_alias(cascade: Cascade, access: Access, seen: RankView) -> bool:
+def _through_alias(
+    cascade: Cascade, access: Access, moves: tuple[frozenset[str], ...], seen: RankView
+) -> bool:
     """Tell whether an element is asked for by a variable of another name of the rank: `Q[e, p]` of `Q[E, M]`."""
     names = {alias for alias, _ in seen.aliases} | {cascade.aliases.get(r, "") for r in seen.components}
-    signature = cascade.signatures[access.tensor]
-    for rank, index in zip(signature.ranks, access.indices, strict=True):
-        if rank in seen.wholes and any(rank_of(v) in names for v in index_variables(index)):
-            return True
-    return False
+    ranks = cascade.signatures[access.tensor].ranks
+    return any(
+        rank in seen.wholes and any(rank_of(v) in names for v in moved)
+        for rank, moved in zip(ranks, moves, strict=True)
+    )
 
 
 def _gathers(cascade: Cascade, einsum: Einsum, seen: RankView, times: dict[str, _Time]) -> bool:
     """Tell whether an Einsum fetches elements of the rank through an index that was computed from the rank."""
-    for access in einsum.reads:
-        signature = cascade.signatures[access.tensor]
-        for rank, index in zip(signature.ranks, access.indices, strict=True):
-            if rank in seen.wholes and any(times[a.tensor].streams > 0 for a in accesses(index)):
-                return True
-    return False
+    return any(
+        cascade.signatures[access.tensor].ranks[axis] in seen.wholes
+        and any(times[t].streams > 0 for t in tensors)
+        for access, axis, tensors in einsum.gathers
+    )
 
 
 def _chain(times: dict[str, _Time], last: str | None) -> tuple[str, ...]:

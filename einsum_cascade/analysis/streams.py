@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..cascade import Cascade
-from ..declarations import rank_of
+from ..declarations import variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError, nearest
-from ..expr import Access, Apply, Expr, Num, Var, accesses, variables, walk
+from ..expr import Access, Apply, Expr, Num, Var, variables, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,31 +21,14 @@ class RankView:
         components: the rank itself, or the parts of a split (M1, M0), down to ranks that are not split.
         wholes: ranks of which a component is a part (M for M0), and the rank itself.
         aliases: other names of a component: `rank S0 = T0` gives {"S0": "T0"}.
-        splits: of the cascade.
+        walks: the components over which each variable of these ranks runs.
     """
 
     rank: str
     components: tuple[str, ...]
     wholes: frozenset[str]
     aliases: tuple[tuple[str, str], ...]
-    splits: Mapping[str, tuple[str, ...]]
-
-    def covers(self, rank: str) -> frozenset[str]:
-        """Return the components over which a variable of `rank` runs."""
-        if rank not in self.splits:
-            return frozenset((rank,)) if rank in self.components else frozenset()
-        return frozenset(parts_of(rank, self.splits)) & frozenset(self.components)
-
-
-def parts_of(rank: str, splits: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the unsplit ranks that a rank is made of.
-
-    >>> parts_of("M", {"M": ("M2", "M10"), "M10": ("M1", "M0")})
-    ('M2', 'M1', 'M0')
-    """
-    if rank not in splits:
-        return (rank,)
-    return tuple(p for part in splits[rank] for p in parts_of(part, splits))
+    walks: Mapping[str, frozenset[str]]
 
 
 def view(cascade: Cascade, rank: str) -> RankView:
@@ -54,16 +37,16 @@ def view(cascade: Cascade, rank: str) -> RankView:
     Raises:
         CascadeError: the cascade has no such rank.
     """
-    if rank not in cascade.rank_names:
+    if rank not in cascade.parts:
         raise CascadeError(f"{cascade.name} has no rank {rank}", hint=nearest(rank, cascade.rank_names))
-    splits = cascade.splits
-    components = parts_of(rank, splits)
-    wholes = {r for r in cascade.rank_names if set(parts_of(r, splits)) & set(components)}
-    aliases = []
-    for name, meant in cascade.aliases.items():
-        # An alias of the whole walks every component.
-        aliases += [(name, c) for c in parts_of(meant, splits) if c in components and name not in wholes]
-    return RankView(rank, components, frozenset(wholes), tuple(aliases), splits)
+    components = cascade.parts[rank]
+    wholes = dict.fromkeys(w for c in components for w in cascade.wholes[c])
+    # An alias of the whole walks every component.
+    names = {(name, c): None for c in components for name in cascade.second_names.get(c, ())}
+    aliases = tuple((name, c) for name, c in names if name not in wholes)
+    inner = frozenset(components)
+    walks = {variable_of(w): inner.intersection(cascade.parts[w]) for w in wholes}
+    return RankView(rank, components, frozenset(wholes), aliases, walks)
 
 
 def walkers(cascade: Cascade, einsum: Einsum, seen: RankView) -> dict[str, frozenset[str]]:
@@ -72,18 +55,16 @@ def walkers(cascade: Cascade, einsum: Einsum, seen: RankView) -> dict[str, froze
     A variable of an alias takes the part of a component only where the component's own variable is absent and the
     alias indexes an axis of the rank itself: in `QK[m, p]` with `rank P = M` the rank M is walked by m alone.
     """
-    found: dict[str, frozenset[str]] = {}
-    for v in einsum.variables:
-        covered = seen.covers(rank_of(v))
-        if covered:
-            found[v] = covered
+    found = {v: covered for v, covered in seen.walks.items() if v in einsum.places}
+    if len(found) > 1:
+        found = {v: found[v] for v in sorted(found, key=einsum.places.__getitem__)}
+    if not seen.aliases:
+        return found
     open_components = set(seen.components).difference(*found.values())
     for name, component in seen.aliases:
-        if component not in open_components:
-            continue
-        for v in einsum.variables:
-            if rank_of(v) == name and _indexes_rank(cascade, einsum, v, seen):
-                found[v] = found.get(v, frozenset()) | {component}
+        v = variable_of(name)
+        if component in open_components and v in einsum.places and _indexes_rank(cascade, einsum, v, seen):
+            found[v] = found.get(v, frozenset()) | {component}
     return found
 
 
@@ -94,12 +75,6 @@ def _indexes_rank(cascade: Cascade, einsum: Einsum, variable: str, seen: RankVie
             if rank in seen.wholes and variable in variables(index):
                 return True
     return False
-
-
-def index_variables(index: Expr) -> frozenset[str]:
-    """Return the variables by which an index moves itself, those inside a gathered index tensor left out."""
-    inside = {id(n) for a in accesses(index) for i in a.indices for n in walk(i)}
-    return frozenset(n.name for n in walk(index) if isinstance(n, Var) and id(n) not in inside)
 
 
 def runs_backward(index: Expr, walking: frozenset[str]) -> bool:
