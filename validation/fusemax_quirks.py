@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields, replace
 
 from simulator.result import Estimate
 from simulator.spatial.access import Usage, loops_within, tile_of, words
-from simulator.spatial.energy import actions
+from simulator.spatial.energy import actions, summed
 from simulator.spatial.lowering import with_nests
-from simulator.spatial.model import Plan, assemble, count_all
+from simulator.spatial.model import Plan, assemble, count_all, gathered
 from simulator.spatial.nest import Loop, Nest, Operand, SizeTable
 from simulator.spatial.spill import spilled
 
@@ -85,7 +85,8 @@ def account(
     charged = [u._replace(instances=1) for u in usages] if quirks.one_register_file else usages
     lost = frozenset(dropped_units)
     acts = actions(settled.chip, settled.layout.nests, charged, settled.sizes)
-    return assemble(settled, usages, [a for a in acts if a.subject not in lost])
+    kept = summed(a for a in acts if a.subject not in lost)
+    return assemble(settled, gathered(usages), kept)
 
 
 def _without_ranks(nest: Nest) -> Nest:

@@ -13,6 +13,7 @@ from ..hardware.cost import Cost, cost
 from ..hardware.model import Memory, SpatialChip
 from ..identity import remembered
 from .access import Usage
+from .effort import Effort
 from .live import DENSE, Live
 from .nest import Count, Nest, SizeTable
 from .work import unit_operations
@@ -84,6 +85,39 @@ def _costs(memory: Memory, rows: Any, chip: SpatialChip) -> Cost:
     each: tuple[Any, ...] = tuple(np.array([(c.read_j, c.write_j, c.area_mm2, c.leakage_w) for c in found]).T)
     read, write, area, leakage = (values[which] for values in each)
     return Cost(read, write, area, next((c.assumption for c in found if c.assumption), ""), leakage)
+
+
+def spent(
+    chip: SpatialChip,
+    moved: Mapping[tuple[str, str], tuple[Count, Count]],
+    work: Iterable[Effort],
+    sizes: SizeTable,
+) -> dict[tuple[str, str], Count]:
+    """Return the energy of a run by (component, Einsum): the sums of `actions`, at less cost.
+
+    Args:
+        chip: its energies.
+        moved: words read and written, by (memory, Einsum).
+        work: what the functional units do.
+        sizes: of all loops.
+    """
+    costs = row_costs(chip)
+    out: dict[tuple[str, str], Count] = {}
+    for place, (read, written) in moved.items():
+        each, rows_per_word = costs[place[0]]
+        out[place] = (read * each.read_j + written * each.write_j) * rows_per_word
+    for effort in work:
+        out[effort.nest.array, effort.nest.einsum] = effort.energy_j(sizes)
+    return out
+
+
+def summed(acts: Iterable[Action]) -> dict[tuple[str, str], Count]:
+    """Return the energy of some actions by (component, Einsum)."""
+    out: dict[tuple[str, str], Count] = {}
+    for a in acts:
+        place = (a.component, a.einsum)
+        out[place] = out.get(place, 0.0) + a.energy_j
+    return out
 
 
 def actions(

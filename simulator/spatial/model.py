@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,18 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..identity import remembered
 from ..result import EinsumEstimate, Estimate, MemoryEstimate
-from .access import Usage
 from .area import area_mm2, assumptions, static_power_w
-from .energy import Action, actions
-from .live import DENSE
+from .effort import Effort, efforts
+from .energy import spent
 from .lowering import Layout
 from .nest import Count, Dimension, Sizes
-from .planning import Plan, count_all, plan
+from .planning import Moved, Place, Plan, count_all, gathered, moved_words, plan
 from .schedule import Timetable, timetable
-from .work import cycles, fill, greatest, operations, total, useful
+from .work import fill, greatest, operations, total, useful
 
-__all__ = ["Plan", "assemble", "count_all", "plan", "simulate"]
+__all__ = ["Plan", "assemble", "count_all", "gathered", "plan", "simulate"]
+
+_BESIDE = "memory traffic flows beside computation within a phase; start-up and drain of the pipeline are not counted"
 
 
 def simulate(
@@ -52,74 +53,59 @@ def simulate(
     (7.4025, 'PE1D')
     """
     settled = plan(cascade, sizes, hardware, mapping)
-    usages = count_all(settled)
-    acts = actions(hardware, settled.layout.nests, usages, settled.sizes, settled.live)
-    return assemble(settled, usages, acts)
+    moved = moved_words(settled)
+    work = efforts(settled.layout, hardware, settled.live)
+    return assemble(settled, moved, spent(hardware, moved, work, settled.sizes))
 
 
-def assemble(settled: Plan, usages: Sequence[Usage], acts: Iterable[Action]) -> Estimate:
-    """Return the estimate of a plan from its memory accesses and its actions."""
+def assemble(settled: Plan, moved: Mapping[Place, Moved], energies: Mapping[Place, Count]) -> Estimate:
+    """Return the estimate of a plan.
+
+    Args:
+        settled: the plan.
+        moved: words read and written, by (memory, Einsum).
+        energies: J, by (component, Einsum).
+    """
     chip, mapping, sizes = settled.chip, settled.mapping, settled.sizes
-    live = settled.live
-    per_einsum = {
-        n.einsum: cycles(n, chip.arrays[n.array], sizes, live.get(n.einsum, DENSE))
-        for n in settled.layout.nests
-    }
+    work = efforts(settled.layout, chip, settled.live)
+    per_einsum = {e.nest.einsum: e.cycles(sizes) for e in work}
     times = timetable(mapping.binding, per_einsum, sizes, where=mapping.name or "phases")
-    moved = _moved_bytes(settled, usages)
-    phases = _phase_seconds(settled, times, moved)
+    moved_bytes = {place: (m[0] + m[1]) * chip.word_bytes for place, m in moved.items()}
+    phases = _phase_seconds(settled, times, moved_bytes)
     latency = total(phases.values())
     if not (latency.all() if isinstance(latency, np.ndarray) else latency):
         raise MappingError(f"{settled.cascade}: there is nothing to do: a `where` removes every point")
-    by_einsum, by_component = _energies(acts)
+    by_component, by_einsum = _sums(energies)
     areas = area_mm2(chip)
-    rows = _einsum_rows(settled, per_einsum, latency, by_einsum, moved)
-    memories = _memory_rows(settled, usages, latency, by_component, areas)
-    parts = [p for ps in settled.layout.ranks.parts.values() for p in ps]
+    rows = _einsum_rows(settled, work, per_einsum, latency, by_einsum, moved_bytes)
+    memories = _memory_rows(settled, moved, latency, by_component, areas)
     return Estimate(
         cascade=settled.cascade,
         hardware=chip.name,
         mapping=mapping.name,
         latency_s=latency,
         energy_j=total(by_component.values()) + static_power_w(chip) * latency,
-        traffic_bytes=total(b for (memory, _), b in moved.items() if memory == chip.outermost),
+        traffic_bytes=total(r.traffic_bytes for r in rows),
         area_mm2=sum(areas.values()),
         utilization={a: total(r.utilization for r in rows if r.array == a) for a in chip.arrays},
-        bound_by=_bound(settled, per_einsum, memories, latency),
+        bound_by=_bound(rows, memories, latency),
         einsums=rows,
         memories=memories,
-        tiles={p: sizes[p] for p in parts},
+        tiles={p: sizes[p] for parts in settled.layout.ranks.parts.values() for p in parts},
         energy_by_component=by_component,
         area_by_component=areas,
         phases=phases,
         slots=times.slots,
-        assumptions=(*assumptions(chip), *_assumptions(settled)),
+        assumptions=_assumptions(settled),
     )
 
 
-def _moved_bytes(settled: Plan, usages: Iterable[Usage]) -> dict[tuple[str, str], Count]:
-    """Return the bytes read and written by (memory, Einsum), over all instances of the memory."""
-    out: dict[tuple[str, str], Count] = {}
-    word = settled.chip.word_bytes
-    for u in usages:
-        key = (u.memory, u.einsum)
-        out[key] = out.get(key, 0) + (u.reads + u.updates + u.fills) * u.instances * word
-    return out
-
-
-def _phase_seconds(
-    settled: Plan, times: Timetable, moved: Mapping[tuple[str, str], Count]
-) -> dict[str, Count]:
+def _phase_seconds(settled: Plan, times: Timetable, moved_bytes: Mapping[Place, Count]) -> dict[str, Count]:
     """Return the seconds of each phase: its steps, or the memory whose bandwidth takes longer."""
-    chip = settled.chip
-    phase_of = settled.layout.phase_of
-    limited = {
-        n: m.bandwidth_bytes_per_s
-        for n, m in chip.memories.items()
-        if isinstance(m.bandwidth_bytes_per_s, np.ndarray) or m.bandwidth_bytes_per_s < math.inf
-    }
+    chip, phase_of = settled.chip, settled.layout.phase_of
+    limited = _limited(chip)
     needs: dict[str, dict[str, Count]] = {phase: {} for phase in times.phase_cycles}
-    for (memory, einsum), amount in moved.items():
+    for (memory, einsum), amount in moved_bytes.items():
         if memory in limited:
             of = needs[phase_of[einsum]]
             of[memory] = of.get(memory, 0) + amount
@@ -129,42 +115,52 @@ def _phase_seconds(
     }
 
 
-def _energies(acts: Iterable[Action]) -> tuple[dict[str, Count], dict[str, Count]]:
-    """Return energy by Einsum and by component."""
-    by_einsum: dict[str, Count] = {}
-    by_component: dict[str, Count] = {}
-    for a in acts:
-        energy = a.number * a.each_j
-        by_einsum[a.einsum] = by_einsum.get(a.einsum, 0.0) + energy
-        by_component[a.component] = by_component.get(a.component, 0.0) + energy
-    return by_einsum, by_component
+@remembered(maxsize=64)
+def _limited(chip: SpatialChip) -> Mapping[str, Count]:
+    """Return the bandwidth of the memories that have one."""
+    return {
+        n: m.bandwidth_bytes_per_s
+        for n, m in chip.memories.items()
+        if isinstance(m.bandwidth_bytes_per_s, np.ndarray) or m.bandwidth_bytes_per_s < math.inf
+    }
+
+
+def _sums(counts: Mapping[Place, Count]) -> tuple[dict[str, Count], dict[str, Count]]:
+    """Return the sums over the first words of places, and over the second ones."""
+    firsts: dict[str, Count] = {}
+    seconds: dict[str, Count] = {}
+    for (first, second), number in counts.items():
+        firsts[first] = firsts.get(first, 0.0) + number
+        seconds[second] = seconds.get(second, 0.0) + number
+    return firsts, seconds
 
 
 def _einsum_rows(
     settled: Plan,
+    work: Iterable[Effort],
     per_einsum: Mapping[str, Count],
     latency: Count,
     energy: Mapping[str, Count],
-    moved: Mapping[tuple[str, str], Count],
+    moved_bytes: Mapping[Place, Count],
 ) -> tuple[EinsumEstimate, ...]:
-    chip = settled.chip
-    phase_of = settled.layout.phase_of
+    chip, sizes, phase_of = settled.chip, settled.sizes, settled.layout.phase_of
     out = []
-    for nest in settled.layout.nests:
-        seconds = per_einsum[nest.einsum] / chip.clock_hz
-        live = settled.live.get(nest.einsum, DENSE)
-        share = fill(nest, chip.arrays[nest.array], settled.sizes) * useful(nest, settled.sizes, live)
+    for effort in work:
+        nest, live = effort.nest, effort.live
+        name = nest.einsum
+        seconds = per_einsum[name] / chip.clock_hz
+        share = fill(nest, chip.arrays[nest.array], sizes) * useful(nest, sizes, live)
         out.append(
             EinsumEstimate(
-                name=nest.einsum,
+                name=name,
                 array=nest.array,
-                phase=phase_of[nest.einsum],
-                cycles=per_einsum[nest.einsum],
+                phase=phase_of[name],
+                cycles=per_einsum[name],
                 time_s=seconds,
                 utilization=seconds * share / latency,
-                energy_j=energy.get(nest.einsum, 0.0),
-                traffic_bytes=moved.get((chip.outermost, nest.einsum), 0),
-                operations=operations(nest, settled.sizes, live),
+                energy_j=energy.get(name, 0.0),
+                traffic_bytes=moved_bytes.get((chip.outermost, name), 0),
+                operations=operations(nest, sizes, live),
             )
         )
     return tuple(out)
@@ -172,17 +168,14 @@ def _einsum_rows(
 
 def _memory_rows(
     settled: Plan,
-    usages: Iterable[Usage],
+    moved: Mapping[Place, Moved],
     latency: Count,
     energy: Mapping[str, Count],
     areas: Mapping[str, float],
 ) -> tuple[MemoryEstimate, ...]:
     word, held = settled.chip.word_bytes, settled.held_bytes
-    read: dict[str, Count] = {}
-    written: dict[str, Count] = {}
-    for u in usages:
-        read[u.memory] = read.get(u.memory, 0) + u.reads * u.instances
-        written[u.memory] = written.get(u.memory, 0) + (u.updates + u.fills) * u.instances
+    read, _ = _sums({place: m[0] for place, m in moved.items()})
+    written, _ = _sums({place: m[1] for place, m in moved.items()})
     return tuple(
         MemoryEstimate(
             name=name,
@@ -198,51 +191,49 @@ def _memory_rows(
     )
 
 
-def _bound(
-    settled: Plan, per_einsum: Mapping[str, Count], memories: Iterable[MemoryEstimate], latency: Count
-) -> Any:
+def _bound(rows: Iterable[EinsumEstimate], memories: Iterable[MemoryEstimate], latency: Count) -> Any:
     """Return the resource that is busy for the largest part of the time, by design point."""
     busy: dict[str, Count] = {}
-    for nest in settled.layout.nests:
-        share = per_einsum[nest.einsum] / settled.chip.clock_hz / latency
-        busy[nest.array] = busy.get(nest.array, 0.0) + share
+    for row in rows:
+        busy[row.array] = busy.get(row.array, 0.0) + row.time_s / latency
     busy.update({m.name: m.busy for m in memories})
     if any(isinstance(share, np.ndarray) for share in busy.values()):
         shape = np.broadcast_shapes(*(np.shape(share) for share in busy.values()))
         names = list(busy)
         stacked = np.stack([np.broadcast_to(busy[n], shape) for n in names])
         return np.array(names)[stacked.argmax(axis=0)]
-    return max(busy, key=lambda name: busy[name])
+    return max(busy, key=busy.__getitem__)
 
 
 def _assumptions(settled: Plan) -> tuple[str, ...]:
-    layout = settled.layout
-    out = [
-        "memory traffic flows beside computation within a phase; start-up and drain of the pipeline are not counted"
-    ]
-    out += settled.notes
+    before, after = _stated(settled.layout, settled.chip, settled.mapping, settled.cascade)
+    return (*assumptions(settled.chip), *before, *settled.notes, *after)
+
+
+@remembered(maxsize=512)
+def _stated(
+    layout: Layout, chip: SpatialChip, mapping: SpatialMapping, cascade: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is assumed whatever the sizes are: what every estimate says, and what this one has to add."""
+    out = []
     if _shares_neighbours(layout):
         out.append(
             "where an index is a sum of variables, tiles are moved whole; what neighbours share is not reused"
         )
-    meant = (
-        (settled.mapping.nest.cascade, settled.cascade),
-        (settled.mapping.binding.hardware, settled.chip.name),
-    )
+    meant = ((mapping.nest.cascade, cascade), (mapping.binding.hardware, chip.name))
     out += [
         f"the mapping was written for {wanted}, not for {found}"
         for wanted, found in meant
         if wanted not in ("", found)
     ]
-    arrays = settled.chip.arrays
+    arrays = chip.arrays
     guessed = {(w.op, n.array) for n in layout.nests for w in n.work if w.op in arrays[n.array].assumed}
     if guessed:
         listed = ", ".join(f"{op} on {array}" for op, array in sorted(guessed))
         out.append(f"cost of {listed}: assumed, the source of the chip does not state it")
-    return tuple(out)
+    return (_BESIDE,), tuple(out)
 
 
-@remembered(maxsize=512)
 def _shares_neighbours(layout: Layout) -> bool:
     """Tell whether tiles of some tensor overlap, as those of a window do."""
     return any(_overlaps(d) for use in layout.uses for d in use.operand.dimensions if len(d.terms) > 1)

@@ -96,17 +96,17 @@ class Work:
     Attributes:
         time: the temporal loops over those variables.
         space: the spatial loops over them.
+        loops: all of them.
     """
 
     op: str
     count: int
     time: tuple[str, ...]
     space: tuple[str, ...]
+    loops: tuple[str, ...] = field(init=False, compare=False, repr=False)
 
-    @property
-    def loops(self) -> tuple[str, ...]:
-        """All loops over the variables."""
-        return self.time + self.space
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loops", self.time + self.space)
 
 
 @dataclass(frozen=True, slots=True)

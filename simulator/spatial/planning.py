@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from einsum_cascade.sizes import BATCH_RANKS, parse_sizes
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
+from ..identity import remembered
 from .access import Usage, Use, run, run_masked, with_identities
 from .initial import FirstValue, first_usages, first_values
 from .live import DENSE, Live
@@ -29,6 +30,17 @@ from .work import cycles, operations, useful
 _MASKED = (
     "a `where` saves the steps of an array, and the tiles, in which it leaves no point; others count in full"
 )
+
+
+# (memory, Einsum), or (component, Einsum).
+Place: TypeAlias = tuple[str, str]
+
+
+class Moved(NamedTuple):
+    """Words read from and written to a memory, over all its instances."""
+
+    read: Count
+    written: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +180,6 @@ def count_all(settled: Plan) -> list[Usage]:
 
 
 def _counted(settled: Plan) -> list[Usage]:
-    if not settled.live:
-        return [run(use, settled.sizes) for use in settled.layout.uses]
     return [
         _counted_use(use, settled.sizes, settled.live.get(use.einsum, DENSE)) for use in settled.layout.uses
     ]
@@ -181,21 +191,71 @@ def _counted_use(use: Use, sizes: SizeTable, live: Live) -> Usage:
     return with_identities(run_masked(use, sizes, live.whole), use, sizes, live)
 
 
+def moved_words(settled: Plan) -> dict[Place, Moved]:
+    """Return the words that each Einsum moves in each memory: the sums of `count_all`, at less cost.
+
+    Operands that use a memory alike are counted once.
+    """
+    if settled.spills:
+        return gathered(count_all(settled))
+    sizes, live = settled.sizes, settled.live
+    out: dict[Place, Moved] = {}
+    for use, places in _alike(settled.layout):
+        usage = _counted_use(use, sizes, live.get(use.einsum, DENSE)) if live else run(use, sizes)
+        _add(out, usage, places)
+    for usage in first_usages(settled.first, settled.chip.outermost, settled.layout.ranks.batch, sizes):
+        _add(out, usage, ((usage.memory, usage.einsum),))
+    return out
+
+
+def gathered(usages: Iterable[Usage]) -> dict[Place, Moved]:
+    """Return the words that each Einsum moves in each memory."""
+    out: dict[Place, Moved] = {}
+    for usage in usages:
+        _add(out, usage, ((usage.memory, usage.einsum),))
+    return out
+
+
+def _add(out: dict[Place, Moved], usage: Usage, places: Iterable[Place]) -> None:
+    read = usage.reads * usage.instances
+    written = (usage.updates + usage.fills) * usage.instances
+    for place in places:
+        before = out.get(place)
+        out[place] = Moved(read, written) if before is None else Moved(before[0] + read, before[1] + written)
+
+
+@remembered(maxsize=512)
+def _alike(layout: Layout) -> tuple[tuple[Use, tuple[Place, ...]], ...]:
+    """Return the distinct programs of a layout, each with where it runs; masked Einsums share none."""
+    found: dict[Any, list[Use]] = {}
+    for use in layout.uses:
+        masked = use.einsum if use.einsum in layout.live else ""
+        program = (use.outermost, use.whole, use.tile, use.below, use.spread, use.above, use.copies)
+        key = (masked, use.operand.output, *program, use.inner, use.outer)
+        found.setdefault(key, []).append(use)
+    return tuple((uses[0], tuple((u.memory, u.einsum) for u in uses)) for uses in found.values())
+
+
 def _check_axes(settled: Plan) -> None:
-    where = settled.mapping.name or "mapping"
-    for nest in settled.layout.nests:
-        shape = settled.chip.arrays[nest.array].shape
+    sizes = settled.sizes
+    for (array, axis, parts), einsum in _axes(settled.layout).items():
+        length = settled.chip.arrays[array].shape[axis]
+        if _any(sizes[parts] > length):
+            raise MappingError(
+                f"{settled.mapping.name or 'mapping'}: {einsum}: {' * '.join(parts)} = {sizes[parts]} does not fit "
+                f"axis {axis} of {array}, {length} long"
+            )
+
+
+@remembered(maxsize=512)
+def _axes(layout: Layout) -> Mapping[tuple[str, int, tuple[str, ...]], str]:
+    """Return what lies on the axes of arrays, as (array, axis, loops), and the first Einsum that lays it there."""
+    out: dict[tuple[str, int, tuple[str, ...]], str] = {}
+    for nest in layout.nests:
         for level in nest.levels:
             for axis, loops in enumerate(level.space):
-                width: Count = 1
-                for loop in loops:
-                    width = width * settled.sizes[loop.part]
-                if _any(width > shape[axis]):
-                    names = " * ".join(loop.part for loop in loops)
-                    raise MappingError(
-                        f"{where}: {nest.einsum}: {names} = {width} does not fit axis {axis} of {nest.array}, "
-                        f"{shape[axis]} long"
-                    )
+                out.setdefault((nest.array, axis, tuple(loop.part for loop in loops)), nest.einsum)
+    return out
 
 
 def _check_capacity(settled: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mappings.binding import WAIT, Binding
 from mappings.expression import evaluate_expression
@@ -12,8 +13,7 @@ from .nest import Count, Sizes
 from .work import greatest
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """An Einsum, or waiting, on a lane: when it begins and how long it takes, in cycles from the start of its phase."""
 
     phase: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,23 +12,47 @@ from .live import DENSE, Live, Mask, settings
 from .nest import Count, Nest, SizeTable
 
 
-def cycles(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> Count:
-    """Return the cycles that an Einsum keeps its array, at one point a cycle for a one-cycle operation.
+class Pace(NamedTuple):
+    """Cycles that an array takes at every setting of some temporal loops that leaves a point."""
+
+    mask: Mask | None
+    time: tuple[str, ...]
+    cycles: int
+
+
+class Charge(NamedTuple):
+    """Cycles that functional units of one kind work at every such setting, in every element of some fan-out."""
+
+    unit: str
+    mask: Mask | None
+    time: tuple[str, ...]
+    space: tuple[str, ...]
+    cycles: int
+
+
+def paces(nest: Nest, array: Array, live: Live = DENSE) -> tuple[Pace, ...]:
+    """Return what the cycles of an Einsum are a sum of, at one point a cycle for a one-cycle operation.
 
     An element that is no pipeline does the operations of a point one after another; in a pipeline the busiest
     functional unit sets the pace. Work of different spaces (a map, and what follows a reduction) adds up.
     """
-    if not array.pipelined:
-        return total(
-            settings(live.of_work(i), w.time, sizes) * (w.count * sum(array.ops[w.op].values()))
-            for i, w in enumerate(nest.work)
-        )
     busy: dict[tuple[Mask | None, tuple[str, ...]], dict[str, int]] = {}
     for i, w in enumerate(nest.work):
         of = busy.setdefault((live.of_work(i), w.time), {})
         for unit, length in array.ops[w.op].items():
             of[unit] = of.get(unit, 0) + length * w.count
-    return total(settings(mask, time, sizes) * max(of.values()) for (mask, time), of in busy.items())
+    longest = max if array.pipelined else sum
+    return tuple(Pace(mask, time, longest(of.values())) for (mask, time), of in busy.items())
+
+
+def paced(found: Iterable[Pace], sizes: SizeTable) -> Count:
+    """Return the cycles that some paces add up to."""
+    return total(settings(mask, time, sizes) * each for mask, time, each in found)
+
+
+def cycles(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> Count:
+    """Return the cycles that an Einsum keeps its array."""
+    return paced(paces(nest, array, live), sizes)
 
 
 def fill(nest: Nest, array: Array, sizes: SizeTable) -> Count:
@@ -45,16 +70,23 @@ def useful(nest: Nest, sizes: SizeTable, live: Live = DENSE) -> Count:
     return np.divide(points, np.maximum(done, 1))
 
 
-def unit_operations(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> dict[str, Count]:
-    """Return the cycles of functional units over all elements, by unit: what energy is charged for.
+def charges(nest: Nest, array: Array, live: Live = DENSE) -> tuple[Charge, ...]:
+    """Return what the work of the functional units is a sum of: what energy is charged for.
 
     In a step that is done every element of the fan-out works, also at points that a `where` removes.
     """
+    return tuple(
+        Charge(unit, live.of_work(i), w.time, w.space, length * w.count)
+        for i, w in enumerate(nest.work)
+        for unit, length in array.ops[w.op].items()
+    )
+
+
+def unit_operations(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> dict[str, Count]:
+    """Return the cycles of functional units over all elements, by unit."""
     out: dict[str, Count] = {}
-    for i, w in enumerate(nest.work):
-        done = settings(live.of_work(i), w.time, sizes) * sizes[w.space]
-        for unit, length in array.ops[w.op].items():
-            out[unit] = out.get(unit, 0) + done * (length * w.count)
+    for unit, mask, time, space, each in charges(nest, array, live):
+        out[unit] = out.get(unit, 0) + settings(mask, time, sizes) * sizes[space] * each
     return out
 
 

@@ -15,8 +15,8 @@ from einsum_cascade.errors import HardwareError, MappingError
 from einsum_cascade.parser import parse
 from einsum_cascade.sizes import parse_sizes
 from simulator import load_hardware, simulate
-from simulator.spatial.energy import actions
-from simulator.spatial.model import assemble, count_all, plan
+from simulator.spatial.energy import actions, summed
+from simulator.spatial.model import assemble, count_all, gathered, plan
 
 ATTENTION = zoo.load("attention_1pass")
 GEMM = zoo.load("gemm")
@@ -97,9 +97,10 @@ def test_energy_is_additive_over_actions():
     settled = plan(ATTENTION, at(1024), load_hardware("fusemax"), mappings.load("fusemax"))
     usages = count_all(settled)
     acts = actions(settled.chip, settled.layout.nests, usages, settled.sizes)
-    whole = assemble(settled, usages, acts)
+    moved = gathered(usages)
+    whole = assemble(settled, moved, summed(acts))
     assert sum(a.energy_j for a in acts) == pytest.approx(whole.energy_j, rel=1e-12)
-    without = assemble(settled, usages, [a for a in acts if a.component != "DRAM"])
+    without = assemble(settled, moved, summed(a for a in acts if a.component != "DRAM"))
     assert whole.energy_j - without.energy_j == pytest.approx(whole.energy_by_component["DRAM"], rel=1e-9)
 
 
