@@ -20,6 +20,33 @@ COPIED = ("keys", "queries", "all")
 
 
 @dataclass(frozen=True, slots=True)
+class LoopWork:
+    """Instructions that each warp issues for a key tile, read off the compiled loop.
+
+    Attributes:
+        instructions: all of them.
+        tensor: matrix products; how much one does depends on the instruction path.
+        special, fma, alu: those of the special-function unit, of the multiply-add pipe, of the integer and
+            comparison pipe, conversions included.
+        local: loads and stores of spilt registers.
+        masked_instructions: all of the loop over tiles that need their mask; zero where it was not read.
+    """
+
+    instructions: int
+    special: int
+    fma: int
+    alu: int
+    tensor: int = 0
+    local: int = 0
+    masked_instructions: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (self.instructions, self.tensor, self.special, self.fma, self.alu, self.local)
+        if min(*counts, self.masked_instructions) < 0:
+            raise ValueError("loop: expected numbers of at least zero")
+
+
+@dataclass(frozen=True, slots=True)
 class KernelResources:
     """What one thread block occupies, as the compiler reports it.
 
@@ -29,7 +56,8 @@ class KernelResources:
         spill_bytes: local memory that spilt registers take, per thread.
         stack_bytes: local memory per thread, spills included.
         tensor_memory_columns: of 512, per block; zero below sm_100.
-        made_by: the tool, its version and the target.
+        loop: instructions of its main loop, where they were read.
+        made_by: the target, the tool and its version.
     """
 
     registers: int
@@ -38,6 +66,7 @@ class KernelResources:
     spill_bytes: int = 0
     stack_bytes: int = 0
     tensor_memory_columns: int = 0
+    loop: LoopWork | None = None
 
     def __post_init__(self) -> None:
         if min(self.registers, self.shared_bytes, self.spill_bytes, self.stack_bytes) < 0:
@@ -176,6 +205,8 @@ class KernelMapping:
         remark: what a reader of the prediction has to know.
         aliases: other names of the kernel.
         sole: the kernel has this one layout, whatever an implementation calls itself.
+        compiled: names under which the tables of compiled resources hold it, "kernel" or "kernel/part", the first
+            that holds a tile first; `compiled_backward` likewise.
     """
 
     name: str
@@ -205,6 +236,8 @@ class KernelMapping:
     remark: str = ""
     aliases: tuple[str, ...] = ()
     sole: bool = False
+    compiled: tuple[str, ...] = ()
+    compiled_backward: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tiles:

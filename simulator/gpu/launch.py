@@ -66,7 +66,8 @@ class Launch:
     @property
     def tiles_of_block(self) -> Floats:
         """Score tiles of a block of each run in units of full ones, shape (n, K)."""
-        return self.full + self.mapping.mask_factor * self.masked
+        dearer = max(self.mapping.mask_factor, self.tile_times.masked / self.tile_times.bound)
+        return self.full + dearer * self.masked
 
     @property
     def mask_cycles_of_block(self) -> Floats:

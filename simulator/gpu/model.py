@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einsum_cascade.errors import MappingError, nearest
+from mappings.compiled import with_compiled
 from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_described, read_kernel_mapping
 
 from ..hardware.gpu import Gpu, find_gpu
@@ -81,6 +82,7 @@ class Prediction:
             ("bound by", self.bound_by),
             ("score tiles", tiles),
             ("tile", f"{made['query']} x {made['key']}, {made['blocks_per_sm']} blocks an SM"),
+            ("resources", made["resources"]),
             ("waves", self.waves),
             ("parts [us]", parts),
             ("roofline [us]", self.roofline_s * 1e6),
@@ -145,14 +147,15 @@ def lay(
 ) -> Launch:
     """Return calls of one kind laid on a GPU with the tile that the kernel takes for them."""
     first = calls[0]
-    chosen = tile or mapping.tile(
-        head_dim=first.head_dim,
-        target=gpu.target,
-        dtype=first.dtype,
-        causal=first.causal,
-        window=first.windowed,
-        direction=direction,
-    )
+    kind: dict[str, Any] = {
+        "head_dim": first.head_dim,
+        "target": gpu.target,
+        "dtype": first.dtype,
+        "causal": first.causal,
+        "window": first.windowed,
+        "direction": direction,
+    }
+    chosen = with_compiled(mapping, tile or mapping.tile(**kind), **kind)
     return launch(calls, gpu, mapping=mapping, tile=chosen, direction=direction)
 
 
@@ -305,6 +308,7 @@ def _resources(laid: Launch) -> dict[str, Any]:
             **out,
             "blocks_per_sm": tile.blocks_per_sm,
             "limited_by": "not compiled",
+            "resources": "estimated",
             "source": laid.mapping.source,
         }
     held = occupancy(laid.gpu, made, warps=tile.warps)
@@ -313,14 +317,21 @@ def _resources(laid: Launch) -> dict[str, Any]:
         "registers": made.registers,
         "shared_bytes": made.shared_bytes,
         "spill_bytes": made.spill_bytes,
+        "stack_bytes": made.stack_bytes,
         "blocks_per_sm": held.blocks,
         "limited_by": held.limited_by,
+        "resources": f"compiled {made.made_by}",
         "source": made.made_by,
     }
 
 
 def _assumptions(laid: Launch) -> tuple[str, ...]:
     out = [f"{laid.gpu.name}: {word} assumed" for word in laid.gpu.assumed]
+    made = laid.tile.resources
+    if made and made.loop and made.loop.local:
+        out.append(
+            f"the compiled loop spills: {made.loop.local} instructions on a stack of {made.stack_bytes:,} bytes"
+        )
     if laid.mapping.chosen_on:
         out.append(f"{laid.mapping.name}: tiles chosen after looking at {laid.mapping.chosen_on}")
     if laid.mapping.remark:

@@ -14,6 +14,9 @@ _MMA_SCORES = (
     16 * 8 * 16 * 2.0
 )  # operations of one warp-wide mma.sync m16n8k16: what an issue slot buys at the least
 
+_GROUP_ROWS = 64  # of the products of a warp group (wgmma); mma.sync has fewer, tcgen05 more
+_WORD = 4  # bytes of a register
+
 
 @dataclass(frozen=True, slots=True)
 class TileTime:
@@ -24,12 +27,14 @@ class TileTime:
         bound: the slowest pipe's cycles: every other one hides behind it.
         serial: tensor and softmax one after another: no overlap at all.
         bound_by: the slowest pipe.
+        masked: cycles of a tile that needs its mask, where the compiled loop over such tiles was read; else `bound`.
     """
 
     pipes: tuple[tuple[str, float], ...]
     bound: float
     serial: float
     bound_by: str
+    masked: float
 
 
 def tile_time(
@@ -39,7 +44,8 @@ def tile_time(
 
     Args:
         head_dim: columns of the query, key and value tiles.
-        per_score: work of the kernel per element of the score tile.
+        per_score: work of the kernel per element of the score tile; instructions of the tile's compiled loop take its
+            place where they are known.
         kv_dtype: of the keys in memory, where it is not that of the products.
 
     Source: rates of the hardware file; shared-memory reads of the key side once per `operand_rows` rows, since every
@@ -57,18 +63,65 @@ def tile_time(
     readings = math.ceil(tile.query / tile.operand_rows)
     shared = width * (key_tile * (readings + 1) + tile.query * head_dim)
     l2_per_cycle = gpu.l2_bandwidth_bytes_per_s / (gpu.sms * gpu.clock_hz)
-    flops = per_score.tensor * scores * head_dim
-    vector = per_score.exp + per_score.fma + per_score.alu
+    flops = max(per_score.tensor * scores * head_dim, _compiled_flops(tile, width))
     pipes = {
         "tensor": flops / (gpu.tensor.of(dtype) * tile.tensor_share),
-        "exp": per_score.exp * scores / gpu.exp_per_cycle,
-        "fma": per_score.fma * scores / gpu.fma_per_cycle,
-        "alu": per_score.alu * scores / gpu.alu_per_cycle,
+        **(_compiled(gpu, tile) or _estimated(gpu, tile, per_score, flops)),
         "shared": shared / gpu.shared_bytes_per_cycle,
         "l2": BYTES[kv_dtype or dtype] * key_tile / tile.cluster / l2_per_cycle,
-        "issue": (vector * scores / 32 + (flops / _MMA_SCORES if tile.operand_rows < 64 else 0))
-        / gpu.issue_per_cycle,
     }
     bound_by = max(pipes, key=lambda name: pipes[name])
     serial = pipes["tensor"] + max(pipes["exp"], pipes["fma"], pipes["alu"])
-    return TileTime(tuple(pipes.items()), pipes[bound_by], max(serial, pipes[bound_by]), bound_by)
+    bound = pipes[bound_by]
+    loop = tile.resources.loop if tile.resources else None
+    masked = loop.masked_instructions * tile.warps / gpu.issue_per_cycle if loop else 0.0
+    return TileTime(tuple(pipes.items()), bound, max(serial, bound), bound_by, max(masked, bound))
+
+
+def _estimated(gpu: Gpu, tile: TileMapping, work: PerScore, flops: float) -> dict[str, float]:
+    """Return the cycles of the scalar pipes from the work that a score takes at the least."""
+    scores = float(tile.query * tile.key)
+    vector = (work.exp + work.fma + work.alu) * scores / 32
+    products = flops / _MMA_SCORES if tile.operand_rows < _GROUP_ROWS else 0.0
+    return {
+        "exp": work.exp * scores / gpu.exp_per_cycle,
+        "fma": work.fma * scores / gpu.fma_per_cycle,
+        "alu": work.alu * scores / gpu.alu_per_cycle,
+        "issue": (vector + products) / gpu.issue_per_cycle,
+    }
+
+
+def _compiled_flops(tile: TileMapping, width: float) -> float:
+    """Return the operations of the compiled loop's mma.sync instructions: more than the tile's where warps repeat some.
+
+    Of wgmma and tcgen05 the count alone does not tell: one instruction is as wide as its operands.
+    """
+    loop = tile.resources.loop if tile.resources else None
+    if loop is None or tile.operand_rows >= _GROUP_ROWS:
+        return 0.0
+    return loop.tensor * tile.warps * _MMA_SCORES * 2.0 / width
+
+
+def _compiled(gpu: Gpu, tile: TileMapping) -> dict[str, float]:
+    """Return the cycles of the scalar pipes from the instructions of the compiled loop; nothing where unknown.
+
+    Spilt registers lie in the L1 cache as far as shared memory leaves room there, else in the L2 cache.
+    """
+    made = tile.resources
+    if made is None or made.loop is None:
+        return {}
+    loop, lanes = made.loop, 32 * tile.warps
+    stack = made.stack_bytes * lanes
+    room = gpu.shared_bytes_per_sm - made.shared_bytes
+    l2_per_cycle = gpu.l2_bandwidth_bytes_per_s / (gpu.sms * gpu.clock_hz)
+    out = {
+        "exp": loop.special * lanes / gpu.exp_per_cycle,
+        "fma": loop.fma * lanes / gpu.fma_per_cycle,
+        "alu": loop.alu * lanes / gpu.alu_per_cycle,
+        "issue": loop.instructions * tile.warps / gpu.issue_per_cycle,
+    }
+    if loop.local:
+        out["spills"] = (
+            loop.local * lanes * _WORD / (l2_per_cycle if stack > room else gpu.shared_bytes_per_cycle)
+        )
+    return out

@@ -1,0 +1,124 @@
+"""Compiled resources looked up for a tile: what the compiler made of a kernel, where somebody has compiled it."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .gpu import LIBRARY, KernelMapping, KernelResources, LoopWork, TileMapping
+
+TABLES = ("resources.csv", "tutorial_resources.csv")
+
+# Both 16-bit types compile to the same loops.
+_COMPILED_ALIKE = {"fp16": "bf16", "bf16": "fp16"}
+
+
+def with_compiled(
+    mapping: KernelMapping,
+    tile: TileMapping,
+    *,
+    head_dim: int,
+    target: str,
+    dtype: str,
+    causal: bool,
+    window: bool,
+    direction: str = "fwd",
+) -> TileMapping:
+    """Return the tile with its compiled resources, or as it is where nobody compiled it or its file states them.
+
+    The tables hold builds by kernel, target, operand type, head dimension and tile. A mapping names the kernels that
+    are its own; the first of them with a build of the tile tells.
+
+    Args:
+        target: the device's architecture; a build for an older one of its generation runs on it as it is.
+
+    Source: CUDA C++ Programming Guide, "Binary Compatibility": a build for X.y runs on X.z with z >= y.
+
+    >>> from .gpu import find_kernel_mapping
+    >>> triton = find_kernel_mapping("flash_attention", "triton")
+    >>> like = {"head_dim": 128, "target": "sm_90", "dtype": "bf16", "causal": True, "window": False}
+    >>> with_compiled(triton, triton.tile(**like), **like).resources.registers
+    215
+    >>> with_compiled(triton, TileMapping(query=80, key=48), **like).resources is None
+    True
+    """
+    names = mapping.compiled if direction == "fwd" else mapping.compiled_backward
+    if tile.resources is not None or not names:
+        return tile
+    mask = "causal window" if window else "causal" if causal else "dense"
+    found = _found(names, mask, head_dim, target, dtype, (tile.query, tile.key, tile.warps, tile.stages))
+    return tile if found is None else replace(tile, resources=found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _found(
+    names: tuple[str, ...], mask: str, head_dim: int, target: str, dtype: str, shape: tuple[int, ...]
+) -> KernelResources | None:
+    builds = _builds()
+    keys = (
+        (name, variant, made_for, types, head_dim, *shape)
+        for name in names
+        for made_for in _runs_on(target)
+        for types in (dtype, _COMPILED_ALIKE.get(dtype, dtype))
+        for variant in (mask, "")
+    )
+    return next((builds[key] for key in keys if key in builds), None)
+
+
+def _runs_on(target: str) -> Iterator[str]:
+    """Yield the targets whose builds run on a device, its own first.
+
+    >>> list(_runs_on("sm_103"))
+    ['sm_103', 'sm_102', 'sm_101', 'sm_100']
+    """
+    generation, minor = target[:-1], target[-1]
+    return (f"{generation}{n}" for n in range(int(minor), -1, -1))
+
+
+@functools.cache
+def _builds() -> dict[tuple[object, ...], KernelResources]:
+    """Return every build of the tables by kernel, mask, target, type, head dimension, tile, warps and stages."""
+    out: dict[tuple[object, ...], KernelResources] = {}
+    for table in TABLES:
+        with (LIBRARY / table).open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                name, mask = _name_and_mask(row["kernel"], row["variant"])
+                shape = (int(row[n]) for n in ("head_dim", "block_m", "block_n", "warps", "stages"))
+                out[(name, mask, row["target"], row["dtype"], *shape)] = _resources(row)
+    return out
+
+
+def _name_and_mask(kernel: str, variant: str) -> tuple[str, str]:
+    """Return what mappings call a build, and the mask that it is for.
+
+    >>> _name_and_mask("flash_attention", "causal window"), _name_and_mask("decode_attention", "split")
+    (('flash_attention', 'causal window'), ('decode_attention/split', ''))
+    >>> _name_and_mask("flash_attention_gradients", "queries, dense")
+    ('flash_attention_gradients/queries', 'dense')
+    """
+    part, _, mask = variant.rpartition(", ")
+    if mask in ("dense", "causal", "causal window"):
+        return f"{kernel}/{part}" if part else kernel, mask
+    return f"{kernel}/{variant}", ""
+
+
+def _resources(row: dict[str, str]) -> KernelResources:
+    loop = LoopWork(
+        instructions=int(row["loop_instructions"]),
+        tensor=int(row["loop_tensor"]),
+        special=int(row["loop_special"]),
+        fma=int(row["loop_fma"]),
+        alu=int(row["loop_alu"]) + int(row["loop_convert"]),
+        local=int(row["loop_local"]),
+        masked_instructions=int(row["masked_loop_instructions"] or 0),
+    )
+    return KernelResources(
+        registers=int(row["registers"]),
+        shared_bytes=int(row["shared_bytes"]),
+        stack_bytes=int(row["stack_bytes"]),
+        tensor_memory_columns=int(row["tensor_memory_columns"]),
+        loop=loop if loop.instructions else None,
+        made_by=f"{row['target']} {row['source']}",
+    )
