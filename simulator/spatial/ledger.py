@@ -14,9 +14,11 @@ from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.sizes import BATCH_RANKS
 
-from .access import Use, program, run, words
+from .access import Usage, Use, program, run, run_masked, with_identities, words
 from .energy import actions
+from .live import DENSE, Live
 from .lowering import operands_of
+from .masks import constants, masks_of
 from .nest import Count, Dimension, Level, Loop, Nest, SizeTable, Work
 from .placement import STEP, Placed, in_series
 from .work import cycles, greatest, total
@@ -34,7 +36,7 @@ class Cost:
 # Loops over tiles, inside a tile, and on the axes, as (rank, loop).
 Loops: TypeAlias = tuple[list[tuple[str, str]], ...]
 # What was built for an Einsum, by all that it depends on.
-Built: TypeAlias = dict[Any, tuple[Nest, tuple[Use, ...]]]
+Built: TypeAlias = dict[Any, tuple[Nest, tuple[Use, ...], Live]]
 
 
 class Ledger:
@@ -45,8 +47,10 @@ class Ledger:
         sizes, cascade = placed.sizes, placed.block.cascade
         self.batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
         found = [self._counted(e, built) for e in self.block.einsums]
-        self.nests = tuple(nest for nest, _ in found)
-        self.uses = tuple(use for _, uses in found for use in uses)
+        self.nests = tuple(nest for nest, _, _ in found)
+        self.uses = tuple(use for _, uses, _ in found for use in uses)
+        self.live = {nest.einsum: live for nest, _, live in found if live != DENSE}
+        self.known = {**constants(cascade, sizes), **sizes} if self.live else sizes
 
     @cached_property
     def limited(self) -> Mapping[str, float]:
@@ -62,7 +66,7 @@ class Ledger:
 
         On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`.
         """
-        sizes: dict[str, Count] = {**self.placed.sizes}
+        sizes: dict[str, Count] = {**self.known}
         for rank, tile in tiles.items():
             step, *narrower = self.placed.widths(rank, tile)
             found = {"2": self.placed.sizes[rank] // tile, "1": tile // step, "0": step}
@@ -77,7 +81,7 @@ class Ledger:
         moved: dict[str, Count] = dict.fromkeys(self.limited, 0)
         for use in self.uses:
             if use.memory in moved:
-                u = run(use, sizes)
+                u = self._usage(use, sizes)
                 moved[use.memory] = moved[use.memory] + (u.reads + u.updates + u.fills) * u.instances
         word = self.chip.word_bytes
         busy = self._busy(sizes) / self.chip.clock_hz
@@ -86,16 +90,23 @@ class Ledger:
 
     def energy_j(self, sizes: SizeTable, latency_s: Count) -> Count:
         """Return the energy of the block."""
-        usages = [run(use, sizes) for use in self.uses]
-        acts = actions(self.chip, self.nests, usages, sizes)
+        usages = [self._usage(use, sizes) for use in self.uses]
+        acts = actions(self.chip, self.nests, usages, sizes, self.live)
         return total(a.energy_j for a in acts) + self.chip.static_power_w * latency_s
+
+    def _usage(self, use: Use, sizes: SizeTable) -> Usage:
+        live = self.live.get(use.einsum, DENSE)
+        if live.whole is None:
+            return run(use, sizes)
+        return with_identities(run_masked(use, sizes, live.whole), use, sizes, live)
 
     def _busy(self, sizes: SizeTable) -> Count:
         """Return the cycles of the busiest array, or of all Einsums where none runs beside another."""
         lanes: dict[str, Count] = {}
         for nest in self.nests:
             lane = "" if in_series(self.block) else nest.array
-            lanes[lane] = lanes.get(lane, 0) + cycles(nest, self.chip.arrays[nest.array], sizes)
+            live = self.live.get(nest.einsum, DENSE)
+            lanes[lane] = lanes.get(lane, 0) + cycles(nest, self.chip.arrays[nest.array], sizes, live)
         return greatest(lanes.values())
 
     def fits(self, sizes: SizeTable, *, loose: bool = False) -> Count:
@@ -132,7 +143,7 @@ class Ledger:
             return (rank,)
         return tuple(f"{rank}.{level}" for level in range(how, -1, -1))
 
-    def _counted(self, einsum: Einsum, built: Built) -> tuple[Nest, tuple[Use, ...]]:
+    def _counted(self, einsum: Einsum, built: Built) -> tuple[Nest, tuple[Use, ...], Live]:
         array = self.placed.arrays[einsum.name]
         looped = loops(self.placed, einsum)
         keep = {m: by[einsum.name] for m, by in self.placed.keep.items() if einsum.name in by}
@@ -142,7 +153,8 @@ class Ledger:
         key = (einsum.name, array, self.placed.home, tuple(map(tuple, looped)), names, tuple(kept))
         if key not in built:
             nest = self._nest(einsum, array, looped, kept)
-            built[key] = nest, program(nest)
+            live = masks_of(self.block.cascade, einsum, nest, self.placed.sizes)
+            built[key] = nest, program(nest), live
         return built[key]
 
     def _nest(self, einsum: Einsum, array: str, looped: Loops, kept: Sequence[tuple[str, ...]]) -> Nest:

@@ -13,8 +13,10 @@ An array works in lock-step: a setting of all temporal loops is one step of all 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +28,14 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Expr, Size, variables, walk
 from einsum_cascade.ops import REDUCTION
 
+from ..identity import Same
+from .factors import divisors
 from .idle import Removed
+from .live_tiles import live_tiles
 from .nest import Count, Nest, SizeTable
+
+# Up to so many combinations of tile sizes all are counted at once, beyond only those in question.
+_MOST_TILES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +133,13 @@ def _mask(
         digits = (v,) if v in space else _digits(cascade, v, replaced)
         loops.append((v, tuple(loop for d in digits for loop in _loops(nest, d, parts_of))))
     names = sorted({n.name for part in merged for n in walk(part) if isinstance(n, Size)})
-    return Mask(tuple(merged), tuple(loops), tuple(names))
+    return Mask(_one(tuple(merged)), tuple(loops), tuple(names))
+
+
+@functools.lru_cache(maxsize=1024)
+def _one(parts: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """Return one and the same object for equal predicates: what is counted for one is known for all."""
+    return parts
 
 
 def _digits(cascade: Cascade, variable: str, replaced: Sequence[str]) -> tuple[str, ...]:
@@ -168,6 +182,9 @@ def _settings(mask: Mask, loops: tuple[str, ...], sizes: SizeTable) -> Count:
     values = [sizes[name] for name in (*own, *mask.names)]
     if not any(isinstance(v, np.ndarray) for v in values):
         return free * _counted(mask, kept, tuple(values))
+    found = _tabled(mask, kept, sizes)
+    if found is not None:
+        return free * found
     spread = np.broadcast_arrays(*values)
     distinct, which = np.unique(np.stack([v.ravel() for v in spread]), axis=1, return_inverse=True)
     found = np.array(
@@ -176,8 +193,47 @@ def _settings(mask: Mask, loops: tuple[str, ...], sizes: SizeTable) -> Count:
     return free * found[which.ravel()].reshape(spread[0].shape)
 
 
+def _tabled(mask: Mask, kept: frozenset[str], sizes: SizeTable) -> Count | None:
+    """Return what the sizes of tiles say, from a table of all; None where more than those differs between points."""
+    if any(isinstance(sizes[name], np.ndarray) for name in mask.names):
+        return None
+    cuts: dict[str, tuple[int, tuple[int, ...]]] = {}
+    places: list[Count] = []
+    extents = [int(np.asarray(sizes[parts]).flat[0]) for _, parts in mask.loops]
+    every = math.prod(len(divisors(n)) for n in extents) <= _MOST_TILES
+    for size, (variable, parts) in zip(extents, mask.loops, strict=True):
+        told = sum(p in kept for p in parts)
+        whole, width = np.asarray(sizes[parts]), np.asarray(sizes[parts[told:]])
+        if not kept.issuperset(parts[:told]) or (whole != size).any():
+            return None
+        tiles = divisors(size) if every else tuple(np.unique(width).tolist())
+        at = np.searchsorted(tiles, width)
+        if (np.take(tiles, at, mode="clip") != width).any():
+            return None
+        cuts[variable] = size, tiles
+        places.append(at)
+    numbers = tuple((name, sizes[name]) for name in mask.names)
+    return _table(Same(mask.parts), tuple(cuts.items()), numbers)[tuple(places)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _table(
+    parts: Same[tuple[Expr, ...]], cuts: tuple[Any, ...], numbers: tuple[tuple[str, float], ...]
+) -> Any:
+    return live_tiles(parts.it, dict(cuts), dict(numbers))
+
+
 @functools.lru_cache(maxsize=65536)
 def _counted(mask: Mask, kept: frozenset[str], values: tuple[float, ...]) -> int:
     of = dict(zip((*mask.own, *mask.names), values, strict=True))
-    digits = {v: tuple((int(of[p]), p in kept) for p in parts) for v, parts in mask.loops}
-    return live_settings(mask.parts, digits, {n: of[n] for n in mask.names})
+    digits = tuple((v, tuple((int(of[p]), p in kept) for p in parts)) for v, parts in mask.loops)
+    return _left(Same(mask.parts), digits, tuple((n, of[n]) for n in mask.names))
+
+
+@functools.lru_cache(maxsize=65536)
+def _left(
+    parts: Same[tuple[Expr, ...]],
+    digits: tuple[tuple[str, tuple[tuple[int, bool], ...]], ...],
+    numbers: tuple[tuple[str, float], ...],
+) -> int:
+    return live_settings(parts.it, dict(digits), dict(numbers))

@@ -15,9 +15,9 @@ from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
 from ..result import Estimate
+from .factors import divisor, divisors
 from .model import simulate
 from .search import EFFORT, OBJECTIVES, Search
-from .tiles import divisor, divisors
 from .tiling import Merit, Tiled
 from .writing import write
 
@@ -93,7 +93,9 @@ def _check(objective: str, effort: int, slack: float) -> None:
     if effort < 1:
         raise MappingError(f"effort: expected a whole number of at least 1, found {effort}")
     if not 0 <= slack < math.inf:
-        raise MappingError(f"slack: expected a share of the latency such as 0.01, at least 0, found {slack:g}")
+        raise MappingError(
+            f"slack: expected a share of the latency such as 0.01, at least 0, found {slack:g}"
+        )
 
 
 def _gap(moved: float, least: float) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
@@ -22,10 +23,11 @@ from ..hardware.model import Array, SpatialChip
 from ..identity import Same, remembered
 from .access import tile_of, words
 from .block import Block
+from .factors import divisor
 from .idle import skipped
 from .lowering import operands_of
+from .masks import steps_of
 from .nest import Count, SizeTable
-from .tiles import divisor
 
 # All assignments are looked at up to here, good ones and their neighbours beyond.
 _MOST_ASSIGNMENTS = 1 << 12
@@ -239,7 +241,8 @@ def placements(
     """
     names = list(chip.arrays)
     barred = frozenset((*block.cascade.splits, *([block.stream] if block.iterated else [])))
-    rows = [_options(Same(e), Same(sizes), Same(chip), narrow, barred) for e in block.einsums]
+    of = Same(block.cascade), Same(sizes), Same(chip)
+    rows = [_options(Same(e), *of, narrow, barred) for e in block.einsums]
     for e, row in zip(block.einsums, rows, strict=True):
         if not any(math.isfinite(cycles) for _, cycles in row):
             raise _no_array(e, chip)
@@ -255,18 +258,17 @@ def placements(
 @functools.lru_cache(maxsize=4096)
 def _options(
     einsum: Same[Einsum],
+    cascade: Same[Cascade],
     sizes: Same[Mapping[str, int]],
     chip: Same[SpatialChip],
     narrow: int,
     barred: frozenset[str],
 ) -> tuple[tuple[tuple[str, ...], float], ...]:
     """Return, for each array, the best ranks for its axes and the cycles that it takes."""
-    out = []
-    for array in chip.it.arrays.values():
-        used = _narrowed(array, narrow)
-        axes = best_axes(einsum.it, sizes.it, used, barred)
-        out.append((axes, ideal_cycles(einsum.it, sizes.it, used, axes)))
-    return tuple(out)
+    return tuple(
+        best_axes(cascade.it, einsum.it, sizes.it, _narrowed(array, narrow), barred)
+        for array in chip.it.arrays.values()
+    )
 
 
 def _narrowed(array: Array, narrow: int) -> Array:
@@ -333,8 +335,13 @@ def _greedy(table: Any) -> list[Any]:
     return [chosen, table.argmin(axis=1)]
 
 
-def ideal_cycles(einsum: Einsum, sizes: Mapping[str, int], array: Array, axes: Sequence[str]) -> float:
-    """Return the cycles of an Einsum with the widest spatial tiles, per element of the batch; inf if it cannot."""
+def ideal_cycles(
+    cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int], array: Array, axes: Sequence[str]
+) -> float:
+    """Return the cycles of an Einsum with the widest spatial tiles, per element of the batch; inf if it cannot.
+
+    Steps in which a `where` leaves no point are left out; wider tiles take no more of them.
+    """
     if any(a.op not in array.ops for a in einsum.actions):
         return math.inf
     spatial = {r: divisor(sizes[r], x) for r, x in zip(axes, array.shape, strict=False)}
@@ -342,28 +349,32 @@ def ideal_cycles(einsum: Einsum, sizes: Mapping[str, int], array: Array, axes: S
     for a in einsum.actions:
         for unit, length in array.ops[a.op].items():
             busy.setdefault(a.variables, Counter())[unit if array.pipelined else ""] += length * a.count
-    total = 0.0
-    for over, units in busy.items():
-        ranks = [rank_of(v) for v in over]
-        steps = math.prod(sizes[r] / spatial.get(r, 1) for r in ranks)
-        total += steps * max(units.values())
-    return total
+    steps = {a.variables: a for a in einsum.actions}
+    return sum(
+        steps_of(cascade, einsum, steps[over], spatial, sizes) * max(units.values())
+        for over, units in busy.items()
+    )
 
 
 def best_axes(
-    einsum: Einsum, sizes: Mapping[str, int], array: Array, barred: frozenset[str]
-) -> tuple[str, ...]:
-    """Return the rank for each axis: those that fill the array best, results before reductions; no barred one."""
+    cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int], array: Array, barred: frozenset[str]
+) -> tuple[tuple[str, ...], float]:
+    """Return the ranks for the axes with which an Einsum takes least cycles, and the cycles; no barred rank.
+
+    Ties go to the ranks that fill the array best, and then to results before reductions.
+    """
     # Sorted, so that Einsums over the same ranks lie on the array in the same way.
     ranks = sorted(r for r in map(rank_of, einsum.variables) if r not in barred)
     output = {rank_of(v) for v in einsum.output_variables}
 
-    def merit(choice: Sequence[str]) -> tuple[int, int]:
+    def merit(choice: Sequence[str]) -> tuple[float, int, int]:
         used = math.prod(divisor(sizes[r], x) for r, x in zip(choice, array.shape, strict=False))
-        return used, sum(r in output for r in choice)
+        results = sum(r in output for r in choice)
+        return ideal_cycles(cascade, einsum, sizes, array, choice), -used, -results
 
     number = min(len(array.shape), len(ranks))
-    return max(itertools.permutations(ranks, number), key=merit, default=())
+    best = min(itertools.permutations(ranks, number), key=merit, default=())
+    return best, merit(best)[0]
 
 
 def registers(einsum: Einsum, sizes: Mapping[str, int], room: int) -> tuple[str, ...]:

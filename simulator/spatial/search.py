@@ -22,6 +22,7 @@ from .energy import memory_cost
 from .groups import units
 from .ledger import Built
 from .lowering import operands_of
+from .masks import elements_left
 from .nest import SizeTable
 from .placement import Placed, placements, shared_memories
 from .tiling import Allowed, Merit, Tiled, best_tiles, shortage, thriftiest
@@ -122,7 +123,10 @@ class Search:
     def thrifty(self, path: Sequence[Tiled], latency_s: float) -> tuple[Tiled, ...]:
         """Return the same blocks with less energy times delay, no slower than a latency and with no more traffic."""
         out = list(path)
-        scale = latency_s / sum(t.merit[0] for t in path)
+        total = sum(t.merit[0] for t in path)
+        if total == 0:
+            return tuple(path)  # a `where` removes every point
+        scale = latency_s / total
         for i, tiled in enumerate(path):
             cuts = boundaries([*out[:i], *out[i + 1 :]])
             limit = tiled.merit[0] * scale, tiled.merit[1] * _CLOSE
@@ -214,25 +218,26 @@ class Search:
         asked = {s.tensor for s in self.cascade.outputs} | read_outside
         out: dict[str, float] = {}
         for e in einsums:
-            for tensor, size in self._words(e).items():
+            for tensor, size in self._words(self.cascade, e).items():
                 if tensor not in names or (tensor in asked and tensor == e.name):
                     out[tensor] = max(size, out.get(tensor, 0))
         return out
 
-    def _words(self, einsum: Einsum) -> dict[str, float]:
+    def _words(self, cascade: Cascade, einsum: Einsum) -> dict[str, float]:
         batch = tuple(b for b in BATCH_RANKS if b in self.sizes and b not in self.cascade.rank_names)
         around = SizeTable(self.sizes)
         whole = {v: (rank_of(v),) for v in einsum.variables}
         found: dict[str, float] = {}
         for o in operands_of(einsum):
             size = float(words(tile_of(o, whole), around) * around[batch])
+            size *= elements_left(cascade, einsum, o, self.sizes)
             found[o.tensor] = max(size, found.get(o.tensor, 0.0))
         return found
 
     def spilled_bytes(self, block: Block) -> float:
         """Return the bytes that a block writes and reads back at least."""
         return sum(
-            2 * self._words(block.by_name[t])[t] * self.chip.word_bytes
+            2 * self._words(block.cascade, block.by_name[t])[t] * self.chip.word_bytes
             for t in block.spilled - block.asked_for
         )
 

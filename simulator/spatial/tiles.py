@@ -16,6 +16,7 @@ from mappings.expression import call_of, evaluate_expression, evaluate_node
 
 from ..hardware.model import Array, Memory, SpatialChip
 from .access import Tile, run, words
+from .factors import divisor, divisors
 from .lowering import Layout, Ranks
 from .nest import Count, Sizes, SizeTable
 from .work import greatest
@@ -174,38 +175,7 @@ def _capacity(memory: Any) -> float:
     return memory.capacity_bytes
 
 
-def divisor(size: Count, most: Count) -> Count:
-    """Return the largest divisor of a size that is at most `most`, element by element for arrays.
-
-    >>> divisor(1000, 256), divisor(1024, 256), divisor(7, 4)
-    (250, 256, 1)
-    """
-    if isinstance(size, np.ndarray) or isinstance(most, np.ndarray):
-        sizes, bounds = np.broadcast_arrays(size, most)
-        # One complex number a pair: sorting those is much faster than sorting rows.
-        distinct, where = np.unique(sizes + 1j * bounds, return_inverse=True)
-        found = np.array([_divisor(int(pair.real), int(pair.imag)) for pair in distinct], dtype=np.int64)
-        return found[where.reshape(sizes.shape)]
-    return _divisor(int(size), int(most))
-
-
-@functools.lru_cache(maxsize=65536)
-def _divisor(size: int, most: int) -> int:
-    return max((d for d in divisors(size) if d <= most), default=1)
-
-
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {"extent": _extent, "capacity": _capacity, "divisor": divisor}
-
-
-@functools.lru_cache(maxsize=4096)
-def divisors(n: int) -> tuple[int, ...]:
-    """Return the divisors of a number, ascending.
-
-    >>> divisors(12)
-    (1, 2, 3, 4, 6, 12)
-    """
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return (*small, *(n // d for d in reversed(small) if d * d != n))
 
 
 def _check_memory(memory: str, chip: SpatialChip, where: str) -> None:
@@ -231,8 +201,8 @@ def _fitted(
     rest = _rest(part, layout.ranks, mapping)
     whole = known[part] * known[rest]
     capacity_words = chip.memories[memory].capacity_bytes / chip.word_bytes
-    shape = np.broadcast_shapes(np.shape(capacity_words), *(np.shape(v) for v in known.values()))
-    if shape:
+    if any(isinstance(v, np.ndarray) for v in (capacity_words, *known.values())):
+        shape = np.broadcast_shapes(np.shape(capacity_words), *(np.shape(v) for v in known.values()))
         wholes = np.broadcast_to(whole, shape)
         found = _fitted_each(layout, known, (part, rest), wholes, memory, capacity_words)
         if not found.all():

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .factors import divisors
 from .ledger import Built, Ledger
 from .nest import Count
 from .placement import Placed
-from .tiles import divisors
 
 # Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
 MOST_POINTS = 1 << 13

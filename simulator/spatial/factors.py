@@ -1,0 +1,41 @@
+"""Divisors of sizes: what may be the size of a tile that a rank is cut into without a rest."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from .nest import Count
+
+
+def divisor(size: Count, most: Count) -> Count:
+    """Return the largest divisor of a size that is at most `most`, element by element for arrays.
+
+    >>> divisor(1000, 256), divisor(1024, 256), divisor(7, 4)
+    (250, 256, 1)
+    """
+    if isinstance(size, np.ndarray) or isinstance(most, np.ndarray):
+        sizes, bounds = np.broadcast_arrays(size, most)
+        # One complex number a pair: sorting those is much faster than sorting rows.
+        distinct, where = np.unique(sizes + 1j * bounds, return_inverse=True)
+        found = np.array([_divisor(int(pair.real), int(pair.imag)) for pair in distinct], dtype=np.int64)
+        return found[where.reshape(sizes.shape)]
+    return _divisor(int(size), int(most))
+
+
+@functools.lru_cache(maxsize=65536)
+def _divisor(size: int, most: int) -> int:
+    return max((d for d in divisors(size) if d <= most), default=1)
+
+
+@functools.lru_cache(maxsize=4096)
+def divisors(n: int) -> tuple[int, ...]:
+    """Return the divisors of a number, ascending.
+
+    >>> divisors(12)
+    (1, 2, 3, 4, 6, 12)
+    """
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return (*small, *(n // d for d in reversed(small) if d * d != n))

@@ -1,0 +1,119 @@
+"""Masks of Einsums whose loops are still open: how much of a space is left, in steps of an array or in elements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from einsum_cascade.analysis.points import numbers_of
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import rank_of
+from einsum_cascade.einsum import Action, Einsum
+from einsum_cascade.errors import CascadeError
+
+from ..identity import remembered
+from .idle import Removed, idle
+from .live import DENSE, Live, Mask, live_of, settings
+from .nest import Level, Loop, Nest, Operand, SizeTable
+
+# Parts of a rank, outermost first: over tiles, over steps of a tile, over turns of a step, on an axis.
+_DEPTH = {"2": 0, "1": 1, "turns": 2, "axis": 3, "0": 3}
+_removed = remembered(maxsize=256)(idle)
+
+
+def masks_of(cascade: Cascade, einsum: Einsum, nest: Nest, sizes: Mapping[str, int]) -> Live:
+    """Return the masks of an Einsum over loops `P.2`, `P.1`, `P.0`; those of which the points can be counted.
+
+    Args:
+        cascade: the algorithm.
+        einsum: one of it.
+        nest: its loops.
+        sizes: by rank.
+    """
+    live = _plain(cascade, einsum, sizes)
+    if live.whole is None:
+        return DENSE
+    parts: dict[str, list[str]] = {}
+    for loop in (*nest.time, *nest.space):
+        parts.setdefault(f"{rank_of(loop.variable)}.1", []).append(loop.part)
+    finer = {whole: tuple(sorted(found, key=_depth)) for whole, found in parts.items()}
+    works = tuple(_cut(mask, finer) for mask in live.works)
+    return Live(_cut(live.whole, finer), works, _cut(live.written, finer))
+
+
+def _cut(mask: Mask | None, finer: Mapping[str, tuple[str, ...]]) -> Mask | None:
+    """Return a mask with the loops of a nest in place of `P.1` and `P.0`."""
+    if mask is None:
+        return None
+    loops = []
+    for variable, parts in mask.loops:
+        kept = (p for p in parts if not p.endswith(".0"))
+        loops.append((variable, tuple(piece for p in kept for piece in finer.get(p, (p,)))))
+    return Mask(mask.parts, tuple(loops), mask.names)
+
+
+def _depth(part: str) -> int:
+    _, dot, level = part.partition(".")
+    return _DEPTH[level.partition(".")[0]] if dot else 0
+
+
+def _removal(cascade: Cascade, einsum: Einsum) -> Removed | None:
+    found: Removed | None = _removed(cascade).get(einsum.name)
+    return found
+
+
+@remembered(maxsize=256)
+def constants(cascade: Cascade, sizes: Mapping[str, int]) -> Mapping[str, float]:
+    """Return the named constants of a cascade."""
+    return {name: value for name, value in numbers_of(cascade, sizes).items() if name not in sizes}
+
+
+def steps_of(
+    cascade: Cascade, einsum: Einsum, action: Action, widths: Mapping[str, int], sizes: Mapping[str, int]
+) -> float:
+    """Return the steps that an array does for one kind of work of an Einsum, those without a point left out.
+
+    Args:
+        cascade: the algorithm.
+        einsum: one of it.
+        action: the work.
+        widths: by rank, how much of it lies on an axis; whole divisors.
+        sizes: by rank.
+    """
+    live = _plain(cascade, einsum, sizes)
+    loops = tuple(f"{rank_of(v)}.1" for v in action.variables)
+    return float(settings(live.of_work(einsum.actions.index(action)), loops, _table(cascade, sizes, widths)))
+
+
+def elements_left(cascade: Cascade, einsum: Einsum, operand: Operand, sizes: Mapping[str, int]) -> float:
+    """Return the share of the words of an operand that an Einsum touches, the results of nothing included."""
+    live = _plain(cascade, einsum, sizes)
+    mask = live.written if operand.output else live.whole
+    if mask is None:
+        return 1.0
+    loops = tuple(f"{rank_of(v)}.1" for v in sorted(operand.variables))
+    table = _table(cascade, sizes, {})
+    return float(settings(mask, loops, table) / max(1, table[loops]))
+
+
+def _table(cascade: Cascade, sizes: Mapping[str, int], widths: Mapping[str, int]) -> SizeTable:
+    found: dict[str, float] = {**constants(cascade, sizes), **sizes}
+    for rank, size in sizes.items():
+        width = widths.get(rank, 1)
+        found[f"{rank}.1"], found[f"{rank}.0"] = size // width, width
+    return SizeTable(found)
+
+
+@remembered(maxsize=8192)
+def _plain(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Live:
+    """Return the masks of an Einsum over loops `P.1` outside `P.0`; none where its points cannot be counted."""
+    loops = tuple(Loop(v, f"{rank_of(v)}.{level}") for v in einsum.variables for level in (1, 0))
+    nest = Nest(einsum.name, "", (Level("", loops),), (), ())
+    parts_of = {rank_of(v): (f"{rank_of(v)}.1", f"{rank_of(v)}.0") for v in einsum.variables}
+    live = live_of(cascade, einsum, nest, parts_of, _removal(cascade, einsum))
+    table = _table(cascade, sizes, {})
+    try:
+        for mask in (live.whole, live.written, *live.works):
+            settings(mask, (), table)
+    except CascadeError:
+        return DENSE
+    return live
