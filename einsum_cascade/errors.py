@@ -7,7 +7,13 @@ from collections.abc import Iterable
 
 
 class ModelError(Exception):
-    """Base of every error that a user can cause; its text stands alone, without a traceback."""
+    """Base of every error that a user can cause; its text stands alone, without a traceback.
+
+    What it quotes may come from strangers, so it is shown and never obeyed: see `printable`.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class MappingError(ModelError):
@@ -63,7 +69,7 @@ class CascadeError(ModelError):
         if self.at is None:
             # Without a place there is nothing to point at, so the whole error is one line.
             head = f"{place}: {self.message}" if self.file else self.message
-            return f"{head}; {self.hint}" if self.hint else head
+            return printable(f"{head}; {self.hint}" if self.hint else head)
         line, column = self.at
         out = [f"{place}:{line}:{column}: {self.message}"]
         # Only these end a line for the parser; str.splitlines knows half a dozen more.
@@ -71,11 +77,22 @@ class CascadeError(ModelError):
         if self.text and 0 < line <= len(lines):
             # Tabs are kept in the caret's indentation, so that it stands below the right character.
             source = lines[line - 1]
-            indent = "".join("\t" if c == "\t" else " " for c in source[: column - 1])
+            indent = "".join("\t" if c == "\t" else " " for c in printable(source[: column - 1]))
             out += [f"  {source}", f"  {indent}^"]
         if self.hint:
             out.append(f"  {self.hint}")
-        return "\n".join(out)
+        return printable("\n".join(out))
+
+
+def printable(text: str) -> str:
+    r"""Return a text in which a terminal finds nothing to obey: all but line ends and tabs is shown or escaped.
+
+    >>> printable("\x1b[31mred")
+    '\\x1b[31mred'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, legal: Iterable[str], *, listed: int = 8) -> str:

@@ -21,6 +21,10 @@ from .ops import COMPARISON, SIGNS, STRENGTH
 # Far above every attention ever published, and small enough that no text can exhaust memory.
 MAX_CHARACTERS = 50_000
 MAX_NESTING = 60
+# What a terminal obeys rather than shows, or what makes a text read otherwise than it is written.
+_CONTROLS = re.compile(
+    "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]|\\r(?!\\n)"
+)
 RESERVED = frozenset({"and", "or", "not", "where", "inf", "iterate"})
 
 
@@ -100,6 +104,11 @@ def _guard(text: str) -> None:
     """Bound what the parser is given, before it allocates anything."""
     if len(text) > MAX_CHARACTERS:
         raise CascadeError(f"the text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
+    control = _CONTROLS.search(text)
+    if control is not None:
+        before = text[: control.start()]
+        at = (before.count("\n") + 1, control.start() - before.rfind("\n"))
+        raise CascadeError(f"a text holds no control characters; found {control.group()!r}", at=at)
     depth = 0
     line, start = 1, 0
     for match in re.finditer(r"[()\[\]\n]", text):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from .errors import ModelError
+from .errors import ModelError, printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout 
 
 def fail(message: str) -> NoReturn:
     """Print one clear message on stderr and leave with the exit code of a user's mistake."""
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
     raise typer.Exit(USER_MISTAKE)
 
 
@@ -72,7 +72,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
 
     console = Console()
     rows = [list(r) for r in rows]
-    out = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    out = Table(title=printable(title), title_justify="left", caption=note or None, caption_justify="left")
     # A name is copied into the next command, so it stays whole where the other columns keep room for a word.
     widest = max((len(cell(r[0])) for r in rows), default=0)
     roomy = widest + _WORD * (len(columns) - 1) <= console.width
@@ -104,9 +104,9 @@ def cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return printable(str(value))
 
 
 def note(message: str) -> None:
     """Print a line for people on stderr."""
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)

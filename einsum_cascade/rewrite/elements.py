@@ -9,7 +9,7 @@ from ..analysis.passes import passes, timeline
 from ..analysis.streams import view, walkers
 from ..cascade import Cascade
 from ..declarations import Iterate
-from ..einsum import Einsum
+from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Expr, Var, substitute, transform, variables
 
 
@@ -143,6 +143,12 @@ def fresh_name(cascade: Cascade, wanted: str, taken: Iterable[str] = ()) -> str:
     while name in used:
         name, n = f"{wanted}{n}", n + 1
     return name
+
+
+def sum_over(einsum: Einsum, value: Expr) -> tuple[Reduction, ...]:
+    """Return a sum of a value as its source wrote it: by name, or left out where a product says it by itself."""
+    implicit = not einsum.reductions and not (isinstance(value, Apply) and value.op in ("+", "-"))
+    return () if implicit else (Reduction("sum", einsum.reduced),)
 
 
 def spliced(

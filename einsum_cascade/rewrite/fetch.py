@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..cascade import Cascade
+from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Expr, Var, substitute, transform, variables
-from .elements import Along, along, fresh_name, plain_target, spliced
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
+from .elements import Along, along, fresh_name, joined, plain_target, spliced
 from .separate import Rewritten
 
 
@@ -29,8 +30,45 @@ def fetches(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
             if _in_step(seen, source, access):
                 continue
             made_of_inputs = {a.tensor for a in source.reads} <= given
-            if plain_target(source) and made_of_inputs and cascade.block_of(source.name) is None:
+            if made_of_inputs and _can_move(source, access) and cascade.block_of(source.name) is None:
                 yield _fetched(cascade, seen, einsum, source, access)
+
+
+def _inside(cascade: Cascade, source: Einsum, access: Access) -> Iterator[Expr]:
+    """Yield the conditions under which a place exists, where what is computed there would exist beyond it.
+
+    An index that an input is read by along the same rank needs none: the input ends where the rank does.
+    """
+    bounded = {
+        (index, rank)
+        for read in _certain_reads(source.value)
+        for index, rank in zip(read.indices, cascade.signatures[read.tensor].ranks, strict=True)
+    }
+    axes = zip(source.target.indices, access.indices, cascade.signatures[source.name].ranks, strict=True)
+    for own, index, rank in axes:
+        same_rank = isinstance(index, Var) and rank_of(index.name) == rank
+        if not same_rank and (own, rank) not in bounded:
+            yield Compare(("<=", "<"), (Num(0), index, Size(rank)))
+
+
+def _certain_reads(value: Expr) -> Iterator[Access]:
+    """Yield the accesses without which a value does not exist: none for which `pad` or `select` has another."""
+    if isinstance(value, Access):
+        yield value
+    elif isinstance(value, Apply) and value.op not in ("pad", "select"):
+        for part in value.args:
+            yield from _certain_reads(part)
+
+
+def _can_move(source: Einsum, access: Access) -> bool:
+    """Tell whether a definition may be written at another place.
+
+    What a selection makes has no value for one place alone, and a variable of the place that the definition reduces
+    itself would be caught by its reduction.
+    """
+    caught = {v for i in access.indices for v in variables(i)} & {*source.reduced}
+    selects = any(r.into is not None for r in source.reductions)
+    return plain_target(source) and not caught and not selects
 
 
 def _in_step(seen: Along, source: Einsum, access: Access) -> bool:
@@ -45,14 +83,15 @@ def _fetched(cascade: Cascade, seen: Along, einsum: Einsum, source: Einsum, acce
     }
     used = tuple(dict.fromkeys(v for i in access.indices for v in variables(i)))
     own = Access(fresh_name(cascade, f"{source.name}{einsum.name}"), tuple(map(Var, used)))
-    where = None if source.where is None else substitute(source.where, values)
+    there = [] if source.where is None else [substitute(source.where, values)]
+    where = joined((*there, *_inside(cascade, source, access)))
     computed = Einsum(own, substitute(source.value, values), source.reductions, where)
 
     def change(node: Expr) -> Expr:
         return own if node == access else node
 
-    there = None if einsum.where is None else transform(einsum.where, change)
-    reading = Einsum(einsum.target, transform(einsum.value, change), einsum.reductions, there)
+    condition = None if einsum.where is None else transform(einsum.where, change)
+    reading = Einsum(einsum.target, transform(einsum.value, change), einsum.reductions, condition)
     body = spliced(cascade.body, einsum, (computed, reading))
     why = f"{source.name} at a place of its own is computed there, so nothing waits for the walk along {seen.rank}"
     return Rewritten("fetch", einsum.name, why, replace(cascade, body=body))

@@ -11,7 +11,7 @@ from ..cascade import Cascade
 from ..einsum import Einsum
 from ..expr import Access, Var, accesses, variables
 from .algebra import Formula, Symbols
-from .elements import Along, along, fresh_name, plain_target, spliced
+from .elements import Along, along, fresh_name, plain_target, spliced, sum_over
 from .separate import Rewritten
 
 
@@ -55,7 +55,7 @@ def _hoisted(cascade: Cascade, seen: Along, einsum: Einsum) -> Rewritten | None:
         return None
     name = fresh_name(cascade, f"S{einsum.name}")
     kept = tuple(Var(v) for v in einsum.output_variables if v in variables(within))
-    summed = Einsum(Access(name, kept), within, einsum.reductions)
+    summed = Einsum(Access(name, kept), within, sum_over(einsum, within))
     factor = sympy.Mul(*outside)
     applied = Einsum(einsum.target, symbols.expression(symbols.formula(summed.target) * factor))
     body = spliced(cascade.body, einsum, (summed, applied))

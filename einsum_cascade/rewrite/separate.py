@@ -11,7 +11,7 @@ from ..analysis.points import live_parts
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
 from ..declarations import rank_of
-from ..einsum import Einsum, Reduction
+from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
 from ..printer import expression
 from .algebra import Formula, Symbols, expanded
@@ -24,6 +24,7 @@ from .elements import (
     level_of,
     plain_target,
     spliced,
+    sum_over,
     without_unused,
 )
 
@@ -179,14 +180,8 @@ def _accumulator(
     if not moving <= {*variables(value), *(variables(where) if where is not None else ())}:
         return None, None  # a factor that lacks one of several reduced variables: its sum would lack a size
     name = fresh_name(seen.cascade, _new_name(einsum.name, value), taken)
-    made = Einsum(Access(name, target), value, _sum_over(einsum, value), where)
+    made = Einsum(Access(name, target), value, sum_over(einsum, value), where)
     return Access(name, target), made
-
-
-def _sum_over(einsum: Einsum, value: Expr) -> tuple[Reduction, ...]:
-    """Return the sum as its source wrote it: by name, or left out where a product says it by itself."""
-    implicit = not einsum.reductions and not (isinstance(value, Apply) and value.op in ("+", "-"))
-    return () if implicit else (Reduction("sum", einsum.reduced),)
 
 
 def _new_name(name: str, value: Expr) -> str:

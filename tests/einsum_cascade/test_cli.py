@@ -12,14 +12,15 @@ from typer.testing import CliRunner
 
 from einsum_cascade import cli, zoo
 from einsum_cascade.draw import dot, draw, layers, save_graph
+from validation.cli import app
 
 SIZES = "E=4,F=3,M=12,P=5"
 
 
 def run(*args: str) -> tuple[int, str, str]:
-    app = typer.Typer()
-    cli.register(app)
-    result = CliRunner().invoke(app, list(args))
+    own = typer.Typer()
+    cli.register(own)
+    result = CliRunner().invoke(own, list(args))
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -122,3 +123,25 @@ def test_graphs(name: str, tmp_path: Path) -> None:
     save_graph(cascade, second)
     assert first.read_bytes() == second.read_bytes()
     assert b"<svg" in first.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "{}.cascade"),
+        ("passes", "attention_3pass", "--rank", "{}"),
+        ("bounds", "attention_3pass", "--sizes", "{}=3"),
+        ("bounds", "attention_3pass", "--sizes", "{}/64K"),
+        ("reduce", "attention_3pass", "--rank", "M", "--out", "/nowhere/{}"),
+        ("evaluate", "attention_3pass", "--sizes", "E=2,F=2,M=2,P=2", "--inputs", "{}.npz", "--out", "x.npz"),
+        ("{}",),
+    ],
+    ids=lambda a: a[0],
+)
+def test_hostile_names_are_shown_and_not_obeyed(arguments: tuple[str, ...]) -> None:
+    evil = "a\x1b[31m\x07b"
+    ran = CliRunner().invoke(app, [a.format(evil) for a in arguments], color=True)
+    assert ran.exit_code == 2
+    assert "a\\x1b[31m\\x07b" in ran.output
+    assert "\x1b[31m\x07" not in ran.output
+    assert "\x07" not in ran.output

@@ -146,3 +146,25 @@ def test_sizes_that_double_each_other_are_worked_out_once() -> None:
 def test_text_is_bounded() -> None:
     with pytest.raises(CascadeError, match="the text has 300,010 characters"):
         parse("cascade c\n" + "#" * 300_000)
+
+
+@pytest.mark.parametrize("control", ["\x1b[31m", "\x07", "\x00", "\x7f", "\x9b", "\r", "\u202e", "\x0c"])
+@pytest.mark.parametrize("before", ['cascade c\n"', "cascade c\nrank I\nO[i] = A[i] ", "# ", ""])
+def test_control_characters_are_named_and_never_passed_on(control: str, before: str) -> None:
+    """A terminal would obey them: colours, titles, a line that writes over another, words in another order."""
+    with pytest.raises(CascadeError, match="no control characters") as found:
+        parse(f'{before}{control}x"\n', file=f"evil{control}.cascade")
+    shown = str(found.value)
+    assert control[0] not in shown.replace("\n", "")
+    assert control[0].encode("unicode_escape").decode() in shown
+    assert found.value.at == (before.count("\n") + 1, len(before.rsplit("\n", 1)[-1]) + 1)
+
+
+def test_a_caret_stands_below_what_is_escaped() -> None:
+    error = CascadeError("here", at=(1, 4)).located_in("f", "a\x1bb!c")
+    source, caret = str(error).split("\n")[1:]
+    assert source.index("!") == caret.index("^")
+
+
+def test_line_ends_of_other_machines_are_no_control_characters() -> None:
+    assert parse("cascade c\r\nrank I\r\ninput A[I]\r\noutput O[I]\r\nO[i] = A[i]\r\n").name == "c"

@@ -147,3 +147,42 @@ def test_zoo_entries_come_down_to_one_pass(name: str, rank: str) -> None:
         pytest.skip(f"the zoo has no {name}")
     found = reduce_passes(zoo.load(name), rank)
     assert (found.before, found.after) == (3, 1)
+
+
+FETCHED_BEYOND = """cascade beyond
+rank I J M
+input A[I, J] P[]
+output U[I, M] O[]
+U[i, m] = A[i, j]
+O[] = A[i, i] * pad(U[i, P[]], 7) * (m + 1) :: sum(i, m)
+"""
+
+
+@pytest.mark.parametrize("place", [0, 2, 5, -1])
+def test_what_is_fetched_ends_where_its_rank_does(place: int) -> None:
+    """Found by hypothesis: computed anew at its place, an element beyond the rank existed all of a sudden."""
+    cascade = parse(FETCHED_BEYOND)
+    found = reduce_passes(cascade, "M")
+    assert [s.rule for s in found.steps] == ["fetch"]
+    a = np.arange(9.0).reshape(3, 3)
+    sizes, inputs = {"I": 3, "J": 3, "M": 3}, {"A": a, "P": np.array(place)}
+    inside = a.sum(axis=1) if 0 <= place < 3 else np.full(3, 7.0)
+    assert evaluate(cascade, sizes, inputs)["O"] == (np.diagonal(a) * inside).sum() * 6
+    assert evaluate(found.cascade, sizes, inputs)["O"] == (np.diagonal(a) * inside).sum() * 6
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        # the place moves by a variable that the definition reduces by itself
+        "U[i, m] = A[i, j] * A[i, j] :: sum(j)\nO[] = A[j, j] * U[j, P[]] * (m + 1) :: sum(j, m)",
+        # one element of a selection has no definition of its own
+        "U[m, s] = A[i, m] :: topk(i -> s)\nO[] = A[m, A[m, U[0, 0]]]",
+        # the sum that a hoist leaves has two terms, and so is named
+        "V[m] = A[i, m]\nW[] = V[m]\nU[m, i] = W[] * (j + i)\nO[] = U[m, i]",
+    ],
+)
+def test_rules_leave_what_they_cannot_write(lines: str) -> None:
+    cascade = parse(f"cascade c\nrank I J M S\ninput A[I, J] B[I] P[]\noutput O[]\n{lines}\n")
+    for rank in ("I", "J", "M"):
+        assert reduce_passes(cascade, rank).after <= passes(cascade, rank).count
