@@ -166,6 +166,10 @@ class _StandIn:
     """The public face of `hwcomponents_cacti.SRAM` and its DRAM classes, release 1.0.40: energies in J, area in m^2."""
 
     def __init__(self, tech_node=None, width=64, depth=None, size=None, n_rw_ports=1, n_banks=1):
+        if tech_node is not None and depth is not None and size is None:
+            raise TypeError(
+                "must be real number, not NoneType"
+            )  # as the release does: a depth asks for the size too
         self.tech_node, self.width, self.depth = tech_node, width, depth
         self.area, self.leak_power = 2e-6, 0.25
 
@@ -197,6 +201,30 @@ def test_the_external_library_is_asked_for_memories(monkeypatch, fresh):
         "dram", row_bits=64, kind="ddr4"
     )
     assert cost("mac", library="hwcomponents") == cost("mac")
+
+
+def test_the_external_library_itself(fresh):
+    """Its CACTI made the rows of the table of 16 MiB, and the table was printed with six digits."""
+    pytest.importorskip("hwcomponents_cacti", reason="needs Python 3.12 and hwcomponents-cacti")
+    theirs = cost("sram", row_bits=4096, rows=32768, library="hwcomponents")
+    ours = cost("sram", row_bits=4096, rows=32768)
+    assert theirs.read_j == pytest.approx(ours.read_j, rel=1e-5)
+    assert theirs.write_j == pytest.approx(ours.write_j, rel=1e-5)
+    assert theirs.area_mm2 == pytest.approx(ours.area_mm2, rel=1e-5)
+    assert theirs.leakage_w == pytest.approx(ours.leakage_w, rel=1e-5)
+    smaller = cost("sram", row_bits=4096, rows=32768, node_nm=16, library="hwcomponents")
+    assert smaller.read_j < theirs.read_j and smaller.area_mm2 < theirs.area_mm2
+    for kind in ("lpddr4", "ddr3", "hbm3"):
+        assert cost("dram", row_bits=64, kind=kind, library="hwcomponents").read_j == pytest.approx(
+            cost("dram", row_bits=64, kind=kind).read_j
+        )
+    asked = simulate(
+        zoo.load("gemm"),
+        {"K": 512, "M": 512, "N": 512},
+        load_hardware("fusemax", {"library": "hwcomponents"}),
+        mappings.load("gemm"),
+    )
+    assert any("hwcomponents" in line for line in asked.assumptions)
 
 
 def test_without_the_external_library(monkeypatch, fresh):
