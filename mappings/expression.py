@@ -73,15 +73,9 @@ def evaluate_expression(
     """
     if isinstance(text, (int, float)):
         return text
-    stripped = text.strip()
-    if _NAME.match(stripped):
-        return _lookup(stripped, names, where, error)
-    number = _number(stripped)
-    if number is not None:
-        return number
-    table = {**OPERATORS, **(functions or {})}
+    table = {**OPERATORS, **functions} if functions else OPERATORS
     try:
-        return evaluate_node(_parsed(stripped), names, where=where, error=error, table=table)
+        return evaluate_node(_parsed(text), names, where=where, error=error, table=table)
     except CascadeError as e:
         raise error(f"{where}: '{text}' is not an expression: {e.message}") from None
     except (ZeroDivisionError, OverflowError, ArithmeticError):
@@ -92,7 +86,11 @@ def evaluate_expression(
 def _parsed(text: str) -> Expr:
     from einsum_cascade.parser import parse_expression
 
-    return parse_expression(text)
+    stripped = text.strip()
+    if _NAME.match(stripped):
+        return Size(stripped)
+    number = _number(stripped)
+    return parse_expression(stripped) if number is None else Num(number)
 
 
 def _number(text: str) -> int | float | None:

@@ -37,13 +37,19 @@ def remembered(maxsize: int) -> Callable[[Callable[..., Found]], Callable[..., F
     """
 
     def decorate(function: Callable[..., Found]) -> Callable[..., Found]:
-        @functools.lru_cache(maxsize=maxsize)
-        def kept(*keys: Same[Any]) -> Found:
-            return function(*(key.it for key in keys))
+        # The arguments are kept beside the result, so that nothing else takes their identity meanwhile.
+        kept: dict[tuple[int, ...], tuple[tuple[Any, ...], Found]] = {}
 
         @functools.wraps(function)
         def asked(*arguments: Any) -> Found:
-            return kept(*map(Same, arguments))
+            key = tuple(map(id, arguments))
+            found = kept.get(key)
+            if found is None:
+                found = (arguments, function(*arguments))
+                if len(kept) >= maxsize:
+                    kept.pop(next(iter(kept)), None)
+                kept[key] = found
+            return found[1]
 
         return asked
 

@@ -21,12 +21,15 @@ Source: the counting of Timeloop (ISPASS 2019), written out; tests walk the same
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
+from einsum_cascade.declarations import rank_of
+from einsum_cascade.expr import Apply, Num, Size
 from mappings.expression import evaluate_node
 
 from .live import Live, Mask, settings
@@ -154,6 +157,8 @@ def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
             parts += within.get(dimension.terms[0][0], ())
         elif _single(dimension, within) is not None:
             parts += _single(dimension, within) or ()
+        elif _are_digits(dimension):  # m1*M0 + m0 is never the same for two pairs
+            parts += (part for v, _ in dimension.terms for part in within[v])
         else:
             coupled.append(tuple((within.get(v, ()), stride) for v, stride in dimension.terms))
     return Tile(tuple(parts), tuple(coupled))
@@ -163,6 +168,26 @@ def _single(dimension: Dimension, within: Mapping[str, tuple[str, ...]]) -> tupl
     """Return the loops of an index of which at most one variable moves here."""
     moving = [v for v, _ in dimension.terms if within.get(v)]
     return within.get(moving[0], ()) if len(moving) == 1 else (() if not moving else None)
+
+
+def _are_digits(dimension: Dimension) -> bool:
+    """Tell whether the stride of every variable is the size of all ranks below it, as in m1*M0 + m0."""
+    found = {v: _factors(stride) for v, stride in dimension.terms}
+    below: Counter[str] = Counter()
+    for v in sorted(found, key=lambda v: found[v].total()):
+        if found[v] != below:
+            return False
+        below[rank_of(v)] += 1
+    return True
+
+
+def _factors(stride: object) -> Counter[str]:
+    """Return the sizes that a stride is a product of; a name of no rank for what is no size."""
+    if isinstance(stride, Size):
+        return Counter([stride.name])
+    if isinstance(stride, Apply) and stride.op == "*":
+        return sum(map(_factors, stride.args), Counter[str]())
+    return Counter() if stride in (1, Num(1)) else Counter([""])
 
 
 def _uses(nest: Nest, operand: Operand, within: Sequence[Mapping[str, tuple[str, ...]]]) -> Iterable[Use]:

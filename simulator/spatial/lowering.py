@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +17,9 @@ from mappings.binding import SpatialMapping
 from mappings.loopnest import EinsumLoops
 
 from ..hardware.model import SpatialChip
-from ..identity import Same, remembered
-from .access import Tile, Use, program
+from ..identity import remembered
+from .access import Use, program
+from .holding import Groups, held_groups, largest, stated_tiles
 from .idle import idle
 from .live import DENSE, Live, live_of
 from .nest import Dimension, Level, Loop, Nest, Operand, Work
@@ -47,8 +48,7 @@ class Layout:
         nests: in the order of the schedule.
         uses: the access programs of the nests.
         phase_of: by Einsum.
-        held: what a memory holds at a time: groups of which the largest counts; in a group the tensors that are held
-            together, each by the largest of its tiles.
+        held: what a memory holds at a time, see holding.py.
         live: the masks of the Einsums that have one.
         loose: the part of `held` that may spill, group by group, of the memories that may.
     """
@@ -57,9 +57,9 @@ class Layout:
     nests: tuple[Nest, ...]
     uses: tuple[Use, ...]
     phase_of: Mapping[str, str]
-    held: Mapping[str, tuple[tuple[tuple[Tile, ...], ...], ...]]
+    held: Mapping[str, Groups]
     live: Mapping[str, Live] = field(default_factory=dict)
-    loose: Mapping[str, tuple[tuple[tuple[Tile, ...], ...], ...]] = field(default_factory=dict)
+    loose: Mapping[str, Groups] = field(default_factory=dict)
 
 
 def with_nests(layout: Layout, nests: Iterable[Nest]) -> Layout:
@@ -102,19 +102,25 @@ def lower(cascade: Cascade, chip: SpatialChip, mapping: SpatialMapping, batch: t
         MappingError: the mapping names something that the cascade or the chip lacks, leaves out an Einsum, loops
             over a rank twice or not at all, or keeps a tensor nowhere.
     """
-    words = _Words(
-        chip.name,
-        tuple((name, m.of, m.per_element) for name, m in chip.memories.items()),
-        tuple((name, len(a.shape), tuple(a.ops)) for name, a in chip.arrays.items()),
-    )
-    return _lowered(Same(cascade), words, Same(mapping), batch)
+    return _lowered(cascade, _words(chip), mapping, _one(batch))
+
+
+@remembered(maxsize=64)
+def _words(chip: SpatialChip) -> _Words:
+    memories = tuple((name, m.of, m.per_element) for name, m in chip.memories.items())
+    arrays = tuple((name, len(a.shape), tuple(a.ops)) for name, a in chip.arrays.items())
+    words: _Words = _one(_Words(chip.name, memories, arrays))
+    return words
 
 
 @functools.lru_cache(maxsize=512)
-def _lowered(
-    same_cascade: Same[Cascade], words: _Words, same_mapping: Same[SpatialMapping], batch: tuple[str, ...]
-) -> Layout:
-    cascade, mapping = same_cascade.it, same_mapping.it
+def _one(value: Hashable) -> Any:
+    """Return the same object for equal values, so that what is remembered about one is about all."""
+    return value
+
+
+@remembered(maxsize=512)
+def _lowered(cascade: Cascade, words: _Words, mapping: SpatialMapping, batch: tuple[str, ...]) -> Layout:
     _check_words(cascade, words, mapping)
     ranks = _ranks(cascade, mapping, batch)
     by_name = {e.name: e for e in cascade.einsums}
@@ -122,13 +128,16 @@ def _lowered(
     _check_ends(cascade, nests, words.memories[0][0], mapping.name or "mapping")
     uses = tuple(u for n in nests for u in program(n))
     phase_of = {einsum: phase for einsum, _, phase in mapping.binding.placements()}
-    stated = _stated_tiles(mapping, ranks, words)
-    groups = {name: {} if of else phase_of for name, of, _ in words.memories}
-    held = {name: _held(uses, name, group_of, stated) for name, group_of in groups.items()}
+    common = [name for name, of, _ in words.memories if not of]
+    stated = stated_tiles(mapping, common, ranks.variable, words.name)
+    spill = mapping.binding.spill
+    groups = {n: held_groups(uses, n, phase_of if n in common else {}, stated) for n, _, _ in words.memories}
+    # What may spill is compared group by group with all that is held.
+    held = {n: found if n in spill else largest(found) for n, found in groups.items()}
     loose = {
-        name: _held(uses, name, groups[name], stated, spill.tensors)
-        for name, spill in mapping.binding.spill.items()
-        if name in groups
+        n: held_groups(uses, n, phase_of if n in common else {}, stated, of.tensors)
+        for n, of in spill.items()
+        if n in groups
     }
     return Layout(ranks, tuple(nests), uses, phase_of, held, _live(cascade, nests, ranks), loose)
 
@@ -140,52 +149,6 @@ def _live(cascade: Cascade, nests: Sequence[Nest], ranks: Ranks) -> dict[str, Li
         for n in nests
     }
     return {name: live for name, live in found.items() if live != DENSE}
-
-
-def _stated_tiles(mapping: SpatialMapping, ranks: Ranks, words: _Words) -> dict[tuple[str, str, str], Tile]:
-    """Return the tiles whose extent the mapping states, by phase, memory and tensor."""
-    where = f"{mapping.name or 'mapping'}: hold"
-    memories = [name for name, of, _ in words.memories if not of]
-    out = {}
-    for phase, by_memory in mapping.binding.hold.items():
-        for memory, tensors in by_memory.items():
-            if memory not in memories:
-                hint = nearest(memory, memories)
-                raise MappingError(f"{where}.{phase}: '{memory}' is no memory of all of {words.name}; {hint}")
-            for tensor, parts in tensors.items():
-                for part in parts:
-                    if part not in ranks.variable:
-                        hint = nearest(part, ranks.variable)
-                        raise MappingError(
-                            f"{where}.{phase}.{memory}.{tensor}: no rank or part '{part}'; {hint}"
-                        )
-                out[phase, memory, tensor] = Tile(tuple(parts))
-    return out
-
-
-def _held(
-    uses: Iterable[Use],
-    memory: str,
-    group_of: Mapping[str, str],
-    stated: Mapping[tuple[str, str, str], Tile],
-    of: Sequence[str] | None = None,
-) -> tuple[tuple[tuple[Tile, ...], ...], ...]:
-    """Return the tiles that a memory holds, grouped by what lives at the same time.
-
-    In a memory of the whole chip the Einsums of a phase live side by side: each tensor that it keeps is held once, by
-    the tile that the mapping states, or else by its largest one. A memory of one array serves one Einsum after
-    another. Phases follow each other. With `of`, only those tensors are looked at.
-    """
-    groups: dict[str, dict[str, dict[Tile, None]]] = {}
-    for use in uses:
-        if use.memory == memory:
-            phase = group_of.get(use.einsum, use.einsum)
-            tensors = groups.setdefault(phase, {})
-            if of is not None and use.operand.tensor not in of:
-                continue
-            tile = stated.get((phase, memory, use.operand.tensor), use.tile)
-            tensors.setdefault(use.operand.tensor, {})[tile] = None
-    return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())
 
 
 def _ranks(cascade: Cascade, mapping: SpatialMapping, batch: tuple[str, ...]) -> Ranks:

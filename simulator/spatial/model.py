@@ -174,16 +174,19 @@ def _memory_rows(
     areas: Mapping[str, float],
 ) -> tuple[MemoryEstimate, ...]:
     word, held = settled.chip.word_bytes, settled.held_bytes
-    read, _ = _sums({place: m[0] for place, m in moved.items()})
-    written, _ = _sums({place: m[1] for place, m in moved.items()})
+    read: dict[str, Count] = dict.fromkeys(settled.chip.memories, 0)
+    written = dict(read)
+    for (memory, _), words in moved.items():
+        read[memory] = read[memory] + words[0]
+        written[memory] = written[memory] + words[1]
     return tuple(
         MemoryEstimate(
             name=name,
-            read_bytes=read.get(name, 0) * word,
-            write_bytes=written.get(name, 0) * word,
+            read_bytes=read[name] * word,
+            write_bytes=written[name] * word,
             held_bytes=held[name],
             capacity_bytes=memory.capacity_bytes,
-            busy=(read.get(name, 0) + written.get(name, 0)) * word / memory.bandwidth_bytes_per_s / latency,
+            busy=(read[name] + written[name]) * word / memory.bandwidth_bytes_per_s / latency,
             energy_j=energy.get(name, 0.0),
             area_mm2=areas[name],
         )

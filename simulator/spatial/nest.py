@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from einsum_cascade.expr import Expr
 
 # An int, a float, or a NumPy array of them: one design point, or many at once.
@@ -24,7 +26,15 @@ class SizeTable(dict[Any, Any]):
     def __missing__(self, key: Any) -> Count:
         if not isinstance(key, tuple):
             raise KeyError(key)
-        value = self[key[:-1]] * self[key[-1]] if key else 1
+        value: Count = 1
+        for name in key:
+            size = self[name]
+            if isinstance(
+                size, np.ndarray
+            ):  # a product of arrays is worth remembering for those that begin alike
+                value = self[key[:-1]] * self[key[-1]]
+                break
+            value *= size
         self[key] = value
         return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -36,11 +36,8 @@ _MASKED = (
 Place: TypeAlias = tuple[str, str]
 
 
-class Moved(NamedTuple):
-    """Words read from and written to a memory, over all its instances."""
-
-    read: Count
-    written: Count
+# Words read from and written to a memory, over all its instances.
+Moved: TypeAlias = tuple[Count, Count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +218,7 @@ def _add(out: dict[Place, Moved], usage: Usage, places: Iterable[Place]) -> None
     written = (usage.updates + usage.fills) * usage.instances
     for place in places:
         before = out.get(place)
-        out[place] = Moved(read, written) if before is None else Moved(before[0] + read, before[1] + written)
+        out[place] = (read, written) if before is None else (before[0] + read, before[1] + written)
 
 
 @remembered(maxsize=512)

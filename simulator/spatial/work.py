@@ -47,7 +47,10 @@ def paces(nest: Nest, array: Array, live: Live = DENSE) -> tuple[Pace, ...]:
 
 def paced(found: Iterable[Pace], sizes: SizeTable) -> Count:
     """Return the cycles that some paces add up to."""
-    return total(settings(mask, time, sizes) * each for mask, time, each in found)
+    out: Count = 0
+    for mask, time, each in found:
+        out = out + settings(mask, time, sizes) * each
+    return out
 
 
 def cycles(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> Count:

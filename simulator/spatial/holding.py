@@ -1,0 +1,106 @@
+"""Which tiles a memory holds at the same time: structure only, their sizes come beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from einsum_cascade.errors import MappingError, nearest
+from mappings.binding import SpatialMapping
+
+from .access import Tile, Use
+
+# Groups of which the largest counts; in a group the tensors held together, each by the largest of its tiles.
+Groups: TypeAlias = tuple[tuple[tuple[Tile, ...], ...], ...]
+# The tiles whose extent a mapping states, by phase, memory and tensor.
+Stated: TypeAlias = Mapping[tuple[str, str, str], Tile]
+
+
+def stated_tiles(
+    mapping: SpatialMapping, memories: Collection[str], parts: Collection[str], chip: str
+) -> Stated:
+    """Return the tiles whose extent a mapping states.
+
+    Args:
+        mapping: its `hold`.
+        memories: those of the whole chip.
+        parts: all ranks and parts of ranks.
+        chip: its name.
+
+    Raises:
+        MappingError: an unknown memory, rank or part.
+    """
+    where = f"{mapping.name or 'mapping'}: hold"
+    out = {}
+    for phase, by_memory in mapping.binding.hold.items():
+        for memory, tensors in by_memory.items():
+            if memory not in memories:
+                hint = nearest(memory, memories)
+                raise MappingError(f"{where}.{phase}: '{memory}' is no memory of all of {chip}; {hint}")
+            for tensor, extent in tensors.items():
+                for part in extent:
+                    if part not in parts:
+                        hint = nearest(part, parts)
+                        raise MappingError(
+                            f"{where}.{phase}.{memory}.{tensor}: no rank or part '{part}'; {hint}"
+                        )
+                out[phase, memory, tensor] = Tile(tuple(extent))
+    return out
+
+
+def held_groups(
+    uses: Iterable[Use],
+    memory: str,
+    group_of: Mapping[str, str],
+    stated: Stated,
+    of: Sequence[str] | None = None,
+) -> Groups:
+    """Return the tiles that a memory holds, grouped by what lives at the same time.
+
+    In a memory of the whole chip the Einsums of a phase live side by side: each tensor that it keeps is held once, by
+    the tile that the mapping states, or else by its largest one. A memory of one array serves one Einsum after
+    another. Phases follow each other.
+
+    Args:
+        uses: of all memories.
+        memory: one of them.
+        group_of: phases by Einsum; an Einsum that is not there is a group of its own.
+        stated: see `stated_tiles`.
+        of: the tensors to look at; None for all.
+    """
+    groups: dict[str, dict[str, dict[Tile, None]]] = {}
+    for use in uses:
+        if use.memory == memory:
+            phase = group_of.get(use.einsum, use.einsum)
+            tensors = groups.setdefault(phase, {})
+            if of is not None and use.operand.tensor not in of:
+                continue
+            tile = stated.get((phase, memory, use.operand.tensor), use.tile)
+            tensors.setdefault(use.operand.tensor, {})[tile] = None
+    return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())
+
+
+def largest(groups: Groups) -> Groups:
+    """Return the groups without what can never be the largest, whatever the sizes are.
+
+    >>> small, large = Tile(("E",)), Tile(("P0", "E"))
+    >>> found = largest((((small,),), ((small, large),), ((large,), (small,))))
+    >>> [[[tile.parts for tile in tiles] for tiles in tensors] for tensors in found]
+    [[[('P0', 'E')], [('E',)]]]
+    """
+    slim = [tuple(_not_inside(tiles) for tiles in tensors) for tensors in groups]
+    kept: list[tuple[tuple[Tile, ...], ...]] = []
+    for tensors in sorted(slim, key=len, reverse=True):
+        if not any(Counter(tensors) <= Counter(larger) for larger in kept):
+            kept.append(tensors)
+    return tuple(kept)
+
+
+def _not_inside(tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+    """Return the tiles that do not lie in another one with more loops."""
+    kept: list[Tile] = []
+    for tile in sorted(tiles, key=lambda tile: len(tile.parts), reverse=True):
+        if not any(tile.coupled == k.coupled and Counter(tile.parts) <= Counter(k.parts) for k in kept):
+            kept.append(tile)
+    return tuple(kept)
