@@ -73,10 +73,13 @@ class Use:
     """How one operand uses one memory: the program behind a `Usage`.
 
     Attributes:
+        brought: what of the tile comes from outside at a time: all of it, or one generation where states are carried.
         below: the tile of the next memory inside; None for the functional units.
         spread: fan-out between this memory and the next inside that reaches different elements.
         above: fan-out outside this memory that reaches different elements.
         copies: all fan-out outside this memory.
+        spares_reads: the first touch of a word needs no read: outputs, and states that the next memory inside carries.
+        spares_fills: the same of fills from outside: outputs, and states that this memory carries.
     """
 
     einsum: str
@@ -85,12 +88,15 @@ class Use:
     outermost: bool
     whole: Tile
     tile: Tile
+    brought: Tile
     below: Tile | None
     spread: tuple[str, ...]
     above: tuple[str, ...]
     copies: tuple[str, ...]
     inner: Trips
     outer: Trips
+    spares_reads: bool = False
+    spares_fills: bool = False
 
 
 class Usage(NamedTuple):
@@ -197,21 +203,49 @@ def _uses(nest: Nest, operand: Operand, within: Sequence[Mapping[str, tuple[str,
     for position, i in enumerate(kept):
         last = position == len(kept) - 1
         c = len(levels) if last else kept[position + 1]
-        inner = _time(levels[:c], moved)
+        carried_in, carried = (_carried(operand, levels, at) for at in (c, i))
+        inner = _time(levels[:c], moved - {operand.generation} if carried_in else moved)
+        tile = tile_of(operand, within[i])
+        below = None if last else (_one_generation if carried_in else tile_of)(operand, within[c])
         yield Use(
             einsum=nest.einsum,
             operand=operand,
             memory=levels[i].memory,
             outermost=position == 0,
-            whole=tile_of(operand, within[0]),
-            tile=tile_of(operand, within[i]),
-            below=None if last else tile_of(operand, within[c]),
+            whole=_one_generation(operand, within[0]),
+            tile=tile,
+            brought=_one_generation(operand, within[i]) if carried else tile,
+            below=below,
             spread=_fan_out(levels[i:c], moved),
             above=_fan_out(levels[:i], moved),
             copies=_fan_out(levels[:i], None),
             inner=Trips(inner, tuple(part for part, _ in inner) if last else None),
-            outer=Trips(_time(levels[:i], moved)),
+            outer=Trips(_time(levels[:i], moved - {operand.generation} if carried else moved)),
+            spares_reads=operand.output or carried_in,
+            spares_fills=operand.output or carried,
         )
+
+
+def _carried(operand: Operand, levels: Sequence[Level], at: int) -> bool:
+    """Tell whether a memory still holds of a state what the generation before left there.
+
+    It does where nothing but other words of the state comes between the start and the last generation: what starts
+    all over again has to begin with the first one again.
+    """
+    if at == len(levels) or levels[at].memory not in operand.carried:
+        return False
+    generation = operand.generation
+    if any(loop.variable == generation for level in levels for loop in level.fan_out):
+        return False
+    outside = [loop.variable for level in levels[:at] for loop in level.time]
+    inside = any(loop.variable == generation for level in levels[at:] for loop in level.time)
+    last = len(outside) if inside else len(outside) - outside[::-1].index(generation)
+    return operand.variables.issuperset(outside[:last])
+
+
+def _one_generation(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
+    """Return the tile of an operand, of one generation if it is a state."""
+    return tile_of(operand, {v: loops for v, loops in within.items() if v != operand.generation})
 
 
 def _fan_out(levels: Sequence[Level], moved: frozenset[str] | None) -> tuple[str, ...]:
@@ -230,17 +264,11 @@ def run(use: Use, sizes: SizeTable) -> Usage:
     accesses = sizes[use.spread] * trips(use.inner, sizes)
     if use.below is not None:
         accesses = accesses * words(use.below, sizes)
-    share: Count = 0 if use.outermost else tile * trips(use.outer, sizes)
-    instances = sizes[use.copies]
-    if not use.operand.output:
-        return Usage(
-            use.einsum, use.operand, use.memory, use.outermost, tile, accesses, share, 0, 0, instances
-        )
+    share: Count = 0 if use.outermost else words(use.brought, sizes) * trips(use.outer, sizes)
+    if not use.spares_reads and not use.spares_fills:
+        return _usage(use, tile, accesses, share, 0, 0, sizes)
     first = _quotient(words(use.whole, sizes), sizes[use.above])
-    reads, fills = accesses - first, 0 if use.outermost else share - first
-    return Usage(
-        use.einsum, use.operand, use.memory, use.outermost, tile, reads, fills, accesses, first, instances
-    )
+    return _usage(use, tile, accesses, share, first, first, sizes)
 
 
 def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
@@ -255,25 +283,29 @@ def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
     tile = words(use.tile, sizes)
     piece = sizes[use.spread] * (1 if use.below is None else words(use.below, sizes))
     accesses = piece * _live_trips(use.inner, sizes, mask)
-    share: Count = 0 if use.outermost else tile * _live_trips(use.outer, sizes, mask)
-    instances = sizes[use.copies]
-    if not use.operand.output:
-        return Usage(
-            use.einsum, use.operand, use.memory, use.outermost, tile, accesses, share, 0, 0, instances
-        )
-    first = piece * _distinct(use.inner, sizes, mask)
-    fills = 0 if use.outermost else share - tile * _distinct(use.outer, sizes, mask)
+    brought = words(use.brought, sizes)
+    share: Count = 0 if use.outermost else brought * _live_trips(use.outer, sizes, mask)
+    reads = piece * _distinct(use.inner, sizes, mask) if use.spares_reads else 0
+    fills = brought * _distinct(use.outer, sizes, mask) if use.spares_fills else 0
+    return _usage(use, tile, accesses, share, reads, fills, sizes)
+
+
+def _usage(
+    use: Use, tile: Count, accesses: Count, share: Count, read_free: Count, fill_free: Count, sizes: SizeTable
+) -> Usage:
+    """Return a usage from what passes inwards and outwards, and the first touches that need no read, and no fill."""
+    output = use.operand.output
     return Usage(
         use.einsum,
         use.operand,
         use.memory,
         use.outermost,
         tile,
-        accesses - first,
-        fills,
-        accesses,
-        first,
-        instances,
+        accesses - read_free if use.spares_reads else accesses,
+        share - fill_free if use.spares_fills and not use.outermost else share,
+        accesses if output else 0,
+        read_free if output else 0,
+        sizes[use.copies],
     )
 
 

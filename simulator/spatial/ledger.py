@@ -17,9 +17,9 @@ from einsum_cascade.sizes import BATCH_RANKS
 from .access import Usage, Use, program, run, run_masked, with_identities, words
 from .energy import actions
 from .live import DENSE, Live
-from .lowering import operands_of
+from .lowering import operands_of, with_generations
 from .masks import constants, masks_of
-from .nest import Count, Dimension, Level, Loop, Nest, SizeTable, Work
+from .nest import Count, Dimension, Level, Loop, Nest, Operand, SizeTable, Work
 from .placement import STEP, Placed, in_series
 from .work import cycles, greatest, total
 
@@ -148,14 +148,26 @@ class Ledger:
         looped = loops(self.placed, einsum)
         keep = {m: by[einsum.name] for m, by in self.placed.keep.items() if einsum.name in by}
         hierarchy = self.chip.hierarchy(array)
-        kept = [tuple(m for m in hierarchy if o.tensor in keep.get(m, ())) for o in operands_of(einsum)]
-        names = tuple(o.tensor for o in operands_of(einsum))
+        operands = self._operands(einsum)
+        kept = [tuple(m for m in hierarchy if o.tensor in keep.get(m, ())) for o in operands]
+        names = tuple((o.tensor, o.carried) for o in operands)
         key = (einsum.name, array, self.placed.home, tuple(map(tuple, looped)), names, tuple(kept))
         if key not in built:
             nest = self._nest(einsum, array, looped, kept)
             live = masks_of(self.block.cascade, einsum, nest, self.placed.sizes)
             built[key] = nest, program(nest), live
         return built[key]
+
+    def _operands(self, einsum: Einsum) -> tuple[Operand, ...]:
+        keep = self.placed.keep
+        common = [name for name, memory in self.chip.memories.items() if not memory.of]
+        return with_generations(
+            self.block.cascade,
+            einsum,
+            operands_of(einsum),
+            common,
+            lambda memory, writer, tensor: tensor in keep.get(memory, {}).get(writer, ()),
+        )
 
     def _nest(self, einsum: Einsum, array: str, looped: Loops, kept: Sequence[tuple[str, ...]]) -> Nest:
         around, inside, axes = looped
@@ -172,7 +184,7 @@ class Ledger:
         batch = tuple(Dimension(((variable_of(b), 1),)) for b in self.batch)
         operands = tuple(
             replace(o, dimensions=(*batch, *o.dimensions), kept=memories)
-            for o, memories in zip(operands_of(einsum), kept, strict=True)
+            for o, memories in zip(self._operands(einsum), kept, strict=True)
         )
         work = []
         for a in einsum.actions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,6 +76,11 @@ class _Words:
     memories: tuple[tuple[str, str, bool], ...]
     arrays: tuple[tuple[str, int, tuple[str, ...]], ...]
 
+    @property
+    def common(self) -> tuple[str, ...]:
+        """Memories of the whole chip."""
+        return tuple(name for name, of, _ in self.memories if not of)
+
     def hierarchy(self, array: str) -> tuple[str, ...]:
         return tuple(name for name, of, _ in self.memories if of in ("", array))
 
@@ -124,11 +129,14 @@ def _lowered(cascade: Cascade, words: _Words, mapping: SpatialMapping, batch: tu
     _check_words(cascade, words, mapping)
     ranks = _ranks(cascade, mapping, batch)
     by_name = {e.name: e for e in cascade.einsums}
-    nests = [_nest(by_name[e], array, ranks, words, mapping) for e, array, _ in mapping.binding.placements()]
+    nests = [
+        _nest(cascade, by_name[e], array, ranks, words, mapping)
+        for e, array, _ in mapping.binding.placements()
+    ]
     _check_ends(cascade, nests, words.memories[0][0], mapping.name or "mapping")
     uses = tuple(u for n in nests for u in program(n))
     phase_of = {einsum: phase for einsum, _, phase in mapping.binding.placements()}
-    common = [name for name, of, _ in words.memories if not of]
+    common = words.common
     stated = stated_tiles(mapping, common, ranks.variable, words.name)
     spill = mapping.binding.spill
     groups = {n: held_groups(uses, n, phase_of if n in common else {}, stated) for n, _, _ in words.memories}
@@ -223,7 +231,9 @@ def _kept_words(kept: Any) -> Iterable[str]:
     return kept  # type: ignore[no-any-return]
 
 
-def _nest(einsum: Einsum, array: str, ranks: Ranks, words: _Words, mapping: SpatialMapping) -> Nest:
+def _nest(
+    cascade: Cascade, einsum: Einsum, array: str, ranks: Ranks, words: _Words, mapping: SpatialMapping
+) -> Nest:
     where = f"{mapping.name or 'mapping'}: {einsum.name}"
     loops = mapping.nest.loops_of(einsum.name)
     if loops is None:
@@ -235,7 +245,8 @@ def _nest(einsum: Einsum, array: str, ranks: Ranks, words: _Words, mapping: Spat
     at = next((i for i, m in enumerate(hierarchy) if words.per_element(m)), len(hierarchy)) - 1
     levels[at] = replace(levels[at], space=_space(loops, own, ranks, words.axes(array), where))
     _check_cover(levels, own, ranks, where)
-    operands = tuple(_placed(o, batch, einsum.name, hierarchy, mapping) for o in operands_of(einsum))
+    found = with_generations(cascade, einsum, operands_of(einsum), words.common, mapping.binding.keeps)
+    operands = tuple(_placed(o, batch, einsum.name, hierarchy, mapping) for o in found)
     for o in operands:
         if not o.kept:
             raise MappingError(f"{where}: no memory keeps {o.tensor}")
@@ -317,6 +328,33 @@ def operands_of(einsum: Einsum) -> tuple[Operand, ...]:
     found = [Operand(tensor, _dimensions(indices), ()) for tensor, indices in reads]
     whole = tuple(rank_of(r.into) for r in einsum.reductions if r.into)
     return (*found, Operand(einsum.name, _dimensions(einsum.target.indices), (), output=True, whole=whole))
+
+
+def with_generations(
+    cascade: Cascade,
+    einsum: Einsum,
+    operands: Iterable[Operand],
+    common: Iterable[str],
+    keeps: Callable[[str, str, str], bool],
+) -> tuple[Operand, ...]:
+    """Return operands that know where the generation of a state that they read was left by the one before.
+
+    Args:
+        cascade: the algorithm.
+        einsum: the reader.
+        operands: its accesses.
+        common: memories of the whole chip.
+        keeps: tells whether a memory keeps a tensor while an Einsum runs.
+    """
+    block = cascade.block_of(einsum.name)
+    before = {a.tensor for a in einsum.reads if a.tensor in cascade.states and cascade.reads_previous(a)}
+    out = []
+    for o in operands:
+        if block and not o.output and o.tensor in before and cascade.block_of(o.tensor) == block:
+            left = tuple(m for m in common if keeps(m, o.tensor, o.tensor))
+            o = replace(o, generation=block, carried=left)
+        out.append(o)
+    return tuple(out)
 
 
 def _dimensions(indices: Sequence[Expr]) -> tuple[Dimension, ...]:

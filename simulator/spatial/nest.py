@@ -85,6 +85,8 @@ class Operand:
 
     Attributes:
         whole: ranks that no loop runs over, so that every tile holds all of them: what a selection (topk) makes.
+        generation: the variable that counts the generations of a state, where the one before is read; else empty.
+        carried: memories in which the new generation is left, so that the next step finds it there.
     """
 
     tensor: str
@@ -92,6 +94,8 @@ class Operand:
     kept: tuple[str, ...]
     output: bool = False
     whole: tuple[str, ...] = ()
+    generation: str = ""
+    carried: tuple[str, ...] = ()
 
     @property
     def variables(self) -> frozenset[str]:

@@ -227,8 +227,17 @@ def _alike(layout: Layout) -> tuple[tuple[Use, tuple[Place, ...]], ...]:
     found: dict[Any, list[Use]] = {}
     for use in layout.uses:
         masked = use.einsum if use.einsum in layout.live else ""
-        program = (use.outermost, use.whole, use.tile, use.below, use.spread, use.above, use.copies)
-        key = (masked, use.operand.output, *program, use.inner, use.outer)
+        program = (
+            use.outermost,
+            use.whole,
+            use.tile,
+            use.brought,
+            use.below,
+            use.spread,
+            use.above,
+            use.copies,
+        )
+        key = (masked, use.operand.output, use.spares_reads, use.spares_fills, *program, use.inner, use.outer)
         found.setdefault(key, []).append(use)
     return tuple((uses[0], tuple((u.memory, u.einsum) for u in uses)) for uses in found.values())
 
