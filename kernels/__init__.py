@@ -18,3 +18,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return importlib.import_module("." + name, __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the face, so that completion shows what is loaded only when it is used."""
+    return sorted(__all__)

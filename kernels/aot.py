@@ -26,8 +26,6 @@ from .tiles import Tile, row_of
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16"}
 WORD_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-# How a product of tiles treats float32: see `primitives.precision`.
-PRECISION = {"fp32": "tf32x3", "fp16": "tf32", "bf16": "tf32"}
 # float16 compiles to the same loops as bfloat16 does.
 SHIPPED_DTYPES = ("bf16", "fp32")
 

@@ -19,10 +19,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .interpreter import interpreted_on_cpu
 from .masks import limits
-from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
+from .primitives import LOG2E, finish, fold, launch, of_head, tile_and_lane
 
 
 @triton.jit
@@ -214,21 +214,24 @@ def flash_attention(
     if scale <= 0:
         raise KernelError(f"scale={scale}: expected a positive number")
     left, right = limits(causal=causal, window=window)
+    # Modified scores need registers as windows do, and take their tiles.
+    modified = soft_cap > 0 or any(t is not None for t in (slopes, bias, sink, factor))
     tile = tile or tiles.choose(
-        "flash_attention", head_dim=head_dim, dtype=q.dtype, device=q.device, window=left is not None
+        "flash_attention",
+        head_dim=head_dim,
+        dtype=q.dtype,
+        device=q.device,
+        window=modified or left is not None,
     )
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
-    grid = (triton.cdiv(seq_q, tile.block_m) * batch * heads,)
-    flash_forward[grid](
+    launch(flash_forward, triton.cdiv(seq_q, tile.block_m) * batch * heads, tile)(
         q, k, v, out, lse, *(q if t is None else t.contiguous() for t in (slopes, bias, sink, factor)),
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, scale * LOG2E, soft_cap,
-        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_M=tile.block_m,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], heads, heads // kv_heads, seq_q, seq_kv,
+        left or 0, right or 0, scale * LOG2E, soft_cap, **of_head(head_dim, q.dtype.itemsize), BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n, HAS_LEFT=left is not None, HAS_RIGHT=right is not None, SOFT_CAP=soft_cap > 0,
         ALIBI=slopes is not None, BIAS=bias is not None, SINK=sink is not None, FACTOR=factor is not None,
-        LAST=_last(bias, factor, heads=heads), PRECISION=precision(q.dtype),
-        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        LAST=_last(bias, factor, heads=heads),
     )  # fmt: skip
     return out, lse
 
@@ -279,17 +282,16 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     """Return one specialisation, for the compiler.
 
     Args:
-        variant: "dense", or words of "causal window".
+        variant: "dense", or words of "causal window modified"; the last is every modification of the scores at once.
     """
     words = variant.split()
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
     pointers |= dict.fromkeys(("lse_ptr", "slopes_ptr", "bias_ptr", "sink_ptr", "factor_ptr"), "*fp32")
     strides = tuple(f"{t}_{axis}" for t in "qkvo" for axis in ("batch", "head", "row"))
     constants = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m,
+        **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n, "HAS_LEFT": "window" in words, "HAS_RIGHT": bool({"causal", "window"} & {*words}),
-        "SOFT_CAP": False, "ALIBI": False, "BIAS": False, "SINK": False, "FACTOR": False, "LAST": 0,
-        "PRECISION": PRECISION[dtype],
+        **dict.fromkeys(("SOFT_CAP", "ALIBI", "BIAS", "SINK", "FACTOR"), "modified" in words), "LAST": 5,
     }  # fmt: skip
     return Build("flash_attention", variant, head_dim, dtype, tile, flash_forward, pointers, ("scale", "cap"), strides,
                  constants)  # fmt: skip

@@ -16,11 +16,14 @@ import triton
 import triton.language as tl
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes, flash_attention
 from .interpreter import interpreted_on_cpu
 from .masks import limits
-from .primitives import LOG2E, block_of, precision, tile_and_lane
+from .primitives import LOG2E, block_of, launch, of_head, tile_and_lane
+
+# Rows of the result that a thread block multiplies with their gradients: bound by memory.
+ROWS = tiles.Tile(16, 16, 4, 1)
 
 
 @triton.jit
@@ -191,23 +194,21 @@ def gradients_from(
     delta = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     dq, dk, dv = (empty(tuple(t.shape), dtype=t.dtype, device=q.device) for t in (q, k, v))
     left, right = limits(causal=causal, window=window)
-    block_d = block_of(head_dim)
     sizes = (heads, kv_heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, head_dim**-0.5 * LOG2E)
     shape: dict[str, Any] = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_d, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
-        "HAS_LEFT": left is not None, "HAS_RIGHT": right is not None, "PRECISION": precision(q.dtype),
-        "num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True,
+        **of_head(head_dim, q.dtype.itemsize), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+        "HAS_LEFT": left is not None, "HAS_RIGHT": right is not None,
     }  # fmt: skip
     rows = batch * heads * seq_q
-    row_products[(triton.cdiv(rows, 16),)](
-        out, grad, delta, rows, HEAD_DIM=head_dim, BLOCK_D=block_d, BLOCK_M=16, enable_fp_fusion=True
-    )
-    gradients_kv[(triton.cdiv(seq_kv, tile.block_n) * batch * kv_heads,)](
-        q, k, v, grad, lse, delta, dk, dv, *sizes, **shape
-    )
-    gradients_q[(triton.cdiv(seq_q, tile.block_m) * batch * heads,)](
-        q, k, v, grad, lse, delta, dq, *sizes, **shape
-    )
+    launch(row_products, triton.cdiv(rows, ROWS.block_m), ROWS)(
+        out, grad, delta, rows, HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_M=ROWS.block_m,
+    )  # fmt: skip
+    launch(gradients_kv, triton.cdiv(seq_kv, tile.block_n) * batch * kv_heads, tile)(
+        q, k, v, grad, lse, delta, dk, dv, *sizes, **shape,
+    )  # fmt: skip
+    launch(gradients_q, triton.cdiv(seq_q, tile.block_m) * batch * heads, tile)(
+        q, k, v, grad, lse, delta, dq, *sizes, **shape,
+    )  # fmt: skip
     return dq, dk, dv
 
 
@@ -224,8 +225,8 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     words = ("q_ptr", "k_ptr", "v_ptr", "grad_ptr", *outputs)
     pointers = dict.fromkeys(words, POINTER[dtype]) | dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32")
     constants = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
-        "HAS_LEFT": "window" in mask, "HAS_RIGHT": mask != "dense", "PRECISION": PRECISION[dtype],
+        **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+        "HAS_LEFT": "window" in mask, "HAS_RIGHT": mask != "dense",
     }  # fmt: skip
     return Build("flash_attention_gradients", variant, head_dim, dtype, tile, function, pointers, ("scale",), (),
                  constants)  # fmt: skip

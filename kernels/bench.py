@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.terminal import note
 
 from . import device as devices
-from .measurement import Measurement, Setting, as_table
+from . import journal
+from .measurement import Measurement, Setting, as_table, read_table, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +29,13 @@ LIMIT_S = {True: 9.0, False: 32.0}
 
 
 def run(
-    device: str = "cpu", quick: bool = True, progress: bool = True, *, flex: bool = False
+    device: str = "cpu",
+    quick: bool = True,
+    progress: bool = True,
+    *,
+    flex: bool = False,
+    out: Path | None = None,
+    minutes: float = 9.0,
 ) -> pd.DataFrame:
     """Return measured times of attention on this machine, one row a case.
 
@@ -37,6 +46,8 @@ def run(
         quick: fewer sizes; on a CPU under 12 s instead of under 40 s.
         progress: show a bar on stderr.
         flex: on a CPU, measure flex_attention too, at the middle size; compiling it takes minutes.
+        out: CSV file for the table. On a GPU it grows while it is measured, and one that is there goes on.
+        minutes: on a GPU, time for all problems together.
 
     Returns:
         The columns of `kernels.measurement.COLUMNS`; on a CPU the rates of the machine are in `attrs["rates"]`, one
@@ -46,17 +57,21 @@ def run(
         KernelError: no such device, or an implementation that is wrong.
     """
     if devices.resolve(device) == "cuda":
-        return _cuda(quick, progress)
-    return _with_rates(*_cpu(quick, progress, flex))
+        with tempfile.TemporaryDirectory() as folder:
+            return _cuda(out or Path(folder) / "bench.csv", quick, progress, minutes)
+    table = _with_rates(*_cpu(quick, progress, flex))
+    if out is not None:
+        write_table(table, out)
+    return table
 
 
-def _cuda(quick: bool, progress: bool) -> pd.DataFrame:
-    from . import bench_cuda
+def _cuda(path: Path, quick: bool, progress: bool, minutes: float) -> pd.DataFrame:
+    from . import bench_cuda, unattended
 
-    rows: list[Measurement] = []
-    for problem in _bar(list(bench_cuda.settings(quick=quick)), progress, "bench cuda"):
-        rows += bench_cuda.measure(problem)
-    return as_table(rows)
+    unattended.supervise(bench_cuda.work, path, quick, progress, minutes=minutes)
+    if failed := journal.failures(path, commit=devices.commit()):
+        note(f"bench: {len(failed)} problems failed: {'; '.join(dict.fromkeys(failed.values()))}")
+    return read_table(path)
 
 
 def _cpu(quick: bool, progress: bool, flex: bool) -> tuple[list[Measurement], list[Rates]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from einsum_cascade.errors import KernelError
+from einsum_cascade.terminal import note
 
-from . import check, device, registry, timing
+from . import ceilings, check, device, journal, registry, timing, unattended
 from .measurement import Measurement, Setting
 from .peers import Call, Problem, Tensors, peers
 
@@ -64,6 +68,65 @@ def contenders(problem: Problem) -> Iterator[tuple[str, Call]]:
     yield from peers(problem)
 
 
+def run(
+    path: Path,
+    problems: Iterable[Problem],
+    *,
+    minutes: float | None = None,
+    progress: Callable[[Iterable[Problem]], Iterable[Problem]] = iter,
+    on: str = "cuda",
+    **measuring: Any,
+) -> int:
+    """Measure the problems that a table lacks, the rows of each appended when it is done; return the problems added.
+
+    A problem that our kernel fails is recorded beside the table with its error, and the next one follows.
+
+    Args:
+        path: CSV file in the schema of `kernels.measurement`; created where absent.
+        minutes: no problem is begun after this long.
+        measuring: further arguments of `measure`.
+
+    Raises:
+        RuntimeError: a fault after which the device answers this process no more; see `kernels.unattended`.
+    """
+    start, commit = time.monotonic(), device.commit()
+    past = journal.done(path) | journal.failures(path, commit=commit).keys()
+    todo = [p for p in problems if key_of(p, on) not in past]
+    added = 0
+    for problem in progress(todo):
+        if minutes is not None and time.monotonic() - start > 60.0 * minutes:
+            break
+        unattended.note_running(path, key_of(problem, on))
+        try:
+            journal.append(path, measure(problem, on=on, **measuring))
+            added += 1
+        except (KernelError, RuntimeError) as error:
+            if on == "cuda":
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            journal.fail(path, key_of(problem, on), f"{type(error).__name__}: {error}", commit=commit)
+        unattended.note_running(path, None)
+    return added
+
+
+def work(path: Path, quick: bool, progress: bool, *, minutes: float) -> int:
+    """Run the whole bench with a progress bar: what `kernels.unattended.supervise` calls in its own process."""
+    from tqdm.auto import tqdm
+
+    def bar(problems: Iterable[Problem]) -> Iterable[Problem]:
+        return tqdm(problems, desc="bench cuda", disable=not progress, leave=False)
+
+    return run(path, settings(quick=quick), minutes=minutes, progress=bar)
+
+
+def key_of(problem: Problem, on: str) -> journal.Key:
+    """Return the key of the row that our kernel has in a table."""
+    s = problem.setting
+    values = (device.measured_name(on), problem.kernel, OURS, "fwd", s.dtype, s.batch, s.heads, s.seq, s.head_dim,
+              int(s.causal), "" if s.window is None else s.window)  # fmt: skip
+    return tuple(map(str, values))
+
+
 def measure(
     problem: Problem,
     *,
@@ -90,7 +153,8 @@ def measure(
         warm_up=3 if on == "cuda" else 0,
         least_rounds=3 if on == "cuda" else 1,
     )
-    state = device.environment(on) | {"sm_clock_before_mhz": before.get("sm_clock_mhz", "")}
+    ours = _rotate(entered[OURS], copies)
+    state = device.under_load(ours, on) | {"sm_clock_before_mhz": before.get("sm_clock_mhz", "")}
     over = timing.ratios(times, OURS)
     return [_row(problem, name, timing.spread(times[name]), over[name], state, on) for name in entered]
 
@@ -118,9 +182,14 @@ def _rotate(call: Call, copies: list[Tensors]) -> Callable[[], object]:
 
 
 def event_clock(call: Callable[[], object], *, repeats: int = 10) -> float:
-    """Return seconds of one launch on the GPU, from events around a row of launches."""
+    """Return seconds of one launch on the GPU, from events around a row of launches.
+
+    The GPU is kept busy while the row is queued, so that short kernels follow each other as fast as it can run them and
+    not as fast as Python can launch them.
+    """
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    ceilings.keep_busy()
     begin.record()
     for _ in range(repeats):
         call()
@@ -149,22 +218,29 @@ def _truth(problem: Problem, tensors: Tensors) -> tuple[slice, torch.Tensor]:
 def _admitted(
     name: str, call: Call, problem: Problem, tensors: Tensors, truth: tuple[slice, torch.Tensor]
 ) -> bool:
-    """Tell whether a backend is there; raise where it is and it is wrong.
+    """Tell whether an implementation is there and right; a peer that is not is left out, with a word on stderr.
 
     Raises:
-        KernelError: an implementation that runs and disagrees with float64.
+        KernelError: our own kernel does not run, or disagrees with float64.
     """
     try:
         got = call(tensors)
     except RuntimeError as error:
-        if name == OURS or "vailable kernel" not in str(error):
+        if name == OURS:
             raise KernelError(f"{name}: {error}") from error
+        # What PyTorch has not on this device is no news; whatever else keeps a peer out is.
+        if "vailable kernel" not in str(error):
+            note(f"{name} is left out: {' '.join(str(error).split())[:300]}")
         return False
     rows, expected = truth
     error_found = check.relative_error(got[:1, :1, rows], expected)
-    if error_found > check.LIMITS[problem.setting.dtype]:
-        raise KernelError(f"{name}: relative error {error_found:.3g} against float64; not timed")
-    return True
+    if error_found <= check.LIMITS[problem.setting.dtype]:
+        return True
+    wrong = f"{name}: relative error {error_found:.3g} against float64; not timed"
+    if name == OURS:
+        raise KernelError(wrong)
+    note(wrong)
+    return False
 
 
 def _row(

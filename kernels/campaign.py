@@ -8,26 +8,21 @@ that the script is ready and measures nothing. Inputs are larger than any L2 cac
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 
-from einsum_cascade.errors import DataError, KernelError
+from einsum_cascade.errors import KernelError
 
-from . import ceilings, check, device, registry, timing
+from . import ceilings, check, device, journal, registry, timing, unattended
 from .ceilings import Ceilings
-from .measurement import COLUMNS, Measurement, Setting
+from .measurement import Measurement, Setting
 from .plans import Plan, case_of, plan
 
-__all__ = ["Plan", "case_of", "estimate_s", "plan", "run", "within"]
+__all__ = ["Plan", "case_of", "estimate_s", "plan", "run", "within", "work"]
 
-KEY = (
-    "device", "kernel", "implementation", "direction", "dtype", "batch", "heads", "seq_kv", "head_dim", "causal",
-    "window",
-)  # fmt: skip
 # Of a measured case: inputs are drawn and checked, and a kernel that was not seen before is compiled (1 to 3 seconds of
 # a CPU, as `kernels compile` shows).
 SETUP_S = 0.15
@@ -99,6 +94,9 @@ def run(
 ) -> int:
     """Measure the plans that the file lacks, each appended when it is done, and return how many were added.
 
+    A case that cannot be measured (a wrong kernel, no memory left) is recorded beside the file with its error, and the
+    next one follows.
+
     Args:
         path: CSV file in the schema of `kernels.measurement`; created where absent.
         on: "cuda", or "cpu" to walk the plan through the interpreter.
@@ -106,42 +104,79 @@ def run(
             for.
 
     Raises:
-        KernelError: a kernel that fails its check is not timed, and stops the campaign.
         DataError: the file holds something else.
+        RuntimeError: a fault after which the device answers this process no more; see `kernels.unattended`.
     """
     start = time.monotonic()
-    done = _done(path)
+    commit = device.commit()
+    past = journal.done(path)
+    past |= journal.failures(path, commit=commit).keys()
     name = device.measured_name(on)
-    rates = ceilings.ASSUMED
-    if on == "cuda":
-        rates, spreads = ceilings.measure(budget_s=budget_s)
-        for row in _ceiling_rows(rates, spreads):
-            if _key_of_row(row) not in done:
-                _append(path, row)
-    todo = [p for p in plans if _key_of(p, name) not in done]
-    checked: set[str] = set()
+    rates = _ceilings(path, past, budget_s) if on == "cuda" else ceilings.ASSUMED
+    todo = [p for p in plans if _key_of(p, name) not in past]
+    wrong: dict[str, str] = {}
     added = 0
     for p in progress([p for p, _ in within(todo, minutes=minutes, budget_s=budget_s, rates=rates)]):
         if minutes is not None and time.monotonic() - start > 60.0 * minutes:
             break
-        if p.entry not in checked and on == "cuda":
-            _check(p.entry)
-        checked.add(p.entry)
-        _append(path, _measured(p, on, budget_s, repeats_of(call_s(p, rates))))
-        added += 1
+        key = _key_of(p, name)
+        unattended.note_running(path, key)
+        error = _attempt(p, path, on, wrong, budget_s, repeats_of(call_s(p, rates)))
+        if error is not None:
+            journal.fail(path, key, error, commit=commit)
+        unattended.note_running(path, None)
+        added += error is None
     return added
 
 
-def _check(entry: str) -> None:
-    """Raise unless the compiled kernel passes its first bfloat16 check, or its first at all."""
+def work(path: Path, plans: Iterable[Plan], on: str, *, minutes: float) -> int:
+    """Run a campaign with a progress bar: what `kernels.unattended.supervise` calls in its own process."""
+    from tqdm.auto import tqdm
+
+    return run(
+        path, plans, on=on, minutes=minutes, progress=lambda items: tqdm(items, desc="campaign", leave=False)
+    )
+
+
+def _attempt(
+    p: Plan, path: Path, on: str, wrong: dict[str, str], budget_s: float, repeats: int
+) -> str | None:
+    """Measure one case and append its row; return the error where it fails.
+
+    Args:
+        wrong: error of each kernel that has failed its check, empty where it passed; kept between the cases.
+    """
+    try:
+        if on == "cuda" and p.entry not in wrong:
+            wrong[p.entry] = _check(p.entry)
+        if wrong.get(p.entry):
+            return wrong[p.entry]
+        journal.append(path, [_measured(p, on, budget_s, repeats)])
+    except (KernelError, RuntimeError) as error:
+        if on == "cuda":
+            # Raises again where the fault was not the kernel's alone but has taken the device from this process.
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _ceilings(path: Path, past: set[journal.Key], budget_s: float) -> Ceilings:
+    """Return the ceilings of the GPU, measured now; their rows are appended where the file lacks them."""
+    rates, spreads = ceilings.measure(budget_s=budget_s)
+    journal.append(path, [r for r in _ceiling_rows(rates, spreads) if journal.key_of(r) not in past])
+    return rates
+
+
+def _check(entry: str) -> str:
+    """Return what is wrong where the compiled kernel fails its first bfloat16 check, or its first at all."""
     found = registry.find(entry)
     cases = list(registry.load(found.cases)())
     case = next((c for c in cases if c.dtype == "bf16"), cases[0])
     outcome = check.run_case(found, case, device="cuda")
-    if not outcome.ok:
-        raise KernelError(
-            f"{entry}: relative error {outcome.error:.3g} against float64 ({case.label}); not timed"
-        )
+    return (
+        "" if outcome.ok else f"relative error {outcome.error:.3g} against float64 ({case.label}); not timed"
+    )
 
 
 def _ceiling_rows(rates: Ceilings, spreads: Mapping[str, timing.Spread]) -> Iterator[Measurement]:
@@ -150,7 +185,12 @@ def _ceiling_rows(rates: Ceilings, spreads: Mapping[str, timing.Spread]) -> Iter
         facts = {"clock_mhz": f"{rates.clock_hz / 1e6:.0f}"} | (
             {"bytes": 2 * ceilings.COPY_BYTES} if name == "copy" else {}
         )
-        yield _row(Plan(name, "torch", "probe", setting, flops, 0.0, facts), spreads[name], "cuda")
+        yield _row(
+            Plan(name, "torch", "probe", setting, flops, 0.0, facts),
+            spreads[name],
+            "cuda",
+            device.environment("cuda"),
+        )
 
 
 def _key_of(p: Plan, device_name: str) -> tuple[str, ...]:
@@ -158,38 +198,6 @@ def _key_of(p: Plan, device_name: str) -> tuple[str, ...]:
     values = (device_name, p.entry, p.variant, p.direction, s.dtype, s.batch, s.heads, s.seq, s.head_dim, int(s.causal),
               "" if s.window is None else s.window)  # fmt: skip
     return tuple(map(str, values))
-
-
-def _key_of_row(row: Measurement) -> tuple[str, ...]:
-    return tuple("" if (v := getattr(row, k)) is None else str(v) for k in KEY)
-
-
-def _done(path: Path) -> set[tuple[str, ...]]:
-    if not path.exists() or path.stat().st_size == 0:
-        return set()
-    text = path.read_text(encoding="utf-8")
-    if not text.endswith("\n"):
-        # The last row was cut off by the stop: it is measured again.
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text, encoding="utf-8")
-    if not text:
-        return set()
-    reader = csv.DictReader(text.splitlines())
-    missing = set(KEY) - set(reader.fieldnames or ())
-    if missing:
-        raise DataError(
-            f"{path}: columns {', '.join(sorted(missing))} are missing; expected a table of measurements"
-        )
-    return {tuple(row[k] for k in KEY) for row in reader}
-
-
-def _append(path: Path, row: Measurement) -> None:
-    new = not path.exists() or path.stat().st_size == 0
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerow(["" if (v := getattr(row, c)) is None else v for c in COLUMNS])
 
 
 def _measured(p: Plan, on: str, budget_s: float, repeats: int) -> Measurement:
@@ -209,7 +217,7 @@ def _measured(p: Plan, on: str, budget_s: float, repeats: int) -> Measurement:
         )
     else:
         times = timing.interleaved(calls, least_rounds=1, most_rounds=1, warm_up=0)
-    return _row(p, timing.spread(times["it"]), on)
+    return _row(p, timing.spread(times["it"]), on, device.under_load(calls["it"], on))
 
 
 def _gate(p: Plan, results: tuple[torch.Tensor, ...]) -> None:
@@ -219,8 +227,7 @@ def _gate(p: Plan, results: tuple[torch.Tensor, ...]) -> None:
             raise KernelError(f"{p.entry} ({p.variant}, {dict(p.sizes)}): {name} holds NaN; not timed")
 
 
-def _row(p: Plan, s: timing.Spread, on: str) -> Measurement:
-    facts = device.environment(on)
+def _row(p: Plan, s: timing.Spread, on: str, facts: dict[str, str]) -> Measurement:
     power = facts.get("power_w", "")
     setting = p.setting
     source = f"cascade kernels campaign, commit {facts.pop('commit')}"

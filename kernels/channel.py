@@ -17,9 +17,9 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .interpreter import interpreted_on_cpu
-from .primitives import LOG2E, block_of, precision, tile_and_lane
+from .primitives import LOG2E, block_of, launch, precision, tile_and_lane
 
 MOST_CHANNELS = 128
 
@@ -99,11 +99,12 @@ def channel_attention(
     out = empty((batch, heads, channels, tokens), dtype=q.dtype, device=q.device)
     shape = {
         "CHANNELS": channels, "BLOCK_C": block_of(channels), "BLOCK_N": tile.block_n,
-        "PRECISION": precision(q.dtype), "num_warps": tile.warps, "num_stages": tile.stages,
-        "enable_fp_fusion": True,
+        "PRECISION": precision(q.dtype.itemsize),
     }  # fmt: skip
-    channel_weights[(batch * heads,)](q, k, weights, tokens, scale * LOG2E, **shape)
-    channel_values[(triton.cdiv(tokens, tile.block_n) * batch * heads,)](weights, v, out, tokens, **shape)
+    launch(channel_weights, batch * heads, tile)(q, k, weights, tokens, scale * LOG2E, **shape)
+    launch(channel_values, triton.cdiv(tokens, tile.block_n) * batch * heads, tile)(
+        weights, v, out, tokens, **shape,
+    )  # fmt: skip
     return (out,)
 
 
@@ -119,7 +120,8 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
         "values": (channel_values, ("a_ptr", "v_ptr", "out_ptr")),
     }[variant]
     constants = {
-        "CHANNELS": head_dim, "BLOCK_C": block_of(head_dim), "BLOCK_N": tile.block_n, "PRECISION": PRECISION[dtype],
+        "CHANNELS": head_dim, "BLOCK_C": block_of(head_dim), "BLOCK_N": tile.block_n,
+        "PRECISION": precision(WORD_BYTES[dtype]),
     }  # fmt: skip
     pointers = dict.fromkeys(names, POINTER[dtype])
     return Build("channel_attention", variant, head_dim, dtype, tile, function, pointers, ("scale",), ("tokens",),

@@ -84,19 +84,20 @@ def bench(
     flex: Annotated[
         bool, typer.Option(help="flex_attention on a CPU too; compiling it takes minutes.")
     ] = False,
+    minutes: Annotated[
+        float, typer.Option(help="On a GPU: time for all; a table goes on where it was.")
+    ] = 9.0,
     json: Json = False,
 ) -> None:
     """Measure the kernels here: a gate of correctness first, then medians over interleaved rounds."""
     from .bench import run
     from .device import resolve
-    from .measurement import write_table
     from .report import bench_document, bench_rows, standing_rows
 
     if out is not None and not out.parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.parent}")
-    measured = run(resolve(device), quick=quick, flex=flex)
+    measured = run(resolve(device), quick=quick, flex=flex, out=out, minutes=minutes)
     if out is not None:
-        write_table(measured, out)
         note(f"written: {out}")
     if json:
         emit_json(bench_document(measured))
@@ -193,9 +194,11 @@ def campaign(
     ] = False,
 ) -> None:
     """Measure every kernel, length, head size and mask on the GPU, the most valuable first; resumable."""
-    from .campaign import plan, run, within
-    from .device import resolve
+    from .campaign import plan, run, within, work
+    from .device import commit, resolve
+    from .journal import done, failed_path, failures
     from .report import plan_rows
+    from .unattended import supervise
 
     if not out.parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.parent}")
@@ -204,9 +207,17 @@ def campaign(
         chosen = list(within(plans, minutes=minutes))
         table(f"{len(chosen)} of {len(plans)} cases in {minutes:g} minutes", *plan_rows(chosen))
         return
-    on, limit = ("cpu", None) if tiny else (resolve("cuda"), minutes)
-    added = run(out, plans, on=on, minutes=limit, progress=_progress("campaign"))
-    note(f"{added} rows added: {out}")
+    before = len(done(out))
+    if tiny:
+        run(out, plans, on="cpu", progress=_progress("campaign"))
+    else:
+        resolve("cuda")
+        supervise(work, out, plans, "cuda", minutes=minutes)
+    note(f"{len(done(out)) - before} rows added: {out}")
+    if failed := failures(out, commit=commit()):
+        note(
+            f"{len(failed)} cases failed, see {failed_path(out)}; they are left out until the commit changes"
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -17,10 +17,13 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
-from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
+from .primitives import LOG2E, block_of, finish, fold, launch, of_head, tile_and_lane
+
+# Rows of partial results that a thread block merges: it multiplies no tiles and is bound by memory.
+MERGE = tiles.Tile(16, 16, 4, 1)
 
 
 @triton.jit
@@ -128,9 +131,9 @@ def merge_attention(
     out = empty(tuple(parts.shape[1:]), dtype=dtype or parts.dtype, device=parts.device)
     lse = empty(tuple(part_lse.shape[1:]), dtype=torch.float32, device=parts.device)
     rows = lse.numel()
-    merge_parts[(triton.cdiv(rows, 16),)](
-        parts, part_lse, out, lse, parts.shape[0], rows, HEAD_DIM=head_dim,
-        BLOCK_D=block_of(head_dim), BLOCK_M=16, num_warps=4, enable_fp_fusion=True,
+    launch(merge_parts, triton.cdiv(rows, MERGE.block_m), MERGE)(
+        parts, part_lse, out, lse, parts.shape[0], rows, HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim),
+        BLOCK_M=MERGE.block_m,
     )  # fmt: skip
     return out, lse
 
@@ -164,11 +167,10 @@ def decode_attention(
     part_lse = empty((splits, batch, heads, seq_q), dtype=torch.float32, device=q.device)
     keys = triton.cdiv(triton.cdiv(seq_kv, splits), tile.block_n) * tile.block_n
     row_tiles = triton.cdiv(group * seq_q, tile.block_m)
-    decode_split[(splits * row_tiles * batch * kv_heads,)](
+    launch(decode_split, splits * row_tiles * batch * kv_heads, tile)(
         q, k, v, parts, part_lse, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, kv_heads, group, seq_q,
-        seq_kv, splits, keys, batch * heads * seq_q, head_dim**-0.5 * LOG2E, HEAD_DIM=head_dim,
-        BLOCK_D=block_of(head_dim), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-        PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        seq_kv, splits, keys, batch * heads * seq_q, head_dim**-0.5 * LOG2E, **of_head(head_dim, q.dtype.itemsize),
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
     )  # fmt: skip
     return merge_attention(parts, part_lse, dtype=q.dtype, empty=empty)
 
@@ -177,18 +179,17 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     """Return one specialisation, for the compiler.
 
     Args:
-        variant: "split" or "merge", whose tile is always 16 rows.
+        variant: "split" or "merge", whose tile is always `MERGE`.
     """
-    shape = {"HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim)}
     if variant == "merge":
         pointers = dict.fromkeys(("part_ptr", "part_lse_ptr", "lse_ptr"), "*fp32") | {
             "out_ptr": POINTER[dtype]
         }
-        return Build("decode_attention", variant, head_dim, dtype, tiles.Tile(16, 16, 4, 1), merge_parts, pointers,
-                     (), (), shape | {"BLOCK_M": 16})  # fmt: skip
+        return Build("decode_attention", variant, head_dim, dtype, MERGE, merge_parts, pointers, (), (),
+                     {"HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": MERGE.block_m})  # fmt: skip
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr"), POINTER[dtype])
     pointers |= dict.fromkeys(("part_ptr", "lse_ptr"), "*fp32")
     strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
-    constants = shape | {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "PRECISION": PRECISION[dtype]}
+    constants = of_head(head_dim, WORD_BYTES[dtype]) | {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
     return Build("decode_attention", variant, head_dim, dtype, tile, decode_split, pointers, ("scale",),
                  (*strides, "keys_per_split"), constants)  # fmt: skip

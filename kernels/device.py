@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -73,9 +74,29 @@ def environment(device: str) -> dict[str, str]:
 
         facts |= {"threads": str(torch.get_num_threads()), "simd": torch.backends.cpu.get_cpu_capability()}
         return facts
-    return facts | gpu_state()
+    return facts | gpu_state(gpu=_identifier())
 
 
+def under_load(call: Callable[[], object], device: str, *, busy_s: float = 0.1) -> dict[str, str]:
+    """Return the environment with the clocks and the power of a GPU while it is busy with a call.
+
+    Args:
+        busy_s: launches are queued for about this long before the state is read.
+    """
+    if device == "cuda":
+        import torch
+
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        for _ in range(max(1, min(1000, int(busy_s / max(begin.elapsed_time(end) / 1e3, 1e-6))))):
+            call()
+    return environment(device)
+
+
+@functools.cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -83,6 +104,7 @@ def _version(package: str) -> str:
         return "absent"
 
 
+@functools.cache
 def commit() -> str:
     """Return the commit of the source tree, with "+" where files differ from it, or "unknown"."""
     git = shutil.which("git")
@@ -111,19 +133,34 @@ _QUERY = {
 }
 
 
-def gpu_state() -> dict[str, str]:
-    """Return driver, clocks, power and temperature of the first GPU now; empty where nvidia-smi is absent."""
+def gpu_state(*, gpu: str = "0") -> dict[str, str]:
+    """Return driver, clocks, power and temperature of a GPU now; "unknown" for what nvidia-smi does not tell.
+
+    Args:
+        gpu: index or "GPU-..." identifier.
+    """
+    unknown = dict.fromkeys(_QUERY, "unknown")
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return {}
-    query = f"--query-gpu={','.join(_QUERY.values())}"
-    done = subprocess.run(
-        [tool, query, "--format=csv,noheader,nounits", "--id=0"], capture_output=True, text=True, check=False
-    )
+        return unknown
+    words = [tool, f"--query-gpu={','.join(_QUERY.values())}", "--format=csv,noheader,nounits", f"--id={gpu}"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=10.0)
+    except (OSError, subprocess.TimeoutExpired):
+        return unknown
     if done.returncode:
-        return {}
+        return unknown
     values = [v.strip() for v in done.stdout.strip().split(",")]
-    return dict(zip(_QUERY, values, strict=False))
+    return unknown | {n: v for n, v in zip(_QUERY, values, strict=False) if v and not v.startswith("[")}
+
+
+@functools.cache
+def _identifier() -> str:
+    """Return how nvidia-smi knows torch's current GPU: an index counts all GPUs, torch's only those it may see."""
+    import torch
+
+    uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
+    return "0" if uuid is None else f"GPU-{uuid}"
 
 
 def as_pairs(facts: Mapping[str, object]) -> str:

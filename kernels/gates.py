@@ -21,7 +21,7 @@ from einsum_cascade.errors import KernelError
 from . import tiles
 from .aot import POINTER, Build
 from .interpreter import interpreted_on_cpu
-from .primitives import block_of, tile_and_lane
+from .primitives import block_of, launch, tile_and_lane
 
 # Added to a variance before the root, as in the cascade and in PyTorch's group norm.
 EPSILON = 1e-5
@@ -186,10 +186,6 @@ def _checked(x: torch.Tensor, axes: int) -> None:
         raise KernelError(f"x: expected {words} of floats, found {x.dtype} {list(x.shape)}")
 
 
-def _launch_options(tile: tiles.Tile) -> dict[str, Any]:
-    return {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
-
-
 def _gated(
     x: torch.Tensor,
     tile: tiles.Tile,
@@ -202,11 +198,13 @@ def _gated(
     mean = empty((planes,), dtype=torch.float32, device=x.device)
     gate = empty((planes,), dtype=torch.float32, device=x.device)
     out = empty(tuple(x.shape), dtype=x.dtype, device=x.device)
-    blocks = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n} | _launch_options(tile)
+    blocks: dict[str, Any] = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
     rows = triton.cdiv(planes, tile.block_m)
-    pixel_means[(rows,)](x, mean, planes, pixels, **blocks)
+    launch(pixel_means, rows, tile)(x, mean, planes, pixels, **blocks)
     gates_of(mean, gate, rows)
-    scaled_pixels[(rows * triton.cdiv(pixels, tile.block_n),)](x, gate, out, planes, pixels, **blocks)
+    launch(scaled_pixels, rows * triton.cdiv(pixels, tile.block_n), tile)(
+        x, gate, out, planes, pixels, **blocks,
+    )  # fmt: skip
     return out
 
 
@@ -236,9 +234,8 @@ def efficient_channel_gate(
     tile = tile or tiles.choose("efficient_channel_gate", head_dim=0, dtype=x.dtype, device=x.device)
 
     def gates_of(mean: torch.Tensor, gate: torch.Tensor, rows: int) -> None:
-        convolved_gates[(rows,)](
+        launch(convolved_gates, rows, tile)(
             mean, weights, gate, mean.numel(), x.shape[1], WIDTH=weights.numel(), BLOCK_M=tile.block_m,
-            **_launch_options(tile),
         )  # fmt: skip
 
     return (_gated(x, tile, empty, gates_of),)
@@ -276,9 +273,9 @@ def squeeze_excite_gate(
 
     def gates_of(mean: torch.Tensor, gate: torch.Tensor, rows: int) -> None:
         del rows
-        squeezed_gates[(x.shape[0],)](
+        launch(squeezed_gates, x.shape[0], tile)(
             mean, reduce, expand, gate, x.shape[1], REDUCED=reduce.shape[0], BLOCK_R=block_of(reduce.shape[0]),
-            BLOCK_M=tile.block_m, **_launch_options(tile),
+            BLOCK_M=tile.block_m,
         )  # fmt: skip
 
     return (_gated(x, tile, empty, gates_of),)
@@ -317,23 +314,22 @@ def efficient_local_gate(
         raise KernelError(f"groups={groups}: expected a divisor of {channels} channels")
     x, weights, gain, offset = (t.contiguous() for t in (x, weights, gain, offset))
     tile = tile or tiles.choose("efficient_local_gate", head_dim=0, dtype=x.dtype, device=x.device)
-    planes, options = batch * channels, _launch_options(tile)
+    planes = batch * channels
     strips = [empty((planes, n), dtype=torch.float32, device=x.device) for n in (height, width)]
     gates = [empty((planes, n), dtype=torch.float32, device=x.device) for n in (height, width)]
     out = empty(tuple(x.shape), dtype=x.dtype, device=x.device)
-    strip_means[(planes,)](
-        x, *strips, height, width, BLOCK_M=tile.block_m, BLOCK_X=block_of(width), **options
-    )
+    launch(strip_means, planes, tile)(
+        x, *strips, height, width, BLOCK_M=tile.block_m, BLOCK_X=block_of(width),
+    )  # fmt: skip
     for strip, gate in zip(strips, gates, strict=True):
         length = strip.shape[1]
-        strip_gates[(batch * groups,)](
+        launch(strip_gates, batch * groups, tile)(
             strip, weights, gain, offset, gate, channels, groups, length, EPSILON, WIDTH=weights.shape[1],
-            BLOCK_M=tile.block_m, BLOCK_L=block_of(length), **options,
+            BLOCK_M=tile.block_m, BLOCK_L=block_of(length),
         )  # fmt: skip
-    grid = (triton.cdiv(planes, tile.block_m) * triton.cdiv(height * width, tile.block_n),)
-    scaled_by_strips[grid](
-        x, *gates, out, planes, height, width, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, **options
-    )
+    launch(scaled_by_strips, triton.cdiv(planes, tile.block_m) * triton.cdiv(height * width, tile.block_n), tile)(
+        x, *gates, out, planes, height, width, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
+    )  # fmt: skip
     return (out,)
 
 

@@ -16,10 +16,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
-from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
+from .primitives import LOG2E, block_of, finish, fold, launch, of_head, tile_and_lane
 
 
 @triton.jit
@@ -106,12 +106,10 @@ def selected_attention(
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     group = heads // kv_heads
-    selected_blocks[(seq_q * batch * kv_heads,)](
+    launch(selected_blocks, seq_q * batch * kv_heads, tile)(
         q, k, v, index.to(torch.int32).contiguous(), out, lse, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
-        heads, kv_heads, group, seq_q, seq_kv, index.shape[-1], head_dim**-0.5 * LOG2E, HEAD_DIM=head_dim,
-        BLOCK_D=block_of(head_dim), BLOCK_G=block_of(group),
-        BLOCK_T=block, CAUSAL=causal, PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages,
-        enable_fp_fusion=True,
+        heads, kv_heads, group, seq_q, seq_kv, index.shape[-1], head_dim**-0.5 * LOG2E,
+        **of_head(head_dim, q.dtype.itemsize), BLOCK_G=block_of(group), BLOCK_T=block, CAUSAL=causal,
     )  # fmt: skip
     return out, lse
 
@@ -122,8 +120,8 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     pointers |= {"index_ptr": "*i32", "lse_ptr": "*fp32"}
     strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
     constants = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_G": tile.block_m, "BLOCK_T": tile.block_n,
-        "CAUSAL": variant == "causal", "PRECISION": PRECISION[dtype],
+        **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_G": tile.block_m, "BLOCK_T": tile.block_n,
+        "CAUSAL": variant == "causal",
     }  # fmt: skip
     return Build("selected_attention", variant, head_dim, dtype, tile, selected_blocks, pointers, ("scale",), strides,
                  constants)  # fmt: skip

@@ -114,7 +114,7 @@ def channels(**sizes: object) -> dict[str, torch.Tensor]:
     """Return q, k, v [batch, heads, channels, tokens] with scores of unit variance."""
     tensors = attention(**sizes)  # type: ignore[arg-type]  # sizes of a case
     root = tensors["q"].shape[2] ** -0.25
-    transposed = {name: t.transpose(2, 3) for name, t in tensors.items()}
+    transposed = {name: t.transpose(2, 3).contiguous() for name, t in tensors.items()}
     return transposed | {name: transposed[name] * root for name in ("q", "k")}
 
 
@@ -125,7 +125,7 @@ def selected(*, picks: int = 2, block: int = 16, **sizes: object) -> dict[str, t
     blocks = -(-k.shape[2] // block)
     generator = torch.Generator(q.device).manual_seed(1)
     order = torch.rand(*k.shape[:2], q.shape[2], blocks, generator=generator, device=q.device).argsort(-1)
-    index = order[..., : min(picks, blocks)].contiguous()
+    index = order[..., : min(picks, blocks)].to(torch.int32).contiguous()
     index[0, 0, 0, 0] = -1
     return tensors | {"index": index}
 

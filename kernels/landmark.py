@@ -17,10 +17,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
-from .primitives import LOG2E, block_of, precision, tile_and_lane
+from .primitives import LOG2E, block_of, launch, of_head, tile_and_lane
 
 
 @triton.jit
@@ -134,10 +134,9 @@ def landmark_attention(
     tile = tile or tiles.choose("landmark_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
     scale = head_dim**-0.5 if scale is None else scale
     out = empty((batch, heads, seq, head_dim), dtype=q.dtype, device=q.device)
-    landmark_forward[(triton.cdiv(seq, tile.block_m) * batch * heads,)](
+    launch(landmark_forward, triton.cdiv(seq, tile.block_m) * batch * heads, tile)(
         q, k, v, out, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, heads // kv_heads, seq, scale * LOG2E,
-        PERIOD=period, HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_M=tile.block_m, BLOCK_T=block_of(period),
-        PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        PERIOD=period, **of_head(head_dim, q.dtype.itemsize), BLOCK_M=tile.block_m, BLOCK_T=block_of(period),
     )  # fmt: skip
     return (out,)
 
@@ -147,8 +146,8 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
     strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
     constants = {
-        "PERIOD": tile.block_n, "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m,
-        "BLOCK_T": tile.block_n, "PRECISION": PRECISION[dtype],
+        "PERIOD": tile.block_n, **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_M": tile.block_m,
+        "BLOCK_T": tile.block_n,
     }  # fmt: skip
     return Build("landmark_attention", variant, head_dim, dtype, tile, landmark_forward, pointers, ("scale",), strides,
                  constants)  # fmt: skip

@@ -17,10 +17,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
-from .primitives import block_of, precision, tile_and_lane
+from .primitives import launch, of_head, tile_and_lane
 
 
 @triton.jit
@@ -93,11 +93,10 @@ def _run(
     value_dim = v.shape[-1]
     tile = tile or tiles.choose("linear_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
     out = empty((batch, heads, seq, value_dim), dtype=q.dtype, device=q.device)
-    linear_chunks[(triton.cdiv(value_dim, tile.block_n) * batch * heads,)](
+    launch(linear_chunks, triton.cdiv(value_dim, tile.block_n) * batch * heads, tile)(
         q, k, v, decay, out, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, seq,
-        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), VALUE_DIM=value_dim,
-        BLOCK_V=tile.block_n, CHUNK=tile.block_m, REVERSE=reverse, NORMALISE=normalise,
-        PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        **of_head(head_dim, q.dtype.itemsize), VALUE_DIM=value_dim, BLOCK_V=tile.block_n, CHUNK=tile.block_m,
+        REVERSE=reverse, NORMALISE=normalise,
     )  # fmt: skip
     return out
 
@@ -151,6 +150,12 @@ def linear_attention_gradients(
     The other arguments are those of `linear_attention`.
     """
     checked_shapes(q, k, v)
+    if grad.shape != v.shape or grad.dtype != q.dtype:
+        raise KernelError(
+            f"grad: expected {q.dtype} {list(v.shape)} like v, found {grad.dtype} {list(grad.shape)}"
+        )
+    # The gradient of a sum is one number seen everywhere: its rows are not contiguous.
+    grad = grad.contiguous()
 
     def run(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, reverse: bool) -> torch.Tensor:
         return _run(a, b, c, decay, reverse=reverse, normalise=False, tile=tile, empty=empty)
@@ -167,9 +172,8 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype]) | {"decay_ptr": "*fp32"}
     strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
     constants = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "VALUE_DIM": head_dim, "BLOCK_V": tile.block_n,
+        **of_head(head_dim, WORD_BYTES[dtype]), "VALUE_DIM": head_dim, "BLOCK_V": tile.block_n,
         "CHUNK": tile.block_m, "REVERSE": variant == "reversed", "NORMALISE": variant == "normalised",
-        "PRECISION": PRECISION[dtype],
     }  # fmt: skip
     return Build("linear_attention", variant, head_dim, dtype, tile, linear_chunks, pointers, (), strides,
                  constants)  # fmt: skip

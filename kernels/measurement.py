@@ -99,6 +99,15 @@ def as_table(rows: Iterable[Measurement]) -> pd.DataFrame:
     return frame.astype({"window": "Int64", "threads": "Int64"})
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a table of measurements from CSV; empty where there is no file yet."""
+    import pandas as pd
+
+    if not path.exists():
+        return as_table(())
+    return pd.read_csv(path).astype({"window": "Int64", "threads": "Int64"})
+
+
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table of measurements as CSV.
 

@@ -18,10 +18,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
-from .primitives import block_of, precision, tile_and_lane
+from .primitives import launch, of_head, tile_and_lane
 
 
 @triton.jit
@@ -41,11 +41,54 @@ def _last_row(tile, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def memory_chunks(q_ptr, k_ptr, v_ptr, eta_ptr, theta_ptr, alpha_ptr, out_ptr, q_batch, q_head, q_row,
-                  k_batch, k_head, k_row, v_batch, v_head, v_row, heads, seq, HEAD_DIM: tl.constexpr,
+def chunk_weights(q_ptr, k_ptr, eta_ptr, theta_ptr, alpha_ptr, weight_ptr, factor_ptr, q_batch, q_head, q_row,
+                  k_batch, k_head, k_row, heads, seq, tokens, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+                  CHUNK: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """What one chunk needs of its gates: weights of its pairs, and five factors a token; chunks are independent."""
+    chunk, lane = tile_and_lane(tl.cdiv(seq, CHUNK))
+    batch = lane // heads
+    head = lane % heads
+    step = tl.arange(0, CHUNK)
+    dims = tl.arange(0, BLOCK_D)
+    base = tl.cast(chunk, tl.int64) * CHUNK
+    there = base + step < seq
+    places = lane * seq + base + step
+    # A token beyond the end keeps everything and teaches nothing. A gate of 0 is taken as 1e-30.
+    alpha = tl.load(alpha_ptr + places, mask=there, other=0.0).to(tl.float32)
+    eta = tl.load(eta_ptr + places, mask=there, other=1.0).to(tl.float32)
+    theta = tl.load(theta_ptr + places, mask=there, other=0.0).to(tl.float32)
+    log_kept = tl.log2(tl.maximum(1.0 - alpha, 1.0e-30))
+    log_eta = tl.log2(tl.maximum(eta, 1.0e-30))
+    kept = _between(log_kept, CHUNK)
+    carried = _between(log_eta, CHUNK)
+    # What token s taught is in the memory of token t through every token between at which momentum brought it.
+    # Gates are float32 whatever the words are.
+    reach = tl.dot(kept, carried, input_precision="tf32x3") * theta[None, :]
+    from_start = tl.exp2(tl.cumsum(log_kept, 0))
+    eta_from_start = tl.exp2(tl.cumsum(log_eta, 0))
+    from_momentum = tl.sum(kept * eta_from_start[None, :], 1)
+    tl.store(factor_ptr + places, from_start, mask=there)
+    tl.store(factor_ptr + tokens + places, from_momentum, mask=there)
+    tl.store(factor_ptr + 2 * tokens + places, eta_from_start, mask=there)
+    tl.store(factor_ptr + 3 * tokens + places, _last_row(reach, CHUNK), mask=there)
+    tl.store(factor_ptr + 4 * tokens + places, _last_row(carried, CHUNK) * theta, mask=there)
+
+    mask = there[:, None] & (dims[None, :] < HEAD_DIM)
+    q_ptr += batch * q_batch + head * q_head + base * q_row
+    k_ptr += batch * k_batch + head * k_head + base * k_row
+    q = tl.load(q_ptr + (step[:, None] * q_row + dims[None, :]), mask=mask, other=0.0)
+    k = tl.load(k_ptr + (step[:, None] * k_row + dims[None, :]), mask=mask, other=0.0)
+    weights = tl.dot(q, tl.trans(k), input_precision=PRECISION) * reach
+    w_ptrs = weight_ptr + places[:, None] * CHUNK + step[None, :]
+    tl.store(w_ptrs, weights.to(weight_ptr.dtype.element_ty), mask=there[:, None])
+
+
+@triton.jit
+def memory_chunks(q_ptr, k_ptr, v_ptr, weight_ptr, factor_ptr, out_ptr, q_batch, q_head, q_row,
+                  k_batch, k_head, k_row, v_batch, v_head, v_row, heads, seq, tokens, HEAD_DIM: tl.constexpr,
                   BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, CHUNK: tl.constexpr,
                   PRECISION: tl.constexpr):  # fmt: skip
-    """All chunks of one head, for one block of value columns."""
+    """All chunks of one head, one after the other, for one block of value columns."""
     tile, lane = tile_and_lane(tl.cdiv(HEAD_DIM, BLOCK_V))
     batch = lane // heads
     head = lane % heads
@@ -60,44 +103,43 @@ def memory_chunks(q_ptr, k_ptr, v_ptr, eta_ptr, theta_ptr, alpha_ptr, out_ptr, q
     for start in range(0, seq, CHUNK):
         there = start + step < seq
         base = tl.cast(start, tl.int64)
-        gates = lane * seq + base + step
-        # A token beyond the end keeps everything and teaches nothing. A gate of 0 is taken as 1e-30.
-        alpha = tl.load(alpha_ptr + gates, mask=there, other=0.0).to(tl.float32)
-        eta = tl.load(eta_ptr + gates, mask=there, other=1.0).to(tl.float32)
-        theta = tl.load(theta_ptr + gates, mask=there, other=0.0).to(tl.float32)
-        log_kept = tl.log2(tl.maximum(1.0 - alpha, 1.0e-30))
-        log_eta = tl.log2(tl.maximum(eta, 1.0e-30))
-        kept = _between(log_kept, CHUNK)
-        carried = _between(log_eta, CHUNK)
-        # What token s taught is in the memory of token t through every token between at which momentum brought it.
-        reach = tl.dot(kept, carried, input_precision=PRECISION) * theta[None, :]
-        from_start = tl.exp2(tl.cumsum(log_kept, 0))
-        from_momentum = tl.sum(kept * tl.exp2(tl.cumsum(log_eta, 0))[None, :], 1)
-
+        places = lane * seq + base + step
         row_mask = there[:, None] & (dims[None, :] < HEAD_DIM)
         value_mask = there[:, None] & (columns[None, :] < HEAD_DIM)
-        q = tl.load(q_ptr + base * q_row + (step[:, None] * q_row + dims[None, :]), mask=row_mask, other=0.0)
-        k = tl.load(k_ptr + base * k_row + (step[:, None] * k_row + dims[None, :]), mask=row_mask, other=0.0)
-        v = tl.load(
-            v_ptr + base * v_row + (step[:, None] * v_row + columns[None, :]), mask=value_mask, other=0.0
-        )
-        held = memory.to(q.dtype)
+        k_ptrs = k_ptr + base * k_row + (step[:, None] * k_row + dims[None, :])
+        v_ptrs = v_ptr + base * v_row + (step[:, None] * v_row + columns[None, :])
+        held = memory.to(q_ptr.dtype.element_ty)
+        k = tl.load(k_ptrs, mask=row_mask, other=0.0)
+        v = tl.load(v_ptrs, mask=value_mask, other=0.0)
         error = 2.0 * (tl.dot(k, held, input_precision=PRECISION) - v.to(tl.float32))
         error = error.to(v.dtype)
-        weights = tl.dot(q, tl.trans(k), input_precision=PRECISION) * reach
+
+        q_ptrs = q_ptr + base * q_row + (step[:, None] * q_row + dims[None, :])
+        q = tl.load(q_ptrs, mask=row_mask, other=0.0)
+        from_start = tl.load(factor_ptr + places, mask=there, other=0.0)
+        from_momentum = tl.load(factor_ptr + tokens + places, mask=there, other=0.0)
+        w_ptrs = weight_ptr + places[:, None] * CHUNK + step[None, :]
+        weights = tl.load(w_ptrs, mask=there[:, None], other=0.0)
         out = tl.dot(q, held, input_precision=PRECISION) * from_start[:, None]
         out += tl.dot(q, momentum.to(q.dtype), input_precision=PRECISION) * from_momentum[:, None]
-        out -= tl.dot(weights.to(v.dtype), error, input_precision=PRECISION)
+        out -= tl.dot(weights, error, input_precision=PRECISION)
         o_ptrs = out_ptr + (lane * seq + base) * HEAD_DIM + (step[:, None] * HEAD_DIM + columns[None, :])
         tl.store(o_ptrs, out.to(out_ptr.dtype.element_ty), mask=value_mask)
 
-        learnt = (k.to(tl.float32) * _last_row(reach, CHUNK)[:, None]).to(k.dtype)
-        pushed = (k.to(tl.float32) * (_last_row(carried, CHUNK) * theta)[:, None]).to(k.dtype)
-        inherited = tl.sum(tl.where(step == CHUNK - 1, from_momentum, 0.0), 0)
-        memory = memory * tl.exp2(tl.sum(log_kept, 0)) + momentum * inherited
-        memory -= tl.dot(tl.trans(learnt), error, input_precision=PRECISION)
-        momentum = momentum * tl.exp2(tl.sum(log_eta, 0))
-        momentum -= tl.dot(tl.trans(pushed), error, input_precision=PRECISION)
+        # The memory with which the next chunk begins; after the last chunk nobody reads it.
+        last = factor_ptr + lane * seq + tl.minimum(base + CHUNK, seq) - 1
+        reached = tl.load(factor_ptr + 3 * tokens + places, mask=there, other=0.0)
+        pushed = tl.load(factor_ptr + 4 * tokens + places, mask=there, other=0.0)
+        # Transposed, and read again rather than kept: the tile would be in the way of the products above.
+        k_ptrs = k_ptr + base * k_row + (step[None, :] * k_row + dims[:, None])
+        k_mask = there[None, :] & (dims[:, None] < HEAD_DIM)
+        keys = tl.load(k_ptrs, mask=k_mask, other=0.0)
+        memory = memory * tl.load(last) + momentum * tl.load(last + tokens)
+        learnt = (keys.to(tl.float32) * reached[None, :]).to(keys.dtype)
+        memory -= tl.dot(learnt, error, input_precision=PRECISION)
+        learnt = (keys.to(tl.float32) * pushed[None, :]).to(keys.dtype)
+        momentum = momentum * tl.load(last + 2 * tokens)
+        momentum -= tl.dot(learnt, error, input_precision=PRECISION)
 
 
 @interpreted_on_cpu
@@ -141,22 +183,40 @@ def neural_memory(
         raise KernelError(f"chunk={chunk}: expected a power of two from 16")
     tile = tile or tiles.choose("neural_memory", head_dim=head_dim, dtype=q.dtype, device=q.device)
     out = empty((batch, heads, seq, head_dim), dtype=q.dtype, device=q.device)
-    memory_chunks[(triton.cdiv(head_dim, tile.block_n) * batch * heads,)](
-        q, k, v, *(t.contiguous() for t in gates), out, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, seq,
-        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_V=tile.block_n, CHUNK=chunk,
-        PRECISION=precision(q.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+    weights = empty((batch, heads, seq, chunk), dtype=q.dtype, device=q.device)
+    factors = empty((5, batch, heads, seq), dtype=torch.float32, device=q.device)
+    lanes, tokens = batch * heads, batch * heads * seq
+    shape = of_head(head_dim, q.dtype.itemsize) | {"CHUNK": chunk}
+    launch(chunk_weights, triton.cdiv(seq, chunk) * lanes, tile)(
+        q, k, *(t.contiguous() for t in gates), weights, factors, *q.stride()[:3], *k.stride()[:3], heads, seq, tokens,
+        **shape,
+    )  # fmt: skip
+    launch(memory_chunks, triton.cdiv(head_dim, tile.block_n) * lanes, tile)(
+        q, k, v, weights, factors, out, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, seq, tokens,
+        BLOCK_V=tile.block_n, **shape,
     )  # fmt: skip
     return (out,)
 
 
 def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
-    """Return one specialisation, for the compiler; block_m is the chunk, block_n the block of value columns."""
-    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
-    pointers |= dict.fromkeys(("eta_ptr", "theta_ptr", "alpha_ptr"), "*fp32")
-    strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
+    """Return one specialisation, for the compiler; block_m is the chunk, block_n the block of value columns.
+
+    Args:
+        variant: "weights" of the chunks, or "memory".
+    """
+    remembers = variant == "memory"
+    function = memory_chunks if remembers else chunk_weights
+    words = ("q_ptr", "k_ptr", "weight_ptr", *(("v_ptr", "out_ptr") if remembers else ()))
+    pointers = dict.fromkeys(words, POINTER[dtype]) | {"factor_ptr": "*fp32"}
     constants = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_V": tile.block_n, "CHUNK": tile.block_m,
-        "PRECISION": PRECISION[dtype],
+        **of_head(head_dim, WORD_BYTES[dtype]), "CHUNK": tile.block_m,
     }  # fmt: skip
-    return Build("neural_memory", variant, head_dim, dtype, tile, memory_chunks, pointers, (), strides,
+    if remembers:
+        constants |= {"BLOCK_V": tile.block_n}
+    else:
+        pointers |= dict.fromkeys(("eta_ptr", "theta_ptr", "alpha_ptr"), "*fp32")
+    strides = tuple(
+        n for t in "qkv" for axis in ("batch", "head", "row") if (n := f"{t}_{axis}") in function.arg_names
+    )
+    return Build("neural_memory", variant, head_dim, dtype, tile, function, pointers, (), strides,
                  constants)  # fmt: skip

@@ -22,9 +22,9 @@ from torch.nn.functional import pad
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .interpreter import interpreted_on_cpu
-from .primitives import LOG2E, block_of, finish, fold, precision, tile_and_lane
+from .primitives import LOG2E, finish, fold, launch, of_head, tile_and_lane
 
 AXES = 3
 
@@ -312,14 +312,12 @@ def _launch(
     out = empty(tuple(queries.shape), dtype=q.dtype, device=q.device)
     lse = empty((*queries.shape[:-1], 1), dtype=torch.float32, device=q.device)
     numbers = [getattr(a, name) for name in ("length", "window", "stride", "dilation") for a in axes]
-    neighborhood_forward[(math.prod(queries.shape[:3]),)](
-        queries, keys, values, out, lse, head_dim**-0.5 * LOG2E, *numbers,
-        *(a.tiles(a.q_tile) for a in axes), *(a.tiles(a.k_tile) for a in axes),
+    launch(neighborhood_forward, math.prod(queries.shape[:3]), tile)(
+        queries, keys, values, out, lse, head_dim**-0.5 * LOG2E, *numbers, *(a.tiles(a.q_tile) for a in axes),
+        *(a.tiles(a.k_tile) for a in axes),
         **dict(zip(("QZ", "QY", "QX", "KZ", "KY", "KX"), (*q_shape, *k_shape), strict=True)),
-        **{f"CAUSAL_{n}": a.causal for n, a in zip("ZYX", axes, strict=True)},
-        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim),
-        MASKED=not all(a.dense() for a in axes), PRECISION=precision(q.dtype),
-        num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        **{f"CAUSAL_{n}": a.causal for n, a in zip("ZYX", axes, strict=True)}, **of_head(head_dim, q.dtype.itemsize),
+        MASKED=not all(a.dense() for a in axes),
     )  # fmt: skip
     return unpermute(out, axes, q_shape, batch=batch), unpermute(lse, axes, q_shape, batch=batch)
 
@@ -336,8 +334,8 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
         shape = (1,) * (AXES - rank) + spread(tokens, (1,) * rank)
         sides |= {f"{side}{axis}": n for axis, n in zip("ZYX", shape, strict=True)}
     constants = sides | {
-        "CAUSAL_Z": False, "CAUSAL_Y": False, "CAUSAL_X": False, "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim),
-        "MASKED": not variant.endswith("mask-free"), "PRECISION": PRECISION[dtype],
+        "CAUSAL_Z": False, "CAUSAL_Y": False, "CAUSAL_X": False, **of_head(head_dim, WORD_BYTES[dtype]),
+        "MASKED": not variant.endswith("mask-free"),
     }  # fmt: skip
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype]) | {"lse_ptr": "*fp32"}
     return Build("neighborhood_attention", variant, head_dim, dtype, tile, neighborhood_forward, pointers,

@@ -89,10 +89,15 @@ def _sdpa(backend: SDPBackend, s: Setting) -> Call:
 
 
 def flex(s: Setting) -> Call:
-    """Return a call of flex_attention, which is compiled when it is first called."""
+    """Return a call of flex_attention, which is compiled when it is first called.
+
+    What was compiled before is forgotten: after some compiled forms of one function PyTorch would take to running it
+    uncompiled, with every score in memory, and the time would be that of another algorithm.
+    """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    compiled = torch.compile(flex_attention, dynamic=False)
+    torch.compiler.reset()
+    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     left, right = limits(causal=s.causal, window=s.window)
     reach_left = s.seq if left is None else left
     reach_right = s.seq if right is None else right

@@ -1,12 +1,18 @@
-"""Pieces that the Triton kernels share: the place of a program in the grid, a step of the running softmax, its end."""
+"""Pieces that the Triton kernels share: the launch, the place of a program in the grid, the running softmax."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
+from typing import Any
 
-import torch
 import triton
 import triton.language as tl
+
+from einsum_cascade.errors import KernelError
+
+from .tiles import Tile
 
 LOG2E = math.log2(math.e)
 
@@ -44,9 +50,38 @@ def finish(acc, row_max, row_sum):
     return acc / safe_sum[:, None], lse
 
 
-def precision(dtype: torch.dtype) -> str:
+def precision(word_bytes: int) -> str:
     """Return how a tile product treats float32 operands: as three TF32 products, which lose next to nothing."""
-    return "tf32x3" if dtype == torch.float32 else "tf32"
+    return "tf32x3" if word_bytes == 4 else "tf32"
+
+
+def of_head(head_dim: int, word_bytes: int) -> dict[str, Any]:
+    """Return the compile-time arguments that follow from head size and words.
+
+    >>> of_head(40, 2)
+    {'HEAD_DIM': 40, 'BLOCK_D': 64, 'PRECISION': 'tf32'}
+    """
+    return {"HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "PRECISION": precision(word_bytes)}
+
+
+def launch(kernel: Any, programs: int, tile: Tile) -> Callable[..., None]:
+    """Return a call of so many programs of a kernel, with the warps and stages of a tile.
+
+    Registers that spill are warned of: the result is right, but its time says little. The call raises KernelError where
+    the device has not what the kernel needs, or where the compiler refuses it.
+    """
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
+
+    def call(*arguments: Any, **constants: Any) -> None:
+        try:
+            made = kernel[(programs,)](*arguments, **constants, **options)
+        except triton.TritonError as error:
+            raise KernelError(f"{kernel.fn.__name__}, {tile}: {error}") from error
+        if spilled := getattr(made, "n_spills", 0):
+            words = f"{kernel.fn.__name__}, {tile}: {spilled} registers spill; take a smaller tile"
+            warnings.warn(words, stacklevel=3)
+
+    return call
 
 
 def block_of(size: int) -> int:

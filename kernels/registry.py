@@ -103,7 +103,12 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 outputs=("AV", "LSE"),
                 build="attention:build",
-                variants={"dense": {}, "causal": _CAUSAL, "causal window": _WINDOW},
+                variants={
+                    "dense": {},
+                    "causal": _CAUSAL,
+                    "causal window": _WINDOW,
+                    "causal window modified": _WINDOW,
+                },
             ),
             KernelEntry(
                 name="unfused_attention",
@@ -299,10 +304,8 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:memory",
                 outputs=("O",),
                 build="memory:build",
-                variants={"forward": {}},
-                # At 256 its two states leave no registers: every tile that was tried spills.
-                head_dims=(64, 128),
-                choices=Choices((64,), (16, 32, 64), (4, 8), (1, 2), ("block_n",)),
+                variants={"weights": {}, "memory": {}},
+                choices=Choices((16, 32, 64), (16, 32, 64), (4, 8), (1, 2)),
             ),
             KernelEntry(
                 name="efficient_channel_gate",

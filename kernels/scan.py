@@ -17,9 +17,9 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .interpreter import interpreted_on_cpu
-from .primitives import LOG2E, block_of, precision
+from .primitives import LOG2E, launch, of_head
 
 
 @triton.jit
@@ -110,10 +110,9 @@ def prefix_attention(
     tile = tile or tiles.choose("prefix_attention", head_dim=head_dim, dtype=k.dtype, device=k.device)
     out = empty((batch, heads, seq, head_dim), dtype=k.dtype, device=k.device)
     lse = empty((batch, heads, seq), dtype=torch.float32, device=k.device)
-    prefix_attention_chunks[(batch * heads,)](
+    launch(prefix_attention_chunks, batch * heads, tile)(
         q.contiguous(), k, v, out, lse, *k.stride()[:3], *v.stride()[:3], heads, seq, head_dim**-0.5 * LOG2E,
-        HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_N=tile.block_n,
-        PRECISION=precision(k.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        **of_head(head_dim, k.dtype.itemsize), BLOCK_N=tile.block_n,
     )  # fmt: skip
     return out, lse
 
@@ -123,7 +122,7 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype]) | {"lse_ptr": "*fp32"}
     strides = tuple(f"{t}_{axis}" for t in "kv" for axis in ("batch", "head", "row"))
     constants = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_N": tile.block_n, "PRECISION": PRECISION[dtype],
+        **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_N": tile.block_n,
     }  # fmt: skip
     return Build("prefix_attention", variant, head_dim, dtype, tile, prefix_attention_chunks, pointers, ("scale",),
                  strides, constants)  # fmt: skip

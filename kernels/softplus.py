@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import triton
@@ -20,10 +19,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
-from .primitives import block_of, precision, tile_and_lane
+from .primitives import launch, of_head, tile_and_lane
 
 MOST_POWER = 63
 
@@ -220,12 +219,11 @@ def _run(
     tile = tile or tiles.choose(kernel, head_dim=head_dim, dtype=q.dtype, device=q.device)
     sums = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
-    options: dict[str, Any] = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
     for number in passes:
-        softplus_forward[(triton.cdiv(seq_q, tile.block_m) * batch * heads,)](
+        launch(softplus_forward, triton.cdiv(seq_q, tile.block_m) * batch * heads, tile)(
             q, k, v, sums, out, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], heads, heads // kv_heads, seq_q,
-            seq_kv, math.log(head_dim) * head_dim**-0.5, POWER=power, HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim),
-            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, PASS=number, PRECISION=precision(q.dtype), **options,
+            seq_kv, math.log(head_dim) * head_dim**-0.5, POWER=power, **of_head(head_dim, q.dtype.itemsize),
+            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, PASS=number,
         )  # fmt: skip
     return out
 
@@ -240,8 +238,8 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype]) | {"sum_ptr": "*fp32"}
     strides = tuple(f"{t}_{axis}" for t in "qkv" for axis in ("batch", "head", "row"))
     constants = {
-        "POWER": 15, "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m,
-        "BLOCK_N": tile.block_n, "PASS": number, "PRECISION": PRECISION[dtype],
+        "POWER": 15, **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n, "PASS": number,
     }  # fmt: skip
     kernel = "reweighted_attention" if number else "softplus_attention"
     return Build(kernel, variant, head_dim, dtype, tile, softplus_forward, pointers, ("scale",), strides,

@@ -111,27 +111,45 @@ def row_of(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: 
     rows = [r for r in shipped() if r.kernel == kernel]
     if not rows:
         raise KernelError(f"no tiles for kernel '{kernel}': {nearest(kernel, {r.kernel for r in shipped()})}")
-    fits = [
-        r
-        for r in rows
-        if r.word_bytes == word_bytes and r.head_dim >= head_dim and r.target <= target and r.window <= window
-    ]
+    # A tile that another generation holds may spill on this one: only one generation's rows count.
+    generation = max((r.target for r in rows if r.target <= target), default=0)
+    legal = [r for r in rows if r.word_bytes == word_bytes and r.target == generation and r.window <= window]
+    fits = [r for r in legal if r.head_dim >= head_dim]
     if not fits:
+        largest = max((r.head_dim for r in legal), default=0)
         raise KernelError(
-            f"{kernel}: no shipped tile for head_dim={head_dim}, {word_bytes}-byte words, sm_{target}"
+            f"{kernel}: no tile that spills no registers is known for head_dim={head_dim}, {word_bytes}-byte words, "
+            f"sm_{target}; the largest head_dim is {largest}"
         )
-    return min(fits, key=lambda r: (-r.target, r.head_dim, not r.window))
+    return min(fits, key=lambda r: (r.head_dim, not r.window))
 
 
 def choose(
     kernel: str, *, head_dim: int, dtype: torch.dtype, device: torch.device, window: bool = False
 ) -> Tile:
-    """Return the shipped tile for a device, or a small one for the interpreter."""
+    """Return the shipped tile for a device, or a small one for the interpreter.
+
+    Rows that are no multiple of 16 words cannot be loaded in vectors and cost more registers: they take the tile of
+    the next larger head size.
+    """
     if device.type != "cuda":
         return Tile(*INTERPRETED)
     import torch
 
     major, minor = torch.cuda.get_device_capability(device)
     return pick(
-        kernel, head_dim=head_dim, word_bytes=dtype.itemsize, target=10 * major + minor, window=window
+        kernel,
+        head_dim=vectorised(head_dim),
+        word_bytes=dtype.itemsize,
+        target=10 * major + minor,
+        window=window,
     )
+
+
+def vectorised(head_dim: int) -> int:
+    """Return the head size whose tile serves, by the vectors in which its rows can be loaded.
+
+    >>> vectorised(96), vectorised(40), vectorised(0)
+    (96, 128, 0)
+    """
+    return head_dim if head_dim % 16 == 0 else 2 * (1 << (head_dim - 1).bit_length())

@@ -18,10 +18,10 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .aot import POINTER, PRECISION, Build
+from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
-from .primitives import LOG2E, block_of, fold, precision, tile_and_lane
+from .primitives import LOG2E, fold, launch, of_head, tile_and_lane
 
 
 @triton.jit
@@ -113,23 +113,11 @@ def reversed_attention(
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     out = empty((batch, heads, seq_kv, head_dim), dtype=q.dtype, device=q.device)
     sizes = (seq_q, seq_kv, head_dim**-0.5 * LOG2E)
-    shape = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m,
-        "BLOCK_N": tile.block_n, "PRECISION": precision(q.dtype), "num_warps": tile.warps,
-        "num_stages": tile.stages, "enable_fp_fusion": True,
-    }  # fmt: skip
-    row_logsumexp[(triton.cdiv(seq_q, tile.block_m) * batch * heads,)](q, k, lse, *sizes, **shape)
-    gathered_values[(triton.cdiv(seq_kv, tile.block_n) * batch * heads,)](
-        q,
-        k,
-        v,
-        q if share is None else share.contiguous(),
-        lse,
-        out,
-        *sizes,
-        SHARED=share is not None,
-        **shape,
-    )
+    shape = of_head(head_dim, q.dtype.itemsize) | {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
+    launch(row_logsumexp, triton.cdiv(seq_q, tile.block_m) * batch * heads, tile)(q, k, lse, *sizes, **shape)
+    launch(gathered_values, triton.cdiv(seq_kv, tile.block_n) * batch * heads, tile)(
+        q, k, v, q if share is None else share.contiguous(), lse, out, *sizes, SHARED=share is not None, **shape,
+    )  # fmt: skip
     return (out,)
 
 
@@ -143,8 +131,7 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     names = ("q_ptr", "k_ptr", "v_ptr", "out_ptr") if gathers else ("q_ptr", "k_ptr")
     pointers = dict.fromkeys(names, POINTER[dtype]) | {"lse_ptr": "*fp32"}
     constants = {
-        "HEAD_DIM": head_dim, "BLOCK_D": block_of(head_dim), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
-        "PRECISION": PRECISION[dtype],
+        **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
     }  # fmt: skip
     if gathers:
         pointers |= {"share_ptr": "*fp32"}

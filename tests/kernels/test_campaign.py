@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from einsum_cascade.errors import DataError, KernelError
-from kernels import campaign, plans, registry
+from kernels import campaign, journal, plans, registry
 from kernels.ceilings import Ceilings
 
 
@@ -98,7 +98,7 @@ def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
     campaign.run(path, cases, on="cpu")
     rows = path.read_text().splitlines()
     assert rows[1:3] == kept
-    keys = [tuple(r[k] for k in campaign.KEY) for r in csv.DictReader(rows)]
+    keys = [tuple(r[k] for k in journal.KEY) for r in csv.DictReader(rows)]
     assert len(keys) == len(set(keys)) >= len(cases)
 
 
@@ -109,7 +109,7 @@ def test_a_file_that_was_cut_in_its_head_begins_anew(tmp_path):
     assert len(list(csv.DictReader(path.open()))) == 1
 
 
-def test_a_result_with_holes_stops_the_campaign():
+def test_a_result_with_holes_is_refused():
     with pytest.raises(KernelError, match="holds NaN"):
         campaign._gate(tiny()[0], (torch.tensor([1.0, float("nan")]), torch.zeros(1)))
 

@@ -68,13 +68,22 @@ def test_natten_is_measured_beside_ours(monkeypatch):
     assert rows[0].tflops == pytest.approx(4 * 2 * 16 * 35 * 9 / 0.002 / 1e12)
 
 
-def test_a_peer_that_is_wrong_is_not_timed(monkeypatch):
+def test_a_peer_that_is_wrong_is_not_timed(monkeypatch, capsys):
     module(
         monkeypatch, "natten", na2d=lambda q, k, v, kernel_size: 1.01 * na2d(q, k, v, kernel_size=kernel_size)
     )
     problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
-    with pytest.raises(KernelError, match="natten: relative error"):
-        bench_cuda.measure(problem, on="cpu", budget_s=0.0, clock=lambda call: 1.0)
+    rows = bench_cuda.measure(problem, on="cpu", budget_s=0.0, clock=lambda call: 1.0)
+    assert [r.implementation for r in rows] == ["triton"]
+    assert "natten: relative error" in capsys.readouterr().err
+
+
+def test_our_own_kernel_must_be_right():
+    problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
+    tensors = bench_cuda.rotating(problem, "cpu")[0]
+    rows, expected = bench_cuda._truth(problem, tensors)
+    with pytest.raises(KernelError, match="triton: relative error"):
+        bench_cuda._admitted("triton", lambda t: 1.01 * expected, problem, tensors, (rows, expected))
 
 
 def test_a_backend_that_is_not_there_is_left_out(monkeypatch):
