@@ -19,8 +19,8 @@ from .tiles import Shipped, Tile, shipped
 from .tuning import blocks_per_sm, rates
 
 SIDES = (128, 64, 32, 16)
-# A float32 product is three TF32 products with twice as long operands each: larger tiles spill from 64 dimensions on.
-MOST_FLOAT32 = 32
+# A float32 product is three TF32 products with twice as long operands each: operands of more words spill.
+MOST_FLOAT32_WORDS = 4096
 COLUMNS = (
     "kernel", "target", "head_dim", "word_bytes", "window", "block_m", "block_n", "warps", "stages", "compiled",
     "source",
@@ -56,7 +56,8 @@ def ladder(entry: KernelEntry, *, head_dim: int, dtype: str) -> Iterator[Tile]:
     """Yield the tiles that are tried, the largest first; a side with one choice keeps it."""
     sides = []
     for choice in (entry.choices.block_m, entry.choices.block_n):
-        most = max(choice) if dtype != "fp32" else min(max(choice), MOST_FLOAT32)
+        fits = max(16, min(32, MOST_FLOAT32_WORDS // max(head_dim, 1))) if dtype == "fp32" else SIDES[0]
+        most = min(max(choice), fits)
         sides.append(choice if len(choice) == 1 else [s for s in SIDES if s <= most])
     for m, n in sorted(itertools.product(*sides), key=lambda mn: (-mn[0] * mn[1], -mn[0])):
         few = max(m, n) * max(head_dim, 16) <= 2048

@@ -1,0 +1,214 @@
+"""A measuring session without a GPU: faults, memory that runs out, hangs, a full clock; what is lost, what is not."""
+
+from __future__ import annotations
+
+import csv
+import time
+
+import pytest
+import torch
+
+from einsum_cascade.errors import DataError, KernelError
+from kernels import bench_cuda, campaign, device, journal, registry, unattended
+
+WORKER = '''
+import os, signal, time
+from pathlib import Path
+from kernels import device, journal, unattended
+
+CASES = ("good", "bad", "fine")
+
+def key(name):
+    return (name,) + ("",) * (len(journal.KEY) - 1)
+
+def work(path, how, *, minutes):
+    """Three cases; the second kills its process, or never ends."""
+    past = set(path.read_text().split()) if path.exists() else set()
+    past |= {k[0] for k in journal.failures(path, commit=device.commit())}
+    for name in CASES:
+        if name in past:
+            continue
+        unattended.note_running(path, key(name))
+        if name == "bad":
+            if how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+        with path.open("a") as file:
+            file.write(name + "\\n")
+        unattended.note_running(path, None)
+    return 0
+
+def stillborn(path, *, minutes):
+    raise SystemExit(3)
+'''
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    import importlib
+
+    (tmp_path / "faulty_device.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("faulty_device")
+
+
+@pytest.mark.parametrize(
+    ("how", "limit_s", "words"), [("dies", 60.0, "exit code -9"), ("hangs", 1.5, "given up after 1.5 s")]
+)
+def test_a_case_that_takes_its_process_along_is_recorded_and_the_next_follows(
+    worker, tmp_path, how, limit_s, words
+):
+    path = tmp_path / "rows.csv"
+    unattended.supervise(worker.work, path, how, minutes=2.0, case_limit_s=limit_s)
+    assert path.read_text().split() == ["good", "fine"]
+    failed = journal.failures(path, commit=device.commit())
+    assert [k[0] for k in failed] == ["bad"]
+    assert words in failed[worker.key("bad")]
+    assert not unattended.marker(path).exists()
+
+
+def test_a_process_that_dies_before_its_first_case_is_no_case_s_fault(worker, tmp_path):
+    with pytest.raises(KernelError, match="exit code 3 before its first case"):
+        unattended.supervise(worker.stillborn, tmp_path / "rows.csv", minutes=1.0)
+
+
+def tiny():
+    return list(campaign.plan(lengths=(32,), head_dims=(16,), tokens=32))[:4]
+
+
+def test_memory_that_runs_out_in_one_case_leaves_the_others(tmp_path, monkeypatch):
+    path, cases = tmp_path / "rows.csv", tiny()
+    full = cases[1]
+    assert len([p for p in cases if p.entry == full.entry]) == 1 or full.options
+    load = registry.load
+
+    def scarce(place):
+        found = load(place)
+        if place != registry.find(full.entry).launcher:
+            return found
+
+        def launcher(*args, **kwargs):
+            if {k: kwargs.get(k) for k in full.options} == dict(full.options):
+                raise torch.OutOfMemoryError("tried to allocate 51 GiB")
+            return found(*args, **kwargs)
+
+        return launcher
+
+    monkeypatch.setattr(registry, "load", scarce)
+    assert campaign.run(path, cases, on="cpu") == len(cases) - 1
+    ((key, error),) = journal.failures(path, commit=device.commit()).items()
+    assert key == campaign._key_of(full, device.measured_name("cpu"))
+    assert error == "OutOfMemoryError: tried to allocate 51 GiB"
+    monkeypatch.setattr(registry, "load", load)
+    # The same commit fails the same way: it is not tried again. Another commit is another kernel.
+    assert campaign.run(path, cases, on="cpu") == 0
+    monkeypatch.setattr(device, "commit", lambda: "another")
+    assert campaign.run(path, cases, on="cpu") == 1
+
+
+def test_a_kernel_that_fails_its_check_is_not_timed_once(tmp_path, monkeypatch):
+    """With stand-ins for the device: one kernel is wrong; each of its cases is recorded and none is measured."""
+    path, cases = tmp_path / "rows.csv", tiny()
+    asked, timed = [], []
+
+    def checked(entry):
+        asked.append(entry)
+        return "relative error 0.5" if entry == "flash_attention" else ""
+
+    def measured(p, *rest):
+        timed.append(p.entry)
+        return campaign._row(p, campaign.timing.spread([1.0]), "cpu", device.environment("cpu"))
+
+    monkeypatch.setattr(campaign, "_check", checked)
+    monkeypatch.setattr(campaign, "_measured", measured)
+    monkeypatch.setattr(campaign, "_ceilings", lambda *rest: campaign.ceilings.ASSUMED)
+    monkeypatch.setattr(device, "measured_name", lambda on: "a stand-in")
+    assert campaign.run(path, cases, on="cuda") == len(timed)
+    assert sorted(asked) == sorted({p.entry for p in cases})
+    assert "flash_attention" not in timed
+    wrong = journal.failures(path, commit=device.commit())
+    assert len(wrong) == len([p for p in cases if p.entry == "flash_attention"]) > 0
+
+
+def test_a_fault_that_takes_the_device_ends_the_process(tmp_path, monkeypatch):
+    """After an illegal access every further call fails too: nothing may be recorded against the cases behind it."""
+
+    def faulty(*rest):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(campaign, "_check", lambda entry: "")
+    monkeypatch.setattr(campaign, "_measured", faulty)
+    monkeypatch.setattr(campaign, "_ceilings", lambda *rest: campaign.ceilings.ASSUMED)
+    monkeypatch.setattr(device, "measured_name", lambda on: "a stand-in")
+    monkeypatch.setattr(torch.cuda, "synchronize", faulty)
+    path = tmp_path / "rows.csv"
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        campaign.run(path, tiny(), on="cuda")
+    assert not journal.failures(path, commit=device.commit())
+    # The case in progress is named, so that the one who started the process can record it.
+    named = tuple(unattended.marker(path).read_text().split("\n"))
+    assert named == campaign._key_of(tiny()[0], "a stand-in")
+
+
+def test_a_full_clock_leaves_the_rest_to_the_next_run(tmp_path, monkeypatch):
+    path, cases = tmp_path / "rows.csv", tiny()
+    hours = iter([0.0, 0.0, 0.0, 61.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(hours))
+    assert campaign.run(path, cases, on="cpu", minutes=1.0) == 2
+    monkeypatch.undo()
+    assert campaign.run(path, cases, on="cpu") == len(cases) - 2
+
+
+def test_the_bench_goes_on_where_it_was_and_behind_what_fails(tmp_path, monkeypatch):
+    small = [
+        bench_cuda.attention(bench_cuda.Setting(1, 1, seq, 16, dtype="fp32", causal=True))
+        for seq in (16, 20, 24)
+    ]
+    monkeypatch.setattr(bench_cuda, "peers", lambda problem: iter(()))
+    options = {"on": "cpu", "budget_s": 0.0, "clock": lambda call: (call(), 0.001)[1]}
+    path = tmp_path / "rows.csv"
+    assert bench_cuda.run(path, small[:1], **options) == 1
+    measure = bench_cuda.measure
+
+    def fails_at_20(problem, **rest):
+        if problem.setting.seq == 20:
+            raise KernelError("out of resource: shared memory")
+        return measure(problem, **rest)
+
+    monkeypatch.setattr(bench_cuda, "measure", fails_at_20)
+    assert bench_cuda.run(path, small, **options) == 1
+    with path.open() as file:
+        assert [row["seq_kv"] for row in csv.DictReader(file)] == ["16", "24"]
+    assert list(journal.failures(path, commit=device.commit()).values()) == [
+        "KernelError: out of resource: shared memory"
+    ]
+    assert bench_cuda.run(path, small, **options) == 0
+
+
+def test_a_row_that_a_stop_cut_off_is_removed(tmp_path):
+    path = tmp_path / "rows.csv"
+    campaign.run(path, tiny()[:1], on="cpu")
+    whole = path.read_text()
+    path.write_text(whole + "cascade kernels campaign,half a r")
+    assert len(journal.done(path)) == 1
+    assert path.read_text() == whole
+
+
+def test_a_foreign_list_of_failures_is_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    journal.failed_path(path).write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="missing"):
+        journal.failures(path, commit="any")
+
+
+def test_without_nvidia_smi_the_state_is_unknown_and_no_crash(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert set(device.gpu_state().values()) == {"unknown"}
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '580.1, 1755, 1980, [N/A], 512.5, 700.00, 61'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    state = device.gpu_state(gpu="GPU-1")
+    assert (state["driver"], state["sm_clock_mhz"], state["memory_clock_mhz"]) == ("580.1", "1755", "unknown")
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert set(device.gpu_state().values()) == {"unknown"}
