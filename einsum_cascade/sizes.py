@@ -143,6 +143,24 @@ def resolve(
     return sizes
 
 
+def stated_parts(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the parts of split ranks (M0 of M = M1 * M0) that a user chose: those that `resolve` would not choose.
+
+    A table of sizes does not say who filled it, and `parse_sizes` fills in what is left open; a tile that only it
+    chose must not win over the tile of a mapping.
+
+    >>> from einsum_cascade import zoo
+    >>> flash = zoo.load("attention_1pass")
+    >>> stated_parts(flash, parse_sizes("BERT/1K", flash)), stated_parts(flash, parse_sizes("BERT/1K,M0=128", flash))
+    ({}, {'M0': 128, 'M1': 8})
+    """
+    parts = [p for whole, inner in cascade.splits.items() if whole in sizes for p in inner if p in sizes]
+    if not parts:
+        return {}
+    chosen = resolve(cascade, {k: v for k, v in sizes.items() if k not in parts})
+    return {p: sizes[p] for p in parts if sizes[p] != chosen[p]}
+
+
 def size_value(node: Expr, cascade: Cascade, sizes: Mapping[str, int]) -> float | int:
     """Return the value of an expression over sizes and constants.
 

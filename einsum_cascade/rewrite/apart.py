@@ -8,9 +8,9 @@ from ..cascade import Cascade
 from ..declarations import Iterate
 from ..einsum import Einsum
 from ..expr import Access, Expr, transform
-from .corrections import Obstacle
 from .elements import along, fresh_name, is_flat, without_unused
 from .online import online
+from .plan import Obstacle
 from .separate import Rewritten
 
 

@@ -11,6 +11,7 @@ from ..cascade import Cascade
 from ..declarations import Iterate
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Expr, Var, substitute, transform, variables
+from .algebra import Formula, Symbols
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,13 @@ def inline(seen: Along, einsum: Einsum, wanted: Callable[[str], bool]) -> tuple[
         return transform(substitute(inner.value, values), opened)
 
     return transform(einsum.value, opened), tuple(dict.fromkeys(found))
+
+
+def moving_atoms(symbols: Symbols, formulas: Iterable[Formula], einsum: Einsum) -> list[Formula]:
+    """Return the symbols of some formulas that differ from term to term of an Einsum's reduction."""
+    moving = set(einsum.reduced)
+    atoms = dict.fromkeys(atom for formula in formulas for atom in symbols.atoms(formula))
+    return [symbols.symbol(atom) for atom in atoms if set(variables(atom)) & moving]
 
 
 def joined(parts: Iterable[Expr]) -> Expr | None:

@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..analysis.points import live_parts
 from ..cascade import Cascade
-from ..declarations import Iterate, variable_of
+from ..declarations import Iterate
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables, walk
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables
 from ..ops import REDUCTION
 from ..printer import expression
-from .corrections import Obstacle, Plan, corrections_of, plan_of
+from .corrections import corrections_of
 from .elements import without_unused
+from .empty import given_by_element, may_be_empty
+from .plan import Obstacle, Plan, Running, Term, plan_of
 from .separate import Rewritten
 
 # A maximum of no terms is -inf, and -inf - (-inf) is not a number. Where a block may be wholly masked, by a predicate
@@ -36,20 +37,27 @@ def online(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) -
     if isinstance(plan, list):
         return plan
     obstacles = corrections_of(plan)
-    if not any(r.correction is not None for r in plan.running.values()):
+    if not any(r.correction is not None or r.terms for r in plan.running.values()):
         return obstacles or [Obstacle(cascade.name, "no reduction waits for another")]
     result = without_unused(_rebuilt(plan))
-    corrected = [r for r in plan.running.values() if r.correction is not None]
+    moved = [r.name for r in plan.running.values() if r.correction is not None or r.terms]
+    return Rewritten("online", ", ".join(moved), _why(plan), result)
+
+
+def _why(plan: Plan) -> str:
+    """Return which sums are corrected by what."""
     by: dict[str, list[str]] = {}
-    for r in corrected:
-        by.setdefault(expression(r.correction) if r.correction is not None else "", []).append(r.name)
-    why = "; ".join(
-        f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} corrected by {factor} as the running values change"
-        for factor, names in by.items()
-    )
-    walked = " * ".join(plan.cascade.splits.get(rank, (rank,)))
-    why += f" (a prime marks the new value), so one walk along {walked} carries all"
-    return Rewritten("online", ", ".join(r.name for r in corrected), why, result)
+    for r in plan.running.values():
+        if r.correction is not None:
+            by.setdefault(f"corrected by {expression(r.correction)}", []).append(r.name)
+    for r in plan.running.values():
+        moving = sorted({name for term in r.terms for name, _ in term.shifts})
+        if moving:
+            by.setdefault(f"kept about {' and '.join(moving)} of what was seen", []).append(r.name)
+    parts = (f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} {how}" for how, names in by.items())
+    walked = " * ".join(plan.cascade.splits.get(plan.rank, (plan.rank,)))
+    why = "; ".join(parts) + " as the running values change"
+    return f"{why} (a prime marks the new value), so one walk along {walked} carries all"
 
 
 def _rebuilt(plan: Plan) -> Cascade:
@@ -65,7 +73,10 @@ def _rebuilt(plan: Plan) -> Cascade:
         waits = name in plan.seen.waiting
         if name in plan.running:
             first.append(_first_value(plan, einsum))
-            block.carry(einsum, _local(plan, einsum, renamed))
+            if plan.running[name].value is not None:
+                block.follow(einsum)
+            else:
+                block.carry(einsum, _local(plan, einsum, renamed))
             if name in outputs:
                 last.append(Einsum(einsum.target, _final(plan, einsum.target)))
             continue
@@ -93,7 +104,7 @@ class _Block:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.einsums: list[Einsum] = []
-        self.open: dict[str, tuple[Einsum, Access]] = {}
+        self.open: dict[str, tuple[Einsum, Access | None]] = {}
         self.corrections: dict[Expr, Access] = {}
 
     def add(self, einsum: Einsum) -> None:
@@ -108,6 +119,10 @@ class _Block:
         self.add(local)
         self.open[self.plan.running[einsum.name].state] = (einsum, local.target)
 
+    def follow(self, einsum: Einsum) -> None:
+        """Note a reference, which is updated when it is first read."""
+        self.open[self.plan.running[einsum.name].state] = (einsum, None)
+
     def finished(self) -> tuple[Einsum, ...]:
         """Return all Einsums, every state brought up to date."""
         for state in list(self.open):
@@ -117,8 +132,13 @@ class _Block:
 
     def _update(self, state: str) -> None:
         einsum, local = self.open.pop(state)
-        for made in _carried(self.plan, einsum, local, self.corrections):
-            self.add(made)
+        made = (
+            [_followed(self.plan, einsum)]
+            if local is None
+            else _carried(self.plan, einsum, local, self.corrections)
+        )
+        for each in made:
+            self.add(each)
 
 
 def _name(cascade: Cascade) -> str:
@@ -156,62 +176,26 @@ def _needed_after(plan: Plan) -> set[str]:
 
 
 def _first_value(plan: Plan, einsum: Einsum) -> Einsum:
-    state = plan.running[einsum.name].state
-    return Einsum(Access(state, (Num(0), *einsum.target.indices)), _nothing(plan, einsum))
+    mine = plan.running[einsum.name]
+    nothing = _nothing(plan, einsum) if mine.value is None else Num(0)
+    return Einsum(Access(mine.state, (Num(0), *einsum.target.indices)), nothing)
+
+
+def _followed(plan: Plan, einsum: Einsum) -> Einsum:
+    """Return the Einsum that brings a reference up to date."""
+    mine = plan.running[einsum.name]
+    assert mine.value is not None
+    following = Apply("+", (Var(plan.block), Num(1)))
+    return Einsum(Access(mine.state, (following, *einsum.target.indices)), _renewed(plan, mine.value, {}))
 
 
 def _nothing(plan: Plan, einsum: Einsum) -> Expr:
     """Return the value of a reduction that has seen no term."""
     start = REDUCTION[einsum.all_reductions[0].op].identity
-    if math.isinf(start) and (_may_be_empty(plan, einsum) or _given_by_element(plan, einsum)):
+    if math.isinf(start) and (may_be_empty(plan, einsum) or given_by_element(plan, einsum)):
         start = math.copysign(LOWEST, start)
     value: Expr = Num(abs(int(start)) if start == 0 else abs(start))
     return Apply("neg", (value,)) if start < 0 else value
-
-
-def _may_be_empty(plan: Plan, einsum: Einsum) -> bool:
-    """Tell whether a block may lack every term of a reduction."""
-    parts = (*_wheres(plan, einsum.name), *live_parts(plan.cascade, einsum))
-    moving = {plan.block, *(variable_of(i) for i in plan.inner)}
-    return any(set(variables(p)) & moving for p in parts)
-
-
-def _given_by_element(plan: Plan, einsum: Einsum) -> bool:
-    """Tell whether what is reduced holds an input's own elements, which may be infinite, or infinity itself.
-
-    What passed through a contraction is not infinite unless everything is.
-    """
-    names = {e.name for e in plan.cascade.einsums}
-    open_values, done = [einsum.value], {einsum.name}
-    while open_values:
-        for node in walk(open_values.pop()):
-            if isinstance(node, Num) and math.isinf(node.value):
-                return True
-            if not isinstance(node, Access) or node.tensor in done:
-                continue
-            if node.tensor not in names:
-                if plan.seen.reads_walking(node, plan.seen.walking[einsum.name]):
-                    return True
-                continue
-            done.add(node.tensor)
-            source = plan.cascade.einsum(node.tensor)
-            if not source.all_reductions:
-                open_values.append(source.value)
-    return False
-
-
-def _wheres(plan: Plan, name: str) -> list[Expr]:
-    names = {e.name for e in plan.cascade.einsums}
-    found: list[Expr] = []
-    open_names, done = [name], {name}
-    while open_names:
-        einsum = plan.cascade.einsum(open_names.pop())
-        if einsum.where is not None:
-            found.append(einsum.where)
-        fresh = {a.tensor for a in einsum.reads} & names - done
-        done |= fresh
-        open_names += sorted(fresh)
-    return found
 
 
 def _local(plan: Plan, einsum: Einsum, renamed: dict[str, str]) -> Einsum:
@@ -230,17 +214,42 @@ def _carried(plan: Plan, einsum: Einsum, local: Access, corrections: dict[Expr, 
     op = einsum.all_reductions[0].op
     block, indices = Var(plan.block), einsum.target.indices
     # An element by itself may be absent, which a block is not: its reduction then has no terms.
-    alone = not plan.inner and _may_be_empty(plan, einsum)
+    alone = not plan.inner and may_be_empty(plan, einsum)
     found: Expr = Apply("pad", (local, _nothing(plan, einsum))) if alone else local
     old = Access(mine.state, (block, *indices))
     new = Access(mine.state, (Apply("+", (block, Num(1))), *indices))
-    if mine.correction is None:
+    if mine.correction is None and not mine.terms:
         return [Einsum(new, _combined(op, found, old) if op == "sum" else _combined(op, old, found))]
     out: list[Einsum] = []
-    factor = _correction_access(plan, mine.correction, corrections, out)
+    value = _corrected(plan, mine, old, op, corrections, out)
+    for term in mine.terms:
+        value = Apply("+", (value, _moved(plan, term, corrections, out)))
     corrected = Access(plan.fresh(f"C{einsum.name}"), (block, *indices))
-    out.append(Einsum(corrected, Apply("*" if op == "sum" else "+", (old, factor))))
+    out.append(Einsum(corrected, value))
     return [*out, Einsum(new, _combined(op, found, corrected))]
+
+
+def _corrected(
+    plan: Plan, running: Running, old: Expr, op: str, known: dict[Expr, Access], out: list[Einsum]
+) -> Expr:
+    """Return the old value of a reduction as it is for the new values of what it depends on by a factor."""
+    if running.correction is None:
+        return old
+    return Apply("*" if op == "sum" else "+", (old, _correction_access(plan, running.correction, known, out)))
+
+
+def _moved(plan: Plan, term: Term, known: dict[Expr, Access], out: list[Einsum]) -> Expr:
+    """Return what one of the other sums adds as the references move."""
+    value = term.of
+    if isinstance(value, str):
+        other, indices = plan.running[value], plan.cascade.einsum(value).target.indices
+        value = _corrected(plan, other, Access(other.state, (Var(plan.block), *indices)), "sum", known, out)
+    for name, power in term.shifts:
+        reference = plan.cascade.einsum(name).target
+        way = Apply("-", (replace(reference, tensor=f"{name}'"), reference))
+        shift: Expr = _correction_access(plan, way, known, out)
+        value = Apply("*", (value, shift if power == 1 else Apply("**", (shift, Num(power)))))
+    return value if term.factor == Num(1) else Apply("*", (term.factor, value))
 
 
 def _combined(op: str, a: Expr, b: Expr) -> Expr:

@@ -41,13 +41,25 @@ def _online(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
                 break
 
 
-# In the order in which they are tried: what only moves a factor comes before what changes the walk.
+def _separate(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
+    return (found for found in separations(cascade, rank) if not found.cancels)
+
+
+def _subtract(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
+    return (found for found in separations(cascade, rank) if found.cancels)
+
+
+# In the order in which they are tried: what only moves a factor comes before what changes the walk, and what subtracts
+# sums that nearly cancel comes last.
 RULES = (
-    Rule("separate", separations),
+    Rule("separate", _separate),
     Rule("hoist", hoists),
     Rule("fetch", fetches),
     Rule("online", _online),
+    Rule("subtract", _subtract),
 )
+# Sums that are subtracted at once let more follow them online: tried where the order above leaves passes.
+SOONER = (RULES[0], RULES[4], *RULES[1:4])
 
 
 def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
@@ -70,11 +82,11 @@ def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
     (3, 1, ['defer', 'online'])
     """
     before = passes(cascade, rank).count
-    path = _worthwhile(cascade, rank, _search(cascade, cascade, rank))
+    path = _best(cascade, cascade, rank)
     for selected in _selected_ranks(cascade, rank):
         here = path[-1].cascade if path else cascade
         if passes(here, rank).count > 1:
-            path += _worthwhile(here, rank, _search(cascade, here, selected))
+            path += _best(cascade, here, rank, along=selected)
     stages, steps = [cascade], []
     for found in path:
         count = passes(found.cascade, rank).count
@@ -104,12 +116,30 @@ def _selected_ranks(cascade: Cascade, rank: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _search(original: Cascade, start: Cascade, rank: str) -> list[Rewritten]:
+def _best(original: Cascade, start: Cascade, rank: str, *, along: str = "") -> list[Rewritten]:
+    """Return the path to the fewest passes over a rank, of equal ones that which subtracts last.
+
+    Args:
+        along: the rank that is rewritten, if it is another one.
+    """
+    found: list[Rewritten] = []
+    fewest = passes(start, rank).count
+    for rules in (RULES, SOONER):
+        path = _worthwhile(start, rank, _search(original, start, along or rank, rules))
+        count = passes(path[-1].cascade, rank).count if path else fewest
+        if count < fewest:
+            found, fewest = path, count
+        if fewest == 1:
+            break
+    return found
+
+
+def _search(original: Cascade, start: Cascade, rank: str, rules: tuple[Rule, ...]) -> list[Rewritten]:
     """Return the rules applied one after the other, each the first that improves on what there is."""
     path: list[Rewritten] = []
     current = start
     while passes(current, rank).count > 1 and len(path) < MOST_STEPS:
-        found = _improved(original, current, rank)
+        found = _improved(original, current, rank, rules)
         if found is None:
             break
         path.append(found)
@@ -123,10 +153,10 @@ def _worthwhile(start: Cascade, rank: str, path: list[Rewritten]) -> list[Rewrit
     return path[: counts.index(min(counts))]
 
 
-def _improved(original: Cascade, current: Cascade, rank: str) -> Rewritten | None:
+def _improved(original: Cascade, current: Cascade, rank: str, rules: tuple[Rule, ...]) -> Rewritten | None:
     """Return the first result of a rule that is better than what there is, and equal to the original."""
     here = _cost(current, rank)
-    for rule in RULES:
+    for rule in rules:
         for candidate in rule.apply(current, rank):
             if _cost(candidate.cascade, rank) < here and equal(original, candidate.cascade, rank):
                 return candidate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -38,20 +39,22 @@ class Rewritten:
         einsum: the Einsum that was changed.
         why: in words, with formulas.
         cascade: the result; not yet known to be equal.
+        cancels: whether sums are subtracted, which loses digits where they nearly cancel.
     """
 
     rule: str
     einsum: str
     why: str
     cascade: Cascade
+    cancels: bool = False
 
 
 def separations(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
     """Yield the cascades in which one sum over the rank has been taken apart.
 
     Pattern: `Y = sum_m g(x_m, c)`, g opened as far as its own pass, or as far as anything whole reaches into it.
-    Condition: g expands (sympy) to more than one product, or to one with a factor free of m. Rewrite: `Y = sum_i
-    b_i(c) * Z_i` with `Z_i = sum_m a_i(x_m)`.
+    Condition: g as it is written, or expanded (sympy), is more than one product, or one with a factor free of m.
+    Rewrite: `Y = sum_i b_i(c) * Z_i` with `Z_i = sum_m a_i(x_m)`.
     """
     seen = along(cascade, rank)
     levels = level_of(cascade, rank)
@@ -70,8 +73,8 @@ def separations(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
         tried: set[Cascade] = set()
         for wanted in (same_pass, any_waiting):
             opened = inline(seen, einsum, wanted)
-            for guarded in (False, True):
-                found = _take_apart(seen, einsum, opened, guarded=guarded)
+            for guarded, expand in itertools.product((False, True), (False, True)):
+                found = _take_apart(seen, einsum, opened, guarded=guarded, expand=expand)
                 if found is not None and found.cascade not in tried:
                     tried.add(found.cascade)
                     yield found
@@ -86,20 +89,22 @@ def _is_sum(einsum: Einsum) -> bool:
 
 
 def _take_apart(
-    seen: Along, einsum: Einsum, opened: tuple[Expr, tuple[Expr, ...]], *, guarded: bool
+    seen: Along, einsum: Einsum, opened: tuple[Expr, tuple[Expr, ...]], *, guarded: bool, expand: bool
 ) -> Rewritten | None:
     """Return the sum taken apart.
 
     Args:
+        expand: whether brackets are multiplied out.
         guarded: where a predicate may leave a sum without terms, a divisor may be 0; then the result is 0, as a sum
             without terms is.
     """
     inside_sum, predicates = opened
     symbols = Symbols()
-    formula = expanded(symbols.formula(inside_sum))
+    formula = symbols.formula(inside_sum)
+    formula = expanded(formula) if expand else formula
     gone = set(einsum.reduced)
     terms = sympy.Add.make_args(formula)
-    pairs = [_split_term(t, symbols, gone) for t in terms]
+    pairs = [split_term(t, symbols, gone) for t in terms]
     if len(pairs) == 1 and pairs[0][0] == 1:
         return None
     grouped: dict[Formula, Formula] = {}
@@ -108,7 +113,7 @@ def _take_apart(
     sums: list[Einsum] = []
     total: Formula = 0
     for inside, outside in grouped.items():
-        access, made = _accumulator(seen, einsum, symbols, inside, predicates, [e.name for e in sums])
+        access, made = accumulator(seen, einsum, symbols, inside, predicates, [e.name for e in sums])
         if made is not None:
             sums.append(made)
         if access is None:
@@ -116,10 +121,10 @@ def _take_apart(
         total += outside * symbols.formula(access)
     value = symbols.expression(total)
     if guarded:
-        divisors = sorted(_divisors(total, symbols), key=lambda f: f.name)
-        if not divisors:
+        found = sorted(divisors(total, symbols), key=lambda f: f.name)
+        if not found:
             return None
-        for divisor in divisors:
+        for divisor in found:
             empty = Compare(("==",), (symbols.expression(divisor), Num(0)))
             value = Apply("select", (empty, Num(0), value))
     outer = Einsum(einsum.target, value, (), None)
@@ -127,18 +132,21 @@ def _take_apart(
         return None
     body = spliced(seen.cascade.body, einsum, (*sums, outer))
     result = without_unused(replace(seen.cascade, body=body))
-    return Rewritten(
-        "defer" if len(terms) == 1 else "separate", einsum.name, _why(einsum, grouped, symbols), result
-    )
+    rule = "defer" if len(terms) == 1 else "separate"
+    return Rewritten(rule, einsum.name, _why(einsum, grouped, symbols), result, _cancels(grouped))
 
 
-def _divisors(formula: Formula, symbols: Symbols) -> set[Formula]:
+def _cancels(grouped: dict[Formula, Formula]) -> bool:
+    return len(grouped) > 1 and any(b.could_extract_minus_sign() for b in grouped.values())
+
+
+def divisors(formula: Formula, symbols: Symbols) -> set[Formula]:
     """Return the tensors by which a formula divides."""
     powers = [p for p in formula.atoms(sympy.Pow) if p.exp.could_extract_minus_sign() and p.base.is_Symbol]
     return {p.base for p in powers if isinstance(symbols.meaning(p.base), Access)}
 
 
-def _split_term(term: Formula, symbols: Symbols, gone: set[str]) -> tuple[Formula, Formula]:
+def split_term(term: Formula, symbols: Symbols, gone: set[str]) -> tuple[Formula, Formula]:
     """Return the factors of a product that are free of the reduced variables, and the others."""
     outside: list[Formula] = []
     inside: list[Formula] = []
@@ -148,7 +156,7 @@ def _split_term(term: Formula, symbols: Symbols, gone: set[str]) -> tuple[Formul
     return sympy.Mul(*outside), sympy.Mul(*inside)
 
 
-def _accumulator(
+def accumulator(
     seen: Along,
     einsum: Einsum,
     symbols: Symbols,
@@ -157,7 +165,7 @@ def _accumulator(
     taken: list[str],
 ) -> tuple[Expr | None, Einsum | None]:
     """Return how to read the sum of one factor, and the Einsum that makes it unless one is there already."""
-    parts = _conditions(seen, einsum, predicates)
+    parts = conditions(seen, einsum, predicates)
     moving = set(einsum.reduced)
     bound = [p for p in parts if set(variables(p)) & moving]
     if inside == 1 and not bound:
@@ -165,8 +173,8 @@ def _accumulator(
         for v in einsum.reduced:
             size = Size(rank_of(v)) if size == Num(1) else Apply("*", (size, Size(rank_of(v))))
         return size, None
-    folded = _folded(seen, einsum, symbols, inside)
-    value = symbols.expression(folded)
+    formula = folded(seen, einsum, symbols, inside)
+    value = symbols.expression(formula)
     used = {*variables(value), *(v for p in bound for v in variables(p))}
     target = tuple(Var(v) for v in einsum.output_variables if v in used)
     where = joined(_not_inherited(seen.cascade, value, target, einsum, bound))
@@ -174,7 +182,7 @@ def _accumulator(
         if other.name == einsum.name:
             break
         alike = {frozenset(r.variables) for r in other.all_reductions} == {frozenset(einsum.reduced)}
-        same = alike and _is_sum(other) and other.where == where and symbols.formula(other.value) == folded
+        same = alike and _is_sum(other) and other.where == where and symbols.formula(other.value) == formula
         if same and set(other.output_variables) == {t.name for t in target}:
             return Access(other.name, other.target.indices), None
     if not moving <= {*variables(value), *(variables(where) if where is not None else ())}:
@@ -200,7 +208,8 @@ def _new_name(name: str, value: Expr) -> str:
     return joined_name if len(parts) > 1 and len(joined_name) <= 6 else f"S{name}"
 
 
-def _conditions(seen: Along, einsum: Einsum, predicates: tuple[Expr, ...]) -> tuple[Expr, ...]:
+def conditions(seen: Along, einsum: Einsum, predicates: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """Return the conditions under which a term exists, those of the tensors that were opened included."""
     return tuple(dict.fromkeys((*live_parts(seen.cascade, einsum), *predicates)))
 
 
@@ -216,7 +225,7 @@ def _not_inherited(
     return flat
 
 
-def _folded(seen: Along, einsum: Einsum, symbols: Symbols, formula: Formula) -> Formula:
+def folded(seen: Along, einsum: Einsum, symbols: Symbols, formula: Formula) -> Formula:
     """Return a formula in which the definitions of streaming tensors are read by their names again."""
     for other in seen.cascade.einsums:
         if other.name == einsum.name:
@@ -236,5 +245,5 @@ def _why(einsum: Einsum, grouped: dict[Formula, Formula], symbols: Symbols) -> s
     what = ", ".join(factors) or "nothing"
     over = ", ".join(einsum.reduced)
     why = f"{what} does not depend on {over}: reduce first and apply it afterwards"
-    cancels = len(grouped) > 1 and any(b.could_extract_minus_sign() for b in grouped.values())
-    return f"{why}; the sums are subtracted, which loses digits where they nearly cancel" if cancels else why
+    lossy = "the sums are subtracted, which loses digits where they nearly cancel"
+    return f"{why}; {lossy}" if _cancels(grouped) else why

@@ -108,9 +108,9 @@ def test_masked_blocks_stay_finite() -> None:
 
 def test_a_wrong_rewrite_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluator stands between a rule and the user: a rule that drops the correction finds no way out."""
-    from einsum_cascade.rewrite import corrections
+    from einsum_cascade.rewrite import plan
 
-    monkeypatch.setattr(corrections, "quotient", lambda above, below, gone: above * 0 + 1)
+    monkeypatch.setattr(plan, "quotient", lambda above, below, gone: above * 0 + 1)
     found = reduce_passes(zoo.load("attention_2pass"), "M")
     assert found.after == 2
     assert found.cascade == zoo.load("attention_2pass")
