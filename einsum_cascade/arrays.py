@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,8 +37,10 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
     Raises:
         DataError: the file cannot be written.
     """
+    # In memory first: an archive is written back and forth, which a pipe or /dev/null cannot.
+    archive = io.BytesIO()
+    np.savez(archive, allow_pickle=False, **arrays)
     try:
-        with Path(path).open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        Path(path).write_bytes(archive.getvalue())
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Characters of a long line that are shown on either side of a mistake.
+_AROUND = 50
+
 
 class ModelError(Exception):
     """Base of every error that a user can cause; its text stands alone, without a traceback.
@@ -76,12 +79,21 @@ class CascadeError(ModelError):
         lines = self.text.replace("\r\n", "\n").split("\n")
         if self.text and 0 < line <= len(lines):
             # Tabs are kept in the caret's indentation, so that it stands below the right character.
-            source = lines[line - 1]
+            source, column = _excerpt(lines[line - 1], column)
             indent = "".join("\t" if c == "\t" else " " for c in printable(source[: column - 1]))
             out += [f"  {source}", f"  {indent}^"]
         if self.hint:
             out.append(f"  {self.hint}")
         return printable("\n".join(out))
+
+
+def _excerpt(line: str, column: int) -> tuple[str, int]:
+    """Return as much of a line as a reader takes in at a glance, and where its column is then."""
+    if len(line) <= 2 * _AROUND:
+        return line, column
+    start = max(0, column - 1 - _AROUND)
+    before, after = "... " if start else "", " ..." if start + 2 * _AROUND < len(line) else ""
+    return before + line[start : start + 2 * _AROUND] + after, column - start + len(before)
 
 
 def printable(text: str) -> str:
@@ -100,9 +112,15 @@ def nearest(name: str, legal: Iterable[str], *, listed: int = 8) -> str:
 
     >>> nearest("attention_1pas", ["attention_1pass", "attention_3pass"])
     "did you mean 'attention_1pass'?"
+    >>> nearest("mib", ["B", "KiB", "MiB"])
+    "did you mean 'MiB'?"
     """
     names = sorted(set(legal))
+    # Letter by letter first: where names differ by their capitals alone, the text may have only these wrong.
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not close:
+        folded = {legal.casefold(): legal for legal in names}
+        close = [folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)]
     if close:
         return f"did you mean '{close[0]}'?"
     if not names:

@@ -90,7 +90,7 @@ def load(path: str | Path) -> Cascade:
     except OSError as error:
         raise CascadeError(f"cannot read {shown}: {error.strerror or error}") from None
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise CascadeError(f"{shown}: a cascade is UTF-8 text; this file is binary") from None
     if "\0" in text:

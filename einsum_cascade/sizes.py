@@ -6,7 +6,7 @@ import csv
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from importlib import resources
 
 import numpy as np
@@ -73,6 +73,10 @@ def parse_sizes(text: str, cascade: Cascade | None = None, *, tile: int | None =
         if "=" in item:
             name, _, value = item.partition("=")
             name = name.strip()
+            if not name:
+                raise CascadeError(
+                    f"'{item}' in '{text}': a rank is missing before '='; expected RANK=number"
+                )
             if name in given:
                 raise CascadeError(f"{name} is given twice in '{text}'")
             given[name] = count(value, name=name)
@@ -152,13 +156,23 @@ def stated_parts(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     >>> from einsum_cascade import zoo
     >>> flash = zoo.load("attention_1pass")
     >>> stated_parts(flash, parse_sizes("BERT/1K", flash)), stated_parts(flash, parse_sizes("BERT/1K,M0=128", flash))
-    ({}, {'M0': 128, 'M1': 8})
+    ({}, {'M1': 8, 'M0': 128})
     """
     parts = [p for whole, inner in cascade.splits.items() if whole in sizes for p in inner if p in sizes]
     if not parts:
         return {}
     chosen = resolve(cascade, {k: v for k, v in sizes.items() if k not in parts})
     return {p: sizes[p] for p in parts if sizes[p] != chosen[p]}
+
+
+def settled_parts(cascade: Cascade, named: Container[str]) -> set[str]:
+    """Return the parts of every split rank of which at least one is named: `M1=8` settles M0 as well.
+
+    >>> from einsum_cascade import zoo
+    >>> sorted(settled_parts(zoo.load("attention_1pass"), {"P", "M1"}))
+    ['M0', 'M1']
+    """
+    return {p for parts in cascade.splits.values() if any(p in named for p in parts) for p in parts}
 
 
 def size_value(node: Expr, cascade: Cascade, sizes: Mapping[str, int]) -> float | int:

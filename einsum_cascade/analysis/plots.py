@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import DataError
 
 Axes = Any
+_FORMATS = (".svg", ".png", ".pdf")
 
 
 def plot_traffic(
@@ -52,11 +53,13 @@ def save_traffic(
     Raises:
         DataError: the file cannot be written, or its ending names no format.
     """
+    if path.suffix not in _FORMATS:
+        raise DataError(f"{path}: expected a file that ends in {', '.join(_FORMATS)}")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     plot_traffic(curves, points=points, ax=figure.subplots())
     try:
         figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot write {path}: {error}") from None
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None

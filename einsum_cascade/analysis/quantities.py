@@ -44,8 +44,10 @@ def parse_bytes(text: str, *, what: str = "amount") -> float:
     if unit not in _BYTES:
         raise DataError(f"{what} '{text}': unknown unit '{unit}'; {nearest(unit, _BYTES, listed=10)}")
     value = float(number) * _BYTES[unit]
-    if not math.isfinite(value) or value <= 0:
+    if value <= 0:
         raise DataError(f"{what} '{text}' must be more than nothing")
+    if math.isinf(value):
+        raise DataError(f"{what} '{text}' is beyond what a float64 can hold")
     return value
 
 

@@ -145,3 +145,25 @@ def test_hostile_names_are_shown_and_not_obeyed(arguments: tuple[str, ...]) -> N
     assert "a\\x1b[31m\\x07b" in ran.output
     assert "\x1b[31m\x07" not in ran.output
     assert "\x07" not in ran.output
+
+
+def test_outputs_go_where_nothing_can_be_sought() -> None:
+    code, _, message = run("evaluate", "attention_3pass", "--sizes", SIZES, "--out", "/dev/null")
+    assert (code, message) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("check", "ATTENTION_1PASS"), "did you mean 'attention_1pass'?"),
+        (("bounds", "gemm", "--sizes", "bert/64K"), "did you mean 'BERT'?"),
+        (("bounds", "gemm", "--sizes", "=3"), "a rank is missing before '='"),
+        (("bounds", "attention_3pass", "--sizes", SIZES, "--buffer", "16 mib"), "did you mean 'MiB'?"),
+        (("bounds", "attention_3pass", "--sizes", SIZES, "--buffer", "1e400 B"), "beyond what a float64"),
+        (("bounds", "attention_3pass", "--sizes", SIZES, "--plot", "x.csv"), "ends in .svg, .png, .pdf"),
+    ],
+)
+def test_mistakes_are_named_with_the_nearest(arguments: tuple[str, ...], said: str) -> None:
+    ran = CliRunner().invoke(app, list(arguments))
+    assert ran.exit_code == 2
+    assert said in ran.stderr

@@ -168,3 +168,17 @@ def test_a_caret_stands_below_what_is_escaped() -> None:
 
 def test_line_ends_of_other_machines_are_no_control_characters() -> None:
     assert parse("cascade c\r\nrank I\r\ninput A[I]\r\noutput O[I]\r\nO[i] = A[i]\r\n").name == "c"
+
+
+def test_a_long_line_is_shown_around_its_mistake() -> None:
+    with pytest.raises(CascadeError) as found:
+        parse(HEAD + "O[i] = " + "+".join(["A[i]"] * 5_000) + " $ + 1\n")
+    _, source, caret = str(found.value).split("\n")
+    assert len(source) < 120
+    assert source[caret.index("^")] == "$"
+
+
+def test_a_byte_order_mark_is_no_word(tmp_path: Path) -> None:
+    file = tmp_path / "windows.cascade"
+    file.write_bytes(b"\xef\xbb\xbf" + zoo.text("gemm").replace("\n", "\r\n").encode())
+    assert load(file) == zoo.load("gemm")
