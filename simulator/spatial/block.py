@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from einsum_cascade.cascade import Cascade
@@ -13,6 +14,7 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access, variables
 from mappings.loopnest import Copy
 
+from ..identity import remembered
 from .groups import Group, group
 from .recompute import with_copies
 
@@ -42,6 +44,7 @@ class Block:
         order: ranks with loops at the outermost memory, outermost first.
         tiled: whether ranks that are neither fused nor streamed may be cut into tiles too.
         direct: tensors that go between the outermost memory and the arrays without a stay in between.
+        origin: the algorithm as it was given.
     """
 
     cascade: Cascade
@@ -55,6 +58,18 @@ class Block:
     order: tuple[str, ...] = ()
     tiled: bool = False
     direct: frozenset[str] = frozenset()
+    origin: Cascade | None = None
+
+    @cached_property
+    def given(self) -> Cascade:
+        """The algorithm as it was given, without what is computed again."""
+        return self.origin or self.cascade
+
+    @cached_property
+    def originals(self) -> Mapping[str, Einsum]:
+        """By Einsum of the block, that of the algorithm as it was given: the one that it is a copy of, or itself."""
+        known = {e.name: e for e in self.given.einsums}
+        return {name: known[self.copies[name].of if name in self.copies else name] for name in self.by_name}
 
     @cached_property
     def by_name(self) -> Mapping[str, Einsum]:
@@ -75,17 +90,18 @@ class Block:
     @cached_property
     def asked_for(self) -> frozenset[str]:
         """Tensors of the block that somebody outside it needs."""
-        names = {e.name for e in self.einsums}
-        read = {a.tensor for e in self.cascade.einsums if e.name not in names for a in e.reads}
-        return frozenset(names & (read | {s.tensor for s in self.cascade.outputs}))
+        names = frozenset(self.by_name)
+        outside = (read_by(e) for e in self.cascade.einsums if e.name not in names)
+        return names & frozenset(s.tensor for s in self.cascade.outputs).union(*outside)
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[Einsum, ...]]:
         """By tensor of the block, the Einsums of the block that read it."""
-        return {
-            e.name: tuple(r for r in self.einsums if any(a.tensor == e.name for a in r.reads))
-            for e in self.einsums
-        }
+        out: dict[str, list[Einsum]] = {name: [] for name in self.by_name}
+        for e in self.einsums:
+            for tensor in read_by(e) & self.by_name.keys():
+                out[tensor].append(e)
+        return {name: tuple(found) for name, found in out.items()}
 
     def own(self, einsum: Einsum) -> tuple[str, ...]:
         """Return the ranks of an Einsum whose loops it shares with nobody."""
@@ -97,7 +113,33 @@ class Block:
         return tensor in self.cascade.states or (waits and tensor not in self.spilled)
 
 
-def blocks(cascade: Cascade, einsums: Sequence[Einsum], sizes: Mapping[str, int]) -> Iterator[Block]:
+@dataclass(frozen=True)  # without slots, so that the block is made once
+class Way:
+    """A way to run some Einsums in one phase, the block not yet made.
+
+    Attributes:
+        spilled: tensors that a later pass reads back from the outermost memory.
+        cut: whether loops of single Einsums are cut although several run together.
+        make: makes the block; None where it would be that of another way.
+    """
+
+    spilled: frozenset[str]
+    cut: bool
+    make: Callable[[], Block | None]
+
+    @cached_property
+    def block(self) -> Block | None:
+        """The block; None where it would be that of another way."""
+        return self.make()
+
+
+@remembered(maxsize=4096)
+def read_by(einsum: Einsum) -> frozenset[str]:
+    """Return the tensors that an Einsum reads."""
+    return frozenset(a.tensor for a in einsum.reads)
+
+
+def ways(cascade: Cascade, einsums: Sequence[Einsum], sizes: Mapping[str, int]) -> Iterator[Way]:
     """Yield the ways to run some Einsums in one phase: loop orders, streamed ranks, fates of what passes need again."""
     of = group(cascade, einsums)
     if len(einsums) == 1 and not of.iterated:
@@ -109,7 +151,14 @@ def blocks(cascade: Cascade, einsums: Sequence[Einsum], sizes: Mapping[str, int]
             yield from _together(cascade, of, stream, stage, fates)
 
 
-def _alone(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Iterator[Block]:
+def blocks(cascade: Cascade, einsums: Sequence[Einsum], sizes: Mapping[str, int]) -> Iterator[Block]:
+    """Yield the blocks of all ways to run some Einsums in one phase."""
+    for way in ways(cascade, einsums, sizes):
+        if way.block is not None:
+            yield way.block
+
+
+def _alone(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Iterator[Way]:
     ranks = [r for r in map(rank_of, einsum.variables) if r not in cascade.splits]
     long = [r for r in ranks if sizes[r] > 1]
     rest = tuple(r for r in ranks if sizes[r] == 1)
@@ -117,17 +166,16 @@ def _alone(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Iterat
         orders: list[tuple[str, ...]] = list(itertools.permutations(long))
     else:
         orders = [(*(r for r in long if r != last), last) for last in long]
+    plain = Block(cascade, (einsum,), stage={einsum.name: 0}, tiled=True)
     operands = dict.fromkeys((einsum.name, *(a.tensor for a in einsum.reads)))
     for order in orders:
         for direct in (*((t,) for t in operands), ()):
-            yield Block(
-                cascade,
-                (einsum,),
-                stage={einsum.name: 0},
-                order=(*rest, *order),
-                tiled=True,
-                direct=frozenset(direct),
-            )
+            of = replace(plain, order=(*rest, *order), direct=frozenset(direct))
+            yield Way(frozenset(), False, functools.partial(_same, of))
+
+
+def _same(block: Block) -> Block:
+    return block
 
 
 def _streams(cascade: Cascade, of: Group, sizes: Mapping[str, int]) -> tuple[str, ...]:
@@ -227,40 +275,46 @@ def _repeatable(einsum: Einsum, of: Group, variable: str) -> bool:
 
 def _together(
     cascade: Cascade, of: Group, stream: str, stage: Mapping[str, int], fates: Mapping[str, str]
-) -> Iterator[Block]:
+) -> Iterator[Way]:
+    spilled = frozenset(t for t, fate in fates.items() if fate == SPILL)
+    cut = tuple(r for r in of.fused if r not in cascade.splits)  # a rank that the cascade splits has no tiles
+    orders = itertools.permutations(cut) if len(cut) < _MOST_RANKS else iter([cut])
+    made = functools.cache(functools.partial(_with_fates, cascade, of, stream, stage, fates))
+    for fused in orders:
+        for tiled in (False, True):
+            yield Way(spilled, tiled, functools.partial(_ordered, made, fused, tiled))
+
+
+def _ordered(made: Callable[[], Block | None], fused: tuple[str, ...], tiled: bool) -> Block | None:
+    block = made()
+    if block is None:
+        return None
+    shared = (*fused, *([block.stream] if block.stream else []))
+    if not tiled:
+        return replace(block, fused=fused, order=shared)
+    own = dict.fromkeys(r for e in block.einsums for r in map(rank_of, e.variables))
+    rest = (r for r in own if r not in shared and r not in block.cascade.splits)
+    return replace(block, fused=fused, order=(*shared, *rest), tiled=True)
+
+
+def _with_fates(
+    cascade: Cascade, of: Group, stream: str, stage: Mapping[str, int], fates: Mapping[str, str]
+) -> Block | None:
+    """Return the block in which tensors have some fates; None where it is the same with other fates."""
     copies, placed = _copies(of, stage, fates)
     whole = with_copies(cascade, copies)
     names = {e.name for e in of.einsums} | set(copies)
     stage = {**stage, **placed}
     einsums = tuple(sorted((e for e in whole.einsums if e.name in names), key=lambda e: stage[e.name]))
-    spilled = frozenset(t for t, fate in fates.items() if fate == SPILL)
-    used = {
-        e.name
-        for e in einsums
-        if any(e.name in {a.tensor for a in r.reads} and stage[r.name] > stage[e.name] for r in einsums)
-    }
+    last: dict[str, int] = {}
+    for e in einsums:
+        for tensor in read_by(e):
+            last[tensor] = max(stage[e.name], last.get(tensor, 0))
     again = {t for t, fate in fates.items() if fate == AGAIN}
-    if not spilled <= used or not again <= {c.of for c in copies.values()}:
-        return  # the same as with another fate of a tensor that nobody reads again
-    cut = tuple(r for r in of.fused if r not in cascade.splits)  # a rank that the cascade splits has no tiles
-    orders = itertools.permutations(cut) if len(cut) < _MOST_RANKS else iter([cut])
-    own = dict.fromkeys(r for e in einsums for r in map(rank_of, e.variables))
-    for fused in orders:
-        for tiled in (False, True):
-            shared = (*fused, *([stream] if stream else []))
-            order = (*shared, *(r for r in own if r not in shared and r not in cascade.splits))
-            yield Block(
-                whole,
-                einsums,
-                fused,
-                stream,
-                bool(of.iterated),
-                stage,
-                spilled,
-                copies,
-                order if tiled else shared,
-                tiled,
-            )
+    spilled = frozenset(t for t, fate in fates.items() if fate == SPILL)
+    if any(last.get(t, 0) <= stage[t] for t in spilled) or not again <= {c.of for c in copies.values()}:
+        return None  # a tensor that nobody reads again
+    return Block(whole, einsums, (), stream, bool(of.iterated), stage, spilled, copies, origin=cascade)
 
 
 def _copies(

@@ -66,7 +66,9 @@ def map_cascade(
     objective: Annotated[str, typer.Option(help="latency_s, energy_j or traffic_bytes.")] = "latency_s",
     effort: Annotated[
         int,
-        typer.Option(help="Structures of loops to count, roughly; a longer search may find a better mapping."),
+        typer.Option(
+            help="Structures of loops to count, roughly; a longer search may find a better mapping."
+        ),
     ] = 160,
     slack: Annotated[
         float,

@@ -154,7 +154,7 @@ class Ledger:
         key = (einsum.name, array, self.placed.home, tuple(map(tuple, looped)), names, tuple(kept))
         if key not in built:
             nest = self._nest(einsum, array, looped, kept)
-            live = masks_of(self.block.cascade, einsum, nest, self.placed.sizes)
+            live = masks_of(self.block.given, self.block.originals[einsum.name], nest, self.placed.sizes)
             built[key] = nest, program(nest), live
         return built[key]
 

@@ -182,7 +182,7 @@ def _settings(mask: Mask, loops: tuple[str, ...], sizes: SizeTable) -> Count:
     values = [sizes[name] for name in (*own, *mask.names)]
     if not any(isinstance(v, np.ndarray) for v in values):
         return free * _counted(mask, kept, tuple(values))
-    found = _tabled(mask, kept, sizes)
+    found = _of_tiles(mask, kept, sizes)
     if found is not None:
         return free * found
     spread = np.broadcast_arrays(*values)
@@ -193,27 +193,51 @@ def _settings(mask: Mask, loops: tuple[str, ...], sizes: SizeTable) -> Count:
     return free * found[which.ravel()].reshape(spread[0].shape)
 
 
-def _tabled(mask: Mask, kept: frozenset[str], sizes: SizeTable) -> Count | None:
+def settings_of_tiles(mask: Mask | None, loops: tuple[str, ...], sizes: SizeTable) -> Count:
+    """Return the same as `settings`; what is counted on the way answers for all tile sizes."""
+    if mask is None:
+        return sizes[loops]
+    kept = frozenset(loops).intersection(mask.own)
+    found = _of_tiles(mask, kept, sizes)
+    return (
+        settings(mask, loops, sizes)
+        if found is None
+        else found * sizes[tuple(p for p in loops if p not in kept)]
+    )
+
+
+def _of_tiles(mask: Mask, kept: frozenset[str], sizes: SizeTable) -> Count | None:
     """Return what the sizes of tiles say, from a table of all; None where more than those differs between points."""
-    if any(isinstance(sizes[name], np.ndarray) for name in mask.names):
+    cut = tuple((v, parts, sum(p in kept for p in parts)) for v, parts in mask.loops)
+    key = (Same(mask.parts), cut)
+    if key in sizes:
+        return sizes[key]
+    found = None
+    known = not any(isinstance(sizes[name], np.ndarray) for name in mask.names)
+    if known and all(kept.issuperset(parts[:told]) for _, parts, told in cut):
+        found = _tabled(mask, cut, sizes)
+    sizes[key] = found
+    return found
+
+
+def _tabled(mask: Mask, cut: tuple[tuple[str, tuple[str, ...], int], ...], sizes: SizeTable) -> Count | None:
+    wholes = [np.asarray(sizes[parts]) for _, parts, _ in cut]
+    if any((whole != whole.flat[0]).any() for whole in wholes):
         return None
-    cuts: dict[str, tuple[int, tuple[int, ...]]] = {}
-    places: list[Count] = []
-    extents = [int(np.asarray(sizes[parts]).flat[0]) for _, parts in mask.loops]
+    extents = [int(whole.flat[0]) for whole in wholes]
     every = math.prod(len(divisors(n)) for n in extents) <= _MOST_TILES
-    for size, (variable, parts) in zip(extents, mask.loops, strict=True):
-        told = sum(p in kept for p in parts)
-        whole, width = np.asarray(sizes[parts]), np.asarray(sizes[parts[told:]])
-        if not kept.issuperset(parts[:told]) or (whole != size).any():
-            return None
-        tiles = divisors(size) if every else tuple(np.unique(width).tolist())
+    tables: dict[str, tuple[int, tuple[int, ...]]] = {}
+    places = []
+    for size, (variable, parts, told) in zip(extents, cut, strict=True):
+        width = sizes[parts[told:]]
+        tiles = divisors(size) if every else tuple(np.unique(width).astype(np.int64).tolist())
         at = np.searchsorted(tiles, width)
         if (np.take(tiles, at, mode="clip") != width).any():
             return None
-        cuts[variable] = size, tiles
+        tables[variable] = size, tiles
         places.append(at)
     numbers = tuple((name, sizes[name]) for name in mask.names)
-    return _table(Same(mask.parts), tuple(cuts.items()), numbers)[tuple(places)]
+    return _table(Same(mask.parts), tuple(tables.items()), numbers)[tuple(places)]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -22,6 +23,12 @@ from einsum_cascade.analysis.tile_points import LIMIT_HIDDEN, live_settings
 from einsum_cascade.errors import CascadeError
 from einsum_cascade.expr import Expr
 
+# The first and the last values of intervals.
+Intervals: TypeAlias = tuple[Any, Any]
+# Coordinates that are looked at one by one for a table; coordinates of two variables and more outside an interval.
+_MOST_LOOKS = 2**26
+_MOST_PLANE = 2**17
+_FAR = np.iinfo(np.int64).max // 2
 # Tile sizes of one variable: its number of values, and the sizes, ascending; each divides that number.
 Cuts: TypeAlias = tuple[int, tuple[int, ...]]
 
@@ -74,11 +81,18 @@ def _table(
     known = dict(numbers)
     terms = alternatives(group)
     linear = [v for v, _ in cuts if all(slope(a.value, v, known) is not None for term in terms for a in term)]
-    if len(cuts) == 2 and linear:
+    if linear:
         inner = max(linear, key=lambda v: dict(cuts)[v][0])
         found = _bands(terms, inner, dict(cuts), known)
-        return found if cuts[0][0] != inner else found.T
+        return np.moveaxis(found, -1, [v for v, _ in cuts].index(inner))
     shape = tuple(len(widths) for _, (_, widths) in cuts)
+    points = math.prod(size for _, (size, _) in cuts)
+    if math.prod(shape) * points > _MOST_LOOKS:
+        shown = ", ".join(v for v, _ in cuts)
+        raise CascadeError(
+            f"a predicate would take {math.prod(shape) * points:,} steps over {shown} to count",
+            hint="use smaller sizes",
+        )
     out = np.empty(shape)
     for place in itertools.product(*map(range, shape)):
         digits = {
@@ -92,43 +106,58 @@ def _table(
 def _bands(
     terms: list[list[Atom]], inner: str, cuts: Mapping[str, Cuts], numbers: Mapping[str, float]
 ) -> Any:
-    """Return the table of two variables, where every value of the outer one leaves intervals of the inner one.
+    """Return the table where every value of the outer variables leaves intervals of the inner one; that is last.
 
-    The intervals of a tile of the outer variable are those of its values; where they hang together, those of a
-    smaller tile are made one first, so that a coarse tile is put together from few.
+    The intervals of a tile of outer values are those of all of them; where they hang together, those of a smaller
+    tile are made one first, so that a coarse tile is put together from few.
     """
     size, widths = cuts[inner]
-    outer = next(v for v in cuts if v != inner)
-    extent, steps = cuts[outer]
-    if extent > LIMIT_HIDDEN:
+    outer = [cut for v, cut in cuts.items() if v != inner]
+    extents = tuple(n for n, _ in outer)
+    if math.prod(extents) > (LIMIT_HIDDEN if len(outer) < 2 else _MOST_PLANE):
+        shown = ", ".join(v for v in cuts if v != inner)
         raise CascadeError(
-            f"a predicate would take {extent:,} steps over {outer} to count", hint="use smaller sizes"
+            f"a predicate would take {math.prod(extents):,} steps over {shown} to count",
+            hint="use smaller sizes",
         )
-    grid = {outer: np.arange(extent)}
-    ends = [np.broadcast_arrays(*interval(t, inner, size, grid, numbers), grid[outer])[:2] for t in terms]
-    low, high = (np.stack(side)[:, :, None].astype(np.int64) for side in zip(*ends, strict=True))
-    merged = {1: (low, high)}
-    out = np.empty((len(steps), len(widths)))
-    for i, step in enumerate(steps):
-        if step not in merged:
-            merged[step] = _merged(merged[max(s for s in merged if step % s == 0)], extent // step)
-        low, high = (side.transpose(1, 0, 2).reshape(extent // step, -1) for side in merged[step])
-        out[i] = [_covered(low, high, width, size // width) for width in widths]
+    grid = dict(zip((v for v in cuts if v != inner), np.indices(extents), strict=True))
+    ends = [interval(term, inner, size, grid, numbers) for term in terms]
+    low, high = (
+        np.stack([np.broadcast_to(e, extents) for e in side])[..., None] for side in zip(*ends, strict=True)
+    )
+    merged: dict[tuple[int, ...], Intervals] = {(1,) * len(outer): (low, high)}
+    out = np.empty((*(len(steps) for _, steps in outer), len(widths)))
+    for place in np.ndindex(out.shape[:-1]):
+        tile = tuple(steps[i] for (_, steps), i in zip(outer, place, strict=True))
+        if tile not in merged:
+            finer = [t for t in merged if all(a % b == 0 for a, b in zip(tile, t, strict=True))]
+            best = max(finer, key=math.prod)
+            merged[tile] = _merged(merged[best], [a // b for a, b in zip(tile, best, strict=True)])
+        low, high = (np.moveaxis(side, 0, -2).reshape(side[0, ..., 0].size, -1) for side in merged[tile])
+        out[place] = [_covered(low, high, width, size // width) for width in widths]
     return out
 
 
-def _merged(fine: tuple[Any, Any], tiles: int) -> tuple[Any, Any]:
-    """Return the intervals (term, tile, interval) of larger tiles: one each where those inside hang together."""
-    low, high = (side.reshape(len(side), tiles, -1) for side in fine)
+def _merged(fine: Intervals, factors: Sequence[int]) -> Intervals:
+    """Return the intervals (term, tile of each variable, interval) of larger tiles, one each where they touch."""
+    low, high = fine
+    for axis, factor in enumerate(factors, start=1):
+        if factor > 1:
+            shape = (*low.shape[:axis], low.shape[axis] // factor, factor, *low.shape[axis + 1 :])
+            sides = (np.moveaxis(side.reshape(shape), axis + 1, -2) for side in (low, high))
+            low, high = _joined(*(side.reshape(*side.shape[:-2], -1) for side in sides))
+    return low, high
+
+
+def _joined(low: Any, high: Any) -> Intervals:
+    """Return intervals as one along the last axis, if everywhere they touch or overlap."""
     empty = high < low
-    far = np.iinfo(np.int64).max // 2
-    order = np.argsort(np.where(empty, far, low), axis=2, kind="stable")
-    low = np.take_along_axis(np.where(empty, far, low), order, 2)
-    high = np.take_along_axis(np.where(empty, -1, high), order, 2)
-    reached = np.maximum.accumulate(high, axis=2)
-    if ((low[:, :, 1:] > reached[:, :, :-1] + 1) & (low[:, :, 1:] < far)).any():
-        return low, high
-    return low[:, :, :1], reached[:, :, -1:]
+    low, high = np.where(empty, _FAR, low), np.where(empty, -1, high)
+    order = np.argsort(low, axis=-1, kind="stable")
+    low, high = np.take_along_axis(low, order, -1), np.take_along_axis(high, order, -1)
+    reached = np.maximum.accumulate(high, axis=-1)
+    apart = (low[..., 1:] > reached[..., :-1] + 1) & (low[..., 1:] < _FAR)
+    return (low, high) if apart.any() else (low[..., :1], reached[..., -1:])
 
 
 def _covered(low: Any, high: Any, width: int, tiles: int) -> int:

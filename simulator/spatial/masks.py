@@ -12,7 +12,7 @@ from einsum_cascade.errors import CascadeError
 
 from ..identity import remembered
 from .idle import Removed, idle
-from .live import DENSE, Live, Mask, live_of, settings
+from .live import DENSE, Live, Mask, live_of, settings_of_tiles
 from .nest import Level, Loop, Nest, Operand, SizeTable
 
 # Parts of a rank, outermost first: over tiles, over steps of a tile, over turns of a step, on an axis.
@@ -51,6 +51,11 @@ def _cut(mask: Mask | None, finer: Mapping[str, tuple[str, ...]]) -> Mask | None
     return Mask(mask.parts, tuple(loops), mask.names)
 
 
+def masked(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> bool:
+    """Tell whether an Einsum has masks whose points can be counted."""
+    return _plain(cascade, einsum, sizes).whole is not None
+
+
 def _depth(part: str) -> int:
     _, dot, level = part.partition(".")
     return _DEPTH[level.partition(".")[0]] if dot else 0
@@ -81,7 +86,8 @@ def steps_of(
     """
     live = _plain(cascade, einsum, sizes)
     loops = tuple(f"{rank_of(v)}.1" for v in action.variables)
-    return float(settings(live.of_work(einsum.actions.index(action)), loops, _table(cascade, sizes, widths)))
+    mask = live.of_work(einsum.actions.index(action))
+    return float(settings_of_tiles(mask, loops, _table(cascade, sizes, widths)))
 
 
 def elements_left(cascade: Cascade, einsum: Einsum, operand: Operand, sizes: Mapping[str, int]) -> float:
@@ -92,7 +98,7 @@ def elements_left(cascade: Cascade, einsum: Einsum, operand: Operand, sizes: Map
         return 1.0
     loops = tuple(f"{rank_of(v)}.1" for v in sorted(operand.variables))
     table = _table(cascade, sizes, {})
-    return float(settings(mask, loops, table) / max(1, table[loops]))
+    return float(settings_of_tiles(mask, loops, table) / max(1, table[loops]))
 
 
 def _table(cascade: Cascade, sizes: Mapping[str, int], widths: Mapping[str, int]) -> SizeTable:
@@ -112,8 +118,15 @@ def _plain(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Live:
     live = live_of(cascade, einsum, nest, parts_of, _removal(cascade, einsum))
     table = _table(cascade, sizes, {})
     try:
-        for mask in (live.whole, live.written, *live.works):
-            settings(mask, (), table)
+        whole, written = _removing(live.whole, table), _removing(live.written, table)
+        return Live(whole, tuple(_removing(mask, table) for mask in live.works), written)
     except CascadeError:
         return DENSE
-    return live
+
+
+def _removing(mask: Mask | None, table: SizeTable) -> Mask | None:
+    """Return a mask, or None for one that leaves every point."""
+    if mask is None:
+        return None
+    left = settings_of_tiles(mask, mask.own, table)
+    return mask if left < table[mask.own] else None

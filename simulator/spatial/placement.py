@@ -26,7 +26,7 @@ from .block import Block
 from .factors import divisor
 from .idle import skipped
 from .lowering import operands_of
-from .masks import steps_of
+from .masks import masked, steps_of
 from .nest import Count, SizeTable
 
 # All assignments are looked at up to here, good ones and their neighbours beyond.
@@ -241,8 +241,8 @@ def placements(
     """
     names = list(chip.arrays)
     barred = frozenset((*block.cascade.splits, *([block.stream] if block.iterated else [])))
-    of = Same(block.cascade), Same(sizes), Same(chip)
-    rows = [_options(Same(e), *of, narrow, barred) for e in block.einsums]
+    of = Same(block.given), Same(sizes), Same(chip)
+    rows = [_options(Same(block.originals[e.name]), *of, narrow, barred) for e in block.einsums]
     for e, row in zip(block.einsums, rows, strict=True):
         if not any(math.isfinite(cycles) for _, cycles in row):
             raise _no_array(e, chip)
@@ -367,14 +367,17 @@ def best_axes(
     ranks = sorted(r for r in map(rank_of, einsum.variables) if r not in barred)
     output = {rank_of(v) for v in einsum.output_variables}
 
+    wherever = masked(cascade, einsum, sizes)
+    cycles = functools.partial(ideal_cycles, cascade, einsum, sizes, array)
+
     def merit(choice: Sequence[str]) -> tuple[float, int, int]:
         used = math.prod(divisor(sizes[r], x) for r, x in zip(choice, array.shape, strict=False))
         results = sum(r in output for r in choice)
-        return ideal_cycles(cascade, einsum, sizes, array, choice), -used, -results
+        return cycles(choice) if wherever else 0.0, -used, -results
 
     number = min(len(array.shape), len(ranks))
     best = min(itertools.permutations(ranks, number), key=merit, default=())
-    return best, merit(best)[0]
+    return best, cycles(best)
 
 
 def registers(einsum: Einsum, sizes: Mapping[str, int], room: int) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from einsum_cascade.sizes import BATCH_RANKS
 
 from ..hardware.model import SpatialChip
 from .access import tile_of, words
-from .block import Block, blocks
+from .block import Block, Way, blocks, read_by, ways
 from .energy import memory_cost
 from .groups import units
 from .ledger import Built
@@ -57,6 +57,7 @@ class Search:
     effort: int = EFFORT
     evaluated: int = 0
     built: Built = field(default_factory=dict)
+    _counted: dict[str, Mapping[str, float]] = field(default_factory=dict)  # words of the operands, by Einsum
     _missing: dict[str, str] = field(default_factory=dict)  # by Einsums that fit in no way, what is missing
 
     def best(self, limit: Merit | None = None) -> tuple[Tiled, ...] | None:
@@ -144,7 +145,10 @@ class Search:
         moved = self.floor(einsums)[1]
         for block in itertools.islice(blocks(self.cascade, einsums, self.sizes), self.patience):
             for placed in self.placed(block, tiled.placed.narrow, others=False):
-                if self.floor_of(placed, moved + self.spilled_bytes(block))[0] <= latency_s:
+                if (
+                    self.floor_of(placed, moved + self.spilled_bytes(block.spilled - block.asked_for))[0]
+                    <= latency_s
+                ):
                     yield placed
 
     def _lacking(self) -> str:
@@ -153,7 +157,8 @@ class Search:
     @property
     def patience(self) -> int:
         """Tilings without progress after which a block is left as it is."""
-        return max(_LEAST_PATIENCE, (self.effort - self.evaluated) // _SHARE)
+        least = _LEAST_PATIENCE if self.evaluated < self.effort else 0
+        return max(least, (self.effort - self.evaluated) // _SHARE)
 
     def placed(self, block: Block, narrow: int, *, others: bool) -> Iterator[Placed]:
         """Yield a block with the most promising assignment to arrays, or with the others."""
@@ -214,32 +219,40 @@ class Search:
     def _moved_words(self, einsums: Sequence[Einsum]) -> dict[str, float]:
         """Return the words of each tensor that has to pass the outermost memory when these Einsums run in a phase."""
         names = {e.name for e in einsums}
-        read_outside = {a.tensor for e in self.cascade.einsums if e.name not in names for a in e.reads}
-        asked = {s.tensor for s in self.cascade.outputs} | read_outside
+        asked = self.asked_for(einsums)
         out: dict[str, float] = {}
         for e in einsums:
-            for tensor, size in self._words(self.cascade, e).items():
+            for tensor, size in self._words(e).items():
                 if tensor not in names or (tensor in asked and tensor == e.name):
                     out[tensor] = max(size, out.get(tensor, 0))
         return out
 
-    def _words(self, cascade: Cascade, einsum: Einsum) -> dict[str, float]:
+    def _words(self, einsum: Einsum) -> Mapping[str, float]:
+        found = self._counted.get(einsum.name)
+        if found is None:
+            found = self._counted[einsum.name] = self._count_words(einsum)
+        return found
+
+    def _count_words(self, einsum: Einsum) -> dict[str, float]:
         batch = tuple(b for b in BATCH_RANKS if b in self.sizes and b not in self.cascade.rank_names)
         around = SizeTable(self.sizes)
         whole = {v: (rank_of(v),) for v in einsum.variables}
         found: dict[str, float] = {}
         for o in operands_of(einsum):
             size = float(words(tile_of(o, whole), around) * around[batch])
-            size *= elements_left(cascade, einsum, o, self.sizes)
+            size *= elements_left(self.cascade, einsum, o, self.sizes)
             found[o.tensor] = max(size, found.get(o.tensor, 0.0))
         return found
 
-    def spilled_bytes(self, block: Block) -> float:
-        """Return the bytes that a block writes and reads back at least."""
-        return sum(
-            2 * self._words(block.cascade, block.by_name[t])[t] * self.chip.word_bytes
-            for t in block.spilled - block.asked_for
-        )
+    def asked_for(self, einsums: Sequence[Einsum]) -> frozenset[str]:
+        """Return the tensors of some Einsums that somebody else needs."""
+        names = frozenset(e.name for e in einsums)
+        outside = (read_by(e) for e in self.cascade.einsums if e.name not in names)
+        return names & frozenset(s.tensor for s in self.cascade.outputs).union(*outside)
+
+    def spilled_bytes(self, tensors: Iterable[str]) -> float:
+        """Return the bytes that it takes at least to write some tensors and to read them back."""
+        return sum(2 * self._words(self.cascade.einsum(t))[t] * self.chip.word_bytes for t in tensors)
 
 
 @dataclass(slots=True)
@@ -256,22 +269,25 @@ class Scan:
     allowed: Allowed | None
     needed: bool
     best: Tiled | None = None
-    _ways: Sequence[tuple[float, bool, int, Block]] = ()
+    _ways: Sequence[tuple[float, bool, int, Way]] = ()
     _floor: Merit = (0.0, 0.0, 0.0)
     _idle: int = 0  # tilings since the last progress
     _reach: dict[int, float] = field(default_factory=dict)  # by way, what smaller steps could reach at most
 
     def __post_init__(self) -> None:
         self._floor = self.search.floor(self.einsums)
-        found = blocks(self.search.cascade, self.einsums, self.search.sizes)
+        found = ways(self.search.cascade, self.einsums, self.search.sizes)
+        asked = self.search.asked_for(self.einsums)
         self._ways = sorted(
-            (self.search.spilled_bytes(b), len(b.einsums) > 1 and b.tiled, i, b) for i, b in enumerate(found)
+            (self.search.spilled_bytes(w.spilled - asked), w.cut, i, w) for i, w in enumerate(found)
         )
 
     def through(self, narrow: int) -> bool:
         """Try all ways with axes that much shorter, and tell whether nothing better is to be expected."""
         merits: list[tuple[Merit, int]] = []
-        for at, (_, cut, _, _) in enumerate(self._ways):
+        for at, (_, cut, _, way) in enumerate(self._ways):
+            if way.block is None:
+                continue
             if self._done(1 if narrow > 1 or cut else 2):
                 return True
             if narrow > 1 and self.best is not None and self._reach[at] * _CLOSE >= self.best.merit[0]:
@@ -280,7 +296,7 @@ class Scan:
             if found is not None:
                 merits.append((found, at))
         for _, at in sorted(merits)[:_BEST_WAYS]:
-            if self._done(2):
+            if self._done(2) or not self.search.patience:
                 return True
             self._tried(at, narrow, others=True)
         return False
@@ -295,16 +311,18 @@ class Scan:
         """Return what is missing, and where, in the way that comes closest to fitting."""
         found = (
             shortage(placed, self.search.built)
-            for _, _, _, block in self._ways
-            for placed in self.search.placed(block, _NARROW[-1], others=False)
+            for _, _, _, way in self._ways
+            if way.block is not None
+            for placed in self.search.placed(way.block, _NARROW[-1], others=False)
         )
         return min(found)[1]
 
     def _tried(self, at: int, narrow: int, *, others: bool) -> Merit | None:
         """Try some assignments of a way; return the best merit that is better than what there was before."""
-        spilled, _, _, block = self._ways[at]
+        spilled, _, _, way = self._ways[at]
         search, out, reach = self.search, None, math.inf
-        for placed in search.placed(block, narrow, others=others):
+        assert way.block is not None
+        for placed in search.placed(way.block, narrow, others=others):
             floor = search.floor_of(placed, self._floor[1] + spilled)
             if self.best is not None and floor > self.best.merit:
                 reach = min(reach, floor[0])
