@@ -62,16 +62,23 @@ def _plain(value: Any) -> Any:
 
 
 _WORD = 14  # characters of a column that reads well, its frame included
+_LEAST = 7  # below so many a column is a stack of syllables
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = "") -> None:
-    """Print a table for people on stdout; numbers are right-aligned, and names stay whole if there is room."""
+    """Print a table for people on stdout; numbers are right-aligned, and names stay whole if there is room.
+
+    Where the terminal is too narrow for so many columns, each row becomes lines of its own.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     rows = [list(r) for r in rows]
+    if console.width < _LEAST * len(columns):
+        _print_records(title, columns, rows, note)
+        return
     out = Table(title=printable(title), title_justify="left", caption=note or None, caption_justify="left")
     # A name is copied into the next command, so it stays whole where the other columns keep room for a word.
     widest = max((len(cell(r[0])) for r in rows), default=0)
@@ -84,6 +91,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
         # Square brackets are indices here, not markup.
         out.add_row(*(escape(cell(v)) for v in r))
     console.print(out)
+
+
+def _print_records(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str) -> None:
+    """Print each row as lines `column: value`, a blank line between rows."""
+    blocks = ["\n".join(f"{c}: {cell(v)}" for c, v in zip(columns, r, strict=True)) for r in rows]
+    typer.echo("\n\n".join(filter(None, [title, *blocks, note])))
 
 
 def cell(value: Any) -> str:

@@ -19,3 +19,8 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the face, so that completion shows what is loaded only when it is used."""
+    return sorted(__all__)

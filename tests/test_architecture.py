@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 import time
@@ -78,6 +79,14 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     code = "import sys, validation.cli; print([m for m in sys.argv[1:] if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_completion_shows_the_face(name: str) -> None:
+    """What is loaded when first used has to be listed before."""
+    package = importlib.import_module(name)
+    assert dir(package) == sorted(package.__all__)
+    assert all(hasattr(package, n) for n in dir(package))
 
 
 def test_no_path_of_a_machine_in_the_project() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,15 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert "none.csv" in refused("validate", "gpu", "--measured", missing)
     assert "none.csv" in refused("validate", "fusemax", "--published", missing)
     assert "none.csv" in refused("pareto", missing, "--min", "latency_s")
+
+
+@pytest.mark.parametrize("command", [["demo"], ["gallery"], ["reproduce", "gna"]])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(command: list[str], tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    begun = time.process_time()
+    message = refused(*command, "--out", str(taken))
+    assert "taken" in message
+    assert "\n" not in message
+    # The shortest of them works for seconds when it may.
+    assert time.process_time() - begun < 5

@@ -16,3 +16,8 @@ def __getattr__(name: str) -> Any:
 
         return compare
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the face, so that completion shows what is loaded only when it is used."""
+    return sorted(__all__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import chapters
-from .report import Section, write
+from .report import Section, prepare, write
 
 TITLE = "einsum-cascade: what can no machine avoid, what will this machine take, and was that right?"
 INTRODUCTION = (
@@ -41,6 +41,7 @@ def run(out: Path) -> dict[str, Any]:
     from tqdm.auto import tqdm
 
     started = time.perf_counter()
+    prepare(out)
     sections: list[Section] = []
     steps: list[dict[str, Any]] = []
     with tqdm(total=len(CHAPTERS), desc="demo", file=sys.stderr) as bar:

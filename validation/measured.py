@@ -98,6 +98,11 @@ def _check_columns(head: list[str], path: Path) -> None:
     legal = (*REQUIRED, *OPTIONAL)
     unknown = [c for c in head if c not in legal]
     missing = [c for c in REQUIRED if c not in head]
+    twice = [c for c in dict.fromkeys(head) if head.count(c) > 1]
+    if twice:
+        raise DataError(
+            f"{path}: the column '{twice[0]}' is there {head.count(twice[0])} times; expected once"
+        )
     if unknown:
         raise DataError(f"{path}: unknown column '{unknown[0]}'; {nearest(unknown[0], legal)}")
     if missing:

@@ -65,8 +65,8 @@ def picture(axes: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write(title: str, introduction: str, sections: Sequence[Section], out: Path) -> Path:
-    """Write report.html, report.md, figures/*.png and tables/*.csv; return the path of the page.
+def prepare(out: Path) -> None:
+    """Make the folders of a report; a minute of work need not end in finding that they cannot be written.
 
     Raises:
         DataError: the folder cannot be written.
@@ -74,6 +74,19 @@ def write(title: str, introduction: str, sections: Sequence[Section], out: Path)
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
+        (out / "report.html").touch()
+    except OSError as error:
+        raise DataError(f"cannot write the report to {out}: {error.strerror or error}") from None
+
+
+def write(title: str, introduction: str, sections: Sequence[Section], out: Path) -> Path:
+    """Write report.html, report.md, figures/*.png and tables/*.csv; return the path of the page.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    prepare(out)
+    try:
         for part in (p for s in sections for p in s.parts):
             if isinstance(part, Table):
                 part.frame.to_csv(out / "tables" / f"{part.name}.csv", index=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from einsum_cascade import zoo
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import CascadeError, HardwareError, MappingError, ModelError, nearest
-from einsum_cascade.sizes import count, parse_sizes
+from einsum_cascade.sizes import parse_sizes, settled_parts
 from mappings.binding import SpatialMapping
 from mappings.files import load
 
@@ -44,7 +44,7 @@ def resolve(name: str, *, on: str, mapping: str, sizes: str, settings: Iterable[
         name: a zoo entry or the path of a cascade.
         on: a spatial chip, by name or path.
         mapping: a mapping, by name or path; the empty string for one that is made on the spot.
-        sizes: `E=64,P=1024,M=1024` or `BERT/64K`; a tile given here (`M0=128`) wins over the mapping's.
+        sizes: `E=64,P=1024,M=1024` or `BERT/64K`; a tile given here (`M0=128`, or `M1=8`) wins over the mapping's.
         settings: `hardware.N=128`, `mapping.P1=4`, `sizes.B=1`.
 
     Raises:
@@ -60,7 +60,8 @@ def resolve(name: str, *, on: str, mapping: str, sizes: str, settings: Iterable[
     laid = load(mapping)
     if not isinstance(laid, SpatialMapping):
         raise MappingError(f"{mapping} is a mapping of a GPU kernel; `cascade predict` uses those")
-    stated = {k: v for k, v in _stated(sizes).items() if k in laid.nest.sizes}
+    settled = settled_parts(asked.cascade, _named(sizes) | changes["sizes"].keys())
+    stated = {k: asked.sizes[k] for k in laid.nest.sizes if k in settled}
     own = {**stated, **changes["mapping"]}
     return Request(asked.cascade, asked.sizes, asked.hardware, load(mapping, own) if own else laid)
 
@@ -111,10 +112,9 @@ def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, str]]:
     return out
 
 
-def _stated(sizes: str) -> dict[str, int]:
-    """Return the sizes that a text gives by name."""
-    pairs = (item.partition("=") for item in sizes.split(",") if "=" in item)
-    return {name.strip(): count(value, name=name.strip()) for name, _, value in pairs}
+def _named(sizes: str) -> set[str]:
+    """Return the ranks whose sizes a text gives by name."""
+    return {item.partition("=")[0].strip() for item in sizes.split(",") if "=" in item}
 
 
 def _merged(sizes: str, changes: Mapping[str, str]) -> str:

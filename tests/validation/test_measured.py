@@ -44,6 +44,7 @@ MISTAKES = [
     ((HEAD, ROW.replace("0.5", "nan")), "latency_ms"),
     ((HEAD, ROW.replace(",4,32", ",4.5,32")), "batch: expected a whole number"),
     ((HEAD, ROW + ",1,2,3"), "line 2: expected 15 fields, found 18"),
+    ((HEAD + ",source", ROW + ",you"), "the column 'source' is there 2 times"),
 ]
 
 

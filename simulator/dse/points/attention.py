@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from einsum_cascade import zoo
 from einsum_cascade.errors import CascadeError, DataError, HardwareError, MappingError
-from einsum_cascade.sizes import SEQUENCE_RANKS, parse_sizes
+from einsum_cascade.sizes import SEQUENCE_RANKS, parse_sizes, settled_parts, stated_parts
 
 Changes: TypeAlias = tuple[tuple[str, Any], ...]
 
@@ -74,7 +74,8 @@ def work_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any
     _check_objects(mapping=given["mapping"])
     mapping = _loaded("mapping", given, changes, _mapping)
     # A tile that the user states wins over the mapping's own.
-    stated = tuple((k, v) for k, v in _named(text).items() if k in mapping.nest.sizes)
+    settled = settled_parts(cascade, _named(text))
+    stated = tuple((k, sizes[k]) for k in mapping.nest.sizes if k in settled)
     if stated:
         mapping = _loaded("mapping", given, (*stated, *changes), _mapping)
     return cascade, mapping, sizes
@@ -224,7 +225,7 @@ def _mapping(name: str, changes: Changes) -> Any:
 
 def _sizes(given: Any, changes: dict[str, Any], cascade: Any) -> str:
     """Return a text of sizes such as `BERT/64K,B=1` with some of them changed."""
-    text = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in given.items())
+    text = given if isinstance(given, str) else _as_text(given, cascade)
     first = text.partition(",")[0].strip()
     model, slash, length = first.partition("/")
     sizes = _named(text)
@@ -238,6 +239,13 @@ def _sizes(given: Any, changes: dict[str, Any], cascade: Any) -> str:
     sizes |= {rank: str(size) for rank, size in changes.items()}
     parts = ([f"{model}/{length}"] if slash else []) + [f"{k}={v}" for k, v in sizes.items()]
     return ",".join(parts)
+
+
+def _as_text(sizes: Mapping[str, int], cascade: Any) -> str:
+    """Return a table of sizes as a text, without the tiles that only `parse_sizes` chose."""
+    parts = {p for whole, inner in cascade.splits.items() if whole in sizes for p in inner}
+    stated = stated_parts(cascade, sizes) if parts else {}
+    return ",".join(f"{k}={v}" for k, v in sizes.items() if k not in parts or k in stated)
 
 
 def _named(text: str) -> dict[str, str]:

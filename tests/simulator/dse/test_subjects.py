@@ -14,6 +14,7 @@ import mappings
 import simulator as sim
 from einsum_cascade import zoo
 from einsum_cascade.errors import DataError, ModelError
+from einsum_cascade.sizes import parse_sizes
 from simulator.dse import cli
 from simulator.spatial.model import simulate
 from simulator.spatial.request import resolve
@@ -251,6 +252,20 @@ def test_objects_are_taken_as_names_are(tmp_path):
         DataError, match="axis 'hardware': expected finite numbers or texts, found SpatialChip fusemax"
     ):
         sim.Space({"hardware": [objects["hardware"]]})
+
+
+def test_a_table_of_sizes_is_taken_as_its_text_is():
+    """`parse_sizes` fills in a tile; only one that a user chose wins over the mapping's."""
+    flash = zoo.load("attention_1pass")
+    fixed = {"cascade": flash, "hardware": "fusemax", "mapping": "fusemax"}
+    for text in ("BERT/1K", "BERT/1K,M0=128", "BERT/1K,M1=8"):
+        space = sim.Space({"hardware.N": [64, 256], "sizes.B": [1, 2]})
+        by_text = sim.sweep(space, **fixed, sizes=text)
+        by_table = sim.sweep(space, **fixed, sizes=parse_sizes(text, flash))
+        pd.testing.assert_frame_equal(by_table, by_text, check_exact=True)
+    space = sim.Space({"sizes.seq": ["1K", "4K"]})
+    table = sim.sweep(space, **fixed, sizes=parse_sizes("BERT/1K", flash))
+    pd.testing.assert_frame_equal(table, sim.sweep(space, **fixed, sizes="BERT/1K"), check_exact=True)
 
 
 def test_sensitivity_and_the_page_by_command(tmp_path):

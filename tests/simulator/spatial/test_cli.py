@@ -47,6 +47,8 @@ def test_settings():
     assert one["latency_s"] == pytest.approx(plain["latency_s"] / 64, rel=1e-12)
     assert one["tiles"]["P1"] == 2
     assert json.loads(call(*BASE[:-1], "BERT/4K,M0=128", "--json").stdout)["tiles"]["M0"] == 128
+    for parts in ("M1=32", "M0=128,M1=32"):  # either part of a split settles the other
+        assert json.loads(call(*BASE[:-1], f"BERT/4K,{parts}", "--json").stdout)["tiles"]["M0"] == 128
 
 
 def test_table_and_picture(tmp_path):
