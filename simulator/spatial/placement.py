@@ -1,36 +1,26 @@
-"""Which array does which Einsum, which ranks lie on its axes, and which memory keeps what meanwhile."""
+"""A block on a chip: its arrays and axes, and which memory keeps what meanwhile."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import numpy as np
-
-from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
 from einsum_cascade.expr import Expr, Var, variables
 
-from ..hardware.model import Array, SpatialChip
-from ..identity import Same, remembered
-from .access import tile_of, words
+from ..hardware.model import SpatialChip
+from ..identity import Same
+from .assignment import assignments, options
 from .block import Block
 from .factors import divisor
 from .idle import skipped
-from .lowering import operands_of
-from .masks import masked, steps_of
-from .nest import Count, SizeTable
+from .nest import Count
+from .registers import register_words, registers
 
-# All assignments are looked at up to here, good ones and their neighbours beyond.
-_MOST_ASSIGNMENTS = 1 << 12
 # How far a tile of a rank extends in a memory: one step on the arrays, the tile at the memory, the whole rank.
 STEP, BUFFERED, WHOLE = 0, 1, 2
 
@@ -242,37 +232,19 @@ def placements(
     names = list(chip.arrays)
     barred = frozenset((*block.cascade.splits, *([block.stream] if block.iterated else [])))
     of = Same(block.given), Same(sizes), Same(chip)
-    rows = [_options(Same(block.originals[e.name]), *of, narrow, barred) for e in block.einsums]
+    rows = [options(Same(block.originals[e.name]), *of, narrow, barred) for e in block.einsums]
     for e, row in zip(block.einsums, rows, strict=True):
         if not any(math.isfinite(cycles) for _, cycles in row):
             raise _no_array(e, chip)
     table = tuple(tuple(cycles for _, cycles in row) for row in rows)
     homes = shared_memories(chip) or ("",)
-    for choice, span in _assignments(block, table, most):
+    index = {e.name: i for i, e in enumerate(block.einsums)}
+    pairs = tuple((index[t], index[r.name]) for t, readers in block.readers.items() for r in readers)
+    for choice, span in assignments(table, pairs, series=in_series(block), most=most):
         chosen = {e.name: names[a] for e, a in zip(block.einsums, choice, strict=True)}
         lie = {e.name: row[a][0] for e, row, a in zip(block.einsums, rows, choice, strict=True)}
         for home in homes:
             yield Placed(block, chip, sizes, chosen, lie, home, span, narrow)
-
-
-@functools.lru_cache(maxsize=4096)
-def _options(
-    einsum: Same[Einsum],
-    cascade: Same[Cascade],
-    sizes: Same[Mapping[str, int]],
-    chip: Same[SpatialChip],
-    narrow: int,
-    barred: frozenset[str],
-) -> tuple[tuple[tuple[str, ...], float], ...]:
-    """Return, for each array, the best ranks for its axes and the cycles that it takes."""
-    return tuple(
-        best_axes(cascade.it, einsum.it, sizes.it, _narrowed(array, narrow), barred)
-        for array in chip.it.arrays.values()
-    )
-
-
-def _narrowed(array: Array, narrow: int) -> Array:
-    return array if narrow == 1 else replace(array, shape=tuple(max(1, x // narrow) for x in array.shape))
 
 
 def shared_memories(chip: SpatialChip) -> tuple[str, ...]:
@@ -283,126 +255,6 @@ def shared_memories(chip: SpatialChip) -> tuple[str, ...]:
 def in_series(block: Block) -> bool:
     """Tell whether the Einsums share no loop, so that nothing lets one run beside another."""
     return len(block.einsums) > 1 and not block.shared
-
-
-def _assignments(
-    block: Block, table: tuple[tuple[float, ...], ...], most: int
-) -> tuple[tuple[tuple[int, ...], float], ...]:
-    """Return the best choices of an array for each Einsum, as columns of the table, with the cycles of the busiest."""
-    index = {e.name: i for i, e in enumerate(block.einsums)}
-    pairs = [(index[t], index[r.name]) for t, readers in block.readers.items() for r in readers]
-    return _ranked(table, tuple(pairs), in_series(block), most)
-
-
-@functools.lru_cache(maxsize=512)
-def _ranked(
-    table: tuple[tuple[float, ...], ...], pairs: tuple[tuple[int, int], ...], series: bool, most: int
-) -> tuple[tuple[tuple[int, ...], float], ...]:
-    cycles = np.array(table)
-    choices = _choices(tuple(tuple(np.flatnonzero(np.isfinite(row)).tolist()) for row in cycles), table)
-    each = cycles[np.arange(len(table)), choices]
-    if series:
-        span = each.sum(axis=1)
-    else:
-        columns = range(cycles.shape[1])
-        span = np.stack([np.where(choices == c, each, 0.0).sum(axis=1) for c in columns]).max(axis=0)
-    changes = np.zeros(len(choices))
-    for a, b in pairs:
-        changes += choices[:, a] != choices[:, b]
-    best = np.lexsort((changes, span))[:most]
-    return tuple((tuple(choices[i].tolist()), float(span[i])) for i in best)
-
-
-def _choices(able: tuple[tuple[int, ...], ...], table: tuple[tuple[float, ...], ...]) -> Any:
-    """Return the assignments that are looked at: all, or two good ones and those that differ from them in one place."""
-    if math.prod(map(len, able)) <= _MOST_ASSIGNMENTS:
-        return np.array(list(itertools.product(*able)))
-    found = []
-    for start in _greedy(np.array(table)):
-        found.append(start)
-        for i, columns in enumerate(able):
-            found += [np.where(np.arange(len(able)) == i, c, start) for c in columns]
-    return np.unique(np.array(found), axis=0)
-
-
-def _greedy(table: Any) -> list[Any]:
-    """Return two good assignments: the longest first to the array that ends earliest, and each to its fastest."""
-    load = np.zeros(table.shape[1])
-    chosen = np.zeros(len(table), dtype=int)
-    for i in np.argsort(-np.where(np.isfinite(table), table, 0.0).min(axis=1), kind="stable"):
-        chosen[i] = int(np.argmin(load + table[i]))
-        load[chosen[i]] += table[i, chosen[i]]
-    return [chosen, table.argmin(axis=1)]
-
-
-def ideal_cycles(
-    cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int], array: Array, axes: Sequence[str]
-) -> float:
-    """Return the cycles of an Einsum with the widest spatial tiles, per element of the batch; inf if it cannot.
-
-    Steps in which a `where` leaves no point are left out; wider tiles take no more of them.
-    """
-    if any(a.op not in array.ops for a in einsum.actions):
-        return math.inf
-    spatial = {r: divisor(sizes[r], x) for r, x in zip(axes, array.shape, strict=False)}
-    busy: dict[tuple[str, ...], Counter[str]] = {}
-    for a in einsum.actions:
-        for unit, length in array.ops[a.op].items():
-            busy.setdefault(a.variables, Counter())[unit if array.pipelined else ""] += length * a.count
-    steps = {a.variables: a for a in einsum.actions}
-    return sum(
-        steps_of(cascade, einsum, steps[over], spatial, sizes) * max(units.values())
-        for over, units in busy.items()
-    )
-
-
-def best_axes(
-    cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int], array: Array, barred: frozenset[str]
-) -> tuple[tuple[str, ...], float]:
-    """Return the ranks for the axes with which an Einsum takes least cycles, and the cycles; no barred rank.
-
-    Ties go to the ranks that fill the array best, and then to results before reductions.
-    """
-    # Sorted, so that Einsums over the same ranks lie on the array in the same way.
-    ranks = sorted(r for r in map(rank_of, einsum.variables) if r not in barred)
-    output = {rank_of(v) for v in einsum.output_variables}
-
-    wherever = masked(cascade, einsum, sizes)
-    cycles = functools.partial(ideal_cycles, cascade, einsum, sizes, array)
-
-    def merit(choice: Sequence[str]) -> tuple[float, int, int]:
-        used = math.prod(divisor(sizes[r], x) for r, x in zip(choice, array.shape, strict=False))
-        results = sum(r in output for r in choice)
-        return cycles(choice) if wherever else 0.0, -used, -results
-
-    number = min(len(array.shape), len(ranks))
-    best = min(itertools.permutations(ranks, number), key=merit, default=())
-    return best, cycles(best)
-
-
-def registers(einsum: Einsum, sizes: Mapping[str, int], room: int) -> tuple[str, ...]:
-    """Return the operands that have a register: the result first, then the others as far as they fit."""
-    taken = 0
-    kept = []
-    for tensor, many in register_words(einsum, sizes).items():
-        if taken + many <= room:
-            kept.append(tensor)
-            taken += many
-    return tuple(kept)
-
-
-@remembered(maxsize=4096)
-def register_words(einsum: Einsum, sizes: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the words of each operand that one element of an array works on, the result first.
-
-    One, but for what is made whole at a time: all the indices that a selection keeps. The rule is that of the check
-    of capacities.
-    """
-    table = SizeTable(sizes)
-    out: dict[str, int] = {}
-    for o in reversed(operands_of(einsum)):
-        out[o.tensor] = max(out.get(o.tensor, 0), int(words(tile_of(o, {}), table)))
-    return out
 
 
 def _no_array(einsum: Einsum, chip: SpatialChip) -> MappingError:
