@@ -69,7 +69,7 @@ def evaluate_expression(
     256
     >>> evaluate_expression("n", {"N": 256}, where="example")
     Traceback (most recent call last):
-    einsum_cascade.errors.MappingError: example: unknown name 'n'; known: N
+    einsum_cascade.errors.MappingError: example: unknown name 'n'; did you mean 'N'?
     """
     if isinstance(text, (int, float)):
         return text

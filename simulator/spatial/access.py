@@ -260,7 +260,7 @@ def _time(levels: Sequence[Level], moved: frozenset[str]) -> tuple[tuple[str, bo
 
 def run(use: Use, sizes: SizeTable) -> Usage:
     """Return the words that a use moves for some sizes."""
-    tile = words(use.tile, sizes)
+    tile = words(use.tile, sizes.full)
     accesses = sizes[use.spread] * trips(use.inner, sizes)
     if use.below is not None:
         accesses = accesses * words(use.below, sizes)
@@ -280,7 +280,7 @@ def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
     Raises:
         CascadeError: there are too many points to look at.
     """
-    tile = words(use.tile, sizes)
+    tile = words(use.tile, sizes.full)
     piece = sizes[use.spread] * (1 if use.below is None else words(use.below, sizes))
     accesses = piece * _live_trips(use.inner, sizes, mask)
     brought = words(use.brought, sizes)

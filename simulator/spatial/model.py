@@ -91,7 +91,7 @@ def assemble(settled: Plan, moved: Mapping[Place, Moved], energies: Mapping[Plac
         bound_by=_bound(rows, memories, latency),
         einsums=rows,
         memories=memories,
-        tiles={p: sizes[p] for parts in settled.layout.ranks.parts.values() for p in parts},
+        tiles={p: sizes.full[p] for parts in settled.layout.ranks.parts.values() for p in parts},
         energy_by_component=by_component,
         area_by_component=areas,
         phases=phases,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,9 +20,22 @@ Sizes: TypeAlias = Mapping[str, Count]
 class SizeTable(dict[Any, Any]):
     """Sizes by name that also answer for products of names, each computed once.
 
+    Where the last tile of a rank is shorter than the others, the size of a tile is their mean.
+
     >>> SizeTable({"P1": 4, "P0": 256})["P1", "P0"]
     1024
     """
+
+    _full: SizeTable | None = None
+
+    @property
+    def full(self) -> SizeTable:
+        """The table with the sizes of full tiles, which is this one where all tiles are equal."""
+        return self if self._full is None else self._full
+
+    @full.setter
+    def full(self, sizes: SizeTable) -> None:
+        self._full = sizes
 
     def __missing__(self, key: Any) -> Count:
         if not isinstance(key, tuple):
@@ -35,6 +49,8 @@ class SizeTable(dict[Any, Any]):
                 value = self[key[:-1]] * self[key[-1]]
                 break
             value *= size
+        if type(value) is Fraction and value.denominator == 1:
+            value = value.numerator
         self[key] = value
         return value
 

@@ -18,6 +18,7 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..identity import remembered
 from .access import Usage, Use, run, run_masked, with_identities
+from .cuts import exact
 from .initial import FirstValue, first_usages, first_values
 from .live import DENSE, Live
 from .lowering import Layout, lower
@@ -95,6 +96,10 @@ def plan(
     layout = lower(cascade, hardware, mapping, batch)
     settled = settle(layout, cascade, sizes, hardware, mapping)
     spills = shares(layout, settled, hardware, mapping) if mapping.binding.spill else {}
+    if spills and settled.full is not settled:
+        raise MappingError(
+            f"{mapping.name or 'mapping'}: {next(iter(spills))[0]} spills, so tiles have to divide their ranks"
+        )
     found = Plan(
         cascade.name,
         hardware,
@@ -112,7 +117,7 @@ def plan(
 
 
 def _held(layout: Layout, sizes: SizeTable, chip: SpatialChip, spills: Shares) -> dict[str, Count]:
-    held = {memory: occupancy(layout, memory, sizes) * chip.word_bytes for memory in chip.memories}
+    held = {memory: occupancy(layout, memory, sizes.full) * chip.word_bytes for memory in chip.memories}
     full = {memory for memory, _ in spills}
     return held | {m: np.minimum(held[m], chip.memories[m].capacity_bytes) for m in full}
 
@@ -184,8 +189,10 @@ def _counted(settled: Plan) -> list[Usage]:
 
 def _counted_use(use: Use, sizes: SizeTable, live: Live) -> Usage:
     if live.whole is None:
-        return run(use, sizes)
-    return with_identities(run_masked(use, sizes, live.whole), use, sizes, live)
+        usage = run(use, sizes)
+    else:
+        usage = with_identities(run_masked(use, sizes, live.whole), use, sizes, live)
+    return usage if sizes.full is sizes else exact(usage)
 
 
 def moved_words(settled: Plan) -> dict[Place, Moved]:
@@ -198,7 +205,7 @@ def moved_words(settled: Plan) -> dict[Place, Moved]:
     sizes, live = settled.sizes, settled.live
     out: dict[Place, Moved] = {}
     for use, places in _alike(settled.layout):
-        usage = _counted_use(use, sizes, live.get(use.einsum, DENSE)) if live else run(use, sizes)
+        usage = _counted_use(use, sizes, live.get(use.einsum, DENSE))
         _add(out, usage, places)
     for usage in first_usages(settled.first, settled.chip.outermost, settled.layout.ranks.batch, sizes):
         _add(out, usage, ((usage.memory, usage.einsum),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mappings.expression import call_of, evaluate_expression, evaluate_node
 
 from ..hardware.model import Array, Memory, SpatialChip
 from .access import Tile, run, words
+from .cuts import Cut, check_cuts, cut, with_cuts
 from .factors import divisor, divisors
 from .lowering import Layout, Ranks
 from .nest import Count, Sizes, SizeTable
@@ -37,7 +38,8 @@ def settle(
         mapping: sizes of parts.
 
     Raises:
-        MappingError: a part is not whole or does not divide its rank, or no tile fits a memory.
+        MappingError: a part is not whole, or does not divide its rank where counts would not be exact (see cuts.py),
+            or no tile fits a memory.
     """
     where = mapping.name or "mapping"
     known = {k: v for k, v in sizes.items() if k in layout.ranks.variable}
@@ -45,13 +47,14 @@ def settle(
     open_parts = _state_parts(known, layout.ranks, own, chip, mapping, where)
     _derive(known, cascade, where)
     rest = tuple(whole for whole in layout.ranks.parts if whole not in own)
-    for word, parts in _state_parts(known, layout.ranks, rest, chip, mapping, where).items():
+    cuts: list[Cut] = []
+    for word, parts in _state_parts(known, layout.ranks, rest, chip, mapping, where, cuts).items():
         open_parts[word] += parts
     for part, memory in open_parts["fit"]:
         known = _fitted(layout, known, part, memory, chip, mapping)
-    found = _searched(layout, known, open_parts["search"], chip, mapping)
-    # Doubles hold every count below 2^53 exactly, and do not overflow where 64-bit integers would wrap.
-    return SizeTable({k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in found.items()})
+    found = with_cuts(_searched(layout, known, cuts, open_parts["search"], chip, mapping), cuts)
+    check_cuts(layout, found, cuts, where)
+    return found
 
 
 def _state_parts(
@@ -61,8 +64,12 @@ def _state_parts(
     chip: SpatialChip,
     mapping: SpatialMapping,
     where: str,
+    cuts: list[Cut] | None = None,
 ) -> dict[str, list[tuple[str, str]]]:
-    """Give the parts of some ranks their sizes, in place; return those that are to fit a memory or to be searched."""
+    """Give the parts of some ranks their sizes, in place; return those that are to fit a memory or to be searched.
+
+    Ranks whose last tile is shorter are added to `cuts`; None where all tiles have to be equal.
+    """
     owner = {p: whole for whole, ps in ranks.parts.items() for p in ps}
     names: dict[str, Any] = {**chip.arrays, **chip.memories, **chip.parameters, **known}
     left_open: dict[str, list[tuple[str, str]]] = {"fit": [], "search": []}
@@ -87,7 +94,8 @@ def _state_parts(
     for whole in wholes:
         ps = ranks.parts[whole]
         given = stated.get(whole) or {p for p in ps if p in known}
-        _leave_open(known, whole, ps, given, where)
+        chosen = given.intersection(part for found in left_open.values() for part, _ in found)
+        _leave_open(known, whole, ps, given, where, None if chosen else cuts)
     return left_open
 
 
@@ -108,7 +116,12 @@ def _whole(known: Mapping[str, Count], parts: Sequence[str], whole: str, where: 
 
 
 def _leave_open(
-    known: dict[str, Count], whole: str, parts: Sequence[str], given: Iterable[str], where: str
+    known: dict[str, Count],
+    whole: str,
+    parts: Sequence[str],
+    given: Collection[str],
+    where: str,
+    cuts: list[Cut] | None,
 ) -> None:
     """Give the one part that nobody states what the others leave of the rank."""
     left = [p for p in parts if p not in given]
@@ -119,11 +132,14 @@ def _leave_open(
         taken = taken * known[p]
     if len(left) > 1:
         raise MappingError(f"{where}: sizes: give all parts of {whole} but one; open are {', '.join(left)}")
-    if _any(known[whole] % taken != 0):
+    uneven = _any(known[whole] % taken != 0)
+    if uneven and cuts is not None and left == [parts[0]]:
+        cuts.append(cut(known, whole, parts, where))
+    elif uneven:
         shown = " * ".join(p for p in parts if p in given)
         raise MappingError(f"{where}: {shown} = {taken} does not divide {whole} = {known[whole]}")
     if left:
-        known[left[0]] = known[whole] // taken
+        known[left[0]] = -(-known[whole] // taken)
     elif _any(taken != known[whole]):
         raise MappingError(f"{where}: the parts of {whole} make {taken}, its size is {known[whole]}")
 
@@ -258,6 +274,7 @@ def _fitted_each(
 def _searched(
     layout: Layout,
     known: dict[str, Count],
+    cuts: Sequence[Cut],
     open_parts: Sequence[tuple[str, str]],
     chip: SpatialChip,
     mapping: SpatialMapping,
@@ -275,10 +292,10 @@ def _searched(
     trial: dict[str, Count] = dict(known)
     for part, values in zip(parts, grid, strict=True):
         trial[part], trial[rest[part]] = values.ravel(), wholes[part] // values.ravel()
-    table = SizeTable(trial)
+    table = with_cuts(trial, cuts)
     legal = np.ones(grid[0].size, dtype=bool)
     for memory in dict.fromkeys(memory for _, memory in open_parts):
-        held = occupancy(layout, memory, table) * chip.word_bytes
+        held = occupancy(layout, memory, table.full) * chip.word_bytes
         legal &= np.broadcast_to(held <= chip.memories[memory].capacity_bytes, legal.shape)
     if not legal.any():
         memories = ", ".join(dict.fromkeys(memory for _, memory in open_parts))

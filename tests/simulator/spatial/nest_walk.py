@@ -5,45 +5,63 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from types import MappingProxyType
 
 from simulator.spatial.nest import Nest, Operand
 
 Point = dict[str, int]
+# The elements of a tile, and the values of the operand's variables, by which one tile is told from another.
+Tile = tuple[frozenset[tuple[int, ...]], frozenset[tuple[int, ...]]]
 
 
-def walk(nest: Nest, sizes: dict[str, int]) -> dict[tuple[str, bool, str], Counter[str]]:
-    """Return reads, fills and updates of instance 0 of every memory, by (tensor, is output, memory)."""
+def walk(
+    nest: Nest, sizes: dict[str, int], ends: dict[str, int] = MappingProxyType({})
+) -> dict[tuple[str, bool, str], Counter[str]]:
+    """Return reads, fills and updates of instance 0 of every memory, by (tensor, is output, memory).
+
+    Values of the variables in `ends` stop there, before their loops do: the last tile is shorter.
+    """
     out = {}
     for operand in nest.operands:
         kept = [i for i, level in enumerate(nest.levels) if level.memory in operand.kept]
         for position, i in enumerate(kept):
             child = kept[position + 1] if position + 1 < len(kept) else len(nest.levels)
-            counts = _level(nest, sizes, operand, i, child, outermost=position == 0)
+            counts = _level(nest, sizes, ends, operand, i, child, outermost=position == 0)
             out[operand.tensor, operand.output, nest.levels[i].memory] = counts
     return out
 
 
 def _level(
-    nest: Nest, sizes: dict[str, int], operand: Operand, i: int, child: int, *, outermost: bool
+    nest: Nest,
+    sizes: dict[str, int],
+    ends: dict[str, int],
+    operand: Operand,
+    i: int,
+    child: int,
+    *,
+    outermost: bool,
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
-    held: frozenset[tuple[int, ...]] = frozenset()
-    fetched: dict[tuple[int, ...], frozenset[tuple[int, ...]]] = {}
+    held: Tile = frozenset(), frozenset()
+    fetched: dict[tuple[int, ...], Tile] = {}
     seen_here: set[tuple[int, ...]] = set()
     updated: set[tuple[int, ...]] = set()
-    known: dict[tuple[object, ...], frozenset[tuple[int, ...]]] = {}
+    known: dict[tuple[object, ...], Tile] = {}
 
-    def tile_at(level: int, now: dict[int, int], place: dict[int, int]) -> frozenset[tuple[int, ...]]:
+    def tile_at(level: int, now: dict[int, int], place: dict[int, int]) -> Tile:
         outside = sum(len(at.time) for at in nest.levels[:level])
         key = (level, tuple(now[k] for k in range(outside)), tuple(sorted(place.items())))
         if key not in known:
-            known[key] = _tile(nest, sizes, operand, level, now, place)
+            known[key] = _tile(nest, sizes, ends, operand, level, now, place)
         return known[key]
 
     for now in _steps(nest, sizes):
-        tile = tile_at(i, now, {})
-        if tile != held:
-            held = tile
+        if not _tile(nest, sizes, ends, operand, len(nest.levels), now, {})[0]:
+            continue
+        at = tile_at(i, now, {})
+        if at != held:
+            held = at
+            tile = at[0]
             if not outermost:
                 counts["fills"] += len(tile - seen_here) * (not operand.output) + len(tile & seen_here)
             seen_here |= tile
@@ -53,7 +71,7 @@ def _level(
             key = tuple(sorted(place.items()))
             if child == len(nest.levels) or fetched.get(key) != inner:
                 fetched[key] = inner
-                wanted |= inner
+                wanted |= inner[0]
         if operand.output:
             counts["updates"] += len(wanted)
             counts["reads"] += len(wanted & updated)
@@ -81,12 +99,13 @@ def _places(nest: Nest, sizes: dict[str, int], i: int, child: int) -> Iterator[d
 def _tile(
     nest: Nest,
     sizes: dict[str, int],
+    ends: dict[str, int],
     operand: Operand,
     level: int,
     now: dict[int, int],
     place: dict[int, int],
-) -> frozenset[tuple[int, ...]]:
-    """Return the elements that the loops at a level and inside touch, for the present indices of those outside."""
+) -> Tile:
+    """Return what the loops at a level and inside touch, for the present indices of those outside."""
     ranges: list[list[tuple[str, int, int]]] = []  # one list a loop: (variable, index, size)
     time, space = 0, 0
     for number, here in enumerate(nest.levels):
@@ -100,11 +119,22 @@ def _tile(
             indices = range(sizes[loop.part]) if inside else [place.get(space, 0)]
             ranges.append([(loop.variable, index, sizes[loop.part]) for index in indices])
             space += 1
-    return frozenset(_element(operand, chosen) for chosen in itertools.product(*ranges))
+    values = [
+        v
+        for v in map(_values, itertools.product(*ranges))
+        if all(v[name] < end for name, end in ends.items())
+    ]
+    own = sorted(operand.variables)
+    points = frozenset(tuple(v.get(name, 0) for name in own) for v in values)
+    return frozenset(_element(operand, value) for value in values), points
 
 
-def _element(operand: Operand, chosen: tuple[tuple[str, int, int], ...]) -> tuple[int, ...]:
+def _values(chosen: tuple[tuple[str, int, int], ...]) -> Point:
     value: Point = {}
     for variable, index, size in chosen:
         value[variable] = value.get(variable, 0) * size + index
+    return value
+
+
+def _element(operand: Operand, value: Point) -> tuple[int, ...]:
     return tuple(sum(value.get(v, 0) * stride for v, stride in d.terms) for d in operand.dimensions)

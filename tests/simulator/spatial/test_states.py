@@ -37,7 +37,7 @@ def mapping_of(cascade, outside, inside):
     loops = EinsumLoops({"DRAM": outside, "GlobalBuffer": inside}, ("I0",))
     names = [e.name for e in cascade.einsums]
     split = {"I": ("I1", "I0")}
-    nest = LoopNest(cascade.name, {n: loops for n in names}, split, {"I0": 4}, ("B", "H"))
+    nest = LoopNest(cascade.name, dict.fromkeys(names, loops), split, {"I0": 4}, ("B", "H"))
     dram = {n: ("B", "R") if n == "R" or outside == ("T", "I1") else ("B",) for n in names}
     keep = {"DRAM": dram, "GlobalBuffer": "all", "RF2D": "all"}
     return SpatialMapping(nest, Binding(keep, {"all": ({"PE2D": tuple(names)},)}), "by hand")

@@ -1,0 +1,196 @@
+"""Tiles that do not divide their rank: counts against a walk in which the last tile is shorter, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import mappings
+from einsum_cascade import zoo
+from einsum_cascade.errors import MappingError
+from simulator import load_hardware, simulate
+from simulator.spatial.access import program, run
+from simulator.spatial.cuts import Cut, check_cuts, exact, with_cuts
+from simulator.spatial.lowering import Layout
+from simulator.spatial.nest import Dimension, Level, Loop, Nest, Operand
+
+_spec = importlib.util.spec_from_file_location("nest_walk", Path(__file__).parent / "nest_walk.py")
+nest_walk = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(nest_walk)
+
+LEVELS = ("DRAM", "L3", "reg")
+MOST_POINTS = 600
+
+
+@st.composite
+def cut_nests(draw):
+    """A nest in which one or two of three variables are cut unevenly, and operands, one of them with a window."""
+    cut = draw(st.lists(st.sampled_from("mnp"), min_size=1, max_size=2, unique=True))
+    sizes, order, cuts, ends = {}, [], [], {}
+    for v in "mnp":
+        tiles, steps, inner = (draw(st.integers(*ends_)) for ends_ in ((1, 3), (1, 3), (1, 2)))
+        if v in cut:
+            tiles, steps = max(2, tiles), max(2, steps)
+            last = draw(st.integers(1, steps - 1))
+            mean = Fraction((tiles - 1) * steps + last, tiles)
+            cuts.append(Cut(v.upper(), f"{v}2", f"{v}1", mean, last))
+            ends[v] = ((tiles - 1) * steps + last) * inner
+        sizes |= {f"{v}2": tiles, f"{v}1": steps, f"{v}0": inner, v.upper(): ends.get(v, 0)}
+        order.append([Loop(v, f"{v}{d}") for d in (2, 1, 0)])
+    time = []
+    while any(order):  # a random order of all loops that keeps the digits of each variable in their order
+        time.append(draw(st.sampled_from([q for q in order if q])).pop(0))
+    wide = draw(st.sampled_from([None, *(x for x in time if x.part[1] == "0")]))
+    time = [x for x in time if x is not wide]
+    first, second = sorted(draw(st.lists(st.integers(0, len(time)), min_size=2, max_size=2)))
+    # What lies on an axis is a digit below those of all loops over its variable.
+    assume(wide is None or all(x.variable != wide.variable for x in time[second:]))
+    levels = (
+        Level("DRAM", tuple(time[:first])),
+        Level("L3", tuple(time[first:second]), ((wide,),) if wide else ()),
+        Level("reg", tuple(time[second:])),
+    )
+    total = 1
+    for x in (*time, *((wide,) if wide else ())):
+        total *= sizes[x.part]
+    assume(total <= MOST_POINTS)
+
+    def operand(name, dimensions, output=False):
+        kept = draw(st.lists(st.sampled_from(LEVELS), min_size=1, unique=True))
+        return Operand(name, dimensions, tuple(kept), output)
+
+    def plain():
+        return tuple(
+            Dimension(((v, 1),)) for v in draw(st.lists(st.sampled_from("mnp"), max_size=3, unique=True))
+        )
+
+    operands = [operand("I", plain()), operand("O", plain(), output=True)]
+    if wide is None:  # what elements of a fan-out see of a window overlaps, and is counted once for each
+        operands.append(operand("W", (Dimension((("m", draw(st.integers(1, 3))), ("n", 1))),)))
+    return Nest("X", "A", levels, tuple(operands), ()), sizes, tuple(cuts), ends
+
+
+def laid(nest):
+    return Layout(None, (nest,), program(nest), {}, {})
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cut_nests())
+def test_counts_equal_the_walk(drawn):
+    nest, sizes, cuts, ends = drawn
+    table = with_cuts(sizes, cuts)
+    try:
+        check_cuts(laid(nest), table, cuts, "here")
+    except MappingError:
+        return
+    walked = nest_walk.walk(nest, sizes, ends)
+    for use in program(nest):
+        found = walked[use.operand.tensor, use.operand.output, use.memory]
+        got = exact(run(use, table))
+        assert (got.reads, got.fills, got.updates) == (found["reads"], found["fills"], found["updates"]), use
+        assert all(isinstance(v, int) for v in (got.reads, got.fills, got.updates, got.tile))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cut_nests())
+def test_nothing_is_refused_without_reason(drawn):
+    """Where a nest is refused, some count differs from the walk."""
+    nest, sizes, cuts, ends = drawn
+    table = with_cuts(sizes, cuts)
+    refused = False
+    try:
+        check_cuts(laid(nest), table, cuts, "here")
+    except MappingError:
+        refused = True
+    assume(refused)
+    walked = nest_walk.walk(nest, sizes, ends)
+    pairs = [(run(u, table), walked[u.operand.tensor, u.operand.output, u.memory]) for u in program(nest)]
+    assert any((u.reads, u.fills, u.updates) != (w["reads"], w["fills"], w["updates"]) for u, w in pairs)
+
+
+@pytest.mark.parametrize(("length", "tile", "tiles"), [(2**18, 342, 3), (2**20, 456, 9)])
+def test_products_of_xlm_with_the_best_tile_of_any_size(length, tile, tiles):
+    """Compulsory: both operands and the result once; a tile of rows that divides their number makes one pass more."""
+    sizes = {"B": 64, "H": 16, "E": 128, "F": 128, "P": length, "M": length}
+    mapping, machine = mappings.load("unfused", {"P1": tile}), load_hardware("flat")
+    found = simulate(zoo.load("attention_3pass"), sizes, machine, mapping)
+    assert (found.tiles["P1"], found.tiles["P2"]) == (tile, tiles)
+    products = sum(e.traffic_bytes for e in found.einsums if e.name in ("QK", "AV"))
+    compulsory = 2 * machine.word_bytes * 64 * 16 * (2 * length * 128 + length**2)
+    assert products / compulsory == pytest.approx(1.000976, abs=5e-7)
+    assert products == 2 * machine.word_bytes * 64 * 16 * (length * 128 * (1 + tiles) + length**2)
+    even = simulate(zoo.load("attention_3pass"), sizes, machine, mappings.load("unfused", {"P1": 256}))
+    assert found.latency_s < even.latency_s
+    for uneven, plain in zip(found.einsums, even.einsums, strict=True):
+        assert (uneven.cycles, uneven.operations) == (plain.cycles, plain.operations)
+
+
+def test_room_is_for_full_tiles():
+    machine = load_hardware("flat", L3="32 MiB")
+    sizes = {"B": 1, "H": 1, "E": 128, "F": 128, "P": 2**18, "M": 2**18}
+    simulate(zoo.load("attention_3pass"), sizes, machine, mappings.load("unfused", {"P1": 511}))
+    with pytest.raises(MappingError, match="the tiles kept in GlobalBuffer take"):
+        # three tiles with a mean of 341 1/3 rows of blocks, of which the full ones have 512
+        simulate(zoo.load("attention_3pass"), sizes, machine, mappings.load("unfused", {"P1": 512}))
+
+
+def test_many_sizes_at_once_equal_one_by_one():
+    lengths = np.array([768.0, 1024.0, 1280.0, 2560.0])
+    machine, mapping = load_hardware("fusemax"), mappings.load("fusemax", {"P1": 3})
+    sizes = {"B": 1, "H": 2, "E": 64, "F": 64, "M": 1024}
+    many = simulate(zoo.load("attention_1pass"), {**sizes, "P": lengths}, machine, mapping)
+    for k, length in enumerate(lengths.astype(int).tolist()):
+        one = simulate(zoo.load("attention_1pass"), {**sizes, "P": length}, machine, mapping)
+        for name in ("latency_s", "energy_j", "traffic_bytes"):
+            # a mean of tiles is rounded in an array, and a fraction alone
+            assert getattr(many, name)[k] == pytest.approx(getattr(one, name), rel=1e-12)
+
+
+ATTENTION = {"B": 1, "H": 2, "E": 64, "F": 64, "P": 2560, "M": 1024}
+
+
+@pytest.mark.parametrize(
+    ("cascade", "mapping", "sizes", "message"),
+    [
+        (
+            "attention_1pass",
+            {"P1": 11},
+            ATTENTION,
+            "P1 * P0 = 2816 does not divide P = 2560; a tile may be as large",
+        ),
+        (
+            "attention_1pass",
+            {"P0": 100, "P1": 2},
+            ATTENTION,
+            "the last tile may be shorter where P0 divides it",
+        ),
+        ("attention_1pass", {"P0": 100}, ATTENTION, "P1 * P0 = 100 does not divide P = 2560"),
+        ("attention_1pass", {"M0": 100}, ATTENTION, "M0 = 100 does not divide M = 1024"),
+        ("attention_1pass_causal", {"P1": 3}, ATTENTION, "has a `where` over it"),
+    ],
+)
+def test_what_is_refused(cascade, mapping, sizes, message):
+    with pytest.raises(MappingError) as caught:
+        simulate(zoo.load(cascade), sizes, load_hardware("fusemax"), mappings.load("fusemax", mapping))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_axis_and_an_order_that_are_refused():
+    nest = Nest("X", "A", (Level("DRAM", (Loop("m", "m1"), Loop("m", "m2"))),), (), ())
+    cuts = (Cut("M", "m2", "m1", Fraction(5, 2), 2),)
+    table = with_cuts({"m2": 2, "m1": 3, "M": 5}, cuts)
+    with pytest.raises(MappingError, match="the loop over m1 stands outside that over m2: put it inside"):
+        check_cuts(laid(nest), table, cuts, "here")
+    wide = replace(nest, levels=(Level("DRAM", (Loop("m", "m2"),), ((Loop("m", "m1"),),)),))
+    with pytest.raises(
+        MappingError, match="M = 5 into 2 tiles, the last one shorter; in X they lie on an axis"
+    ):
+        check_cuts(laid(wide), table, cuts, "here")
