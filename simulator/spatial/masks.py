@@ -36,8 +36,9 @@ def masks_of(cascade: Cascade, einsum: Einsum, nest: Nest, sizes: Mapping[str, i
     for loop in (*nest.time, *nest.space):
         parts.setdefault(f"{rank_of(loop.variable)}.1", []).append(loop.part)
     finer = {whole: tuple(sorted(found, key=_depth)) for whole, found in parts.items()}
-    works = tuple(_cut(mask, finer) for mask in live.works)
-    return Live(_cut(live.whole, finer), works, _cut(live.written, finer))
+    # One mask stays one: what steps over the same points is done at the same time.
+    cut = {mask: _cut(mask, finer) for mask in (live.whole, live.written, *live.works)}
+    return Live(cut[live.whole], tuple(cut[mask] for mask in live.works), cut[live.written])
 
 
 def _cut(mask: Mask | None, finer: Mapping[str, tuple[str, ...]]) -> Mask | None:
