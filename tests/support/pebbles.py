@@ -2,12 +2,17 @@
 
 Source: Hong and Kung (1981); here a sum absorbs its terms in any order in one word, and what was dropped may be
 computed again. Two partial sums of one element are not considered: they would only be loaded once more.
+
+The search is A*: what is left to be written and to be loaded for the first time bounds the rest from below. Of states
+that differ by the order of the coordinates along a rank alone, one is looked at.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from einsum_cascade.cascade import Cascade
@@ -15,28 +20,41 @@ from einsum_cascade.declarations import rank_of
 from einsum_cascade.expr import Access, Var
 
 Point = tuple[str, tuple[int, ...]]
-Held = frozenset[tuple[Point, int]]
+# Of points by number, those held with the terms that they have absorbed: on chip, and in memory.
+Held = tuple[tuple[int, int], ...]
+State = tuple[Held, Held]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A renaming of coordinates: where each point goes, and each set of its terms."""
+
+    points: tuple[int, ...]
+    masks: tuple[tuple[int, ...], ...]
+
+    def image(self, held: Held) -> Held:
+        return tuple(sorted((self.points[p], self.masks[p][mask]) for p, mask in held))
 
 
 @dataclass(frozen=True)
 class Game:
-    """The points of a cascade.
+    """The points of a cascade, by number; sets of points and of terms are the bits of a number.
 
     Attributes:
         given: points of inputs that something reads.
-        terms: of each computed point, what each of its terms reads.
+        terms: of each point what each of its terms reads; none for inputs.
+        full: of each point the set of all of its terms.
         asked: points of outputs.
         read: points that something reads.
+        symmetries: renamings that leave the game as it is.
     """
 
-    given: frozenset[Point]
-    terms: dict[Point, tuple[frozenset[Point], ...]]
-    asked: frozenset[Point]
-    read: frozenset[Point]
-
-    def full(self, point: Point) -> int:
-        """The mask of a point that has absorbed all of its terms."""
-        return (1 << len(self.terms.get(point, ()))) - 1
+    given: int
+    terms: tuple[tuple[int, ...], ...]
+    full: tuple[int, ...]
+    asked: int
+    read: int
+    symmetries: tuple[Symmetry, ...]
 
 
 def game(cascade: Cascade, sizes: dict[str, int]) -> Game:
@@ -46,15 +64,22 @@ def game(cascade: Cascade, sizes: dict[str, int]) -> Game:
         assert e.where is None
         for place in itertools.product(*(range(sizes[rank_of(v)]) for v in e.variables)):
             at = dict(zip(e.variables, place, strict=True))
-            reads = frozenset(_point(a, at) for a in e.reads)
-            terms.setdefault(_point(e.target, at), []).append(reads)
-    read = frozenset(p for parts in terms.values() for reads in parts for p in reads)
+            terms.setdefault(_point(e.target, at), []).append(frozenset(_point(a, at) for a in e.reads))
+    read = {p for parts in terms.values() for reads in parts for p in reads}
+    points = sorted(read | terms.keys())
+    number = {p: i for i, p in enumerate(points)}
     asked = {s.tensor for s in cascade.outputs}
+
+    def bits(some: Iterator[Point]) -> int:
+        return sum(1 << number[p] for p in some)
+
     return Game(
-        frozenset(p for p in read if p not in terms),
-        {p: tuple(parts) for p, parts in terms.items()},
-        frozenset(p for p in terms if p[0] in asked),
-        read,
+        given=bits(p for p in points if p not in terms),
+        terms=tuple(tuple(bits(iter(reads)) for reads in terms.get(p, ())) for p in points),
+        full=tuple((1 << len(terms.get(p, ()))) - 1 for p in points),
+        asked=bits(p for p in points if p[0] in asked and p in terms),
+        read=bits(iter(read)),
+        symmetries=tuple(_symmetries(cascade, sizes, points, terms)),
     )
 
 
@@ -62,71 +87,144 @@ def _point(access: Access, at: dict[str, int]) -> Point:
     return access.tensor, tuple(at[i.name] for i in access.indices if isinstance(i, Var))
 
 
+def _symmetries(
+    cascade: Cascade, sizes: dict[str, int], points: list[Point], terms: dict[Point, list[frozenset[Point]]]
+) -> Iterator[Symmetry]:
+    """Yield every renaming of the coordinates of every rank: nothing but their equality matters."""
+    number = {p: i for i, p in enumerate(points)}
+    ranks = sorted(r for r in sizes if r in cascade.rank_names)
+    for orders in itertools.product(*(itertools.permutations(range(sizes[r])) for r in ranks)):
+        renamed = dict(zip(ranks, orders, strict=True))
+
+        def image(p: Point, renamed: dict[str, tuple[int, ...]] = renamed) -> Point:
+            axes = zip(cascade.signatures[p[0]].ranks, p[1], strict=True)
+            return p[0], tuple(renamed[r][i] for r, i in axes)
+
+        masks = []
+        for p in points:
+            there = terms.get(image(p), [])
+            moves = [there.index(frozenset(map(image, reads))) for reads in terms.get(p, ())]
+            masks.append(
+                tuple(
+                    sum(1 << to for k, to in enumerate(moves) if m >> k & 1) for m in range(1 << len(moves))
+                )
+            )
+        yield Symmetry(tuple(number[image(p)] for p in points), tuple(masks))
+
+
 def least_words(board: Game, words: int) -> int | None:
     """Return the least words moved with a buffer of some words, or None where nothing can be computed in it."""
-    start = _settled(board, {}, {})
-    best = {start[1]: start[0]}
-    heap = [(start[0], 0, start[1])]
-    ticket = itertools.count(1)
+    cost, start = _settled(board, {}, {})
+    start = _canonical(board, start)
+    best = {start: cost}
+    heap = [(cost + _at_least(board, start), -cost, start)]
     while heap:
-        cost, _, state = heapq.heappop(heap)
+        _, negative, state = heapq.heappop(heap)
+        cost = -negative
         if cost > best[state]:
             continue
-        chip, memory = state
-        if all(dict(memory).get(p) == board.full(p) for p in board.asked):
+        memory = dict(state[1])
+        if all(memory.get(p) == board.full[p] for p in _members(board.asked)):
             return cost
-        for more, following in _moves(board, dict(chip), dict(memory), words):
-            if cost + more < best.get(following, 10**9):
-                best[following] = cost + more
-                heapq.heappush(heap, (cost + more, next(ticket), following))
+        for more, following in _moves(board, dict(state[0]), memory, words):
+            reached, following = cost + more, _canonical(board, following)
+            if reached < best.get(following, math.inf):
+                best[following] = reached
+                heapq.heappush(heap, (reached + _at_least(board, following), -reached, following))
     return None
 
 
-def _moves(board: Game, chip: dict[Point, int], memory: dict[Point, int], words: int):
+def _canonical(board: Game, state: State) -> State:
+    return min((s.image(state[0]), s.image(state[1])) for s in board.symmetries)
+
+
+def _members(some: int) -> Iterator[int]:
+    while some:
+        low = some & -some
+        yield low.bit_length() - 1
+        some ^= low
+
+
+def _at_least(board: Game, state: State) -> int:
+    """Return words that are moved from a state on in any case: outputs to write, inputs to load for what is left.
+
+    A term that neither copy of a point has absorbed will have to be, and what it reads has to be on chip then.
+    """
+    chip, memory = dict(state[0]), dict(state[1])
+    missing, seen = 0, 0
+    unwritten = [p for p in _members(board.asked) if memory.get(p) != board.full[p]]
+    wanted = list(unwritten)
+    while wanted:
+        point = wanted.pop()
+        absorbed = chip.get(point, 0) | memory.get(point, 0)
+        for k, reads in enumerate(board.terms[point]):
+            if absorbed >> k & 1:
+                continue
+            missing |= reads & board.given
+            for other in _members(reads & ~board.given & ~seen):
+                seen |= 1 << other
+                if board.full[other] not in (chip.get(other), memory.get(other)):
+                    wanted.append(other)
+    return len(unwritten) + sum(1 for p in _members(missing) if p not in chip)
+
+
+def _moves(
+    board: Game, chip: dict[int, int], memory: dict[int, int], words: int
+) -> Iterator[tuple[int, State]]:
     """Yield what may be done next: bring or begin one point, for which another may have to leave."""
-    held: list[tuple[int, dict[Point, int], dict[Point, int]]] = [(0, chip, memory)]
+    held: list[tuple[int, dict[int, int], dict[int, int]]] = [(0, chip, memory)]
     if len(chip) == words:
         held = []
-        for point in chip:
+        for point, mask in chip.items():
             rest = {p: m for p, m in chip.items() if p != point}
             held.append((0, rest, memory))
-            if point not in board.given and chip[point] and memory.get(point) != chip[point]:
-                held.append((1, rest, memory | {point: chip[point]}))
+            if mask and memory.get(point) != mask:
+                held.append((1, rest, memory | {point: mask}))
     for cost, inside, behind in held:
-        for point in board.given - inside.keys():
-            yield _after(board, cost + 1, inside | {point: 0}, behind)
-        for point in behind.keys() - inside.keys():
-            if point not in board.asked or behind[point] != board.full(point):
-                yield _after(board, cost + 1, inside | {point: behind[point]}, behind)
-        done = {p for p, mask in inside.items() if p in board.given or mask == board.full(p)}
-        for point in board.terms.keys() - inside.keys():
+        for point in _members(board.given):
+            if point not in inside:
+                yield _after(board, cost + 1, inside | {point: 0}, behind)
+        for point, mask in behind.items():
+            if point not in inside and not (board.asked >> point & 1 and mask == board.full[point]):
+                yield _after(board, cost + 1, inside | {point: mask}, behind)
+        done = _done(board, inside)
+        for point, terms in enumerate(board.terms):
             # To begin what nothing can be added to yet would only take room.
-            unwritten = behind.get(point) != board.full(point) or point not in board.asked
-            if unwritten and any(reads <= done for reads in board.terms[point]):
+            if (
+                not terms
+                or point in inside
+                or (board.asked >> point & 1 and behind.get(point) == board.full[point])
+            ):
+                continue
+            if any(reads & done == reads for reads in terms):
                 yield _after(board, cost, inside | {point: 0}, behind)
 
 
-def _after(board: Game, cost: int, chip: dict[Point, int], memory: dict[Point, int]):
+def _done(board: Game, chip: dict[int, int]) -> int:
+    """Return the points on chip that may be read; an input is full as it is."""
+    return sum(1 << p for p, mask in chip.items() if mask == board.full[p])
+
+
+def _after(board: Game, cost: int, chip: dict[int, int], memory: dict[int, int]) -> tuple[int, State]:
     more, state = _settled(board, chip, memory)
     return cost + more, state
 
 
-def _settled(board: Game, chip: dict[Point, int], memory: dict[Point, int]) -> tuple[int, tuple[Held, Held]]:
+def _settled(board: Game, chip: dict[int, int], memory: dict[int, int]) -> tuple[int, State]:
     """Return a state in which each point on chip has absorbed what it can; finished outputs are written once."""
     cost, changed = 0, True
-    chip, memory = dict(chip), dict(memory)
     while changed:
         changed = False
-        done = {p for p, mask in chip.items() if p in board.given or mask == board.full(p)}
+        done = _done(board, chip)
         for point, mask in list(chip.items()):
-            for k, reads in enumerate(board.terms.get(point, ())):
-                if not mask >> k & 1 and reads <= done:
+            for k, reads in enumerate(board.terms[point]):
+                if not mask >> k & 1 and reads & done == reads:
                     mask |= 1 << k
                     chip[point], changed = mask, True
-        for point in board.asked & chip.keys():
-            if chip[point] == board.full(point) and memory.get(point) != chip[point]:
-                memory[point] = chip[point]
+        for point, mask in list(chip.items()):
+            if board.asked >> point & 1 and mask == board.full[point] and memory.get(point) != mask:
+                memory = memory | {point: mask}
                 cost += 1
-                if point not in board.read:
+                if not board.read >> point & 1:
                     del chip[point]
-    return cost, (frozenset(chip.items()), frozenset(memory.items()))
+    return cost, (tuple(sorted(chip.items())), tuple(sorted(memory.items())))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import sympy
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from pebbles import game, least_words
 from small_cascades import GEMM, NORM
@@ -32,11 +32,18 @@ S[p] = SN[m, p]
         (GEMM, {"M": 2, "P": 2, "E": 1}, 4, 8, True),
         (GEMM, {"M": 2, "P": 1, "E": 2}, 3, 9, False),
         (GEMM, {"M": 2, "P": 1, "E": 2}, 4, 8, True),
+        (GEMM, {"M": 2, "P": 2, "E": 2}, 3, 17, False),
+        (GEMM, {"M": 2, "P": 2, "E": 2}, 4, 14, False),
+        (GEMM, {"M": 2, "P": 2, "E": 2}, 5, 13, False),
+        (GEMM, {"M": 2, "P": 2, "E": 2}, 6, 12, True),
         (NORM, {"M": 3, "P": 1}, 3, 8, False),
         (NORM, {"M": 3, "P": 1}, 4, 7, False),
         (NORM, {"M": 4, "P": 1}, 4, 10, False),
         (SCORES, {"E": 1, "M": 2, "P": 1}, 3, 9, False),  # the pairs hardly fit, and everything comes again
         (SCORES, {"E": 1, "M": 2, "P": 1}, 4, 4, True),
+        (SCORES, {"E": 1, "M": 3, "P": 1}, 4, 8, False),
+        (SCORES, {"E": 2, "M": 2, "P": 1}, 4, 7, True),
+        (zoo.text("attention_3pass"), {"E": 1, "F": 1, "M": 2, "P": 1}, 4, 6, True),
     ],
 )
 def test_no_schedule_at_all_moves_less(
@@ -66,7 +73,8 @@ SIZES = st.fixed_dictionaries({r: st.integers(2, 60) for r in ("E", "F", "M", "P
 
 
 @pytest.mark.parametrize("name", ["attention_3pass", "attention_softcap"])
-@settings(max_examples=8, deadline=None)
+# Without shrinking: each example takes sympy a while, and sizes say as they are which formula is wrong.
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(sizes=SIZES, word=st.sampled_from([1, 2, 4]), buffer=st.integers(4, 256))
 @example(sizes={"E": 2, "F": 2, "M": 33, "P": 2}, word=2, buffer=64)  # causal: two keys of 33 are ever needed
 def test_formulas_are_the_numbers_at_any_sizes(
