@@ -37,7 +37,8 @@ def simulate(
     Args:
         cascade: the algorithm.
         sizes: by rank, batch ranks included; ints, or NumPy arrays of many design points at once; or a text such as
-            `BERT/64K`.
+            `BERT/64K,M0=128`. A tile of the cascade's own split (M0) wins over that of the mapping, unless it is the
+            one that `parse_sizes` fills in where nobody states it.
         hardware: a spatial chip.
         mapping: loops, what is kept where, and the schedule.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,11 @@ import numpy as np
 from einsum_cascade.analysis.predicates import conjuncts, is_static
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import CascadeError, MappingError
-from einsum_cascade.sizes import BATCH_RANKS, parse_sizes
+from einsum_cascade.sizes import BATCH_RANKS, parse_sizes, stated_parts
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
-from ..identity import remembered
+from ..identity import Same, remembered
 from .access import Usage, Use, run, run_masked, with_identities
 from .cuts import exact
 from .initial import FirstValue, first_usages, first_values
@@ -77,7 +78,8 @@ def plan(
 
     Args:
         cascade: the algorithm.
-        sizes: by rank, batch ranks included.
+        sizes: by rank, batch ranks included; or a text. A tile of the cascade's own split (M0) wins over that of the
+            mapping where it is not the one that `parse_sizes` would fill in.
         hardware: a spatial chip.
         mapping: loops, what is kept where, and the schedule.
         checked: False leaves out the check of capacities.
@@ -90,7 +92,8 @@ def plan(
     if not isinstance(mapping, SpatialMapping):
         raise MappingError(f"simulate needs a spatial mapping; {getattr(mapping, 'name', mapping)} is none")
     if isinstance(sizes, str):
-        sizes = parse_sizes(sizes)
+        sizes = parse_sizes(sizes, cascade)
+    mapping = _with_stated_tiles(cascade, sizes, mapping)
     cascade = with_copies(cascade, mapping.nest.recompute, where=mapping.name or "mapping")
     batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
     layout = lower(cascade, hardware, mapping, batch)
@@ -114,6 +117,24 @@ def plan(
     if checked:
         _check_capacity(found)
     return _noted(_masked(found), cascade)
+
+
+def _with_stated_tiles(cascade: Cascade, sizes: Sizes, mapping: SpatialMapping) -> SpatialMapping:
+    """Return a mapping with the tiles of a cascade's own splits that the sizes state."""
+    named = {p for parts in cascade.splits.values() for p in parts if p in mapping.nest.sizes}
+    if named.isdisjoint(sizes) or not all(isinstance(v, int) for v in sizes.values()):
+        return mapping
+    own = tuple((rank, sizes[rank]) for rank in cascade.rank_names if rank in sizes)
+    return _stating(Same(cascade), own, Same(mapping))
+
+
+@functools.lru_cache(maxsize=512)
+def _stating(
+    cascade: Same[Cascade], sizes: tuple[tuple[str, int], ...], mapping: Same[SpatialMapping]
+) -> SpatialMapping:
+    nest = mapping.it.nest
+    stated = {p: n for p, n in stated_parts(cascade.it, dict(sizes)).items() if p in nest.sizes}
+    return replace(mapping.it, nest=replace(nest, sizes={**nest.sizes, **stated})) if stated else mapping.it
 
 
 def _held(layout: Layout, sizes: SizeTable, chip: SpatialChip, spills: Shares) -> dict[str, Count]:

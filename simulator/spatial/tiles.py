@@ -28,7 +28,7 @@ def settle(
 ) -> SizeTable:
     """Return the sizes of all ranks and parts.
 
-    A tile that the mapping states wins over one in `sizes`: M0 is the mapping's affair, M the user's.
+    A tile that the mapping states wins over one in `sizes`, which may have been filled in: M0 is the mapping's affair.
 
     Args:
         layout: the cascade on the chip.

@@ -250,6 +250,17 @@ def test_sizes_of_a_user():
     )
 
 
+def test_a_tile_that_a_user_states():
+    machine, mapping = load_hardware("fusemax"), mappings.load("fusemax")
+    plain = simulate(ATTENTION, "BERT/1K", machine, mapping)
+    wanted = simulate(ATTENTION, "BERT/1K", machine, mappings.load("fusemax", {"M0": 128}))
+    for stated in ("BERT/1K,M0=128", "BERT/1K,M1=8"):
+        for sizes in (stated, parse_sizes(stated, ATTENTION)):
+            found = simulate(ATTENTION, sizes, machine, mapping)
+            assert found.tiles["M0"] == 128
+            assert found.latency_s == wanted.latency_s > plain.latency_s
+
+
 def test_printing():
     found = simulate(ATTENTION, at(4096), load_hardware("fusemax"), mappings.load("fusemax"))
     assert "bound by" in str(found)
