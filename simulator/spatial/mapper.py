@@ -11,6 +11,7 @@ from einsum_cascade.analysis.bounds import bounds
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import variable_of
 from einsum_cascade.errors import MappingError, nearest
+from einsum_cascade.sizes import stated_parts
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
@@ -59,7 +60,8 @@ def find_mapping(
 
     Args:
         cascade: the algorithm.
-        sizes: by rank, batch ranks included.
+        sizes: by rank, batch ranks included. A part of a rank that the cascade itself splits (M0 of M = M1 * M0) is
+            searched too, unless it differs from what would be taken without a word.
         chip: the machine.
         objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy.
         effort: structures of loops to count, roughly; short cascades need fewer, and long ones are searched with less
@@ -82,7 +84,7 @@ def find_mapping(
     tolerance = 1 + slack if objective == "latency_s" else 1.0
     found, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
     mapping = write(cascade, found.settled, found.path, "found")
-    estimate = simulate(cascade, found.settled, chip, mapping)
+    estimate = simulate(cascade, sizes, chip, mapping)
     gap = _gap(float(estimate.traffic_bytes), least_traffic_bytes(cascade, found.settled, chip))
     return Found(mapping, estimate, gap, evaluated, time.perf_counter() - begin)
 
@@ -187,7 +189,7 @@ def _settled(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> I
         steps = [p for p in parts if variable_of(p) in iterated]
         if len(parts) == 2 and len(steps) == 1:
             inner[whole] = steps[0], next(p for p in parts if p not in steps)
-    if not inner:
+    if not inner or stated_parts(cascade, sizes):
         yield sizes
         return
     axis = min(extent for array in chip.arrays.values() for extent in array.shape)
