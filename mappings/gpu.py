@@ -16,7 +16,7 @@ from .reader import build, read_yaml
 LIBRARY = Path(__file__).parent / "library" / "gpu"
 
 ORDERS = ("longest_first", "launch", "shortest_first")
-COPIED = ("keys", "queries", "all")
+COPIED = ("keys", "queries", "all", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class TileMapping:
         cluster: neighbouring blocks of a head that share each reading of the key side from the L2 cache (multicast, or
             a matrix instruction of two multiprocessors).
         splits: this kernel splits keys where its mapping says `split_keys`; False for another kernel of the family.
+        pack: whether heads of a group are packed, in place of the mapping's word, for another kernel of the family.
         head_dim, targets, dtypes, window, causal: the condition; an empty one always holds, the first tile that
             holds is taken. `head_dim` is the largest one served.
     """
@@ -120,6 +121,7 @@ class TileMapping:
     tensor_share: float = 1.0
     cluster: int = 1
     splits: bool = True
+    pack: bool | None = None
     head_dim: int = 0
     targets: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
@@ -158,7 +160,7 @@ class CacheCopy:
 
     Attributes:
         works_on: what it costs an SM for: elements of the "keys" and values; of the "queries", which it brings into
-            place with them; of "all" three.
+            place with them; of "all" three; of "none", where the timed call leaves the cache alone.
         least, most: elements of a token's keys, and as many of its values, below which a token costs no less, above
             which it costs no more: a warp or a block of threads a token; 0 for no limit.
         converts: a cache narrower than the queries is written out in their type before attention reads it.
@@ -188,6 +190,8 @@ class KernelMapping:
         skips_window: tiles outside the window are not visited.
         skips_causal: tiles above the diagonal are not visited.
         split_keys: few query tiles are spread over the chip by splitting the keys (split-KV decode).
+        narrow: targets on which queries are brought to the type of a narrower cache and the products run in it.
+        reads_given: the kernel reads the keys that the call brings, in the queries' type, and not the cache.
         appends: the timed call also copies the new keys and values into the cache.
         copies: how it does that; the first that serves the target is taken.
         order: in which order blocks are handed out.
@@ -219,6 +223,8 @@ class KernelMapping:
     skips_window: bool = True
     skips_causal: bool = True
     split_keys: bool = False
+    narrow: tuple[str, ...] = ()
+    reads_given: bool = False
     appends: bool = False
     copies: tuple[CacheCopy, ...] = ()
     order: str = "longest_first"
@@ -248,6 +254,16 @@ class KernelMapping:
             )
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
+
+    def products(self, *, target: str, dtype: str, kv_dtype: str) -> str:
+        """Return the operand type of the products: that of the queries, or of a narrower cache.
+
+        >>> find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3").products(
+        ...     target="sm_90", dtype="bf16", kv_dtype="fp8"
+        ... )
+        'fp8'
+        """
+        return kv_dtype if kv_dtype.startswith("fp8") and target in self.narrow else dtype
 
     def copy(self, target: str) -> CacheCopy:
         """Return how the kernel's framework copies into the cache on a target."""

@@ -26,19 +26,19 @@ _UNLIKE_HEAD_DIM = 0.7  # per factor of two
 # Weights fall by a factor of e over as many units as the likest entry is away: an entry of the key's own rules alone,
 # while for an unseen device many moderately like entries say more than the likest one.
 _LEAST_REACH = 0.1
-_SPREAD_NEAR = {"scalar": 0.25, "launch_s": 0.12, "block_cycles": 0.20, "memory": 0.15, "copy_cycles": 0.25}
+_SPREAD_NEAR = {"scalar": 0.25, "launch_s": 0.12, "block_cycles": 0.35, "memory": 0.08, "copy_cycles": 0.25}
 _SPREAD_PER_UNIT = {
     "scalar": 0.20,
     "launch_s": 0.20,
-    "block_cycles": 0.20,
-    "memory": 0.12,
+    "block_cycles": 0.35,
+    "memory": 0.03,
     "copy_cycles": 0.20,
 }
 _NOTHING_KNOWN = (
     (0.6, 0.4),
     (3e-6, 0.6),
     (2500.0, 0.7),
-    (0.8, 0.25),
+    (0.8, 0.12),
     (0.5, 1.0),
 )  # value, log spread of each
 _OWN = 1.5  # an entry less unlike than this is of the same device or of its next of kin

@@ -69,9 +69,10 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
         exact: schedule few blocks event by event; else by the closed form, for sweeps.
     """
     gpu = launch.gpu
-    tile_s = launch.tile_times.bound / (gpu.clock_hz * efficiency.scalar)
+    tile_s = launch.tile_times.seconds(gpu.clock_hz, efficiency.scalar)
     tiles_s = launch.tiles_of_block * tile_s + launch.mask_cycles_of_block / gpu.clock_hz
-    costs = efficiency.block_cycles / gpu.clock_hz + tiles_s * launch.crowding[:, None]
+    ends_s = efficiency.block_cycles / gpu.clock_hz + _ends_seconds(launch, efficiency.scalar)
+    costs = ends_s[:, None] + tiles_s * launch.crowding[:, None]
     costs = np.where(launch.runs > 0, costs, 0.0)
     compute = _schedule(launch, costs, exact=exact)
     work = (costs * launch.blocks_of_run).sum(axis=1) / (launch.slots * compute)
@@ -101,6 +102,19 @@ def memory_seconds(launch: Launch, moved: Floats) -> Floats:
     gpu = launch.gpu
     held = 1.0 / (1.0 + (launch.footprint / gpu.l2_bytes) ** 4)
     return moved * (held / gpu.l2_bandwidth_bytes_per_s + (1.0 - held) / gpu.memory_bandwidth_bytes_per_s)
+
+
+def _ends_seconds(launch: Launch, scalar: float) -> Floats:
+    """Return what a block takes at its two ends, where nothing overlaps.
+
+    It loads its queries and stores its outputs at its SM's share of the L2 rate, while other blocks of the same SM go
+    on; the softmax of its first tile waits for the first product, and the last product for the last softmax.
+    """
+    gpu, tile = launch.gpu, launch.tile_times
+    of_block = launch.bytes_of_queries / (launch.blocks * launch.resident)
+    alone_s = (tile.serial - tile.bound) / (gpu.clock_hz * scalar)
+    out: Floats = of_block * gpu.sms / gpu.l2_bandwidth_bytes_per_s + alone_s
+    return out
 
 
 def _longest_first(costs: Floats, counts: Floats) -> tuple[Floats, Floats]:

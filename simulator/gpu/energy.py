@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..hardware.gpu import EnergyRates, Gpu
 from .launch import Launch
+from .tile import READ_TOGETHER
 
 Floats = NDArray[np.float64]
 
@@ -118,7 +119,7 @@ def _dynamic_j(launch: Launch, rates: EnergyRates) -> Floats:
     gpu, cycles = launch.gpu, dict(launch.tile_times.pipes)
     tensor = cycles["tensor"] * gpu.tensor.of(launch.dtype) * launch.tile.tensor_share
     vector = cycles["fma"] * gpu.fma_per_cycle + cycles["alu"] * gpu.alu_per_cycle
-    l2_per_cycle = gpu.l2_bandwidth_bytes_per_s / (gpu.sms * gpu.clock_hz)
+    l2_per_cycle = READ_TOGETHER * gpu.l2_bandwidth_bytes_per_s / (gpu.sms * gpu.clock_hz)
     # An operand half as wide costs half: fp8 runs at twice the rate within the same power.
     width = gpu.tensor.of("bf16") / gpu.tensor.of(launch.dtype)
     tile_j = (

@@ -19,10 +19,10 @@ from .launch import Launch
 Floats = NDArray[np.float64]
 
 # Log error of a calibration row, of the model and of the measurement together (repeated runs differ by 3.6 %).
-_ROW_SPREAD = 0.12
+_ROW_SPREAD = 0.08
 # How far two keys of one device are apart. Chosen after looking at the serving rows of A100, H100, B200 and L40S, three
 # rows a set, each device's own entries left out of the table.
-_APART = {"mapping": 2.0, "framework": 1.0, "version": 0.3, "kernel": 1.0, "dtype": 0.7, "kv_dtype": 0.7}
+_APART = {"mapping": 2.0, "framework": 1.0, "version": 0.3, "kernel": 1.0, "dtype": 0.7, "kv_dtype": 0.3}
 _APART_HEAD_DIM = 0.7  # per factor of two
 # The part of a deviation that two keys share at the most, falling by a factor of e over the reach. Chosen after looking
 # at the same rows.

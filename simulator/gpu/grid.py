@@ -95,6 +95,7 @@ def _scaled(one: Launch, many: np.ndarray[Any, np.dtype[np.float64]]) -> Launch:
         flops=one.flops * many,
         bytes_moved=one.bytes_moved * many,
         bytes_appended=one.bytes_appended * many,
+        bytes_of_queries=one.bytes_of_queries * many,
         elements_appended=one.elements_appended * many,
         footprint=one.footprint * many,
     )

@@ -37,8 +37,9 @@ class Launch:
             `counts`: shape (3, n), full, masked and skipped tiles of the whole call.
         copies: shape (n,), how often the runs occur (batch and heads); `parts`: into how many the keys are split.
         most: blocks that an SM can hold; `resident`: shape (n,), blocks that share one.
-        flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself and of the
-            copy of keys and values into the cache; `elements_appended`: what that copy works through.
+        flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself, of the copy of
+            keys and values into the cache, and of queries and outputs; `elements_appended`: what that copy works
+            through.
     """
 
     gpu: Gpu
@@ -60,6 +61,7 @@ class Launch:
     flops: Floats
     bytes_moved: Floats
     bytes_appended: Floats
+    bytes_of_queries: Floats
     elements_appended: Floats
     footprint: Floats
 
@@ -126,9 +128,9 @@ def launch(
     first = calls[0]
     require_fit(gpu, tile, head_dim=first.head_dim, dtype=first.dtype)
     per_score = mapping.per_score if direction == "fwd" else mapping.backward
-    timed = tile_time(
-        gpu, tile, head_dim=first.head_dim, dtype=first.dtype, per_score=per_score, kv_dtype=first.kv_dtype
-    )
+    products = mapping.products(target=gpu.target, dtype=first.dtype, kv_dtype=first.kv_dtype)
+    read = "" if mapping.reads_given else first.kv_dtype
+    timed = tile_time(gpu, tile, head_dim=first.head_dim, dtype=products, per_score=per_score, kv_dtype=read)
     work = _work(calls, gpu, mapping=mapping, tile=tile, direction=direction)
     moved, appended, footprint = _bytes(calls, mapping, tile, gpu.target, direction)
     return Launch(
@@ -142,6 +144,7 @@ def launch(
         flops=np.array([_flops(c, mapping, tile, per_score.tensor) for c in calls]),
         bytes_moved=moved,
         bytes_appended=appended,
+        bytes_of_queries=np.array([c.query_bytes() for c in calls]),
         elements_appended=np.array([_copied(c, mapping, gpu.target) for c in calls]),
         footprint=footprint,
         **work,
@@ -152,6 +155,8 @@ def _work(
     calls: Sequence[Call], gpu: Gpu, *, mapping: KernelMapping, tile: TileMapping, direction: str
 ) -> _Work:
     """Return the tiles of every block, merged into runs, and how the blocks share the chip."""
+    if tile.pack is not None:
+        mapping = replace(mapping, pack=tile.pack)
     most = blocks_per_sm(gpu, tile)
     visits = _visits(calls, mapping, tile, direction)
     heads = [c.key_heads if mapping.pack and direction == "fwd" else c.heads for c in calls]
@@ -193,7 +198,7 @@ def _bytes(
     cache = np.array([c.key_bytes() for c in calls])
     extra = np.array([extra_bytes(c, mapping, tile) for c in calls])
     moved = scale * (np.array([c.query_bytes() for c in calls]) + cache + extra)
-    if not mapping.appends:
+    if not mapping.appends or mapping.copy(target).works_on == "none":
         return moved, np.zeros(len(calls)), moved
     given = np.array([c.key_bytes(stored=False) + c.converted_bytes() for c in calls])
     # Queries that are brought into place are moved, but need no more room in the L2 cache.
@@ -206,9 +211,9 @@ def _bytes(
 
 def _copied(call: Call, mapping: KernelMapping, target: str) -> float:
     """Return the elements that the copy into the cache works through."""
-    if not mapping.appends:
-        return 0.0
     copy = mapping.copy(target)
+    if not mapping.appends or copy.works_on == "none":
+        return 0.0
     queries = call.query_elements() if copy.works_on != "keys" else 0.0
     keys = call.new_elements(least=copy.least, most=copy.most) if copy.works_on != "queries" else 0.0
     return queries + keys

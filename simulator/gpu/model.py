@@ -150,7 +150,7 @@ def lay(
     kind: dict[str, Any] = {
         "head_dim": first.head_dim,
         "target": gpu.target,
-        "dtype": first.dtype,
+        "dtype": mapping.products(target=gpu.target, dtype=first.dtype, kv_dtype=first.kv_dtype),
         "causal": first.causal,
         "window": first.windowed,
         "direction": direction,
