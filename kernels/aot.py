@@ -21,7 +21,7 @@ from typing import Any
 from einsum_cascade.errors import KernelError, nearest
 
 from . import registry, sass, tileir
-from .tiles import Tile, row_of
+from .tiles import Tile, shipped
 
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16"}
@@ -130,21 +130,31 @@ def compile_build(build: Build, target: str) -> Resources:
         KernelError: Triton is absent or was loaded as an interpreter, or the compiler refuses.
     """
     done, version = _compiled(build, target_number(target))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(done.asm["cubin"])
-        usage = _tool("cuobjdump", "--dump-resource-usage", path)
-        text = _tool("nvdisasm", "-c", path)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    if found is None:
-        raise KernelError(f"{build.kernel}: cuobjdump reported no registers: {usage.strip()[:200]}")
+    registers, stack_bytes = usage(done.asm["cubin"])
+    text = _read(done.asm["cubin"], "nvdisasm", "-c")
     return Resources(
         build.kernel, build.variant, target, build.dtype, build.head_dim, build.tile,
-        registers=int(found[1]), shared_bytes=done.metadata.shared, stack_bytes=int(found[2]),
+        registers=registers, shared_bytes=done.metadata.shared, stack_bytes=stack_bytes,
         loops=sass.loops(text), totals=sass.totals(text), compiler=f"triton {version}",
         work=tileir.heaviest(tileir.steps(done.asm["ttir"])),
         tensor_memory_columns=getattr(done.metadata, "tmem_size", 0) or 0, fingerprint=fingerprint(build.function),
     )  # fmt: skip
+
+
+def usage(cubin: bytes) -> tuple[int, int]:
+    """Return registers and bytes of stack that a thread of a compiled kernel takes."""
+    text = _read(cubin, "cuobjdump", "--dump-resource-usage")
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    if found is None:
+        raise KernelError(f"cuobjdump reported no registers: {text.strip()[:200]}")
+    return int(found[1]), int(found[2])
+
+
+def _read(cubin: bytes, tool: str, option: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        return _tool(tool, option, path)
 
 
 def _compiled(build: Build, capability: int) -> tuple[Any, str]:
@@ -235,8 +245,10 @@ def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Bui
         make = registry.load(entry.build)
         for dtype, head_dim, variant in itertools.product(SHIPPED_DTYPES, entry.head_dims, entry.variants):
             windowed, word_bytes = "window" in variant, WORD_BYTES[dtype]
-            row = row_of(entry.name, head_dim=head_dim, word_bytes=word_bytes, target=number, window=windowed)
-            if row.compiled and row.head_dim == head_dim:
+            key = (entry.name, number, head_dim, word_bytes)
+            rows = [r for r in shipped() if (r.kernel, r.target, r.head_dim, r.word_bytes) == key]
+            row = max((r for r in rows if r.window <= windowed), key=lambda r: r.window, default=None)
+            if row is not None and row.compiled:
                 yield make(row.tile, head_dim=head_dim, dtype=dtype, variant=variant)
 
 

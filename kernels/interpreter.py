@@ -81,11 +81,34 @@ def round_to_bfloat16(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
-def _exact_bfloat16(stack: ExitStack) -> None:
-    """Give the interpreter bfloat16 arithmetic for as long as the stack is open.
+def round_to_tf32(values: np.ndarray) -> np.ndarray:
+    """Return float32 rounded to the 10 bits of mantissa of TF32, ties away from zero, as `cvt.rna.tf32.f32` does.
 
-    Triton's interpreter keeps bfloat16 as bit patterns, multiplies those as integers in `dot`, and truncates where the
-    hardware rounds.
+    >>> float(round_to_tf32(np.array([1.0 + 2.0**-11], np.float32))[0]) - 1.0 == 2.0**-10
+    True
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def tf32_product(a: np.ndarray, b: np.ndarray, *, three: bool) -> np.ndarray:
+    """Return the float32 product of two matrices as tensor cores form it from TF32.
+
+    Args:
+        three: of two TF32 words for each operand, the three products that matter, instead of one product.
+    """
+    large = [round_to_tf32(x) for x in (a, b)]
+    if not three:
+        return large[0] @ large[1]
+    small = [round_to_tf32(x - y) for x, y in zip((a, b), large, strict=True)]
+    return small[0] @ large[1] + large[0] @ small[1] + large[0] @ large[1]
+
+
+def _hardware_words(stack: ExitStack) -> None:
+    """Give the interpreter the bfloat16 and TF32 arithmetic of the hardware for as long as the stack is open.
+
+    Triton's interpreter keeps bfloat16 as bit patterns, multiplies those as integers in `dot`, truncates where the
+    hardware rounds, and multiplies float32 exactly whatever precision a kernel asks for.
     """
     import triton.language as tl
     from triton.runtime import interpreter
@@ -101,10 +124,13 @@ def _exact_bfloat16(stack: ExitStack) -> None:
             return handle(round_to_bfloat16(src.data), tl.bfloat16)
         return plain_cast(self, src, dst_type)
 
-    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+    def dot(self: Any, a: Any, b: Any, added: Any, precision: Any, *rest: Any) -> Any:
         if a.dtype.scalar == tl.bfloat16:
             a, b = (handle(widen_bfloat16(x.data), tl.float32) for x in (a, b))
-        return plain_dot(self, a, b, *rest)
+        elif a.dtype.scalar == tl.float32 and precision.name in ("TF32", "TF32x3"):
+            product = tf32_product(a.data, b.data, three=precision.name == "TF32x3")
+            return handle(product + added.data, added.dtype.scalar)
+        return plain_dot(self, a, b, added, precision, *rest)
 
     stack.enter_context(mock.patch.object(cls, "cast_impl", cast))
     stack.enter_context(mock.patch.object(cls, "create_dot", dot))
@@ -128,7 +154,7 @@ def interpreting() -> Iterator[None]:
         for module, attribute, value in _swappable():
             stack.enter_context(mock.patch.object(module, attribute, _twin(value.fn)))
         _patched_language(stack)
-        _exact_bfloat16(stack)
+        _hardware_words(stack)
         # Infinities and NaNs are ordinary values of a masked tile; NumPy would warn of each.
         stack.enter_context(np.errstate(all="ignore"))
         yield

@@ -107,7 +107,6 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                     "dense": {},
                     "causal": _CAUSAL,
                     "causal window": _WINDOW,
-                    "causal window modified": _WINDOW,
                 },
             ),
             KernelEntry(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from .aot import Resources
     from .check import Outcome
+    from .offline import Launch
     from .plans import Plan
     from .probe import Assessment
     from .tuning import Quality, Ranked
@@ -47,6 +48,34 @@ def check_rows(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[Any]]]
     """Return column heads and rows of the outcomes, for people."""
     columns = ["case", "error", "limit", "ok"]
     return columns, [[f"{o.kernel} ({o.how}): {o.case}", o.error, o.limit, o.ok] for o in outcomes]
+
+
+Launched = Sequence[tuple[str, str, Sequence["Launch"]]]
+
+
+def launch_document(found: Launched) -> dict[str, Any]:
+    """Return compiled launches as one JSON document."""
+    rows = [
+        {
+            "kernel": kernel, "case": case, "function": r.function, "registers": r.registers,
+            "stack_bytes": r.stack_bytes, "shared_bytes": r.shared_bytes, "ok": r.ok,
+        }
+        for kernel, case, launches in found
+        for r in launches
+    ]  # fmt: skip
+    failed = sum(not row["ok"] for row in rows)
+    return {"ok": not failed, "launches": len(rows), "failed": failed, "cases": rows}
+
+
+def launch_rows(found: Launched) -> tuple[list[str], list[list[Any]]]:
+    """Return column heads and rows of compiled launches, for people."""
+    columns = ["case", "function", "regs", "KiB", "stack", "ok"]
+    rows = [
+        [f"{kernel}: {case}", r.function, r.registers, r.shared_bytes // 1024, r.stack_bytes, r.ok]
+        for kernel, case, launches in found
+        for r in launches
+    ]
+    return columns, rows
 
 
 def resource_row(r: Resources) -> dict[str, Any]:
@@ -242,16 +271,21 @@ def store_path() -> Path:
 def store_resources(found: Iterable[Resources], path: Path | None = None) -> Path:
     """Write the resources into the stored table and return its path.
 
-    They take the place of all older rows of the same kernels and targets, so that no tile lingers that is no longer
-    shipped.
+    Each takes the place of whatever tile stood for its kernel, variant, target, word and head size; rows of variants
+    that no kernel has any more are dropped.
     """
+    from . import registry
+
     path = path or store_path()
+    slot = KEY[:5]
     new = [{k: str(v) for k, v in resource_row(r).items()} for r in found]
-    replaced = {(row["kernel"], row["target"]) for row in new}
+    replaced = {tuple(row[k] for k in slot) for row in new}
+    known = {(e.name, variant) for e in registry.entries() for variant in e.variants}
     rows: list[dict[str, str]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [r for r in csv.DictReader(file) if (r["kernel"], r["target"]) not in replaced]
+            rows = [r for r in csv.DictReader(file) if (r["kernel"], r["variant"]) in known]
+        rows = [r for r in rows if tuple(r[k] for k in slot) not in replaced]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -107,7 +107,11 @@ def pick(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bo
 
 
 def row_of(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bool = False) -> Shipped:
-    """Return the whole row of `pick`."""
+    """Return the whole row of `pick`.
+
+    Raises:
+        KernelError: no row fits.
+    """
     rows = [r for r in shipped() if r.kernel == kernel]
     if not rows:
         raise KernelError(f"no tiles for kernel '{kernel}': {nearest(kernel, {r.kernel for r in shipped()})}")
@@ -127,29 +131,22 @@ def row_of(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: 
 def choose(
     kernel: str, *, head_dim: int, dtype: torch.dtype, device: torch.device, window: bool = False
 ) -> Tile:
-    """Return the shipped tile for a device, or a small one for the interpreter.
-
-    Rows that are no multiple of 16 words cannot be loaded in vectors and cost more registers: they take the tile of
-    the next larger head size.
-    """
+    """Return the shipped tile for a device, or a small one for the interpreter."""
     if device.type != "cuda":
         return Tile(*INTERPRETED)
     import torch
 
     major, minor = torch.cuda.get_device_capability(device)
-    return pick(
-        kernel,
-        head_dim=vectorised(head_dim),
-        word_bytes=dtype.itemsize,
-        target=10 * major + minor,
-        window=window,
-    )
+    target = 10 * major + minor
+    return fitting(kernel, head_dim=head_dim, word_bytes=dtype.itemsize, target=target, window=window)
 
 
-def vectorised(head_dim: int) -> int:
-    """Return the head size whose tile serves, by the vectors in which its rows can be loaded.
+def fitting(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bool = False) -> Tile:
+    """Return the shipped tile that serves a head size, whatever it is.
 
-    >>> vectorised(96), vectorised(40), vectorised(0)
-    (96, 128, 0)
+    Rows that are no multiple of 16 words cannot be loaded in vectors, which costs registers: such a head takes the tile
+    of the next larger size, and the one for windows where there is one.
     """
-    return head_dim if head_dim % 16 == 0 else 2 * (1 << (head_dim - 1).bit_length())
+    if head_dim % 16:
+        head_dim, window = 2 * (1 << (head_dim - 1).bit_length()), True
+    return pick(kernel, head_dim=head_dim, word_bytes=word_bytes, target=target, window=window)

@@ -53,6 +53,13 @@ def test_check_fails_with_exit_code_one(monkeypatch):
     assert not json.loads(result.stdout)["ok"]
 
 
+def test_checks_compiled_for_a_target():
+    document = json.loads(run("check", "merge_attention", "--target", "sm_90", "--json").stdout)
+    assert document["ok"]
+    assert document["launches"] == 2
+    assert {"registers", "stack_bytes", "shared_bytes", "function", "case"} <= set(document["cases"][0])
+
+
 def test_compile_reports_resources():
     found = json.loads(run("compile", "decode_attention", "--target", "sm_80", "--json").stdout)
     assert {"registers", "shared_bytes", "stack_bytes", "spills", "loops", "source"} <= set(found[0])
@@ -64,6 +71,7 @@ def test_compile_reports_resources():
     [
         (["check", "flash"], "kernel 'flash'"),
         (["check", "--device", "tpu"], "device 'tpu'"),
+        (["check", "--target", "sm_91"], "did you mean 'sm_90'"),
         (["compile", "--target", "sm_91"], "did you mean 'sm_90'"),
         (["compile", "nothing", "--target", "sm_90"], "kernel 'nothing'"),
         (["bench", "--out", "/does/not/exist/x.csv"], "there is no folder"),

@@ -8,7 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import attention, interpreter
+from kernels import attention, check, interpreter, primitives, registry
+from kernels.interpreter import tf32_product
 
 
 def language():
@@ -61,3 +62,24 @@ def test_bfloat16_conversion_is_torch_s():
     assert (
         interpreter.widen_bfloat16(ours) == torch.from_numpy(theirs).view(torch.bfloat16).float().numpy()
     )[number].all()
+
+
+def test_float32_products_are_those_of_tensor_cores():
+    """Three TF32 products keep float32's accuracy, one does not: 10 bits of mantissa are left of 23."""
+    generator = np.random.default_rng(0)
+    a, b = (generator.standard_normal((64, 64)).astype(np.float32) for _ in range(2))
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    three, one = (
+        np.abs(tf32_product(a, b, three=t) - exact).max() / np.abs(exact).max() for t in (True, False)
+    )
+    # Rounding of 64 products and their sum, some of 2^-24 each; of the operands, 2^-11 each.
+    assert three < 64 * 2.0**-24
+    assert 2.0**-15 < one < 2.0**-10
+
+
+def test_a_kernel_with_one_tf32_product_would_fail_its_check(monkeypatch):
+    entry = registry.find("reversed_attention")
+    case = next(c for c in registry.load(entry.cases)() if c.dtype == "fp32")
+    assert check.run_case(entry, case).ok
+    monkeypatch.setattr(primitives, "precision", lambda word_bytes: "tf32")
+    assert not check.run_case(entry, case).ok

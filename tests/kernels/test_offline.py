@@ -1,0 +1,63 @@
+"""Launches compiled as a GPU would, without one: the arguments of real calls, the shipped tiles, nothing spilled."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from einsum_cascade.errors import KernelError
+from kernels import offline, registry
+from kernels.attention import flash_attention
+from kernels.decode import decode_attention
+from kernels.registry import Case
+from kernels.tiles import Tile
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("decode_attention", {"splits": 3}),
+        ("merge_attention", {}),
+        ("selected_attention", {"causal": False}),
+        ("efficient_channel_gate", {}),
+        ("channel_attention", {}),
+    ],
+)
+def test_a_check_would_run_on_a_gpu(name, options):
+    """Those of few instructions; `cascade kernels check --target sm_90` is all of them."""
+    entry = registry.find(name)
+    case = next(c for c in registry.load(entry.cases)() if options.items() <= c.options.items())
+    found = offline.launches(entry, case, target="sm_90")
+    assert found
+    assert all(launch.ok for launch in found), found
+
+
+def test_a_head_that_is_no_multiple_of_16_takes_a_tile_that_does_not_spill():
+    """Its rows cannot be loaded in vectors: in the tile of 64 dimensions, 40 spilled."""
+    case = Case("bf16", {"heads": 1, "seq_q": 19, "seq_kv": 35, "head_dim": 40}, {"causal": True})
+    (launch,) = offline.launches(registry.find("flash_attention"), case, target="sm_90")
+    assert launch.ok
+    q = torch.zeros(1, 1, 35, 40, dtype=torch.bfloat16)
+    with offline.launching("sm_90") as made:
+        flash_attention(q, q, q, causal=True, tile=Tile(128, 64, 4, 3))
+    assert not offline._launch(*made[0], 2**20).ok
+
+
+def test_arguments_of_one_become_constants():
+    """One query of one head of one sequence: everything that is 1 is compiled in, as Triton does at a launch."""
+    q, k = torch.zeros(1, 1, 1, 64), torch.zeros(1, 1, 48, 64)
+    with offline.launching("sm_80") as made:
+        decode_attention(q, k, k, splits=1)
+    assert [name for name, _ in made] == ["decode_split", "merge_parts"]
+
+
+def test_what_does_not_fit_is_seen():
+    q = torch.zeros(1, 1, 64, 64, dtype=torch.bfloat16)
+    with offline.launching("sm_80") as made:
+        flash_attention(q, q, q, tile=Tile(16, 128, 4, 6))
+    assert not offline._launch(*made[0], most_shared_bytes=100 * 1024).fits
+
+
+def test_an_unknown_target_is_refused():
+    with pytest.raises(KernelError, match="sm_90"), offline.launching("sm_91"):
+        pass
