@@ -104,7 +104,6 @@ class Usage(NamedTuple):
 
     Attributes:
         outermost: True where no memory outside keeps the operand.
-        tile: words of the operand that the memory holds at a time.
         elided: first touches of an output's words, which need no read.
         instances: instances of the memory that are in use.
         spilled_from: the memory that should hold these words and has no room for them; else empty.
@@ -114,7 +113,6 @@ class Usage(NamedTuple):
     operand: Operand
     memory: str
     outermost: bool
-    tile: Count
     reads: Count
     fills: Count
     updates: Count
@@ -260,15 +258,16 @@ def _time(levels: Sequence[Level], moved: frozenset[str]) -> tuple[tuple[str, bo
 
 def run(use: Use, sizes: SizeTable) -> Usage:
     """Return the words that a use moves for some sizes."""
-    tile = words(use.tile, sizes.full)
     accesses = sizes[use.spread] * trips(use.inner, sizes)
     if use.below is not None:
         accesses = accesses * words(use.below, sizes)
     share: Count = 0 if use.outermost else words(use.brought, sizes) * trips(use.outer, sizes)
     if not use.spares_reads and not use.spares_fills:
-        return _usage(use, tile, accesses, share, 0, 0, sizes)
+        return Usage(
+            use.einsum, use.operand, use.memory, use.outermost, accesses, share, 0, 0, sizes[use.copies]
+        )
     first = _quotient(words(use.whole, sizes), sizes[use.above])
-    return _usage(use, tile, accesses, share, first, first, sizes)
+    return _with_first_touches(use, accesses, share, first, first, sizes[use.copies])
 
 
 def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
@@ -280,18 +279,17 @@ def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
     Raises:
         CascadeError: there are too many points to look at.
     """
-    tile = words(use.tile, sizes.full)
     piece = sizes[use.spread] * (1 if use.below is None else words(use.below, sizes))
     accesses = piece * _live_trips(use.inner, sizes, mask)
     brought = words(use.brought, sizes)
     share: Count = 0 if use.outermost else brought * _live_trips(use.outer, sizes, mask)
     reads = piece * _distinct(use.inner, sizes, mask) if use.spares_reads else 0
     fills = brought * _distinct(use.outer, sizes, mask) if use.spares_fills else 0
-    return _usage(use, tile, accesses, share, reads, fills, sizes)
+    return _with_first_touches(use, accesses, share, reads, fills, sizes[use.copies])
 
 
-def _usage(
-    use: Use, tile: Count, accesses: Count, share: Count, read_free: Count, fill_free: Count, sizes: SizeTable
+def _with_first_touches(
+    use: Use, accesses: Count, share: Count, read_free: Count, fill_free: Count, instances: Count
 ) -> Usage:
     """Return a usage from what passes inwards and outwards, and the first touches that need no read, and no fill."""
     output = use.operand.output
@@ -300,12 +298,11 @@ def _usage(
         use.operand,
         use.memory,
         use.outermost,
-        tile,
         accesses - read_free if use.spares_reads else accesses,
         share - fill_free if use.spares_fills and not use.outermost else share,
         accesses if output else 0,
         read_free if output else 0,
-        sizes[use.copies],
+        instances,
     )
 
 
@@ -354,6 +351,8 @@ def words(tile: Tile, sizes: SizeTable) -> Count:
     20
     """
     total = sizes[tile.parts]
+    if not tile.coupled:
+        return total
     for terms in tile.coupled:
         span: Count = 1
         points: Count = 1

@@ -19,12 +19,14 @@ class Effort:
     """The work of one Einsum, sizes left open.
 
     Attributes:
+        elements: of its array.
         paces: what its cycles are a sum of.
         energies: what the energy of the functional units is a sum of: joules at every setting of some temporal loops
             that leaves a point, in every element of some fan-out.
     """
 
     nest: Nest
+    elements: int
     live: Live
     paces: tuple[Pace, ...]
     energies: tuple[tuple[Mask | None, tuple[str, ...], tuple[str, ...], float], ...]
@@ -68,4 +70,4 @@ def effort(nest: Nest, chip: SpatialChip, live: Live = DENSE) -> Effort:
         each_j = cost(unit, node_nm=chip.node_nm, library=chip.library).read_j
         joules[key] = joules.get(key, 0.0) + each * each_j
     energies = tuple((*key, each_j) for key, each_j in joules.items())
-    return Effort(nest, live, paces(nest, array, live), energies)
+    return Effort(nest, array.elements, live, paces(nest, array, live), energies)

@@ -71,5 +71,5 @@ def first_usages(
     for first in found:
         moved = words(first.tile, sizes) * sizes[batch]
         reads, writes = (0, moved) if first.operand.output else (moved, 0)
-        out.append(Usage(first.einsum, first.operand, outermost, True, 0, reads, 0, writes, writes, 1))
+        out.append(Usage(first.einsum, first.operand, outermost, True, reads, 0, writes, writes, 1))
     return out

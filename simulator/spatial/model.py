@@ -22,7 +22,7 @@ from .lowering import Layout
 from .nest import Count, Dimension, Sizes
 from .planning import Moved, Place, Plan, count_all, gathered, moved_words, plan
 from .schedule import Timetable, timetable
-from .work import fill, greatest, operations, total, useful
+from .work import greatest, operations, total, useful
 
 __all__ = ["Plan", "assemble", "count_all", "gathered", "plan", "simulate"]
 
@@ -150,7 +150,7 @@ def _einsum_rows(
         nest, live = effort.nest, effort.live
         name = nest.einsum
         seconds = per_einsum[name] / chip.clock_hz
-        share = fill(nest, chip.arrays[nest.array], sizes) * useful(nest, sizes, live)
+        share = sizes[nest.width] / effort.elements * useful(nest, sizes, live)
         out.append(
             EinsumEstimate(
                 name=name,

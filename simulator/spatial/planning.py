@@ -225,8 +225,9 @@ def moved_words(settled: Plan) -> dict[Place, Moved]:
         return gathered(count_all(settled))
     sizes, live = settled.sizes, settled.live
     out: dict[Place, Moved] = {}
+    plain = not live and sizes.full is sizes
     for use, places in _alike(settled.layout):
-        usage = _counted_use(use, sizes, live.get(use.einsum, DENSE))
+        usage = run(use, sizes) if plain else _counted_use(use, sizes, live.get(use.einsum, DENSE))
         _add(out, usage, places)
     for usage in first_usages(settled.first, settled.chip.outermost, settled.layout.ranks.batch, sizes):
         _add(out, usage, ((usage.memory, usage.einsum),))

@@ -58,11 +58,6 @@ def cycles(nest: Nest, array: Array, sizes: SizeTable, live: Live = DENSE) -> Co
     return paced(paces(nest, array, live), sizes)
 
 
-def fill(nest: Nest, array: Array, sizes: SizeTable) -> Count:
-    """Return the fraction of the array's elements that the Einsum uses."""
-    return sizes[nest.width] / array.elements
-
-
 def useful(nest: Nest, sizes: SizeTable, live: Live = DENSE) -> Count:
     """Return the points of an Einsum as a fraction of the elements' share in the steps that are done."""
     if live.whole is None:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from einsum_cascade.expr import Size
-from simulator.spatial.access import count
-from simulator.spatial.nest import Dimension, Level, Loop, Nest, Operand
+from simulator.spatial.access import count, program, words
+from simulator.spatial.nest import Dimension, Level, Loop, Nest, Operand, SizeTable
 
 _spec = importlib.util.spec_from_file_location("nest_walk", Path(__file__).parent / "nest_walk.py")
 nest_walk = importlib.util.module_from_spec(_spec)
@@ -80,7 +80,7 @@ def test_many_points_at_once_equal_one_by_one(drawn, factors):
     together = count(grown, {**sizes, "X": np.array(factors)})
     for k, factor in enumerate(factors):
         for many, one in zip(together, count(grown, {**sizes, "X": factor}), strict=True):
-            for name in ("reads", "fills", "updates", "tile", "elided", "instances"):
+            for name in ("reads", "fills", "updates", "elided", "instances"):
                 values = np.broadcast_to(getattr(many, name), (len(factors),))
                 assert values[k] == getattr(one, name)
 
@@ -91,7 +91,7 @@ def test_worked_example():
     levels = (Level("DRAM", (Loop("m", "M"),)), Level("L3", (Loop("e", "E"),)))
     q = Operand("Q", (Dimension((("e", 1),)),), ("DRAM", "L3"))
     dram, buffer = count(Nest("QK", "A", levels, (q,), ()), {"M": 4, "E": 8})
-    assert (dram.reads, dram.tile) == (8, 8)
+    assert dram.reads == 8
     assert (buffer.reads, buffer.fills) == (32, 8)
 
 
@@ -108,13 +108,15 @@ def test_output_written_once_is_never_read():
 def test_digits_of_an_index_are_its_product(m1, m0):
     levels = (Level("DRAM", (Loop("m1", "M1"), Loop("m0", "M0"))), Level("reg"))
     key = Operand("K", (Dimension((("m1", Size("M0")), ("m0", 1))),), ("DRAM", "reg"))
-    assert count(Nest("QK", "A", levels, (key,), ()), {"M1": m1, "M0": m0})[0].tile == m1 * m0
+    use, *_ = program(Nest("QK", "A", levels, (key,), ()))
+    assert words(use.tile, SizeTable({"M1": m1, "M0": m0})) == m1 * m0
 
 
 def test_window_tile_is_the_span():
     levels = (Level("DRAM"), Level("reg", (Loop("p", "P"), Loop("w", "W"))))
     key = Operand("K", (Dimension((("p", 1), ("w", 1))),), ("DRAM", "reg"))
-    assert count(Nest("QK", "A", levels, (key,), ()), {"P": 16, "W": 5})[1].tile == 16 + 5 - 1
+    _, use = program(Nest("QK", "A", levels, (key,), ()))
+    assert words(use.tile, SizeTable({"P": 16, "W": 5})) == 16 + 5 - 1
 
 
 @settings(max_examples=100, deadline=None)

@@ -95,7 +95,7 @@ def test_counts_equal_the_walk(drawn):
         found = walked[use.operand.tensor, use.operand.output, use.memory]
         got = exact(run(use, table))
         assert (got.reads, got.fills, got.updates) == (found["reads"], found["fills"], found["updates"]), use
-        assert all(isinstance(v, int) for v in (got.reads, got.fills, got.updates, got.tile))
+        assert all(isinstance(v, int) for v in (got.reads, got.fills, got.updates))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
