@@ -22,6 +22,7 @@ from .published import NAMES, table
 
 _PJ, _UM2_PER_MM2 = 1e-12, 1e6
 _BASE_LIBRARY = "accelergy"
+_MOST = 2.0**50  # rows, and bits of a row: far beyond any memory, and far from where powers overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def cost(
         library: `accelergy`, `horowitz`, or `hwcomponents`.
 
     Raises:
-        HardwareError: an unknown component, kind, node or library.
+        HardwareError: an unknown component, kind, node or library, or a memory without bounds.
 
     >>> round(cost("sram", row_bits=4096, rows=32768).read_j * 1e12, 6)
     12512.760572
@@ -78,6 +79,8 @@ def cost(
         return Cost(0.0, 0.0, 0.0)
     if component == "dram":
         return _dram(kind, row_bits, library)
+    if max(row_bits, rows) > _MOST:
+        raise HardwareError(f"{component}: {rows:g} rows of {row_bits:g} bits; expected at most 2^50 of each")
     if component == "registers":
         return _registers(row_bits, rows, node_nm, tabled)
     if component == "sram":

@@ -48,6 +48,8 @@ class Memory:
         ):
             if not value > 0:
                 raise ValueError(f"{word}: expected more than zero, found {value}")
+        if not self.row_bytes < math.inf:
+            raise ValueError("row: expected a finite number of bytes")
         if self.per_element and not self.of:
             raise ValueError("per_element: needs 'of: ARRAY'")
         interface = (self.interface_area_mm2_s_per_byte, self.interface_j_per_byte)
@@ -125,8 +127,9 @@ class SpatialChip:
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.clock_hz > 0 or not self.word_bytes > 0:
-            raise ValueError("clock and word: expected more than zero")
+        for word, value in (("clock", self.clock_hz), ("word", self.word_bytes)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{word}: expected a finite number above zero, found {value:g}")
         if not self.memories or not self.arrays:
             raise ValueError("memories and arrays: at least one of each is needed")
         for name, memory in self.memories.items():

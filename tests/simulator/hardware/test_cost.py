@@ -88,3 +88,10 @@ def test_every_row_has_a_source():
 def test_what_is_refused(call, message):
     with pytest.raises(HardwareError, match=message):
         cost(**call)
+
+
+@pytest.mark.parametrize("component", ["sram", "registers"])
+@pytest.mark.parametrize("shape", [{"rows": math.inf, "row_bits": 64}, {"rows": 64, "row_bits": 1e200}])
+def test_a_memory_without_bounds_is_refused(component, shape):
+    with pytest.raises(HardwareError, match=r"expected at most 2\^50 of each"):
+        cost(component, **shape)

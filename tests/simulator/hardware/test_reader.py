@@ -180,3 +180,9 @@ def test_any_text_is_a_quantity_or_one_clear_line(text):
         quantity(text, "byte", where="t")
     except HardwareError as e:
         assert str(e).startswith("t: ")
+
+
+@pytest.mark.parametrize(("field", "says"), [("clock", "clock"), ("memories.GlobalBuffer.row", "row")])
+def test_what_has_to_be_finite(field, says):
+    with pytest.raises(HardwareError, match=rf"{says}: expected a finite number"):
+        load_hardware("fusemax", {field: "inf"})
