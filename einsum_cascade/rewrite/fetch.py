@@ -17,8 +17,8 @@ def fetches(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
     """Yield the cascades in which one read out of turn has an Einsum of its own.
 
     Pattern: `C[p] = QK[p, p // T]`, a read of a stream at another place than where the walk is, where QK is made of
-    inputs alone. Rewrite: QK's Einsum once more, at that place; the stream then need not be kept for it. A shifted
-    read (`QK[m + w]`, a convolution of scores) costs that Einsum once a shift.
+    inputs alone. Rewrite: QK's Einsum once more, at that place, or its formula where it reduces nothing; the stream
+    then need not be kept for it. A shifted read (`QK[m + w]`, a convolution of scores) costs it once a shift.
     """
     seen = along(cascade, rank)
     given = {s.tensor for s in cascade.inputs}
@@ -32,6 +32,15 @@ def fetches(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
             made_of_inputs = {a.tensor for a in source.reads} <= given
             if made_of_inputs and _can_move(source, access) and cascade.block_of(source.name) is None:
                 yield _fetched(cascade, seen, einsum, source, access)
+
+
+def out_of_turn(cascade: Cascade, rank: str) -> int:
+    """Return how many reads of streams ask for an element where the walk is not."""
+    seen = along(cascade, rank)
+    reads = [
+        (cascade.einsum(a.tensor), a) for e in cascade.einsums for a in e.reads if seen.streams(a.tensor)
+    ]
+    return sum(1 for source, access in reads if not _in_step(seen, source, access))
 
 
 def _inside(cascade: Cascade, source: Einsum, access: Access) -> Iterator[Expr]:
@@ -81,17 +90,20 @@ def _fetched(cascade: Cascade, seen: Along, einsum: Einsum, source: Einsum, acce
     values = {
         t.name: i for t, i in zip(source.target.indices, access.indices, strict=True) if isinstance(t, Var)
     }
-    used = tuple(dict.fromkeys(v for i in access.indices for v in variables(i)))
-    own = Access(fresh_name(cascade, f"{source.name}{einsum.name}"), tuple(map(Var, used)))
     there = [] if source.where is None else [substitute(source.where, values)]
     where = joined((*there, *_inside(cascade, source, access)))
-    computed = Einsum(own, substitute(source.value, values), source.reductions, where)
+    own = substitute(source.value, values)
+    made: tuple[Einsum, ...] = ()
+    if source.all_reductions or where is not None:
+        used = tuple(dict.fromkeys(v for i in access.indices for v in variables(i)))
+        place = Access(fresh_name(cascade, f"{source.name}{einsum.name}"), tuple(map(Var, used)))
+        own, made = place, (Einsum(place, own, source.reductions, where),)
 
     def change(node: Expr) -> Expr:
         return own if node == access else node
 
     condition = None if einsum.where is None else transform(einsum.where, change)
     reading = Einsum(einsum.target, transform(einsum.value, change), einsum.reductions, condition)
-    body = spliced(cascade.body, einsum, (computed, reading))
+    body = spliced(cascade.body, einsum, (*made, reading))
     why = f"{source.name} at a place of its own is computed there, so nothing waits for the walk along {seen.rank}"
     return Rewritten("fetch", einsum.name, why, replace(cascade, body=body))

@@ -22,7 +22,7 @@ def hoists(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
     `Z[m] = sum_f a(x_m, f)`, `G[m] = c * Z[m]`; then Z streams with the elements, and what reads G can be taken apart.
     """
     seen = along(cascade, rank)
-    for einsum in _mixing(cascade, seen):
+    for einsum in waiting_sums(cascade, seen):
         found = _hoisted(cascade, seen, einsum)
         if found is not None:
             yield found
@@ -30,10 +30,11 @@ def hoists(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
 
 def mixing(cascade: Cascade, rank: str) -> int:
     """Return how many sums over another rank wait for the fiber, element by element."""
-    return sum(1 for _ in _mixing(cascade, along(cascade, rank)))
+    return sum(1 for _ in waiting_sums(cascade, along(cascade, rank)))
 
 
-def _mixing(cascade: Cascade, seen: Along) -> Iterator[Einsum]:
+def waiting_sums(cascade: Cascade, seen: Along) -> Iterator[Einsum]:
+    """Yield the sums over another rank that wait for the fiber, element by element."""
     for einsum in (item for item in cascade.body if isinstance(item, Einsum)):
         kinds = {r.op for r in einsum.all_reductions}
         streams = seen.streams(einsum.name) and einsum.name not in seen.whole

@@ -13,7 +13,8 @@ from .apart import online_apart
 from .corrections import obstacles_to
 from .elements import level_of, settlings
 from .equality import equal
-from .fetch import fetches
+from .exchange import exchanges
+from .fetch import fetches, out_of_turn
 from .hoist import hoists, mixing
 from .online import online
 from .reasons import reasons
@@ -49,17 +50,47 @@ def _subtract(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
     return (found for found in separations(cascade, rank) if found.cancels)
 
 
-# In the order in which they are tried: what only moves a factor comes before what changes the walk, and what subtracts
-# sums that nearly cancel comes last.
-RULES = (
-    Rule("separate", _separate),
-    Rule("hoist", hoists),
-    Rule("fetch", fetches),
-    Rule("online", _online),
-    Rule("subtract", _subtract),
+SEPARATE = Rule("separate", _separate)
+HOIST = Rule("hoist", hoists)
+FETCH = Rule("fetch", fetches)
+ONLINE = Rule("online", _online)
+EXCHANGE = Rule("exchange", exchanges)
+SUBTRACT = Rule("subtract", _subtract)
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to search: the rules in order, and what counts as better.
+
+    Attributes:
+        cost: of a cascade along a rank; each step makes it smaller.
+    """
+
+    rules: tuple[Rule, ...]
+    cost: Callable[[Cascade, str], tuple[int, ...]]
+
+
+def _cost(cascade: Cascade, rank: str) -> tuple[int, ...]:
+    """Return what the search makes small: passes, reductions that nothing can correct, waiting, sums that mix."""
+    count = passes(cascade, rank).count
+    waiting = sum(level - 1 for level in level_of(cascade, rank).values())
+    return count, len(obstacles_to(cascade, rank)), waiting, mixing(cascade, rank)
+
+
+def _patient_cost(cascade: Cascade, rank: str) -> tuple[int, ...]:
+    """Return the same, with the elements that are asked for out of turn: fetching one may free the next."""
+    return *_cost(cascade, rank), out_of_turn(cascade, rank)
+
+
+# Tried in this order until one pass is left. In each what only moves a factor comes before what changes the walk; what
+# costs more or loses digits is asked sooner only in a later one: sums that are subtracted, one sum for each h of a sum
+# over H, elements that are fetched though nothing is gained at once.
+STRATEGIES = (
+    Strategy((SEPARATE, HOIST, FETCH, ONLINE, SUBTRACT), _cost),
+    Strategy((SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE), _cost),
+    Strategy((SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _cost),
+    Strategy((SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _patient_cost),
 )
-# Sums that are subtracted at once let more follow them online: tried where the order above leaves passes.
-SOONER = (RULES[0], RULES[4], *RULES[1:4])
 
 
 def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
@@ -117,15 +148,15 @@ def _selected_ranks(cascade: Cascade, rank: str) -> tuple[str, ...]:
 
 
 def _best(original: Cascade, start: Cascade, rank: str, *, along: str = "") -> list[Rewritten]:
-    """Return the path to the fewest passes over a rank, of equal ones that which subtracts last.
+    """Return the path to the fewest passes over a rank, of equal ones that of the first strategy.
 
     Args:
         along: the rank that is rewritten, if it is another one.
     """
     found: list[Rewritten] = []
     fewest = passes(start, rank).count
-    for rules in (RULES, SOONER):
-        path = _worthwhile(start, rank, _search(original, start, along or rank, rules))
+    for strategy in STRATEGIES:
+        path = _worthwhile(start, rank, _search(original, start, along or rank, strategy))
         count = passes(path[-1].cascade, rank).count if path else fewest
         if count < fewest:
             found, fewest = path, count
@@ -134,12 +165,12 @@ def _best(original: Cascade, start: Cascade, rank: str, *, along: str = "") -> l
     return found
 
 
-def _search(original: Cascade, start: Cascade, rank: str, rules: tuple[Rule, ...]) -> list[Rewritten]:
+def _search(original: Cascade, start: Cascade, rank: str, strategy: Strategy) -> list[Rewritten]:
     """Return the rules applied one after the other, each the first that improves on what there is."""
     path: list[Rewritten] = []
     current = start
     while passes(current, rank).count > 1 and len(path) < MOST_STEPS:
-        found = _improved(original, current, rank, rules)
+        found = _improved(original, current, rank, strategy)
         if found is None:
             break
         path.append(found)
@@ -153,18 +184,11 @@ def _worthwhile(start: Cascade, rank: str, path: list[Rewritten]) -> list[Rewrit
     return path[: counts.index(min(counts))]
 
 
-def _improved(original: Cascade, current: Cascade, rank: str, rules: tuple[Rule, ...]) -> Rewritten | None:
+def _improved(original: Cascade, current: Cascade, rank: str, strategy: Strategy) -> Rewritten | None:
     """Return the first result of a rule that is better than what there is, and equal to the original."""
-    here = _cost(current, rank)
-    for rule in rules:
+    here = strategy.cost(current, rank)
+    for rule in strategy.rules:
         for candidate in rule.apply(current, rank):
-            if _cost(candidate.cascade, rank) < here and equal(original, candidate.cascade, rank):
+            if strategy.cost(candidate.cascade, rank) < here and equal(original, candidate.cascade, rank):
                 return candidate
     return None
-
-
-def _cost(cascade: Cascade, rank: str) -> tuple[int, int, int, int]:
-    """Return what the search makes small: passes, reductions that nothing can correct, waiting, sums that mix."""
-    count = passes(cascade, rank).count
-    waiting = sum(level - 1 for level in level_of(cascade, rank).values())
-    return count, len(obstacles_to(cascade, rank)), waiting, mixing(cascade, rank)

@@ -246,6 +246,50 @@ A[m, p] = SN[m, p] / SD[p]
 LA[m,p]=log(A[m,p])
 H[p]=-(A[m,p]*LA[m,p])::sum(m)
 """,
+    "forgetting": """cascade forgetting
+rank E F M P
+rank L = M
+input Q[E, P] K[E, M] V[F, M] FG[M]
+output AV[F, P]
+LF[m] = 0 - softplus(0 - FG[m])
+D[m, p] = LF[l] :: sum(l) where m < l and l <= p
+QK[m, p] = Q[e, p] * K[e, m] where m <= p
+S[m, p] = QK[m, p] + D[m, p]
+GM[p] = S[m, p] :: max(m)
+SN[m, p] = exp(S[m, p] - GM[p])
+SD[p] = SN[m, p] :: sum(m)
+A[m, p] = SN[m, p] / SD[p]
+AV[f, p] = A[m, p] * V[f, m]
+""",
+    "forgetting_prefix": """cascade forgettingprefix
+rank E F M P
+rank L = M
+input Q[E, P] K[E, M] V[F, M] FG[M]
+output AV[F, P]
+LF[m] = 0 - softplus(0 - FG[m])
+CF[m] = LF[l] :: sum(l) where l <= m
+S[m, p] = Q[e, p] * K[e, m] where m <= p
+SF[m, p] = S[m, p] + CF[p] - CF[m]
+GM[p] = SF[m, p] :: max(m)
+SN[m, p] = exp(SF[m, p] - GM[p])
+SD[p] = SN[m, p] :: sum(m)
+A[m, p] = SN[m, p] / SD[p]
+AV[f, p] = A[m, p] * V[f, m]
+""",
+    "multi_token_heads": """cascade multitokenheads
+rank E F H M P U W
+rank G = H
+input Q[H, E, P] K[H, E, M] V[H, F, M] TH[H, U, W] WH[H, G]
+output AV[G, F, P]
+QK[h, m, p] = Q[h, e, p] * K[h, e, m] where m <= p
+CQ[h, m, p] = TH[h, u, w] * pad(QK[h, m + w - W // 2, p - u], 0) where m <= p
+GM[h, p] = CQ[h, m, p] :: max(m)
+SN[h, m, p] = exp(CQ[h, m, p] - GM[h, p])
+SD[h, p] = SN[h, m, p] :: sum(m)
+A[h, m, p] = SN[h, m, p] / SD[h, p]
+B[g, m, p] = WH[h, g] * A[h, m, p]
+AV[g, f, p] = B[g, m, p] * V[g, f, m]
+""",
 }
 STUCK = {
     "layernorm": (
