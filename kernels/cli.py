@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from einsum_cascade.errors import DataError
 from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, guarded, note, table
 
 Names = Annotated[list[str] | None, typer.Argument(help="Kernels; all of them if none is named.")]
@@ -119,10 +118,11 @@ def bench(
     """Measure the kernels here: a gate of correctness first, then medians over interleaved rounds."""
     from .bench import run
     from .device import resolve
+    from .measurement import check_writable
     from .report import bench_document, bench_rows, standing_rows
 
-    if out is not None and not out.parent.is_dir():
-        raise DataError(f"--out {out}: there is no folder {out.parent}")
+    if out is not None:
+        check_writable(out)
     measured = run(resolve(device), quick=quick, flex=flex, out=out, minutes=minutes)
     if out is not None:
         note(f"written: {out}")
@@ -224,11 +224,11 @@ def campaign(
     from .campaign import plan, run, within, work
     from .device import commit, resolve
     from .journal import done, failed_path, failures
+    from .measurement import check_writable
     from .report import plan_rows
     from .unattended import supervise
 
-    if not out.parent.is_dir():
-        raise DataError(f"--out {out}: there is no folder {out.parent}")
+    check_writable(out)
     plans = list(plan(lengths=(64,), head_dims=(16,), tokens=64) if tiny else plan())
     if plan_only:
         chosen = list(within(plans, minutes=minutes))

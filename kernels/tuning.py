@@ -1,8 +1,9 @@
 """Rank tiles, warps and stages of a kernel by what the compiler makes of them, without a GPU.
 
 For one step of the kernel's loop: the busiest pipe bounds it from below; products and softmax one after the other is
-what four warps alone take; and the groups of four warps that an SM holds at a time share the gap. What counts is cycles
-per unit of work. It ranks candidates of one kernel on one generation; absolute times are the simulator's affair.
+what four warps alone take, and without a second stage they wait for their loads as well; the groups of four warps that
+an SM holds at a time share the gap. What counts is cycles per unit of work. It ranks candidates of one kernel on one
+generation; absolute times are the simulator's affair.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from .tiles import Tile, is_legal
 
 # Registers are handed out in units of 256 a warp. Source: CUDA occupancy calculator, compute capability 8.0 to 10.0.
 REGISTER_UNIT = 256
+# What a load that hits the L2 cache takes, in cycles: assumed, the class of what microbenchmarks of A100 and H100 find.
+# It matters for single-stage candidates only, which it puts behind pipelined ones of the same tile.
+LOAD_CYCLES = 260.0
+# Tiles whose other pipeline depths are compiled too; of the rest one depth is enough to see that they are worse.
+FINALISTS = 4
 MACHINES = {"a100": "sm_80", "h100": "sm_90", "h200": "sm_90", "b200": "sm_100", "gb200": "sm_100"}
 
 
@@ -55,6 +61,8 @@ class Ranked:
         cycles_per_kilo_unit: predicted cycles of one SM for a thousand units of work (scores, for attention); the
             ranking.
         blocks_per_sm: thread blocks that an SM holds at a time.
+        hidden_cycles_per_kilo_unit: what the resident warps have to hide of each other; it orders candidates that the
+            same pipe bounds alike.
         bound_by: the busiest pipe, or "latency" where too few warps are resident to hide the rest.
         measured_ms: median time where the candidate was measured.
     """
@@ -64,6 +72,12 @@ class Ranked:
     blocks_per_sm: int
     bound_by: str
     measured_ms: float | None = None
+    hidden_cycles_per_kilo_unit: float = 0.0
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Less is better."""
+        return self.cycles_per_kilo_unit, self.hidden_cycles_per_kilo_unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +172,12 @@ def judge(r: Resources, *, units: Sequence[str] = ("block_m", "block_n")) -> Ran
     cycles = step_cycles(r, machine)
     pipe = max(cycles, key=lambda name: cycles[name])
     # Four warps, one for each quarter of an SM, go through their phases together; other groups overlap with them.
-    serial = alone(cycles) / (resident * max(1, r.tile.warps // 4))
+    waiting = cycles["l2"] + LOAD_CYCLES if r.tile.stages == 1 else 0.0
+    serial = (alone(cycles) + waiting) / (resident * max(1, r.tile.warps // 4))
     work = math.prod(getattr(r.tile, side) for side in units)
-    per_kilo = 1000.0 * max(cycles[pipe], serial) / work
-    return Ranked(r, per_kilo, resident, pipe if cycles[pipe] >= serial else "latency")
+    bound_by = pipe if cycles[pipe] >= serial else "latency"
+    cost, hidden = (1000.0 * c / work for c in (max(cycles[pipe], serial), serial))
+    return Ranked(r, cost, resident, bound_by, hidden_cycles_per_kilo_unit=hidden)
 
 
 def tune(
@@ -197,17 +213,27 @@ def tune(
     machine = rates(TARGETS[target])
     grid = tiles or tuple(candidates(entry, head_dim=head_dim, word_bytes=WORD_BYTES[dtype], machine=machine))
     make = registry.load(entry.build)
-    compiled = (
-        compile_build(make(t, head_dim=head_dim, dtype=dtype, variant=variant), target)
-        for t in progress(grid)
-    )
-    judged = (judge(r, units=entry.choices.units) for r in compiled)
-    ranked = [found for found in judged if found is not None]
+
+    def judged(some: Iterable[Tile]) -> list[Ranked]:
+        builds = (make(t, head_dim=head_dim, dtype=dtype, variant=variant) for t in progress(list(some)))
+        found = (judge(compile_build(b, target), units=entry.choices.units) for b in builds)
+        return [ranked for ranked in found if ranked is not None]
+
+    shallow = [t for t in grid if t.stages == _first_depth(t, grid)]
+    ranked = sorted(judged(shallow), key=lambda c: c.order)
+    best = {replace(c.resources.tile, stages=1) for c in ranked[:FINALISTS]}
+    ranked += judged(t for t in grid if t not in shallow and replace(t, stages=1) in best)
     if not ranked:
         raise KernelError(
             f"{kernel}: every candidate spills or is too large for {target} at head_dim={head_dim}, {dtype}"
         )
-    return sorted(ranked, key=lambda c: c.cycles_per_kilo_unit)
+    return sorted(ranked, key=lambda c: c.order)
+
+
+def _first_depth(tile: Tile, grid: Iterable[Tile]) -> int:
+    """Return the depth at which a tile is tried first: two stages, or what comes nearest among the candidates."""
+    depths = [t.stages for t in grid if replace(t, stages=tile.stages) == tile]
+    return min(depths, key=lambda depth: (abs(depth - 2), depth))
 
 
 def _tunable(kernel: str) -> KernelEntry:

@@ -59,6 +59,39 @@ def test_more_residents_are_never_slower():
     assert many.cycles_per_kilo_unit <= few.cycles_per_kilo_unit
 
 
+def test_without_a_second_stage_a_step_waits_for_its_loads():
+    few = replace(resources(), tile=Tile(128, 64, 4, 1))
+    assert tuning.judge(few).cycles_per_kilo_unit > tuning.judge(resources()).cycles_per_kilo_unit
+
+
+def test_what_the_same_pipe_bounds_is_ordered_by_what_must_be_hidden():
+    """Bytes from L2 bound both; the one with fewer instructions beside them comes first."""
+    work = Work(product_flops=1.0, load_bytes=1e6)
+    pipes = {**resources().loops[0].pipes, "fma": 500}
+    light = replace(resources(), work=work)
+    heavy = replace(light, loops=(Loop(700, pipes),))
+    ranked = [tuning.judge(r) for r in (heavy, light)]
+    assert ranked[0].cycles_per_kilo_unit == ranked[1].cycles_per_kilo_unit
+    assert ranked[0].bound_by == ranked[1].bound_by == "l2"
+    assert min(ranked, key=lambda c: c.order) is ranked[1]
+
+
+def test_only_the_best_tiles_are_compiled_at_every_depth(monkeypatch):
+    """Seven tiles at three depths: all seven at two stages, and the best four at the other two."""
+    seen = []
+
+    def compiled(build, target):
+        seen.append(build.tile)
+        return replace(resources(instructions=100 * build.tile.block_n), tile=build.tile)
+
+    monkeypatch.setattr(tuning, "compile_build", compiled)
+    sides = [(128, 128), (128, 64), (128, 32), (64, 128), (64, 64), (64, 32), (32, 32)]
+    grid = [Tile(m, n, 4, stages) for m, n in sides for stages in (1, 2, 3)]
+    ranked = tuning.tune("flash_attention", on="h100", head_dim=64, variant="dense", tiles=grid)
+    assert len(seen) == len(set(seen)) == len(ranked) == 7 + 2 * 4
+    assert [t.stages for t in seen[:7]] == [2] * 7
+
+
 def test_a_ranking_of_compiled_candidates():
     tiles = [Tile(64, 32, 4, 2), Tile(128, 64, 4, 2)]
     ranked = tuning.tune("flash_attention", on="h100", head_dim=64, variant="dense", tiles=tiles)
