@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from einsum_cascade.errors import DataError, KernelError
-from kernels import bench_cpu, device, inputs, measurement, timing
+from kernels import bench_cpu, device, inputs, measurement, peers, reference, timing
 from kernels.measurement import Setting
 from kernels.reference import window_mask
 
@@ -134,6 +135,18 @@ def test_flex_attention_is_entered_where_a_compiler_is(monkeypatch):
         bench_cpu.gate(c, tensors)
     with pytest.raises(KernelError, match="nothing was timed"):
         bench_cpu.gate(replace(found[0], call=lambda q, k, v: 1.001 * v), tensors)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, bench_cpu.COMPILERS)), reason="needs a C++ compiler")
+def test_flex_attention_compiled_for_this_cpu_is_right():
+    """Really compiled, a causal window; `fullgraph` makes it fail rather than run uncompiled."""
+    setting = Setting(1, 1, 128, 16, causal=True, window=40)
+    tensors = inputs.attention(heads=1, seq_q=128, seq_kv=128, head_dim=16)
+    expected = reference.attention(**{n: t.double() for n, t in tensors.items()}, causal=True, window=40)[0]
+    with torch.inference_mode():
+        found = peers.flex(setting)(tensors)
+    # float32: sums of 16 and 40 terms and an exponential, some tens of 2^-23.
+    assert torch.allclose(found.double(), expected, atol=1e-5)
 
 
 def test_without_a_compiler_it_says_so(monkeypatch):

@@ -1,0 +1,119 @@
+"""The choice of tiles: what is shipped stays while it fits, else the largest that does; the table is kept in order."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from importlib.resources import files
+
+import pytest
+
+from einsum_cascade.errors import KernelError
+from kernels import aot, primitives, registry, shipping, tiles
+from kernels.sass import PIPES
+from kernels.shipping import Wanted
+from kernels.tiles import Tile
+
+WANT = Wanted("flash_attention", "sm_90", 128, "bf16", window=False)
+
+
+def made(build, target, *, stack_bytes=0, shared_bytes=1024):
+    totals = dict.fromkeys((*PIPES, "other"), 0)
+    return aot.Resources(
+        build.kernel, build.variant, target, build.dtype, build.head_dim, build.tile, 64, shared_bytes,
+        stack_bytes, (), totals, compiler="triton 0",
+    )  # fmt: skip
+
+
+def test_what_is_shipped_stays_while_it_fits():
+    tile, refused, builds = shipping.choose(WANT, compiled=made)
+    assert tile == tiles.pick("flash_attention", head_dim=128, word_bytes=2, target=90)
+    assert refused == 0
+    assert {b.variant for b in builds} == {"dense", "causal"}
+
+
+@pytest.mark.parametrize("fault", [{"stack_bytes": 8}, {"shared_bytes": 300 * 1024}])
+def test_else_the_largest_tile_that_neither_spills_nor_overflows(fault):
+    """More than 64 x 64 scores spill, or do not fit; the causal variant alone is enough to refuse a tile."""
+
+    def compiled(build, target):
+        large = build.tile.block_m * build.tile.block_n > 64 * 64
+        return made(build, target, **fault if large and build.variant == "causal" else {})
+
+    tile, refused, _ = shipping.choose(WANT, compiled=compiled)
+    assert tile.block_m * tile.block_n == 64 * 64
+    assert refused > 1
+
+
+def test_where_every_tile_spills_there_is_none():
+    assert shipping.choose(WANT, compiled=lambda b, t: made(b, t, stack_bytes=8)) is None
+
+
+@pytest.mark.parametrize("entry", [e for e in registry.entries() if e.build], ids=lambda e: e.name)
+def test_a_ladder_goes_down_and_keeps_sides_that_have_one_choice(entry):
+    for dtype in ("bf16", "fp32"):
+        rungs = list(shipping.ladder(entry, head_dim=128, dtype=dtype))
+        sizes = [t.block_m * t.block_n for t in rungs]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(set(rungs)) == len(rungs)
+        for choice, side in ((entry.choices.block_m, "block_m"), (entry.choices.block_n, "block_n")):
+            assert len(choice) > 1 or {getattr(t, side) for t in rungs} == {*choice}
+
+
+def test_a_row_takes_the_place_of_its_own(tmp_path):
+    path = tmp_path / "tiles.csv"
+    shutil.copy(str(files("kernels").joinpath("tiles.csv")), path)
+    before = list(csv.DictReader(path.read_text().splitlines()))
+    row = shipping.row_text(WANT, Tile(64, 32, 8, 2), 3, "triton 0")
+    shipping.store(path, WANT, row)
+    after = list(csv.DictReader(path.read_text().splitlines()))
+    assert [r for r in after if r not in before] == [row]
+    assert len(after) == len(before)
+    shipping.store(path, WANT, None)
+    assert len(list(csv.DictReader(path.read_text().splitlines()))) == len(before) - 1
+
+
+def test_another_generation_s_tile_is_no_answer(monkeypatch):
+    """A tile that one generation holds may spill on the next: only rows of one generation count."""
+    rows = [r for r in tiles.shipped() if r.kernel == "flash_attention"]
+    kept = tuple(r for r in rows if r.target != 90 or r.head_dim <= 128)
+    monkeypatch.setattr(tiles, "shipped", lambda: kept)
+    assert tiles.pick("flash_attention", head_dim=256, word_bytes=2, target=80)
+    with pytest.raises(KernelError, match="the largest head_dim is 128"):
+        tiles.pick("flash_attention", head_dim=256, word_bytes=2, target=90)
+
+
+class Kernel:
+    """As a Triton function is launched."""
+
+    def fn(self):
+        """Carries the name."""
+
+    def __init__(self, result):
+        self.result = result
+
+    def __getitem__(self, grid):
+        assert grid == (7,)
+
+        def call(*arguments, **constants):
+            assert constants == {"WIDTH": 3, "num_warps": 8, "num_stages": 2, "enable_fp_fusion": True}
+            if isinstance(self.result, Exception):
+                raise self.result
+            return self.result
+
+        return call
+
+
+def test_a_launch_that_spills_is_warned_of():
+    spilling = type("Compiled", (), {"n_spills": 12})()
+    with pytest.warns(UserWarning, match="12 registers spill"):
+        primitives.launch(Kernel(spilling), 7, Tile(16, 16, 8, 2))(1, WIDTH=3)
+
+
+def test_a_launch_that_does_not_fit_is_the_kernel_s_error():
+    from triton.runtime.errors import OutOfResources
+
+    full = OutOfResources(300_000, 232_448, "shared memory")
+    with pytest.raises(KernelError, match="Required: 300000"):
+        primitives.launch(Kernel(full), 7, replace(Tile(16, 16, 8, 2)))(1, WIDTH=3)
