@@ -258,7 +258,7 @@ class KernelMapping:
     def products(self, *, target: str, dtype: str, kv_dtype: str) -> str:
         """Return the operand type of the products: that of the queries, or of a narrower cache.
 
-        >>> find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3").products(
+        >>> find_kernel_mapping("flash_attention", "trtllm-1.3.0:torch_flow").products(
         ...     target="sm_90", dtype="bf16", kv_dtype="fp8"
         ... )
         'fp8'

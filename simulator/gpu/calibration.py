@@ -21,7 +21,15 @@ NUMBERS = ("scalar", "launch_s", "block_cycles", "memory", "copy_cycles")
 
 # How unlike two table keys are, and how the trust in a looked-up constant falls with it. Chosen after looking at the
 # shipped tables, by leaving out one device at a time.
-_UNLIKE = {"device": 1.0, "target": 1.5, "mapping": 4.0, "implementation": 0.3, "dtype": 1.0, "kv_dtype": 0.7}
+_UNLIKE = {
+    "device": 1.0,
+    "target": 1.5,
+    "mapping": 4.0,
+    "implementation": 0.3,
+    "products": 1.0,
+    "dtype": 0.3,
+    "kv_dtype": 0.3,
+}
 _UNLIKE_HEAD_DIM = 0.7  # per factor of two
 # Weights fall by a factor of e over as many units as the likest entry is away: an entry of the key's own rules alone,
 # while for an unseen device many moderately like entries say more than the likest one.
@@ -46,7 +54,11 @@ _OWN = 1.5  # an entry less unlike than this is of the same device or of its nex
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What an efficiency belongs to."""
+    """What an efficiency belongs to.
+
+    Attributes:
+        products: operand type of the products, by default that of the queries.
+    """
 
     device: str
     target: str
@@ -56,6 +68,11 @@ class Key:
     dtype: str
     kv_dtype: str = ""
     direction: str = "fwd"
+    products: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.products:
+            object.__setattr__(self, "products", self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +106,7 @@ def shipped() -> tuple[Entry, ...]:
 def _entry(row: dict[str, str]) -> Entry:
     words = ("device", "target", "mapping", "implementation")
     device, target, mapping, implementation = (row[w] for w in words)
-    like = (row["dtype"], row["kv_dtype"], row["direction"])
+    like = (row["dtype"], row["kv_dtype"], row["direction"], row["products"])
     key = Key(device, target, mapping, implementation, int(row["head_dim"]), *like)
     numbers = np.array([float(row[n]) for n in NUMBERS])
     return Entry(key, made(numbers, source=row["source"]), int(row["n"]))

@@ -22,7 +22,15 @@ Floats = NDArray[np.float64]
 _ROW_SPREAD = 0.08
 # How far two keys of one device are apart. Chosen after looking at the serving rows of A100, H100, B200 and L40S, three
 # rows a set, each device's own entries left out of the table.
-_APART = {"mapping": 2.0, "framework": 1.0, "version": 0.3, "kernel": 1.0, "dtype": 0.7, "kv_dtype": 0.3}
+_APART = {
+    "mapping": 2.0,
+    "framework": 1.0,
+    "version": 0.3,
+    "kernel": 1.0,
+    "products": 0.7,
+    "dtype": 0.2,
+    "kv_dtype": 0.2,
+}
 _APART_HEAD_DIM = 0.7  # per factor of two
 # The part of a deviation that two keys share at the most, falling by a factor of e over the reach. Chosen after looking
 # at the same rows.
@@ -144,6 +152,7 @@ def _words(key: Key) -> dict[str, str]:
         "framework": call.partition("-")[0],
         "version": call,
         "kernel": kernel,
+        "products": same_rate(key.products),
         "dtype": same_rate(key.dtype),
         "kv_dtype": key.kv_dtype,
     }

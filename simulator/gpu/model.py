@@ -162,7 +162,9 @@ def lay(
 def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, direction: str = "fwd") -> Key:
     """Return what an efficiency of this call belongs to."""
     kv = call.kv_dtype or call.dtype
-    return Key(gpu.name, gpu.target, mapping.name, implementation, call.head_dim, call.dtype, kv, direction)
+    products = mapping.products(target=gpu.target, dtype=call.dtype, kv_dtype=kv)
+    of_call = (call.head_dim, call.dtype, kv, direction, products)
+    return Key(gpu.name, gpu.target, mapping.name, implementation, *of_call)
 
 
 def _mapping(kernel: str, implementation: str, given: KernelMapping | str | Path | None) -> KernelMapping:
