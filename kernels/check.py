@@ -31,7 +31,7 @@ class Outcome:
     Attributes:
         error: largest absolute error over all outputs, each divided by its largest reference value; infinite where an
             element is NaN, or finite on one side only.
-        worst: the output with that error.
+        worst: the output with that error, or why there is none.
     """
 
     kernel: str
@@ -109,4 +109,14 @@ def run(
     device = resolve(device)
     chosen = registry.entries() if names is None else tuple(map(registry.find, names))
     work = [(entry, case) for entry in chosen for case in registry.load(entry.cases)()]
-    return tuple(run_case(entry, case, device=device) for entry, case in progress(work))
+    return tuple(_attempt(entry, case, device) for entry, case in progress(work))
+
+
+def _attempt(entry: KernelEntry, case: Case, device: str) -> Outcome:
+    """Return the outcome of a check; one that does not even run has failed, and the others follow."""
+    try:
+        return run_case(entry, case, device=device)
+    except (KernelError, RuntimeError) as error:
+        reason = f"did not run: {' '.join(str(error).split())[:200]}"
+        how = "interpreted" if device == "cpu" else "compiled"
+        return Outcome(entry.name, case.label, float("inf"), LIMITS[case.dtype], reason, how)

@@ -165,12 +165,13 @@ def interpreted_on_cpu(launcher: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(launcher)
     def launch(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = args[0] if args else next(iter(kwargs.values()))
-        if first.is_cuda:  # type: ignore[attr-defined]  # P says nothing of the first argument: it is a tensor.
-            import torch
+        import torch
 
+        tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        first = next(tensors, None)
+        if first is not None and first.is_cuda:
             # Triton launches on the current device, wherever the tensors lie.
-            with torch.cuda.device(first.device):  # type: ignore[attr-defined]  # as above
+            with torch.cuda.device(first.device):
                 return launcher(*args, **kwargs)
         with interpreting():
             return launcher(*args, **kwargs)

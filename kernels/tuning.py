@@ -18,6 +18,7 @@ from importlib import resources
 from typing import Any
 
 from einsum_cascade.errors import KernelError, nearest
+from einsum_cascade.terminal import note
 
 from . import registry
 from .aot import TARGETS, WORD_BYTES, Resources, compile_build
@@ -275,9 +276,20 @@ def measured(
     tensors = registry.load(entry.inputs)(**plan.sizes, dtype=made.dtype, extras=plan.extras, device=device)
     options = dict(plan.options) | dict(entry.variants[made.variant])
     launcher = registry.load(entry.launcher)
-    calls = {
-        str(i): lambda c=c: launcher(**tensors, **options, tile=c.resources.tile) for i, c in enumerate(first)
-    }
+    calls: dict[str, Callable[[], object]] = {}
+    runs: list[Ranked] = []
+    for c in first:
+        call = functools.partial(launcher, **tensors, **options, tile=c.resources.tile)
+        try:
+            call()
+        except (KernelError, RuntimeError) as error:
+            note(f"{c.resources.tile} is left out: {' '.join(str(error).split())[:200]}")
+            continue
+        calls[str(len(runs))] = call
+        runs.append(c)
+    if not runs:
+        raise KernelError(f"{made.kernel}: none of the {len(first)} candidates ran")
+    first = runs
     times = interleaved(calls, clock=clock, budget_s=2.0 if device == "cuda" else 0.0)
     found = [replace(c, measured_ms=1e3 * spread(times[str(i)]).median) for i, c in enumerate(first)]
     return found, quality(

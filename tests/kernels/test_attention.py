@@ -71,6 +71,13 @@ def test_tensors_need_not_be_contiguous():
     assert torch.allclose(flash_attention(q, k, v)[0], expected, atol=1e-5)
 
 
+def test_options_may_stand_before_tensors():
+    q, k, v = tensors((1, 1, 8, 16), (1, 1, 8, 16), (1, 1, 8, 16))
+    assert torch.equal(
+        flash_attention(causal=True, q=q, k=k, v=v)[0], flash_attention(q, k, v, causal=True)[0]
+    )
+
+
 def test_large_scores_do_not_overflow():
     q, k, v = tensors((1, 1, 20, 16), (1, 1, 20, 16), (1, 1, 20, 16))
     out, _ = flash_attention(100 * q, 100 * k, v, causal=True)

@@ -43,6 +43,22 @@ def test_a_wrong_result_is_reported():
     assert not outcome.ok
 
 
+def test_a_check_that_does_not_run_has_failed_and_the_others_follow(monkeypatch):
+    plain, calls = check.run_case, []
+
+    def run_case(entry, case, **rest):
+        calls.append(case)
+        if len(calls) == 1:
+            raise RuntimeError("out of\nmemory")
+        return plain(entry, case, **rest)
+
+    monkeypatch.setattr(check, "run_case", run_case)
+    first, second = check.run(["merge_attention"], device="cpu")
+    assert not first.ok
+    assert first.worst == "did not run: out of memory"
+    assert second.ok
+
+
 def test_a_wrong_shape_is_refused():
     with pytest.raises(KernelError, match="shape"):
         check.relative_error(torch.ones(3), torch.ones(4, dtype=torch.float64))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
+from einsum_cascade.errors import KernelError
 from kernels.backward import flash_attention_gradients
 from kernels.check import poisoned
 from kernels.linear import linear_attention_gradients
@@ -106,3 +107,15 @@ def test_linear_gradients_for_any_decay(seq, rates, head_dim, tile):
     ours = linear_attention_gradients(q, k, v, grad=grad, decay=decay, tile=tile, empty=poisoned)
     for got, want in zip(ours, expected, strict=True):
         assert torch.allclose(got.double(), want, atol=ATOL)
+
+
+def test_the_gradient_of_a_sum_need_not_be_contiguous():
+    """`out.sum().backward()` hands over one number, expanded: all its strides are 0."""
+    q, k, v = tensors((1, 2, 21, 16), (1, 2, 21, 16), (1, 2, 21, 16))
+    decay = torch.tensor([0.1, 0.5])
+    one = torch.ones(()).expand(v.shape)
+    ours = linear_attention_gradients(q, k, v, grad=one, decay=decay)
+    whole = linear_attention_gradients(q, k, v, grad=one.contiguous(), decay=decay)
+    assert all(torch.equal(a, b) for a, b in zip(ours, whole, strict=True))
+    with pytest.raises(KernelError, match="grad: expected"):
+        linear_attention_gradients(q, k, v, grad=one[:, :1], decay=decay)

@@ -150,6 +150,31 @@ def test_other_kernels_are_ranked_too(kernel, options):
     assert 0 < ranked[0].cycles_per_kilo_unit <= ranked[1].cycles_per_kilo_unit
 
 
+def test_a_candidate_that_does_not_run_is_left_out(capsys, monkeypatch):
+    """Of three, the launcher refuses one, as a GPU does where a tile does not fit."""
+    load = registry.load
+
+    def picky(place):
+        if place != "transposed:reversed_attention":
+            return load(place)
+
+        def launcher(*args, tile, **rest):
+            if tile.block_m == 32:
+                raise KernelError("out of resource: shared memory")
+            return load(place)(*args, tile=tile, **rest)
+
+        return launcher
+
+    monkeypatch.setattr(registry, "load", picky)
+    tiles = [Tile(16, 16, 4, 1), Tile(32, 16, 4, 1), Tile(16, 32, 4, 1)]
+    made = replace(resources(), kernel="reversed_attention", variant="gather")
+    ranked = [tuning.Ranked(replace(made, tile=t), float(i), 1, "fma") for i, t in enumerate(tiles)]
+    found, quality = tuning.measured(ranked, seq=32, device="cpu", clock=lambda call: 1.0)
+    assert [c.resources.tile for c in found] == [tiles[0], tiles[2]]
+    assert quality.regret == 0.0
+    assert "out of resource" in capsys.readouterr().err
+
+
 def test_measured_order_is_reported_with_rank_correlation_and_regret():
     """The calls really run, in the interpreter; a clock that knows better gives times that contradict the ranking."""
     small = [Tile(16, 16, 4, 1), Tile(32, 16, 4, 1), Tile(16, 32, 4, 1)]
