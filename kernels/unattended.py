@@ -58,17 +58,17 @@ def supervise(
     while (left := minutes - (time.monotonic() - start) / 60.0) > 0:
         process = context.Process(target=work, args=(path, *arguments), kwargs={"minutes": left})
         process.start()
-        reason = _watch(process, path, case_limit_s)
+        reason = _watch(process, path, case_limit_s, time.monotonic() + 60.0 * left + case_limit_s)
         if reason is None:
             return
         _blame(path, reason)
 
 
-def _watch(process: Any, path: Path, case_limit_s: float) -> str | None:
+def _watch(process: Any, path: Path, case_limit_s: float, deadline: float) -> str | None:
     """Return None when a process has ended well, or else what became of it."""
     while process.is_alive():
         process.join(POLL_S)
-        if _age_s(path) > case_limit_s:
+        if _age_s(path) > case_limit_s or time.monotonic() > deadline:
             process.kill()
             process.join()
             return f"given up after {case_limit_s:g} s"

@@ -6,6 +6,7 @@ import csv
 import importlib
 import itertools
 import pkgutil
+import re
 from dataclasses import replace
 from importlib.resources import files
 
@@ -49,6 +50,30 @@ def test_each_generation_has_its_own_tensor_instruction(compiled):
     assert compiled["sm_90", 64].full_loop.pipes["tensor"] < compiled["sm_80", 64].full_loop.pipes["tensor"]
     assert compiled["sm_100", 128].totals["tensor_memory"] > 0
     assert compiled["sm_90", 128].totals["tensor_memory"] == 0
+
+
+def ptx_of(dtype, target):
+    chosen = (
+        b for b in aot.builds(target, kernels=["flash_attention"]) if (b.dtype, b.head_dim) == (dtype, 64)
+    )
+    return aot._compiled(next(b for b in chosen if b.variant == "causal"), aot.TARGETS[target])[0].asm["ptx"]
+
+
+@pytest.mark.parametrize(("target", "product"), [("sm_80", "mma.sync"), ("sm_90", "wgmma.mma_async")])
+def test_tiles_are_loaded_in_vectors_and_asynchronously(target, product):
+    ptx = ptx_of("bf16", target)
+    assert product in ptx
+    assert "cp.async" in ptx
+    assert not re.search(r"ld\.global\.b(16|32) ", ptx)
+    assert "tf32" not in ptx
+
+
+def test_float32_tiles_are_multiplied_as_rounded_tf32_alone():
+    ptx = ptx_of("fp32", "sm_80")
+    products = re.findall(r"mma\.sync\S*", ptx)
+    assert products
+    assert all(".tf32." in p for p in products)
+    assert "cvt.rna.tf32.f32" in ptx
 
 
 def test_a_tile_that_is_too_large_is_seen_to_spill():

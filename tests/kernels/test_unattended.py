@@ -40,6 +40,9 @@ def work(path, how, *, minutes):
 
 def stillborn(path, *, minutes):
     raise SystemExit(3)
+
+def asleep(path, *, minutes):
+    time.sleep(60)
 '''
 
 
@@ -70,6 +73,17 @@ def test_a_case_that_takes_its_process_along_is_recorded_and_the_next_follows(
 def test_a_process_that_dies_before_its_first_case_is_no_case_s_fault(worker, tmp_path):
     with pytest.raises(KernelError, match="exit code 3 before its first case"):
         unattended.supervise(worker.stillborn, tmp_path / "rows.csv", minutes=1.0)
+
+
+def test_a_process_that_never_begins_a_case_is_given_up_too(worker, tmp_path):
+    with pytest.raises(KernelError, match="before its first case"):
+        unattended.supervise(worker.asleep, tmp_path / "rows.csv", minutes=0.01, case_limit_s=1.0)
+
+
+def test_a_campaign_runs_in_a_process_of_its_own(tmp_path):
+    path = tmp_path / "rows.csv"
+    unattended.supervise(campaign.work, path, tiny()[:2], "cpu", minutes=5.0)
+    assert len(journal.done(path)) == 2
 
 
 def tiny():
