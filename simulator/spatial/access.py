@@ -43,10 +43,12 @@ class Tile:
     Attributes:
         parts: sizes of loops.
         coupled: indices that are sums of variables: for each, its terms as (loops of the variable, stride).
+        gathered: indices that gather: the loops of their variables, and the ranks that hold no more elements.
     """
 
     parts: tuple[str, ...]
     coupled: tuple[tuple[tuple[tuple[str, ...], object], ...], ...] = ()
+    gathered: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +158,14 @@ def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
     """Return the tile of an operand under some loops."""
     parts: list[str] = [*operand.whole]
     coupled = []
+    gathered = []
     for dimension in operand.dimensions:
-        if len(dimension.terms) == 1:  # a stride leaves gaps, not more elements
+        if dimension.within:
+            loops = tuple(part for v, _ in dimension.terms for part in within.get(v, ()))
+            gathered += [(loops, dimension.within)] if loops else []
+        elif dimension.gathers:
+            parts += (part for v, _ in dimension.terms for part in within.get(v, ()))
+        elif len(dimension.terms) == 1:  # a stride leaves gaps, not more elements
             parts += within.get(dimension.terms[0][0], ())
         elif _single(dimension, within) is not None:
             parts += _single(dimension, within) or ()
@@ -165,7 +173,7 @@ def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
             parts += (part for v, _ in dimension.terms for part in within[v])
         else:
             coupled.append(tuple((within.get(v, ()), stride) for v, stride in dimension.terms))
-    return Tile(tuple(parts), tuple(coupled))
+    return Tile(tuple(parts), tuple(coupled), tuple(gathered))
 
 
 def _single(dimension: Dimension, within: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
@@ -351,8 +359,10 @@ def words(tile: Tile, sizes: SizeTable) -> Count:
     20
     """
     total = sizes[tile.parts]
-    if not tile.coupled:
+    if not tile.coupled and not tile.gathered:
         return total
+    for loops, ranks in tile.gathered:
+        total = total * _least(sizes[loops], sizes[ranks])
     for terms in tile.coupled:
         span: Count = 1
         points: Count = 1
@@ -360,9 +370,12 @@ def words(tile: Tile, sizes: SizeTable) -> Count:
             size = sizes[loops]
             span = span + _stride(stride, sizes) * (size - 1)
             points = points * size
-        both = isinstance(span, np.ndarray) or isinstance(points, np.ndarray)
-        total = total * (np.minimum(span, points) if both else min(span, points))
+        total = total * _least(span, points)
     return total
+
+
+def _least(a: Count, b: Count) -> Count:
+    return np.minimum(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else min(a, b)
 
 
 def _stride(stride: object, sizes: Sizes) -> Count:

@@ -75,17 +75,20 @@ def cut(known: Mapping[str, Count], whole: str, parts: Sequence[str], where: str
 
 def with_cuts(sizes: Mapping[str, Count], cuts: Sequence[Cut]) -> SizeTable:
     """Return a table that counts with the mean of tiles, and weighs what is held by the full ones."""
-    full = _doubles(sizes)
-    if not cuts:
-        return full
-    found = _doubles({**sizes, **{c.part: c.mean for c in cuts}})
-    found.full = full
+    return with_means(_doubles(sizes), _doubles({c.part: c.mean for c in cuts}))
+
+
+def with_means(sizes: Mapping[str, Count], means: Mapping[str, Count]) -> SizeTable:
+    """Return a table of sizes, of which some are the mean of what varies from tile to tile."""
+    found = SizeTable({**sizes, **means})
+    if means:
+        found.full = SizeTable(sizes)
     return found
 
 
-def _doubles(sizes: Mapping[str, Count]) -> SizeTable:
+def _doubles(sizes: Mapping[str, Count]) -> dict[str, Count]:
     # Doubles hold every count below 2^53 exactly, and do not overflow where 64-bit integers would wrap.
-    return SizeTable({k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in sizes.items()})
+    return {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in sizes.items()}
 
 
 def check_cuts(layout: Layout, sizes: SizeTable, cuts: Sequence[Cut], where: str) -> None:
@@ -145,8 +148,10 @@ def _linear(tile: Tile, c: Cut, sizes: SizeTable) -> bool:
     """Tell whether a tile grows linearly from the last size to the full one.
 
     A window has the smaller of its span and its points, both of which are linear: the same one has to be it at both.
+    So has what is gathered: its points, or all that the tensor has.
     """
-    if not any(c.part in loops and c.outer not in loops for terms in tile.coupled for loops, _ in terms):
+    windows = [loops for terms in tile.coupled for loops, _ in terms] + [loops for loops, _ in tile.gathered]
+    if not any(c.part in loops and c.outer not in loops for loops in windows):
         return True
     short = SizeTable({**{k: v for k, v in sizes.items() if isinstance(k, str)}, c.part: c.last})
     middle = SizeTable({**short, c.part: (sizes[c.part] + c.last) / 2})

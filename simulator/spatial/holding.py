@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from einsum_cascade.errors import MappingError, nearest
@@ -101,6 +102,8 @@ def _not_inside(tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
     """Return the tiles that do not lie in another one with more loops."""
     kept: list[Tile] = []
     for tile in sorted(tiles, key=lambda tile: len(tile.parts), reverse=True):
-        if not any(tile.coupled == k.coupled and Counter(tile.parts) <= Counter(k.parts) for k in kept):
+        if not any(
+            replace(tile, parts=k.parts) == k and Counter(tile.parts) <= Counter(k.parts) for k in kept
+        ):
             kept.append(tile)
     return tuple(kept)

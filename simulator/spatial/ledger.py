@@ -15,9 +15,10 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.sizes import BATCH_RANKS
 
 from .access import Usage, Use, program, run, run_masked, with_identities, words
+from .cuts import with_means
 from .energy import actions
 from .live import DENSE, Live
-from .lowering import operands_of, with_generations
+from .lowering import operands_in, with_generations
 from .masks import constants, masks_of
 from .nest import Count, Dimension, Level, Loop, Nest, Operand, SizeTable, Work
 from .placement import STEP, Placed, in_series
@@ -64,17 +65,23 @@ class Ledger:
     def table(self, tiles: Mapping[str, Count]) -> SizeTable:
         """Return the sizes of all loops for some tiles: `P.2` over tiles, `P.1` over steps, `P.0` inside a step.
 
-        On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`.
+        On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`. A tile need not
+        divide its rank, as long as its steps do: see cuts.py.
         """
         sizes: dict[str, Count] = {**self.known}
+        means: dict[str, Count] = {}
         for rank, tile in tiles.items():
             step, *narrower = self.placed.widths(rank, tile)
-            found = {"2": self.placed.sizes[rank] // tile, "1": tile // step, "0": step}
+            whole = self.placed.sizes[rank]
+            number = -(-whole // tile)
+            found = {"2": number, "1": tile // step, "0": step}
             for extent, width in zip(self.placed.extents[rank][1:], narrower, strict=True):
                 found |= {f"turns.{extent}": step // width, f"axis.{extent}": width}
             for level, size in found.items():
                 sizes[f"{rank}.{level}"] = size * 1.0 if isinstance(size, np.ndarray) else size
-        return SizeTable(sizes)
+            if np.any(whole % tile):
+                means[f"{rank}.1"] = whole / (number * step)
+        return with_means(sizes, means)
 
     def cost(self, sizes: SizeTable) -> Cost:
         """Return latency, traffic and whether it fits."""
@@ -125,7 +132,7 @@ class Ledger:
         for use in self.uses:
             tensor = use.operand.tensor
             if use.memory == memory and tensor not in extents:
-                tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes)))
+                tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes.full)))
         stated = (self._extent(extent, sizes, loose) for extent in extents.values())
         return total((*tiles.values(), *stated))
 
@@ -134,7 +141,7 @@ class Ledger:
         for rank, how in extent.items():
             if loose and how == STEP:
                 continue
-            out = out * sizes[self.parts(rank, how)]
+            out = out * sizes.full[self.parts(rank, how)]
         return out
 
     def parts(self, rank: str, how: int) -> tuple[str, ...]:
@@ -164,7 +171,7 @@ class Ledger:
         return with_generations(
             self.block.cascade,
             einsum,
-            operands_of(einsum),
+            operands_in(self.block.cascade, einsum),
             common,
             lambda memory, writer, tensor: tensor in keep.get(memory, {}).get(writer, ()),
         )

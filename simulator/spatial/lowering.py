@@ -245,7 +245,9 @@ def _nest(
     at = next((i for i, m in enumerate(hierarchy) if words.per_element(m)), len(hierarchy)) - 1
     levels[at] = replace(levels[at], space=_space(loops, own, ranks, words.axes(array), where))
     _check_cover(levels, own, ranks, where)
-    found = with_generations(cascade, einsum, operands_of(einsum), words.common, mapping.binding.keeps)
+    found = with_generations(
+        cascade, einsum, operands_in(cascade, einsum), words.common, mapping.binding.keeps
+    )
     operands = tuple(_placed(o, batch, einsum.name, hierarchy, mapping) for o in found)
     for o in operands:
         if not o.kept:
@@ -330,6 +332,19 @@ def operands_of(einsum: Einsum) -> tuple[Operand, ...]:
     return (*found, Operand(einsum.name, _dimensions(einsum.target.indices), (), output=True, whole=whole))
 
 
+@remembered(maxsize=4096)
+def operands_in(cascade: Cascade, einsum: Einsum) -> tuple[Operand, ...]:
+    """Return the operands of an Einsum that know how many elements a tensor has where they gather from it."""
+    return tuple(_bounded(o, cascade.signatures[o.tensor].ranks) for o in operands_of(einsum))
+
+
+def _bounded(operand: Operand, ranks: Sequence[str]) -> Operand:
+    if not any(d.gathers for d in operand.dimensions):
+        return operand
+    found = (replace(d, within=tuple(ranks[i] for i in d.gathers)) for d in operand.dimensions)
+    return replace(operand, dimensions=tuple(found))
+
+
 def with_generations(
     cascade: Cascade,
     einsum: Einsum,
@@ -358,14 +373,14 @@ def with_generations(
 
 
 def _dimensions(indices: Sequence[Expr]) -> tuple[Dimension, ...]:
-    out: list[Dimension] = []
-    for index in indices:
-        terms = _affine(index)
-        if terms is None:  # a gather or a quotient: at most one element for every value of its variables
-            out += [Dimension(((v, 1),)) for v in variables(index)]
-        elif terms:
-            out.append(Dimension(tuple(terms.items())))
-    return tuple(out)
+    found = [(index, _affine(index)) for index in indices]
+    plain = [Dimension(tuple(terms.items())) for _, terms in found if terms]
+    told = {v for d in plain if len(d.terms) == 1 for v, _ in d.terms}
+    # A gather or a quotient shows at most one element for all values of its variables; those that another index tells
+    # apart, or another gather, show no more.
+    at = tuple(i for i, (_, terms) in enumerate(found) if terms is None)
+    gathered = dict.fromkeys(v for i in at for v in variables(indices[i]) if v not in told)
+    return (*plain, Dimension(tuple((v, 1) for v in gathered), at)) if gathered else tuple(plain)
 
 
 def _affine(index: Expr) -> dict[str, int | Expr] | None:

@@ -245,4 +245,4 @@ def _shares_neighbours(layout: Layout) -> bool:
 
 def _overlaps(dimension: Dimension) -> bool:
     """Tell whether two variables of an index reach the same element (`p + w`), unlike the digits of `m1*M0 + m0`."""
-    return sum(1 for _, stride in dimension.terms if stride == 1) > 1
+    return not dimension.gathers and sum(1 for _, stride in dimension.terms if stride == 1) > 1

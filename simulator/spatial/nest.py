@@ -90,9 +90,17 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One index of an access, as terms (variable, stride); a stride is a number or an expression over sizes."""
+    """One index of an access, as terms (variable, stride); a stride is a number or an expression over sizes.
+
+    Attributes:
+        gathers: positions of several indices that are taken as one: what they show depends on data, or is no sum, so
+            that there is one element for all values of the variables, and no more than the tensor has there.
+        within: the ranks of the tensor there.
+    """
 
     terms: tuple[tuple[str, int | Expr], ...]
+    gathers: tuple[int, ...] = ()
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +19,12 @@ from einsum_cascade.errors import MappingError
 from simulator import load_hardware, simulate
 from simulator.spatial.access import program, run
 from simulator.spatial.cuts import Cut, check_cuts, exact, with_cuts
+from simulator.spatial.ledger import Ledger
 from simulator.spatial.lowering import Layout
+from simulator.spatial.mapper import find_mapping
 from simulator.spatial.nest import Dimension, Level, Loop, Nest, Operand
+from simulator.spatial.tiling import Tiled
+from simulator.spatial.writing import write
 
 _spec = importlib.util.spec_from_file_location("nest_walk", Path(__file__).parent / "nest_walk.py")
 nest_walk = importlib.util.module_from_spec(_spec)
@@ -194,3 +199,33 @@ def test_an_axis_and_an_order_that_are_refused():
         MappingError, match="M = 5 into 2 tiles, the last one shorter; in X they lie on an axis"
     ):
         check_cuts(laid(wide), table, cuts, "here")
+
+
+def test_the_search_counts_uneven_tiles_as_a_mapping_of_them(monkeypatch):
+    """The closed forms of a block, at tiles that do not divide, against the mapping that is written from them."""
+    cascade, sizes, machine = zoo.load("gemm"), {"K": 64, "M": 1024, "N": 768}, load_hardware("fusemax", N=16)
+    ledgers = []
+    build = Ledger.__init__
+
+    def watched(self, placed, built):
+        build(self, placed, built)
+        ledgers.append(self)
+
+    monkeypatch.setattr(Ledger, "__init__", watched)
+    find_mapping(cascade, sizes, machine, objective="traffic_bytes")
+    ledger = next(x for x in ledgers if x.placed.home and {"M", "N"} <= set(x.block.order))
+    rows, columns = (
+        np.array(v) for v in zip(*itertools.product([96, 256, 304], [80, 192, 768]), strict=True)
+    )
+    costs = ledger.cost(ledger.table({"M": rows, "N": columns, "K": 64}))
+    for k, (m, n) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+        tiles = {"M": m, "N": n, "K": 64}
+        mapping = write(cascade, sizes, [Tiled((0.0, 0.0, 0.0), ledger.placed, tiles)], "uneven")
+        found = simulate(cascade, sizes, machine, mapping)
+        one = ledger.cost(ledger.table(tiles))
+        for name in ("traffic_bytes", "latency_s"):
+            # the mean of the tiles is rounded
+            assert getattr(costs, name)[k] == pytest.approx(getattr(found, name), rel=1e-12)
+            assert getattr(one, name) == pytest.approx(getattr(found, name), rel=1e-12)
+        held = ledger.held(ledger.placed.home, ledger.table(tiles)) * machine.word_bytes
+        assert held == next(x.held_bytes for x in found.memories if x.name == ledger.placed.home)
