@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from simulator.result import Estimate
-from simulator.spatial.access import Usage, loops_within, tile_of, words
+from simulator.spatial.access import Usage, words
 from simulator.spatial.energy import actions, summed
 from simulator.spatial.lowering import with_nests
 from simulator.spatial.model import Plan, assemble, count_all, gathered
 from simulator.spatial.nest import Loop, Nest, Operand, SizeTable
+from simulator.spatial.programs import loops_within, tile_of
 from simulator.spatial.spill import spilled
 
 _SIZE_T = 2**64

@@ -20,9 +20,10 @@ import numpy as np
 
 from einsum_cascade.errors import MappingError
 
-from .access import Tile, Trips, Usage, Use, words
+from .access import Usage, words
 from .lowering import Layout
 from .nest import Count, Nest, SizeTable
+from .programs import Tile, Trips, Use
 
 
 @dataclass(frozen=True, slots=True)

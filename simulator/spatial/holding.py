@@ -10,7 +10,7 @@ from typing import TypeAlias
 from einsum_cascade.errors import MappingError, nearest
 from mappings.binding import SpatialMapping
 
-from .access import Tile, Use
+from .programs import Tile, Use
 
 # Groups of which the largest counts; in a group the tensors held together, each by the largest of its tiles.
 Groups: TypeAlias = tuple[tuple[tuple[Tile, ...], ...], ...]

@@ -13,9 +13,11 @@ from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 
 from ..identity import remembered
-from .access import Tile, Usage, tile_of, words
-from .lowering import Layout, operands_of
+from .access import Usage, words
+from .lowering import Layout
 from .nest import Operand, SizeTable
+from .operands import operands_of
+from .programs import Tile, tile_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,15 @@ from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.sizes import BATCH_RANKS
 
-from .access import Usage, Use, program, run, run_masked, with_identities, words
+from .access import Usage, run, run_masked, with_identities, words
 from .cuts import with_means
 from .energy import actions
 from .live import DENSE, Live
-from .lowering import operands_in, with_generations
 from .masks import constants, masks_of
 from .nest import Count, Dimension, Level, Loop, Nest, Operand, SizeTable, Work
+from .operands import operands_in, with_generations
 from .placement import STEP, Placed, in_series
+from .programs import Use, program
 from .work import cycles, greatest, total
 
 

@@ -18,12 +18,13 @@ from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
 from ..identity import Same, remembered
-from .access import Usage, Use, run, run_masked, with_identities
+from .access import Usage, run, run_masked, with_identities
 from .cuts import exact
 from .initial import FirstValue, first_usages, first_values
 from .live import DENSE, Live
 from .lowering import Layout, lower
 from .nest import Count, Sizes, SizeTable
+from .programs import Use
 from .recompute import with_copies
 from .spill import Shares, shares, spilled
 from .tiles import occupancy, settle

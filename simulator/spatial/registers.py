@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from einsum_cascade.einsum import Einsum
 
 from ..identity import remembered
-from .access import tile_of, words
-from .lowering import operands_of
+from .access import words
 from .nest import SizeTable
+from .operands import operands_of
+from .programs import tile_of
 
 
 def registers(einsum: Einsum, sizes: Mapping[str, int], room: int) -> tuple[str, ...]:

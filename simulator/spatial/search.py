@@ -16,15 +16,16 @@ from einsum_cascade.errors import MappingError
 from einsum_cascade.sizes import BATCH_RANKS
 
 from ..hardware.model import SpatialChip
-from .access import tile_of, words
+from .access import words
 from .block import Block, Way, blocks, read_by, ways
 from .energy import memory_cost
 from .groups import units
 from .ledger import Built
-from .lowering import operands_of
 from .masks import elements_left
 from .nest import SizeTable
+from .operands import operands_in
 from .placement import Placed, placements, shared_memories
+from .programs import tile_of
 from .tiling import Allowed, Merit, Tiled, best_tiles, shortage, thriftiest
 from .writing import boundaries
 
@@ -238,7 +239,7 @@ class Search:
         around = SizeTable(self.sizes)
         whole = {v: (rank_of(v),) for v in einsum.variables}
         found: dict[str, float] = {}
-        for o in operands_of(einsum):
+        for o in operands_in(self.cascade, einsum):
             size = float(words(tile_of(o, whole), around) * around[batch])
             size *= elements_left(self.cascade, einsum, o, self.sizes)
             found[o.tensor] = max(size, found.get(o.tensor, 0.0))

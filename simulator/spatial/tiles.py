@@ -15,11 +15,12 @@ from mappings.binding import SpatialMapping
 from mappings.expression import call_of, evaluate_expression, evaluate_node
 
 from ..hardware.model import Array, Memory, SpatialChip
-from .access import Tile, run, words
+from .access import run, words
 from .cuts import Cut, check_cuts, cut, with_cuts
 from .factors import divisor, divisors
 from .lowering import Layout, Ranks
 from .nest import Count, Sizes, SizeTable
+from .programs import Tile
 from .work import greatest
 
 

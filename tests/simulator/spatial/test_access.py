@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from einsum_cascade.expr import Size
-from simulator.spatial.access import count, program, words
+from simulator.spatial.access import count, words
 from simulator.spatial.nest import Dimension, Level, Loop, Nest, Operand, SizeTable
+from simulator.spatial.programs import program
 
 _spec = importlib.util.spec_from_file_location("nest_walk", Path(__file__).parent / "nest_walk.py")
 nest_walk = importlib.util.module_from_spec(_spec)

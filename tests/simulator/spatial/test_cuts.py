@@ -17,12 +17,13 @@ import mappings
 from einsum_cascade import zoo
 from einsum_cascade.errors import MappingError
 from simulator import load_hardware, simulate
-from simulator.spatial.access import program, run
+from simulator.spatial.access import run
 from simulator.spatial.cuts import Cut, check_cuts, exact, with_cuts
 from simulator.spatial.ledger import Ledger
 from simulator.spatial.lowering import Layout
 from simulator.spatial.mapper import find_mapping
 from simulator.spatial.nest import Dimension, Level, Loop, Nest, Operand
+from simulator.spatial.programs import program
 from simulator.spatial.tiling import Tiled
 from simulator.spatial.writing import write
 

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 import mappings
 from einsum_cascade import zoo
 from simulator import load_hardware, simulate
-from simulator.spatial.access import Tile, words
+from simulator.spatial.access import words
 from simulator.spatial.effort import efforts
 from simulator.spatial.energy import actions, spent, summed
 from simulator.spatial.holding import largest
 from simulator.spatial.model import assemble, plan
 from simulator.spatial.nest import SizeTable
 from simulator.spatial.planning import count_all, gathered, moved_words
+from simulator.spatial.programs import Tile
 from simulator.spatial.tiles import held_together
 from simulator.spatial.work import cycles, greatest
 

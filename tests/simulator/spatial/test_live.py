@@ -19,13 +19,14 @@ from einsum_cascade.parser import parse, parse_expression
 from einsum_cascade.sizes import parse_sizes, resolve
 from simulator import load_hardware, simulate
 from simulator.hardware.model import Array
-from simulator.spatial.access import program, run, run_masked
+from simulator.spatial.access import run, run_masked
 from simulator.spatial.default import default_mapping
 from simulator.spatial.idle import idle
 from simulator.spatial.live import Live, Mask
 from simulator.spatial.live import settings as live_settings
 from simulator.spatial.model import plan
 from simulator.spatial.nest import Dimension, Level, Loop, Nest, Operand, SizeTable, Work
+from simulator.spatial.programs import program
 from simulator.spatial.work import cycles, operations, unit_operations, useful
 from validation.schedules import on_chip_bytes
 
