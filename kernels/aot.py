@@ -21,7 +21,7 @@ from typing import Any
 from einsum_cascade.errors import KernelError, nearest
 
 from . import registry, sass, tileir
-from .tiles import Tile, shipped
+from .tiles import Tile, legal
 
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16"}
@@ -245,9 +245,8 @@ def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Bui
         make = registry.load(entry.build)
         for dtype, head_dim, variant in itertools.product(SHIPPED_DTYPES, entry.head_dims, entry.variants):
             windowed, word_bytes = "window" in variant, WORD_BYTES[dtype]
-            key = (entry.name, number, head_dim, word_bytes)
-            rows = [r for r in shipped() if (r.kernel, r.target, r.head_dim, r.word_bytes) == key]
-            row = max((r for r in rows if r.window <= windowed), key=lambda r: r.window, default=None)
+            rows = legal(entry.name, word_bytes=word_bytes, target=number, window=windowed)
+            row = next((r for r in rows if r.head_dim == head_dim), None)
             if row is not None and row.compiled:
                 yield make(row.tile, head_dim=head_dim, dtype=dtype, variant=variant)
 

@@ -110,7 +110,7 @@ def store(path: Path, want: Wanted, row: dict[str, str] | None) -> None:
     key = [str(part) for part in (*want.key[:-1], int(want.window))]
     rows = [r for r in rows if [r[c] for c in COLUMNS[:5]] != key] + ([row] if row else [])
     order = {e.name: i for i, e in enumerate(registry.entries())}
-    rows.sort(key=lambda r: (order[r["kernel"]], -int(r["word_bytes"]) % 4, int(r["head_dim"]), r["window"],
+    rows.sort(key=lambda r: (order[r["kernel"]], int(r["word_bytes"]), int(r["head_dim"]), r["window"],
                              int(r["target"])))  # fmt: skip
     part = path.with_suffix(".part")
     with part.open("w", newline="", encoding="utf-8") as file:

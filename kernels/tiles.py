@@ -58,7 +58,7 @@ class Shipped:
     """One row of tiles.csv: up to `head_dim`, from compute capability `target` (90 is 9.0) on.
 
     Attributes:
-        window: a row for windows only; where there is none, windows take the other row.
+        window: a row for windows only; where a kernel has none of these, windows take the others.
         compiled: compiled for exactly this head size and target, and found not to spill; the others are guesses.
     """
 
@@ -112,20 +112,32 @@ def row_of(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: 
     Raises:
         KernelError: no row fits.
     """
+    rows = legal(kernel, word_bytes=word_bytes, target=target, window=window)
+    fits = [r for r in rows if r.head_dim >= head_dim]
+    if not fits:
+        largest = max((r.head_dim for r in rows), default=0)
+        raise KernelError(
+            f"{kernel}: no tile that spills no registers is known for head_dim={head_dim}, {word_bytes}-byte words, "
+            f"sm_{target}; the largest head_dim is {largest}; tile=Tile(...) runs one that spills"
+        )
+    return min(fits, key=lambda r: r.head_dim)
+
+
+def legal(kernel: str, *, word_bytes: int, target: int, window: bool) -> list[Shipped]:
+    """Return the rows of a kernel and word for one generation; the tile of another one may spill on it.
+
+    Where a kernel has rows for windows, a window has no other.
+
+    Raises:
+        KernelError: no such kernel.
+    """
     rows = [r for r in shipped() if r.kernel == kernel]
     if not rows:
         raise KernelError(f"no tiles for kernel '{kernel}': {nearest(kernel, {r.kernel for r in shipped()})}")
-    # A tile that another generation holds may spill on this one: only one generation's rows count.
     generation = max((r.target for r in rows if r.target <= target), default=0)
-    legal = [r for r in rows if r.word_bytes == word_bytes and r.target == generation and r.window <= window]
-    fits = [r for r in legal if r.head_dim >= head_dim]
-    if not fits:
-        largest = max((r.head_dim for r in legal), default=0)
-        raise KernelError(
-            f"{kernel}: no tile that spills no registers is known for head_dim={head_dim}, {word_bytes}-byte words, "
-            f"sm_{target}; the largest head_dim is {largest}"
-        )
-    return min(fits, key=lambda r: (r.head_dim, not r.window))
+    found = [r for r in rows if r.word_bytes == word_bytes and r.target == generation]
+    windowed = window and any(r.window for r in found)
+    return [r for r in found if r.window == windowed]
 
 
 def choose(
@@ -145,8 +157,14 @@ def fitting(kernel: str, *, head_dim: int, word_bytes: int, target: int, window:
     """Return the shipped tile that serves a head size, whatever it is.
 
     Rows that are no multiple of 16 words cannot be loaded in vectors, which costs registers: such a head takes the tile
-    of the next larger size, and the one for windows where there is one.
+    of the next larger size where there is one, and the one for windows.
     """
     if head_dim % 16:
-        head_dim, window = 2 * (1 << (head_dim - 1).bit_length()), True
+        window = True
+        largest = max(
+            (r.head_dim for r in legal(kernel, word_bytes=word_bytes, target=target, window=window)),
+            default=0,
+        )
+        larger = 2 * (1 << (head_dim - 1).bit_length())
+        head_dim = max(head_dim, min(larger, largest))
     return pick(kernel, head_dim=head_dim, word_bytes=word_bytes, target=target, window=window)
