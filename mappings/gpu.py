@@ -190,6 +190,7 @@ class KernelMapping:
         skips_window: tiles outside the window are not visited.
         skips_causal: tiles above the diagonal are not visited.
         split_keys: few query tiles are spread over the chip by splitting the keys (split-KV decode).
+        overlaps: products and softmax of a block run at the same time, in turns of its warp groups or stages.
         narrow: targets on which queries are brought to the type of a narrower cache and the products run in it.
         reads_given: the kernel reads the keys that the call brings, in the queries' type, and not the cache.
         appends: the timed call also copies the new keys and values into the cache.
@@ -223,6 +224,7 @@ class KernelMapping:
     skips_window: bool = True
     skips_causal: bool = True
     split_keys: bool = False
+    overlaps: bool = True
     narrow: tuple[str, ...] = ()
     reads_given: bool = False
     appends: bool = False

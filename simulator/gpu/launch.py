@@ -130,7 +130,15 @@ def launch(
     per_score = mapping.per_score if direction == "fwd" else mapping.backward
     products = mapping.products(target=gpu.target, dtype=first.dtype, kv_dtype=first.kv_dtype)
     read = "" if mapping.reads_given else first.kv_dtype
-    timed = tile_time(gpu, tile, head_dim=first.head_dim, dtype=products, per_score=per_score, kv_dtype=read)
+    timed = tile_time(
+        gpu,
+        tile,
+        head_dim=first.head_dim,
+        dtype=products,
+        per_score=per_score,
+        kv_dtype=read,
+        overlaps=mapping.overlaps,
+    )
     work = _work(calls, gpu, mapping=mapping, tile=tile, direction=direction)
     moved, appended, footprint = _bytes(calls, mapping, tile, gpu.target, direction)
     return Launch(

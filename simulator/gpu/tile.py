@@ -27,7 +27,8 @@ class TileTime:
 
     Attributes:
         pipes: cycles per pipe, as if each worked alone.
-        bound: cycles of the slowest pipe of the SM: every other one hides behind it.
+        bound: cycles of the slowest pipe of the SM, behind which every other one hides; of `serial`, where a kernel
+            does not overlap.
         l2: cycles in which the L2 cache delivers the key side at the soonest, whatever the SM does meanwhile.
         serial: tensor and softmax one after another: no overlap at all.
         bound_by: the slowest pipe.
@@ -50,7 +51,14 @@ class TileTime:
 
 
 def tile_time(
-    gpu: Gpu, tile: TileMapping, *, head_dim: int, dtype: str, per_score: PerScore, kv_dtype: str = ""
+    gpu: Gpu,
+    tile: TileMapping,
+    *,
+    head_dim: int,
+    dtype: str,
+    per_score: PerScore,
+    kv_dtype: str = "",
+    overlaps: bool = True,
 ) -> TileTime:
     """Return the cycles of one score tile of `tile.query` x `tile.key`.
 
@@ -59,6 +67,7 @@ def tile_time(
         per_score: work of the kernel per element of the score tile; instructions of the tile's compiled loop take its
             place where they are known.
         kv_dtype: of the keys in memory, where it is not that of the products.
+        overlaps: products and softmax of a block run at the same time; else one after another.
 
     Source: rates of the hardware file; shared-memory reads of the key side once per `operand_rows` rows, since every
         warp (mma.sync) or warp group (wgmma) reads its operands for itself.
@@ -85,6 +94,8 @@ def tile_time(
     bound_by = max(pipes, key=lambda name: pipes[name])
     serial = pipes["tensor"] + max(pipes["exp"], pipes["fma"], pipes["alu"])
     bound = max(cycles for name, cycles in pipes.items() if name != "l2")
+    if not overlaps:
+        bound = max(serial, bound)
     loop = tile.resources.loop if tile.resources else None
     masked = loop.masked_instructions * tile.warps / gpu.issue_per_cycle if loop else 0.0
     return TileTime(
