@@ -33,13 +33,15 @@ class Cut:
     Attributes:
         outer: the part that counts the tiles, the outermost one.
         part: the part next to it: the steps of a tile.
-        mean: steps of a tile on average.
+        full: steps of a tile.
+        mean: steps of a tile on average, the last one included.
         last: steps of the last tile.
     """
 
     whole: str
     outer: str
     part: str
+    full: Count
     mean: Count
     last: Count
 
@@ -71,7 +73,7 @@ def cut(known: Mapping[str, Count], whole: str, parts: Sequence[str], where: str
     steps = known[whole] // step
     tiles = -(-steps // known[part])
     mean = steps / tiles if isinstance(tiles, np.ndarray) else _whole(Fraction(steps, tiles))
-    return Cut(whole, outer, part, mean, steps - (tiles - 1) * known[part])
+    return Cut(whole, outer, part, known[part], mean, steps - (tiles - 1) * known[part])
 
 
 def with_cuts(sizes: Mapping[str, Count], cuts: Sequence[Cut]) -> SizeTable:
@@ -98,6 +100,8 @@ def check_cuts(layout: Layout, sizes: SizeTable, cuts: Sequence[Cut], where: str
     Raises:
         MappingError: names the rank, and what is accepted.
     """
+    full = {k: v for k, v in sizes.full.items() if isinstance(k, str)}
+    last = {**full, **{c.part: c.last for c in cuts}}
     for c in cuts:
         refused = (
             f"{where}: {c.part} cuts {c.whole} = {sizes[c.whole]} into {sizes[c.outer]} tiles, "
@@ -109,12 +113,12 @@ def check_cuts(layout: Layout, sizes: SizeTable, cuts: Sequence[Cut], where: str
             if live.whole is not None and {c.part, c.outer}.intersection(live.whole.own):
                 raise MappingError(f"{refused}; {name} has a `where` over it, so all parts have to divide it")
         for use in layout.uses:
-            if not all(_linear(tile, c, sizes.full) for tile in _counted(use)):
+            if not all(_linear(tile, c, others) for tile in _counted(use) for others in (full, last)):
                 raise MappingError(
                     f"{refused}; what {use.operand.tensor} shows of its window does not grow evenly with them: a tile "
                     "has to divide the rank"
                 )
-    single = {c.part for c in cuts if _any(c.last == 1)}
+    single = {c.part for c in cuts if _any((c.last == 1) & (full[c.part] > 1))}
     for use in layout.uses if single else ():
         for trips in (use.inner,) if use.outermost else (use.inner, use.outer):
             stays = _stays(trips, single, sizes.full)
@@ -145,8 +149,8 @@ def _counted(use: Use) -> list[Tile]:
     return [*found, use.whole] if use.spares_reads or use.spares_fills else found
 
 
-def _linear(tile: Tile, c: Cut, sizes: SizeTable) -> bool:
-    """Tell whether a tile grows linearly from the last size to the full one.
+def _linear(tile: Tile, c: Cut, others: Mapping[str, Count]) -> bool:
+    """Tell whether a tile grows linearly from the last size to the full one, for some sizes of other parts.
 
     A window has the smaller of its span and its points, both of which are linear: the same one has to be it at both.
     So has what is gathered: its points, or all that the tensor has.
@@ -154,10 +158,10 @@ def _linear(tile: Tile, c: Cut, sizes: SizeTable) -> bool:
     windows = [loops for terms in tile.coupled for loops, _ in terms] + [loops for loops, _ in tile.gathered]
     if not any(c.part in loops and c.outer not in loops for loops in windows):
         return True
-    short = SizeTable({**{k: v for k, v in sizes.items() if isinstance(k, str)}, c.part: c.last})
-    middle = SizeTable({**short, c.part: (sizes[c.part] + c.last) / 2})
-    ends = (words(tile, table) for table in (short, sizes))
-    return not _any(abs(sum(ends) / 2 - words(tile, middle)) > 1e-9 * words(tile, middle))
+    short, middle, long = (
+        words(tile, SizeTable({**others, c.part: size})) for size in (c.last, (c.last + c.full) / 2, c.full)
+    )
+    return not _any(abs((short + long) / 2 - middle) > 1e-9 * middle)
 
 
 def _stays(trips: Trips, single: Iterable[str], sizes: SizeTable) -> str:

@@ -46,7 +46,7 @@ def cut_nests(draw):
             tiles, steps = max(2, tiles), max(2, steps)
             last = draw(st.integers(1, steps - 1))
             mean = Fraction((tiles - 1) * steps + last, tiles)
-            cuts.append(Cut(v.upper(), f"{v}2", f"{v}1", mean, last))
+            cuts.append(Cut(v.upper(), f"{v}2", f"{v}1", steps, mean, last))
             ends[v] = ((tiles - 1) * steps + last) * inner
         sizes |= {f"{v}2": tiles, f"{v}1": steps, f"{v}0": inner, v.upper(): ends.get(v, 0)}
         order.append([Loop(v, f"{v}{d}") for d in (2, 1, 0)])
@@ -191,7 +191,7 @@ def test_what_is_refused(cascade, mapping, sizes, message):
 
 def test_an_axis_and_an_order_that_are_refused():
     nest = Nest("X", "A", (Level("DRAM", (Loop("m", "m1"), Loop("m", "m2"))),), (), ())
-    cuts = (Cut("M", "m2", "m1", Fraction(5, 2), 2),)
+    cuts = (Cut("M", "m2", "m1", 3, Fraction(5, 2), 2),)
     table = with_cuts({"m2": 2, "m1": 3, "M": 5}, cuts)
     with pytest.raises(MappingError, match="the loop over m1 stands outside that over m2: put it inside"):
         check_cuts(laid(nest), table, cuts, "here")
