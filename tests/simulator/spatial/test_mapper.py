@@ -243,3 +243,23 @@ def test_objectives():
         find_mapping(
             zoo.load("gemm"), {"K": 64, "M": 64, "N": 64}, load_hardware("flat"), objective="latency"
         )
+
+
+def gathered_bytes(name, chip="fusemax"):
+    """Bytes that the search moves for an entry of the zoo at 1,024 tokens, and the bound."""
+    found = find_mapping(zoo.load(name), sizes_at(name, 1024), load_hardware(chip), objective="traffic_bytes")
+    return found.estimate.traffic_bytes, found.gap
+
+
+@pytest.mark.parametrize("name", ["gna_1d_gather", "attention_selected_blocks", "deformable_attention"])
+def test_what_is_gathered_from_stays_on_the_chip(name):
+    """Keys that many queries point at are brought once where they all fit, not once for every query."""
+    moved, gap = gathered_bytes(name)
+    assert 1 <= gap < 8 and moved > 0
+
+
+def test_a_table_of_pages_shows_every_token_once():
+    """K[e, TB[m//T], m%T] has one element for every e and m: both indices follow the same m."""
+    cascade, chip = zoo.load("attention_paged"), load_hardware("tpu_v4i")  # its outermost memory holds 8 GiB
+    found = find_mapping(cascade, sizes_at("attention_paged", 16384), chip, effort=16).estimate
+    assert next(m.held_bytes for m in found.memories if m.name == "DRAM") < 2**33
