@@ -44,7 +44,7 @@ def step_change(backend: Backend, gpu: Gpu, pair: TilePair, head_dim: int) -> fl
     >>> kernel = backends()["hopper-fna"]
     >>> slower = replace(h100, exp_per_cycle=4)
     >>> step_change(kernel, h100, pair, 128), round(step_change(kernel, slower, pair, 128), 1)
-    (1.0, 1.5)
+    (1.0, 2.0)
     """
     before = as_described(gpu)
     if gpu == before:
