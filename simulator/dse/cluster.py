@@ -28,6 +28,7 @@ def connected(address: str) -> Iterator[Workers]:
     try:
         import distributed
         from distributed.client import FutureCancelledError
+        from distributed.comm.addressing import get_address_host_port
         from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
     except ImportError:
@@ -35,6 +36,9 @@ def connected(address: str) -> Iterator[Workers]:
         raise DataError(message) from None
     with _quiet():
         try:
+            # A client that was begun and given up complains of itself later, so what is no address never begins one.
+            check: Any = get_address_host_port
+            check(address)
             make: Any = distributed.Client
             client = make(address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:

@@ -179,8 +179,10 @@ def test_no_scheduler(monkeypatch):
         pass
 
 
-def test_not_an_address():
-    with pytest.raises(DataError, match="no Dask scheduler answers at nonsense"), connected("nonsense://x"):
+@pytest.mark.parametrize("address", ["nonsense", "nonsense://x", "tcp://127.0.0.1:x", "http://a:1"])
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_not_an_address(address):
+    with pytest.raises(DataError, match=f"no Dask scheduler answers at {address}"), connected(address):
         pass
 
 
