@@ -161,7 +161,9 @@ def stated_parts(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     parts = [p for whole, inner in cascade.splits.items() if whole in sizes for p in inner if p in sizes]
     if not parts:
         return {}
-    chosen = resolve(cascade, {k: v for k, v in sizes.items() if k not in parts})
+    # what follows from a part (W = N0 + 2 * R) would contradict the part that `resolve` chooses
+    follows = {r.name for r in cascade.ranks if r.size is not None and r.name not in cascade.splits}
+    chosen = resolve(cascade, {k: v for k, v in sizes.items() if k not in follows and k not in parts})
     return {p: sizes[p] for p in parts if sizes[p] != chosen[p]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade import CascadeError, parse, parse_sizes, zoo
-from einsum_cascade.sizes import count, resolve
+from einsum_cascade.sizes import count, resolve, stated_parts
 
 ONE = zoo.load("attention_1pass")
 
@@ -83,3 +83,13 @@ def test_derived_sizes_must_be_sizes(size: str, message: str) -> None:
     text = f"cascade c\nrank I\nrank J = {size}\ninput A[I]\noutput O[]\nO[] = A[i]\n"
     with pytest.raises(CascadeError, match=message):
         parse_sizes("I=2", parse(text))
+
+
+@pytest.mark.parametrize("block", [16, 64, 512])
+def test_stated_parts_where_other_ranks_follow_from_a_part(block):
+    """The window W = N0 + 2 * R of a halo follows from the block, whichever block was chosen."""
+    halo = zoo.load("halo_attention")
+    sizes = parse_sizes(f"E=8,F=8,N1=4,N0={block},R=4", halo)
+    chosen = resolve(halo, {"E": 8, "F": 8, "N": 4 * block, "R": 4})["N0"]
+    expected = {} if chosen == block else {"N1": 4, "N0": block}
+    assert stated_parts(halo, sizes) == expected
