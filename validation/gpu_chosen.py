@@ -15,6 +15,7 @@ from mappings.gpu import kernel_mappings
 _MARK = re.compile(r"\b(?:chosen after looking at|fitted:)", re.IGNORECASE)
 _TABLES = Path(simulator.gpu.calibration.TABLE).parent
 _LIBRARY = mappings.gpu.LIBRARY
+_CHIPS = _TABLES.parents[1] / "hardware" / "library" / "gpu"
 _CODE = (_TABLES.parent, Path(__file__).parent)
 _ROOT = _TABLES.parents[2]
 
@@ -22,11 +23,12 @@ _ROOT = _TABLES.parents[2]
 def chosen_after_data() -> list[dict[str, str]]:
     """Return {"file", "what", "why"} of every mark: fitted table rows, tiles, habits, constants in the code.
 
-    Nothing is listed by hand: a table's `source`, a mapping's `chosen_on`, a comment above or beside a constant.
+    Nothing is listed by hand: a table's `source`, a mapping's `chosen_on`, a comment beside a line of YAML,
+    above or beside a constant.
     """
     return [
         {"file": str(path.relative_to(_ROOT)), "what": what, "why": why}
-        for path, what, why in (*_of_tables(), *_of_mappings(), *_of_code())
+        for path, what, why in (*_of_tables(), *_of_mappings(), *_of_chips(), *_of_code())
     ]
 
 
@@ -58,10 +60,20 @@ def _of_mappings() -> Iterator[tuple[Path, str, str]]:
         path = _LIBRARY / f"{mapping.name}.yaml"
         if mapping.chosen_on:
             yield path, "tiles and habits", mapping.chosen_on
-        for line in path.read_text(encoding="utf-8").splitlines():
-            value, sign, remark = line.partition("  # ")
-            if sign and _MARK.search(remark):
-                yield path, value.strip(), remark
+        yield from _remarks(path)
+
+
+def _of_chips() -> Iterator[tuple[Path, str, str]]:
+    for path in sorted(_CHIPS.glob("*.yaml")):
+        yield from _remarks(path)
+
+
+def _remarks(path: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield the lines of a YAML file that carry the mark beside their value."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        value, sign, remark = line.partition("  # ")
+        if sign and _MARK.search(remark):
+            yield path, value.strip(), remark
 
 
 def _of_code() -> Iterator[tuple[Path, str, str]]:

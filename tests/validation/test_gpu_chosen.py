@@ -12,6 +12,7 @@ def test_every_marked_mapping_and_table_is_listed():
     files = {entry["file"].rpartition("/")[2] for entry in found}
     assert {f"{m.name}.yaml" for m in kernel_mappings() if m.chosen_on} <= files
     assert {"efficiency.csv", "energy.csv", "intervals.csv", "cache_copies.csv"} <= files
+    assert ("h100_pcie.yaml", "clock: 1335 MHz") in {(e["file"].rpartition("/")[2], e["what"]) for e in found}
     table = next(entry for entry in found if entry["file"].endswith("tables/efficiency.csv"))
     assert table["what"] == f"{len(shipped())} rows"
     assert all(entry["why"] for entry in found)
