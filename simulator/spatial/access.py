@@ -71,6 +71,7 @@ def count(nest: Nest, sizes: Sizes) -> tuple[Usage, ...]:
 
 def run(use: Use, sizes: SizeTable) -> Usage:
     """Return the words that a use moves for some sizes."""
+    sizes = sizes.across(use.copies)
     accesses = sizes[use.spread] * trips(use.inner, sizes)
     if use.below is not None:
         accesses = accesses * words(use.below, sizes)
@@ -92,6 +93,7 @@ def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
     Raises:
         CascadeError: there are too many points to look at.
     """
+    sizes = sizes.across((*use.copies, *mask.own))
     piece = sizes[use.spread] * (1 if use.below is None else words(use.below, sizes))
     accesses = piece * _live_trips(use.inner, sizes, mask)
     brought = words(use.brought, sizes)
@@ -128,7 +130,8 @@ def with_identities(usage: Usage, use: Use, sizes: SizeTable, live: Live) -> Usa
     if not use.operand.output or live.written is live.whole or live.whole is None:
         return usage
     loops = tuple(part for part, _ in use.inner.moving)
-    piece = sizes[use.spread] * (1 if use.below is None else words(use.below, sizes))
+    padded = sizes.across((*use.copies, *live.whole.own))
+    piece = padded[use.spread] * (1 if use.below is None else words(use.below, padded))
     left = piece * (settings(live.written, loops, sizes) - settings(live.whole, loops, sizes))
     return usage._replace(updates=usage.updates + left, elided=usage.elided + left)
 

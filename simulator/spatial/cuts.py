@@ -1,17 +1,23 @@
-"""Tiles that do not divide their rank: the last one is shorter, and every count stays exact.
+"""Tiles that do not divide their rank: the last one is shorter, and what is counted stays exact.
 
 P = 1000 in tiles of 300 makes 4 tiles, the last one of 100. A tile of 300 has to find room; everything that is counted
-grows linearly with the size of a tile, so that the 4 tiles count as much as 4 tiles of their mean size, 250. With
-several such ranks the tiles of one are the same in all tiles of the other, and the means multiply.
+grows linearly with the size of a tile, so that the 4 tiles count as much as 4 tiles of their mean size, 250. The same
+holds for what lies on an axis, for the steps of a tile, and for several levels at once: 577 on an axis of 256 takes 3
+steps with a mean of 192 1/3, and those in tiles of 2 steps make 2 tiles with a mean of 1 1/2. With several such ranks
+the tiles of one are the same in all tiles of the other, and the means multiply.
 
-What is not linear is refused: a tile on an axis of an array, whose steps are as many as the longest tile takes; loops
-inside a tile that stand outside the loop over the tiles; a mask over the rank, which leaves points here and not there;
-a memory that spills; a last tile of one step, during which an operand stays that would else be fetched anew.
+An array works in lock-step, so that its elements go on working where the last step fills a part of them: what is
+counted inside an element, and for its functional units, counts all steps in full. What comes from the memories of the
+chip, or goes there, is the words that exist.
+
+What is not linear is refused: steps inside what lies on an axis, which are as many as the longest one takes; loops
+inside a tile that stand outside the loop over the tiles; a memory that spills; a last tile of one step, during which
+an operand stays that would else be fetched anew. Under a `where` all tiles count in full, see live.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -21,125 +27,213 @@ import numpy as np
 from einsum_cascade.errors import MappingError
 
 from .access import Usage, words
-from .lowering import Layout
 from .nest import Count, Nest, SizeTable
 from .programs import Tile, Trips, Use
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A rank whose last tile is shorter than the others.
+    """A rank in parts that do not multiply to its size.
 
     Attributes:
-        outer: the part that counts the tiles, the outermost one.
-        part: the part next to it: the steps of a tile.
-        full: steps of a tile.
-        mean: steps of a tile on average, the last one included.
-        last: steps of the last tile.
+        whole: the rank.
+        size: its size.
+        parts: outermost first.
+        full: steps of each part where it is full; of the outermost one, all there are. See `cut`.
     """
 
     whole: str
-    outer: str
-    part: str
-    full: Count
-    mean: Count
-    last: Count
+    size: Count
+    parts: tuple[str, ...]
+    full: tuple[Count, ...]
+
+    @property
+    def pieces(self) -> tuple[Count, ...]:
+        """Of each part, the pieces that it cuts: those of the innermost are elements of the rank."""
+        found = [self.size]
+        for steps in reversed(self.full[1:]):
+            found.append(-(-found[-1] // steps))
+        return tuple(reversed(found))
+
+    @property
+    def means(self) -> tuple[Count, ...]:
+        """Steps of each part on average over all tiles, the last one included."""
+        pieces = self.pieces
+        return (pieces[0], *(_over(n, of) for of, n in zip(pieces, pieces[1:], strict=False)))
+
+    @property
+    def last(self) -> tuple[Count, ...]:
+        """Steps of each part in the last tile."""
+        pieces = self.pieces
+        inner = zip(self.full[1:], pieces, pieces[1:], strict=False)
+        return (pieces[0], *(n - (of - 1) * steps for steps, of, n in inner))
+
+    @property
+    def uneven(self) -> tuple[str, ...]:
+        """The parts of which the last tile has fewer steps than the others."""
+        pairs = zip(self.parts, self.full, self.last, strict=True)
+        return tuple(part for part, steps, left in pairs if _any(steps != left))
 
 
-def cut(known: Mapping[str, Count], whole: str, parts: Sequence[str], where: str) -> Cut:
-    """Return how a rank is cut into tiles of which the last one is shorter.
+def cut(whole: str, size: Count, parts: Sequence[str], steps: Sequence[Count]) -> Cut:
+    """Return how parts cut a rank; none has more steps than there are.
 
     Args:
-        known: the size of the rank, and of all its parts but the outermost.
         whole: the rank.
-        parts: its parts, outermost first.
-        where: what stands before an error.
-
-    Raises:
-        MappingError: the steps of a tile do not divide the rank, or the tile is larger than the rank.
+        size: its size.
+        parts: outermost first.
+        steps: of each part, as stated.
     """
-    outer, part, *inside = parts
-    step: Count = 1
-    for p in inside:
-        step = step * known[p]
-    shown, size = " * ".join((part, *inside)), known[part] * step
-    refused = f"{where}: {shown} = {size} does not divide {whole} = {known[whole]}"
-    if _any(known[whole] % step != 0):
-        raise MappingError(
-            f"{refused}; the last tile may be shorter where {' * '.join(inside)} divides it, which is {step}"
-        )
-    if _any(size > known[whole]):
-        raise MappingError(f"{refused}; a tile may be as large as its rank")
-    steps = known[whole] // step
-    tiles = -(-steps // known[part])
-    mean = steps / tiles if isinstance(tiles, np.ndarray) else _whole(Fraction(steps, tiles))
-    return Cut(whole, outer, part, known[part], mean, steps - (tiles - 1) * known[part])
+    left, full = size, []
+    for n in reversed(steps[1:]):
+        full.append(_least(n, left))
+        left = -(-left // n)
+    return Cut(whole, size, tuple(parts), (left, *reversed(full)))
 
 
-def with_cuts(sizes: Mapping[str, Count], cuts: Sequence[Cut]) -> SizeTable:
+def _over(pieces: Count, of: Count) -> Count:
+    if isinstance(pieces, np.ndarray) or isinstance(of, np.ndarray):
+        return pieces / of
+    return _whole(Fraction(int(pieces), int(of)))
+
+
+class CutTable(SizeTable):
+    """Sizes where tiles of some ranks are shorter at the end: the means, which counts are products of."""
+
+    def __init__(self, sizes: Mapping[str, Count], cuts: Sequence[Cut]) -> None:
+        self._means = {p: mean for c in cuts for p, mean in zip(c.parts, c.means, strict=True)}
+        super().__init__({**sizes, **doubles(self._means)})
+        self.cuts = tuple(cuts)
+        stated = {**sizes, **{p: n for c in cuts for p, n in zip(c.parts, c.full, strict=True)}}
+        self.padded = SizeTable(stated)
+        self._full = _Fullest(stated, cuts)
+        self._across: dict[frozenset[str], SizeTable] = {}
+
+    @property
+    def full(self) -> SizeTable:
+        """Sizes of the fullest tiles: what has to find room."""
+        return self._full
+
+    def across(self, parts: tuple[str, ...]) -> SizeTable:
+        """Return the sizes as if all tiles of some parts were full, what lies beyond the end of a rank included."""
+        wide = self._means.keys() & set(parts)
+        if not wide:
+            return self
+        key = frozenset(wide)
+        if key not in self._across:
+            names = {k: v for k, v in self.items() if isinstance(k, str)}
+            self._across[key] = SizeTable({**names, **{p: self.padded[p] for p in wide}})
+        return self._across[key]
+
+
+class _Fullest(SizeTable):
+    """Sizes of full tiles; those of all parts of a rank together are at most its size."""
+
+    def __init__(self, sizes: Mapping[str, Count], cuts: Iterable[Cut]) -> None:
+        super().__init__(sizes)
+        self._ends: dict[str, tuple[Count, set[str]]] = {}
+        for c in cuts:
+            self._ends.setdefault(c.whole, (c.size, set()))[1].update(c.parts)
+
+    def __missing__(self, key: Any) -> Count:
+        if not isinstance(key, tuple):
+            raise KeyError(key)
+        value: Count = 1
+        rest = [name for name in key if not any(name in parts for _, parts in self._ends.values())]
+        for size, parts in self._ends.values():
+            inside: Count = 1
+            for name in key:
+                inside = inside * (self[name] if name in parts else 1)
+            value = value * _least(inside, size)
+        for name in rest:
+            value = value * self[name]
+        self[key] = value
+        return value
+
+
+def table_of(sizes: Mapping[str, Count], cuts: Sequence[Cut]) -> SizeTable:
     """Return a table that counts with the mean of tiles, and weighs what is held by the full ones."""
-    return with_means(_doubles(sizes), _doubles({c.part: c.mean for c in cuts}))
+    return CutTable(sizes, cuts) if cuts else SizeTable(sizes)
 
 
-def with_means(sizes: Mapping[str, Count], means: Mapping[str, Count]) -> SizeTable:
-    """Return a table of sizes, of which some are the mean of what varies from tile to tile."""
-    found = SizeTable({**sizes, **means})
-    if means:
-        found.full = SizeTable(sizes)
-    return found
-
-
-def _doubles(sizes: Mapping[str, Count]) -> dict[str, Count]:
-    # Doubles hold every count below 2^53 exactly, and do not overflow where 64-bit integers would wrap.
+def doubles(sizes: Mapping[str, Count]) -> dict[str, Count]:
+    """Return sizes with doubles in arrays."""
+    # They hold every count below 2^53 exactly, and do not overflow where 64-bit integers would wrap.
     return {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in sizes.items()}
 
 
-def check_cuts(layout: Layout, sizes: SizeTable, cuts: Sequence[Cut], where: str) -> None:
+def check_cuts(
+    nests: Iterable[Nest], uses: Iterable[Use], sizes: SizeTable, masked: Mapping[str, Collection[str]], where: str
+) -> None:
     """Refuse what would not be counted exactly.
+
+    Args:
+        nests: the loops.
+        uses: what they do.
+        sizes: of all loops; nothing is refused where all tiles are equal.
+        masked: by Einsum, the parts over which it has a `where`, whose tiles count in full.
+        where: what stands before an error.
 
     Raises:
         MappingError: names the rank, and what is accepted.
     """
-    full = {k: v for k, v in sizes.full.items() if isinstance(k, str)}
-    last = {**full, **{c.part: c.last for c in cuts}}
-    for c in cuts:
-        refused = (
-            f"{where}: {c.part} cuts {c.whole} = {sizes[c.whole]} into {sizes[c.outer]} tiles, "
-            "the last one shorter"
-        )
-        for nest in layout.nests:
+    if not isinstance(sizes, CutTable):
+        return
+    for c in sizes.cuts:
+        refused = _refused(c, where)
+        for nest in nests:
             _check_nest(nest, c, refused)
-        for name, live in layout.live.items():
-            if live.whole is not None and {c.part, c.outer}.intersection(live.whole.own):
-                raise MappingError(f"{refused}; {name} has a `where` over it, so all parts have to divide it")
-        for use in layout.uses:
-            if not all(_linear(tile, c, others) for tile in _counted(use) for others in (full, last)):
+    for use in uses:
+        counted = [c for c in sizes.cuts if not set(c.parts).intersection(masked.get(use.einsum, ()))]
+        for c in counted:
+            if not all(_linear(tile, c, sizes) for tile in _counted(use)):
+                refused = _refused(c, where)
                 raise MappingError(
                     f"{refused}; what {use.operand.tensor} shows of its window does not grow evenly with them: a tile "
                     "has to divide the rank"
                 )
-    single = {c.part for c in cuts if _any((c.last == 1) & (full[c.part] > 1))}
-    for use in layout.uses if single else ():
-        for trips in (use.inner,) if use.outermost else (use.inner, use.outer):
-            stays = _stays(trips, single, sizes.full)
-            if stays:
-                raise MappingError(
-                    f"{where}: {stays}: the last tile has one step, during which {use.operand.tensor} would stay in "
-                    f"{use.memory}; take a tile of another size"
-                )
+        _check_stays(use, counted, sizes, where)
+
+
+def _check_stays(use: Use, cuts: Iterable[Cut], sizes: CutTable, where: str) -> None:
+    single = {
+        part
+        for c in cuts
+        for part, steps, last in zip(c.parts[1:], c.full[1:], c.last[1:], strict=True)
+        if _any((last == 1) & (steps > 1))
+    }
+    for trips in (use.inner,) if use.outermost else (use.inner, use.outer):
+        stays = _stays(trips, single, sizes.padded) if single else ""
+        if stays:
+            raise MappingError(
+                f"{where}: {stays}: the last tile has one step, during which {use.operand.tensor} would stay in "
+                f"{use.memory}; take a tile of another size"
+            )
 
 
 def _check_nest(nest: Nest, c: Cut, refused: str) -> None:
     wide = {loop.part for loop in nest.space}
     order = [loop.part for loop in nest.time]
-    if wide & {c.part, c.outer}:
-        raise MappingError(
-            f"{refused}; in {nest.einsum} they lie on an axis of {nest.array}, where parts have to divide it"
-        )
-    if c.part in order and order.index(c.outer) > order.index(c.part):
-        raise MappingError(
-            f"{refused}; in {nest.einsum} the loop over {c.part} stands outside that over {c.outer}: put it inside"
-        )
+    for i, part in enumerate(c.parts):
+        if part not in c.uneven or part not in order:
+            continue
+        for outer, steps in zip(c.parts[:i], c.full, strict=False):
+            if not _any(steps > 1):
+                continue
+            if outer in wide:
+                raise MappingError(
+                    f"{refused}; in {nest.einsum}, {outer} lies on an axis of {nest.array}, and {part}, which has "
+                    "fewer steps at the end, is done inside: parts have to divide it"
+                )
+            if outer in order and order.index(outer) > order.index(part):
+                raise MappingError(
+                    f"{refused}; in {nest.einsum} the loop over {part} stands outside that over {outer}: put it inside"
+                )
+
+
+def _refused(c: Cut, where: str) -> str:
+    shown = " * ".join(f"{p} {n}" for p, n in zip(c.parts, c.full, strict=True))
+    return f"{where}: {shown} cuts {c.whole} = {c.size} so that the last tile is shorter"
 
 
 def _counted(use: Use) -> list[Tile]:
@@ -149,19 +243,34 @@ def _counted(use: Use) -> list[Tile]:
     return [*found, use.whole] if use.spares_reads or use.spares_fills else found
 
 
-def _linear(tile: Tile, c: Cut, others: Mapping[str, Count]) -> bool:
-    """Tell whether a tile grows linearly from the last size to the full one, for some sizes of other parts.
+def _linear(tile: Tile, c: Cut, sizes: CutTable) -> bool:
+    """Tell whether a tile grows linearly from the last size to the full one, for some sizes of other ranks.
 
     A window has the smaller of its span and its points, both of which are linear: the same one has to be it at both.
     So has what is gathered: its points, or all that the tensor has.
     """
     windows = [loops for terms in tile.coupled for loops, _ in terms] + [loops for loops, _ in tile.gathered]
-    if not any(c.part in loops and c.outer not in loops for loops in windows):
-        return True
-    short, middle, long = (
-        words(tile, SizeTable({**others, c.part: size})) for size in (c.last, (c.last + c.full) / 2, c.full)
-    )
-    return not _any(abs((short + long) / 2 - middle) > 1e-9 * middle)
+    for loops in windows:
+        inside = [part for part in c.parts if part in loops]
+        if not inside or c.parts[0] in inside:
+            continue
+        most = sizes.padded[tuple(inside)]
+        least = c.size - (-(-c.size // most) - 1) * most
+        for others in _extremes(sizes, c):
+            table = {**others, **dict.fromkeys(inside, 1)}
+            short, middle, long = (
+                words(tile, SizeTable({**table, inside[-1]: n})) for n in (least, (least + most) / 2, most)
+            )
+            if _any(abs((short + long) / 2 - middle) > 1e-9 * middle):
+                return False
+    return True
+
+
+def _extremes(sizes: CutTable, but: Cut) -> list[dict[str, Count]]:
+    """Return the sizes with all other ranks as long as in full tiles, and as short as in the last ones."""
+    full = {k: v for k, v in sizes.padded.items() if isinstance(k, str)}
+    last = {part: n for c in sizes.cuts if c.whole != but.whole for part, n in zip(c.parts, c.last, strict=True)}
+    return [full, {**full, **last}]
 
 
 def _stays(trips: Trips, single: Iterable[str], sizes: SizeTable) -> str:
@@ -196,6 +305,10 @@ def exact(usage: Usage) -> Usage:
 
 def _whole(value: Count) -> Count:
     return value.numerator if isinstance(value, Fraction) and value.denominator == 1 else value
+
+
+def _least(a: Count, b: Count) -> Count:
+    return np.minimum(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else min(a, b)
 
 
 def _any(truth: Any) -> bool:

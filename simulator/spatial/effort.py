@@ -39,7 +39,7 @@ class Effort:
         """Return the energy of the functional units."""
         out: Count = 0.0
         for mask, time, space, joules in self.energies:
-            out = out + settings(mask, time, sizes) * sizes[space] * joules
+            out = out + settings(mask, time, sizes) * sizes.across(space)[space] * joules
         return out
 
 

@@ -15,7 +15,7 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.sizes import BATCH_RANKS
 
 from .access import Usage, run, run_masked, with_identities, words
-from .cuts import with_means
+from .cuts import Cut, cut, doubles, table_of
 from .energy import actions
 from .live import DENSE, Live
 from .masks import constants, masks_of
@@ -67,22 +67,24 @@ class Ledger:
         """Return the sizes of all loops for some tiles: `P.2` over tiles, `P.1` over steps, `P.0` inside a step.
 
         On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`. A tile need not
-        divide its rank, as long as its steps do: see cuts.py.
+        divide its rank, see cuts.py.
         """
         sizes: dict[str, Count] = {**self.known}
-        means: dict[str, Count] = {}
+        cuts: list[Cut] = []
         for rank, tile in tiles.items():
             step, *narrower = self.placed.widths(rank, tile)
             whole = self.placed.sizes[rank]
-            number = -(-whole // tile)
-            found = {"2": number, "1": tile // step, "0": step}
+            found = {f"{rank}.2": -(-whole // tile), f"{rank}.1": tile // step, f"{rank}.0": step}
+            parts = [tuple(found)]
             for extent, width in zip(self.placed.extents[rank][1:], narrower, strict=True):
-                found |= {f"turns.{extent}": step // width, f"axis.{extent}": width}
-            for level, size in found.items():
-                sizes[f"{rank}.{level}"] = size * 1.0 if isinstance(size, np.ndarray) else size
+                turns, axis = f"{rank}.turns.{extent}", f"{rank}.axis.{extent}"
+                found |= {turns: step // width, axis: width}
+                parts.append((*parts[0][:2], turns, axis))
+            found = doubles(found)
+            sizes |= found
             if np.any(whole % tile):
-                means[f"{rank}.1"] = whole / (number * step)
-        return with_means(sizes, means)
+                cuts += [cut(rank, whole, of, [found[p] for p in of]) for of in parts]
+        return table_of(sizes, cuts)
 
     def cost(self, sizes: SizeTable) -> Cost:
         """Return latency, traffic and whether it fits."""

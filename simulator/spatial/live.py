@@ -169,6 +169,7 @@ def settings(mask: Mask | None, loops: tuple[str, ...], sizes: SizeTable) -> Cou
     """
     if mask is None:
         return sizes[loops]
+    sizes = sizes.across(mask.own)
     found = sizes.get((mask, loops))
     if found is None:
         found = sizes[mask, loops] = _settings(mask, loops, sizes)

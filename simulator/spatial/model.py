@@ -150,7 +150,8 @@ def _einsum_rows(
         nest, live = effort.nest, effort.live
         name = nest.einsum
         seconds = per_einsum[name] / chip.clock_hz
-        share = sizes[nest.width] / effort.elements * useful(nest, sizes, live)
+        width = (sizes if live.whole is None else sizes.across(live.whole.own))[nest.width]
+        share = width / effort.elements * useful(nest, sizes, live)
         out.append(
             EinsumEstimate(
                 name=name,

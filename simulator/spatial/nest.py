@@ -20,22 +20,21 @@ Sizes: TypeAlias = Mapping[str, Count]
 class SizeTable(dict[Any, Any]):
     """Sizes by name that also answer for products of names, each computed once.
 
-    Where the last tile of a rank is shorter than the others, the size of a tile is their mean.
+    Where the last tile of a rank is shorter than the others, the size of a tile is their mean; see cuts.py, which then
+    tells the questions below apart.
 
     >>> SizeTable({"P1": 4, "P0": 256})["P1", "P0"]
     1024
     """
 
-    _full: SizeTable | None = None
-
     @property
     def full(self) -> SizeTable:
-        """The table with the sizes of full tiles, which is this one where all tiles are equal."""
-        return self if self._full is None else self._full
+        """Sizes of the fullest tiles: what has to find room."""
+        return self
 
-    @full.setter
-    def full(self, sizes: SizeTable) -> None:
-        self._full = sizes
+    def across(self, parts: tuple[str, ...]) -> SizeTable:
+        """Return the sizes as if all tiles of some parts were full, what lies beyond the end of a rank included."""
+        return self
 
     def __missing__(self, key: Any) -> Count:
         if not isinstance(key, tuple):

@@ -19,7 +19,8 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..identity import Same, remembered
 from .access import Usage, run, run_masked, with_identities
-from .cuts import exact
+from .cuts import CutTable, exact
+from .ends import with_ends
 from .initial import FirstValue, first_usages, first_values
 from .live import DENSE, Live
 from .lowering import Layout, lower
@@ -149,7 +150,11 @@ def _masked(settled: Plan) -> Plan:
     if not settled.layout.live:
         return settled
     live, left = {}, []
-    for name, of in settled.layout.live.items():
+    masks = dict(settled.layout.live)
+    if isinstance(settled.sizes, CutTable):
+        ends = {c.whole: c.parts for c in settled.sizes.cuts}
+        masks = with_ends(masks, settled.layout.nests, ends, settled.mapping.name or "mapping")
+    for name, of in masks.items():
         try:
             _count_once(settled, name, of)
             live[name] = of
@@ -276,9 +281,9 @@ def _check_axes(settled: Plan) -> None:
     sizes = settled.sizes
     for (array, axis, parts), einsum in _axes(settled.layout).items():
         length = settled.chip.arrays[array].shape[axis]
-        if _any(sizes[parts] > length):
+        if _any(sizes.full[parts] > length):
             raise MappingError(
-                f"{settled.mapping.name or 'mapping'}: {einsum}: {' * '.join(parts)} = {sizes[parts]} does not fit "
+                f"{settled.mapping.name or 'mapping'}: {einsum}: {' * '.join(parts)} = {sizes.full[parts]} does not fit "
                 f"axis {axis} of {array}, {length} long"
             )
 

@@ -16,7 +16,7 @@ from mappings.expression import call_of, evaluate_expression, evaluate_node
 
 from ..hardware.model import Array, Memory, SpatialChip
 from .access import run, words
-from .cuts import Cut, check_cuts, cut, with_cuts
+from .cuts import check_cuts, cut, doubles, table_of
 from .factors import divisor, divisors
 from .lowering import Layout, Ranks
 from .nest import Count, Sizes, SizeTable
@@ -39,8 +39,8 @@ def settle(
         mapping: sizes of parts.
 
     Raises:
-        MappingError: a part is not whole, or does not divide its rank where counts would not be exact (see cuts.py),
-            or no tile fits a memory.
+        MappingError: a part is not whole, or the parts do not divide their rank where counts would not be exact (see
+            cuts.py), or no tile fits a memory.
     """
     where = mapping.name or "mapping"
     known = {k: v for k, v in sizes.items() if k in layout.ranks.variable}
@@ -48,14 +48,23 @@ def settle(
     open_parts = _state_parts(known, layout.ranks, own, chip, mapping, where)
     _derive(known, cascade, where)
     rest = tuple(whole for whole in layout.ranks.parts if whole not in own)
-    cuts: list[Cut] = []
-    for word, parts in _state_parts(known, layout.ranks, rest, chip, mapping, where, cuts).items():
+    uneven: list[str] = []
+    for word, parts in _state_parts(known, layout.ranks, rest, chip, mapping, where, uneven).items():
         open_parts[word] += parts
+    parts_of = {whole: layout.ranks.parts[whole] for whole in uneven}
     for part, memory in open_parts["fit"]:
-        known = _fitted(layout, known, part, memory, chip, mapping)
-    found = with_cuts(_searched(layout, known, cuts, open_parts["search"], chip, mapping), cuts)
-    check_cuts(layout, found, cuts, where)
+        known = _fitted(layout, known, parts_of, part, memory, chip, mapping)
+    known = _searched(layout, known, parts_of, open_parts["search"], chip, mapping)
+    found = _with_cuts(doubles(known), parts_of)
+    masked = {e: of.whole.own for e, of in layout.live.items() if of.whole is not None}
+    check_cuts(layout.nests, layout.uses, found, masked, where)
     return found
+
+
+def _with_cuts(known: Mapping[str, Count], uneven: Mapping[str, Sequence[str]]) -> SizeTable:
+    """Return a table of sizes, with the parts of ranks that they do not divide."""
+    cuts = [cut(w, known[w], ps, [known[p] for p in ps]) for w, ps in uneven.items()]
+    return table_of(known, cuts)
 
 
 def _state_parts(
@@ -65,11 +74,11 @@ def _state_parts(
     chip: SpatialChip,
     mapping: SpatialMapping,
     where: str,
-    cuts: list[Cut] | None = None,
+    uneven: list[str] | None = None,
 ) -> dict[str, list[tuple[str, str]]]:
     """Give the parts of some ranks their sizes, in place; return those that are to fit a memory or to be searched.
 
-    Ranks whose last tile is shorter are added to `cuts`; None where all tiles have to be equal.
+    Ranks whose last tile is shorter are added to `uneven`; None where all tiles have to be equal.
     """
     owner = {p: whole for whole, ps in ranks.parts.items() for p in ps}
     names: dict[str, Any] = {**chip.arrays, **chip.memories, **chip.parameters, **known}
@@ -95,8 +104,7 @@ def _state_parts(
     for whole in wholes:
         ps = ranks.parts[whole]
         given = stated.get(whole) or {p for p in ps if p in known}
-        chosen = given.intersection(part for found in left_open.values() for part, _ in found)
-        _leave_open(known, whole, ps, given, where, None if chosen else cuts)
+        _leave_open(known, whole, ps, given, where, uneven)
     return left_open
 
 
@@ -122,7 +130,7 @@ def _leave_open(
     parts: Sequence[str],
     given: Collection[str],
     where: str,
-    cuts: list[Cut] | None,
+    uneven: list[str] | None,
 ) -> None:
     """Give the one part that nobody states what the others leave of the rank."""
     left = [p for p in parts if p not in given]
@@ -133,12 +141,14 @@ def _leave_open(
         taken = taken * known[p]
     if len(left) > 1:
         raise MappingError(f"{where}: sizes: give all parts of {whole} but one; open are {', '.join(left)}")
-    uneven = _any(known[whole] % taken != 0)
-    if uneven and cuts is not None and left == [parts[0]]:
-        cuts.append(cut(known, whole, parts, where))
-    elif uneven:
+    if _any(known[whole] % taken != 0):
         shown = " * ".join(p for p in parts if p in given)
-        raise MappingError(f"{where}: {shown} = {taken} does not divide {whole} = {known[whole]}")
+        refused = f"{where}: {shown} = {taken} does not divide {whole} = {known[whole]}"
+        if uneven is None or left != [parts[0]]:
+            raise MappingError(refused)
+        if _any(taken > known[whole]):
+            raise MappingError(f"{refused}; a tile may be as large as its rank")
+        uneven.append(whole)
     if left:
         known[left[0]] = -(-known[whole] // taken)
     elif _any(taken != known[whole]):
@@ -209,6 +219,7 @@ def _rest(part: str, ranks: Ranks, mapping: SpatialMapping) -> str:
 def _fitted(
     layout: Layout,
     known: dict[str, Count],
+    uneven: Mapping[str, Sequence[str]],
     part: str,
     memory: str,
     chip: SpatialChip,
@@ -221,7 +232,7 @@ def _fitted(
     if any(isinstance(v, np.ndarray) for v in (capacity_words, *known.values())):
         shape = np.broadcast_shapes(np.shape(capacity_words), *(np.shape(v) for v in known.values()))
         wholes = np.broadcast_to(whole, shape)
-        found = _fitted_each(layout, known, (part, rest), wholes, memory, capacity_words)
+        found = _fitted_each(layout, known, uneven, (part, rest), wholes, memory, capacity_words)
         if not found.all():
             raise MappingError(f"{mapping.name or 'mapping'}: no tile fits {memory} at some of the points")
         return {**known, part: found, rest: wholes // found}
@@ -229,16 +240,14 @@ def _fitted(
     low, high = 0, len(candidates)
     while low < high:  # what is held only grows with the part
         middle = (low + high) // 2
-        trial = SizeTable({**known, part: candidates[middle], rest: whole // candidates[middle]})
-        if _any(occupancy(layout, memory, trial) > capacity_words):
+        trial = _with_cuts({**known, part: candidates[middle], rest: whole // candidates[middle]}, uneven)
+        if _any(occupancy(layout, memory, trial.full) > capacity_words):
             high = middle
         else:
             low = middle + 1
     if low == 0:
-        least = (
-            float(np.max(occupancy(layout, memory, SizeTable({**known, part: 1, rest: whole}))))
-            * chip.word_bytes
-        )
+        smallest = _with_cuts({**known, part: 1, rest: whole}, uneven).full
+        least = float(np.max(occupancy(layout, memory, smallest))) * chip.word_bytes
         raise MappingError(
             f"{mapping.name or 'mapping'}: no tile fits {memory}: the smallest ({part} = 1) takes {least:,.0f} bytes, "
             f"{memory} of {chip.name} holds {chip.memories[memory].capacity_bytes:,.0f}"
@@ -249,6 +258,7 @@ def _fitted(
 def _fitted_each(
     layout: Layout,
     known: Mapping[str, Count],
+    uneven: Mapping[str, Sequence[str]],
     parts: tuple[str, str],
     wholes: Any,
     memory: str,
@@ -265,8 +275,8 @@ def _fitted_each(
     while (low < high).any():
         middle = (low + high) // 2
         candidate = table[which, np.minimum(middle, longest - 1)]
-        trial = SizeTable({**known, part: candidate, rest: wholes // candidate})
-        fits = occupancy(layout, memory, trial) <= capacity_words
+        trial = _with_cuts({**known, part: candidate, rest: wholes // candidate}, uneven)
+        fits = occupancy(layout, memory, trial.full) <= capacity_words
         still = low < high
         low, high = np.where(still & fits, middle + 1, low), np.where(still & ~fits, middle, high)
     return np.where(low > 0, table[which, low - 1], 0.0)
@@ -275,7 +285,7 @@ def _fitted_each(
 def _searched(
     layout: Layout,
     known: dict[str, Count],
-    cuts: Sequence[Cut],
+    uneven: Mapping[str, Sequence[str]],
     open_parts: Sequence[tuple[str, str]],
     chip: SpatialChip,
     mapping: SpatialMapping,
@@ -293,7 +303,7 @@ def _searched(
     trial: dict[str, Count] = dict(known)
     for part, values in zip(parts, grid, strict=True):
         trial[part], trial[rest[part]] = values.ravel(), wholes[part] // values.ravel()
-    table = with_cuts(trial, cuts)
+    table = _with_cuts(doubles(trial), uneven)
     legal = np.ones(grid[0].size, dtype=bool)
     for memory in dict.fromkeys(memory for _, memory in open_parts):
         held = occupancy(layout, memory, table.full) * chip.word_bytes

@@ -63,6 +63,7 @@ def useful(nest: Nest, sizes: SizeTable, live: Live = DENSE) -> Count:
     if live.whole is None:
         return 1.0
     time = tuple(loop.part for loop in nest.time)
+    sizes = sizes.across(live.whole.own)
     done = settings(live.whole, time, sizes) * sizes[nest.width]
     points = settings(live.whole, (*time, *nest.width), sizes)
     return np.divide(points, np.maximum(done, 1))
@@ -84,7 +85,7 @@ def unit_operations(nest: Nest, array: Array, sizes: SizeTable, live: Live = DEN
     """Return the cycles of functional units over all elements, by unit."""
     out: dict[str, Count] = {}
     for unit, mask, time, space, each in charges(nest, array, live):
-        out[unit] = out.get(unit, 0) + settings(mask, time, sizes) * sizes[space] * each
+        out[unit] = out.get(unit, 0) + settings(mask, time, sizes) * sizes.across(space)[space] * each
     return out
 
 

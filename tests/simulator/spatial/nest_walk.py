@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from types import MappingProxyType
 
-from simulator.spatial.nest import Nest, Operand
+from simulator.spatial.nest import Dimension, Nest, Operand
 
 Point = dict[str, int]
 # The elements of a tile, and the values of the operand's variables, by which one tile is told from another.
@@ -31,6 +31,22 @@ def walk(
     return out
 
 
+def steps(nest: Nest, sizes: dict[str, int], ends: dict[str, int]) -> int:
+    """Return the settings of all temporal loops in which some element has a point."""
+    everything = Operand("", tuple(Dimension(((v, 1),)) for v in sorted({x.variable for x in nest.time})), ())
+    wide = list(_places(nest, sizes, 0, len(nest.levels)))
+    inside = len(nest.levels)
+    return sum(
+        any(_tile(nest, sizes, ends, everything, inside, now, place)[1] for place in wide)
+        for now in _steps(nest, sizes)
+    )
+
+
+def fullest(nest: Nest, sizes: dict[str, int], ends: dict[str, int], operand: Operand, level: int) -> int:
+    """Return the elements of the largest tile that an instance of a memory ever holds."""
+    return max(len(_tile(nest, sizes, ends, operand, level, now, {})[0]) for now in _steps(nest, sizes))
+
+
 def _level(
     nest: Nest,
     sizes: dict[str, int],
@@ -47,12 +63,15 @@ def _level(
     seen_here: set[tuple[int, ...]] = set()
     updated: set[tuple[int, ...]] = set()
     known: dict[tuple[object, ...], Tile] = {}
+    # Elements work to the end: beyond it they ask for what is not there, and have lost what they had.
+    across = {loop.variable for at in nest.levels for loop in at.fan_out}
+    lock_step = {v: end for v, end in ends.items() if v not in across}
 
-    def tile_at(level: int, now: dict[int, int], place: dict[int, int]) -> Tile:
+    def tile_at(level: int, now: dict[int, int], place: dict[int, int], until: dict[str, int] = ends) -> Tile:
         outside = sum(len(at.time) for at in nest.levels[:level])
-        key = (level, tuple(now[k] for k in range(outside)), tuple(sorted(place.items())))
+        key = (level, tuple(now[k] for k in range(outside)), tuple(sorted(place.items())), len(until))
         if key not in known:
-            known[key] = _tile(nest, sizes, ends, operand, level, now, place)
+            known[key] = _tile(nest, sizes, until, operand, level, now, place)
         return known[key]
 
     for now in _steps(nest, sizes):
@@ -69,8 +88,9 @@ def _level(
         for place in _places(nest, sizes, i, child):
             inner = tile_at(child, now, place)
             key = tuple(sorted(place.items()))
-            if child == len(nest.levels) or fetched.get(key) != inner:
-                fetched[key] = inner
+            asked = tile_at(child, now, place, lock_step)
+            if child == len(nest.levels) or fetched.get(key) != asked:
+                fetched[key] = asked
                 wanted |= inner[0]
         if operand.output:
             counts["updates"] += len(wanted)

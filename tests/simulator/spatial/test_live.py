@@ -20,7 +20,9 @@ from einsum_cascade.sizes import parse_sizes, resolve
 from simulator import load_hardware, simulate
 from simulator.hardware.model import Array
 from simulator.spatial.access import run, run_masked
+from simulator.spatial.cuts import cut, table_of
 from simulator.spatial.default import default_mapping
+from simulator.spatial.ends import with_ends
 from simulator.spatial.idle import idle
 from simulator.spatial.live import Live, Mask
 from simulator.spatial.live import settings as live_settings
@@ -112,6 +114,39 @@ def test_closed_form_equals_the_walk(drawn):
                 found = walked[use.memory]
                 wanted = (found["reads"], found["fills"], found["updates"])
                 assert (got.reads, got.fills, got.updates) == wanted, (use, got)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(masked_nests(), st.data())
+def test_ends_of_ranks_are_one_predicate_more(drawn, data):
+    """Tiles that do not divide a rank under a mask: as many steps and tiles as in a walk beyond the end."""
+    nest, sizes, text = drawn
+    mask = mask_of(nest, text)
+    cuts, ends = [], {}
+    for v, parts in mask.loops:
+        inner = math.prod(sizes[p] for p in parts[1:])
+        ends[v] = data.draw(st.integers((sizes[parts[0]] - 1) * inner + 1, sizes[parts[0]] * inner))
+        cuts.append(cut(v.upper(), ends[v], parts, [sizes[p] for p in parts]))
+    stated = {**sizes, **{p: n for c in cuts for p, n in zip(c.parts, c.full, strict=True)}}
+    table = table_of({**stated, **{v.upper(): n for v, n in ends.items()}}, cuts)
+    live = with_ends({"X": Live(mask, (mask,))}, [nest], {c.whole: c.parts for c in cuts}, "here")["X"]
+
+    def there(point):
+        return all(point[v] < n for v, n in ends.items()) and eval(text, {"abs": abs}, point)
+
+    walk = masked_walk.Walk(nest, stated, there)
+    steps, points = len(walk.steps()), walk.points()
+    array = Array((4, 4), ("mac",), {"mac": {"mac": 1}})
+    fan_out = math.prod(stated[x.part] for x in nest.space)
+    assert cycles(nest, array, table, live) == steps
+    assert operations(nest, table, live) == {"mac": points}
+    assert unit_operations(nest, array, table, live) == {"mac": steps * fan_out}
+    assert useful(nest, table, live) == pytest.approx(points / max(1, steps * fan_out), rel=1e-12)
+    for operand in nest.operands:
+        walked = walk.counts(operand)
+        for use in (u for u in program(nest) if u.operand is operand):
+            got, found = run_masked(use, table, live.whole), walked[use.memory]
+            assert (got.reads, got.fills, got.updates) == (found["reads"], found["fills"], found["updates"])
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,0 +1,66 @@
+"""Masks over ranks that their tiles do not divide: the loops run beyond the end, where there is no point.
+
+Which steps and tiles have a point left is counted over full tiles, with the end of the rank as one predicate more. A
+tile that is brought counts in full, the part beyond the end included: with a mask, how often a tile is brought depends
+on where it lies, so that a mean says nothing about the shorter one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from einsum_cascade.declarations import rank_of, variable_of
+from einsum_cascade.errors import MappingError
+from einsum_cascade.expr import Compare, Expr, Size, Var
+
+from .live import Live, Mask
+from .nest import Nest
+
+# A rank that its parts do not divide, and those parts, outermost first.
+Ends = Mapping[str, Sequence[str]]
+
+
+def with_ends(live: Mapping[str, Live], nests: Iterable[Nest], ends: Ends, where: str) -> dict[str, Live]:
+    """Return the masks of Einsums, with the ends of ranks that their parts do not divide.
+
+    Args:
+        live: masks by Einsum.
+        nests: the loops of all Einsums.
+        ends: the ranks.
+        where: what stands before an error.
+
+    Raises:
+        MappingError: an inner part of a rank that the cascade itself splits is cut so.
+    """
+    found = dict(live)
+    for nest in nests:
+        of = live.get(nest.einsum)
+        if of is None or of.whole is None or not ends:
+            continue
+        spaces = [of.whole, of.written, *of.works]
+        made = {mask: _ended(mask, nest, ends, where) for mask in spaces}  # one mask stays one
+        found[nest.einsum] = Live(made[of.whole], tuple(made[m] for m in of.works), made[of.written])
+    return found
+
+
+def _ended(mask: Mask | None, nest: Nest, ends: Ends, where: str) -> Mask | None:
+    if mask is None:
+        return None
+    parts, names = list(mask.parts), set(mask.names)
+    for variable, loops in mask.loops:
+        for whole, cut in ends.items():
+            if set(cut).isdisjoint(loops):
+                continue
+            if loops[0] not in cut and variable_of(whole) != variable:
+                raise MappingError(
+                    f"{where}: {' * '.join(cut)} do not divide {whole}, over which {nest.einsum} has a `where`: here "
+                    "they have to"
+                )
+            rank = rank_of(variable)
+            parts.append(_below(variable, rank))
+            names.add(rank)
+    return Mask(tuple(parts), mask.loops, tuple(sorted(names)))
+
+
+def _below(variable: str, rank: str) -> Expr:
+    return Compare(("<",), (Var(variable), Size(rank)))
