@@ -11,8 +11,8 @@ counted inside an element, and for its functional units, counts all steps in ful
 chip, or goes there, is the words that exist.
 
 What is not linear is refused: steps inside what lies on an axis, which are as many as the longest one takes; loops
-inside a tile that stand outside the loop over the tiles; a memory that spills; a last tile of one step, during which
-an operand stays that would else be fetched anew. Under a `where` all tiles count in full, see live.py.
+inside a tile that stand outside the loop over the tiles; a last tile of one step, during which an operand stays that
+would else be fetched anew. Under a `where` all tiles count in full, see ends.py.
 """
 
 from __future__ import annotations

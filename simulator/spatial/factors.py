@@ -25,6 +25,25 @@ def divisor(size: Count, most: Count) -> Count:
     return _divisor(int(size), int(most))
 
 
+def step(size: Count, length: Count) -> Count:
+    """Return how much of a rank lies on an axis at a time, so that it takes no more steps than it has to.
+
+    That is a divisor of its size where one takes as few steps as the full axis, else the axis: the last step is
+    shorter then.
+
+    Args:
+        size: of the rank.
+        length: of the axis.
+
+    >>> step(1000, 256), step(1024, 256), step(577, 256), step(7, 256)
+    (250, 256, 256, 7)
+    """
+    even = divisor(size, length)
+    if isinstance(even, np.ndarray):
+        return np.where(size // even == -(-size // length), even, np.minimum(size, length))
+    return even if size // even == -(-size // length) else length
+
+
 @functools.lru_cache(maxsize=65536)
 def _divisor(size: int, most: int) -> int:
     return max((d for d in divisors(size) if d <= most), default=1)

@@ -100,11 +100,7 @@ def plan(
     batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
     layout = lower(cascade, hardware, mapping, batch)
     settled = settle(layout, cascade, sizes, hardware, mapping)
-    spills = shares(layout, settled, hardware, mapping) if mapping.binding.spill else {}
-    if spills and settled.full is not settled:
-        raise MappingError(
-            f"{mapping.name or 'mapping'}: {next(iter(spills))[0]} spills, so tiles have to divide their ranks"
-        )
+    spills = shares(layout, settled.full, hardware, mapping) if mapping.binding.spill else {}
     found = Plan(
         cascade.name,
         hardware,

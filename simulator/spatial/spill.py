@@ -3,7 +3,8 @@
 Of every tensor that may spill the same share s lives outside: the bytes that do not fit over the bytes of the tensors
 that may. A word of that share is fetched from outside whenever the memory is asked for it, and written there whenever
 the memory is to take it; it passes through the memory, whose accesses stay what they were. What the memory would
-have fetched once to hold is fetched for the rest only.
+have fetched once to hold is fetched for the rest only. Where the last tile of a rank is shorter, s is that of full
+tiles, all through.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mappings.expression import call_of, evaluate_expression, evaluate_node
 from ..hardware.model import Array, Memory, SpatialChip
 from .access import run, words
 from .cuts import check_cuts, cut, doubles, table_of
-from .factors import divisor, divisors
+from .factors import divisor, divisors, step
 from .lowering import Layout, Ranks
 from .nest import Count, Sizes, SizeTable
 from .programs import Tile
@@ -202,7 +202,7 @@ def _capacity(memory: Any) -> float:
     return memory.capacity_bytes
 
 
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"extent": _extent, "capacity": _capacity, "divisor": divisor}
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"extent": _extent, "capacity": _capacity, "divisor": divisor, "step": step}
 
 
 def _check_memory(memory: str, chip: SpatialChip, where: str) -> None:

@@ -171,7 +171,7 @@ BASE = mappings.load("fusemax")
         ({"phases": {"p": ({"PE2D": ("QK",)},)}}, "no array does LM, RM"),
         ({"split": {"Z": ("Z1", "Z0")}}, "attention_1pass has no rank 'Z'"),
         ({"split": {"P": ("P2", "P1", "P0"), "M": ("A", "B")}}, "itself splits M into M1, M0"),
-        ({"sizes": {**BASE.nest.sizes, "P0": 100}}, "100 does not divide P = 4096"),
+        ({"sizes": {"M0": 256, "P2": 3, "P0": 256}}, "P2 * P0 = 768 does not divide P = 4096"),
         ({"sizes": {**BASE.nest.sizes, "P0": 512}}, "P0 = 512 does not fit axis 0 of PE2D, 256 long"),
         ({"sizes": {**BASE.nest.sizes, "P1": "fit(L3)"}}, "fusemax has no memory 'L3'"),
         ({"sizes": {**BASE.nest.sizes, "P0": "256 / 3"}}, "a size is a whole number"),
