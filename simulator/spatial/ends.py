@@ -8,10 +8,10 @@ on where it lies, so that a mean says nothing about the shorter one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.errors import MappingError
-from einsum_cascade.expr import Compare, Expr, Size, Var
 
 from .live import Live, Mask
 from .nest import Nest
@@ -46,7 +46,7 @@ def with_ends(live: Mapping[str, Live], nests: Iterable[Nest], ends: Ends, where
 def _ended(mask: Mask | None, nest: Nest, ends: Ends, where: str) -> Mask | None:
     if mask is None:
         return None
-    parts, names = list(mask.parts), set(mask.names)
+    found = []
     for variable, loops in mask.loops:
         for whole, cut in ends.items():
             if set(cut).isdisjoint(loops):
@@ -56,11 +56,5 @@ def _ended(mask: Mask | None, nest: Nest, ends: Ends, where: str) -> Mask | None
                     f"{where}: {' * '.join(cut)} do not divide {whole}, over which {nest.einsum} has a `where`: here "
                     "they have to"
                 )
-            rank = rank_of(variable)
-            parts.append(_below(variable, rank))
-            names.add(rank)
-    return Mask(tuple(parts), mask.loops, tuple(sorted(names)))
-
-
-def _below(variable: str, rank: str) -> Expr:
-    return Compare(("<",), (Var(variable), Size(rank)))
+            found.append((variable, rank_of(variable)))
+    return replace(mask, ends=tuple(dict.fromkeys(found)))

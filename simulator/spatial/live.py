@@ -25,7 +25,7 @@ from einsum_cascade.analysis.tile_points import live_settings
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Expr, Size, variables, walk
+from einsum_cascade.expr import Compare, Expr, Size, Var, variables, walk
 from einsum_cascade.ops import REDUCTION
 
 from ..identity import Same
@@ -46,11 +46,13 @@ class Mask:
         parts: static predicates; a point exists where all hold.
         loops: loops over each variable of the predicates, outermost first.
         names: sizes and constants in the predicates.
+        ends: variables whose loops may run beyond the end of their rank, and these ranks.
     """
 
     parts: tuple[Expr, ...]
     loops: tuple[tuple[str, tuple[str, ...]], ...]
     names: tuple[str, ...]
+    ends: tuple[tuple[str, str], ...] = ()
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -180,7 +182,7 @@ def _settings(mask: Mask, loops: tuple[str, ...], sizes: SizeTable) -> Count:
     own = mask.own
     kept = frozenset(loops).intersection(own)
     free = sizes[tuple(p for p in loops if p not in kept)]
-    values = [sizes[name] for name in (*own, *mask.names)]
+    values = [sizes[name] for name in (*own, *mask.names, *(rank for _, rank in mask.ends))]
     if not any(isinstance(v, np.ndarray) for v in values):
         return free * _counted(mask, kept, tuple(values))
     found = _of_tiles(mask, kept, sizes)
@@ -222,7 +224,8 @@ def _of_tiles(mask: Mask, kept: frozenset[str], sizes: SizeTable) -> Count | Non
 
 
 def _tabled(mask: Mask, cut: tuple[tuple[str, tuple[str, ...], int], ...], sizes: SizeTable) -> Count | None:
-    wholes = [np.asarray(sizes[parts]) for _, parts, _ in cut]
+    ends = dict(mask.ends)
+    wholes = [np.asarray(sizes[ends[v]] if v in ends else sizes[parts]) for v, parts, _ in cut]
     if any((whole != whole.flat[0]).any() for whole in wholes):
         return None
     extents = [int(whole.flat[0]) for whole in wholes]
@@ -231,12 +234,11 @@ def _tabled(mask: Mask, cut: tuple[tuple[str, tuple[str, ...], int], ...], sizes
     places = []
     for size, (variable, parts, told) in zip(extents, cut, strict=True):
         width = sizes[parts[told:]]
-        tiles = divisors(size) if every else tuple(np.unique(width).astype(np.int64).tolist())
-        at = np.searchsorted(tiles, width)
-        if (np.take(tiles, at, mode="clip") != width).any():
-            return None
+        tiles = divisors(size) if every else ()
+        if not set(np.unique(width).tolist()).issubset(tiles):
+            tiles = tuple(np.unique(width).astype(np.int64).tolist())
         tables[variable] = size, tiles
-        places.append(at)
+        places.append(np.searchsorted(tiles, width))
     numbers = tuple((name, sizes[name]) for name in mask.names)
     return _table(Same(mask.parts), tuple(tables.items()), numbers)[tuple(places)]
 
@@ -250,9 +252,20 @@ def _table(
 
 @functools.lru_cache(maxsize=65536)
 def _counted(mask: Mask, kept: frozenset[str], values: tuple[float, ...]) -> int:
-    of = dict(zip((*mask.own, *mask.names), values, strict=True))
+    names = dict.fromkeys((*mask.names, *(rank for _, rank in mask.ends)))
+    of = dict(zip((*mask.own, *mask.names, *(rank for _, rank in mask.ends)), values, strict=True))
     digits = tuple((v, tuple((int(of[p]), p in kept) for p in parts)) for v, parts in mask.loops)
-    return _left(Same(mask.parts), digits, tuple((n, of[n]) for n in mask.names))
+    beyond = tuple(
+        (v, rank) for v, rank in mask.ends if math.prod(n for n, _ in dict(digits)[v]) > of[rank]
+    )
+    parts = _bounded(Same(mask.parts), beyond) if beyond else mask.parts
+    return _left(Same(parts), digits, tuple((n, of[n]) for n in names))
+
+
+@functools.lru_cache(maxsize=1024)
+def _bounded(parts: Same[tuple[Expr, ...]], ends: tuple[tuple[str, str], ...]) -> tuple[Expr, ...]:
+    """Return predicates with the ends of ranks."""
+    return _one((*parts.it, *(Compare(("<",), (Var(v), Size(rank))) for v, rank in ends)))
 
 
 @functools.lru_cache(maxsize=65536)

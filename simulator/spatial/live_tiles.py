@@ -21,7 +21,7 @@ from einsum_cascade.analysis.predicates import (
 )
 from einsum_cascade.analysis.tile_points import LIMIT_HIDDEN, live_settings
 from einsum_cascade.errors import CascadeError
-from einsum_cascade.expr import Expr
+from einsum_cascade.expr import Compare, Expr, Num, Var
 
 # The first and the last values of intervals.
 Intervals: TypeAlias = tuple[Any, Any]
@@ -29,7 +29,7 @@ Intervals: TypeAlias = tuple[Any, Any]
 _MOST_LOOKS = 2**26
 _MOST_PLANE = 2**17
 _FAR = np.iinfo(np.int64).max // 2
-# Tile sizes of one variable: its number of values, and the sizes, ascending; each divides that number.
+# Tile sizes of one variable: its number of values, and the sizes, ascending; the last tile may be shorter.
 Cuts: TypeAlias = tuple[int, tuple[int, ...]]
 
 
@@ -62,7 +62,7 @@ def live_tiles(parts: Sequence[Expr], cuts: Mapping[str, Cuts], numbers: Mapping
     for v in order:
         if v not in used:
             size, widths = cuts[v]
-            out = out * _along(size / np.array(widths, dtype=np.float64), (v,), order)
+            out = out * _along(np.ceil(size / np.array(widths, dtype=np.float64)), (v,), order)
     return out
 
 
@@ -94,12 +94,14 @@ def _table(
             hint="use smaller sizes",
         )
     out = np.empty(shape)
+    uneven = [v for v, (size, widths) in cuts if any(size % w for w in widths)]
+    ends = tuple(Compare(("<",), (Var(v), Num(dict(cuts)[v][0]))) for v in uneven)
     for place in itertools.product(*map(range, shape)):
         digits = {
-            v: ((size // widths[i], True), (widths[i], False))
+            v: ((-(-size // widths[i]), True), (widths[i], False))
             for (v, (size, widths)), i in zip(cuts, place, strict=True)
         }
-        out[place] = live_settings(group, digits, known)
+        out[place] = live_settings((*group, *ends), digits, known)
     return out
 
 
@@ -134,7 +136,7 @@ def _bands(
             best = max(finer, key=math.prod)
             merged[tile] = _merged(merged[best], [a // b for a, b in zip(tile, best, strict=True)])
         low, high = (np.moveaxis(side, 0, -2).reshape(side[0, ..., 0].size, -1) for side in merged[tile])
-        out[place] = [_covered(low, high, width, size // width) for width in widths]
+        out[place] = [_covered(low, high, width, -(-size // width)) for width in widths]
     return out
 
 
@@ -143,10 +145,19 @@ def _merged(fine: Intervals, factors: Sequence[int]) -> Intervals:
     low, high = fine
     for axis, factor in enumerate(factors, start=1):
         if factor > 1:
+            low, high = _filled(low, axis, factor, _FAR), _filled(high, axis, factor, -1)
             shape = (*low.shape[:axis], low.shape[axis] // factor, factor, *low.shape[axis + 1 :])
             sides = (np.moveaxis(side.reshape(shape), axis + 1, -2) for side in (low, high))
             low, high = _joined(*(side.reshape(*side.shape[:-2], -1) for side in sides))
     return low, high
+
+
+def _filled(side: Any, axis: int, factor: int, empty: int) -> Any:
+    """Return the ends of intervals with empty ones added along an axis, to a multiple of a factor."""
+    missing = -side.shape[axis] % factor
+    if not missing:
+        return side
+    return np.pad(side, [(0, missing if at == axis else 0) for at in range(side.ndim)], constant_values=empty)
 
 
 def _joined(low: Any, high: Any) -> Intervals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from einsum_cascade.analysis.points import numbers_of
 from einsum_cascade.cascade import Cascade
@@ -49,7 +50,7 @@ def _cut(mask: Mask | None, finer: Mapping[str, tuple[str, ...]]) -> Mask | None
     for variable, parts in mask.loops:
         kept = (p for p in parts if not p.endswith(".0"))
         loops.append((variable, tuple(piece for p in kept for piece in finer.get(p, (p,)))))
-    return Mask(mask.parts, tuple(loops), mask.names)
+    return replace(mask, loops=tuple(loops))
 
 
 def masked(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> bool:
@@ -82,7 +83,7 @@ def steps_of(
         cascade: the algorithm.
         einsum: one of it.
         action: the work.
-        widths: by rank, how much of it lies on an axis; whole divisors.
+        widths: by rank, how much of it lies on an axis.
         sizes: by rank.
     """
     live = _plain(cascade, einsum, sizes)
@@ -106,7 +107,7 @@ def _table(cascade: Cascade, sizes: Mapping[str, int], widths: Mapping[str, int]
     found: dict[str, float] = {**constants(cascade, sizes), **sizes}
     for rank, size in sizes.items():
         width = widths.get(rank, 1)
-        found[f"{rank}.1"], found[f"{rank}.0"] = size // width, width
+        found[f"{rank}.1"], found[f"{rank}.0"] = -(-size // width), width
     return SizeTable(found)
 
 
@@ -116,13 +117,27 @@ def _plain(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Live:
     loops = tuple(Loop(v, f"{rank_of(v)}.{level}") for v in einsum.variables for level in (1, 0))
     nest = Nest(einsum.name, "", (Level("", loops),), (), ())
     parts_of = {rank_of(v): (f"{rank_of(v)}.1", f"{rank_of(v)}.0") for v in einsum.variables}
-    live = live_of(cascade, einsum, nest, parts_of, _removal(cascade, einsum))
+    live = _open(live_of(cascade, einsum, nest, parts_of, _removal(cascade, einsum)), cascade)
     table = _table(cascade, sizes, {})
     try:
         whole, written = _removing(live.whole, table), _removing(live.written, table)
         return Live(whole, tuple(_removing(mask, table) for mask in live.works), written)
     except CascadeError:
         return DENSE
+
+
+def _open(live: Live, cascade: Cascade) -> Live:
+    """Return masks whose loops may run beyond the ends of ranks, but for those that the cascade itself splits."""
+    made = {
+        mask: mask and replace(mask, ends=tuple((v, rank_of(v)) for v, _ in mask.loops if _cuttable(v, cascade)))
+        for mask in (live.whole, live.written, *live.works)
+    }
+    return Live(made[live.whole], tuple(made[m] for m in live.works), made[live.written])
+
+
+def _cuttable(variable: str, cascade: Cascade) -> bool:
+    inner = {p for parts in cascade.splits.values() for p in parts}
+    return rank_of(variable) not in cascade.splits and rank_of(variable) not in inner
 
 
 def _removing(mask: Mask | None, table: SizeTable) -> Mask | None:

@@ -62,6 +62,20 @@ def test_equal_to_looking_at_every_point(text, order, extents):
     assert (live_tiles([parse_expression(text)], cuts, {}) == brute_force(text, cuts)).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(PREDICATES),
+    st.permutations(["m", "p", "e"]),
+    st.tuples(*[st.integers(1, 13)] * 2, st.integers(1, 4)),
+    st.lists(st.integers(1, 7), min_size=1, max_size=4, unique=True),
+)
+def test_tiles_need_not_divide(text, order, extents, widths):
+    sizes = dict(zip(("m", "p", "e"), extents, strict=True))
+    cuts = {v: (sizes[v], tuple(sorted(min(w, sizes[v]) for w in widths))) for v in order}
+    cuts = {v: (n, tuple(dict.fromkeys(found))) for v, (n, found) in cuts.items()}
+    assert (live_tiles([parse_expression(text)], cuts, {}) == brute_force(text, cuts)).all()
+
+
 def test_some_sizes_alone():
     cuts = {"m": (12, (3, 6)), "p": (12, (2, 12))}
     found = live_tiles([parse_expression("0 <= p - m < 3")], cuts, {})
