@@ -18,8 +18,8 @@ from einsum_cascade.einsum import Einsum
 
 from ..hardware.model import Array, SpatialChip
 from ..identity import Same
-from .factors import divisor
-from .masks import masked, steps_of
+from .factors import divisor, step
+from .masks import cuttable, masked, steps_of
 
 # All assignments are looked at up to here, good ones and their neighbours beyond.
 _MOST_ASSIGNMENTS = 1 << 12
@@ -113,7 +113,7 @@ def ideal_cycles(
     """
     if any(a.op not in array.ops for a in einsum.actions):
         return math.inf
-    spatial = {r: divisor(sizes[r], x) for r, x in zip(axes, array.shape, strict=False)}
+    spatial = {r: _lying(cascade, r, sizes, x) for r, x in zip(axes, array.shape, strict=False)}
     busy: dict[tuple[str, ...], Counter[str]] = {}
     for a in einsum.actions:
         for unit, length in array.ops[a.op].items():
@@ -123,6 +123,11 @@ def ideal_cycles(
         steps_of(cascade, einsum, steps[over], spatial, sizes) * max(units.values())
         for over, units in busy.items()
     )
+
+
+def _lying(cascade: Cascade, rank: str, sizes: Mapping[str, int], length: int) -> int:
+    """Return how much of a rank lies on an axis at a time."""
+    return int((step if cuttable(cascade, rank) else divisor)(sizes[rank], length))
 
 
 def best_axes(
@@ -140,7 +145,10 @@ def best_axes(
     cycles = functools.partial(ideal_cycles, cascade, einsum, sizes, array)
 
     def merit(choice: Sequence[str]) -> tuple[float, int, int]:
-        used = math.prod(divisor(sizes[r], x) for r, x in zip(choice, array.shape, strict=False))
+        used = math.prod(
+            sizes[r] / -(-sizes[r] // _lying(cascade, r, sizes, x))
+            for r, x in zip(choice, array.shape, strict=False)
+        )
         results = sum(r in output for r in choice)
         return cycles(choice) if wherever else 0.0, -used, -results
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
+from einsum_cascade.errors import MappingError
 from einsum_cascade.sizes import BATCH_RANKS
 
 from .access import Usage, run, run_masked, with_identities, words
-from .cuts import Cut, cut, doubles, table_of
+from .cuts import Cut, check_cuts, cut, doubles, table_of
 from .energy import actions
 from .live import DENSE, Live
 from .masks import constants, masks_of
@@ -85,6 +86,15 @@ class Ledger:
             if np.any(whole % tile):
                 cuts += [cut(rank, whole, of, [found[p] for p in of]) for of in parts]
         return table_of(sizes, cuts)
+
+    def refused(self, tiles: Mapping[str, int]) -> bool:
+        """Tell whether some tiles, the last one of a rank shorter, would not be counted exactly; see cuts.py."""
+        masked = {e: live.whole.own for e, live in self.live.items() if live.whole is not None}
+        try:
+            check_cuts(self.nests, self.uses, self.table(tiles), masked, "")
+        except MappingError:
+            return True
+        return False
 
     def cost(self, sizes: SizeTable) -> Cost:
         """Return latency, traffic and whether it fits."""

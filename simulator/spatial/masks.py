@@ -129,15 +129,15 @@ def _plain(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Live:
 def _open(live: Live, cascade: Cascade) -> Live:
     """Return masks whose loops may run beyond the ends of ranks, but for those that the cascade itself splits."""
     made = {
-        mask: mask and replace(mask, ends=tuple((v, rank_of(v)) for v, _ in mask.loops if _cuttable(v, cascade)))
+        mask: mask and replace(mask, ends=tuple((v, rank_of(v)) for v, _ in mask.loops if cuttable(cascade, rank_of(v))))
         for mask in (live.whole, live.written, *live.works)
     }
     return Live(made[live.whole], tuple(made[m] for m in live.works), made[live.written])
 
 
-def _cuttable(variable: str, cascade: Cascade) -> bool:
-    inner = {p for parts in cascade.splits.values() for p in parts}
-    return rank_of(variable) not in cascade.splits and rank_of(variable) not in inner
+def cuttable(cascade: Cascade, rank: str) -> bool:
+    """Tell whether tiles need not divide a rank: the parts of one that the cascade itself splits are exact."""
+    return not any(rank in (whole, *parts) for whole, parts in cascade.splits.items())
 
 
 def _removing(mask: Mask | None, table: SizeTable) -> Mask | None:

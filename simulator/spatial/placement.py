@@ -72,6 +72,10 @@ class Placed:
             out.append(tile)
         return tuple(out)
 
+    def cuts(self, rank: str, tile: int) -> tuple[int, ...]:
+        """Return the sizes at which a tile cuts its rank: the tile, and what lies on axes; largest first."""
+        return tuple(min(n, self.sizes[rank]) for n in (tile, *self.widths(rank, tile)))
+
     @cached_property
     def passed(self) -> frozenset[str]:
         """Tensors that stay in the registers of the elements that make them until their readers are done.

@@ -18,6 +18,7 @@ from einsum_cascade.sizes import BATCH_RANKS
 from ..hardware.model import SpatialChip
 from .access import words
 from .block import Block, Way, blocks, read_by, ways
+from .candidates import Allowed
 from .energy import memory_cost
 from .groups import units
 from .ledger import Built
@@ -26,7 +27,7 @@ from .nest import SizeTable
 from .operands import operands_in
 from .placement import Placed, placements, shared_memories
 from .programs import tile_of
-from .tiling import Allowed, Merit, Tiled, best_tiles, shortage, thriftiest
+from .tiling import Merit, Tiled, best_tiles, refined, shortage, thriftiest
 from .writing import boundaries
 
 OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
@@ -120,7 +121,10 @@ class Search:
                 break
         if scan.best is None and needed:
             self._missing[" ".join(e.name for e in einsums)] = scan.shortage()
-        return scan.best
+        if scan.best is None or _reached(scan.best, self.floor(einsums), 2):
+            return scan.best
+        self.evaluated += 1
+        return refined(scan.best, self.objective, built=self.built, allowed=allowed)
 
     def thrifty(self, path: Sequence[Tiled], latency_s: float) -> tuple[Tiled, ...]:
         """Return the same blocks with less energy times delay, no slower than a latency and with no more traffic."""
@@ -134,7 +138,7 @@ class Search:
             limit = tiled.merit[0] * scale, tiled.merit[1] * _CLOSE
             for placed in self._alternatives(tiled, limit[0]):
                 self.evaluated += 1
-                found = thriftiest(placed, limit, built=self.built, allowed=_dividing(cuts))
+                found = thriftiest(placed, limit, built=self.built, allowed=_dividing(cuts, self.sizes))
                 if found is not None and found.merit[0] * found.merit[2] < out[i].merit[0] * out[i].merit[2]:
                     out[i] = found
         return tuple(out)
@@ -172,7 +176,7 @@ class Search:
         """Return blocks whose tiles of a rank divide each other, those that move least made anew where they do not."""
         chosen: list[Tiled] = []
         for tiled in sorted(path, key=lambda t: -t.merit[1]):
-            allowed = _dividing(boundaries(chosen))
+            allowed = _dividing(boundaries(chosen), self.sizes)
             agrees = all(allowed(r, tiled.cuts(r)) for r in tiled.tiles)
             found = tiled if agrees else self.block(self._originals(tiled), allowed)
             if found is None:
@@ -361,11 +365,12 @@ def _reached(found: Tiled, floor: Merit, count: int) -> bool:
     return all(a <= b * _CLOSE for a, b in zip(found.merit[:count], floor, strict=False))
 
 
-def _dividing(cuts: Mapping[str, set[int]]) -> Allowed:
+def _dividing(cuts: Mapping[str, set[int]], sizes: Mapping[str, int]) -> Allowed:
     """Return the test whether a rank may be cut at some sizes: where it is cut, one size divides another."""
 
-    def allowed(rank: str, sizes: Sequence[int]) -> bool:
-        return all(_comparable(a, b) for a in cuts.get(rank, ()) for b in sizes)
+    def allowed(rank: str, found: Sequence[int]) -> bool:
+        inside = [b for b in found if b != sizes[rank]]
+        return all(_comparable(a, b) for a in cuts.get(rank, ()) if a != sizes[rank] for b in inside)
 
     return allowed
 

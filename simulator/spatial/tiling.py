@@ -1,28 +1,24 @@
-"""The tiles of a placed block: every choice of divisors at once, what fits, and the best of it."""
+"""The tiles of a placed block: every choice at once, what fits, and the best of it; which tiles: see candidates.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from .factors import divisors
+from .candidates import Allowed, around, candidates, finer, grid_of, smallest, thinned
 from .ledger import Built, Ledger
 from .nest import Count
 from .placement import Placed
 
-# Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
-MOST_POINTS = 1 << 13
 _MOST_TIES = 16
 # What is no worse than this on a thinned grid may be better than the best so far on the whole one.
 _HOPE = 1.1
 # Objective, traffic and energy: smaller is better, in this order.
 Merit: TypeAlias = tuple[float, float, float]
-# Whether a rank may be cut at some sizes.
-Allowed = Callable[[str, Sequence[int]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +27,7 @@ class Tiled:
 
     Attributes:
         merit: those of several blocks add up.
-        tiles: the tile of each rank at home, in elements.
+        tiles: the tile of each rank at home, in elements; it may reach beyond the end of the rank.
     """
 
     merit: Merit
@@ -40,7 +36,7 @@ class Tiled:
 
     def cuts(self, rank: str) -> tuple[int, ...]:
         """Return the sizes at which a rank is cut: the tile, and what lies on axes; largest first."""
-        return (self.tiles[rank], *self.placed.widths(rank, self.tiles[rank]))
+        return self.placed.cuts(rank, self.tiles[rank])
 
 
 def best_tiles(
@@ -53,8 +49,8 @@ def best_tiles(
 ) -> tuple[Tiled | None, float]:
     """Return the best of all tiles of a placed block, and what smaller steps could reach at most.
 
-    Every divisor of every rank is a candidate; all combinations are counted at once. Where these are too many, each
-    rank keeps an even choice of its divisors, the ends among them; then all between the neighbours of the best are.
+    All combinations of candidates are counted at once. Where these are too many, each rank keeps an even choice of
+    them, the ends among them; then all between the neighbours of the best are.
 
     Args:
         placed: the block.
@@ -67,26 +63,38 @@ def best_tiles(
         The tiles, or None where nothing fits or is better than the limit; a bound on the objective (0: unknown).
     """
     ledger = Ledger(placed, built)
-    lists = _candidates(placed, allowed)
-    if lists is None or not ledger.fits(ledger.table(_least(placed))):
+    lists = candidates(placed, allowed)
+    if lists is None or not ledger.fits(ledger.table(smallest(placed))):
         return None, math.inf
-    thin = _thinned(lists)
-    thinned = thin != lists
-    loose = (limit[0] * _HOPE, math.inf, math.inf) if thinned and limit else limit
+    thin = thinned(lists)
+    loose = (limit[0] * _HOPE, math.inf, math.inf) if thin != lists and limit else limit
     found, bound = _best_of(ledger, thin, objective, loose)
-    if found is not None and thinned:
-        nearby = {r: _around(found.tiles[r], thin[r], lists[r]) for r in lists}
-        better, _ = _best_of(ledger, _thinned(nearby), objective, found.merit)
+    if found is not None and thin != lists:
+        nearby = {r: around(found.tiles[r], thin[r], lists[r]) for r in lists}
+        better, _ = _best_of(ledger, thinned(nearby), objective, found.merit)
         found = better or found
+    if found is not None and ledger.refused(found.tiles):
+        even = candidates(placed, allowed, uneven=False)
+        found = None if even is None else _best_of(ledger, thinned(even), objective, limit)[0]
     if found is not None and limit is not None and found.merit[:2] > limit[:2]:
         return None, bound
     return found, bound
 
 
+def refined(tiled: Tiled, objective: str, *, built: Built, allowed: Allowed | None = None) -> Tiled:
+    """Return tiles that are at least as good, those between the candidates next to the ones at hand among them."""
+    lists = finer(tiled.placed, tiled.tiles, allowed)
+    if lists is None:
+        return tiled
+    ledger = Ledger(tiled.placed, built)
+    better, _ = _best_of(ledger, thinned(lists), objective, tiled.merit)
+    return tiled if better is None or better.merit >= tiled.merit or ledger.refused(better.tiles) else better
+
+
 def shortage(placed: Placed, built: Built) -> tuple[float, str]:
     """Return the share by which the smallest tiles exceed a memory, and in words what is missing where."""
     ledger = Ledger(placed, built)
-    sizes = ledger.table(_least(placed))
+    sizes = ledger.table(smallest(placed))
     found = [(0.0, "")]
     for name, memory in placed.chip.memories.items():
         if not memory.of and memory.capacity_bytes < math.inf:
@@ -105,10 +113,10 @@ def thriftiest(
 ) -> Tiled | None:
     """Return the tiles of a placed block with the least product of energy and delay within a latency and traffic."""
     ledger = Ledger(placed, built)
-    lists = _candidates(placed, allowed)
-    if lists is None or not ledger.fits(ledger.table(_least(placed))):
+    lists = candidates(placed, allowed)
+    if lists is None or not ledger.fits(ledger.table(smallest(placed))):
         return None
-    grid = _grid(_thinned(lists))
+    grid = grid_of(thinned(lists))
     cost = ledger.cost(ledger.table(grid))
     counts = (cost.latency_s, cost.traffic_bytes, cost.fits)
     spread = np.broadcast_arrays(*grid.values(), *counts)
@@ -121,6 +129,8 @@ def thriftiest(
     delay = latency.ravel()[chosen]
     energy = np.broadcast_to(ledger.energy_j(ledger.table(points), delay), delay.shape)
     best = int(np.argmin(energy * delay))
+    if ledger.refused({r: int(v[best]) for r, v in points.items()}):
+        return None
     merit = (float(delay[best]), float(traffic.ravel()[chosen][best]), float(energy[best]))
     return Tiled(merit, placed, {r: int(v[best]) for r, v in points.items()})
 
@@ -129,7 +139,7 @@ def _best_of(
     ledger: Ledger, lists: Mapping[str, Sequence[int]], objective: str, limit: Merit | None
 ) -> tuple[Tiled | None, float]:
     """Return the best of all combinations of some tiles, all counted at once, and the bound for smaller steps."""
-    grid = _grid(lists)
+    grid = grid_of(lists)
     sizes = ledger.table(grid)
     cost = ledger.cost(sizes)
     shape = np.broadcast_shapes(*(np.shape(v) for v in grid.values()), np.shape(cost.fits))
@@ -163,55 +173,3 @@ def _best_of(
     best = int(np.lexsort((energy, traffic, first_of))[0])
     merit = (float(first_of[best]), float(traffic[best]), float(energy[best]))
     return Tiled(merit, ledger.placed, {r: int(v[best]) for r, v in points.items()}), bound
-
-
-def _candidates(placed: Placed, allowed: Allowed | None) -> dict[str, Sequence[int]] | None:
-    """Return the candidates for the tile of each rank; None where a rank has none."""
-    block = placed.block
-    lists: dict[str, Sequence[int]] = {}
-    for rank in block.ranks:
-        size = placed.sizes[rank]
-        if block.iterated and rank == block.stream:
-            found: Sequence[int] = (1,)
-        elif rank not in block.order:
-            found = (size,)
-        else:
-            found = divisors(size)
-        if allowed is not None:
-            found = [t for t in found if allowed(rank, (t, *placed.widths(rank, t)))]
-        if not found:
-            return None
-        lists[rank] = found
-    return lists
-
-
-def _grid(lists: Mapping[str, Sequence[int]]) -> dict[str, Count]:
-    """Return the candidates, those of each rank along an axis of its own."""
-    long = [r for r, found in lists.items() if len(found) > 1]
-    out: dict[str, Count] = {r: found[0] for r, found in lists.items()}
-    for axis, rank in enumerate(long):
-        shape = [1] * len(long)
-        shape[axis] = -1
-        out[rank] = np.array(lists[rank], dtype=np.int64).reshape(shape)
-    return out
-
-
-def _least(placed: Placed) -> dict[str, int]:
-    """Return the smallest tiles: what does not fit with them fits with none."""
-    block = placed.block
-    return {r: 1 if r in block.order or r == block.stream else placed.sizes[r] for r in block.ranks}
-
-
-def _thinned(lists: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
-    out: dict[str, Sequence[int]] = dict(lists)
-    while math.prod(len(v) for v in out.values()) > MOST_POINTS:
-        rank = max(out, key=lambda r: len(out[r]))
-        out[rank] = (*out[rank][:-1:2], out[rank][-1])
-    return out
-
-
-def _around(tile: int, kept: Sequence[int], every: Sequence[int]) -> Sequence[int]:
-    """Return the candidates between the neighbours of a tile among those that were kept."""
-    at = list(kept).index(tile)
-    low, high = kept[max(0, at - 1)], kept[min(len(kept) - 1, at + 1)]
-    return [t for t in every if low <= t <= high]

@@ -1,0 +1,138 @@
+"""Which tiles of a placed block are looked at: divisors, and where those are far apart, tiles with a shorter last one."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from .factors import divisors, step
+from .masks import cuttable
+from .nest import Count
+from .placement import Placed
+
+# Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
+MOST_POINTS = 1 << 13
+# Divisors that are further apart have tiles with a shorter last one between them.
+_FAR_APART = 2
+# Whether a rank may be cut at some sizes.
+Allowed: TypeAlias = Callable[[str, Sequence[int]], bool]
+Lists: TypeAlias = dict[str, Sequence[int]]
+
+
+def candidates(placed: Placed, allowed: Allowed | None, *, uneven: bool = True) -> Lists | None:
+    """Return the tiles of each rank that are worth a try; None where a rank has none.
+
+    Args:
+        placed: the block.
+        allowed: leaves out tiles.
+        uneven: whether tiles may be taken that do not divide their rank.
+    """
+    lists: Lists = {}
+    for rank in placed.block.ranks:
+        found = _tiles(placed, rank, uneven)
+        if allowed is not None:
+            found = [t for t in found if allowed(rank, placed.cuts(rank, t))]
+        if not found:
+            return None
+        lists[rank] = found
+    return lists
+
+
+def finer(placed: Placed, tiles: Mapping[str, int], allowed: Allowed | None) -> Lists | None:
+    """Return the tiles between the neighbours of those at hand, uneven ones included; None where there are no more."""
+    coarse = candidates(placed, allowed)
+    if coarse is None:
+        return None
+    lists: Lists = {}
+    for rank, found in coarse.items():
+        near = around(tiles[rank], found, found) if tiles[rank] in found else (tiles[rank],)
+        if len(near) > 1 and cuttable(placed.block.given, rank):
+            between = (t for t in _uneven(placed, rank) if near[0] < t < near[-1])
+            legal = (t for t in between if allowed is None or allowed(rank, placed.cuts(rank, t)))
+            near = tuple(sorted({*near, *legal}))
+        lists[rank] = near
+    return lists if any(set(lists[r]) - set(coarse[r]) for r in lists) else None
+
+
+def smallest(placed: Placed) -> dict[str, int]:
+    """Return the smallest tiles: what does not fit with them fits with none."""
+    block = placed.block
+    return {r: 1 if r in block.order or r == block.stream else whole(placed, r) for r in block.ranks}
+
+
+def whole(placed: Placed, rank: str) -> int:
+    """Return the tile that is all of a rank, in whole steps of the axis that it lies on."""
+    size, width = placed.sizes[rank], _width(placed, rank)
+    return -(-size // width) * width
+
+
+def _width(placed: Placed, rank: str) -> int:
+    """Return how much of a rank lies on its longest axis at a time."""
+    size, length = placed.sizes[rank], placed.extents[rank][0]
+    # What does not lie on an axis has a length of 1.
+    return int(step(size, length)) if cuttable(placed.block.given, rank) else math.gcd(size, length)
+
+
+def _tiles(placed: Placed, rank: str, uneven: bool) -> Sequence[int]:
+    block, size = placed.block, placed.sizes[rank]
+    if block.iterated and rank == block.stream:
+        return (1,)
+    if rank not in block.order:
+        return (whole(placed, rank) if uneven else size,)
+    found = divisors(size)
+    if not uneven or not cuttable(block.given, rank):
+        return found
+    width = _width(placed, rank)
+    steps = -(-size // width)
+    coarse = {width * -(-steps // (1 << k)) for k in range(steps.bit_length())}
+    if size % width == 0:
+        coarse = {t for t in coarse if _apart(t, found)}
+    return tuple(sorted({*found, *coarse})) if coarse else found
+
+
+def _apart(tile: int, found: Sequence[int]) -> bool:
+    """Tell whether the divisors around a tile are far apart."""
+    at = bisect.bisect_left(found, tile)
+    return 0 < at < len(found) and found[at] > _FAR_APART * found[at - 1] and found[at] != tile
+
+
+def _uneven(placed: Placed, rank: str) -> set[int]:
+    """Return the tiles that cut a rank into each number of tiles, the last one shorter, in whole steps of its axis."""
+    width = _width(placed, rank)
+    steps = -(-placed.sizes[rank] // width)
+    # Beyond the root of the steps, each number of steps a tile is the best for some number of tiles.
+    root = math.isqrt(steps)
+    numbers = itertools.chain(range(1, root + 1), (-(-steps // n) for n in range(1, root + 1)))
+    return {width * -(-steps // n) for n in numbers}
+
+
+def grid_of(lists: Mapping[str, Sequence[int]]) -> dict[str, Count]:
+    """Return the candidates, those of each rank along an axis of its own."""
+    long = [r for r, found in lists.items() if len(found) > 1]
+    out: dict[str, Count] = {r: found[0] for r, found in lists.items()}
+    for axis, rank in enumerate(long):
+        shape = [1] * len(long)
+        shape[axis] = -1
+        out[rank] = np.array(lists[rank], dtype=np.int64).reshape(shape)
+    return out
+
+
+def thinned(lists: Mapping[str, Sequence[int]]) -> Lists:
+    """Return an even choice of the candidates of each rank, so that their combinations can be looked at together."""
+    out: Lists = dict(lists)
+    while math.prod(len(v) for v in out.values()) > MOST_POINTS:
+        rank = max(out, key=lambda r: len(out[r]))
+        out[rank] = (*out[rank][:-1:2], out[rank][-1])
+    return out
+
+
+def around(tile: int, kept: Sequence[int], every: Sequence[int]) -> Sequence[int]:
+    """Return the candidates between the neighbours of a tile among those that were kept."""
+    at = list(kept).index(tile)
+    low, high = kept[max(0, at - 1)], kept[min(len(kept) - 1, at + 1)]
+    return [t for t in every if low <= t <= high]
