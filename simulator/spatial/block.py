@@ -167,11 +167,16 @@ def _alone(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Iterat
     else:
         orders = [(*(r for r in long if r != last), last) for last in long]
     plain = Block(cascade, (einsum,), stage={einsum.name: 0}, tiled=True)
-    operands = dict.fromkeys((einsum.name, *(a.tensor for a in einsum.reads)))
     for order in orders:
-        for direct in (*((t,) for t in operands), ()):
-            of = replace(plain, order=(*rest, *order), direct=frozenset(direct))
+        for direct in direct_choices(einsum):
+            of = replace(plain, order=(*rest, *order), direct=direct)
             yield Way(frozenset(), False, functools.partial(_same, of))
+
+
+def direct_choices(einsum: Einsum) -> tuple[frozenset[str], ...]:
+    """Return which tensor of an Einsum that runs alone may go past the memory in between: each of them, or none."""
+    operands = dict.fromkeys((einsum.name, *(a.tensor for a in einsum.reads)))
+    return (*(frozenset((t,)) for t in operands), frozenset())
 
 
 def _same(block: Block) -> Block:

@@ -17,8 +17,8 @@ from .placement import Placed
 
 # Points of a grid of tile sizes that are looked at together; a larger grid is thinned out evenly.
 MOST_POINTS = 1 << 13
-# Divisors that are further apart have tiles with a shorter last one between them.
-_FAR_APART = 2
+# Divisors that are further apart have tiles with a shorter last one between them; what lies closer is refined later.
+_FAR_APART = 4
 # Whether a rank may be cut at some sizes.
 Allowed: TypeAlias = Callable[[str, Sequence[int]], bool]
 Lists: TypeAlias = dict[str, Sequence[int]]
@@ -44,19 +44,28 @@ def candidates(placed: Placed, allowed: Allowed | None, *, uneven: bool = True) 
 
 
 def finer(placed: Placed, tiles: Mapping[str, int], allowed: Allowed | None) -> Lists | None:
-    """Return the tiles between the neighbours of those at hand, uneven ones included; None where there are no more."""
+    """Return candidates and what lies between the neighbours of the tiles at hand; None where there is nothing.
+
+    All candidates come along, for a larger tile of one rank may ask for a smaller one of another; where these are too
+    many, the neighbours alone.
+    """
     coarse = candidates(placed, allowed)
     if coarse is None:
         return None
-    lists: Lists = {}
+    near: Lists = {}
+    between: Lists = {}
     for rank, found in coarse.items():
-        near = around(tiles[rank], found, found) if tiles[rank] in found else (tiles[rank],)
-        if len(near) > 1 and cuttable(placed.block.given, rank):
-            between = (t for t in _uneven(placed, rank) if near[0] < t < near[-1])
-            legal = (t for t in between if allowed is None or allowed(rank, placed.cuts(rank, t)))
-            near = tuple(sorted({*near, *legal}))
-        lists[rank] = near
-    return lists if any(set(lists[r]) - set(coarse[r]) for r in lists) else None
+        near[rank] = around(tiles[rank], found, found) if tiles[rank] in found else (tiles[rank],)
+        between[rank] = ()
+        if len(near[rank]) > 1 and cuttable(placed.block.given, rank):
+            new = (t for t in _uneven(placed, rank) if near[rank][0] < t < near[rank][-1] and t not in found)
+            between[rank] = [t for t in new if allowed is None or allowed(rank, placed.cuts(rank, t))]
+    if not any(between.values()):
+        return None
+    both = {r: tuple(sorted({*coarse[r], *between[r]})) for r in coarse}
+    if math.prod(map(len, both.values())) <= MOST_POINTS:
+        return both
+    return {r: tuple(sorted({*near[r], *between[r]})) for r in coarse}
 
 
 def smallest(placed: Placed) -> dict[str, int]:

@@ -13,6 +13,7 @@ import numpy as np
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
+from einsum_cascade.expr import variables
 from einsum_cascade.sizes import BATCH_RANKS
 
 from .access import Usage, run, run_masked, with_identities, words
@@ -222,17 +223,20 @@ def _loop(rank: str, part: str) -> Loop:
 def loops(placed: Placed, einsum: Einsum) -> Loops:
     """Return the loops of an Einsum as (rank, loop), outermost first: over tiles, inside a tile, and on the axes.
 
-    Inside stand the loops that are shared, then results before reductions, so that a sum is done in one go.
+    Inside stand the loops that are shared, then results before reductions, so that a sum is done in one go; of either
+    kind those that move a tensor which goes past the memory stand outside, so that it comes as rarely as can be.
     """
     block = placed.block
     found = [rank_of(v) for v in einsum.variables]
     output = {rank_of(v) for v in einsum.output_variables}
+    past = (a for a in (*einsum.reads, einsum.target) if a.tensor in block.direct)
+    moving = {rank_of(v) for a in past for i in a.indices for v in variables(i)}
     ranks = [r for r in (*block.shared, *found) if r in found and r in block.ranks]
     ranks = list(dict.fromkeys(ranks))
     around = [(r, f"{r}.2") for r in block.order if r in found]
     inside = [(r, f"{r}.1") for r in ranks if r in block.shared]
     for summed in (False, True):
-        here = [r for r in found if (r not in output) == summed]
+        here = sorted((r for r in found if (r not in output) == summed), key=lambda r: r not in moving)
         own = [r for r in here if r in block.ranks and r not in block.shared]
         inside += [(r, f"{r}.1") for r in own] + [(r, f"{r}.2") for r in own if r not in block.order]
         inside += [(r, r) for r in here if r not in block.ranks]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,17 +47,18 @@ class Mask:
         loops: loops over each variable of the predicates, outermost first.
         names: sizes and constants in the predicates.
         ends: variables whose loops may run beyond the end of their rank, and these ranks.
+        own: all loops over the variables of the predicates.
     """
 
     parts: tuple[Expr, ...]
     loops: tuple[tuple[str, tuple[str, ...]], ...]
     names: tuple[str, ...]
     ends: tuple[tuple[str, str], ...] = ()
+    own: tuple[str, ...] = field(init=False)
 
-    @property
-    def own(self) -> tuple[str, ...]:
-        """All loops over the variables of the predicates."""
-        return tuple(part for _, parts in self.loops for part in parts)
+    def __post_init__(self) -> None:
+        # Asked for at every count, and the same in all of them.
+        object.__setattr__(self, "own", tuple(part for _, parts in self.loops for part in parts))
 
 
 @dataclass(frozen=True, slots=True)

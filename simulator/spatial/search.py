@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from einsum_cascade.cascade import Cascade
@@ -17,7 +17,7 @@ from einsum_cascade.sizes import BATCH_RANKS
 
 from ..hardware.model import SpatialChip
 from .access import words
-from .block import Block, Way, blocks, read_by, ways
+from .block import Block, Way, blocks, direct_choices, read_by, ways
 from .candidates import Allowed
 from .energy import memory_cost
 from .groups import units
@@ -93,7 +93,7 @@ class Search:
                     heapq.heappush(queue, entry)
                 continue
             if at == len(found):
-                return self._agreeing(path)
+                return self._refined(self._agreeing(path))
             if at in done:
                 continue
             done.add(at)
@@ -121,10 +121,7 @@ class Search:
                 break
         if scan.best is None and needed:
             self._missing[" ".join(e.name for e in einsums)] = scan.shortage()
-        if scan.best is None or _reached(scan.best, self.floor(einsums), 2):
-            return scan.best
-        self.evaluated += 1
-        return refined(scan.best, self.objective, built=self.built, allowed=allowed)
+        return scan.best
 
     def thrifty(self, path: Sequence[Tiled], latency_s: float) -> tuple[Tiled, ...]:
         """Return the same blocks with less energy times delay, no slower than a latency and with no more traffic."""
@@ -188,6 +185,22 @@ class Search:
         return tuple(
             sorted(chosen, key=lambda t: min(order.get(e.name, len(order)) for e in t.placed.block.einsums))
         )
+
+    def _refined(self, path: Sequence[Tiled]) -> tuple[Tiled, ...]:
+        """Return the same blocks with tiles that need not divide their ranks, where these are better.
+
+        That comes last: what one block cuts at an odd size all others would have to cut there too.
+        """
+        out = list(path)
+        for i, tiled in sorted(enumerate(path), key=lambda pair: -pair[1].merit[1]):
+            if not _reached(tiled, self.floor(self._originals(tiled)), 2):
+                self.evaluated += 1
+                allowed = _dividing(boundaries([*out[:i], *out[i + 1 :]]), self.sizes)
+                for placed in _siblings(tiled.placed):
+                    begin = replace(out[i], placed=placed, tiles=tiled.tiles)
+                    found = refined(begin, self.objective, built=self.built, allowed=allowed)
+                    out[i] = out[i] if found is begin else found
+        return tuple(out)
 
     def _originals(self, tiled: Tiled) -> tuple[Einsum, ...]:
         names = {e.name for e in tiled.placed.block.einsums}
@@ -358,6 +371,19 @@ def _cheapest_rest(floors: Mapping[tuple[int, int], Merit], count: int) -> list[
 
 def _sum(a: Merit, b: Merit) -> Merit:
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def _siblings(placed: Placed) -> Iterator[Placed]:
+    """Yield a placed block, then the same with another tensor, or none, that goes past the memory in between.
+
+    With tiles that divide their ranks these are often as good as each other; with others they need not be.
+    """
+    yield placed
+    block = placed.block
+    if len(block.einsums) == 1 and not block.iterated:
+        for direct in direct_choices(block.einsums[0]):
+            if direct != block.direct:
+                yield replace(placed, block=replace(block, direct=direct))
 
 
 def _reached(found: Tiled, floor: Merit, count: int) -> bool:

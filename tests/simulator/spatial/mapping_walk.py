@@ -31,7 +31,9 @@ class Walk:
     def __init__(self, cascade, sizes, chip, mapping):
         self.plan = plan(cascade, sizes, chip, mapping)
         self.cascade = with_copies(cascade, mapping.nest.recompute)
-        self.chip, self.sizes, self.layout = chip, self.plan.sizes, self.plan.layout
+        self.chip, self.layout = chip, self.plan.layout
+        # Loops run over full tiles; values beyond the end of a rank are left out.
+        self.sizes = getattr(self.plan.sizes, "padded", self.plan.sizes)
         self.nests = {n.einsum: n for n in self.layout.nests}
         self.einsums = {e.name: e for e in self.cascade.einsums}
         self.blocks = {e: self.cascade.block_of(e) for e in self.einsums}
@@ -76,7 +78,7 @@ class Walk:
         out = {}
         for u in uses:
             t = u.operand.tensor
-            size = math.prod(self.sizes[p] for p in stated[t]) if t in stated else words(u.tile, self.sizes)
+            size = self.plan.sizes.full[tuple(stated[t])] if t in stated else words(u.tile, self.plan.sizes.full)
             out[t] = max(out.get(t, 0), size)
         yield out
 
@@ -154,7 +156,7 @@ class Walk:
             size = int(self.sizes[part])
             digits = np.arange(size) if part in wide else np.array([at.get(part, 0)])
             values = (values[:, None] * size + digits).ravel()
-        return values.tolist()
+        return values[values < self.sizes[rank]].tolist()
 
     def _place(self, indices, point):
         return tuple(self._index(i, point) for i in indices)
