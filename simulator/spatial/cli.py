@@ -67,9 +67,9 @@ def map_cascade(
     effort: Annotated[
         int,
         typer.Option(
-            help="Structures of loops to count, roughly; a longer search may find a better mapping."
+            help="Structures of loops without progress after which a block is left; more may find a better mapping."
         ),
-    ] = 160,
+    ] = 200,
     slack: Annotated[
         float,
         typer.Option(

@@ -18,7 +18,7 @@ from ..hardware.model import SpatialChip
 from ..result import Estimate
 from .factors import divisor, divisors
 from .model import simulate
-from .search import EFFORT, OBJECTIVES, Search
+from .search import EFFORT, OBJECTIVES, Search, merit_of
 from .tiling import Merit, Tiled
 from .writing import write
 
@@ -56,7 +56,8 @@ def find_mapping(
 
     It goes through the ways to fuse consecutive Einsums; for each through loop orders, the rank that the passes of a
     phase stream over, and what becomes of a tensor that a later pass needs again: it is kept whole, written out and
-    read back, or computed again. Einsums go to the arrays that balance best. All divisors are tiles.
+    read back, or computed again. Einsums go to the arrays that balance best. Tiles are divisors of their ranks, and at
+    the end those between them that leave a shorter last tile.
 
     Args:
         cascade: the algorithm.
@@ -64,8 +65,8 @@ def find_mapping(
             searched too, unless it differs from what would be taken without a word.
         chip: the machine.
         objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy.
-        effort: structures of loops to count, roughly; short cascades need fewer, and long ones are searched with less
-            patience once it is used up.
+        effort: structures of loops without progress after which a block is left, shared by the Einsums of the
+            cascade; more is never worse in the objective, with no slack.
         slack: for `latency_s`, the share of the best latency that is given up where that lowers the product of energy
             and delay: the last percent of speed may double the energy.
 
@@ -118,8 +119,7 @@ class _Candidate:
     @property
     def merit(self) -> Merit:
         """Objective, traffic and energy of all blocks together."""
-        first, traffic, energy = (sum(t.merit[i] for t in self.path) for i in range(3))
-        return first, traffic, energy
+        return merit_of(self.path)
 
 
 def _best(

@@ -35,9 +35,9 @@ OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
 _ASSIGNMENTS = {"latency_s": 8, "energy_j": 4, "traffic_bytes": 2}
 # Assignments beyond the first are tried for so many of the best ways.
 _BEST_WAYS = 3
-# Tilings that a search may count; the more of them are used up, the sooner a block without progress is left.
-EFFORT = 160
-_SHARE, _LEAST_PATIENCE = 8, 3
+# Tilings without progress after which a block is left, shared by the Einsums of a cascade: a long one has many blocks.
+EFFORT = 200
+_FEW_EINSUMS, _LEAST_PATIENCE = 4, 3
 # How many times shorter the axes of arrays are taken than they are, where the buffer asks for smaller steps.
 _NARROW = (1, 2, 4, 16, 256)
 # Bounds are lowered by more than floats round, and are reached within a little more than that.
@@ -49,6 +49,7 @@ class Search:
     """One search: a cascade with all sizes settled on one chip; remembers what was found for each run of Einsums.
 
     Attributes:
+        effort: more is never worse: each block is searched as far as with less, and then on.
         evaluated: tilings, each of all tile sizes at once, that were counted.
     """
 
@@ -64,6 +65,39 @@ class Search:
 
     def best(self, limit: Merit | None = None) -> tuple[Tiled, ...] | None:
         """Return the best sequence of blocks, or None where nothing is better than a limit.
+
+        Raises:
+            MappingError: nothing fits.
+        """
+        path = self._agreed(limit)
+        return None if path is None else self._refined(path)
+
+    def _agreed(self, limit: Merit | None) -> tuple[Tiled, ...] | None:
+        """Return the best sequence of blocks whose tiles divide each other.
+
+        Where the best blocks do not agree, the ones that take their place may be worse than what a shorter search
+        would have come to: then that is looked at too.
+        """
+        path = self._cheapest(limit)
+        if path is None:
+            return None
+        found = self._agreeing(path)
+        if found is not None and merit_of(found) <= merit_of(path):
+            return found
+        other = None
+        less = replace(self, effort=self.effort // 2)
+        if less.patience < self.patience:
+            other = less._agreed(limit)
+            self.evaluated = less.evaluated
+        able = [p for p in (found, other) if p is not None]
+        if not able:
+            raise MappingError(
+                f"automatic: no tiles of {self.cascade.name} divide each other and fit {self.chip.name}"
+            )
+        return min(able, key=merit_of)
+
+    def _cheapest(self, limit: Merit | None) -> tuple[Tiled, ...] | None:
+        """Return the best sequence of blocks, each for itself.
 
         A run of units is an edge between two cuts of the sequence; the best path is searched with the bound of a run
         in place of its cost until the cost is needed (A*, lazily), so that most runs are never looked at.
@@ -93,7 +127,7 @@ class Search:
                     heapq.heappush(queue, entry)
                 continue
             if at == len(found):
-                return self._refined(self._agreeing(path))
+                return path  # type: ignore[no-any-return]
             if at in done:
                 continue
             done.add(at)
@@ -110,7 +144,7 @@ class Search:
 
         Parts of the arrays are left idle, and ranks that nobody shares are cut, only where that may be better: where
         the best with whole arrays and whole ranks has not reached the bound. Each way is tried with its most promising
-        assignment, the best ways with the others; a search that has done much gives up sooner.
+        assignment, the best ways with the others.
         """
         scan = Scan(self, einsums, allowed, needed)
         for narrow in _NARROW:
@@ -158,9 +192,8 @@ class Search:
 
     @property
     def patience(self) -> int:
-        """Tilings without progress after which a block is left as it is."""
-        least = _LEAST_PATIENCE if self.evaluated < self.effort else 0
-        return max(least, (self.effort - self.evaluated) // _SHARE)
+        """Tilings without progress after which a block is left as it is; the same for all blocks of a search."""
+        return max(_LEAST_PATIENCE, self.effort // max(_FEW_EINSUMS, len(units(self.cascade))))
 
     def placed(self, block: Block, narrow: int, *, others: bool) -> Iterator[Placed]:
         """Yield a block with the most promising assignment to arrays, or with the others."""
@@ -169,7 +202,7 @@ class Search:
         found = placements(block, self.sizes, self.chip, most=most, narrow=narrow)
         return itertools.islice(found, homes if others else 0, None)
 
-    def _agreeing(self, path: Sequence[Tiled]) -> tuple[Tiled, ...]:
+    def _agreeing(self, path: Sequence[Tiled]) -> tuple[Tiled, ...] | None:
         """Return blocks whose tiles of a rank divide each other, those that move least made anew where they do not."""
         chosen: list[Tiled] = []
         for tiled in sorted(path, key=lambda t: -t.merit[1]):
@@ -177,9 +210,7 @@ class Search:
             agrees = all(allowed(r, tiled.cuts(r)) for r in tiled.tiles)
             found = tiled if agrees else self.block(self._originals(tiled), allowed)
             if found is None:
-                raise MappingError(
-                    f"automatic: no tiles of {self.cascade.name} divide each other and fit {self.chip.name}"
-                )
+                return None
             chosen.append(found)
         order = {e.name: i for i, e in enumerate(self.cascade.einsums)}
         return tuple(
@@ -314,7 +345,7 @@ class Scan:
             if found is not None:
                 merits.append((found, at))
         for _, at in sorted(merits)[:_BEST_WAYS]:
-            if self._done(2) or not self.search.patience:
+            if self._done(2):
                 return True
             self._tried(at, narrow, others=True)
         return False
@@ -367,6 +398,14 @@ def _cheapest_rest(floors: Mapping[tuple[int, int], Merit], count: int) -> list[
     for i in range(count - 1, -1, -1):
         rest[i] = min(_sum(floors[i, j], rest[j]) for j in range(i + 1, count + 1))
     return rest
+
+
+def merit_of(path: Iterable[Tiled]) -> Merit:
+    """Return objective, traffic and energy of some blocks together."""
+    out: Merit = (0.0, 0.0, 0.0)
+    for tiled in path:
+        out = _sum(out, tiled.merit)
+    return out
 
 
 def _sum(a: Merit, b: Merit) -> Merit:
