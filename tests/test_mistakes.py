@@ -138,6 +138,55 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert "none.csv" in refused("pareto", missing, "--min", "latency_s")
 
 
+@pytest.mark.parametrize("command", ["pareto", "sensitivity", "explore"])
+def test_a_file_where_the_folder_of_a_sweep_is_expected(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("latency_s\n1\n")
+    message = refused(command, str(path))
+    assert message == f"{path}: found a file, expected the folder that cascade sweep wrote"
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["sweep", "{spec}", "--out", ""], "--out"),
+        (["sweep", "{spec}", "--out="], "--out"),
+        (["evaluate", "attention_1pass", *SIZES, "--inputs", " ", "--out", "{out}"], "--inputs"),
+        (["show", "attention_1pass", "--graph", ""], "--graph"),
+        (["check", ""], "an argument"),
+        (["kernels", "bench", "--out", ""], "--out"),
+    ],
+)
+def test_an_empty_argument_is_a_variable_that_was_not_set(
+    command: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "cascade: attention_1pass\nhardware: fusemax\nsizes: BERT/1K\naxes: {hardware.N: [64, 128]}\n"
+    )
+    words = [word.format(spec=spec, out=tmp_path / "out.npz") for word in command]
+    assert refused(*words) == f"{named}: expected a value, found an empty text"
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_a_gpu_is_refused_before_its_fields(tmp_path: Path) -> None:
+    on_gpu = ["--on", "h100", "--sizes", "BERT/1K"]
+    message = "h100 is a GPU; expected a spatial chip: edge, flat, fusemax, tpu_v4i"
+    assert refused("simulate", "attention_1pass", *on_gpu, "--set", "hardware.N=64") == message
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "cascade: attention_1pass\nhardware: h100\nsizes: BERT/1K\naxes: {hardware.N: [64, 128]}\n"
+    )
+    assert refused("sweep", str(spec), "--out", str(tmp_path / "out")) == message
+
+
+def test_an_unknown_chip_is_answered_with_the_names_of_all() -> None:
+    message = refused("simulate", "attention_1pass", "--on", "xyzzy", *SIZES)
+    assert "a100, " in message and message.endswith("tpu_v4i")
+    assert "80GB" not in message  # an alias
+
+
 @pytest.mark.parametrize("command", [["demo"], ["gallery"], ["reproduce", "gna"]])
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(command: list[str], tmp_path: Path) -> None:
     taken = tmp_path / "taken"

@@ -76,7 +76,9 @@ def find_hardware(name_or_path: str | Path) -> Path:
         if not path.is_file():
             raise HardwareError(f"{text}: no such hardware file")
         return path
-    raise HardwareError(f"unknown hardware '{text}'; {nearest(text, by_name)}")
+    # All of them, for the few spatial chips would be cut off behind the GPUs.
+    hint = nearest(text, by_name, listed=len(by_name), shown=names())
+    raise HardwareError(f"unknown hardware '{text}'; {hint}")
 
 
 @functools.cache
