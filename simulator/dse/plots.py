@@ -60,7 +60,7 @@ def plot_front(
     _draw_groups(axes, front, x, y, by)
     if rest:
         values = front[rest[0]].to_numpy(dtype=float)
-        norm = "log" if _is_wide(values) else "linear"
+        norm = "log" if _is_wide(values) else None
         drawn = axes.scatter(front[x], front[y], s=26, c=values, cmap="viridis", norm=norm, zorder=3)
         axes.figure.colorbar(drawn, ax=axes, label=axis_label(rest[0]))
     axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
