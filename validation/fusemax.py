@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from einsum_cascade.errors import DataError, nearest
@@ -110,11 +111,14 @@ def _check_no_others(path: Path, table: pd.DataFrame, wanted: tuple[str, ...]) -
 
 
 def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series[float]:
-    numbers = pd.to_numeric(table[column], errors="coerce")
-    if numbers.isna().any():
-        line = int(numbers.isna().to_numpy().argmax()) + 2
-        raise DataError(f"{path}:{line}: {column}: expected a number, found {table[column].iloc[line - 2]!r}")
-    return numbers.astype(float)
+    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+    bad = ~np.isfinite(numbers.to_numpy())
+    if bad.any():
+        row = int(bad.argmax())
+        value = table[column].iloc[row]
+        found = "none (an empty field, or NaN)" if pd.isna(value) else repr(str(value))
+        raise DataError(f"{path}:{row + 2}: {column}: expected a number, found {found}")
+    return numbers
 
 
 def _check_models(table: pd.DataFrame, path: Path) -> None:

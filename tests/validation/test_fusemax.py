@@ -167,6 +167,14 @@ def test_a_folder_without_any_of_them(tmp_path):
             lambda p: p.write_text(p.read_text().replace("402653184", "much", 1)),
             "expected a number, found 'much'",
         ),
+        (
+            lambda p: p.write_text(p.read_text().replace("402653184", "", 1)),
+            "attn-binding.csv:2: traffic: expected a number, found none",
+        ),
+        (
+            lambda p: p.write_text(p.read_text().replace("402653184", "inf", 1)),
+            "attn-binding.csv:2: traffic: expected a number, found 'inf'",
+        ),
     ],
 )
 def test_bad_files(folder, damage, message):
