@@ -95,6 +95,32 @@ def test_a_field_of_yaml_given_twice(tmp_path: Path) -> None:
     assert "chip.yaml" in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("kind: spatial", "kind: [spatial]", "kind: expected one of spatial, gpu, found ['spatial']"),
+        ("kind: spatial", "[[kind]]: spatial", "a key is a list or a table; expected a word before ':'"),
+        # a number as a name stands among the known ones of the message
+        ("clock: 940 MHz", "2: word\nclock: 940 MHz", "2: a field name has to be a word, found 2"),
+        ("parameters: {N: 256", "parameters: {2024-01-01: 1, 7: 1, M: 256", "unknown name 'N'"),
+    ],
+)
+def test_a_key_of_yaml_that_is_no_word(tmp_path: Path, old: str, new: str, said: str) -> None:
+    message = simulate_on(hardware(tmp_path, old, new))
+    assert said in message and "chip.yaml: " in message
+    assert "\n" not in message
+
+
+def test_an_infinite_register_file_is_refused_where_it_has_a_price(tmp_path: Path) -> None:
+    from importlib import resources
+
+    text = resources.files("simulator").joinpath("hardware/library/tpu_v4i.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "chip.yaml"
+    path.write_text(text.replace("capacity: 64 B", "capacity: inf"))
+    message = refused("simulate", "attention_1pass", "--on", str(path), *SIZES)
+    assert message.startswith("registers: inf rows")
+
+
 def test_a_quantity_without_a_unit(tmp_path: Path) -> None:
     message = simulate_on(hardware(tmp_path, "clock: 940 MHz", "clock: 940"))
     assert "write the unit" in message
