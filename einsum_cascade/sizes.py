@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Container, Mapping
 from importlib import resources
+from numbers import Integral
 
 import numpy as np
 
@@ -160,9 +161,9 @@ def resolve(
             raise CascadeError(
                 f"{cascade.name} has no rank {name}", hint=nearest(name, [*names, *BATCH_RANKS])
             )
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise CascadeError(f"{name}={value}: a size is a whole number of at least 1")
-    sizes = dict(given)
+    sizes = {name: int(value) for name, value in given.items()}  # NumPy's integers are too short for counts
     for name, value in (soft or {}).items():
         if name in BATCH_RANKS or (name in names and not _settled(cascade, name, sizes)):
             sizes.setdefault(name, value)
