@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from einsum_cascade.errors import DataError
+from einsum_cascade.errors import DataError, ModelError, nearest
 from simulator.gpu.gna import GnaBounds, gna_bounds
 from simulator.gpu.gna_axis import Axis
 from simulator.gpu.gna_time import GnaTime, predict_gna
@@ -22,6 +23,7 @@ PUBLISHED = Path(__file__).parent / "data" / "published"
 COLUMNS = ("case", "column", "expected", "got", "relative_error", "ok", "tolerance", "why")
 SETTING = ("layout", "window", "stride", "dilation", "causal", "q_tile", "kv_tile", "dynamic")
 OURS = {"exact_fbs": "fully_block_sparse", "natten_fbs": "natten_fast_path"}
+_REMARKS = ("name", "source", "verified_by")
 FITTED = ("1d-32k-w2k", "1d-32k-w2k-s256", "2d-flux-gna")
 
 # The charts name no tiles. These are Blackwell's shipped pairs that give every bar of a use case its printed digit;
@@ -125,22 +127,35 @@ def _counts(path: Path) -> Iterator[Case]:
         rows = json.loads(_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}") from None
-    for row in rows:
-        lacking = [name for name in (*SETTING, "name") if name not in row]
-        if lacking:
-            raise DataError(f"{path}: an entry lacks '{lacking[0]}'")
-        found = gna_bounds(**{name: row[name] for name in SETTING}).as_dict()
-        for name in row:
-            field = OURS.get(name, name)
-            if name in SETTING or field not in found:
-                continue
-            ratio = isinstance(row[name], float)
-            # Half a unit in the sixth decimal of a ratio near one; a count has no tolerance at all.
-            tolerance = 5e-7 if ratio else 0.0
-            why = (
-                "counted; printed with six decimals" if ratio else "counted: a whole number has no tolerance"
-            )
-            yield _case(row["name"], field, row[name], found[field], tolerance, why)
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: expected a list of settings with their counts, found {str(rows)[:40]!r}")
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield from _counted(row)
+        except ModelError as error:
+            raise DataError(f"{path}: entry {number}: {error}") from None
+
+
+def _counted(row: Any) -> Iterator[Case]:
+    if not isinstance(row, dict):
+        raise DataError(f"expected a setting with its counts, found {str(row)[:40]!r}")
+    lacking = [name for name in (*SETTING, "name") if name not in row]
+    if lacking:
+        raise DataError(f"'{lacking[0]}' is missing")
+    found = gna_bounds(**{name: row[name] for name in SETTING}).as_dict()
+    for name, expected in row.items():
+        if name in (*SETTING, *_REMARKS):
+            continue
+        field = OURS.get(name, name)
+        if field not in found:
+            raise DataError(f"unknown field '{name}'; {nearest(name, [*found, *OURS])}")
+        if not isinstance(expected, (int, float)) or not math.isfinite(expected):
+            raise DataError(f"{name}: expected a number, found {expected!r}")
+        ratio = isinstance(expected, float)
+        # Half a unit in the sixth decimal of a ratio near one; a count has no tolerance at all.
+        tolerance = 5e-7 if ratio else 0.0
+        why = "counted; printed with six decimals" if ratio else "counted: a whole number has no tolerance"
+        yield _case(row["name"], field, expected, found[field], tolerance, why)
 
 
 CHART_COLUMNS = ("device", "use_case", "layout", "window", "stride", "metric", "value", "note")

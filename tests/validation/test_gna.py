@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,10 +75,7 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
     (tmp_path / "gna_counts.json").write_text("[")
     with pytest.raises(DataError, match="not JSON"):
         gna.cases(tmp_path)
-    (tmp_path / "gna_counts.json").write_text('[{"name": "x"}]')
-    with pytest.raises(DataError, match="lacks 'layout'"):
-        gna.cases(tmp_path)
-    (tmp_path / "gna_counts.json").write_text("[]")
+    (tmp_path / "gna_counts.json").unlink()
     (tmp_path / "gna_published.csv").write_text("device,use_case\nB200,FLUX\n")
     with pytest.raises(DataError, match="column 'layout' is missing"):
         gna.cases(tmp_path)
@@ -83,6 +84,34 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
         gna.cases(tmp_path)
     (tmp_path / "gna_published.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not a text file"):
+        gna.cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: [], r"expected a list of settings with their counts, found '\[\]'"),
+        (lambda rows: {"rows": rows}, "expected a list of settings"),
+        (lambda rows: [*rows, 7], "entry 3: expected a setting with its counts, found '7'"),
+        (lambda rows: [{"name": "x"}], "entry 1: 'layout' is missing"),
+        (lambda rows: [rows[0], {**rows[1], "layout": "x"}], "entry 2: layout: found 'x'"),
+        (lambda rows: [{**rows[0], "visited": "many"}], "entry 1: visited: expected a number, found 'many'"),
+        (lambda rows: [{**rows[0], "visited": math.nan}], "entry 1: visited: expected a number, found nan"),
+        (
+            lambda rows: [{**rows[0], "vizited": 1}],
+            "entry 1: unknown field 'vizited'; did you mean 'visited'",
+        ),
+    ],
+)
+def test_counts_of_ones_own_are_read_or_refused(
+    tmp_path: Path, change: Callable[[Any], Any], said: str
+) -> None:
+    rows = json.loads((gna.PUBLISHED / "gna_counts.json").read_text(encoding="utf-8"))[:2]
+    path = tmp_path / "counts.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert gna.cases(tmp_path)["ok"].all()
+    path.write_text(json.dumps(change(rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=said):
         gna.cases(tmp_path)
 
 
