@@ -125,18 +125,19 @@ def _check_models(table: pd.DataFrame, path: Path) -> None:
     for line, model in enumerate(table["model"], start=2):
         if model not in workloads():
             raise DataError(f"{path}:{line}: unknown model '{model}'; {nearest(str(model), workloads())}")
-    if "seq_len" in table:
-        for length in table["seq_len"]:
-            whole_number(str(length), name="seq_len")
+    for name in ("seq_len", "PE_dim"):
+        for line, size in enumerate(table.get(name, ()), start=2):
+            whole_number(str(size), name=f"{path}:{line}: {name}")
 
 
 def flat_choices(folder: Path) -> dict[tuple[str, str], FlatChoice]:
     """Return what FLAT's own search answered, by model and length, from `flat_validation.csv`."""
     path = folder / "flat_validation.csv"
+    path = path if path.is_file() else SHIPPED / path.name
     tensors = ("Q", "K", "QK", "A", "V", "AV")
     located = tuple(f"{t}_loc" for t in tensors)
     table = read_table(
-        path if path.is_file() else SHIPPED / path.name,
+        path,
         required=(
             "platform",
             "models",
@@ -150,11 +151,11 @@ def flat_choices(folder: Path) -> dict[tuple[str, str], FlatChoice]:
     )
     out = {}
     for row in table[table["platform"] == "cloud"].to_dict("records"):
-        head = row["fusion_granularity"] == "head"
+        rows = "P" if row["fusion_granularity"] == "head" else "P1"
         out[str(row["models"]), str(row["seq_len"])] = FlatChoice(
             on_chip=frozenset(t for t in tensors if row[f"{t}_loc"] == "onchip"),
             weight_stationary=row["QK_stationarity"] == "weight",
-            rows=int(row["P"] if head else row["P1"]),
+            rows=whole_number(str(row[rows]), name=f"{path}: {row['models']} at {row['seq_len']}: {rows}"),
         )
     return out
 

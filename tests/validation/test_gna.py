@@ -16,6 +16,7 @@ from simulator.gpu.gna_time import fit_constants
 from simulator.hardware.gpu import find_gpu
 from validation import gna
 from validation.bench.gna import bench
+from validation.tables import read_table
 
 
 def test_all_cases_hold() -> None:
@@ -45,7 +46,7 @@ def test_shipped_constants_are_the_fit_of_the_named_rows() -> None:
         assert len(chosen) == 3
         launches = [
             {
-                **{name: gna._shape(r[name]) for name in ("layout", "window", "stride", "q_tile", "kv_tile")},
+                **{name: gna._shape(r, name) for name in ("layout", "window", "stride", "q_tile", "kv_tile")},
                 "heads": int(r["heads"]),
                 "kernel_s": float(r["runtime_us"]) * 1e-6,
             }
@@ -113,6 +114,30 @@ def test_counts_of_ones_own_are_read_or_refused(
     path.write_text(json.dumps(change(rows)), encoding="utf-8")
     with pytest.raises(DataError, match=said):
         gna.cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "value", "said"),
+    [
+        ("natten_profiler.csv", "runtime_us", "", "runtime_us: expected a positive number, found ''"),
+        ("natten_profiler.csv", "runtime_us", "inf", "runtime_us: expected a positive number, found 'inf'"),
+        ("natten_profiler.csv", "head_dim", "x", "head_dim: expected a whole number, found 'x'"),
+        ("natten_profiler.csv", "device", "H1000", "unknown GPU 'H1000'"),
+        ("gna_published.csv", "window", "16y24", "window: expected numbers such as 16x24x16, found '16y24'"),
+        ("gna_published.csv", "value", "0", "value: expected a positive number, found '0'"),
+    ],
+)
+def test_a_bad_cell_is_told_with_its_line(
+    tmp_path: Path, file: str, column: str, value: str, said: str
+) -> None:
+    table = read_table(gna.PUBLISHED / file, as_text=True)
+    compared = table["note"].str.contains("chart label") if "note" in table else table["heads"] != ""
+    row = int(compared.to_numpy().argmax())
+    table.loc[row, column] = value
+    table.to_csv(tmp_path / file, index=False)
+    with pytest.raises(DataError) as refused:
+        gna.cases(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / file}:{row + 2}: ") and said in str(refused.value)
 
 
 def test_the_bench_has_a_figure_and_a_target_in_each_row() -> None:
