@@ -63,6 +63,7 @@ def draw(cascade: Cascade, *, axes: Any = None) -> Any:
     """
     import networkx
     from matplotlib.figure import Figure
+    from matplotlib.patches import FancyArrowPatch
 
     graph, depth = cascade.graph, layers(cascade)
     order = list(graph.nodes)
@@ -88,7 +89,8 @@ def draw(cascade: Cascade, *, axes: Any = None) -> Any:
             "shrinkA": 14,
             "shrinkB": 14,
         }
-        axes.annotate("", xy=places[b], xytext=places[a], arrowprops=style)
+        # A patch and no annotation, whose arrow has no part in the frame that a picture is cut to.
+        axes.add_patch(FancyArrowPatch(places[a], places[b], mutation_scale=10, clip_on=False, **style))
     for node, (x, y) in places.items():
         box = {
             "boxstyle": "round,pad=0.35",

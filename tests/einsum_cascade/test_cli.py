@@ -144,9 +144,10 @@ def test_a_graph_is_the_same_in_every_run(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1]
 
 
-def test_no_arc_of_a_graph_is_cut_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["attention_3pass", "ninformer", "arrow_attention"])
+def test_no_arc_of_a_graph_is_cut_off(name: str, tmp_path: Path) -> None:
     path = tmp_path / "graph.png"
-    save_graph(zoo.load("ninformer"), path)
+    save_graph(zoo.load(name), path)
     pixels = pyplot.imread(path)[..., :3]
     edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
     assert all((edge == 1).all() for edge in edges)
