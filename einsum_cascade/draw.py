@@ -81,7 +81,7 @@ def draw(cascade: Cascade, *, axes: Any = None) -> Any:
         span = abs(depth[b] - depth[a])
         # An arc is as deep as it is long; beyond six layers that would push the others together.
         bend = 0.25 * min(1.0, 6.0 / span) if span > 1 else 0.25 * data["state"]
-        style = {
+        style: dict[str, Any] = {
             "arrowstyle": "-|>",
             "color": _STATE if data["state"] else _EDGE,
             "linestyle": "--" if data["state"] else "-",
