@@ -56,7 +56,7 @@ def _quantity(column: str) -> str:
     return next((shown for part, shown in _QUANTITIES.items() if part in column), "utilisation [1]")
 
 
-def design_space(table: pd.DataFrame, front: pd.DataFrame) -> Axes:
+def design_space(table: pd.DataFrame, front: pd.DataFrame, *, title: str) -> Axes:
     """Draw latency against area of all designs with the front marked; needs area_mm2, latency_s, energy_j."""
     axes = _axes()
     energy = table["energy_j"] / table["energy_j"].min()
@@ -71,7 +71,7 @@ def design_space(table: pd.DataFrame, front: pd.DataFrame) -> Axes:
         label="Pareto front",
     )
     axes.set(xscale="log", yscale="log", xlabel="area [mm²]", ylabel="latency [s]")
-    axes.set_title("BERT at 64K tokens on FuseMax-like arrays")
+    axes.set_title(title)
     axes.figure.colorbar(dots, label="energy / least energy")
     axes.legend(frameon=False)
     return axes
