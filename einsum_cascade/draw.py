@@ -63,11 +63,13 @@ def draw(cascade: Cascade, *, axes: Any = None) -> Any:
     """
     import networkx
     from matplotlib.figure import Figure
+    from matplotlib.patches import FancyArrowPatch
 
     graph, depth = cascade.graph, layers(cascade)
-    for node, layer in depth.items():
-        graph.nodes[node]["layer"] = layer
-    places = networkx.multipartite_layout(graph, subset_key="layer")
+    order = list(graph.nodes)
+    # In the order of the text, the first on top; a set of names has another order in every run.
+    columns = {layer: [n for n in reversed(order) if depth[n] == layer] for layer in depth.values()}
+    places = networkx.multipartite_layout(graph, subset_key=columns)
     if axes is None:
         tallest = max((list(depth.values()).count(i) for i in depth.values()), default=1)
         width = 1.5 * (1 + max(depth.values(), default=0))
@@ -76,8 +78,10 @@ def draw(cascade: Cascade, *, axes: Any = None) -> Any:
     axes.set_title(cascade.name)
     axes.margins(0.1, 0.25)
     for a, b, data in graph.edges(data=True):
-        bend = 0.25 if data["state"] or depth[b] - depth[a] > 1 else 0.0
-        style = {
+        span = abs(depth[b] - depth[a])
+        # An arc is as deep as it is long; beyond six layers that would push the others together.
+        bend = 0.25 * min(1.0, 6.0 / span) if span > 1 else 0.25 * data["state"]
+        style: dict[str, Any] = {
             "arrowstyle": "-|>",
             "color": _STATE if data["state"] else _EDGE,
             "linestyle": "--" if data["state"] else "-",
@@ -85,7 +89,8 @@ def draw(cascade: Cascade, *, axes: Any = None) -> Any:
             "shrinkA": 14,
             "shrinkB": 14,
         }
-        axes.annotate("", xy=places[b], xytext=places[a], arrowprops=style)
+        # A patch and no annotation, whose arrow has no part in the frame that a picture is cut to.
+        axes.add_patch(FancyArrowPatch(places[a], places[b], mutation_scale=10, clip_on=False, **style))
     for node, (x, y) in places.items():
         box = {
             "boxstyle": "round,pad=0.35",
@@ -115,6 +120,7 @@ def save_graph(cascade: Cascade, path: str | Path) -> None:
         with matplotlib.rc_context(_STABLE):
             figure = draw(cascade).figure
             stamp: Any = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(file, metadata=stamp)
+            # Arcs may leave the frame of the axes; the tight frame holds all of them.
+            figure.savefig(file, metadata=stamp, bbox_inches="tight")
     except OSError as error:
         raise CascadeError(f"cannot write {path}: {error.strerror or error}") from None

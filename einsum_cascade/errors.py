@@ -107,15 +107,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def nearest(name: str, legal: Iterable[str], *, listed: int = 8) -> str:
+def nearest(name: str, legal: Iterable[str], *, listed: int = 8, shown: Iterable[str] | None = None) -> str:
     """Return a hint that names the closest legal name, or lists the legal ones.
+
+    Args:
+        name: what was found.
+        legal: what may stand there.
+        listed: how many names are listed at most.
+        shown: those that are listed, where some of the legal ones are only other words for them.
 
     >>> nearest("attention_1pas", ["attention_1pass", "attention_3pass"])
     "did you mean 'attention_1pass'?"
     >>> nearest("mib", ["B", "KiB", "MiB"])
     "did you mean 'MiB'?"
     """
-    names = sorted(set(legal))
+    names = sorted({str(n) for n in legal})  # keys of YAML may be numbers or dates
     # Letter by letter first: where names differ by their capitals alone, the text may have only these wrong.
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not close:
@@ -123,7 +129,8 @@ def nearest(name: str, legal: Iterable[str], *, listed: int = 8) -> str:
         close = [folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)]
     if close:
         return f"did you mean '{close[0]}'?"
+    if shown is not None:
+        names = sorted(set(shown))
     if not names:
         return "there is none"
-    shown = ", ".join(names[:listed]) + (", ..." if len(names) > listed else "")
-    return f"known: {shown}"
+    return "known: " + ", ".join(names[:listed]) + (", ..." if len(names) > listed else "")

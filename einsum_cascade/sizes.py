@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Container, Mapping
 from importlib import resources
+from numbers import Integral
 
 import numpy as np
 
@@ -91,6 +92,40 @@ def parse_sizes(text: str, cascade: Cascade | None = None, *, tile: int | None =
     return resolve(cascade, given, soft=soft, tile=tile)
 
 
+def changed_sizes(text: str, changes: Mapping[str, object], cascade: Cascade) -> str:
+    """Return a text of sizes with some of them changed, to be read by `parse_sizes`.
+
+    Args:
+        text: as for `parse_sizes`; a model may lack its length where `seq` is changed.
+        changes: by rank, or `seq` for every rank along the sequence, or `model`.
+        cascade: says which ranks there are.
+
+    Raises:
+        CascadeError: a model is set where the text names none.
+
+    >>> from einsum_cascade import zoo
+    >>> changed_sizes("BERT/64K,B=1", {"seq": "4K", "P": 256}, zoo.load("attention_3pass"))
+    'BERT/4K,B=1,P=256'
+    >>> changed_sizes("E=8,F=8,P=16,M=16", {"seq": 32}, zoo.load("attention_3pass"))
+    'E=8,F=8,M=32,P=32'
+    """
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    ranks = {name: value for name, value in changes.items() if name not in ("seq", "model")}
+    seq, other = changes.get("seq"), changes.get("model")
+    head = items[:1] if items and "=" not in items[0] else []
+    kept = items[len(head) :]
+    if head:
+        model, slash, length = head[0].partition("/")
+        model, length = str(other or model), str(seq or length)
+        head = [f"{model}/{length}" if slash or length else model]
+    elif other is not None:
+        raise CascadeError(f"sizes.model: the sizes '{text}' name no model; write them as {other}/64K")
+    elif seq is not None:
+        ranks = {rank: seq for rank in SEQUENCE_RANKS if rank in cascade.rank_names} | ranks
+    kept = [item for item in kept if item.partition("=")[0].strip() not in ranks]
+    return ",".join([*head, *kept, *(f"{rank}={size}" for rank, size in ranks.items())])
+
+
 def model_sizes(text: str) -> dict[str, int]:
     """Return the sizes of a model of the workload table at a length: `BERT/64K`."""
     model, slash, length = text.partition("/")
@@ -126,9 +161,9 @@ def resolve(
             raise CascadeError(
                 f"{cascade.name} has no rank {name}", hint=nearest(name, [*names, *BATCH_RANKS])
             )
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise CascadeError(f"{name}={value}: a size is a whole number of at least 1")
-    sizes = dict(given)
+    sizes = {name: int(value) for name, value in given.items()}  # NumPy's integers are too short for counts
     for name, value in (soft or {}).items():
         if name in BATCH_RANKS or (name in names and not _settled(cascade, name, sizes)):
             sizes.setdefault(name, value)

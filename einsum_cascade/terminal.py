@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
+import re
+import select
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from .errors import ModelError, printable
 
@@ -17,6 +21,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 GOOD, OUT_OF_TOLERANCE, USER_MISTAKE = 0, 1, 2
+# What a shell reports of a program whose reader went away (128 + SIGPIPE): 1 would say "out of tolerance".
+READER_GONE = 141
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 
@@ -28,21 +34,76 @@ def fail(message: str) -> NoReturn:
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Return the command with every ModelError turned into its message and exit code 2."""
+    """Return the command with every ModelError turned into its message and exit code 2.
+
+    What the system refuses meanwhile, a full disk or a file that may not be read, is told in one line as well.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            done = command(*args, **kwargs)
+            _flush()
+            return done
         except ModelError as error:
             fail(str(error))
+        except BrokenPipeError:
+            _leave_if_nobody_reads()
+            raise
+        except OSError as error:
+            _drop_what_is_left()
+            fail(f"{error.filename or 'the result'}: {error.strerror or error}")
 
     return run
 
 
+class Commands(TyperGroup):
+    """A group of commands that refuses an argument that is empty, as an unset variable of a shell script is.
+
+    Left to the commands it would be taken for an option that was not given (`--inputs ""` for random inputs), or for
+    the current folder (`--out ""`).
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, after a look at what was given."""
+        for before, given in zip(["", *args], args, strict=False):
+            if not given.strip() or re.fullmatch(r"--[\w-]+=\s*", given):
+                option = next((a for a in (given, before) if a.startswith("-")), "")
+                fail(f"{option.rstrip('= ') or 'an argument'}: expected a value, found an empty text")
+        return super().parse_args(ctx, args)
+
+
+def _flush() -> None:
+    """Write what is buffered now, so that a failure is told like any other; nothing where stdout is closed."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _leave_if_nobody_reads() -> None:
+    """Leave without a word if it is the reader of stdout that went away, as `head` does."""
+    waiting = select.poll()
+    try:
+        waiting.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):
+        return  # stdout is closed, or no file
+    if waiting.poll(0):
+        _drop_what_is_left()
+        raise typer.Exit(READER_GONE)
+
+
+def _drop_what_is_left() -> None:
+    """Send what is still buffered nowhere: the interpreter writes it again when it leaves, and would complain."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):
+        return  # stdout is closed, or no file
+    os.close(nowhere)
+
+
 def emit_json(value: Any) -> None:
     """Write one JSON document to stdout; not-a-number never leaves, infinities become null."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+    typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -70,11 +131,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
 
     Where the terminal is too narrow for so many columns, each row becomes lines of its own.
     """
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    console = _console()
     rows = [list(r) for r in rows]
     if console.width < _LEAST * len(columns):
         _print_records(title, columns, rows, note)
@@ -91,6 +151,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
         # Square brackets are indices here, not markup.
         out.add_row(*(escape(cell(v)) for v in r))
     console.print(out)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave it to `guarded`; rich itself would leave with 1, which says "out of tolerance" here."""
+            raise
+
+    return Plain()
 
 
 def _print_records(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str) -> None:

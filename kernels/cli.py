@@ -219,6 +219,7 @@ def campaign(
     tiny: Annotated[
         bool, typer.Option(help="Walk the plan at tiny sizes in the interpreter, without a GPU.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Measure every kernel, length, head size and mask on the GPU, the most valuable first; resumable."""
     from .campaign import plan, run, within, work
@@ -232,7 +233,12 @@ def campaign(
     plans = list(plan(lengths=(64,), head_dims=(16,), tokens=64) if tiny else plan())
     if plan_only:
         chosen = list(within(plans, minutes=minutes))
-        table(f"{len(chosen)} of {len(plans)} cases in {minutes:g} minutes", *plan_rows(chosen))
+        columns, rows = plan_rows(chosen)
+        if json:
+            fields = ("kernel", "implementation", "direction", "seq_q", "head_dim", "mask", "elapsed_s")
+            emit_json({"cases": len(plans), "chosen": [dict(zip(fields, r, strict=True)) for r in rows]})
+        else:
+            table(f"{len(chosen)} of {len(plans)} cases in {minutes:g} minutes", columns, rows)
         return
     before = len(done(out))
     if tiny:
@@ -240,8 +246,11 @@ def campaign(
     else:
         resolve("cuda")
         supervise(work, out, plans, "cuda", minutes=minutes)
-    note(f"{len(done(out)) - before} rows added: {out}")
-    if failed := failures(out, commit=commit()):
+    added, failed = len(done(out)) - before, failures(out, commit=commit())
+    if json:
+        emit_json({"out": str(out), "added": added, "failed": len(failed)})
+    note(f"{added} rows added: {out}")
+    if failed:
         note(
             f"{len(failed)} cases failed, see {failed_path(out)}; they are left out until the commit changes"
         )

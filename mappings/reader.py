@@ -70,6 +70,8 @@ def parse_yaml(text: str, where: str, *, error: type[ModelError] = MappingError)
     except (YAMLError, ValueError, RecursionError) as e:
         first = (str(e) or type(e).__name__).splitlines()[0]
         raise error(f"{where}: not legal YAML: {first}") from None
+    except TypeError:
+        raise error(f"{where}: a key is a list or a table; expected a word before ':'") from None
     if not documents:
         raise error(f"{where}: the file holds comments only")
     return documents

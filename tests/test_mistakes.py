@@ -95,6 +95,32 @@ def test_a_field_of_yaml_given_twice(tmp_path: Path) -> None:
     assert "chip.yaml" in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("kind: spatial", "kind: [spatial]", "kind: expected one of spatial, gpu, found ['spatial']"),
+        ("kind: spatial", "[[kind]]: spatial", "a key is a list or a table; expected a word before ':'"),
+        # a number as a name stands among the known ones of the message
+        ("clock: 940 MHz", "2: word\nclock: 940 MHz", "2: a field name has to be a word, found 2"),
+        ("parameters: {N: 256", "parameters: {2024-01-01: 1, 7: 1, M: 256", "unknown name 'N'"),
+    ],
+)
+def test_a_key_of_yaml_that_is_no_word(tmp_path: Path, old: str, new: str, said: str) -> None:
+    message = simulate_on(hardware(tmp_path, old, new))
+    assert said in message and "chip.yaml: " in message
+    assert "\n" not in message
+
+
+def test_an_infinite_register_file_is_refused_where_it_has_a_price(tmp_path: Path) -> None:
+    from importlib import resources
+
+    text = resources.files("simulator").joinpath("hardware/library/tpu_v4i.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "chip.yaml"
+    path.write_text(text.replace("capacity: 64 B", "capacity: inf"))
+    message = refused("simulate", "attention_1pass", "--on", str(path), *SIZES)
+    assert message.startswith("registers: inf rows")
+
+
 def test_a_quantity_without_a_unit(tmp_path: Path) -> None:
     message = simulate_on(hardware(tmp_path, "clock: 940 MHz", "clock: 940"))
     assert "write the unit" in message
@@ -136,6 +162,55 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert "none.csv" in refused("validate", "gpu", "--measured", missing)
     assert "none.csv" in refused("validate", "fusemax", "--published", missing)
     assert "none.csv" in refused("pareto", missing, "--min", "latency_s")
+
+
+@pytest.mark.parametrize("command", ["pareto", "sensitivity", "explore"])
+def test_a_file_where_the_folder_of_a_sweep_is_expected(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("latency_s\n1\n")
+    message = refused(command, str(path))
+    assert message == f"{path}: found a file, expected the folder that cascade sweep wrote"
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["sweep", "{spec}", "--out", ""], "--out"),
+        (["sweep", "{spec}", "--out="], "--out"),
+        (["evaluate", "attention_1pass", *SIZES, "--inputs", " ", "--out", "{out}"], "--inputs"),
+        (["show", "attention_1pass", "--graph", ""], "--graph"),
+        (["check", ""], "an argument"),
+        (["kernels", "bench", "--out", ""], "--out"),
+    ],
+)
+def test_an_empty_argument_is_a_variable_that_was_not_set(
+    command: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "cascade: attention_1pass\nhardware: fusemax\nsizes: BERT/1K\naxes: {hardware.N: [64, 128]}\n"
+    )
+    words = [word.format(spec=spec, out=tmp_path / "out.npz") for word in command]
+    assert refused(*words) == f"{named}: expected a value, found an empty text"
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_a_gpu_is_refused_before_its_fields(tmp_path: Path) -> None:
+    on_gpu = ["--on", "h100", "--sizes", "BERT/1K"]
+    message = "h100 is a GPU; expected a spatial chip: edge, flat, fusemax, tpu_v4i"
+    assert refused("simulate", "attention_1pass", *on_gpu, "--set", "hardware.N=64") == message
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "cascade: attention_1pass\nhardware: h100\nsizes: BERT/1K\naxes: {hardware.N: [64, 128]}\n"
+    )
+    assert refused("sweep", str(spec), "--out", str(tmp_path / "out")) == message
+
+
+def test_an_unknown_chip_is_answered_with_the_names_of_all() -> None:
+    message = refused("simulate", "attention_1pass", "--on", "xyzzy", *SIZES)
+    assert "a100, " in message and message.endswith("tpu_v4i")
+    assert "80GB" not in message  # an alias
 
 
 @pytest.mark.parametrize("command", [["demo"], ["gallery"], ["reproduce", "gna"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -33,3 +34,17 @@ def test_every_command_it_names_exists() -> None:
     )
     assert shown
     assert shown <= known
+
+
+def test_every_command_takes_json() -> None:
+    import typer
+
+    from validation.cli import app
+
+    def lacking(group: Any, path: str) -> list[str]:
+        if hasattr(group, "commands"):
+            return [p for name, c in group.commands.items() for p in lacking(c, f"{path} {name}")]
+        return [] if any("--json" in p.opts for p in group.params) else [path]
+
+    assert "Every command takes `--json`" in README.read_text(encoding="utf-8")
+    assert lacking(typer.main.get_command(app), "cascade") == []

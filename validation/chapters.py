@@ -153,7 +153,7 @@ def sweep() -> tuple[Section, str]:
         Figure(
             "pareto",
             "Latency against area of every design; the Pareto front over latency, energy and area is marked.",
-            picture(plots.design_space(good, front)),
+            picture(plots.design_space(good, front, title="BERT at 64K tokens on FuseMax-like arrays")),
         ),
         Table("pareto", "The Pareto front (minimise latency, energy and area).", shown, rows_shown=40),
         Table("sweep", "Every design point.", table, rows_shown=5),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, fail, guarded, note, table
+from einsum_cascade.terminal import OUT_OF_TOLERANCE, Commands, Json, emit_json, fail, guarded, note, table
 
 if TYPE_CHECKING:
     from einsum_cascade.cascade import Cascade
@@ -27,6 +27,7 @@ ROOMS = (
 
 app = typer.Typer(
     name="cascade",
+    cls=Commands,
     help="Describe an attention as a cascade of Einsums, bound it, predict it on a machine, and check the answer.",
     no_args_is_help=True,
     add_completion=False,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from einsum_cascade.errors import DataError, nearest
@@ -110,29 +111,33 @@ def _check_no_others(path: Path, table: pd.DataFrame, wanted: tuple[str, ...]) -
 
 
 def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series[float]:
-    numbers = pd.to_numeric(table[column], errors="coerce")
-    if numbers.isna().any():
-        line = int(numbers.isna().to_numpy().argmax()) + 2
-        raise DataError(f"{path}:{line}: {column}: expected a number, found {table[column].iloc[line - 2]!r}")
-    return numbers.astype(float)
+    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+    bad = ~np.isfinite(numbers.to_numpy())
+    if bad.any():
+        row = int(bad.argmax())
+        value = table[column].iloc[row]
+        found = "none (an empty field, or NaN)" if pd.isna(value) else repr(str(value))
+        raise DataError(f"{path}:{row + 2}: {column}: expected a number, found {found}")
+    return numbers
 
 
 def _check_models(table: pd.DataFrame, path: Path) -> None:
     for line, model in enumerate(table["model"], start=2):
         if model not in workloads():
             raise DataError(f"{path}:{line}: unknown model '{model}'; {nearest(str(model), workloads())}")
-    if "seq_len" in table:
-        for length in table["seq_len"]:
-            whole_number(str(length), name="seq_len")
+    for name in ("seq_len", "PE_dim"):
+        for line, size in enumerate(table.get(name, ()), start=2):
+            whole_number(str(size), name=f"{path}:{line}: {name}")
 
 
 def flat_choices(folder: Path) -> dict[tuple[str, str], FlatChoice]:
     """Return what FLAT's own search answered, by model and length, from `flat_validation.csv`."""
     path = folder / "flat_validation.csv"
+    path = path if path.is_file() else SHIPPED / path.name
     tensors = ("Q", "K", "QK", "A", "V", "AV")
     located = tuple(f"{t}_loc" for t in tensors)
     table = read_table(
-        path if path.is_file() else SHIPPED / path.name,
+        path,
         required=(
             "platform",
             "models",
@@ -146,11 +151,11 @@ def flat_choices(folder: Path) -> dict[tuple[str, str], FlatChoice]:
     )
     out = {}
     for row in table[table["platform"] == "cloud"].to_dict("records"):
-        head = row["fusion_granularity"] == "head"
+        rows = "P" if row["fusion_granularity"] == "head" else "P1"
         out[str(row["models"]), str(row["seq_len"])] = FlatChoice(
             on_chip=frozenset(t for t in tensors if row[f"{t}_loc"] == "onchip"),
             weight_stationary=row["QK_stationarity"] == "weight",
-            rows=int(row["P"] if head else row["P1"]),
+            rows=whole_number(str(row[rows]), name=f"{path}: {row['models']} at {row['seq_len']}: {rows}"),
         )
     return out
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from einsum_cascade.errors import DataError
+from einsum_cascade.errors import DataError, ModelError, nearest
 from simulator.gpu.gna import GnaBounds, gna_bounds
 from simulator.gpu.gna_axis import Axis
 from simulator.gpu.gna_time import GnaTime, predict_gna
@@ -22,6 +23,7 @@ PUBLISHED = Path(__file__).parent / "data" / "published"
 COLUMNS = ("case", "column", "expected", "got", "relative_error", "ok", "tolerance", "why")
 SETTING = ("layout", "window", "stride", "dilation", "causal", "q_tile", "kv_tile", "dynamic")
 OURS = {"exact_fbs": "fully_block_sparse", "natten_fbs": "natten_fast_path"}
+_REMARKS = ("name", "source", "verified_by")
 FITTED = ("1d-32k-w2k", "1d-32k-w2k-s256", "2d-flux-gna")
 
 # The charts name no tiles. These are Blackwell's shipped pairs that give every bar of a use case its printed digit;
@@ -84,15 +86,13 @@ def launches(published: Path | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = _rows(
-        (published or PUBLISHED) / "natten_profiler.csv", ("device", "backend", "kernel", "runtime_us")
-    )
+    rows = _rows((published or PUBLISHED) / "natten_profiler.csv", LAUNCH_COLUMNS)
     found = []
     for row in rows:
         if "FnaForward" not in row["kernel"]:
             continue
         same = [r for r in rows if r["source"] == row["source"] and "elementwise" in r["kernel"]]
-        time, measured = _predict(row), float(row["runtime_us"]) * 1e-6
+        time, measured = _predict(row), _number(row, "runtime_us") * 1e-6
         found.append(
             {
                 "device": row["device"],
@@ -101,7 +101,7 @@ def launches(published: Path | None = None) -> pd.DataFrame:
                 "measured_s": measured,
                 "predicted_s": time.kernel_s,
                 "error": time.kernel_s / measured - 1,
-                "permute_measured_s": float(same[0]["runtime_us"]) * 1e-6 if same else None,
+                "permute_measured_s": _number(same[0], "runtime_us") * 1e-6 if same else None,
                 "permute_predicted_s": time.permute_s if same else None,
             }
         )
@@ -113,9 +113,9 @@ def chart_setting(row: dict[str, str]) -> dict[str, Any]:
     use_case = next((name for name in CHART_TILES if row["use_case"].startswith(name)), None)
     if use_case is None:
         raise DataError(f"gna_published.csv: no tiles known for use case '{row['use_case']}'")
-    layout, window = _shape(row["layout"]), _shape(row["window"])
+    layout, window = _shape(row, "layout"), _shape(row, "window")
     # "?" stands where the window covers the whole axis, so that every stride is the same.
-    stride = _shape(row["stride"] or "1", unknown=1)
+    stride = _shape(row, "stride", unknown=1) if row["stride"] else (1,)
     q_tile, kv_tile = CHART_TILES[use_case]
     return {"layout": layout, "window": window, "stride": stride, "q_tile": q_tile, "kv_tile": kv_tile}
 
@@ -125,53 +125,67 @@ def _counts(path: Path) -> Iterator[Case]:
         rows = json.loads(_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}") from None
-    for row in rows:
-        lacking = [name for name in (*SETTING, "name") if name not in row]
-        if lacking:
-            raise DataError(f"{path}: an entry lacks '{lacking[0]}'")
-        found = gna_bounds(**{name: row[name] for name in SETTING}).as_dict()
-        for name in row:
-            field = OURS.get(name, name)
-            if name in SETTING or field not in found:
-                continue
-            ratio = isinstance(row[name], float)
-            # Half a unit in the sixth decimal of a ratio near one; a count has no tolerance at all.
-            tolerance = 5e-7 if ratio else 0.0
-            why = (
-                "counted; printed with six decimals" if ratio else "counted: a whole number has no tolerance"
-            )
-            yield _case(row["name"], field, row[name], found[field], tolerance, why)
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: expected a list of settings with their counts, found {str(rows)[:40]!r}")
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield from _counted(row)
+        except ModelError as error:
+            raise DataError(f"{path}: entry {number}: {error}") from None
+
+
+def _counted(row: Any) -> Iterator[Case]:
+    if not isinstance(row, dict):
+        raise DataError(f"expected a setting with its counts, found {str(row)[:40]!r}")
+    lacking = [name for name in (*SETTING, "name") if name not in row]
+    if lacking:
+        raise DataError(f"'{lacking[0]}' is missing")
+    found = gna_bounds(**{name: row[name] for name in SETTING}).as_dict()
+    for name, expected in row.items():
+        if name in (*SETTING, *_REMARKS):
+            continue
+        field = OURS.get(name, name)
+        if field not in found:
+            raise DataError(f"unknown field '{name}'; {nearest(name, [*found, *OURS])}")
+        if not isinstance(expected, (int, float)) or not math.isfinite(expected):
+            raise DataError(f"{name}: expected a number, found {expected!r}")
+        ratio = isinstance(expected, float)
+        # Half a unit in the sixth decimal of a ratio near one; a count has no tolerance at all.
+        tolerance = 5e-7 if ratio else 0.0
+        why = "counted; printed with six decimals" if ratio else "counted: a whole number has no tolerance"
+        yield _case(row["name"], field, expected, found[field], tolerance, why)
 
 
 CHART_COLUMNS = ("device", "use_case", "layout", "window", "stride", "metric", "value", "note")
 
 
 def _charts(path: Path) -> Iterator[Case]:
-    for row in _rows(path, CHART_COLUMNS):
-        chart = "chart label" in row["note"]
-        name, value = f"{row['use_case']}, {row['device']} chart", row["value"]
-        if chart and row["metric"].startswith("theoretical max"):
-            yield _digit(name, "worst_tile_speedup", value, gna_bounds(**chart_setting(row)))
-        elif chart and row["metric"] == "FLOP-wise speedup":
-            yield _digit(name, "flop_speedup", value, gna_bounds(**chart_setting(row)))
-        elif chart and row["metric"].startswith("op-level"):
-            yield _op_level(name, row)
-        elif row["metric"].startswith("smallest stride"):
-            for q_tile in (128, 256):
-                axis = Axis(int(row["layout"]), int(row["window"]), q_tile=q_tile, kv_tile=128)
-                found = stride_advice([axis]).exact
-                case = f"{row['use_case']}, tiles {q_tile} / 128"
-                yield _case(
-                    case, "smallest stride", int(value), found[0] if found else None, 0.0, "a whole number"
-                )
+    return _each(path, CHART_COLUMNS, _bar)
 
 
-def _digit(case: str, column: str, printed: str, found: GnaBounds) -> Case:
+def _bar(row: dict[str, str]) -> Iterator[Case]:
+    chart = "chart label" in row["note"]
+    name = f"{row['use_case']}, {row['device']} chart"
+    if chart and row["metric"].startswith("theoretical max"):
+        yield _digit(name, "worst_tile_speedup", row, gna_bounds(**chart_setting(row)))
+    elif chart and row["metric"] == "FLOP-wise speedup":
+        yield _digit(name, "flop_speedup", row, gna_bounds(**chart_setting(row)))
+    elif chart and row["metric"].startswith("op-level"):
+        yield _op_level(name, row)
+    elif row["metric"].startswith("smallest stride"):
+        for q_tile in (128, 256):
+            axis = Axis(_whole(row, "layout"), _whole(row, "window"), q_tile=q_tile, kv_tile=128)
+            exact = stride_advice([axis]).exact
+            case, got = f"{row['use_case']}, tiles {q_tile} / 128", exact[0] if exact else None
+            yield _case(case, "smallest stride", _whole(row, "value"), got, 0.0, "a whole number")
+
+
+def _digit(case: str, column: str, row: dict[str, str], found: GnaBounds) -> Case:
     """Compare with a figure that is right to its printed digit."""
-    got = getattr(found, column)
-    half = 0.5 * 10.0 ** -len(printed.partition(".")[2])
+    got, printed = getattr(found, column), _number(row, "value")
+    half = 0.5 * 10.0 ** -len(row["value"].partition(".")[2])
     why = f"equal to the printed digit: within {half:g}"
-    return _case(case, column, float(printed), got, half / float(printed), why)
+    return _case(case, column, printed, got, half / printed, why)
 
 
 def _op_level(case: str, row: dict[str, str]) -> Case:
@@ -190,40 +204,59 @@ def _op_level(case: str, row: dict[str, str]) -> Case:
         "FLUX with stride 16 was; the chart's tiles and NATTEN version are not stated to be those of the logs"
     )
     column = f"speedup {'with' if whole else 'without'} token permute"
-    return _case(case, column, float(row["value"]), got, 0.15, why)
+    return _case(case, column, _number(row, "value"), got, 0.15, why)
+
+
+LAUNCH_COLUMNS = (
+    *(
+        "device",
+        "backend",
+        "use_case",
+        "layout",
+        "window",
+        "stride",
+        "dilation",
+        "causal",
+        "q_tile",
+        "kv_tile",
+    ),
+    *("batch", "heads", "head_dim", "kernel", "runtime_us", "source"),
+)
 
 
 def _launches(path: Path) -> Iterator[Case]:
-    needed = ("device", "backend", "use_case", "layout", "window", "stride", "heads", "kernel", "runtime_us")
-    for row in _rows(path, needed):
-        measured = float(row["runtime_us"]) * 1e-6
-        case = f"{row['use_case']}, {row['device']}"
-        if "FnaForward" in row["kernel"]:
-            fitted = row["use_case"] in FITTED
-            why = "fitted: start, rate and mask factor" if fitted else "predicted: out of sample"
-            # Three constants on three rows leave the rounding of the shipped table; the rest is the model's error.
-            yield _case(case, "kernel_s", measured, _predict(row).kernel_s, 1e-5 if fitted else 0.15, why)
-        elif "elementwise" in row["kernel"]:
-            fitted = row["use_case"] in FITTED
-            why = "fitted: bytes per second" if fitted else "predicted: same bytes as the fitted row"
-            yield _case(case, "permute_s", measured, _predict(row).permute_s, 1e-5 if fitted else 0.15, why)
-        elif row["backend"] == "cudnn" and row["kernel"] != "Total":
-            yield _baseline(case, row, measured)
+    return _each(path, LAUNCH_COLUMNS, _launch)
+
+
+def _launch(row: dict[str, str]) -> Iterator[Case]:
+    measured = _number(row, "runtime_us") * 1e-6
+    case = f"{row['use_case']}, {row['device']}"
+    if "FnaForward" in row["kernel"]:
+        fitted = row["use_case"] in FITTED
+        why = "fitted: start, rate and mask factor" if fitted else "predicted: out of sample"
+        # Three constants on three rows leave the rounding of the shipped table; the rest is the model's error.
+        yield _case(case, "kernel_s", measured, _predict(row).kernel_s, 1e-5 if fitted else 0.15, why)
+    elif "elementwise" in row["kernel"]:
+        fitted = row["use_case"] in FITTED
+        why = "fitted: bytes per second" if fitted else "predicted: same bytes as the fitted row"
+        yield _case(case, "permute_s", measured, _predict(row).permute_s, 1e-5 if fitted else 0.15, why)
+    elif row["backend"] == "cudnn" and row["kernel"] != "Total":
+        yield _baseline(case, row, measured)
 
 
 def _baseline(case: str, row: dict[str, str], measured: float) -> Case:
     found = tune_gna(
-        layout=_shape(row["layout"]),
-        window=_shape(row["window"]),
+        layout=_shape(row, "layout"),
+        window=_shape(row, "window"),
         stride=1,
         on=row["device"],
-        heads=int(row["heads"]),
-        head_dim=int(row["head_dim"]),
+        heads=_whole(row, "heads"),
+        head_dim=_whole(row, "head_dim"),
         top=1,
     )
     if row["use_case"] == "2d-flux":
         tolerance, why = 1e-5, "fitted: cuDNN's time / the neighbourhood kernel's dense time"
-    elif int(row["heads"]) == 1:
+    elif _whole(row, "heads") == 1:
         tolerance = 0.35
         why = (
             "one factor a GPU, fitted on a launch of 24 heads; cuDNN's rate is 0.94 to 1.21 of the neighbourhood "
@@ -236,18 +269,18 @@ def _baseline(case: str, row: dict[str, str], measured: float) -> Case:
 
 def _predict(row: dict[str, str]) -> GnaTime:
     return predict_gna(
-        layout=_shape(row["layout"]),
-        window=_shape(row["window"]),
-        stride=_shape(row["stride"]),
-        dilation=_shape(row["dilation"]),
-        causal=[flag != 0 for flag in _shape(row["causal"])],
-        q_tile=_shape(row["q_tile"]),
-        kv_tile=_shape(row["kv_tile"]),
+        layout=_shape(row, "layout"),
+        window=_shape(row, "window"),
+        stride=_shape(row, "stride"),
+        dilation=_shape(row, "dilation"),
+        causal=[flag != 0 for flag in _shape(row, "causal")],
+        q_tile=_shape(row, "q_tile"),
+        kv_tile=_shape(row, "kv_tile"),
         on=row["device"],
         backend=row["backend"],
-        heads=int(row["heads"]),
-        head_dim=int(row["head_dim"]),
-        batch=int(row["batch"]),
+        heads=_whole(row, "heads"),
+        head_dim=_whole(row, "head_dim"),
+        batch=_whole(row, "batch"),
     )
 
 
@@ -260,13 +293,30 @@ def _case(case: str, column: str, expected: Any, got: Any, tolerance: float, why
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _shape(text: str, *, unknown: int | None = None) -> tuple[int, ...]:
-    """Return the numbers of "16x24x16 (inferred)"."""
-    words = text.partition(" ")[0].split("x")
+def _shape(row: dict[str, str], name: str, *, unknown: int | None = None) -> tuple[int, ...]:
+    """Return the numbers of a cell such as "16x24x16 (inferred)"."""
+    words = row[name].partition(" ")[0].split("x")
     try:
         return tuple(unknown if unknown is not None and w.startswith("?") else int(w) for w in words)
     except ValueError:
-        raise DataError(f"found '{text}', expected numbers such as 16x24x16") from None
+        raise DataError(f"{name}: expected numbers such as 16x24x16, found '{row[name]}'") from None
+
+
+def _whole(row: dict[str, str], name: str) -> int:
+    try:
+        return int(row[name])
+    except ValueError:
+        raise DataError(f"{name}: expected a whole number, found '{row[name]}'") from None
+
+
+def _number(row: dict[str, str], name: str) -> float:
+    try:
+        number = float(row[name])
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise DataError(f"{name}: expected a positive number, found '{row[name]}'")
+    return number
 
 
 def _text(path: Path) -> str:
@@ -280,6 +330,17 @@ def _text(path: Path) -> str:
 
 def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
     return read_table(path, required=needed, as_text=True).to_dict("records")
+
+
+def _each(
+    path: Path, needed: tuple[str, ...], cases_of: Callable[[dict[str, str]], Iterator[Case]]
+) -> Iterator[Case]:
+    """Yield the cases of every row of a table; what is wrong with a row is told with its line."""
+    for line, row in enumerate(_rows(path, needed), start=2):
+        try:
+            yield from cases_of(row)
+        except ModelError as error:
+            raise DataError(f"{path}:{line}: {error}") from None
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Case]]] = {

@@ -67,6 +67,12 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
     fitted_on = attention_rows(read_measured(calibrate))[0] if calibrate else None
     origin = "median size" if calibrate is None else Path(calibrate).name
     cases = cases_of(rows, fitted_on, origin)
+    if cases["fitting"].all():
+        # With no row to judge every tolerance would hold.
+        raise DataError(
+            f"{measured or SHIPPED}: each of its {len(cases)} rows calibrates its set, so none is left to judge; "
+            "expected other lengths or masks of the same kernel too"
+        )
     result = _result(cases, left_out)
     result["chosen_after_data"] = chosen_after_data()
     result["notes"] += [

@@ -8,6 +8,9 @@ import pandas as pd
 
 Axes = Any
 _INK = ("#1f6feb", "#d1495b", "#2a9d5c", "#8250df", "#b7791f", "#57606a")
+_MARKS = "os^Dv"
+# What the columns of the FuseMax tables are called, by a part of their names; all others are utilisations.
+_QUANTITIES = {"traffic": "traffic [B]", "energy": "energy [pJ]", "lat": "latency [s]", "area": "area [µm²]"}
 
 
 def _axes(width: float = 8.0, height: float = 4.8) -> Axes:
@@ -34,19 +37,26 @@ def traffic_against_buffer(table: pd.DataFrame, *, title: str) -> Axes:
 
 
 def published_against_simulated(cases: pd.DataFrame) -> Axes:
-    """Draw every published cell against the simulated one; needs column, expected, got."""
+    """Draw every published cell against the simulated one, a colour a quantity; needs column, expected, got."""
     axes = _axes(6.4, 5.4)
     positive = cases[(cases["expected"] > 0) & (cases["got"] > 0)]
-    for ink, (name, rows) in zip(_INK * 4, positive.groupby("column"), strict=False):
-        axes.loglog(rows["expected"], rows["got"], "o", markersize=4, alpha=0.7, color=ink, label=str(name))
+    quantities = positive["column"].map(_quantity)
+    for i, (name, rows) in enumerate(positive.groupby(quantities)):
+        axes.loglog(
+            rows["expected"], rows["got"], _MARKS[i], markersize=4, alpha=0.7, color=_INK[i], label=str(name)
+        )
     ends = [positive["expected"].min(), positive["expected"].max()]
     axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
     axes.set(xlabel="published", ylabel="simulated", title="FuseMax artifact: every public cell")
-    axes.legend(frameon=False, fontsize=7, ncols=2)
+    axes.legend(frameon=False, fontsize=8)
     return axes
 
 
-def design_space(table: pd.DataFrame, front: pd.DataFrame) -> Axes:
+def _quantity(column: str) -> str:
+    return next((shown for part, shown in _QUANTITIES.items() if part in column), "utilisation [1]")
+
+
+def design_space(table: pd.DataFrame, front: pd.DataFrame, *, title: str) -> Axes:
     """Draw latency against area of all designs with the front marked; needs area_mm2, latency_s, energy_j."""
     axes = _axes()
     energy = table["energy_j"] / table["energy_j"].min()
@@ -60,8 +70,8 @@ def design_space(table: pd.DataFrame, front: pd.DataFrame) -> Axes:
         color=_INK[1],
         label="Pareto front",
     )
-    axes.set(xscale="log", yscale="log", xlabel="area [mm2]", ylabel="latency [s]")
-    axes.set_title("BERT at 64K tokens on FuseMax-like arrays")
+    axes.set(xscale="log", yscale="log", xlabel="area [mm²]", ylabel="latency [s]")
+    axes.set_title(title)
     axes.figure.colorbar(dots, label="energy / least energy")
     axes.legend(frameon=False)
     return axes
@@ -69,14 +79,15 @@ def design_space(table: pd.DataFrame, front: pd.DataFrame) -> Axes:
 
 def gna_bars(table: pd.DataFrame) -> Axes:
     """Draw the published bars beside ours; the first column names the use case, the others are speedups."""
-    axes = _axes(9.0, 4.6)
+    axes = _axes(10.5, 4.6)
     series = list(table.columns[1:])
     width = 0.8 / len(series)
     for i, name in enumerate(series):
         places = [x + (i - (len(series) - 1) / 2) * width for x in range(len(table))]
         drawn = axes.bar(places, table[name], width=width * 0.92, color=_INK[i], label=name)
         axes.bar_label(drawn, fmt="%.1f", fontsize=7, padding=1)
-    axes.set_xticks(range(len(table)), list(table.iloc[:, 0]), fontsize=8)
+    names = ["\n".join(str(name).rsplit(maxsplit=1)) for name in table.iloc[:, 0]]
+    axes.set_xticks(range(len(table)), names, fontsize=8)
     axes.set(ylabel="speedup over dense attention [x]", title="Neighbourhood attention on Blackwell tiles")
     axes.set_ylim(0, 1.25 * table[series].max().max())
     axes.legend(frameon=False, fontsize=8, ncols=len(series), loc="upper center")
@@ -86,13 +97,14 @@ def gna_bars(table: pd.DataFrame) -> Axes:
 def ratios(table: pd.DataFrame) -> Axes:
     """Draw predicted against measured ratios; needs variant, 'measured ratio', 'predicted ratio'."""
     axes = _axes(6.4, 5.0)
-    for ink, (name, rows) in zip(_INK * 2, table.groupby("variant", sort=False), strict=False):
-        axes.loglog(rows["measured ratio"], rows["predicted ratio"], "o", color=ink, label=str(name))
+    for i, (name, rows) in enumerate(table.groupby("variant", sort=False)):
+        look = {"marker": _MARKS[i // len(_INK) % len(_MARKS)], "color": _INK[i % len(_INK)]}
+        axes.loglog(rows["measured ratio"], rows["predicted ratio"], linestyle="", label=str(name), **look)
     both = pd.concat([table["measured ratio"], table["predicted ratio"]])
     ends = [both.min() * 0.8, both.max() * 1.25]
     axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
     axes.fill_between(ends, [e * 0.7 for e in ends], [e * 1.3 for e in ends], color="#57606a", alpha=0.12)
-    axes.set(xlabel="measured time / dense fused attention", ylabel="predicted ratio")
+    axes.set(xlabel="measured time / dense fused attention [1]", ylabel="predicted ratio [1]")
     axes.set_title("This CPU: ratios to dense fused attention (band: 30 %)")
     axes.legend(frameon=False, fontsize=8)
     return axes
@@ -168,7 +180,7 @@ def area_latency(table: pd.DataFrame) -> Axes:
             textcoords="offset points",
         )
     axes.set(
-        xlabel="area [mm2]", ylabel="latency at 256K tokens [s]", title="Array size (labels: elements a side)"
+        xlabel="area [mm²]", ylabel="latency at 256K tokens [s]", title="Array size (labels: elements a side)"
     )
     axes.legend(frameon=False)
     return axes

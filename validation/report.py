@@ -26,6 +26,12 @@ class Table:
     frame: pd.DataFrame
     rows_shown: int = 24
 
+    @property
+    def rest(self) -> str:
+        """How many rows are only in the file; empty where all are shown."""
+        rest = len(self.frame) - self.rows_shown
+        return f"{rest:,} more rows" if rest > 0 else ""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -107,8 +113,8 @@ def as_markdown(title: str, introduction: str, sections: Sequence[Section]) -> s
         out.append(f"## {section.title}")
         for part in section.parts:
             if isinstance(part, Table):
-                shown = part.frame.head(part.rows_shown).to_markdown(index=False, floatfmt=".4g")
-                out += [f"**{part.caption}** (`tables/{part.name}.csv`)", shown]
+                file = f"`tables/{part.name}.csv`" + (f": {part.rest}" if part.rest else "")
+                out += [f"**{part.caption}** ({file})", _rows_markdown(part)]
             elif isinstance(part, Figure):
                 out.append(f"![{part.caption}](figures/{part.name}.png)")
             elif isinstance(part, Listing):
@@ -116,6 +122,13 @@ def as_markdown(title: str, introduction: str, sections: Sequence[Section]) -> s
             else:
                 out.append(part)
     return "\n\n".join(out) + "\n"
+
+
+def _rows_markdown(table: Table) -> str:
+    rows = table.frame.head(table.rows_shown)
+    # pandas writes what is missing as <NA>, which a reader of Markdown takes for HTML.
+    known = rows.astype(object).where(rows.notna(), None)
+    return str(known.to_markdown(index=False, floatfmt=".4g", missingval="-"))
 
 
 _STYLE = """
@@ -154,8 +167,7 @@ def as_html(title: str, introduction: str, sections: Sequence[Section]) -> str:
 
 def _part_html(part: Part) -> str:
     if isinstance(part, Table):
-        rest = len(part.frame) - part.rows_shown
-        more = f" ({rest} more rows in tables/{part.name}.csv)" if rest > 0 else ""
+        more = f" ({part.rest} in tables/{part.name}.csv)" if part.rest else ""
         caption = f"<caption>{html.escape(part.caption + more)}</caption>"
         return (
             f'<div class="wide"><table>{caption}{_rows_html(part.frame.head(part.rows_shown))}</table></div>'

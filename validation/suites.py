@@ -54,7 +54,9 @@ def run_one(suite: str, **options: Any) -> dict[str, Any]:
     """Return the result of one suite in the shape of `cascade validate --json`."""
     if suite not in SUITES:
         raise DataError(f"unknown suite '{suite}'; {nearest(suite, [*SUITES, 'all'])}")
-    for path in options.values():
+    for option, path in options.items():
+        if option not in SUITES[suite]:
+            raise DataError(f"suite '{suite}': unknown option '{option}'; {nearest(option, SUITES[suite])}")
         if path is not None and not Path(path).exists():
             raise DataError(f"{path}: no such file or folder")
     return _SUITE[suite](**options)

@@ -100,4 +100,6 @@ def _share(axis: pd.Series, logs: Any) -> float:
     if total == 0.0:
         return 0.0
     means = pd.Series(logs).groupby(groups.to_numpy()).transform("mean")
-    return float(np.var(means)) / total
+    share = float(np.var(means)) / total
+    # Means that are equal come out a rounding apart, and its square is no share.
+    return share if share > float(np.finfo(float).eps) else 0.0

@@ -59,16 +59,25 @@ def plot_front(
     axes.scatter(every[x], every[y], s=9, color="0.75", linewidths=0, label=f"all {len(every):,} designs")
     _draw_groups(axes, front, x, y, by)
     if rest:
-        drawn = axes.scatter(front[x], front[y], s=26, c=front[rest[0]], cmap="viridis", zorder=3)
+        values = front[rest[0]].to_numpy(dtype=float)
+        norm = "log" if _is_wide(values) else None
+        drawn = axes.scatter(front[x], front[y], s=26, c=values, cmap="viridis", norm=norm, zorder=3)
         axes.figure.colorbar(drawn, ax=axes, label=axis_label(rest[0]))
     axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
     for name, scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
-        values = every[name].to_numpy(dtype=float)
-        if values.min() > 0 and values.max() / values.min() > _LOG_FROM:
+        if _is_wide(every[name].to_numpy(dtype=float)):
             scale("log")
     axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
-    axes.legend(loc="best", fontsize="small")
+    # Above the axes, where it hides no design.
+    entries = len(axes.get_legend_handles_labels()[1])
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=min(entries, 3), fontsize="small", frameon=False
+    )
     return axes
+
+
+def _is_wide(values: Any) -> bool:
+    return bool(values.min() > 0 and values.max() / values.min() > _LOG_FROM)
 
 
 def _draw_groups(axes: Any, front: pd.DataFrame, x: str, y: str, by: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from einsum_cascade.errors import DataError
@@ -227,10 +228,12 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"{folder}: no sweep here (no {MANIFEST}); run cascade sweep SPEC.yaml --out {folder}"
+            f"{folder}: no sweep here (no {MANIFEST}); run cascade sweep SPEC.yaml --out {quote(str(folder))}"
         ) from None
+    except NotADirectoryError:
+        raise DataError(f"{folder}: found a file, expected the folder that cascade sweep wrote") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: not the manifest of a sweep")
     return found

@@ -192,6 +192,10 @@ def read_table(folder: str | Path) -> pd.DataFrame:
         raise DataError(f"{folder}: the sweep is not finished; run the same cascade sweep again, it goes on")
     try:
         return pd.read_parquet(folder / PARQUET)
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder / PARQUET}: no such file; run the same cascade sweep again, which writes it from the points"
+        ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / PARQUET}: cannot be read: {error}") from None
 

@@ -178,7 +178,7 @@ def _truth(value: Any) -> bool:
 
 def _whole(name: str, value: Any) -> int:
     text = str(value).strip()
-    scale = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:].upper(), 1)
+    scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 1)
     try:
         number = float(text[:-1] if scale > 1 else text) * scale
     except ValueError:

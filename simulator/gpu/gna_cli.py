@@ -11,21 +11,22 @@ from einsum_cascade.terminal import Json, emit_json, guarded, note, table
 if TYPE_CHECKING:
     from .gna_choice import GnaTuning
 
+_SUFFIX = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}  # as in sizes
 PerAxis = "Numbers per axis, such as 30,48,80; one number holds for every axis."
 
 
 def numbers(name: str, text: str) -> tuple[int, ...]:
     """Return the whole numbers of a comma-separated option.
 
-    >>> numbers("window", "18,24,24"), numbers("window", "30x48x80")
-    ((18, 24, 24), (30, 48, 80))
+    >>> numbers("window", "18,24,24"), numbers("window", "30x48x80"), numbers("layout", "32K")
+    ((18, 24, 24), (30, 48, 80), (32768,))
     """
     from einsum_cascade.errors import MappingError
 
-    words = text.replace("x", ",").split(",")
+    words = (word.strip() for word in text.replace("x", ",").split(","))
     try:
-        return tuple(int(word) for word in words)
-    except ValueError:
+        return tuple(int(word.rstrip("KMG")) * _SUFFIX[word.lstrip("-0123456789")] for word in words)
+    except (KeyError, ValueError):
         raise MappingError(f"--{name}: found {text!r}, expected whole numbers such as 30,48,80") from None
 
 

@@ -77,15 +77,18 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file, restval="")
             rows = [(lines.line_num, row) for row in lines]
+            names = lines.fieldnames or ()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror}") from None
     except (UnicodeDecodeError, csv.Error):
         raise DataError(f"{path}: not a text table") from None
-    missing = set(_WANTED) - set(rows[0][1]) if rows else set(_WANTED)
+    missing = set(_WANTED) - set(names)
     if missing:
         raise DataError(f"{path}: expected a measured table with the columns {', '.join(sorted(missing))}")
+    if not rows:
+        raise DataError(f"{path}: the table has no rows")
     return rows
 
 

@@ -76,7 +76,9 @@ def find_hardware(name_or_path: str | Path) -> Path:
         if not path.is_file():
             raise HardwareError(f"{text}: no such hardware file")
         return path
-    raise HardwareError(f"unknown hardware '{text}'; {nearest(text, by_name)}")
+    # All of them, for the few spatial chips would be cut off behind the GPUs.
+    hint = nearest(text, by_name, listed=len(by_name), shown=names())
+    raise HardwareError(f"unknown hardware '{text}'; {hint}")
 
 
 @functools.cache
@@ -119,8 +121,8 @@ def _document(path: str, modified_ns: int, where: str) -> dict[str, Any]:
     document = documents[0]
     if not isinstance(document, dict):
         raise HardwareError(f"{where}: expected fields such as 'kind: spatial', found {document!r}"[:200])
-    if document.get("kind") not in _KINDS:
-        found = document.get("kind")
+    found = document.get("kind")
+    if not isinstance(found, str) or found not in _KINDS:
         raise HardwareError(f"{where}: kind: expected one of {', '.join(_KINDS)}, found {found!r}")
     return document
 

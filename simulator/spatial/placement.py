@@ -100,7 +100,7 @@ class Placed:
             return 0
         here = [e for e in self.block.einsums if self.arrays[e.name] == array]
         most = max((sum(register_words(e, self.sizes).values()) for e in here), default=0)
-        return int(min(memory.capacity_bytes // self.chip.word_bytes, len(here) + most)) - most
+        return int(min(memory.capacity_bytes / self.chip.word_bytes, len(here) + most)) - most
 
     def _stays(self, writer: Einsum) -> bool:
         block, name = self.block, writer.name
@@ -133,7 +133,7 @@ class Placed:
         for name, memory in self.chip.memories.items():
             if memory.per_element:
                 here = [e for e in self.block.einsums if self.arrays[e.name] == memory.of]
-                room = int(min(memory.capacity_bytes // self.chip.word_bytes, 1 << 30))
+                room = int(min(memory.capacity_bytes / self.chip.word_bytes, 1 << 30))
                 out[name] = {e.name: registers(e, self.sizes, room) for e in here}
         return out
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from einsum_cascade import zoo
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.errors import CascadeError, HardwareError, MappingError, ModelError, nearest
-from einsum_cascade.sizes import parse_sizes, settled_parts
+from einsum_cascade.errors import HardwareError, MappingError, ModelError, nearest
+from einsum_cascade.sizes import changed_sizes, parse_sizes, settled_parts
 from mappings.binding import SpatialMapping
 from mappings.files import load
 
@@ -45,7 +45,7 @@ def resolve(name: str, *, on: str, mapping: str, sizes: str, settings: Iterable[
         on: a spatial chip, by name or path.
         mapping: a mapping, by name or path; the empty string for one that is made on the spot.
         sizes: `E=64,P=1024,M=1024` or `BERT/64K`; a tile given here (`M0=128`, or `M1=8`) wins over the mapping's.
-        settings: `hardware.N=128`, `mapping.P1=4`, `sizes.B=1`.
+        settings: `hardware.N=128`, `mapping.P1=4`, `sizes.B=1`, `sizes.seq=4K`.
 
     Raises:
         ModelError: something does not exist or cannot be read.
@@ -80,13 +80,18 @@ def resolve_without_mapping(name: str, *, on: str, sizes: str, settings: Iterabl
 
 def _problem(name: str, on: str, sizes: str, changes: Mapping[str, Mapping[str, str]]) -> Problem:
     cascade = zoo.find(name)
-    text = _merged(sizes, changes["sizes"]) if changes["sizes"] else sizes
+    text = changed_sizes(sizes, changes["sizes"], cascade) if changes["sizes"] else sizes
     return Problem(cascade, parse_sizes(text, cascade), load_spatial(on, changes["hardware"]))
 
 
 def load_spatial(on: str, changes: Mapping[str, str]) -> SpatialChip:
     """Return a spatial chip; a GPU is refused with the names of the chips that would do."""
-    chip = load_hardware(on, changes)
+    try:
+        chip = load_hardware(on, changes)
+    except HardwareError:
+        if changes:  # a field that a GPU lacks is not the mistake to tell of
+            load_spatial(on, {})
+        raise
     if not isinstance(chip, SpatialChip):
         raise HardwareError(f"{on} is a GPU; expected a spatial chip: {', '.join(names('spatial'))}")
     return chip
@@ -115,10 +120,3 @@ def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, str]]:
 def _named(sizes: str) -> set[str]:
     """Return the ranks whose sizes a text gives by name."""
     return {item.partition("=")[0].strip() for item in sizes.split(",") if "=" in item}
-
-
-def _merged(sizes: str, changes: Mapping[str, str]) -> str:
-    kept = [i for i in sizes.split(",") if i.partition("=")[0].strip() not in changes]
-    if not kept and not changes:
-        raise CascadeError("no sizes given")
-    return ",".join([*kept, *(f"{k}={v}" for k, v in changes.items())])

@@ -16,7 +16,6 @@ from .live import DENSE
 from .nest import Sizes
 from .pipeline import run
 from .planning import plan
-from .recompute import with_copies
 from .work import cycles
 
 
@@ -78,6 +77,6 @@ def start_up(cascade: Cascade, sizes: Sizes | str, hardware: SpatialChip, mappin
     ]
     longest = max(range(len(nests)), key=lambda i: lengths[i])
     tiles = int(settled.sizes[tuple(loop.part for loop in nests[longest].levels[0].time)])
-    found = run(settled, with_copies(cascade, mapping.nest.recompute))
+    found = run(settled, cascade)
     unit_s = lengths[longest] / tiles / hardware.clock_hz
     return StartUp(phase, tiles, found.steady / found.closed, max(0.0, found.fill) * unit_s)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from matplotlib import pyplot
 from typer.testing import CliRunner
 
 from einsum_cascade import cli, zoo
@@ -123,6 +127,30 @@ def test_graphs(name: str, tmp_path: Path) -> None:
     save_graph(cascade, second)
     assert first.read_bytes() == second.read_bytes()
     assert b"<svg" in first.read_bytes()
+
+
+def test_a_graph_is_the_same_in_every_run(tmp_path: Path) -> None:
+    """Names hash anew in every process."""
+    drawn = []
+    for seed in ("1", "2"):
+        path = tmp_path / f"{seed}.svg"
+        program = (
+            f"from einsum_cascade import draw, zoo; draw.save_graph(zoo.load('ninformer'), {str(path)!r})"
+        )
+        subprocess.run(
+            [sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        )
+        drawn.append(path.read_bytes())
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("name", ["attention_3pass", "ninformer", "arrow_attention"])
+def test_no_arc_of_a_graph_is_cut_off(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "graph.png"
+    save_graph(zoo.load(name), path)
+    pixels = pyplot.imread(path)[..., :3]
+    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+    assert all((edge == 1).all() for edge in edges)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from einsum_cascade import CascadeError, parse, parse_sizes, zoo
+from einsum_cascade import CascadeError, bounds, parse, parse_sizes, zoo
 from einsum_cascade.sizes import count, resolve, stated_parts
 
 ONE = zoo.load("attention_1pass")
@@ -93,3 +94,12 @@ def test_stated_parts_where_other_ranks_follow_from_a_part(block):
     chosen = resolve(halo, {"E": 8, "F": 8, "N": 4 * block, "R": 4})["N0"]
     expected = {} if chosen == block else {"N1": 4, "N0": block}
     assert stated_parts(halo, sizes) == expected
+
+
+def test_sizes_may_be_numpy_integers_and_counts_do_not_overflow():
+    """A shape of an array gives int64, and products of them are soon beyond it."""
+    flash = zoo.load("attention_3pass")
+    sizes = {"E": 64, "F": 64, "M": 2**21, "P": 2**21, "B": 2**12, "H": 2**11}
+    typed = {name: np.int32(size) for name, size in sizes.items()}
+    assert {type(size) for size in resolve(flash, typed).values()} == {int}
+    assert bounds(flash, typed).operations["mac"] == 2 * 64 * 2**42 * 2**23

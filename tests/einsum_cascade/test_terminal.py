@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from einsum_cascade.terminal import table
+from einsum_cascade.terminal import READER_GONE, table
 
 COLUMNS = ["Einsum", "array", "cycles", "time [s]", "energy [J]", "traffic [B]"]
 ROWS = [["QK", "PE2D", 786432, 0.00083, 1.5, None], ["RM[m1]", "PE1D", 12288, 1e-05, 0.0, 64]]
@@ -27,3 +32,47 @@ def test_a_narrow_terminal_gets_whole_words(width, monkeypatch, capsys):
     assert out.startswith("Einsums\n\nEinsum: QK\narray: PE2D\ncycles: 786,432\n")
     assert "Einsum: RM[m1]\n" in out
     assert out.endswith("traffic [B]: 64\n\nof one launch\n")
+
+
+# What a command prints at the end: a table by rich, one JSON document, or plain lines.
+PRINTS = {
+    "table": "table('t', ['a', 'b'], [(i, i) for i in range(20000)])",
+    "json": "emit_json(list(range(20000)))",
+    "text": "typer.echo('x' * 200000)",
+    "short": "typer.echo('x')",
+}
+COMMAND = """
+import typer
+from einsum_cascade.terminal import emit_json, guarded, table
+app = typer.Typer(pretty_exceptions_enable=False)
+@app.command()
+@guarded
+def run() -> None:
+    {prints}
+app()
+"""
+
+
+def ran(prints: str, stdout: int) -> tuple[int, str]:
+    program = COMMAND.format(prints=PRINTS[prints])
+    found = subprocess.run(
+        [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
+    return found.returncode, found.stderr
+
+
+@pytest.mark.parametrize("prints", PRINTS)
+def test_a_reader_that_goes_away_is_no_comparison_out_of_tolerance(prints):
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert ran(prints, write) == (READER_GONE, "")
+    finally:
+        os.close(write)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("prints", PRINTS)
+def test_a_full_disk_is_one_clear_line(prints):
+    with Path("/dev/full").open("w") as full:
+        assert ran(prints, full.fileno()) == (2, "the result: No space left on device\n")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from einsum_cascade import zoo
-from einsum_cascade.errors import DataError
+from einsum_cascade.errors import DataError, ModelError
 from einsum_cascade.sizes import model_sizes
 from simulator import load_hardware
 from simulator.spatial.model import plan
@@ -167,9 +167,37 @@ def test_a_folder_without_any_of_them(tmp_path):
             lambda p: p.write_text(p.read_text().replace("402653184", "much", 1)),
             "expected a number, found 'much'",
         ),
+        (
+            lambda p: p.write_text(p.read_text().replace("402653184", "", 1)),
+            "attn-binding.csv:2: traffic: expected a number, found none",
+        ),
+        (
+            lambda p: p.write_text(p.read_text().replace("402653184", "inf", 1)),
+            "attn-binding.csv:2: traffic: expected a number, found 'inf'",
+        ),
     ],
 )
 def test_bad_files(folder, damage, message):
     damage(folder / "attn-binding.csv")
     with pytest.raises(DataError, match=message):
+        cases(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "said"),
+    [
+        ("pareto", "PE_dim", "pareto.csv:2: PE_dim=x: expected a whole number"),
+        ("attn-flat", "seq_len", "attn-flat.csv:2: seq_len=x: expected a whole number"),
+        ("flat_validation", "P1", "flat_validation.csv: .*: P1=x: expected a whole number"),
+    ],
+)
+def test_a_size_that_is_none_is_told_with_its_place(folder, file, column, said):
+    path = folder / f"{file}.csv"
+    table = pd.read_csv(path, dtype=str)
+    row = 0
+    if "platform" in table:
+        row = int(((table["platform"] == "cloud") & (table["fusion_granularity"] != "head")).argmax())
+    table.loc[row, column] = "x"
+    table.to_csv(path, index=False)
+    with pytest.raises(ModelError, match=said):
         cases(folder)

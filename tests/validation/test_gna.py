@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,7 @@ from simulator.gpu.gna_time import fit_constants
 from simulator.hardware.gpu import find_gpu
 from validation import gna
 from validation.bench.gna import bench
+from validation.tables import read_table
 
 
 def test_all_cases_hold() -> None:
@@ -41,7 +46,7 @@ def test_shipped_constants_are_the_fit_of_the_named_rows() -> None:
         assert len(chosen) == 3
         launches = [
             {
-                **{name: gna._shape(r[name]) for name in ("layout", "window", "stride", "q_tile", "kv_tile")},
+                **{name: gna._shape(r, name) for name in ("layout", "window", "stride", "q_tile", "kv_tile")},
                 "heads": int(r["heads"]),
                 "kernel_s": float(r["runtime_us"]) * 1e-6,
             }
@@ -71,10 +76,7 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
     (tmp_path / "gna_counts.json").write_text("[")
     with pytest.raises(DataError, match="not JSON"):
         gna.cases(tmp_path)
-    (tmp_path / "gna_counts.json").write_text('[{"name": "x"}]')
-    with pytest.raises(DataError, match="lacks 'layout'"):
-        gna.cases(tmp_path)
-    (tmp_path / "gna_counts.json").write_text("[]")
+    (tmp_path / "gna_counts.json").unlink()
     (tmp_path / "gna_published.csv").write_text("device,use_case\nB200,FLUX\n")
     with pytest.raises(DataError, match="column 'layout' is missing"):
         gna.cases(tmp_path)
@@ -84,6 +86,58 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
     (tmp_path / "gna_published.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not a text file"):
         gna.cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: [], r"expected a list of settings with their counts, found '\[\]'"),
+        (lambda rows: {"rows": rows}, "expected a list of settings"),
+        (lambda rows: [*rows, 7], "entry 3: expected a setting with its counts, found '7'"),
+        (lambda rows: [{"name": "x"}], "entry 1: 'layout' is missing"),
+        (lambda rows: [rows[0], {**rows[1], "layout": "x"}], "entry 2: layout: found 'x'"),
+        (lambda rows: [{**rows[0], "visited": "many"}], "entry 1: visited: expected a number, found 'many'"),
+        (lambda rows: [{**rows[0], "visited": math.nan}], "entry 1: visited: expected a number, found nan"),
+        (
+            lambda rows: [{**rows[0], "vizited": 1}],
+            "entry 1: unknown field 'vizited'; did you mean 'visited'",
+        ),
+    ],
+)
+def test_counts_of_ones_own_are_read_or_refused(
+    tmp_path: Path, change: Callable[[Any], Any], said: str
+) -> None:
+    rows = json.loads((gna.PUBLISHED / "gna_counts.json").read_text(encoding="utf-8"))[:2]
+    path = tmp_path / "counts.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert gna.cases(tmp_path)["ok"].all()
+    path.write_text(json.dumps(change(rows)), encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        gna.cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "value", "said"),
+    [
+        ("natten_profiler.csv", "runtime_us", "", "runtime_us: expected a positive number, found ''"),
+        ("natten_profiler.csv", "runtime_us", "inf", "runtime_us: expected a positive number, found 'inf'"),
+        ("natten_profiler.csv", "head_dim", "x", "head_dim: expected a whole number, found 'x'"),
+        ("natten_profiler.csv", "device", "H1000", "unknown GPU 'H1000'"),
+        ("gna_published.csv", "window", "16y24", "window: expected numbers such as 16x24x16, found '16y24'"),
+        ("gna_published.csv", "value", "0", "value: expected a positive number, found '0'"),
+    ],
+)
+def test_a_bad_cell_is_told_with_its_line(
+    tmp_path: Path, file: str, column: str, value: str, said: str
+) -> None:
+    table = read_table(gna.PUBLISHED / file, as_text=True)
+    compared = table["note"].str.contains("chart label") if "note" in table else table["heads"] != ""
+    row = int(compared.to_numpy().argmax())
+    table.loc[row, column] = value
+    table.to_csv(tmp_path / file, index=False)
+    with pytest.raises(DataError) as refused:
+        gna.cases(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / file}:{row + 2}: ") and said in str(refused.value)
 
 
 def test_the_bench_has_a_figure_and_a_target_in_each_row() -> None:

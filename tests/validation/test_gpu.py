@@ -85,6 +85,19 @@ def test_nothing_to_compare(tmp_path):
         compare(path)
 
 
+def test_a_table_of_calibration_rows_alone_is_refused(tmp_path):
+    """Nothing would be judged, and every tolerance hold."""
+    table = pd.read_csv(PUBLISHED / "gpu_measured.csv")
+    attention = table[(table["kernel"] == "flash_attention") & (table["direction"] == "fwd")]
+    path = tmp_path / "own.csv"
+    attention.head(1).to_csv(path, index=False)
+    for calibrate in (None, path):
+        with pytest.raises(
+            DataError, match="each of its 1 rows calibrates its set, so none is left to judge"
+        ):
+            compare(path, calibrate)
+
+
 def test_impossible_rows_are_left_out_and_counted(tmp_path):
     row = pd.read_csv(PUBLISHED / "serving_attention.csv").iloc[[0, 1, 2]].copy()
     row.loc[row.index[0], "latency_ms"] = 1e-4  # 550 G operations in 0.1 us

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from einsum_cascade import zoo
-from einsum_cascade.errors import CascadeError, DataError, HardwareError, MappingError
-from einsum_cascade.sizes import SEQUENCE_RANKS, parse_sizes, settled_parts, stated_parts
+from einsum_cascade.errors import DataError, HardwareError, MappingError
+from einsum_cascade.sizes import changed_sizes, parse_sizes, settled_parts, stated_parts
 
 Changes: TypeAlias = tuple[tuple[str, Any], ...]
 
@@ -64,7 +64,8 @@ def work_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any
     named = given["cascade"]
     cascade = _named_cascade(named) if isinstance(named, str) else named
     _check_objects(cascade=cascade, sizes=given["sizes"])
-    text = _sizes(given["sizes"], dict(_below("sizes", point)), cascade)
+    stated = given["sizes"] if isinstance(given["sizes"], str) else _as_text(given["sizes"], cascade)
+    text = changed_sizes(stated, dict(_below("sizes", point)), cascade)
     sizes = _parsed(text, named) if isinstance(named, str) else parse_sizes(text, cascade)
     changes = _below("mapping", point)
     if "mapping" not in given:
@@ -75,9 +76,9 @@ def work_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any
     mapping = _loaded("mapping", given, changes, _mapping)
     # A tile that the user states wins over the mapping's own.
     settled = settled_parts(cascade, _named(text))
-    stated = tuple((k, sizes[k]) for k in mapping.nest.sizes if k in settled)
-    if stated:
-        mapping = _loaded("mapping", given, (*stated, *changes), _mapping)
+    own = tuple((k, sizes[k]) for k in mapping.nest.sizes if k in settled)
+    if own:
+        mapping = _loaded("mapping", given, (*own, *changes), _mapping)
     return cascade, mapping, sizes
 
 
@@ -221,24 +222,6 @@ def _mapping(name: str, changes: Changes) -> Any:
             f"{name} is a mapping of a GPU kernel; sweep it with 'kernel: ...' instead of 'cascade: ...'"
         )
     return found
-
-
-def _sizes(given: Any, changes: dict[str, Any], cascade: Any) -> str:
-    """Return a text of sizes such as `BERT/64K,B=1` with some of them changed."""
-    text = given if isinstance(given, str) else _as_text(given, cascade)
-    first = text.partition(",")[0].strip()
-    model, slash, length = first.partition("/")
-    sizes = _named(text)
-    seq, other = changes.pop("seq", None), changes.pop("model", None)
-    if slash:
-        model, length = str(other or model), str(seq or length)
-    elif other is not None:
-        raise CascadeError(f"sizes.model: the sizes '{text}' name no model; write them as {other}/64K")
-    elif seq is not None:
-        sizes |= {rank: str(seq) for rank in SEQUENCE_RANKS if rank in cascade.rank_names}
-    sizes |= {rank: str(size) for rank, size in changes.items()}
-    parts = ([f"{model}/{length}"] if slash else []) + [f"{k}={v}" for k, v in sizes.items()]
-    return ",".join(parts)
 
 
 def _as_text(sizes: Mapping[str, int], cascade: Any) -> str:

@@ -160,6 +160,17 @@ def test_samples_and_derived_axes_in_a_file(tmp_path):
     assert (table["hardware.L3"] == (table["hardware.N"] * 64).astype(str) + " KiB").all()
 
 
+def test_a_model_may_leave_its_length_to_an_axis(tmp_path):
+    sweeps = {}
+    for name in ("BERT/64K,B=1", "'BERT,B=1'"):
+        path, out = tmp_path / "spec.yaml", tmp_path / str(len(sweeps))
+        path.write_text(SPEC.replace("BERT/64K,B=1", name))
+        assert cascade("sweep", path, "--out", out, "--jobs", "1").exit_code == 0
+        sweeps[name] = pd.read_csv(out / "table.csv")
+    with_length, without = sweeps.values()
+    pd.testing.assert_frame_equal(with_length, without)
+
+
 REPLACED = [
     ("cascade: attention_1pass", "cascade: attention_1pas", "did you mean 'attention_1pass'"),
     ("hardware: fusemax", "hardwear: fusemax", "unknown field 'hardwear'; did you mean 'hardware'"),
@@ -170,6 +181,9 @@ REPLACED = [
     ("mapping: fusemax\n", "mapping: [fusemax]\n", "mapping: expected a name or a path"),
     ("sizes: BERT/64K,B=1", "sizes: BURT/64K", "unknown model 'BURT'"),
     ("sizes: BERT/64K,B=1", "sizes: E=64", "needs the size of"),
+    ("sizes: BERT/64K,B=1", "sizes: 64", "unknown model '64'"),
+    ("sizes: BERT/64K,B=1", "sizes: 'E=64,F=64,8,P=1K,M=1K'", "'8' in 'E=64,F=64,8,"),
+    ("sizes: BERT/64K,B=1", "sizes: 'E=64,F=64,P=1K,M=1K,E=8'", "E is given twice"),
     ("hardware.N: [64, 128, 512]", "hardware.N: [64]\n  hardware.NN: [64]", "no parameter or field 'NN'"),
     (
         "hardware.N: [64, 128, 512]",

@@ -27,6 +27,12 @@ def test_a_product_of_powers():
     assert found["share"].tolist() == pytest.approx((parts / parts.sum()).tolist(), abs=1e-12)
 
 
+def test_an_axis_that_moves_nothing_has_no_share():
+    rows = [(a, b, math.exp(math.sqrt(a))) for a, b in itertools.product(range(1, 8), range(6))]
+    found = sensitivity(pd.DataFrame(rows, columns=["a", "b", "t"]), axes=["a", "b"], objectives=["t"])
+    assert found.set_index("axis")["share"]["b"] == 0
+
+
 def test_shares_of_ishigami():
     # f = sin x + 7 sin^2 y + 0.1 z^4 sin x on (-pi, pi)^3; first-order indices 0.3139, 0.4424, 0.
     # Source: T. Ishigami, T. Homma (1990); A. Saltelli et al., Global Sensitivity Analysis (2008), p. 179.

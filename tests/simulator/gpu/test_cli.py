@@ -70,6 +70,10 @@ def test_decode_splits_the_keys():
         (("flash_attention", "--on", "h100", "--set", SIZES, "--calibrate", "missing.csv"), "no such file"),
         (("flash_attention", "--on", "h100", "--set", SIZES, "--calibrate", "."), "cannot be read"),
         (
+            ("flash_attention", "--on", "h100", "--set", SIZES, "--calibrate", "heads.csv"),
+            "the table has no rows",
+        ),
+        (
             ("softmax_of_dreams", "--on", "h100", "--set", SIZES),
             "can be predicted: chunk_retention, decode_att",
         ),
@@ -79,7 +83,11 @@ def test_decode_splits_the_keys():
         ),
     ],
 )
-def test_mistakes_leave_with_two(args, says):
+def test_mistakes_leave_with_two(args, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "heads.csv").write_text(
+        "device,kernel,implementation,direction,dtype,head_dim,latency_ms\n", encoding="utf-8"
+    )
     result = run(*args)
     assert result.exit_code == 2
     assert says in result.output

@@ -47,6 +47,8 @@ def test_settings():
     assert one["latency_s"] == pytest.approx(plain["latency_s"] / 64, rel=1e-12)
     assert one["tiles"]["P1"] == 2
     assert json.loads(call(*BASE[:-1], "BERT/4K,M0=128", "--json").stdout)["tiles"]["M0"] == 128
+    longer = json.loads(call(*BASE[:-1], "BERT/1K", "--json", "--set", "sizes.seq=4K").stdout)
+    assert longer["latency_s"] == plain["latency_s"]
     for parts in ("M1=32", "M0=128,M1=32"):  # either part of a split settles the other
         assert json.loads(call(*BASE[:-1], f"BERT/4K,{parts}", "--json").stdout)["tiles"]["M0"] == 128
 
@@ -63,15 +65,20 @@ def test_without_a_mapping():
     assert json.loads(found.stdout)["mapping"] == "automatic"
 
 
-def test_map_writes_a_file(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "chip", "sizes", "recomputes"),
+    [
+        ("attention_2pass", "flat", "E=64,F=64,P=512,M=512", False),
+        ("attention_3pass", "fusemax", "BERT/64K", True),
+    ],
+)
+def test_map_writes_a_file(tmp_path, name, chip, sizes, recomputes):
     path = tmp_path / "m.yaml"
-    sizes = "E=64,F=64,P=512,M=512"
-    found = call("map", "attention_2pass", "--on", "flat", "--sizes", sizes, "--out", str(path), "--json")
+    found = call("map", name, "--on", chip, "--sizes", sizes, "--out", str(path), "--json")
     fields = json.loads(found.stdout)
     assert {"mapping", "estimate", "gap", "evaluated", "seconds"} == set(fields)
-    again = call(
-        "simulate", "attention_2pass", "--on", "flat", "--mapping", str(path), "--sizes", sizes, "--json"
-    )
+    assert bool(fields["mapping"]["nest"].get("recompute")) == recomputes
+    again = call("simulate", name, "--on", chip, "--mapping", str(path), "--sizes", sizes, "--json")
     assert json.loads(again.stdout)["latency_s"] == fields["estimate"]["latency_s"]
 
 
