@@ -144,7 +144,7 @@ def best_axes(
     wherever = masked(cascade, einsum, sizes)
     cycles = functools.partial(ideal_cycles, cascade, einsum, sizes, array)
 
-    def merit(choice: Sequence[str]) -> tuple[float, int, int]:
+    def merit(choice: Sequence[str]) -> tuple[float, float, int]:
         used = math.prod(
             sizes[r] / -(-sizes[r] // _lying(cascade, r, sizes, x))
             for r, x in zip(choice, array.shape, strict=False)

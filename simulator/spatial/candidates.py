@@ -1,4 +1,4 @@
-"""Which tiles of a placed block are looked at: divisors, and where those are far apart, tiles with a shorter last one."""
+"""Which tiles of a placed block are looked at: divisors, and where those are far apart, ones with a rest."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def finer(placed: Placed, tiles: Mapping[str, int], allowed: Allowed | None) -> 
             between[rank] = [t for t in new if allowed is None or allowed(rank, placed.cuts(rank, t))]
     if not any(between.values()):
         return None
-    both = {r: tuple(sorted({*coarse[r], *between[r]})) for r in coarse}
+    both: Lists = {r: tuple(sorted({*coarse[r], *between[r]})) for r in coarse}
     if math.prod(map(len, both.values())) <= MOST_POINTS:
         return both
     return {r: tuple(sorted({*near[r], *between[r]})) for r in coarse}

@@ -17,6 +17,7 @@ would else be fetched anew. Under a `where` all tiles count in full, see ends.py
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -59,7 +60,7 @@ class Cut:
     def means(self) -> tuple[Count, ...]:
         """Steps of each part on average over all tiles, the last one included."""
         pieces = self.pieces
-        return (pieces[0], *(_over(n, of) for of, n in zip(pieces, pieces[1:], strict=False)))
+        return (pieces[0], *(_over(n, of) for of, n in itertools.pairwise(pieces)))
 
     @property
     def last(self) -> tuple[Count, ...]:
@@ -163,7 +164,11 @@ def doubles(sizes: Mapping[str, Count]) -> dict[str, Count]:
 
 
 def check_cuts(
-    nests: Iterable[Nest], uses: Iterable[Use], sizes: SizeTable, masked: Mapping[str, Collection[str]], where: str
+    nests: Iterable[Nest],
+    uses: Iterable[Use],
+    sizes: SizeTable,
+    masked: Mapping[str, Collection[str]],
+    where: str,
 ) -> None:
     """Refuse what would not be counted exactly.
 
@@ -269,7 +274,9 @@ def _linear(tile: Tile, c: Cut, sizes: CutTable) -> bool:
 def _extremes(sizes: CutTable, but: Cut) -> list[dict[str, Count]]:
     """Return the sizes with all other ranks as long as in full tiles, and as short as in the last ones."""
     full = {k: v for k, v in sizes.padded.items() if isinstance(k, str)}
-    last = {part: n for c in sizes.cuts if c.whole != but.whole for part, n in zip(c.parts, c.last, strict=True)}
+    last = {
+        part: n for c in sizes.cuts if c.whole != but.whole for part, n in zip(c.parts, c.last, strict=True)
+    }
     return [full, {**full, **last}]
 
 

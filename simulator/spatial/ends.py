@@ -7,14 +7,17 @@ on where it lies, so that a mean says nothing about the shorter one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.errors import MappingError
 
-from .live import Live, Mask
-from .nest import Nest
+from .live import Live, Mask, settings
+from .nest import Nest, SizeTable
 
 # A rank that its parts do not divide, and those parts, outermost first.
 Ends = Mapping[str, Sequence[str]]
@@ -58,3 +61,15 @@ def _ended(mask: Mask | None, nest: Nest, ends: Ends, where: str) -> Mask | None
                 )
             found.append((variable, rank_of(variable)))
     return replace(mask, ends=tuple(dict.fromkeys(found)))
+
+
+def removes(live: Live, sizes: SizeTable) -> bool:
+    """Tell whether the mask of an iteration space removes any point.
+
+    Raises:
+        CascadeError: there are too many points to look at.
+    """
+    if live.whole is None:
+        return False
+    every = math.prod(sizes[rank_of(v)] for v, _ in live.whole.loops)
+    return bool(np.any(settings(live.whole, live.whole.own, sizes) < every))

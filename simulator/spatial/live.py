@@ -256,9 +256,7 @@ def _counted(mask: Mask, kept: frozenset[str], values: tuple[float, ...]) -> int
     names = dict.fromkeys((*mask.names, *(rank for _, rank in mask.ends)))
     of = dict(zip((*mask.own, *mask.names, *(rank for _, rank in mask.ends)), values, strict=True))
     digits = tuple((v, tuple((int(of[p]), p in kept) for p in parts)) for v, parts in mask.loops)
-    beyond = tuple(
-        (v, rank) for v, rank in mask.ends if math.prod(n for n, _ in dict(digits)[v]) > of[rank]
-    )
+    beyond = tuple((v, rank) for v, rank in mask.ends if math.prod(n for n, _ in dict(digits)[v]) > of[rank])
     parts = _bounded(Same(mask.parts), beyond) if beyond else mask.parts
     return _left(Same(parts), digits, tuple((n, of[n]) for n in names))
 

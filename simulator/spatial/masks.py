@@ -128,10 +128,14 @@ def _plain(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Live:
 
 def _open(live: Live, cascade: Cascade) -> Live:
     """Return masks whose loops may run beyond the ends of ranks, but for those that the cascade itself splits."""
-    made = {
-        mask: mask and replace(mask, ends=tuple((v, rank_of(v)) for v, _ in mask.loops if cuttable(cascade, rank_of(v))))
-        for mask in (live.whole, live.written, *live.works)
-    }
+
+    def opened(mask: Mask | None) -> Mask | None:
+        if mask is None:
+            return None
+        ranks = ((v, rank_of(v)) for v, _ in mask.loops)
+        return replace(mask, ends=tuple((v, rank) for v, rank in ranks if cuttable(cascade, rank)))
+
+    made = {mask: opened(mask) for mask in (live.whole, live.written, *live.works)}  # one mask stays one
     return Live(made[live.whole], tuple(made[m] for m in live.works), made[live.written])
 
 

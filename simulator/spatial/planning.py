@@ -19,8 +19,8 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..identity import Same, remembered
 from .access import Usage, run, run_masked, with_identities
-from .cuts import CutTable, exact
-from .ends import with_ends
+from .cuts import CutTable, check_cuts, exact
+from .ends import removes, with_ends
 from .initial import FirstValue, first_usages, first_values
 from .live import DENSE, Live
 from .lowering import Layout, lower
@@ -152,6 +152,8 @@ def _masked(settled: Plan) -> Plan:
         masks = with_ends(masks, settled.layout.nests, ends, settled.mapping.name or "mapping")
     for name, of in masks.items():
         try:
+            if _idle_mask(settled, name, of):
+                continue  # without it the shorter tiles are counted as they are
             _count_once(settled, name, of)
             live[name] = of
         except CascadeError:
@@ -162,6 +164,23 @@ def _masked(settled: Plan) -> Plan:
             f"{', '.join(left)}: too many points to count what a `where` removes; nothing is taken off"
         )
     return replace(settled, live=live, notes=(*settled.notes, *notes))
+
+
+def _idle_mask(settled: Plan, einsum: str, live: Live) -> bool:
+    """Tell whether the last tiles of an Einsum are shorter, its mask removes nothing, and it counts exactly without.
+
+    Raises:
+        CascadeError: there are too many points to look at.
+    """
+    if not isinstance(settled.sizes, CutTable) or removes(live, settled.sizes):
+        return False
+    nests = [n for n in settled.layout.nests if n.einsum == einsum]
+    uses = [u for u in settled.layout.uses if u.einsum == einsum]
+    try:
+        check_cuts(nests, uses, settled.sizes, {}, "")
+    except MappingError:
+        return False
+    return True
 
 
 def _count_once(settled: Plan, einsum: str, live: Live) -> None:
@@ -274,12 +293,12 @@ def _alike(layout: Layout) -> tuple[tuple[Use, tuple[Place, ...]], ...]:
 
 
 def _check_axes(settled: Plan) -> None:
-    sizes = settled.sizes
+    sizes = settled.sizes.full
     for (array, axis, parts), einsum in _axes(settled.layout).items():
         length = settled.chip.arrays[array].shape[axis]
-        if _any(sizes.full[parts] > length):
+        if _any(sizes[parts] > length):
             raise MappingError(
-                f"{settled.mapping.name or 'mapping'}: {einsum}: {' * '.join(parts)} = {sizes.full[parts]} does not fit "
+                f"{settled.mapping.name or 'mapping'}: {einsum}: {' * '.join(parts)} = {sizes[parts]} does not fit "
                 f"axis {axis} of {array}, {length} long"
             )
 

@@ -10,23 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
-from einsum_cascade.sizes import BATCH_RANKS
 
 from ..hardware.model import SpatialChip
-from .access import words
-from .block import Block, Way, blocks, direct_choices, read_by, ways
+from .block import Block, Way, blocks, direct_choices, ways
 from .candidates import Allowed
-from .energy import memory_cost
+from .floors import CLOSE, Floors
 from .groups import units
 from .ledger import Built
-from .masks import elements_left
-from .nest import SizeTable
-from .operands import operands_in
 from .placement import Placed, placements, shared_memories
-from .programs import tile_of
 from .tiling import Merit, Tiled, best_tiles, refined, shortage, thriftiest
 from .writing import boundaries
 
@@ -40,8 +33,6 @@ EFFORT = 200
 _FEW_EINSUMS, _LEAST_PATIENCE = 4, 3
 # How many times shorter the axes of arrays are taken than they are, where the buffer asks for smaller steps.
 _NARROW = (1, 2, 4, 16, 256)
-# Bounds are lowered by more than floats round, and are reached within a little more than that.
-_ROUNDING, _CLOSE = 1 + 1e-12, 1 + 1e-11
 
 
 @dataclass(slots=True)
@@ -60,8 +51,11 @@ class Search:
     effort: int = EFFORT
     evaluated: int = 0
     built: Built = field(default_factory=dict)
-    _counted: dict[str, Mapping[str, float]] = field(default_factory=dict)  # words of the operands, by Einsum
+    floors: Floors = field(init=False)
     _missing: dict[str, str] = field(default_factory=dict)  # by Einsums that fit in no way, what is missing
+
+    def __post_init__(self) -> None:
+        self.floors = Floors(self.cascade, self.sizes, self.chip, self.objective)
 
     def best(self, limit: Merit | None = None) -> tuple[Tiled, ...] | None:
         """Return the best sequence of blocks, or None where nothing is better than a limit.
@@ -107,7 +101,7 @@ class Search:
         """
         found = units(self.cascade)
         floors = {
-            (i, j): self.floor(tuple(e for u in found[i:j] for e in u))
+            (i, j): self.floors.of(tuple(e for u in found[i:j] for e in u))
             for i, j in itertools.combinations(range(len(found) + 1), 2)
         }
         rest = _cheapest_rest(floors, len(found))
@@ -149,7 +143,7 @@ class Search:
         scan = Scan(self, einsums, allowed, needed)
         for narrow in _NARROW:
             best = scan.best
-            if best is not None and narrow > 1 and self.floor(einsums, narrow) > best.merit:
+            if best is not None and narrow > 1 and self.floors.of(einsums, narrow) > best.merit:
                 break
             if scan.through(narrow):
                 break
@@ -166,7 +160,7 @@ class Search:
         scale = latency_s / total
         for i, tiled in enumerate(path):
             cuts = boundaries([*out[:i], *out[i + 1 :]])
-            limit = tiled.merit[0] * scale, tiled.merit[1] * _CLOSE
+            limit = tiled.merit[0] * scale, tiled.merit[1] * CLOSE
             for placed in self._alternatives(tiled, limit[0]):
                 self.evaluated += 1
                 found = thriftiest(placed, limit, built=self.built, allowed=_dividing(cuts, self.sizes))
@@ -178,11 +172,13 @@ class Search:
         """Yield how a block was placed, then other ways to run it that may be as fast, as many as patience allows."""
         yield tiled.placed
         einsums = self._originals(tiled)
-        moved = self.floor(einsums)[1]
+        moved = self.floors.of(einsums)[1]
         for block in itertools.islice(blocks(self.cascade, einsums, self.sizes), self.patience):
             for placed in self.placed(block, tiled.placed.narrow, others=False):
                 if (
-                    self.floor_of(placed, moved + self.spilled_bytes(block.spilled - block.asked_for))[0]
+                    self.floors.of_placed(
+                        placed, moved + self.floors.spilled_bytes(block.spilled - block.asked_for)
+                    )[0]
                     <= latency_s
                 ):
                     yield placed
@@ -224,7 +220,7 @@ class Search:
         """
         out = list(path)
         for i, tiled in sorted(enumerate(path), key=lambda pair: -pair[1].merit[1]):
-            if not _reached(tiled, self.floor(self._originals(tiled)), 2):
+            if not _reached(tiled, self.floors.of(self._originals(tiled)), 2):
                 self.evaluated += 1
                 allowed = _dividing(boundaries([*out[:i], *out[i + 1 :]]), self.sizes)
                 for placed in _siblings(tiled.placed):
@@ -236,72 +232,6 @@ class Search:
     def _originals(self, tiled: Tiled) -> tuple[Einsum, ...]:
         names = {e.name for e in tiled.placed.block.einsums}
         return tuple(e for e in self.cascade.einsums if e.name in names)
-
-    def floor(self, einsums: Sequence[Einsum], narrow: int = 1) -> Merit:
-        """Return what no way to run some Einsums in one phase can beat."""
-        moved = sum(self._moved_words(einsums).values()) * self.chip.word_bytes
-        memory = self.chip.memories[self.chip.outermost]
-        plain = Block(self.cascade, tuple(einsums), stream="-")
-        span = min(p.span for p in placements(plain, self.sizes, self.chip, most=1, narrow=narrow))
-        return self._floored(span, moved, memory.bandwidth_bytes_per_s)
-
-    def floor_of(self, placed: Placed, moved: float) -> Merit:
-        """Return what no tiles of a placed block can beat, given the least bytes that it moves."""
-        return self._floored(
-            placed.span, moved, self.chip.memories[self.chip.outermost].bandwidth_bytes_per_s
-        )
-
-    def _floored(self, span: float, moved: float, bandwidth: float) -> Merit:
-        batch = 1
-        for b in BATCH_RANKS:
-            batch *= self.sizes[b] if b in self.sizes and b not in self.cascade.rank_names else 1
-        latency = max(span * batch / self.chip.clock_hz, moved / bandwidth)
-        if self.objective == "latency_s":
-            return latency / _ROUNDING, moved / _ROUNDING, 0.0
-        if self.objective == "traffic_bytes":
-            return moved / _ROUNDING, moved / _ROUNDING, 0.0
-        each = memory_cost(self.chip.memories[self.chip.outermost], self.chip)
-        rows = moved / self.chip.memories[self.chip.outermost].row_bytes
-        energy = rows * min(each.read_j, each.write_j) + self.chip.static_power_w * latency
-        return energy / _ROUNDING, moved / _ROUNDING, 0.0
-
-    def _moved_words(self, einsums: Sequence[Einsum]) -> dict[str, float]:
-        """Return the words of each tensor that has to pass the outermost memory when these Einsums run in a phase."""
-        names = {e.name for e in einsums}
-        asked = self.asked_for(einsums)
-        out: dict[str, float] = {}
-        for e in einsums:
-            for tensor, size in self._words(e).items():
-                if tensor not in names or (tensor in asked and tensor == e.name):
-                    out[tensor] = max(size, out.get(tensor, 0))
-        return out
-
-    def _words(self, einsum: Einsum) -> Mapping[str, float]:
-        found = self._counted.get(einsum.name)
-        if found is None:
-            found = self._counted[einsum.name] = self._count_words(einsum)
-        return found
-
-    def _count_words(self, einsum: Einsum) -> dict[str, float]:
-        batch = tuple(b for b in BATCH_RANKS if b in self.sizes and b not in self.cascade.rank_names)
-        around = SizeTable(self.sizes)
-        whole = {v: (rank_of(v),) for v in einsum.variables}
-        found: dict[str, float] = {}
-        for o in operands_in(self.cascade, einsum):
-            size = float(words(tile_of(o, whole), around) * around[batch])
-            size *= elements_left(self.cascade, einsum, o, self.sizes)
-            found[o.tensor] = max(size, found.get(o.tensor, 0.0))
-        return found
-
-    def asked_for(self, einsums: Sequence[Einsum]) -> frozenset[str]:
-        """Return the tensors of some Einsums that somebody else needs."""
-        names = frozenset(e.name for e in einsums)
-        outside = (read_by(e) for e in self.cascade.einsums if e.name not in names)
-        return names & frozenset(s.tensor for s in self.cascade.outputs).union(*outside)
-
-    def spilled_bytes(self, tensors: Iterable[str]) -> float:
-        """Return the bytes that it takes at least to write some tensors and to read them back."""
-        return sum(2 * self._words(self.cascade.einsum(t))[t] * self.chip.word_bytes for t in tensors)
 
 
 @dataclass(slots=True)
@@ -324,11 +254,11 @@ class Scan:
     _reach: dict[int, float] = field(default_factory=dict)  # by way, what smaller steps could reach at most
 
     def __post_init__(self) -> None:
-        self._floor = self.search.floor(self.einsums)
+        self._floor = self.search.floors.of(self.einsums)
         found = ways(self.search.cascade, self.einsums, self.search.sizes)
-        asked = self.search.asked_for(self.einsums)
+        asked = self.search.floors.asked_for(self.einsums)
         self._ways = sorted(
-            (self.search.spilled_bytes(w.spilled - asked), w.cut, i, w) for i, w in enumerate(found)
+            (self.search.floors.spilled_bytes(w.spilled - asked), w.cut, i, w) for i, w in enumerate(found)
         )
 
     def through(self, narrow: int) -> bool:
@@ -339,7 +269,7 @@ class Scan:
                 continue
             if self._done(1 if narrow > 1 or cut else 2):
                 return True
-            if narrow > 1 and self.best is not None and self._reach[at] * _CLOSE >= self.best.merit[0]:
+            if narrow > 1 and self.best is not None and self._reach[at] * CLOSE >= self.best.merit[0]:
                 continue
             found = self._tried(at, narrow, others=False)
             if found is not None:
@@ -372,7 +302,7 @@ class Scan:
         search, out, reach = self.search, None, math.inf
         assert way.block is not None
         for placed in search.placed(way.block, narrow, others=others):
-            floor = search.floor_of(placed, self._floor[1] + spilled)
+            floor = search.floors.of_placed(placed, self._floor[1] + spilled)
             if self.best is not None and floor > self.best.merit:
                 reach = min(reach, floor[0])
                 continue
@@ -427,7 +357,7 @@ def _siblings(placed: Placed) -> Iterator[Placed]:
 
 def _reached(found: Tiled, floor: Merit, count: int) -> bool:
     """Tell whether the first numbers of a merit are as good as can be."""
-    return all(a <= b * _CLOSE for a, b in zip(found.merit[:count], floor, strict=False))
+    return all(a <= b * CLOSE for a, b in zip(found.merit[:count], floor, strict=False))
 
 
 def _dividing(cuts: Mapping[str, set[int]], sizes: Mapping[str, int]) -> Allowed:

@@ -202,7 +202,12 @@ def _capacity(memory: Any) -> float:
     return memory.capacity_bytes
 
 
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {"extent": _extent, "capacity": _capacity, "divisor": divisor, "step": step}
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "extent": _extent,
+    "capacity": _capacity,
+    "divisor": divisor,
+    "step": step,
+}
 
 
 def _check_memory(memory: str, chip: SpatialChip, where: str) -> None:

@@ -78,7 +78,9 @@ class Walk:
         out = {}
         for u in uses:
             t = u.operand.tensor
-            size = self.plan.sizes.full[tuple(stated[t])] if t in stated else words(u.tile, self.plan.sizes.full)
+            size = (
+                self.plan.sizes.full[tuple(stated[t])] if t in stated else words(u.tile, self.plan.sizes.full)
+            )
             out[t] = max(out.get(t, 0), size)
         yield out
 

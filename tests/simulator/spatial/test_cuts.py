@@ -63,7 +63,11 @@ def cut_nests(draw):
         assume(all(y > x.part for y in outside) and all(y < x.part for y in inside))
     levels = (
         Level("DRAM", tuple(time[:first])),
-        Level("L3", tuple(time[first:second]), tuple((x,) for x in sorted(wide, key=lambda x: x.part, reverse=True))),
+        Level(
+            "L3",
+            tuple(time[first:second]),
+            tuple((x,) for x in sorted(wide, key=lambda x: x.part, reverse=True)),
+        ),
         Level("reg", tuple(time[second:])),
     )
     total = 1
@@ -221,7 +225,7 @@ def test_an_axis_and_an_order_that_are_refused():
     with pytest.raises(MappingError, match="the loop over m1 stands outside that over m2: put it inside"):
         laid(nest, table, cuts)
     wide = replace(nest, levels=(Level("DRAM", (Loop("m", "m1"),), ((Loop("m", "m2"),),)),))
-    with pytest.raises(MappingError, match="m2 2 \\* m1 3 cuts M = 5 .* in X, m2 lies on an axis of A"):
+    with pytest.raises(MappingError, match=r"m2 2 \* m1 3 cuts M = 5 .* in X, m2 lies on an axis of A"):
         laid(wide, table, cuts)
 
 
