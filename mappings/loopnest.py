@@ -42,9 +42,10 @@ class LoopNest:
         split: parts of a rank, outermost first; a cascade's own splits (M = M1 * M0) need not be repeated.
         sizes: size of a part, as a number or an expression; one part of every split is left open and takes the rest.
             `extent(ARRAY, 0)` is the length of an axis, `step(P, 256)` how much of P lies on an axis of that length at
-            a time, `divisor(P, 256)` the largest divisor of P up to 256, and `fit(MEMORY)` the largest divisor with
-            which everything kept in the memory fits. Parts need not divide their rank where the outermost one is left
-            open: P1 = 342 of P = P2 * P1 * P0 with 1024 blocks of P0 makes P2 = 3 tiles, the last of 340 blocks.
+            a time, `divisor(P, 256)` the largest divisor of P up to 256, and `fit(MEMORY)` the largest tile with which
+            everything kept in the memory fits: a divisor, or where those are rare another. Parts need not divide their
+            rank where the outermost one is left open: P1 = 342 of P = P2 * P1 * P0 with 1024 blocks of P0 makes P2 = 3
+            tiles, the last of 340 blocks.
         outer: temporal loops at the outermost memory around all Einsums, outermost first.
         nests: inner loops by Einsum; a key may name several, and `others` stands for all that are not named.
         recompute: Einsums that are computed again, by the name of the copy; a copy that another copy reads stands

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .factors import divisors, step
+from .factors import divisor, divisors, step
 from .masks import cuttable
 from .nest import Count
 from .placement import Placed
@@ -75,16 +75,29 @@ def smallest(placed: Placed) -> dict[str, int]:
 
 
 def whole(placed: Placed, rank: str) -> int:
-    """Return the tile that is all of a rank, in whole steps of the axis that it lies on."""
-    size, width = placed.sizes[rank], _width(placed, rank)
-    return -(-size // width) * width
+    """Return the least tile that is all of a rank, in whole steps of the axis that it lies on."""
+    return min(_wholes(placed, rank))
 
 
-def _width(placed: Placed, rank: str) -> int:
-    """Return how much of a rank lies on its longest axis at a time."""
-    size, length = placed.sizes[rank], placed.extents[rank][0]
-    # What does not lie on an axis has a length of 1.
-    return int(step(size, length)) if cuttable(placed.block.given, rank) else math.gcd(size, length)
+def _wholes(placed: Placed, rank: str) -> tuple[int, ...]:
+    size = placed.sizes[rank]
+    return tuple(sorted({-(-size // width) * width for width in _widths(placed, rank)}))
+
+
+def _widths(placed: Placed, rank: str) -> tuple[int, ...]:
+    """Return how much of a rank may lie on its longest axis at a time, with as few steps as there can be.
+
+    Where no divisor will do, that is the whole axis, or no more elements than the steps need. The former goes together
+    with the steps of any other array.
+    """
+    size, length = (
+        placed.sizes[rank],
+        placed.extents[rank][0],
+    )  # a length of 1 for what does not lie on an axis
+    if not cuttable(placed.block.given, rank):
+        return (divisor(size, length),)
+    least = step(size, length)
+    return (least,) if size % least == 0 else (least, length)
 
 
 def _tiles(placed: Placed, rank: str, uneven: bool) -> Sequence[int]:
@@ -92,15 +105,15 @@ def _tiles(placed: Placed, rank: str, uneven: bool) -> Sequence[int]:
     if block.iterated and rank == block.stream:
         return (1,)
     if rank not in block.order:
-        return (whole(placed, rank) if uneven else size,)
+        return _wholes(placed, rank) if uneven else (size,)
     found = divisors(size)
     if not uneven or not cuttable(block.given, rank):
         return found
-    width = _width(placed, rank)
-    steps = -(-size // width)
-    coarse = {width * -(-steps // (1 << k)) for k in range(steps.bit_length())}
-    if size % width == 0:
-        coarse = {t for t in coarse if _apart(t, found)}
+    coarse: set[int] = set()
+    for width in _widths(placed, rank):
+        steps = -(-size // width)
+        fewer = {width * -(-steps // (1 << k)) for k in range(steps.bit_length())}
+        coarse |= {t for t in fewer if size % width or _apart(t, found)}
     return tuple(sorted({*found, *coarse})) if coarse else found
 
 
@@ -112,12 +125,14 @@ def _apart(tile: int, found: Sequence[int]) -> bool:
 
 def _uneven(placed: Placed, rank: str) -> set[int]:
     """Return the tiles that cut a rank into each number of tiles, the last one shorter, in whole steps of its axis."""
-    width = _width(placed, rank)
-    steps = -(-placed.sizes[rank] // width)
-    # Beyond the root of the steps, each number of steps a tile is the best for some number of tiles.
-    root = math.isqrt(steps)
-    numbers = itertools.chain(range(1, root + 1), (-(-steps // n) for n in range(1, root + 1)))
-    return {width * -(-steps // n) for n in numbers}
+    out: set[int] = set()
+    for width in _widths(placed, rank):
+        steps = -(-placed.sizes[rank] // width)
+        # Beyond the root of the steps, each number of steps a tile is the best for some number of tiles.
+        root = math.isqrt(steps)
+        numbers = itertools.chain(range(1, root + 1), (-(-steps // n) for n in range(1, root + 1)))
+        out |= {width * -(-steps // n) for n in numbers}
+    return out
 
 
 def grid_of(lists: Mapping[str, Sequence[int]]) -> dict[str, Count]:

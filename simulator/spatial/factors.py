@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -26,27 +27,43 @@ def divisor(size: Count, most: Count) -> Count:
 
 
 def step(size: Count, length: Count) -> Count:
-    """Return how much of a rank lies on an axis at a time, so that it takes no more steps than it has to.
+    """Return how much of a rank lies on an axis at a time: as few steps as it takes, on as few elements as those need.
 
-    That is a divisor of its size where one takes as few steps as the full axis, else the axis: the last step is
-    shorter then.
+    That is a divisor of its size where one takes as few steps as the full axis; else the last step is shorter.
 
     Args:
         size: of the rank.
         length: of the axis.
 
     >>> step(1000, 256), step(1024, 256), step(577, 256), step(7, 256)
-    (250, 256, 256, 7)
+    (250, 256, 193, 7)
     """
-    even = divisor(size, length)
-    if isinstance(even, np.ndarray):
-        return np.where(size // even == -(-size // length), even, np.minimum(size, length))
-    return even if size // even == -(-size // length) else length
+    steps = -(-size // length)
+    return -(-size // steps)
 
 
 @functools.lru_cache(maxsize=65536)
 def _divisor(size: int, most: int) -> int:
     return max((d for d in divisors(size) if d <= most), default=1)
+
+
+@functools.lru_cache(maxsize=4096)
+def tiles_of(n: int) -> tuple[int, ...]:
+    """Return the tiles that a number of steps is cut into, ascending: divisors, and others where those are rare.
+
+    Between divisors further apart than a factor of two stand the sizes that make fewest tiles of those up to them; the
+    last tile is shorter then, but has more than one step.
+
+    >>> tiles_of(16), tiles_of(13)
+    ((1, 2, 4, 8, 16), (1, 5, 7, 13))
+    """
+    found = divisors(n)
+    between = []
+    for low, high in itertools.pairwise(found):
+        if high > 2 * low:
+            sizes = {-(-n // k) for k in range(2, math.isqrt(n) + 2)} | set(range(2, math.isqrt(n) + 1))
+            between += [t for t in sizes if low < t < high and n % t > 1]
+    return tuple(sorted({*found, *between}))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -17,7 +17,7 @@ from mappings.expression import call_of, evaluate_expression, evaluate_node
 from ..hardware.model import Array, Memory, SpatialChip
 from .access import run, words
 from .cuts import check_cuts, cut, doubles, table_of
-from .factors import divisor, divisors, step
+from .factors import divisor, divisors, step, tiles_of
 from .lowering import Layout, Ranks
 from .nest import Count, Sizes, SizeTable
 from .programs import Tile
@@ -45,25 +45,28 @@ def settle(
     where = mapping.name or "mapping"
     known = {k: v for k, v in sizes.items() if k in layout.ranks.variable}
     own = tuple(cascade.splits)
-    open_parts = _state_parts(known, layout.ranks, own, chip, mapping, where)
+    open_parts = _state_parts(known, layout.ranks, own, chip, mapping, where, exact=True)
     _derive(known, cascade, where)
     rest = tuple(whole for whole in layout.ranks.parts if whole not in own)
-    uneven: list[str] = []
-    for word, parts in _state_parts(known, layout.ranks, rest, chip, mapping, where, uneven).items():
+    for word, parts in _state_parts(known, layout.ranks, rest, chip, mapping, where).items():
         open_parts[word] += parts
-    parts_of = {whole: layout.ranks.parts[whole] for whole in uneven}
+    cuttable = {whole: layout.ranks.parts[whole] for whole in rest}
     for part, memory in open_parts["fit"]:
-        known = _fitted(layout, known, parts_of, part, memory, chip, mapping)
-    known = _searched(layout, known, parts_of, open_parts["search"], chip, mapping)
-    found = _with_cuts(doubles(known), parts_of)
+        known = _fitted(layout, known, cuttable, part, memory, chip, mapping)
+    known = _searched(layout, known, cuttable, open_parts["search"], chip, mapping)
+    found = _table(doubles(known), cuttable)
     masked = {e: of.whole.own for e, of in layout.live.items() if of.whole is not None}
     check_cuts(layout.nests, layout.uses, found, masked, where)
     return found
 
 
-def _with_cuts(known: Mapping[str, Count], uneven: Mapping[str, Sequence[str]]) -> SizeTable:
-    """Return a table of sizes, with the parts of ranks that they do not divide."""
-    cuts = [cut(w, known[w], ps, [known[p] for p in ps]) for w, ps in uneven.items()]
+def _table(known: Mapping[str, Count], cuttable: Mapping[str, Sequence[str]]) -> SizeTable:
+    """Return a table of sizes, also where the parts of some ranks do not divide them."""
+    cuts = []
+    for whole, parts in cuttable.items():
+        steps = [known[p] for p in parts]
+        if _any(math.prod(steps) != known[whole]):
+            cuts.append(cut(whole, known[whole], parts, steps))
     return table_of(known, cuts)
 
 
@@ -74,11 +77,12 @@ def _state_parts(
     chip: SpatialChip,
     mapping: SpatialMapping,
     where: str,
-    uneven: list[str] | None = None,
+    *,
+    exact: bool = False,
 ) -> dict[str, list[tuple[str, str]]]:
     """Give the parts of some ranks their sizes, in place; return those that are to fit a memory or to be searched.
 
-    Ranks whose last tile is shorter are added to `uneven`; None where all tiles have to be equal.
+    All tiles have to be equal where `exact` says so.
     """
     owner = {p: whole for whole, ps in ranks.parts.items() for p in ps}
     names: dict[str, Any] = {**chip.arrays, **chip.memories, **chip.parameters, **known}
@@ -104,7 +108,7 @@ def _state_parts(
     for whole in wholes:
         ps = ranks.parts[whole]
         given = stated.get(whole) or {p for p in ps if p in known}
-        _leave_open(known, whole, ps, given, where, uneven)
+        _leave_open(known, whole, ps, given, where, exact=exact)
     return left_open
 
 
@@ -130,7 +134,8 @@ def _leave_open(
     parts: Sequence[str],
     given: Collection[str],
     where: str,
-    uneven: list[str] | None,
+    *,
+    exact: bool,
 ) -> None:
     """Give the one part that nobody states what the others leave of the rank."""
     left = [p for p in parts if p not in given]
@@ -144,11 +149,10 @@ def _leave_open(
     if _any(known[whole] % taken != 0):
         shown = " * ".join(p for p in parts if p in given)
         refused = f"{where}: {shown} = {taken} does not divide {whole} = {known[whole]}"
-        if uneven is None or left != [parts[0]]:
+        if exact or left != [parts[0]]:
             raise MappingError(refused)
         if _any(taken > known[whole]):
             raise MappingError(f"{refused}; a tile may be as large as its rank")
-        uneven.append(whole)
     if left:
         known[left[0]] = -(-known[whole] // taken)
     elif _any(taken != known[whole]):
@@ -224,55 +228,55 @@ def _rest(part: str, ranks: Ranks, mapping: SpatialMapping) -> str:
 def _fitted(
     layout: Layout,
     known: dict[str, Count],
-    uneven: Mapping[str, Sequence[str]],
+    cuttable: Mapping[str, Sequence[str]],
     part: str,
     memory: str,
     chip: SpatialChip,
     mapping: SpatialMapping,
 ) -> dict[str, Count]:
-    """Return the sizes with the largest divisor for a part with which everything kept in the memory fits."""
+    """Return the sizes with the largest tile for a part with which everything kept in the memory fits."""
     rest = _rest(part, layout.ranks, mapping)
     whole = known[part] * known[rest]
     capacity_words = chip.memories[memory].capacity_bytes / chip.word_bytes
     if any(isinstance(v, np.ndarray) for v in (capacity_words, *known.values())):
         shape = np.broadcast_shapes(np.shape(capacity_words), *(np.shape(v) for v in known.values()))
         wholes = np.broadcast_to(whole, shape)
-        found = _fitted_each(layout, known, uneven, (part, rest), wholes, memory, capacity_words)
+        found = _fitted_each(layout, known, cuttable, (part, rest), wholes, memory, capacity_words)
         if not found.all():
             raise MappingError(f"{mapping.name or 'mapping'}: no tile fits {memory} at some of the points")
-        return {**known, part: found, rest: wholes // found}
-    candidates = divisors(int(whole))
+        return {**known, part: found, rest: -(-wholes // found)}
+    candidates = tiles_of(int(whole))
     low, high = 0, len(candidates)
     while low < high:  # what is held only grows with the part
         middle = (low + high) // 2
-        trial = _with_cuts({**known, part: candidates[middle], rest: whole // candidates[middle]}, uneven)
+        trial = _table({**known, part: candidates[middle], rest: -(-whole // candidates[middle])}, cuttable)
         if _any(occupancy(layout, memory, trial.full) > capacity_words):
             high = middle
         else:
             low = middle + 1
     if low == 0:
-        smallest = _with_cuts({**known, part: 1, rest: whole}, uneven).full
+        smallest = _table({**known, part: 1, rest: whole}, cuttable).full
         least = float(np.max(occupancy(layout, memory, smallest))) * chip.word_bytes
         raise MappingError(
             f"{mapping.name or 'mapping'}: no tile fits {memory}: the smallest ({part} = 1) takes {least:,.0f} bytes, "
             f"{memory} of {chip.name} holds {chip.memories[memory].capacity_bytes:,.0f}"
         )
-    return {**known, part: candidates[low - 1], rest: whole // candidates[low - 1]}
+    return {**known, part: candidates[low - 1], rest: -(-whole // candidates[low - 1])}
 
 
 def _fitted_each(
     layout: Layout,
     known: Mapping[str, Count],
-    uneven: Mapping[str, Sequence[str]],
+    cuttable: Mapping[str, Sequence[str]],
     parts: tuple[str, str],
     wholes: Any,
     memory: str,
     capacity_words: Count,
 ) -> Any:
-    """Return the largest divisor that fits for each of many design points; 0 where none does."""
+    """Return the largest tile that fits for each of many design points; 0 where none does."""
     part, rest = parts
     distinct, which = np.unique(wholes, return_inverse=True)
-    lists = [divisors(int(w)) for w in distinct]
+    lists = [tiles_of(int(w)) for w in distinct]
     longest = max(map(len, lists))
     table = np.array([d + d[-1:] * (longest - len(d)) for d in lists], dtype=np.float64)
     high = np.array([len(d) for d in lists])[which]
@@ -280,7 +284,7 @@ def _fitted_each(
     while (low < high).any():
         middle = (low + high) // 2
         candidate = table[which, np.minimum(middle, longest - 1)]
-        trial = _with_cuts({**known, part: candidate, rest: wholes // candidate}, uneven)
+        trial = _table({**known, part: candidate, rest: -(-wholes // candidate)}, cuttable)
         fits = occupancy(layout, memory, trial.full) <= capacity_words
         still = low < high
         low, high = np.where(still & fits, middle + 1, low), np.where(still & ~fits, middle, high)
@@ -290,7 +294,7 @@ def _fitted_each(
 def _searched(
     layout: Layout,
     known: dict[str, Count],
-    uneven: Mapping[str, Sequence[str]],
+    cuttable: Mapping[str, Sequence[str]],
     open_parts: Sequence[tuple[str, str]],
     chip: SpatialChip,
     mapping: SpatialMapping,
@@ -308,7 +312,7 @@ def _searched(
     trial: dict[str, Count] = dict(known)
     for part, values in zip(parts, grid, strict=True):
         trial[part], trial[rest[part]] = values.ravel(), wholes[part] // values.ravel()
-    table = _with_cuts(doubles(trial), uneven)
+    table = _table(doubles(trial), cuttable)
     legal = np.ones(grid[0].size, dtype=bool)
     for memory in dict.fromkeys(memory for _, memory in open_parts):
         held = occupancy(layout, memory, table.full) * chip.word_bytes

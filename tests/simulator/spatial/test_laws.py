@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import Use, uses
 
+import mappings
 from einsum_cascade import zoo
 from einsum_cascade.errors import MappingError
 from einsum_cascade.parser import parse
@@ -173,3 +174,22 @@ def test_first_values_cross_the_boundary():
     assert moved_words(text, sizes) == moved_words(numbers, sizes) + 3  # A is read
     # B once; five generations and the first value of three elements are handed back.
     assert moved_words(numbers, sizes) >= 5 + 3 * (5 + 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["fusemax", "fusemax_cascade", "unfused", "flat"]),
+    st.integers(1, 3000),
+    st.integers(1, 600),
+)
+def test_a_longer_rank_is_never_faster(mapping, length, more):
+    """Whatever divides the number of queries: an axis takes them in as few steps as it can."""
+    laid = mappings.load(mapping)
+    machine = load_hardware(laid.binding.hardware)
+    sizes = {"B": 1, "H": 2, "E": 64, "F": 64, "M": 1024}
+    short, long = (
+        simulate(zoo.load(laid.nest.cascade), {**sizes, "P": p}, machine, laid)
+        for p in (length, length + more)
+    )
+    assert short.latency_s <= long.latency_s * (1 + 1e-12)
+    assert short.energy_j <= long.energy_j * (1 + 1e-12)

@@ -19,7 +19,9 @@ from einsum_cascade.zoo.entries import sizes_at
 from simulator import load_hardware, simulate
 from simulator.spatial.access import run
 from simulator.spatial.default import default_mapping
+from simulator.spatial.ledger import Ledger
 from simulator.spatial.mapper import find_mapping, least_traffic_bytes
+from simulator.spatial.search import Search
 
 _spec = importlib.util.spec_from_file_location("mapping_walk", Path(__file__).parent / "mapping_walk.py")
 mapping_walk = importlib.util.module_from_spec(_spec)
@@ -277,3 +279,55 @@ def test_a_table_of_pages_shows_every_token_once():
     cascade, chip = zoo.load("attention_paged"), load_hardware("tpu_v4i")  # its outermost memory holds 8 GiB
     found = find_mapping(cascade, sizes_at("attention_paged", 16384), chip, effort=16).estimate
     assert next(m.held_bytes for m in found.memories if m.name == "DRAM") < 2**33
+
+
+@pytest.mark.parametrize(
+    "name", ["attention_1pass", "attention_2pass", "attention_3pass", "attention_causal", "gna_2d"]
+)
+def test_more_effort_is_never_worse(name):
+    cascade, chip = zoo.load(name), load_hardware("edge")
+    merits = []
+    for effort in (1, 12, 25, 50, 100, 200, 400):
+        found = find_mapping(cascade, sizes_at(name, 4096), chip, effort=effort, slack=0.0).estimate
+        merits.append(found.latency_s)
+    for less, more in itertools.pairwise(merits):
+        assert more <= less * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", ["attention_3pass", "attention_2pass", "attention_causal", "gemm"])
+@pytest.mark.parametrize("length", [577, 1009, 1000])
+def test_a_length_that_nothing_divides_takes_no_longer_than_full_axes(name, length):
+    """An array of 256 takes 577 queries in 3 steps, as it takes 768: what is beyond the end costs nothing more."""
+    cascade, chip = zoo.load(name), load_hardware("fusemax")
+    whole = -(-length // 256) * 256
+    ranks = {r: 64 for r in ("E", "F", "K") if r in cascade.rank_names} | {"B": 2, "H": 4}
+    lengths = [r for r in ("P", "M", "N") if r in cascade.rank_names]
+    odd, full = (
+        find_mapping(cascade, {**ranks, **dict.fromkeys(lengths, n)}, chip, slack=0.0).estimate
+        for n in (length, whole)
+    )
+    assert odd.latency_s <= full.latency_s * (1 + 1e-9)
+    assert odd.traffic_bytes <= full.traffic_bytes * (1 + 1e-9)
+
+
+def test_no_tile_of_any_size_is_better(monkeypatch):
+    """Every tile of one rank, whatever its size, with all divisors of the other: counted one by one."""
+    cascade, sizes = zoo.load("gemm"), {"K": 64, "M": 1024, "N": 736}
+    chip = load_hardware("fusemax", N=16, L3="40 KiB")
+    searches = []
+    best = Search.best
+
+    def watched(self, limit=None):
+        searches.append((self, best(self, limit)))
+        return searches[-1][1]
+
+    monkeypatch.setattr(Search, "best", watched)
+    find_mapping(cascade, sizes, chip, objective="traffic_bytes")
+    search, (tiled,) = searches[0]
+    ledger = Ledger(tiled.placed, search.built)
+    assert not ledger.refused(tiled.tiles)
+    for rank, other in (("M", "N"), ("N", "M")):
+        for tile in range(16, sizes[rank] + 1, 16):
+            for across in (t for t in range(1, sizes[other] + 1) if sizes[other] % t == 0):
+                cost = ledger.cost(ledger.table({**tiled.tiles, rank: tile, other: across}))
+                assert not cost.fits or cost.traffic_bytes >= tiled.merit[1] * (1 - 1e-12)
