@@ -240,8 +240,7 @@ def _tool(name: str, *arguments: str | Path) -> str:
 def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Build]:
     """Yield the shipped builds of the named kernels, or of all, for a target: all that tiles.csv calls compiled."""
     number = target_number(target)
-    chosen = registry.entries() if kernels is None else tuple(map(registry.find, kernels))
-    for entry in (e for e in chosen if e.build):
+    for entry in (e for e in registry.chosen(kernels) if e.build):
         make = registry.load(entry.build)
         for dtype, head_dim, variant in itertools.product(SHIPPED_DTYPES, entry.head_dims, entry.variants):
             windowed, word_bytes = "window" in variant, WORD_BYTES[dtype]

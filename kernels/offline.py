@@ -126,6 +126,5 @@ def run(
         KernelError: no such kernel or target.
     """
     aot.target_number(target)
-    chosen = registry.entries() if names is None else tuple(map(registry.find, names))
-    work = [(entry, case) for entry in chosen for case in registry.load(entry.cases)()]
+    work = [(entry, case) for entry in registry.chosen(names) for case in registry.load(entry.cases)()]
     return tuple((e.name, c.label, launches(e, c, target=target)) for e, c in progress(work))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -370,6 +370,18 @@ def find(name: str) -> KernelEntry:
     if name not in _ENTRIES:
         raise KernelError(f"kernel '{name}': {nearest(name, _ENTRIES)}")
     return _ENTRIES[name]
+
+
+def chosen(names: Iterable[str] | None) -> tuple[KernelEntry, ...]:
+    """Return the named kernels, or all of them where no name is given.
+
+    Raises:
+        KernelError: no kernel has one of the names.
+
+    >>> [e.name for e in chosen(["merge_attention"])]
+    ['merge_attention']
+    """
+    return entries() if names is None else tuple(map(find, names))
 
 
 def load(place: str) -> Any:

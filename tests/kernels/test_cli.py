@@ -88,6 +88,18 @@ def test_mistakes_leave_with_two_and_one_message(words, message):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    "words", [["check", "flash"], ["compile", "flash"], ["tune", "flash"], ["campaign", "--out", "/no/x.csv"]]
+)
+def test_a_mistake_is_told_before_torch_is_loaded(words):
+    code = (
+        "import sys\nfrom validation.cli import app\n"
+        f"try: app(['kernels', *{words!r}])\n"
+        "except SystemExit as end: sys.exit(9 if 'torch' in sys.modules else end.code)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
+
+
 def test_front_door_and_face_load_neither_torch_nor_triton():
     code = (
         "import sys, kernels, kernels.cli, kernels.registry; kernels.registry.entries();"
