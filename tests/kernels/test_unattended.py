@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +42,15 @@ def work(path, how, *, minutes):
         unattended.note_running(path, None)
     return 0
 
+def lingers(path, *, minutes):
+    """Writes its own number, then a line now and then for a minute, as a case after the other."""
+    path.write_text(f"{os.getpid()}\\n")
+    for _ in range(600):
+        time.sleep(0.1)
+        with path.open("a") as file:
+            file.write("row\\n")
+    return 0
+
 def stillborn(path, *, minutes):
     raise SystemExit(3)
 
@@ -68,6 +81,29 @@ def test_a_case_that_takes_its_process_along_is_recorded_and_the_next_follows(
     assert [k[0] for k in failed] == ["bad"]
     assert words in failed[worker.key("bad")]
     assert not unattended.marker(path).exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_goes_on_measuring_behind_a_campaign_that_was_stopped(worker, tmp_path, how):
+    """Whatever ends the one who watches, a second campaign on the same table must find the device free."""
+    path = tmp_path / "rows.csv"
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from pathlib import Path; import faulty_device;"
+        "from kernels import unattended;"
+        "unattended.supervise(faulty_device.lingers, Path(sys.argv[1]), minutes=2.0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: path.exists() and path.read_text().count("\n") > 2)
+        process.send_signal(how)
+    child = int(path.read_text().split()[0])
+    wait_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def wait_for(condition, *, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.05)
 
 
 def test_a_process_that_dies_before_its_first_case_is_no_case_s_fault(worker, tmp_path):
