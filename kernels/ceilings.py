@@ -62,10 +62,10 @@ def spin(out_ptr, spins):
     tl.store(out_ptr + 2, value.to(tl.int64))
 
 
-def keep_busy() -> None:
-    """Queue about two milliseconds of one thread block's work, behind which launches can gather."""
+def keep_busy(spins: int) -> None:
+    """Queue so much of one thread block's work, behind which launches can gather; see `LEAD_SPINS`."""
     out = torch.empty(3, dtype=torch.int64, device="cuda")
-    spin[(1,)](out, LEAD_SPINS, num_warps=1)
+    spin[(1,)](out, spins, num_warps=1)
 
 
 def clock_hz() -> float:

@@ -78,6 +78,18 @@ def test_a_peer_that_is_wrong_is_not_timed(monkeypatch, capsys):
     assert "natten: relative error" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("how", [TypeError("unexpected keyword"), ValueError("no such layout"), AssertionError()])
+def test_a_peer_of_another_version_is_left_out_with_a_word(monkeypatch, capsys, how):
+    def other(q, k, v, *, kernel_size):
+        raise how
+
+    module(monkeypatch, "natten", na2d=other)
+    problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
+    rows = bench_cuda.measure(problem, on="cpu", budget_s=0.0, clock=lambda call: 1.0)
+    assert [r.implementation for r in rows] == ["triton"]
+    assert "natten is left out" in capsys.readouterr().err
+
+
 def test_our_own_kernel_must_be_right():
     problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
     tensors = bench_cuda.rotating(problem, "cpu")[0]
