@@ -129,7 +129,20 @@ def compile_build(build: Build, target: str) -> Resources:
     Raises:
         KernelError: Triton is absent or was loaded as an interpreter, or the compiler refuses.
     """
+    return _resources(build, target, *_compiled(build, target_number(target)))
+
+
+def compile_fitting(build: Build, target: str) -> Resources | None:
+    """Return what the compiler makes of one build, or None where registers spill; such a one is not disassembled.
+
+    Raises:
+        KernelError: as `compile_build`.
+    """
     done, version = _compiled(build, target_number(target))
+    return None if usage(done.asm["cubin"])[1] else _resources(build, target, done, version)
+
+
+def _resources(build: Build, target: str, done: Any, version: str) -> Resources:
     registers, stack_bytes = usage(done.asm["cubin"])
     text = _read(done.asm["cubin"], "nvdisasm", "-c")
     return Resources(

@@ -30,7 +30,15 @@ GATE_ROWS = 256
 LONGER_LEADS = (4 * ceilings.LEAD_SPINS, 16 * ceilings.LEAD_SPINS)
 # How another package says that it cannot do what it is asked, or not with these words: a peer is no part of ours, and
 # its next version may take other arguments.
-PEER_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, ImportError, AssertionError, triton.TritonError)
+PEER_ERRORS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    triton.TritonError,
+)
 
 
 def settings(*, quick: bool) -> Iterator[Problem]:

@@ -60,6 +60,7 @@ class KernelEntry:
         inputs: makes the tensors of a case.
         outputs: names of what launcher and reference return.
         build: makes one specialisation of a given tile; empty where another entry's serve.
+        shares: "kernel/variant" whose build and tile this one takes.
         variants: the specialisations that are shipped, and the launcher's options that run each.
         head_dims: for which they are shipped; 0 where there are no heads.
         choices: the tiles among which the kernel is tuned.
@@ -74,6 +75,7 @@ class KernelEntry:
     inputs: str
     outputs: tuple[str, ...]
     build: str = ""
+    shares: str = ""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     head_dims: tuple[int, ...] = (64, 128, 256)
     choices: Choices = Choices()
@@ -148,6 +150,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 reference="reference:linear_attention_gradients",
                 inputs="inputs:linear",
                 outputs=("DQ", "DK", "DV"),
+                shares="linear_attention/reversed",
             ),
             KernelEntry(
                 name="neighborhood_attention",

@@ -78,7 +78,9 @@ def test_a_peer_that_is_wrong_is_not_timed(monkeypatch, capsys):
     assert "natten: relative error" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", [TypeError("unexpected keyword"), ValueError("no such layout"), AssertionError()])
+@pytest.mark.parametrize(
+    "how", [TypeError("unexpected keyword"), ValueError("no such layout"), AssertionError()]
+)
 def test_a_peer_of_another_version_is_left_out_with_a_word(monkeypatch, capsys, how):
     def other(q, k, v, *, kernel_size):
         raise how

@@ -289,7 +289,7 @@ def launch():
 
 
 def test_the_state_of_a_gpu_is_read_while_it_works(monkeypatch, tmp_path):
-    """A slow nvidia-smi that answers only when it has seen the call at work for a while, as a real one takes its time."""
+    """A slow nvidia-smi: it answers only when it has seen the call at work for a while."""
     seen = tmp_path / "seen"
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
