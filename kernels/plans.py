@@ -15,8 +15,8 @@ from .measurement import Setting
 LENGTHS = (4096, 16384, 1024, 8192, 2048, 32768, 65536)
 HEAD_DIMS = (128, 64)
 TOKENS = 65536
-# The unfused baseline keeps its scores in memory: longer sequences come in smaller batches of at most so many bytes, and
-# half as many again for the weights, which cards of 40 GB hold beside the tensors; then a batch is too small to matter.
+# The unfused baseline keeps its scores in memory: longer sequences come in smaller batches of at most so many bytes,
+# and half as many again for the weights, which cards of 40 GB hold beside the tensors; beyond, a batch is too small.
 MOST_UNFUSED = 8192
 MOST_SCORE_BYTES = 2**34
 # Modified scores cost the same at every length, relative to causal attention: two lengths show it.
