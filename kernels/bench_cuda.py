@@ -16,10 +16,9 @@ from einsum_cascade.errors import KernelError
 from einsum_cascade.terminal import note
 
 from . import ceilings, check, device, journal, registry, timing, unattended
-from .measurement import Measurement, Setting
+from .measurement import OURS, Measurement, Setting
 from .peers import Call, Problem, Tensors, peers
 
-OURS = "triton"
 QUICK = (1024, 4096)
 FULL = (1024, 2048, 4096, 8192, 16384)
 TOKENS = 16384

@@ -60,7 +60,7 @@ def test_what_is_kept_in_memory_fits_a_card_of_forty_gigabytes():
     """Scores of 4 bytes and weights of 2 beside four tensors; and the fused kernel is timed on the same batch."""
     every = list(campaign.plan())
     unfused = [p for p in every if p.entry == "unfused_attention"]
-    fused = {p.setting for p in every if p.entry == "flash_attention" and p.variant == "triton"}
+    fused = {p.setting for p in every if p.entry == "flash_attention" and p.variant == "triton-cascade"}
     assert {p.setting.seq for p in unfused} == {1024, 2048, 4096, 8192}
     for p in unfused:
         s = p.setting
