@@ -273,20 +273,10 @@ def neighborhood_attention(
     layout = tuple(q.shape[2:-1])
     axes = _axes(
         layout, window, stride or (1,) * rank, dilation or (1,) * rank, causal or (False,) * rank,
-        q_tile or spread(tile.block_m, layout), k_tile or spread(tile.block_n, layout),
+        q_tile or tiles.spread(tile.block_m, layout), k_tile or tiles.spread(tile.block_n, layout),
     )  # fmt: skip
     out, lse = _launch(q, k, v, axes, tile, empty)
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
-
-
-def spread(tokens: int, layout: Sequence[int]) -> tuple[int, ...]:
-    """Return a tile of that many tokens (a power of two), as near to a cube as powers of two are.
-
-    >>> spread(128, (48, 80)), spread(64, (30, 48, 80))
-    ((8, 16), (4, 4, 4))
-    """
-    bits, rank = tokens.bit_length() - 1, len(layout)
-    return tuple(2 ** ((bits + i) // rank) for i in range(rank))
 
 
 def _axes(layout: Sequence[int], *columns: Sequence[int | bool]) -> list[Axis]:
@@ -336,7 +326,7 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     rank = int(variant[0])
     sides = {}
     for side, tokens in (("Q", tile.block_m), ("K", tile.block_n)):
-        shape = (1,) * (AXES - rank) + spread(tokens, (1,) * rank)
+        shape = (1,) * (AXES - rank) + tiles.spread(tokens, (1,) * rank)
         sides |= {f"{side}{axis}": n for axis, n in zip("ZYX", shape, strict=True)}
     constants = sides | {
         "CAUSAL_Z": False, "CAUSAL_Y": False, "CAUSAL_X": False, **of_head(head_dim, WORD_BYTES[dtype]),
