@@ -246,8 +246,13 @@ def _beside_tables(tile: tiles.Tile, *, tables: int, head_dim: int) -> tiles.Til
 
     Each of them is read through shared memory as a whole tile of scores a stage, and takes registers.
     """
-    queries = min(tile.block_m, 64) if tables and head_dim > 128 else tile.block_m
-    return replace(tile, block_m=queries, stages=min(tile.stages, 2) if tables > 1 else tile.stages)
+    if not tables:
+        return tile
+    queries = min(tile.block_m, 64) if head_dim > 128 else tile.block_m
+    warps = max(tile.warps, queries // 16)
+    return replace(
+        tile, block_m=queries, warps=warps, stages=min(tile.stages, 2) if tables > 1 else tile.stages
+    )
 
 
 def _last(*tables: torch.Tensor | None, heads: int) -> int:

@@ -52,7 +52,8 @@ class _Driver:
         return self._target
 
     def get_current_device(self) -> int:
-        return 0
+        # A function keeps what was compiled for a device, and for which target: each target is a device of its own.
+        return int(self._target.arch)
 
     def get_current_stream(self, device: int) -> int:
         return device
