@@ -250,9 +250,8 @@ def _beside_tables(tile: tiles.Tile, *, tables: int, head_dim: int) -> tiles.Til
         return tile
     queries = min(tile.block_m, 64) if head_dim > 128 else tile.block_m
     warps = max(tile.warps, queries // 16)
-    return replace(
-        tile, block_m=queries, warps=warps, stages=min(tile.stages, 2) if tables > 1 else tile.stages
-    )
+    large = tables > 1 and queries * tile.block_n >= 128 * 64
+    return replace(tile, block_m=queries, warps=warps, stages=min(tile.stages, 2) if large else tile.stages)
 
 
 def _last(*tables: torch.Tensor | None, heads: int) -> int:
