@@ -70,7 +70,7 @@ def keep_busy(spins: int) -> None:
 
 
 def clock_hz() -> float:
-    """Return the SM clock of the current GPU, just after it multiplied matrices for a while; 0 where it tells no time."""
+    """Return the SM clock of the current GPU, just after it multiplied matrices; 0 where it tells no time."""
     a, b = (torch.randn(SIDE, SIDE, device="cuda").bfloat16() for _ in range(2))
     out = torch.zeros(3, dtype=torch.int64, device="cuda")
     spin[(1,)](out, SPINS, num_warps=1)
