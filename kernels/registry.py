@@ -105,11 +105,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 outputs=("AV", "LSE"),
                 build="attention:build",
-                variants={
-                    "dense": {},
-                    "causal": _CAUSAL,
-                    "causal window": _WINDOW,
-                },
+                variants={"dense": {}, "causal": _CAUSAL, "causal window": _WINDOW},
             ),
             KernelEntry(
                 name="unfused_attention",
