@@ -129,7 +129,20 @@ def compile_build(build: Build, target: str) -> Resources:
     Raises:
         KernelError: Triton is absent or was loaded as an interpreter, or the compiler refuses.
     """
+    return _resources(build, target, *_compiled(build, target_number(target)))
+
+
+def compile_fitting(build: Build, target: str) -> Resources | None:
+    """Return what the compiler makes of one build, or None where registers spill; such a one is not disassembled.
+
+    Raises:
+        KernelError: as `compile_build`.
+    """
     done, version = _compiled(build, target_number(target))
+    return None if usage(done.asm["cubin"])[1] else _resources(build, target, done, version)
+
+
+def _resources(build: Build, target: str, done: Any, version: str) -> Resources:
     registers, stack_bytes = usage(done.asm["cubin"])
     text = _read(done.asm["cubin"], "nvdisasm", "-c")
     return Resources(
@@ -240,8 +253,7 @@ def _tool(name: str, *arguments: str | Path) -> str:
 def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Build]:
     """Yield the shipped builds of the named kernels, or of all, for a target: all that tiles.csv calls compiled."""
     number = target_number(target)
-    chosen = registry.entries() if kernels is None else tuple(map(registry.find, kernels))
-    for entry in (e for e in chosen if e.build):
+    for entry in (e for e in registry.chosen(kernels) if e.build):
         make = registry.load(entry.build)
         for dtype, head_dim, variant in itertools.product(SHIPPED_DTYPES, entry.head_dims, entry.variants):
             windowed, word_bytes = "window" in variant, WORD_BYTES[dtype]

@@ -11,6 +11,7 @@ Exact: scores, maximum, denominator and numerator are float32; half types round 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import triton
@@ -216,12 +217,16 @@ def flash_attention(
     left, right = limits(causal=causal, window=window)
     # Modified scores need registers as windows do, and take their tiles.
     modified = soft_cap > 0 or any(t is not None for t in (slopes, bias, sink, factor))
-    tile = tile or tiles.choose(
-        "flash_attention",
+    tile = tile or _beside_tables(
+        tiles.choose(
+            "flash_attention",
+            head_dim=head_dim,
+            dtype=q.dtype,
+            device=q.device,
+            window=modified or left is not None,
+        ),
+        tables=(bias is not None) + (factor is not None),
         head_dim=head_dim,
-        dtype=q.dtype,
-        device=q.device,
-        window=modified or left is not None,
     )
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
     lse = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
@@ -234,6 +239,19 @@ def flash_attention(
         LAST=_last(bias, factor, heads=heads),
     )  # fmt: skip
     return out, lse
+
+
+def _beside_tables(tile: tiles.Tile, *, tables: int, head_dim: int) -> tiles.Tile:
+    """Return the shipped tile, smaller where tables by relative position take their part of an SM.
+
+    Each of them is read through shared memory as a whole tile of scores a stage, and takes registers.
+    """
+    if not tables:
+        return tile
+    queries = min(tile.block_m, 64) if head_dim > 128 else tile.block_m
+    warps = max(tile.warps, queries // 16)
+    large = tables > 1 and queries * tile.block_n >= 128 * 64
+    return replace(tile, block_m=queries, warps=warps, stages=min(tile.stages, 2) if large else tile.stages)
 
 
 def _last(*tables: torch.Tensor | None, heads: int) -> int:

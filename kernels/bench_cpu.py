@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,9 @@ BASELINE = "torch-sdpa"
 CHUNK = 64
 # What torch.compile looks for on a CPU.
 COMPILERS = ("g++", "clang++")
+# A shorter call is repeated for so long after a first one, so that it finds caches and allocator as its own last call
+# left them, and not as the larger tensors of another contender did.
+SHORTEST_S = 0.01
 # Above this the scores of the eager form no longer measure attention but the allocator.
 MOST_SCORE_BYTES = 2**28
 
@@ -214,8 +218,10 @@ def threads(count: int) -> Iterator[None]:
 
 def measure(
     setting: Setting, windows: Sequence[int], *, count: int, budget_s: float, flex: bool = False
-) -> list[Measurement]:
-    """Return one row for every contender of a size, with `count` threads.
+) -> tuple[list[Measurement], Rates]:
+    """Return one row for every contender of a size, with `count` threads, and the machine's rates meanwhile.
+
+    The rates are timed in the same rounds as the contenders: what else the machine does meets both alike.
 
     Args:
         flex: flex_attention too, which has to be compiled.
@@ -227,80 +233,125 @@ def measure(
     )  # fmt: skip
     extra = compiled_contenders(setting, windows) if flex else ()
     entered = {c.label: c for c in (*contenders(setting, windows), *extra)}
+    now = timing.own_time() if count == 1 else time.perf_counter
     with threads(count), torch.inference_mode():
         for c in entered.values():
             gate(c, tensors)
+        probes, shares = _probes(setting, count)
         times = timing.interleaved(
-            {label: lambda c=c: c.call(*tensors) for label, c in entered.items()}, budget_s=budget_s
-        )
+            {label: lambda c=c: c.call(*tensors) for label, c in entered.items()} | probes,
+            clock=functools.partial(timing.cpu_clock, now=now, shortest_s=SHORTEST_S), budget_s=budget_s,
+        )  # fmt: skip
     base = next(iter(entered))
     over = timing.ratios(times, base)
-    return [_row(c, timing.spread(times[label]), over[label], count) for label, c in entered.items()]
+    found = _rates(setting, times, shares, count=count)
+    facts = {
+        "clock": "processor time" if now is time.process_time else "wall",
+        "cpu_share": f"{found.cpu_share:.2f}",
+    }
+    rows = [_row(c, timing.spread(times[label]), over[label], count, facts) for label, c in entered.items()]
+    return rows, found
 
 
-def _row(c: Contender, s: timing.Spread, ratio: timing.Spread, count: int) -> Measurement:
+def _row(
+    c: Contender, s: timing.Spread, ratio: timing.Spread, count: int, how: Mapping[str, str]
+) -> Measurement:
     facts = {"threads": count} | device.environment("cpu")
     return Measurement(
         source=f"cascade kernels bench, commit {facts.pop('commit')}", device=device.name("cpu"), kernel=c.kernel,
         implementation=c.implementation, direction="fwd", dtype="fp32", batch=c.setting.batch, heads=c.setting.heads,
         seq_q=c.setting.seq, seq_kv=c.setting.seq, head_dim=c.setting.head_dim, causal=int(c.setting.causal),
-        extra="; ".join(filter(None, [c.remark, device.as_pairs(facts | {"threads": count})])),
-        latency_ms=s.median * 1e3, tflops=c.flops / s.median / 1e12, kv_heads=c.setting.heads, window=c.setting.window,
-        kv_dtype="fp32", power_w=None, q25_ms=s.q25 * 1e3, q75_ms=s.q75 * 1e3, rounds=s.rounds, threads=count,
-        ratio=ratio.median, ratio_q25=ratio.q25, ratio_q75=ratio.q75,
+        extra="; ".join(filter(None, [c.remark, device.as_pairs(facts | {"threads": count} | how)])),
+        latency_ms=s.median * 1e3, tflops=c.flops / s.median / 1e12, kv_heads=c.setting.kv_heads or c.setting.heads,
+        window=c.setting.window, kv_dtype="fp32", power_w=None, q25_ms=s.q25 * 1e3, q75_ms=s.q75 * 1e3,
+        rounds=s.rounds, threads=count, ratio=ratio.median, ratio_q25=ratio.q25, ratio_q75=ratio.q75,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What this CPU does in a second with a number of threads.
+    """What this CPU did in a second with a number of threads, while a size was measured.
 
     Attributes:
+        batch, heads, seq, head_dim: of that size.
         gemm_flops_per_s: float32 product of two square matrices.
-        tile_gemm_flops_per_s: products of attention's shape, [1024, 64] by [64, 1024].
-        exp_per_s: exponentials of values in cache.
-        copy_bytes_per_s: bytes read plus bytes written by a copy of 64 MiB.
+        tile_gemm_flops_per_s: the two products of a tile of PyTorch's fused attention, 256 queries by 512 keys, whose
+            scores stay in cache.
+        softmax_per_s: scores of a softmax of rows of 1024 in cache: maximum, exponential, sum and division.
+        copy_bytes_per_s: bytes read plus bytes written by a copy of as many words as the size has scores.
         cached_copy_bytes_per_s: the same for a copy of 2 MiB.
-        fresh_bytes_per_s: bytes written to memory that was just allocated, 64 MiB at a time: the system hands such
-            blocks out page by page.
+        fresh_bytes_per_s: bytes written to so much memory that was just allocated: the system hands large blocks out
+            page by page.
+        cpu_share: processor time of the square product over the time of the wall and the threads: below 1 where others
+            had the processors for the rest.
     """
 
     threads: int
+    batch: int
+    heads: int
+    seq: int
+    head_dim: int
     gemm_flops_per_s: float
     tile_gemm_flops_per_s: float
-    exp_per_s: float
+    softmax_per_s: float
     copy_bytes_per_s: float
     cached_copy_bytes_per_s: float
     fresh_bytes_per_s: float
+    cpu_share: float
 
 
-def rates(count: int, *, budget_s: float = 0.5) -> Rates:
-    """Return this CPU's own rates, measured now: the medians of interleaved rounds."""
-    square = torch.randn(1024, 1024)
-    queries, keys = torch.randn(4, 1024, 64), torch.randn(4, 64, 1024)
-    scores = torch.empty(4, 1024, 1024)
-    cached, exps = torch.randn(2**16), torch.empty(2**16)
-    source, target = torch.ones(2**24), torch.empty(2**24)
-    large_cached, cached_copy = torch.ones(2**19), torch.empty(2**19)
-    with threads(count), torch.inference_mode():
-        times = timing.interleaved(
-            {
-                "gemm": lambda: square @ square,
-                "tile": lambda: torch.matmul(queries, keys, out=scores),
-                "exp": lambda: torch.exp(cached, out=exps),
-                "copy": lambda: target.copy_(source),
-                "cached copy": lambda: cached_copy.copy_(large_cached),
-                "fresh": lambda: torch.empty(2**24).fill_(1.0),
-            },
-            budget_s=budget_s,
-        )
+SQUARE, CACHED = 1024, 2**19
+# Source: PyTorch, aten/src/ATen/native/cpu/FlashAttentionKernel.cpp, queries and keys of a tile of long sequences.
+QUERIES, KEYS, HEAD = 256, 512, 64
+ROWS, ROW = 64, 1024
+
+
+def _probes(setting: Setting, count: int) -> tuple[dict[str, Callable[[], object]], list[float]]:
+    """Return the calls that a machine's rates are read from, and a list that its share of the CPUs is added to."""
+    square = torch.randn(SQUARE, SQUARE)
+    queries, keys, values = (
+        torch.randn(count, *shape) for shape in ((QUERIES, HEAD), (HEAD, KEYS), (KEYS, HEAD))
+    )
+    scores, out = torch.empty(count, QUERIES, KEYS), torch.empty(count, QUERIES, HEAD)
+    rows, weights = torch.randn(count * ROWS, ROW), torch.empty(count * ROWS, ROW)
+    copied = _scores(setting)
+    source, target = torch.ones(copied), torch.empty(copied)
+    large_cached, cached_copy = torch.ones(CACHED), torch.empty(CACHED)
+    shares: list[float] = []
+
+    def tile() -> None:
+        torch.matmul(queries, keys, out=scores)
+        torch.matmul(scores, values, out=out)
+
+    def product() -> None:
+        wall, own = time.perf_counter(), time.process_time()
+        square @ square
+        shares.append((time.process_time() - own) / (time.perf_counter() - wall) / count)
+
+    probes: dict[str, Callable[[], object]] = {
+        "gemm": product,
+        "tile": tile,
+        "softmax": lambda: torch.softmax(rows, -1, out=weights),
+        "copy": lambda: target.copy_(source),
+        "cached copy": lambda: cached_copy.copy_(large_cached),
+        "fresh": lambda: torch.empty(copied).fill_(1.0),
+    }
+    return probes, shares
+
+
+def _scores(s: Setting) -> int:
+    return s.batch * s.heads * s.seq**2
+
+
+def _rates(s: Setting, times: Mapping[str, Sequence[float]], shares: Sequence[float], *, count: int) -> Rates:
     median = {name: timing.spread(values).median for name, values in times.items()}
     return Rates(
-        count,
-        gemm_flops_per_s=2.0 * 1024**3 / median["gemm"],
-        tile_gemm_flops_per_s=2.0 * 4 * 1024 * 1024 * 64 / median["tile"],
-        exp_per_s=2**16 / median["exp"],
-        copy_bytes_per_s=2.0 * 4 * 2**24 / median["copy"],
-        cached_copy_bytes_per_s=2.0 * 4 * 2**19 / median["cached copy"],
-        fresh_bytes_per_s=4.0 * 2**24 / median["fresh"],
-    )
+        count, s.batch, s.heads, s.seq, s.head_dim,
+        gemm_flops_per_s=2.0 * SQUARE**3 / median["gemm"],
+        tile_gemm_flops_per_s=4.0 * count * QUERIES * KEYS * HEAD / median["tile"],
+        softmax_per_s=count * ROWS * ROW / median["softmax"],
+        copy_bytes_per_s=2.0 * 4 * _scores(s) / median["copy"],
+        cached_copy_bytes_per_s=2.0 * 4 * CACHED / median["cached copy"],
+        fresh_bytes_per_s=4.0 * _scores(s) / median["fresh"],
+        cpu_share=min(1.0, timing.spread(shares).median),
+    )  # fmt: skip

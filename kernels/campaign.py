@@ -27,6 +27,8 @@ __all__ = ["Plan", "case_of", "estimate_s", "plan", "run", "within", "work"]
 # not seen before is compiled (1 to 3 seconds of a CPU, as `kernels compile` shows).
 SETUP_S = 0.4
 COMPILE_S = 2.5
+# Of a kernel's check before its first case: another specialisation or two, and a small float64 reference.
+CHECK_S = 3.0
 # What a tile kernel reaches of a plain matrix product, for a budget only. Source: Triton's forward pass on A100, H100
 # and B200 lies between 0.4 and 0.65 of it in the published tables.
 SHARE_OF_GEMM = 0.5
@@ -74,12 +76,15 @@ def within(
     """
     passed = 0.0
     seen: set[tuple[object, ...]] = set()
+    checked: set[str] = set()
     for p in plans:
         more = estimate_s(p, budget_s=budget_s, rates=rates, compiled=p.specialisation in seen)
+        more += 0.0 if p.entry in checked else CHECK_S
         if minutes is not None and passed + more > 60.0 * minutes:
             continue
         passed += more
         seen.add(p.specialisation)
+        checked.add(p.entry)
         yield p, passed
 
 

@@ -12,6 +12,11 @@ def _sizes(heads: int, seq_q: int, seq_kv: int, head_dim: int, **more: int) -> d
     return {"heads": heads, "seq_q": seq_q, "seq_kv": seq_kv, "head_dim": head_dim} | more
 
 
+# Half words in the head sizes that are common and largest; single words are checked in small ones, as few tiles of
+# large ones fit a GPU.
+_WIDE = (("fp16", 128), ("bf16", 256))
+
+
 def flash_attention() -> Iterator[Case]:
     """Yield the checks of the flash kernel."""
     odd = _sizes(2, 37, 53, 64)
@@ -21,6 +26,9 @@ def flash_attention() -> Iterator[Case]:
         yield Case(dtype, odd, {"causal": True, "window": 9})
     for head_dim in (32, 40, 128, 256):
         yield Case("bf16", _sizes(1, 19, 35, head_dim), {"causal": True})
+    for dtype, head_dim in _WIDE:
+        for mask in ({}, {"window": 6}, {"causal": True, "window": 7}):
+            yield Case(dtype, _sizes(2, 19, 27, head_dim, kv_heads=1), mask)
     yield Case("fp32", odd, {"window": 8})
     yield Case("fp32", odd, {"window": 1})
     yield Case("fp32", _sizes(1, 70, 70, 32), {"window": 21})
@@ -47,6 +55,8 @@ def unfused_attention() -> Iterator[Case]:
         for dtype in ("fp32", "bf16"):
             yield Case(dtype, _sizes(2, 37, 53, 32), {"passes": passes})
         yield Case("fp32", _sizes(2, 53, 20, 40, kv_heads=1), {"passes": passes, "causal": True})
+        for dtype, head_dim in _WIDE:
+            yield Case(dtype, _sizes(2, 19, 27, head_dim, kv_heads=1), {"passes": passes, "causal": True})
 
 
 def linear_attention() -> Iterator[Case]:
@@ -56,12 +66,16 @@ def linear_attention() -> Iterator[Case]:
     yield Case("fp32", _sizes(3, 40, 40, 40))
     yield Case("fp32", _sizes(2, 53, 53, 32, positive=True), {"normalise": True})
     yield Case("bf16", _sizes(1, 33, 33, 128, batch=2))
+    for dtype, head_dim in _WIDE:
+        yield Case(dtype, _sizes(2, 37, 37, head_dim, positive=True), {"normalise": True})
 
 
 def linear_attention_gradients() -> Iterator[Case]:
     """Yield the checks of the gradients of chunked linear attention."""
     yield Case("fp32", _sizes(2, 53, 53, 32), extras=("grad",))
     yield Case("fp32", _sizes(1, 19, 19, 40, batch=2), extras=("grad",))
+    for dtype, head_dim in (("fp16", 64), ("bf16", 128)):
+        yield Case(dtype, _sizes(2, 37, 37, head_dim), extras=("grad",))
 
 
 def neighborhood_attention() -> Iterator[Case]:
@@ -83,6 +97,16 @@ def neighborhood_attention() -> Iterator[Case]:
     yield Case(
         "fp16", on(4, 6, 7), {"window": (3, 5, 4), "stride": (1, 2, 4), "causal": (True, False, False)}
     )
+    # Everything at once: every axis strided and dilated, two of them causal, classes of unequal length.
+    yield Case(
+        "fp32", on(6, 7, 8, heads=2, batch=2),
+        {"window": (2, 2, 3), "stride": (2, 1, 3), "dilation": (2, 3, 2), "causal": (True, False, True)},
+    )  # fmt: skip
+    for dtype, head_dim in _WIDE:
+        yield Case(
+            dtype, on(9, 13, head_dim=head_dim),
+            {"window": (4, 5), "stride": (2, 3), "dilation": (2, 1), "causal": (True, False)},
+        )  # fmt: skip
 
 
 def decode_attention() -> Iterator[Case]:
@@ -92,12 +116,15 @@ def decode_attention() -> Iterator[Case]:
     yield Case("fp32", _sizes(2, 1, 20, 32), {"splits": 4})
     yield Case("bf16", _sizes(8, 3, 100, 64, kv_heads=1, batch=2), {"splits": 2})
     yield Case("fp16", _sizes(2, 1, 64, 40), {"splits": 1})
+    for dtype, head_dim in _WIDE:
+        yield Case(dtype, _sizes(4, 1, 77, head_dim, kv_heads=2), {"splits": 3})
 
 
 def merge_attention() -> Iterator[Case]:
     """Yield the checks of the merge of partial attentions."""
     yield Case("fp32", {"parts": 3, "rows": 21, "head_dim": 32})
     yield Case("bf16", {"parts": 2, "rows": 16, "head_dim": 40})
+    yield Case("fp16", {"parts": 4, "rows": 21, "head_dim": 256})
 
 
 def flash_attention_gradients() -> Iterator[Case]:
@@ -110,6 +137,9 @@ def flash_attention_gradients() -> Iterator[Case]:
     # More queries than keys: the first queries see nothing and their gradients are 0.
     yield Case("fp32", _sizes(4, 40, 21, 40, kv_heads=2), {"causal": True}, extras=("grad",))
     yield Case("bf16", _sizes(2, 33, 33, 64, kv_heads=1), {"causal": True}, extras=("grad",))
+    for dtype, head_dim in _WIDE:
+        for mask in ({}, {"window": 6}, {"causal": True, "window": 7}):
+            yield Case(dtype, _sizes(2, 19, 27, head_dim, kv_heads=1), mask, extras=("grad",))
 
 
 def prefix_attention() -> Iterator[Case]:
@@ -117,6 +147,8 @@ def prefix_attention() -> Iterator[Case]:
     for dtype in ("fp32", "fp16", "bf16"):
         yield Case(dtype, _sizes(2, 1, 53, 32, batch=2))
     yield Case("fp32", _sizes(1, 1, 17, 40))
+    for dtype, head_dim in _WIDE:
+        yield Case(dtype, _sizes(2, 1, 37, head_dim))
 
 
 def channel_attention() -> Iterator[Case]:
@@ -124,6 +156,8 @@ def channel_attention() -> Iterator[Case]:
     for dtype in ("fp32", "bf16"):
         yield Case(dtype, _sizes(2, 53, 53, 24, batch=2))
     yield Case("fp32", _sizes(1, 100, 100, 16), {"scale": 0.5})
+    for dtype, channels in (("fp16", 64), ("bf16", 128)):
+        yield Case(dtype, _sizes(2, 37, 37, channels))
 
 
 def reversed_attention() -> Iterator[Case]:
@@ -131,6 +165,8 @@ def reversed_attention() -> Iterator[Case]:
     for dtype in ("fp32", "fp16", "bf16"):
         yield Case(dtype, _sizes(2, 37, 53, 32))
     yield Case("fp32", _sizes(1, 53, 20, 40, batch=2))
+    for dtype, head_dim in _WIDE:
+        yield Case(dtype, _sizes(2, 19, 37, head_dim))
 
 
 def selected_attention() -> Iterator[Case]:
@@ -138,6 +174,8 @@ def selected_attention() -> Iterator[Case]:
     yield Case("fp32", _sizes(4, 9, 70, 32, kv_heads=2, picks=3))
     yield Case("fp32", _sizes(1, 20, 33, 40, batch=2), {"causal": False})
     yield Case("bf16", _sizes(6, 7, 64, 64, kv_heads=2))
+    for dtype, head_dim in _WIDE:
+        yield Case(dtype, _sizes(4, 9, 70, head_dim, kv_heads=2, picks=3))
 
 
 def landmark_attention() -> Iterator[Case]:
@@ -148,8 +186,8 @@ def landmark_attention() -> Iterator[Case]:
     yield Case("fp32", _sizes(4, 33, 33, 64, kv_heads=2), {"period": 2})
     # One block holds everything: plain causal attention, but for the landmark that nobody reaches.
     yield Case("fp32", _sizes(1, 20, 20, 32), {"period": 40})
-    for head_dim in (128, 256):
-        yield Case("bf16", _sizes(1, 35, 35, head_dim), {"period": 16})
+    for dtype, head_dim in (*_WIDE, ("bf16", 128)):
+        yield Case(dtype, _sizes(2, 35, 35, head_dim, kv_heads=1), {"period": 16})
 
 
 def softplus_attention() -> Iterator[Case]:
@@ -157,8 +195,8 @@ def softplus_attention() -> Iterator[Case]:
     for dtype in ("fp32", "fp16", "bf16"):
         yield Case(dtype, _sizes(2, 53, 53, 32))
     yield Case("fp32", _sizes(4, 20, 37, 40, kv_heads=2, batch=2))
-    for head_dim in (128, 256):
-        yield Case("bf16", _sizes(1, 35, 35, head_dim))
+    for dtype, head_dim in (*_WIDE, ("bf16", 128)):
+        yield Case(dtype, _sizes(2, 35, 35, head_dim, kv_heads=1))
 
 
 def reweighted_attention() -> Iterator[Case]:
@@ -168,8 +206,8 @@ def reweighted_attention() -> Iterator[Case]:
     yield Case("fp32", _sizes(4, 20, 37, 40, kv_heads=2, batch=2))
     for power in (1, 2, 7):
         yield Case("fp32", _sizes(1, 33, 33, 32), {"power": power})
-    for head_dim in (128, 256):
-        yield Case("bf16", _sizes(1, 35, 35, head_dim))
+    for dtype, head_dim in (*_WIDE, ("bf16", 128)):
+        yield Case(dtype, _sizes(2, 35, 35, head_dim, kv_heads=1))
 
 
 def neural_memory() -> Iterator[Case]:
@@ -179,6 +217,8 @@ def neural_memory() -> Iterator[Case]:
     yield Case("fp32", _sizes(1, 70, 70, 40, batch=2), {"chunk": 32})
     yield Case("fp32", _sizes(1, 20, 20, 64), {"chunk": 64})
     yield Case("bf16", _sizes(1, 35, 35, 128), {"chunk": 16})
+    for dtype, head_dim in _WIDE:
+        yield Case(dtype, _sizes(1, 21, 21, head_dim), {"chunk": 16})
 
 
 def _image(channels: int, height: int, width: int, **more: int) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def spin(out_ptr, spins):
     nano = tl.inline_asm_elementwise(
         "mov.u64 $0, %globaltimer;", "=l", [], dtype=tl.int64, is_pure=False, pack=1
     )
-    value = 1.0
+    # From a number that only the launch knows: a loop over constants is folded away, and nothing would be waited for.
+    value = spins * 1.0
     for _ in range(0, spins):
         value = value * 0.999 + 0.001
     last_cycle = tl.inline_asm_elementwise(
@@ -62,14 +63,14 @@ def spin(out_ptr, spins):
     tl.store(out_ptr + 2, value.to(tl.int64))
 
 
-def keep_busy() -> None:
-    """Queue about two milliseconds of one thread block's work, behind which launches can gather."""
+def keep_busy(spins: int) -> None:
+    """Queue so much of one thread block's work, behind which launches can gather; see `LEAD_SPINS`."""
     out = torch.empty(3, dtype=torch.int64, device="cuda")
-    spin[(1,)](out, LEAD_SPINS, num_warps=1)
+    spin[(1,)](out, spins, num_warps=1)
 
 
 def clock_hz() -> float:
-    """Return the SM clock of the current GPU, just after it multiplied matrices for a while."""
+    """Return the SM clock of the current GPU, just after it multiplied matrices; 0 where it tells no time."""
     a, b = (torch.randn(SIDE, SIDE, device="cuda").bfloat16() for _ in range(2))
     out = torch.zeros(3, dtype=torch.int64, device="cuda")
     spin[(1,)](out, SPINS, num_warps=1)
@@ -77,7 +78,7 @@ def clock_hz() -> float:
         a @ b
     spin[(1,)](out, SPINS, num_warps=1)
     cycles, nanoseconds, _ = out.tolist()
-    return 1e9 * cycles / nanoseconds
+    return 1e9 * cycles / nanoseconds if nanoseconds > 0 else 0.0
 
 
 def measure(*, budget_s: float) -> tuple[Ceilings, Mapping[str, timing.Spread]]:

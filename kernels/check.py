@@ -106,8 +106,9 @@ def run(
     """
     from .device import resolve
 
+    # A wrong name is told at once, before torch is loaded.
+    chosen = registry.chosen(names)
     device = resolve(device)
-    chosen = registry.entries() if names is None else tuple(map(registry.find, names))
     work = [(entry, case) for entry in chosen for case in registry.load(entry.cases)()]
     return tuple(_attempt(entry, case, device) for entry, case in progress(work))
 

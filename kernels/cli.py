@@ -222,14 +222,16 @@ def campaign(
     json: Json = False,
 ) -> None:
     """Measure every kernel, length, head size and mask on the GPU, the most valuable first; resumable."""
+    from .measurement import check_writable
+
+    check_writable(out)
+
     from .campaign import plan, run, within, work
     from .device import commit, resolve
     from .journal import done, failed_path, failures
-    from .measurement import check_writable
     from .report import plan_rows
     from .unattended import supervise
 
-    check_writable(out)
     plans = list(plan(lengths=(64,), head_dims=(16,), tokens=64) if tiny else plan())
     if plan_only:
         chosen = list(within(plans, minutes=minutes))

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -60,8 +61,12 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def environment(device: str) -> dict[str, str]:
-    """Return what a measurement must carry to be believed: versions, commit, and for a GPU driver and clocks."""
+def environment(device: str, *, meanwhile: Callable[[], object] | None = None) -> dict[str, str]:
+    """Return what a measurement must carry to be believed: versions, commit, and for a GPU driver and clocks.
+
+    Args:
+        meanwhile: see `gpu_state`.
+    """
     facts = {
         "torch": _version("torch"),
         "triton": _version("triton"),
@@ -74,26 +79,33 @@ def environment(device: str) -> dict[str, str]:
 
         facts |= {"threads": str(torch.get_num_threads()), "simd": torch.backends.cpu.get_cpu_capability()}
         return facts
-    return facts | gpu_state(gpu=_identifier())
+    return facts | gpu_state(gpu=_identifier(), meanwhile=meanwhile)
 
 
-def under_load(call: Callable[[], object], device: str, *, busy_s: float = 0.1) -> dict[str, str]:
+def under_load(call: Callable[[], object], device: str, *, piece_s: float = 0.02) -> dict[str, str]:
     """Return the environment with the clocks and the power of a GPU while it is busy with a call.
 
     Args:
-        busy_s: launches are queued for about this long before the state is read.
+        piece_s: the call is launched for about this long at a time, until nvidia-smi has answered: the answer takes
+            from some tens of milliseconds to a second.
     """
-    if device == "cuda":
-        import torch
+    if device == "cpu":
+        return environment(device)
+    import torch
 
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        for _ in range(max(1, min(1000, int(busy_s / max(begin.elapsed_time(end) / 1e3, 1e-6))))):
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    launches = max(1, min(1000, int(piece_s / max(begin.elapsed_time(end) / 1e3, 1e-6))))
+
+    def work() -> None:
+        for _ in range(launches):
             call()
-    return environment(device)
+        torch.cuda.synchronize()
+
+    return environment(device, meanwhile=work)
 
 
 @functools.cache
@@ -133,11 +145,15 @@ _QUERY = {
 }
 
 
-def gpu_state(*, gpu: str = "0") -> dict[str, str]:
+def gpu_state(
+    *, gpu: str = "0", meanwhile: Callable[[], object] | None = None, limit_s: float = 10.0
+) -> dict[str, str]:
     """Return driver, clocks, power and temperature of a GPU now; "unknown" for what nvidia-smi does not tell.
 
     Args:
         gpu: index or "GPU-..." identifier.
+        meanwhile: called again and again until nvidia-smi has answered, so that it sees the GPU at work.
+        limit_s: nvidia-smi is given up after this long.
     """
     unknown = dict.fromkeys(_QUERY, "unknown")
     tool = shutil.which("nvidia-smi")
@@ -145,13 +161,24 @@ def gpu_state(*, gpu: str = "0") -> dict[str, str]:
         return unknown
     words = [tool, f"--query-gpu={','.join(_QUERY.values())}", "--format=csv,noheader,nounits", f"--id={gpu}"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=10.0)
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
         return unknown
-    if done.returncode:
+    with process:
+        deadline = time.monotonic() + limit_s
+        while process.poll() is None and time.monotonic() < deadline:
+            (meanwhile or _wait)()
+        # Nothing happens to one that has ended.
+        process.kill()
+        said, _ = process.communicate()
+    if process.returncode:
         return unknown
-    values = [v.strip() for v in done.stdout.strip().split(",")]
+    values = [v.strip() for v in said.strip().split(",")]
     return unknown | {n: v for n, v in zip(_QUERY, values, strict=False) if v and not v.startswith("[")}
+
+
+def _wait() -> None:
+    time.sleep(0.01)
 
 
 @functools.cache

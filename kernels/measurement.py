@@ -14,6 +14,9 @@ from .masks import visible_pairs
 if TYPE_CHECKING:
     import pandas as pd
 
+# How our own kernels are called in the column `implementation`: tables of other people call theirs "triton", and those
+# have other tiles. Words after it tell what distinguishes a case.
+OURS = "triton-cascade"
 COLUMNS = (
     "source", "device", "kernel", "implementation", "direction", "dtype", "batch", "heads", "seq_q", "seq_kv",
     "head_dim", "causal", "extra", "latency_ms", "tflops", "kv_heads", "window", "kv_dtype", "power_w",

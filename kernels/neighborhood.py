@@ -10,6 +10,7 @@ Exact: scores, maximum, denominator and numerator are float32; half types round 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -161,30 +162,34 @@ class Axis:
         """Tiles of a size that hold the longest dilation class."""
         return -(-self.longest_class // size)
 
-    def dense(self) -> bool:
-        """Tell whether every pair of every visited tile is visible, in every dilation class.
 
-        Query padding does not matter; key padding counts as invisible.
-        """
-        return all(self._dense_class(-(-(self.length - g) // self.dilation)) for g in range(self.dilation))
+@functools.cache
+def dense(axis: Axis) -> bool:
+    """Tell whether every pair of every visited tile is visible, in every dilation class.
 
-    def _dense_class(self, n: int) -> bool:
-        index = torch.arange(n)
-        if self.causal:
-            first = (
-                (index // self.stride * self.stride + self.stride - 1).clamp_max(n - 1) - self.window + 1
-            ).clamp_min(0)
-            last = index + 1
-        else:
-            leader = (index // self.stride * self.stride + self.stride // 2).clamp_max(n - 1)
-            first = (leader - self.window // 2).clamp(0, max(n - self.window, 0))
-            last = first + self.window
-        tile = index // self.q_tile
-        starts = first[index % self.q_tile == 0][tile]
-        ends = last[((tile + 1) * self.q_tile - 1).clamp_max(n - 1)]
-        low = starts // self.k_tile * self.k_tile
-        high = -(-ends // self.k_tile) * self.k_tile
-        return bool(((first <= low) & (last.clamp_max(n) >= high)).all())
+    Query padding does not matter; key padding counts as invisible. Kept, as every launch asks.
+    """
+    classes = (-(-(axis.length - g) // axis.dilation) for g in range(axis.dilation))
+    return all(_dense_class(axis, n) for n in classes)
+
+
+def _dense_class(axis: Axis, n: int) -> bool:
+    index = torch.arange(n)
+    if axis.causal:
+        first = (
+            (index // axis.stride * axis.stride + axis.stride - 1).clamp_max(n - 1) - axis.window + 1
+        ).clamp_min(0)
+        last = index + 1
+    else:
+        leader = (index // axis.stride * axis.stride + axis.stride // 2).clamp_max(n - 1)
+        first = (leader - axis.window // 2).clamp(0, max(n - axis.window, 0))
+        last = first + axis.window
+    tile = index // axis.q_tile
+    starts = first[index % axis.q_tile == 0][tile]
+    ends = last[((tile + 1) * axis.q_tile - 1).clamp_max(n - 1)]
+    low = starts // axis.k_tile * axis.k_tile
+    high = -(-ends // axis.k_tile) * axis.k_tile
+    return bool(((first <= low) & (last.clamp_max(n) >= high)).all())
 
 
 def permute(tokens: torch.Tensor, axes: Sequence[Axis], shape: Sequence[int]) -> torch.Tensor:
@@ -268,20 +273,10 @@ def neighborhood_attention(
     layout = tuple(q.shape[2:-1])
     axes = _axes(
         layout, window, stride or (1,) * rank, dilation or (1,) * rank, causal or (False,) * rank,
-        q_tile or spread(tile.block_m, layout), k_tile or spread(tile.block_n, layout),
+        q_tile or tiles.spread(tile.block_m, layout), k_tile or tiles.spread(tile.block_n, layout),
     )  # fmt: skip
     out, lse = _launch(q, k, v, axes, tile, empty)
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
-
-
-def spread(tokens: int, layout: Sequence[int]) -> tuple[int, ...]:
-    """Return a tile of that many tokens (a power of two), as near to a cube as powers of two are.
-
-    >>> spread(128, (48, 80)), spread(64, (30, 48, 80))
-    ((8, 16), (4, 4, 4))
-    """
-    bits, rank = tokens.bit_length() - 1, len(layout)
-    return tuple(2 ** ((bits + i) // rank) for i in range(rank))
 
 
 def _axes(layout: Sequence[int], *columns: Sequence[int | bool]) -> list[Axis]:
@@ -317,7 +312,7 @@ def _launch(
         *(a.tiles(a.k_tile) for a in axes),
         **dict(zip(("QZ", "QY", "QX", "KZ", "KY", "KX"), (*q_shape, *k_shape), strict=True)),
         **{f"CAUSAL_{n}": a.causal for n, a in zip("ZYX", axes, strict=True)}, **of_head(head_dim, q.dtype.itemsize),
-        MASKED=not all(a.dense() for a in axes),
+        MASKED=not all(map(dense, axes)),
     )  # fmt: skip
     return unpermute(out, axes, q_shape, batch=batch), unpermute(lse, axes, q_shape, batch=batch)
 
@@ -331,7 +326,7 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     rank = int(variant[0])
     sides = {}
     for side, tokens in (("Q", tile.block_m), ("K", tile.block_n)):
-        shape = (1,) * (AXES - rank) + spread(tokens, (1,) * rank)
+        shape = (1,) * (AXES - rank) + tiles.spread(tokens, (1,) * rank)
         sides |= {f"{side}{axis}": n for axis, n in zip("ZYX", shape, strict=True)}
     constants = sides | {
         "CAUSAL_Z": False, "CAUSAL_Y": False, "CAUSAL_X": False, **of_head(head_dim, WORD_BYTES[dtype]),

@@ -52,7 +52,8 @@ class _Driver:
         return self._target
 
     def get_current_device(self) -> int:
-        return 0
+        # A function keeps what was compiled for a device, and for which target: each target is a device of its own.
+        return int(self._target.arch)
 
     def get_current_stream(self, device: int) -> int:
         return device
@@ -126,6 +127,5 @@ def run(
         KernelError: no such kernel or target.
     """
     aot.target_number(target)
-    chosen = registry.entries() if names is None else tuple(map(registry.find, names))
-    work = [(entry, case) for entry in chosen for case in registry.load(entry.cases)()]
+    work = [(entry, case) for entry in registry.chosen(names) for case in registry.load(entry.cases)()]
     return tuple((e.name, c.label, launches(e, c, target=target)) for e, c in progress(work))

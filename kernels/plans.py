@@ -9,14 +9,16 @@ from typing import Any
 
 from einsum_cascade.errors import KernelError, nearest
 
-from .measurement import Setting
+from .measurement import OURS, Setting
 
 # The most valuable first: the lengths of common models, then what shows waves, then what shows the limits.
 LENGTHS = (4096, 16384, 1024, 8192, 2048, 32768, 65536)
 HEAD_DIMS = (128, 64)
 TOKENS = 65536
-# Beyond this the scores of the unfused baseline alone would fill most cards.
+# The unfused baseline keeps its scores in memory: longer sequences come in smaller batches of at most so many bytes,
+# and half as many again for the weights, which cards of 40 GB hold beside the tensors; beyond, a batch is too small.
 MOST_UNFUSED = 8192
+MOST_SCORE_BYTES = 2**34
 # Modified scores cost the same at every length, relative to causal attention: two lengths show it.
 MODIFIED = (4096, 16384)
 CHUNK = 64
@@ -28,8 +30,8 @@ class Plan:
 
     Attributes:
         entry: name in the registry.
-        variant: the implementation column: "triton" and what distinguishes it.
-        direction: "fwd" or "bwd".
+        variant: the implementation column: `measurement.OURS` and what distinguishes it.
+        direction: "fwd", "bwd" or "fwdbwd", both one after the other.
         flops: useful operations of one call.
         bytes: that one call reads and writes at least.
         sizes, extras: arguments of the entry's input maker.
@@ -118,12 +120,12 @@ def _attention(dense: Setting) -> Iterator[Plan]:
             continue
         s = replace(dense, causal=causal, window=window)
         options: dict[str, Any] = {"causal": causal, "window": window}
-        yield Plan("flash_attention", "triton", "fwd", s, s.flops, _bytes(s), sizes, options)
+        yield Plan("flash_attention", OURS, "fwd", s, s.flops, _bytes(s), sizes, options)
         # The gradients' five products and the forward pass's two, which is run for what it saves.
         yield Plan(
             "flash_attention_gradients",
-            "triton",
-            "fwd+bwd",
+            OURS,
+            "fwdbwd",
             s,
             3.5 * s.flops,
             _bytes(s, 12),
@@ -132,11 +134,22 @@ def _attention(dense: Setting) -> Iterator[Plan]:
             ("grad",),
         )
     if dense.seq <= MOST_UNFUSED:
-        scores = 4.0 * dense.batch * dense.heads * dense.seq**2
-        for passes in (3, 2):
-            moved = _bytes(dense) + scores * (6 if passes == 3 else 3)
-            yield Plan("unfused_attention", f"triton {passes}-pass", "fwd", dense, dense.flops, moved, sizes,
-                       {"passes": passes})  # fmt: skip
+        yield from _unfused(dense)
+
+
+def _unfused(dense: Setting) -> Iterator[Plan]:
+    """Three passes and two over scores in memory, and where that takes a smaller batch, the fused kernel on it too."""
+    most = MOST_SCORE_BYTES // (4 * dense.heads * dense.seq**2)
+    s = replace(dense, batch=max(1, min(dense.batch, most)))
+    sizes = _sizes(s)
+    if s != dense:
+        yield Plan("flash_attention", OURS, "fwd", s, s.flops, _bytes(s), sizes, {"causal": False})
+    scores = 4.0 * s.batch * s.heads * s.seq**2
+    for passes in (3, 2):
+        # Written by the product, read by each sweep; with three passes half-size weights are written and read besides.
+        moved = _bytes(s) + scores * (5 if passes == 3 else 3)
+        yield Plan("unfused_attention", f"{OURS} {passes}-pass", "fwd", s, s.flops, moved, sizes,
+                   {"passes": passes})  # fmt: skip
 
 
 def _modified(dense: Setting) -> Iterator[Plan]:
@@ -148,10 +161,10 @@ def _modified(dense: Setting) -> Iterator[Plan]:
         ("sink", {}, ("sink",)),
         ("toeplitz", {}, ("bias", "factor")),
     ):
-        yield Plan("flash_attention", f"triton {words}", "fwd", causal, causal.flops, _bytes(causal), _sizes(dense),
+        yield Plan("flash_attention", f"{OURS} {words}", "fwd", causal, causal.flops, _bytes(causal), _sizes(dense),
                    {"causal": True} | options, extras)  # fmt: skip
     grouped = replace(causal, kv_heads=max(1, dense.heads // 4))
-    yield Plan("flash_attention", "triton grouped-query", "fwd", grouped, grouped.flops, _bytes(grouped),
+    yield Plan("flash_attention", f"{OURS} grouped-query", "fwd", grouped, grouped.flops, _bytes(grouped),
                _sizes(grouped), {"causal": True})  # fmt: skip
 
 
@@ -162,30 +175,26 @@ def _operators(dense: Setting) -> Iterator[Plan]:
     one_token = 4.0 * tokens * dense.head_dim
     chunked = one_token * (dense.head_dim + CHUNK)
     tiny = dense.seq < CHUNK * 2
-    yield Plan("linear_attention", "triton", "fwd", s, chunked, _bytes(s), sizes)
+    yield Plan("linear_attention", OURS, "fwd", s, chunked, _bytes(s), sizes)
+    yield Plan("linear_attention_gradients", OURS, "bwd", s, 3 * chunked, _bytes(s, 12), sizes, {}, ("grad",))
+    yield Plan("neural_memory", OURS, "fwd", s, 2 * chunked, _bytes(s), sizes, {"chunk": 16})
+    yield Plan("prefix_attention", OURS, "fwd", s, one_token, _bytes(s, 3), sizes)
+    yield Plan("softplus_attention", OURS, "fwd", s, s.flops, _bytes(s), sizes)
+    yield Plan("reweighted_attention", OURS, "fwd", s, 1.5 * s.flops, _bytes(s, 6), sizes)
     yield Plan(
-        "linear_attention_gradients", "triton", "bwd", s, 3 * chunked, _bytes(s, 12), sizes, {}, ("grad",)
+        "landmark_attention", OURS, "fwd", s, s.flops, _bytes(s), sizes, {"period": 16 if tiny else CHUNK}
     )
-    yield Plan("neural_memory", "triton", "fwd", s, 2 * chunked, _bytes(s), sizes, {"chunk": 16})
-    yield Plan("prefix_attention", "triton", "fwd", s, one_token, _bytes(s, 3), sizes)
-    yield Plan("softplus_attention", "triton", "fwd", s, s.flops, _bytes(s), sizes)
-    yield Plan("reweighted_attention", "triton", "fwd", s, 1.5 * s.flops, _bytes(s, 6), sizes)
-    yield Plan(
-        "landmark_attention", "triton", "fwd", s, s.flops, _bytes(s), sizes, {"period": 16 if tiny else CHUNK}
-    )
-    yield Plan("reversed_attention", "triton", "fwd", dense, 1.5 * dense.flops, _bytes(dense, 6), sizes)
+    yield Plan("reversed_attention", OURS, "fwd", dense, 1.5 * dense.flops, _bytes(dense, 6), sizes)
     few = replace(s, kv_heads=max(1, dense.heads // 4))
-    yield Plan("decode_attention", "triton split-kv", "fwd", few, one_token, _bytes(s, 0.5), _sizes(few) | {"seq_q": 1},
-               {"splits": 16})  # fmt: skip
+    yield Plan("decode_attention", f"{OURS} split-kv", "fwd", few, one_token, _bytes(s, 0.5),
+               _sizes(few) | {"seq_q": 1}, {"splits": 16})  # fmt: skip
     picks = min(16, dense.seq // 64 or 1)
-    yield Plan("selected_attention", "triton", "fwd", few, one_token * picks * 64, _bytes(few, 2 + picks * 16),
+    yield Plan("selected_attention", OURS, "fwd", few, one_token * picks * 64, _bytes(few, 2 + picks * 16),
                _sizes(few) | {"picks": picks, "block": 64 if not tiny else 16},
                {"block": 64 if not tiny else 16})  # fmt: skip
     yield from _neighborhoods(dense)
     if dense.head_dim <= 128:
-        yield Plan(
-            "channel_attention", "triton", "fwd", dense, one_token * dense.head_dim, _bytes(dense), sizes
-        )
+        yield Plan("channel_attention", OURS, "fwd", dense, one_token * dense.head_dim, _bytes(dense), sizes)
 
 
 def _neighborhoods(dense: Setting) -> Iterator[Plan]:
@@ -195,7 +204,7 @@ def _neighborhoods(dense: Setting) -> Iterator[Plan]:
         flops = 4.0 * dense.batch * dense.heads * dense.head_dim * dense.seq * math.prod(window)
         # Tokens are permuted before and after.
         sizes = {"layout": layout, "heads": dense.heads, "head_dim": dense.head_dim, "batch": dense.batch}
-        yield Plan("neighborhood_attention", f"triton {rank}-D", "fwd", dense, flops, _bytes(dense, 12), sizes,
+        yield Plan("neighborhood_attention", f"{OURS} {rank}-D", "fwd", dense, flops, _bytes(dense, 12), sizes,
                    {"window": window})  # fmt: skip
 
 
@@ -213,7 +222,7 @@ def _gates(dense: Setting) -> Iterator[Plan]:
         ("squeeze_excite_gate", {"reduced": channels // 16}, {}, ("layers",)),
         ("efficient_local_gate", {"taps": 7}, {"groups": 16}, ("strips",)),
     ):
-        yield Plan(entry, "triton", "fwd", s, 0.0, moved, sizes | more, options, extras)
+        yield Plan(entry, OURS, "fwd", s, 0.0, moved, sizes | more, options, extras)
 
 
 def _layout(seq: int, rank: int) -> tuple[int, ...]:

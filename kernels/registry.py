@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -60,6 +60,7 @@ class KernelEntry:
         inputs: makes the tensors of a case.
         outputs: names of what launcher and reference return.
         build: makes one specialisation of a given tile; empty where another entry's serve.
+        shares: "kernel/variant" whose build and tile this one takes.
         variants: the specialisations that are shipped, and the launcher's options that run each.
         head_dims: for which they are shipped; 0 where there are no heads.
         choices: the tiles among which the kernel is tuned.
@@ -74,6 +75,7 @@ class KernelEntry:
     inputs: str
     outputs: tuple[str, ...]
     build: str = ""
+    shares: str = ""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     head_dims: tuple[int, ...] = (64, 128, 256)
     choices: Choices = Choices()
@@ -103,11 +105,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 outputs=("AV", "LSE"),
                 build="attention:build",
-                variants={
-                    "dense": {},
-                    "causal": _CAUSAL,
-                    "causal window": _WINDOW,
-                },
+                variants={"dense": {}, "causal": _CAUSAL, "causal window": _WINDOW},
             ),
             KernelEntry(
                 name="unfused_attention",
@@ -148,6 +146,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 reference="reference:linear_attention_gradients",
                 inputs="inputs:linear",
                 outputs=("DQ", "DK", "DV"),
+                shares="linear_attention/reversed",
             ),
             KernelEntry(
                 name="neighborhood_attention",
@@ -370,6 +369,18 @@ def find(name: str) -> KernelEntry:
     if name not in _ENTRIES:
         raise KernelError(f"kernel '{name}': {nearest(name, _ENTRIES)}")
     return _ENTRIES[name]
+
+
+def chosen(names: Iterable[str] | None) -> tuple[KernelEntry, ...]:
+    """Return the named kernels, or all of them where no name is given.
+
+    Raises:
+        KernelError: no kernel has one of the names.
+
+    >>> [e.name for e in chosen(["merge_attention"])]
+    ['merge_attention']
+    """
+    return entries() if names is None else tuple(map(find, names))
 
 
 def load(place: str) -> Any:

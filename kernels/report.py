@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import sass
+from .measurement import OURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,7 +195,6 @@ def bench_document(measured: pd.DataFrame) -> dict[str, Any]:
 
 _PROBLEM = ("kernel", "direction", "dtype", "batch", "heads", "kv_heads", "seq_q", "seq_kv", "head_dim", "causal",
             "window")  # fmt: skip
-OURS = "triton"
 
 
 def standing(measured: pd.DataFrame) -> list[dict[str, Any]]:

@@ -45,8 +45,7 @@ class Wanted:
 
 def wanted(targets: Iterable[str], *, kernels: Iterable[str] | None = None) -> Iterator[Wanted]:
     """Yield the rows of the named kernels, or of all: each head size and word, and windows where a kernel has them."""
-    chosen = registry.entries() if kernels is None else tuple(map(registry.find, kernels))
-    for entry, dtype, target in itertools.product(chosen, SHIPPED_DTYPES, targets):
+    for entry, dtype, target in itertools.product(registry.chosen(kernels), SHIPPED_DTYPES, targets):
         if entry.build:
             windows = sorted({"window" in variant for variant in entry.variants})
             yield from (Wanted(entry.name, target, d, dtype, w) for d in entry.head_dims for w in windows)

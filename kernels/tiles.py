@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -51,6 +52,16 @@ def is_legal(block_m: int, block_n: int) -> bool:
     (True, False)
     """
     return min(block_m, block_n) >= 16
+
+
+def spread(tokens: int, layout: Sequence[int]) -> tuple[int, ...]:
+    """Return a tile of that many tokens (a power of two), as near to a cube as powers of two are.
+
+    >>> spread(128, (48, 80)), spread(64, (30, 48, 80))
+    ((8, 16), (4, 4, 4))
+    """
+    bits, rank = tokens.bit_length() - 1, len(layout)
+    return tuple(2 ** ((bits + i) // rank) for i in range(rank))
 
 
 @dataclass(frozen=True, slots=True)

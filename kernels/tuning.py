@@ -12,7 +12,9 @@ import csv
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
@@ -21,7 +23,7 @@ from einsum_cascade.errors import KernelError, nearest
 from einsum_cascade.terminal import note
 
 from . import registry
-from .aot import TARGETS, WORD_BYTES, Resources, compile_build
+from .aot import TARGETS, WORD_BYTES, Resources, compile_fitting, compiler
 from .registry import KernelEntry
 from .tiles import Tile, is_legal
 
@@ -202,23 +204,26 @@ def tune(
     Raises:
         KernelError: a kernel that has nothing to tune, or no candidate that fits.
     """
-    entry = _tunable(kernel)
+    entry, whole = _tunable(kernel)
     target = target_of(on)
     if dtype not in WORD_BYTES:
         raise KernelError(f"dtype '{dtype}': {nearest(dtype, WORD_BYTES)}")
-    variant = variant or ("causal" if "causal" in entry.variants else next(iter(entry.variants)))
+    variant = variant or whole or ("causal" if "causal" in entry.variants else next(iter(entry.variants)))
     if variant not in entry.variants:
         raise KernelError(f"{kernel}: variant '{variant}': {nearest(variant, entry.variants)}")
     if head_dim is None:
         head_dim = 128 if 128 in entry.head_dims else entry.head_dims[0]
+    compiler()
     machine = rates(TARGETS[target])
     grid = tiles or tuple(candidates(entry, head_dim=head_dim, word_bytes=WORD_BYTES[dtype], machine=machine))
     make = registry.load(entry.build)
 
+    def tried(tile: Tile) -> Resources | None:
+        return compile_fitting(make(tile, head_dim=head_dim, dtype=dtype, variant=variant), target)
+
     def judged(some: Iterable[Tile]) -> list[Ranked]:
-        builds = (make(t, head_dim=head_dim, dtype=dtype, variant=variant) for t in progress(list(some)))
-        found = (judge(compile_build(b, target), units=entry.choices.units) for b in builds)
-        return [ranked for ranked in found if ranked is not None]
+        found = (judge(r, units=entry.choices.units) for r in _compiled(list(some), tried, progress))
+        return [c for c in found if c is not None]
 
     shallow = [t for t in grid if t.stages == _first_depth(t, grid)]
     ranked = sorted(judged(shallow), key=lambda c: c.order)
@@ -231,18 +236,64 @@ def tune(
     return sorted(ranked, key=lambda c: c.order)
 
 
+def _compiled(
+    grid: Sequence[Tile],
+    compiled: Callable[[Tile], Resources | None],
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
+) -> list[Resources]:
+    """Return what the compiler makes of the tiles that do not spill, small ones first.
+
+    A tile that holds one that spilled, on no more warps, needs more registers still: it is not compiled, and those are
+    what the compiler works longest on. Tiles of one size are compiled side by side: the assembler and the disassembler
+    are processes of their own, and the compiler lets other threads run.
+    """
+    spilled: list[Tile] = []
+    kept: list[Resources] = []
+    sizes = itertools.groupby(sorted(grid, key=_size), key=_size)
+    steps = iter(progress(range(len(grid))))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _, same in sizes:
+            tiles = list(same)
+            worth = [t for t in tiles if not any(_holds(t, other) for other in spilled)]
+            for tile, made in zip(worth, pool.map(compiled, worth), strict=True):
+                if made is None:
+                    spilled.append(tile)
+                else:
+                    kept.append(made)
+                next(steps)
+            for _ in range(len(tiles) - len(worth)):
+                next(steps)
+    # The bar closes when it is asked beyond its end.
+    next(steps, None)
+    return kept
+
+
+def _size(tile: Tile) -> int:
+    return tile.block_m * tile.block_n
+
+
+def _holds(tile: Tile, other: Tile) -> bool:
+    """Tell whether a tile is as large as another each way, at the same depth and on no more warps."""
+    larger = tile.block_m >= other.block_m and tile.block_n >= other.block_n
+    return larger and tile.stages == other.stages and tile.warps <= other.warps
+
+
 def _first_depth(tile: Tile, grid: Iterable[Tile]) -> int:
     """Return the depth at which a tile is tried first: two stages, or what comes nearest among the candidates."""
     depths = [t.stages for t in grid if replace(t, stages=tile.stages) == tile]
     return min(depths, key=lambda depth: (abs(depth - 2), depth))
 
 
-def _tunable(kernel: str) -> KernelEntry:
+def _tunable(kernel: str) -> tuple[KernelEntry, str]:
+    """Return the kernel whose tile is tuned, and the variant of it that serves another one's name; else no word."""
     entry = registry.find(kernel)
+    if entry.shares:
+        other, _, variant = entry.shares.partition("/")
+        return registry.find(other), variant
     if not entry.build:
         able = [e.name for e in registry.entries() if e.build]
-        raise KernelError(f"{kernel}: its tile is not tunable; {nearest(kernel, able)}")
-    return entry
+        raise KernelError(f"{kernel}: it has no tile to tune; {nearest(kernel, able)}")
+    return entry, ""
 
 
 def measured(

@@ -8,6 +8,8 @@ process goes on behind it.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,12 +58,33 @@ def supervise(
     context = multiprocessing.get_context("spawn")
     note_running(path, None)
     while (left := minutes - (time.monotonic() - start) / 60.0) > 0:
-        process = context.Process(target=work, args=(path, *arguments), kwargs={"minutes": left})
+        process = context.Process(target=_attended, args=(work, path, *arguments), kwargs={"minutes": left})
         process.start()
-        reason = _watch(process, path, case_limit_s, time.monotonic() + 60.0 * left + case_limit_s)
+        try:
+            reason = _watch(process, path, case_limit_s, time.monotonic() + 60.0 * left + case_limit_s)
+        finally:
+            # After an interrupt nothing may go on measuring unseen.
+            process.kill()
+            process.join()
         if reason is None:
             return
         _blame(path, reason)
+
+
+def _attended(work: Callable[..., int], *arguments: Any, minutes: float) -> None:
+    """Run the work in its own process, and end with the process that started it, however that one ends.
+
+    A campaign that is killed and started again would otherwise share device and table with what the kill left over.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "called in a process of its own only"
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
+    work(*arguments, minutes=minutes)
 
 
 def _watch(process: Any, path: Path, case_limit_s: float, deadline: float) -> str | None:

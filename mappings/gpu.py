@@ -209,6 +209,8 @@ class KernelMapping:
         state_bytes: bytes of each element of a chunk's state that pass through memory, writes and reads.
         remark: what a reader of the prediction has to know.
         aliases: other names of the kernel.
+        family: the mapping whose measured constants say the most about this one, where that is another: the same
+            compiler and habits, other tiles.
         sole: the kernel has this one layout, whatever an implementation calls itself.
         compiled: names under which the tables of compiled resources hold it, "kernel" or "kernel/part", the first
             that holds a tile first; `compiled_backward` likewise.
@@ -243,6 +245,7 @@ class KernelMapping:
     state_bytes: float = 0.0
     remark: str = ""
     aliases: tuple[str, ...] = ()
+    family: str = ""
     sole: bool = False
     compiled: tuple[str, ...] = ()
     compiled_backward: tuple[str, ...] = ()

@@ -42,10 +42,13 @@ def run(out: Path) -> dict[str, Any]:
 
     started = time.perf_counter()
     prepare(out)
+    told = CHAPTERS
+    if chapters.measured_files():
+        told += (("campaign", chapters.campaign),)
     sections: list[Section] = []
     steps: list[dict[str, Any]] = []
-    with tqdm(total=len(CHAPTERS), desc="demo", file=sys.stderr) as bar:
-        for name, chapter in CHAPTERS:
+    with tqdm(total=len(told), desc="demo", file=sys.stderr) as bar:
+        for name, chapter in told:
             bar.set_postfix_str(name)
             begun = time.perf_counter()
             section, result = chapter()

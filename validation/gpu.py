@@ -31,6 +31,7 @@ from .gpu_sets import (
     predicted,
     roofline_calibrated,
 )
+from .gpu_variants import summary, variants, without_model
 from .gpu_windows import dense_seconds, finding, skipping_seconds, speedups
 from .measured import PUBLISHED, read_measured
 
@@ -74,11 +75,15 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
             "expected other lengths or masks of the same kernel too"
         )
     result = _result(cases, left_out)
+    told = variants(table)
+    result["variants"] = told.to_dict("records")
+    result["speedups"] = summary(told).to_dict("records")
     result["chosen_after_data"] = chosen_after_data()
     result["notes"] += [
         *_calibrated_by(cases, calibrate),
         *power_note(rows),
         *_aliases(rows),
+        *without_model(table, told),
         chosen_note(result["chosen_after_data"]),
     ]
     return result

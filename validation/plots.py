@@ -110,6 +110,21 @@ def ratios(table: pd.DataFrame) -> Axes:
     return axes
 
 
+def speedups(table: pd.DataFrame) -> Axes:
+    """Draw predicted against measured speedups over dense attention; needs variant and both speedups."""
+    axes = _axes(7.6, 5.0)
+    for ink, (name, rows) in zip(_INK * 4, table.groupby("variant", sort=False), strict=False):
+        axes.loglog(rows["measured speedup"], rows["predicted speedup"], "o", color=ink, label=str(name))
+    both = pd.concat([table["measured speedup"], table["predicted speedup"]])
+    ends = [both.min() * 0.8, both.max() * 1.25]
+    axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
+    axes.fill_between(ends, [e * 0.85 for e in ends], [e * 1.15 for e in ends], color="#57606a", alpha=0.12)
+    axes.set(xlabel="measured time of the dense kernel / time", ylabel="predicted speedup")
+    axes.set_title("Our kernels: speedup over the dense one (band: 15 %)")
+    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return axes
+
+
 def _panels(table: pd.DataFrame) -> tuple[Any, list[str]]:
     import matplotlib
 

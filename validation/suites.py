@@ -131,10 +131,17 @@ def print_result(result: dict[str, Any]) -> None:
         table(f"{result['suite']}: headline", names, [[r[n] for n in names] for r in headline])
     if sets := result.get("sets"):
         table(f"{result['suite']}: mean errors by set", _SET_COLUMNS, map(_set_row, sets), note=_SET_NOTE)
+    if speedups := result.get("speedups"):
+        shown = [list(r.values()) for r in speedups]
+        table(f"{result['suite']}: our variants over dense", list(speedups[0]), shown, note=_SPEEDUP_NOTE)
     for line in result.get("notes", ()):
         note(line)
 
 
+_SPEEDUP_NOTE = (
+    "the speedup of each variant over the dense kernel on the same call, measured and predicted with the constants of "
+    "the dense rows alone; errors of the predicted one"
+)
 _SET_COLUMNS = ("set", "n", "raw", "own", "others", "roofline", "worst", "tau")
 _SET_NOTE = (
     "errors of the latency with no constants, with constants from rows of the set's own machine, with those of other "

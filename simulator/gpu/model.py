@@ -164,7 +164,7 @@ def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, di
     kv = call.kv_dtype or call.dtype
     products = mapping.products(target=gpu.target, dtype=call.dtype, kv_dtype=kv)
     of_call = (call.head_dim, call.dtype, kv, direction, products)
-    return Key(gpu.name, gpu.target, mapping.name, implementation, *of_call)
+    return Key(gpu.name, gpu.target, mapping.family or mapping.name, implementation, *of_call)
 
 
 def _mapping(kernel: str, implementation: str, given: KernelMapping | str | Path | None) -> KernelMapping:

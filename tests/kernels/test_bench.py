@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ SCHEMA = [
 
 @pytest.fixture(scope="module")
 def rows():
-    return bench_cpu.measure(Setting(1, 2, 70, 16), (16,), count=1, budget_s=0.01)
+    return bench_cpu.measure(Setting(1, 2, 70, 16), (16,), count=1, budget_s=0.01)[0]
 
 
 def test_the_schema_is_the_published_one(rows, tmp_path):
@@ -83,6 +84,26 @@ def test_rounds_are_interleaved_and_stop_at_the_budget():
     assert times == {"a": (1.0,) * 3, "b": (1.0,) * 3}
 
 
+def test_a_single_thread_is_timed_without_what_others_do_meanwhile():
+    """Half of the call is a wait, as for a processor that another has: the wall counts it, its own time does not."""
+
+    def call():
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            pass
+        time.sleep(0.1)
+
+    own, wall = (timing.cpu_clock(call, now=now) for now in (time.process_time, time.perf_counter))
+    assert timing.own_time() in (time.process_time, time.perf_counter)
+    assert own < 0.06 < 0.12 <= wall
+
+
+def test_a_coarse_processor_clock_is_not_used(monkeypatch):
+    ticks = iter(0.01 * (i // 5) for i in range(10**6))
+    monkeypatch.setattr(time, "process_time", lambda: next(ticks))
+    assert timing.own_time() is time.perf_counter
+
+
 def test_ratios_are_taken_within_a_round():
     """A machine that becomes twice as slow in the middle does not change the ratio."""
     found = timing.ratios({"a": [1.0, 1.0, 2.0, 2.0], "b": [3.0, 3.0, 6.0, 6.0]}, "a")["b"]
@@ -96,11 +117,13 @@ def test_threads_are_put_back():
     assert torch.get_num_threads() == before
 
 
-def test_rates_are_positive_and_plausible():
-    found = bench_cpu.rates(1, budget_s=0.01)
+def test_rates_are_positive_and_plausible_and_of_the_same_rounds():
+    _, found = bench_cpu.measure(Setting(1, 2, 70, 16), (), count=1, budget_s=0.01)
+    assert (found.threads, found.batch, found.heads, found.seq, found.head_dim) == (1, 1, 2, 70, 16)
+    assert 0.0 < found.cpu_share <= 1.0
     # From a slow laptop under load to a large server: five orders of magnitude, so that units are right.
     assert 1e8 < found.gemm_flops_per_s < 1e13
-    assert 1e6 < found.exp_per_s < 1e12
+    assert 1e6 < found.softmax_per_s < 1e12
     assert 1e8 < found.copy_bytes_per_s < 1e13
 
 

@@ -10,9 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from kernels import cli
+from kernels import cases, cli
 
 app = typer.Typer()
+# Of the merge of partial attentions, which launches once.
+CASES = list(cases.merge_attention())
 
 
 @app.callback()
@@ -40,7 +42,7 @@ def test_check_one_kernel():
     assert result.exit_code == 0
     assert document["ok"]
     assert document["failed"] == 0
-    assert document["checks"] == len(document["cases"]) == 2
+    assert document["checks"] == len(document["cases"]) == len(CASES)
     assert document["cases"][0]["how"] == "interpreted"
 
 
@@ -56,7 +58,7 @@ def test_check_fails_with_exit_code_one(monkeypatch):
 def test_checks_compiled_for_a_target():
     document = json.loads(run("check", "merge_attention", "--target", "sm_90", "--json").stdout)
     assert document["ok"]
-    assert document["launches"] == 2
+    assert document["launches"] == len(CASES)
     assert {"registers", "stack_bytes", "shared_bytes", "function", "case"} <= set(document["cases"][0])
 
 
@@ -86,6 +88,18 @@ def test_mistakes_leave_with_two_and_one_message(words, message):
     assert message in result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "flash"], ["compile", "flash"], ["tune", "flash"], ["campaign", "--out", "/no/x.csv"]]
+)
+def test_a_mistake_is_told_before_torch_is_loaded(words):
+    code = (
+        "import sys\nfrom validation.cli import app\n"
+        f"try: app(['kernels', *{words!r}])\n"
+        "except SystemExit as end: sys.exit(9 if 'torch' in sys.modules else end.code)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
 
 
 def test_front_door_and_face_load_neither_torch_nor_triton():

@@ -102,7 +102,7 @@ def test_dense_means_that_no_visited_pair_is_masked(data):
         length, window, data.draw(st.integers(1, window)), dilation, data.draw(st.booleans()),
         data.draw(st.sampled_from([1, 2, 4, 8])), data.draw(st.sampled_from([1, 2, 4, 8])),
     )  # fmt: skip
-    assert axis.dense() == _walked(axis)
+    assert neighborhood.dense(axis) == _walked(axis)
 
 
 def _walked(axis):
@@ -126,8 +126,8 @@ def _walked(axis):
 
 def test_mask_free_kernel_is_chosen_and_right():
     axes = neighborhood._axes((16, 16), (8, 8), (8, 8), (1, 1), (False, False), (4, 4), (4, 4))
-    assert all(a.dense() for a in axes)
-    assert not Axis(16, 8, 4, q_tile=4, k_tile=8).dense()
+    assert all(map(neighborhood.dense, axes))
+    assert not neighborhood.dense(Axis(16, 8, 4, q_tile=4, k_tile=8))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,17 @@ def test_arguments_of_one_become_constants():
     assert [name for name, _ in made] == ["decode_split", "merge_parts"]
 
 
+def test_each_target_is_compiled_for_itself_in_one_process():
+    """Triton keeps compiled functions by device: a second target must not find those of the first."""
+    q = torch.zeros(1, 1, 64, 64, dtype=torch.bfloat16)
+    products = {}
+    for target, instruction in (("sm_80", "mma.sync"), ("sm_90", "wgmma.mma_async"), ("sm_80", "mma.sync")):
+        with offline.launching(target) as made:
+            flash_attention(q, q, q, tile=Tile(64, 64, 4, 2))
+        products[target] = made[0][1].asm["ptx"]
+        assert instruction in products[target], target
+
+
 def test_what_does_not_fit_is_seen():
     q = torch.zeros(1, 1, 64, 64, dtype=torch.bfloat16)
     with offline.launching("sm_80") as made:
@@ -61,3 +72,14 @@ def test_what_does_not_fit_is_seen():
 def test_an_unknown_target_is_refused():
     with pytest.raises(KernelError, match="sm_90"), offline.launching("sm_91"):
         pass
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_the_campaign_s_gradients_do_not_spill_when_they_are_launched(target):
+    """One head a group is a constant in a launch, which the builds ahead of time do not know: both are compiled."""
+    entry = registry.find("flash_attention_gradients")
+    for kv_heads in (1, 2):
+        sizes = {"heads": 2, "kv_heads": kv_heads, "seq_q": 256, "seq_kv": 256, "head_dim": 128}
+        case = Case("bf16", sizes, {"causal": True}, ("grad",))
+        found = offline.launches(entry, case, target=target)
+        assert [launch.function for launch in found if not launch.ok] == []

@@ -61,7 +61,7 @@ def test_natten_is_measured_beside_ours(monkeypatch):
     module(monkeypatch, "natten", na2d=na2d)
     problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
     rows = bench_cuda.measure(problem, on="cpu", budget_s=0.0, clock=lambda call: (call(), 0.002)[1])
-    assert [r.implementation for r in rows] == ["triton", "natten"]
+    assert [r.implementation for r in rows] == ["triton-cascade", "natten"]
     assert all(r.latency_ms == 2.0 and r.ratio == 1.0 for r in rows)
     assert all("layout=(5, 7)" in r.extra and "window=(3, 3)" in r.extra for r in rows)
     # Eight times 35 visible pairs are 4 x heads x 16 x 35 x 9 operations in 2 ms.
@@ -74,16 +74,30 @@ def test_a_peer_that_is_wrong_is_not_timed(monkeypatch, capsys):
     )
     problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
     rows = bench_cuda.measure(problem, on="cpu", budget_s=0.0, clock=lambda call: 1.0)
-    assert [r.implementation for r in rows] == ["triton"]
+    assert [r.implementation for r in rows] == ["triton-cascade"]
     assert "natten: relative error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "how", [TypeError("unexpected keyword"), ValueError("no such layout"), AssertionError()]
+)
+def test_a_peer_of_another_version_is_left_out_with_a_word(monkeypatch, capsys, how):
+    def other(q, k, v, *, kernel_size):
+        raise how
+
+    module(monkeypatch, "natten", na2d=other)
+    problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
+    rows = bench_cuda.measure(problem, on="cpu", budget_s=0.0, clock=lambda call: 1.0)
+    assert [r.implementation for r in rows] == ["triton-cascade"]
+    assert "natten is left out" in capsys.readouterr().err
 
 
 def test_our_own_kernel_must_be_right():
     problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
     tensors = bench_cuda.rotating(problem, "cpu")[0]
     rows, expected = bench_cuda._truth(problem, tensors)
-    with pytest.raises(KernelError, match="triton: relative error"):
-        bench_cuda._admitted("triton", lambda t: 1.01 * expected, problem, tensors, (rows, expected))
+    with pytest.raises(KernelError, match="triton-cascade: relative error"):
+        bench_cuda._admitted("triton-cascade", lambda t: 1.01 * expected, problem, tensors, (rows, expected))
 
 
 def test_a_backend_that_is_not_there_is_left_out(monkeypatch):
@@ -102,7 +116,7 @@ def test_a_backend_that_is_not_there_is_left_out(monkeypatch):
         bench_cuda.attention(replace(SMALL, causal=True)),
         on="cpu", budget_s=0.0, clock=lambda call: (call(), next(times))[1],
     )  # fmt: skip
-    assert [r.implementation for r in rows] == ["triton", "sdpa"]
+    assert [r.implementation for r in rows] == ["triton-cascade", "sdpa"]
     (stands,) = report.standing(as_table(rows))
     assert (stands["best_other"], stands["others"]) == ("sdpa", 1)
     assert stands["speedup"] == pytest.approx(2 / 3)

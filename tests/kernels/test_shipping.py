@@ -10,10 +10,12 @@ from importlib.resources import files
 import pytest
 
 from einsum_cascade.errors import KernelError
-from kernels import aot, primitives, registry, shipping, tiles
+from kernels import aot, measurement, primitives, registry, shipping, tiles
 from kernels.sass import PIPES
 from kernels.shipping import Wanted
 from kernels.tiles import Tile
+from mappings.compiled import with_compiled
+from mappings.gpu import find_kernel_mapping
 
 WANT = Wanted("flash_attention", "sm_90", 128, "bf16", window=False)
 
@@ -117,3 +119,22 @@ def test_a_launch_that_does_not_fit_is_the_kernel_s_error():
     full = OutOfResources(300_000, 232_448, "shared memory")
     with pytest.raises(KernelError, match="Required: 300000"):
         primitives.launch(Kernel(full), 7, replace(Tile(16, 16, 8, 2)))(1, WIDTH=3)
+
+
+def test_the_simulator_s_tiles_of_our_attention_are_those_that_are_shipped():
+    """The file is read where no torch is; it must say what the kernels of this tree take, and no more."""
+    mapping = find_kernel_mapping("flash_attention", measurement.OURS)
+    assert mapping.name == "cascade_attention"
+    assert find_kernel_mapping("flash_attention", f"{measurement.OURS} soft-cap") == mapping
+    rows = [r for r in tiles.shipped() if r.kernel == "flash_attention"]
+    assert len(mapping.tiles) == len(rows)
+    for r in rows:
+        found = mapping.tile(
+            head_dim=r.head_dim, target=f"sm_{r.target}", dtype="bf16" if r.word_bytes == 2 else "fp32",
+            causal=True, window=r.window,
+        )  # fmt: skip
+        assert Tile(found.query, found.key, found.warps, found.stages) == r.tile
+        assert with_compiled(
+            mapping, found, head_dim=r.head_dim, target=f"sm_{r.target}",
+            dtype="bf16" if r.word_bytes == 2 else "fp32", causal=True, window=r.window,
+        ).resources  # fmt: skip

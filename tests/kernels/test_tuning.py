@@ -84,12 +84,66 @@ def test_only_the_best_tiles_are_compiled_at_every_depth(monkeypatch):
         seen.append(build.tile)
         return replace(resources(instructions=100 * build.tile.block_n), tile=build.tile)
 
-    monkeypatch.setattr(tuning, "compile_build", compiled)
+    monkeypatch.setattr(tuning, "compile_fitting", compiled)
     sides = [(128, 128), (128, 64), (128, 32), (64, 128), (64, 64), (64, 32), (32, 32)]
     grid = [Tile(m, n, 4, stages) for m, n in sides for stages in (1, 2, 3)]
     ranked = tuning.tune("flash_attention", on="h100", head_dim=64, variant="dense", tiles=grid)
     assert len(seen) == len(set(seen)) == len(ranked) == 7 + 2 * 4
-    assert [t.stages for t in seen[:7]] == [2] * 7
+    assert {t.stages for t in seen[:7]} == {2}
+
+
+def test_what_holds_a_tile_that_spills_is_not_compiled(monkeypatch):
+    """64 x 64 spills on 4 warps: so does 128 x 64 there, while on 8 warps it is tried; the bar comes to its end."""
+    seen, counted = [], []
+
+    def compiled(build, target):
+        seen.append(build.tile)
+        t = build.tile
+        return None if t.block_m * t.block_n >= 1024 * t.warps else replace(resources(), tile=t)
+
+    monkeypatch.setattr(tuning, "compile_fitting", compiled)
+    grid = [Tile(m, 64, warps, 2) for m in (128, 64, 32) for warps in (4, 8)]
+    ranked = tuning.tune(
+        "flash_attention",
+        on="h100",
+        tiles=grid,
+        progress=lambda items: (counted.append(i) or i for i in items),
+    )
+    assert Tile(128, 64, 4, 2) not in seen
+    assert {c.resources.tile for c in ranked} == {Tile(32, 64, 4, 2), Tile(32, 64, 8, 2), Tile(64, 64, 8, 2)}
+    assert len(seen) == 5
+    assert len(counted) == len(grid)
+
+
+def test_a_kernel_that_takes_another_one_s_tile_is_tuned_as_that_one(monkeypatch):
+    seen = []
+
+    def compiled(build, target):
+        seen.append((build.kernel, build.variant))
+        return replace(resources(), tile=build.tile)
+
+    monkeypatch.setattr(tuning, "compile_fitting", compiled)
+    assert tuning.tune("linear_attention_gradients", on="h100", tiles=[Tile(64, 32, 4, 2)])
+    assert seen == [("linear_attention", "reversed")]
+
+
+def test_candidates_compiled_side_by_side_are_those_compiled_one_by_one(capsys):
+    """Threads share the compiler: nothing of one candidate may get into another; and a bar counts every one."""
+    grid = [Tile(m, n, 4, 2) for m in (32, 64) for n in (32, 64)] + [Tile(128, 128, 4, 2)]
+    counted = []
+
+    def progress(items):
+        for item in items:
+            counted.append(item)
+            yield item
+
+    options = {"on": "h100", "head_dim": 128, "variant": "dense"}
+    ranked = tuning.tune("flash_attention", **options, tiles=grid, progress=progress)
+    assert len(counted) == len(grid)
+    # The last needs more registers than a thread has.
+    assert {c.resources.tile for c in ranked} == set(grid[:4])
+    alone = [tuning.tune("flash_attention", **options, tiles=[c.resources.tile]) for c in ranked]
+    assert [c for (c,) in alone] == ranked
 
 
 def test_a_ranking_of_compiled_candidates():
@@ -103,7 +157,7 @@ def test_a_ranking_of_compiled_candidates():
     ("change", "words"),
     [
         ({"on": "h10"}, "did you mean 'h100'"),
-        ({"kernel": "merge_attention"}, "not tunable"),
+        ({"kernel": "merge_attention"}, "no tile to tune"),
         ({"dtype": "bf8"}, "dtype 'bf8'"),
         ({"variant": "dens"}, "did you mean 'dense'"),
     ],

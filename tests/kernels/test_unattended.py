@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +42,15 @@ def work(path, how, *, minutes):
         unattended.note_running(path, None)
     return 0
 
+def lingers(path, *, minutes):
+    """Writes its own number, then a line now and then for a minute, as a case after the other."""
+    path.write_text(f"{os.getpid()}\\n")
+    for _ in range(600):
+        time.sleep(0.1)
+        with path.open("a") as file:
+            file.write("row\\n")
+    return 0
+
 def stillborn(path, *, minutes):
     raise SystemExit(3)
 
@@ -68,6 +81,29 @@ def test_a_case_that_takes_its_process_along_is_recorded_and_the_next_follows(
     assert [k[0] for k in failed] == ["bad"]
     assert words in failed[worker.key("bad")]
     assert not unattended.marker(path).exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_goes_on_measuring_behind_a_campaign_that_was_stopped(worker, tmp_path, how):
+    """Whatever ends the one who watches, a second campaign on the same table must find the device free."""
+    path = tmp_path / "rows.csv"
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from pathlib import Path; import faulty_device;"
+        "from kernels import unattended;"
+        "unattended.supervise(faulty_device.lingers, Path(sys.argv[1]), minutes=2.0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: path.exists() and path.read_text().count("\n") > 2)
+        process.send_signal(how)
+    child = int(path.read_text().split()[0])
+    wait_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def wait_for(condition, *, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.05)
 
 
 def test_a_process_that_dies_before_its_first_case_is_no_case_s_fault(worker, tmp_path):
@@ -226,3 +262,72 @@ def test_without_nvidia_smi_the_state_is_unknown_and_no_crash(monkeypatch, tmp_p
     assert (state["driver"], state["sm_clock_mhz"], state["memory_clock_mhz"]) == ("580.1", "1755", "unknown")
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert set(device.gpu_state().values()) == {"unknown"}
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    assert set(device.gpu_state(limit_s=0.1).values()) == {"unknown"}
+
+
+class Event:
+    """As torch.cuda's on a machine of its own: each launch takes 1 ms, what was queued is done when asked for."""
+
+    clock_ms = 0.0
+
+    def __init__(self, *, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.at_ms = Event.clock_ms
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, end):
+        return end.at_ms - self.at_ms
+
+
+def launch():
+    Event.clock_ms += 1.0
+
+
+def test_the_state_of_a_gpu_is_read_while_it_works(monkeypatch, tmp_path):
+    """A slow nvidia-smi: it answers only when it has seen the call at work for a while."""
+    seen = tmp_path / "seen"
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        f"#!/bin/sh\nwhile [ ! -e {seen} ]; do sleep 0.05; done\necho '580.1, 1755, 1980, 2619, 512.5, 700.00, 61'\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    launches = []
+
+    def call():
+        launch()
+        launches.append(0)
+        if len(launches) == 50:
+            seen.touch()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(device, "_identifier", lambda: "0")
+    facts = device.under_load(call, "cuda")
+    assert facts["power_w"] == "512.5"
+    # One to learn how long it takes, then pieces of 20 ms at 1 ms each until the answer is there.
+    assert len(launches) >= 61
+    assert (len(launches) - 1) % 20 == 0
+
+
+@pytest.mark.parametrize(("short_rows", "leads"), [(0, 1), (1, 2), (9, 3)])
+def test_launches_gather_behind_work_or_the_row_is_timed_again(monkeypatch, short_rows, leads):
+    """Where the GPU was idle before the whole row was queued, gaps between launches were timed: a longer lead."""
+    given = []
+
+    def query(event):
+        # The lead is done, and with it the first event of the row.
+        return len(given) <= short_rows
+
+    monkeypatch.setattr(Event, "query", query, raising=False)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(bench_cuda.ceilings, "keep_busy", given.append)
+    assert bench_cuda.event_clock(launch, repeats=4) == pytest.approx(1e-3)
+    assert len(given) == leads
+    assert given == sorted(set(given))

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
-from validation.cpu import Problem, Sweep, Work, blocked, chunked, fused, materialised, predicted_s
+from validation.cpu import (
+    Problem,
+    Sweep,
+    Work,
+    blocked,
+    chunked,
+    errors,
+    fused,
+    materialised,
+    predicted_s,
+    with_predictions,
+)
 
 RATES = {
     "threads": 1,
     "tile_gemm_flops_per_s": 1e9,
-    "exp_per_s": 1e8,
+    "softmax_per_s": 1e8,
     "copy_bytes_per_s": 1e9,
     "cached_copy_bytes_per_s": 4e9,
     "fresh_bytes_per_s": 1e8,
@@ -25,14 +37,14 @@ def test_fused_causal_attention_runs_whole_query_tiles() -> None:
 
 def test_eager_attention_sweeps_every_score() -> None:
     found = materialised(Problem(2, 128, 32, False, 0))
-    assert found.exps == 2 * 128**2
+    assert found.softmaxed == 2 * 128**2
     assert found.sweeps == (Sweep(2 * 128**2 * 4, 6, 3),)
 
 
 def test_blocks_see_block_plus_window_keys() -> None:
     # 300 tokens are 3 blocks of 128 queries, each against 128 + 127 keys.
     found = blocked(Problem(1, 300, 64, True, 128))
-    assert found.exps == 384 * 255
+    assert found.softmaxed == 384 * 255
 
 
 def test_chunked_linear_attention_is_linear() -> None:
@@ -44,9 +56,45 @@ def test_chunked_linear_attention_is_linear() -> None:
     ("sweep", "seconds"),
     [
         (Sweep(2**20, 4, 1), 4 * 2**20 / 4e9),  # in the caches
-        (Sweep(2**24, 4, 1), 4 * 2**24 / 1e9),  # in memory, but its blocks are handed out once
+        (Sweep(2**24, 4, 0), 4 * 2**24 / 1e9),  # in memory, in place
         (Sweep(2**26, 4, 1), 3 * 2**26 / 1e9 + 2**26 / 1e8),  # one of four sweeps goes to new pages
     ],
 )
 def test_time_is_the_sum_of_its_parts(sweep: Sweep, seconds: float) -> None:
     assert predicted_s(Work(1e9, 1e8, (sweep,)), RATES) == pytest.approx(2.0 + seconds)
+
+
+def measured(threads: int, *, seq: int = 1024) -> list[dict[str, object]]:
+    same = {"batch": 1, "heads": 4, "seq_q": seq, "head_dim": 64, "threads": threads, "window": None}
+    fused_row = {"implementation": "torch-sdpa", "causal": 0, "latency_ms": 2.0, "ratio": 1.0}
+    eager_row = {"implementation": "torch-eager", "causal": 0, "latency_ms": 6.0, "ratio": 3.0}
+    return [same | fused_row, same | eager_row, same | eager_row | {"implementation": "torch-flex"}]
+
+
+def rates(threads: int, *, seq: int = 1024, share: float = 1.0) -> dict[str, float]:
+    return RATES | {
+        "threads": threads, "batch": 1, "heads": 4, "seq": seq, "head_dim": 64, "cpu_share": share,
+    }  # fmt: skip
+
+
+def test_each_size_is_predicted_from_the_rates_of_its_own_rounds() -> None:
+    fast = rates(1) | {name: 10 * RATES[name] for name in RATES if name != "threads"}
+    table = with_predictions(pd.DataFrame(measured(1) + measured(1, seq=2048)), [fast, rates(1, seq=2048)])
+    # What is not modelled is left out; ten times the rates are a tenth of the time and the same ratio.
+    assert list(table["variant"]) == ["sdpa", "eager"] * 2
+    work = fused(Problem(4, 1024, 64, False, 0))
+    assert table["predicted [ms]"][0] == pytest.approx(100 * predicted_s(work, RATES))
+    again = with_predictions(pd.DataFrame(measured(1)), [rates(1)])
+    assert again["predicted ratio"][1] == pytest.approx(table["predicted ratio"][1])
+    assert not len(with_predictions(pd.DataFrame(measured(1)), [rates(1, seq=2048)]))
+
+
+def test_threads_that_others_kept_from_their_cpus_are_shown_and_not_judged() -> None:
+    """One thread is timed by its own processor time, whatever the others do; two need their two CPUs."""
+    busy = [rates(1, share=0.4), rates(2, share=0.7)]
+    rows = pd.DataFrame(measured(1) + measured(2))
+    table = with_predictions(rows, busy)
+    assert list(table["judged"]) == [True, True, False, False]
+    assert len(errors(table)) == 1
+    assert errors(table).iloc[0] == pytest.approx(abs(table["predicted ratio"][1] / 3.0 - 1.0))
+    assert len(errors(with_predictions(rows, [rates(1), rates(2, share=0.9)]))) == 2

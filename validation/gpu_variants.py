@@ -1,0 +1,178 @@
+"""Our own measured kernels: each variant's time and its speedup over dense attention, predicted beside measured.
+
+Constants are fitted to the dense rows of a device alone; every variant is predicted with those, so that its speedup
+over the dense kernel is a prediction and no fit.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from einsum_cascade.errors import HardwareError, MappingError, ModelError
+from kernels import tiles
+from kernels.measurement import OURS
+from simulator.gpu.efficiency import Efficiency
+from simulator.gpu.gna import gna_bounds
+from simulator.gpu.model import predict
+from simulator.hardware.gpu import find_gpu
+
+from .gpu_sets import CONSTANTS, KERNEL, attention_rows, calibrated, parts_of
+
+NEIGHBORHOOD = "neighborhood_attention"
+_CALL = ("batch", "heads", "seq_q", "seq_kv", "head_dim", "dtype")
+# Tokens are brought into tiles and back before and after: five tensors, each read and written.
+_PERMUTED = 10.0
+
+
+def variants(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each forward row of ours that has a model: times and speedups, both ways.
+
+    Args:
+        table: of `measured.read_measured`.
+
+    Returns:
+        device, kernel, variant, the call, measured and predicted [ms], and where the same call was measured dense, both
+        speedups over it and the relative error; `fitting` marks the dense rows that gave the constants.
+    """
+    ours = table[(table["implementation"].str.startswith(OURS)) & (table["direction"] == "fwd")]
+    out = [row for _, machine in ours.groupby("device", sort=True) for row in _machine(machine)]
+    return pd.DataFrame(out)
+
+
+def _machine(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    dense = rows[_is_dense(rows)]
+    if not _known(rows["device"].iloc[0]) or not len(attention_rows(dense)[0]):
+        return
+    alike = attention_rows(dense)[0].groupby(CONSTANTS, sort=True)
+    parts = [part for _, group in alike for part in parts_of(group)]
+    fits = {(key.head_dim, key.dtype): fit for key, fit in calibrated(parts, parts).items()}
+    base = {_call(r): r["latency_ms"] for r in dense.to_dict("records")}
+    for row in rows.to_dict("records"):
+        fit = fits.get((row["head_dim"], row["dtype"]))
+        seconds = None if fit is None else _predicted_s(row, fit)
+        if fit is None or seconds is None:
+            continue
+        found = {
+            "device": row["device"], "kernel": row["kernel"], "variant": _name(row), **{n: row[n] for n in _CALL},
+            "measured [ms]": row["latency_ms"], "predicted [ms]": seconds * 1e3,
+            "fitting": row["kernel"] == KERNEL and _name(row) == "dense",
+        }  # fmt: skip
+        yield found | _speedups(found, base.get(_call(row)), _dense_s(row, fit))
+
+
+def _is_dense(rows: pd.DataFrame) -> pd.Series:
+    plain = (rows["kernel"] == KERNEL) & (rows["implementation"] == OURS)
+    return plain & (rows["causal"] == 0) & (rows["window"] == 0)
+
+
+def _known(device: str) -> bool:
+    try:
+        find_gpu(device)
+    except HardwareError:
+        return False
+    return True
+
+
+def _call(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+    return tuple(row[n] for n in _CALL)
+
+
+def _name(row: Mapping[Any, Any]) -> str:
+    """Return what distinguishes a row from dense attention, in words."""
+    kernel = "" if row["kernel"] == KERNEL else row["kernel"].removesuffix("_attention")
+    words = [kernel, row["implementation"].removeprefix(OURS).strip()]
+    words += ["causal" if row["causal"] else "", f"window {row['window']}" if row["window"] else ""]
+    return " ".join(filter(None, words)) or "dense"
+
+
+def _sizes(row: Mapping[Any, Any]) -> dict[str, Any]:
+    words = {n: row[n] for n in (*_CALL, "causal")} | {"head_dim": int(row["head_dim"])}
+    return words | {n: row[n] for n in ("kv_heads", "window") if row[n]}
+
+
+def _predicted_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
+    """Return the predicted seconds of a row; None where the simulator has no model of its kernel."""
+    if row["kernel"] == NEIGHBORHOOD:
+        return _neighborhood_s(row, fit)
+    try:
+        found = predict(
+            row["kernel"],
+            on=row["device"],
+            implementation=row["implementation"],
+            calibration=fit,
+            **_sizes(row),
+        )
+    except ModelError:
+        return None
+    return found.latency_s
+
+
+def _dense_s(row: Mapping[Any, Any], fit: Efficiency) -> float:
+    plain = {n: row[n] for n in _CALL} | {"head_dim": int(row["head_dim"])}
+    return predict(KERNEL, on=row["device"], implementation=OURS, calibration=fit, **plain).latency_s
+
+
+def _neighborhood_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
+    """Return the dense time by the tiles that are visited of all, and the time of bringing tokens into tiles."""
+    said = dict(re.findall(r"(layout|window)=(\([\d, ]+\))", str(row["extra"])))
+    if len(said) < 2:
+        return None
+    layout, window = (ast.literal_eval(said[n]) for n in ("layout", "window"))
+    gpu = find_gpu(row["device"])
+    try:
+        tile = tiles.pick(
+            NEIGHBORHOOD, head_dim=int(row["head_dim"]), word_bytes=4 if row["dtype"] == "fp32" else 2,
+            target=int(gpu.target.removeprefix("sm_")),
+        )  # fmt: skip
+        shapes = {"q_tile": tiles.spread(tile.block_m, layout), "kv_tile": tiles.spread(tile.block_n, layout)}
+        bounds = gna_bounds(layout=layout, window=window, stride=1, **shapes)
+    except (ModelError, MappingError):
+        return None
+    moved = _PERMUTED * row["batch"] * row["heads"] * row["seq_q"] * row["head_dim"]
+    moved *= 4 if row["dtype"] == "fp32" else 2
+    permuting = moved / (fit.memory * gpu.memory_bandwidth_bytes_per_s)
+    return _dense_s(row, fit) * bounds.visited / (bounds.q_tiles * bounds.kv_tiles) + permuting
+
+
+def _speedups(found: Mapping[str, Any], dense_ms: float | None, dense_s: float) -> dict[str, float]:
+    if dense_ms is None or found["fitting"]:
+        return {}
+    measured, predicted = dense_ms / found["measured [ms]"], dense_s * 1e3 / found["predicted [ms]"]
+    return {
+        "measured speedup": measured, "predicted speedup": predicted, "speedup error": predicted / measured - 1.0,
+    }  # fmt: skip
+
+
+def without_model(table: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    """Return in one line which of our rows were measured and are predicted by nothing."""
+    ours = table[table["implementation"].str.startswith(OURS)]
+    told = ours[ours["kernel"].isin(_kernels(found)) & (ours["direction"] == "fwd")]
+    rest = ours.drop(told.index)
+    if not len(rest):
+        return []
+    return [f"{len(rest)} rows of ours have no model: {', '.join(sorted(rest['kernel'].unique()))}"]
+
+
+def _kernels(found: pd.DataFrame) -> set[str]:
+    return set(found["kernel"]) if len(found) else set()
+
+
+def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a variant: how many, the median speedups, and the median and worst error of the predicted one."""
+    if "speedup error" not in found:
+        return pd.DataFrame()
+    told = found.dropna(subset=["speedup error"])
+    by = told.groupby(["device", "variant"], sort=False)
+    return pd.DataFrame(
+        {
+            "rows": by.size(), "measured speedup": by["measured speedup"].median(),
+            "predicted speedup": by["predicted speedup"].median(),
+            "median error": by["speedup error"].agg(lambda e: e.abs().median()),
+            "worst error": by["speedup error"].agg(lambda e: e.abs().max()),
+        }
+    ).reset_index()  # fmt: skip
