@@ -236,10 +236,12 @@ def _tabled(mask: Mask, cut: tuple[tuple[str, tuple[str, ...], int], ...], sizes
     for size, (variable, parts, told) in zip(extents, cut, strict=True):
         width = sizes[parts[told:]]
         tiles = divisors(size) if every else ()
-        if not set(np.unique(width).tolist()).issubset(tiles):
+        at = np.searchsorted(tiles, width)
+        if not every or (np.take(tiles, at, mode="clip") != width).any():
             tiles = tuple(np.unique(width).astype(np.int64).tolist())
+            at = np.searchsorted(tiles, width)
         tables[variable] = size, tiles
-        places.append(np.searchsorted(tiles, width))
+        places.append(at)
     numbers = tuple((name, sizes[name]) for name in mask.names)
     return _table(Same(mask.parts), tuple(tables.items()), numbers)[tuple(places)]
 

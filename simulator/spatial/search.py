@@ -31,6 +31,8 @@ _BEST_WAYS = 3
 # Tilings without progress after which a block is left, shared by the Einsums of a cascade: a long one has many blocks.
 EFFORT = 200
 _FEW_EINSUMS, _LEAST_PATIENCE = 4, 3
+# How many times shorter a search is looked at where the blocks of a longer one do not agree.
+_LESS = 4
 # How many times shorter the axes of arrays are taken than they are, where the buffer asks for smaller steps.
 _NARROW = (1, 2, 4, 16, 256)
 
@@ -79,7 +81,7 @@ class Search:
         if found is not None and merit_of(found) <= merit_of(path):
             return found
         other = None
-        less = replace(self, effort=self.effort // 2)
+        less = replace(self, effort=self.effort // _LESS)
         if less.patience < self.patience:
             other = less._agreed(limit)
             self.evaluated = less.evaluated
