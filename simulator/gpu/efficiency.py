@@ -82,7 +82,8 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
         memory_seconds(launch, launch.bytes_appended) / efficiency.memory,
         launch.elements_appended * efficiency.copy_cycles / (gpu.sms * gpu.clock_hz),
     )
-    busy = _overlapped(compute, memory) + np.where(launch.parts > 1, _COMBINE_S, 0.0)
+    combine = launch.bytes_of_parts / (gpu.memory_bandwidth_bytes_per_s * efficiency.memory)
+    busy = _overlapped(compute, memory) + np.where(launch.parts > 1, _COMBINE_S + combine, 0.0)
     roof = roofline_seconds(
         launch.flops,
         launch.bytes_moved,
