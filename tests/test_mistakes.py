@@ -138,6 +138,12 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert "none.csv" in refused("pareto", missing, "--min", "latency_s")
 
 
+def test_a_number_of_choices_is_none_of_the_negative_ones() -> None:
+    message = refused("gna-tune", "--layout", "64", "--window", "16", "--on", "h100", "--top", "-1")
+    assert message.endswith("--top: expected a number of choices, or 0 for all, found -1")
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("command", [["demo"], ["gallery"], ["reproduce", "gna"]])
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(command: list[str], tmp_path: Path) -> None:
     taken = tmp_path / "taken"

@@ -63,14 +63,18 @@ def surprise(likeness: Likeness, logs: Floats, apart: Floats, devices: NDArray[A
     for device in np.unique(devices):
         mine = np.flatnonzero(devices == device)
         root = np.linalg.cholesky(precision[np.ix_(mine, mine)])
-        out += 0.5 * float((np.linalg.solve(root, pulled[mine]) ** 2).sum()) - float(np.log(np.diag(root)).sum())
+        out += 0.5 * float((np.linalg.solve(root, pulled[mine]) ** 2).sum()) - float(
+            np.log(np.diag(root)).sum()
+        )
     return out
 
 
 def write(path: Path = TABLE) -> None:
     """Write the table from the forward entries of the shipped efficiencies."""
     entries = [e for e in shipped() if e.key.direction == "fwd"]
-    source = f"fitted: each device's entries given the others', {len(entries)} forward entries in efficiency.csv"
+    source = (
+        f"fitted: each device's entries given the others', {len(entries)} forward entries in efficiency.csv"
+    )
     write_rows(path, [_row(n, each, source) for n, each in zip(NUMBERS, fit(entries), strict=True)])
 
 

@@ -91,7 +91,7 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     roof = roofline_seconds(
         launch.flops,
         launch.bytes_moved,
-        peak_per_s=gpu.peak_flops(launch.dtype),
+        peak_per_s=gpu.highest_flops(launch.dtype),
         bandwidth_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
     )
     return Times(efficiency.launch_s * launch.mapping.launches + append + busy, compute, memory, append, roof)

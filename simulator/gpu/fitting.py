@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import DataError
 
-from .calibration import NUMBERS, Key, Prior, made
+from .calibration import Key, Prior, made
 from .efficiency import Efficiency, times
 from .intervals import with_interval
 from .launch import Launch

@@ -278,8 +278,8 @@ def _split(tiles_of_block: Floats, blocks: Floats, *, slots: int) -> Floats:
 def _planned(call: Call, mapping: KernelMapping, tile: TileMapping, sms: int) -> int:
     """Return into how many parts the host plans to split the keys: as many as the slots that it plans for hold.
 
-    Source: flashinfer, include/flashinfer/attention/scheduler.cuh, PrefillSplitQOKVIndptr: the least part whose number,
-        times query tiles and key heads, stays within two blocks a multiprocessor; at least 128 keys.
+    Source: flashinfer, include/flashinfer/attention/scheduler.cuh, PrefillSplitQOKVIndptr: the shortest part with which
+        query tiles, parts and key heads stay within two blocks a multiprocessor; at least 128 keys.
 
     >>> tile = TileMapping(query=128, key=64)
     >>> mapping = KernelMapping("m", "k", ("*",), (tile,), "", pack=True, split_slots=2)
@@ -288,8 +288,9 @@ def _planned(call: Call, mapping: KernelMapping, tile: TileMapping, sms: int) ->
     """
     heads = call.key_heads if mapping.pack else call.heads
     tiles = call.batch * -(-call.seq_q * (call.heads // heads) // (tile.planned_rows or tile.query))
-    most = mapping.split_slots * sms // heads // tiles
-    return max(min(most, call.seq_kv // mapping.split_least), 1)
+    most = max(mapping.split_slots * sms // heads // tiles, 1)
+    shortest = max(-(-call.seq_kv // most), mapping.split_least)
+    return -(-call.seq_kv // shortest)
 
 
 def _parts(blocks: float, tiles: int, slots: int) -> int:

@@ -1,4 +1,4 @@
-"""Constants of many keys before any row: what the shipped table says of all of them at once, by regression on likeness."""
+"""What is known of many keys at once, before any row: regression of the shipped table on how alike keys are."""
 
 from __future__ import annotations
 
@@ -119,14 +119,13 @@ def correlation(keys: Sequence[Key]) -> Floats:
     same = np.array([[(a.device, a.direction) == (b.device, b.direction) for b in keys] for a in keys])
     own = np.eye(len(keys))
     return np.stack(
-        [
-            same * (shared(each, apart) + each.own * own) / (each.variance + each.own)
-            for each in likenesses()
-        ]
+        [same * (shared(each, apart) + each.own * own) / (each.variance + each.own) for each in likenesses()]
     )
 
 
-def joint(keys: Sequence[Key], *, without_device: bool = False, table: Sequence[Entry] | None = None) -> Joint:
+def joint(
+    keys: Sequence[Key], *, without_device: bool = False, table: Sequence[Entry] | None = None
+) -> Joint:
     """Return what the shipped table says of the constants of keys of one device and direction.
 
     How far they may be off is as of a device that the table does not hold: machines of one device differ too.

@@ -71,6 +71,17 @@ class Prediction:
         """Return the fields by name, for JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<24}  {_text(value)}" for name, value in self.rows())
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        cells = (
+            f"<tr><th>{escape(name)}</th><td>{escape(_text(value))}</td></tr>" for name, value in self.rows()
+        )
+        return f"<table>{''.join(cells)}</table>"
+
     def rows(self) -> list[tuple[str, Any]]:
         """Return what people read first, as (quantity, value)."""
         tiles = ", ".join(f"{n:,} {name}" for name, n in self.tiles.items())
@@ -94,6 +105,10 @@ class Prediction:
             ("source of the constants", self.scalar_source),
             *(("assumption", text) for text in self.assumptions),
         ]
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def predict(

@@ -111,6 +111,10 @@ class Gpu:
         """Return the dense tensor-core rate of the whole chip at its clock, in operations per second."""
         return self.sms * self.clock_hz * self.tensor.of(dtype)
 
+    def highest_flops(self, dtype: str) -> float:
+        """Return the same at the clock of a short launch: what no launch exceeds."""
+        return self.cool_clock * self.peak_flops(dtype)
+
 
 @functools.cache
 def find_gpu(device: str) -> Gpu:
@@ -150,7 +154,8 @@ def unsourced(gpu: Gpu) -> tuple[str, ...]:
     missing = []
     for f in fields(gpu):
         word = _word_of(f.name)
-        if f.name not in _NOT_NUMBERS and word not in gpu.sources and getattr(gpu, f.name) not in (None, 0):
+        said = getattr(gpu, f.name) not in (None, 0, f.default)
+        if said and f.name not in _NOT_NUMBERS and word not in gpu.sources:
             missing.append(f.name)
     return tuple(missing)
 
