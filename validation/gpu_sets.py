@@ -132,7 +132,7 @@ def _fits(device: str, implementation: str, call: Call, direction: str) -> bool:
 
 def _impossible(rows: pd.DataFrame) -> pd.Series:
     least = [
-        _FASTER_THAN_POSSIBLE * call.flops() / find_gpu(device).highest_flops(call.dtype)
+        _FASTER_THAN_POSSIBLE * call.flops() / find_gpu(device).peak_flops(call.dtype)
         for device, call in zip(rows["device"], calls_of(rows), strict=True)
     ]
     return rows["latency_ms"] * 1e-3 < pd.Series(least, index=rows.index)

@@ -22,8 +22,8 @@ _COMBINE_S = 3e-6
 # Blocks handed out with the longest ones last leave slots idle at the end, in units of (longest - mean block): the
 # mean over 400 random causal launches scheduled event by event (standard deviation 0.04; tests).
 _TAIL = {"launch": 1.26, "shortest_first": 1.26}
-# Seconds in which load pulls the clock down from where a launch begins to what it holds, as a share T / (T + this) of a
-# launch of T. Chosen after looking at serving rows of H100, B200 and L40S.
+# Seconds in which load pulls the clock down to what heat and the power limit leave: a launch of T runs on the way there
+# by a share T / (T + this). Chosen after looking at serving rows of H100, B200 and L40S.
 _WARMING_S = 10e-3
 # Above this many blocks a slot the closed form is within 2 % of the greedy schedule.
 _MANY_BLOCKS = 16
@@ -81,7 +81,7 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     work = (costs * launch.blocks_of_run).sum(axis=1) / (launch.slots * compute)
     compute = compute * np.where(launch.tile.lone < 1.0, np.clip(work, launch.tile.lone, 1.0), 1.0)
     memory = memory_seconds(launch, launch.bytes_moved) / efficiency.memory
-    compute = compute / _clock_gain(_overlapped(compute, memory), gpu.cool_clock)
+    compute = compute / _mean_clock(_overlapped(compute, memory), gpu.hot_clock)
     append = _overlapped(
         memory_seconds(launch, launch.bytes_appended) / efficiency.memory,
         launch.elements_appended * efficiency.copy_cycles / (gpu.sms * gpu.clock_hz),
@@ -91,7 +91,7 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     roof = roofline_seconds(
         launch.flops,
         launch.bytes_moved,
-        peak_per_s=gpu.highest_flops(launch.dtype),
+        peak_per_s=gpu.peak_flops(launch.dtype),
         bandwidth_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
     )
     return Times(efficiency.launch_s * launch.mapping.launches + append + busy, compute, memory, append, roof)
@@ -102,10 +102,10 @@ def _overlapped(a: Floats, b: Floats) -> Floats:
     return out
 
 
-def _clock_gain(busy_s: Floats, cool_clock: float) -> Floats:
-    """Return the mean clock of launches in units of the one that the chip holds under load."""
-    cool: Floats = _WARMING_S / (_WARMING_S + busy_s)
-    return 1.0 + (cool_clock - 1.0) * cool
+def _mean_clock(busy_s: Floats, hot_clock: float) -> Floats:
+    """Return the mean clock of launches in units of the one that they begin with."""
+    hot: Floats = busy_s / (_WARMING_S + busy_s)
+    return 1.0 - (1.0 - hot_clock) * hot
 
 
 def memory_seconds(launch: Launch, moved: Floats) -> Floats:

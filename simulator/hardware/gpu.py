@@ -55,7 +55,7 @@ class Gpu:
     Attributes:
         target: the compiler's name of the architecture, for example `sm_90`.
         clock_hz: the clock that it holds under load, not the highest one.
-        cool_clock: clock of a launch that ends before heat and the power limit pull it down, in units of `clock_hz`.
+        hot_clock: what heat and the power limit leave of that clock in a launch that lasts.
         tensor: dense tensor-core rate per operand type.
         exp_per_cycle: exponentials per cycle and SM (the MUFU pipe); likewise the next two.
         shared_bytes_per_cycle: shared memory bandwidth of one SM.
@@ -91,7 +91,7 @@ class Gpu:
     memory_bandwidth_bytes_per_s: Annotated[float, Unit("byte/second", "memory_bandwidth")]
     board_power_w: Annotated[float, Unit("watt", "board_power")]
     tensor_memory_columns: int = 0
-    cool_clock: float = 1.0
+    hot_clock: float = 1.0
     memory_kind: str = "hbm3"
     energy: EnergyRates | None = None
     summary: str = ""
@@ -110,10 +110,6 @@ class Gpu:
     def peak_flops(self, dtype: str) -> float:
         """Return the dense tensor-core rate of the whole chip at its clock, in operations per second."""
         return self.sms * self.clock_hz * self.tensor.of(dtype)
-
-    def highest_flops(self, dtype: str) -> float:
-        """Return the same at the clock of a short launch: what no launch exceeds."""
-        return self.cool_clock * self.peak_flops(dtype)
 
 
 @functools.cache

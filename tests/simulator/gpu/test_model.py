@@ -56,7 +56,7 @@ def test_roofline_is_never_beaten_by_the_ideal_kernel(sizes, device, mapping):
     call, gpu = make_call(**sizes), find_gpu(device)
     t = times(laid_or_skipped(call, gpu, mapping), IDEAL)
     # The tiles' bytes may come from the L2 cache, so that only the operations bound the tile model from below.
-    assert t.latency_s[0] >= call.flops() / gpu.highest_flops(call.dtype) * (1 - 1e-9)
+    assert t.latency_s[0] >= call.flops() / gpu.peak_flops(call.dtype) * (1 - 1e-9)
 
 
 @settings(max_examples=100, deadline=None)
@@ -93,7 +93,7 @@ def test_worked_example():
     # first softmax hides behind nothing: 128 x 128 exponentials, 16 a cycle.
     mapping = replace(find_kernel_mapping("flash_attention", "fa3"), pack=False, mask_factor=1.0)
     tile = TileMapping(query=128, key=128, operand_rows=64)
-    gpu = replace(find_gpu("h100"), l2_bandwidth_bytes_per_s=1e30, cool_clock=1.0)
+    gpu = replace(find_gpu("h100"), l2_bandwidth_bytes_per_s=1e30, hot_clock=1.0)
     call = make_call(batch=1, heads=4, seq_q=128, seq_kv=512, head_dim=128)
     t = times(launch([call], gpu, mapping=mapping, tile=tile), IDEAL)
     assert t.compute_s[0] == pytest.approx((4 * 2048 + 1024) / 1755e6, rel=1e-12)
@@ -192,19 +192,19 @@ def test_mistakes_are_named(change, error, says):
         predict(words.pop("kernel"), **words)
 
 
-def test_a_short_launch_runs_at_the_cool_clock_and_a_long_one_at_the_one_that_load_leaves():
-    chip = replace(find_gpu("h100"), cool_clock=1.25)
+def test_a_short_launch_holds_its_clock_and_a_long_one_what_load_leaves():
     mapping = find_kernel_mapping("flash_attention", "fa3")
     shapes = ((1, 1), (1, 2**5), (1, 2**10), (2**10, 2**10))
     many = [make_call(batch=b, heads=h, seq_q=16384, head_dim=128) for b, h in shapes]
-    cool, hot = (times(lay(many, replace(chip, cool_clock=c), mapping=mapping), IDEAL) for c in (1.25, 1.0))
-    gain = hot.compute_s / cool.compute_s
-    # 0.5 ms of 10 ms: 5 % of the way down; of a launch of minutes nothing is left.
-    assert gain[0] == pytest.approx(1 + 0.25 * 10e-3 / (10e-3 + hot.compute_s[0]), rel=1e-3)
-    assert 1.2 < gain[0] < 1.25
-    assert gain[-1] == pytest.approx(1.0, abs=1e-3)
-    assert (np.diff(gain) < 0).all()
-    assert (np.diff(cool.latency_s) > 0).all()
+    hot, cool = (
+        times(lay(many, replace(find_gpu("h100"), hot_clock=c), mapping=mapping), IDEAL) for c in (0.8, 1.0)
+    )
+    clock = cool.compute_s / hot.compute_s
+    # Less than 0.5 ms of 10 ms: under 5 % of the way down; in a launch of minutes all of it.
+    assert clock[0] == pytest.approx(1 - 0.2 * cool.compute_s[0] / (10e-3 + cool.compute_s[0]), rel=1e-3)
+    assert 0.99 < clock[0] < 1.0
+    assert clock[-1] == pytest.approx(0.8, abs=1e-3)
+    assert (np.diff(clock) < 0).all()
     assert np.array_equal(hot.memory_s, cool.memory_s)
 
 
