@@ -85,12 +85,15 @@ def cases_of(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) ->
 
     Where rows to calibrate on are given, all sets of a machine are fitted together; else each on its own.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     out = []
     # A fit of a machine takes as long as some sets together: a step of its own.
     steps = rows.groupby(CONSTANTS).ngroups + rows["device"].nunique()
-    with tqdm(total=steps, desc="validate gpu", file=sys.stderr, leave=False, delay=_PATIENCE_S) as bar:
+    # None: on a terminal only, so that a notebook or a log keeps nothing of it.
+    with tqdm(
+        total=steps, desc="validate gpu", file=sys.stderr, leave=False, delay=_PATIENCE_S, disable=None
+    ) as bar:
         for device, machine in rows.groupby("device", sort=True):
             bar.set_postfix_str(device, refresh=False)
             sets = [_gathered(group, fitted_on) for _, group in machine.groupby(CONSTANTS, sort=True)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import sys
 
 import numpy as np
 import pandas as pd
@@ -48,6 +50,13 @@ def test_every_kind_of_row_is_predicted(device):
     assert 0 < predict("flash_decode", on=device, **decode).latency_s < 1e-2
 
 
+class Terminal(io.StringIO):
+    """What somebody looks at: bars are drawn for nobody else."""
+
+    def isatty(self):
+        return True
+
+
 @pytest.fixture(scope="module")
 def serving():
     table = read_measured(PUBLISHED / "serving_attention.csv")
@@ -59,7 +68,9 @@ def test_three_rows_a_set_calibrate_a_device_that_the_table_does_not_hold(
     serving, tmp_path, monkeypatch, capsys
 ):
     assert "h200" not in {e.key.device for e in shipped() if ":" in e.key.implementation}
+    terminal = Terminal()
     monkeypatch.setattr(validation.gpu, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(sys, "stderr", terminal)
     rows = serving.assign(device="H200 SXM")
     by = three_rows(attention_rows(rows)[0])
     paths = [tmp_path / name for name in ("all.csv", "three.csv")]
@@ -74,7 +85,7 @@ def test_three_rows_a_set_calibrate_a_device_that_the_table_does_not_hold(
     # and not about how near a real device would be. Every set is nearer than a roofline treated the same way.
     assert (sets["mape_calibrated"] < sets["mape_roofline"]).all()
     assert sets["mape_calibrated"].median() < 0.10  # 7 % as measured; on another chip's constants no worse
-    assert "validate gpu" in capsys.readouterr().err  # how far the work is
+    assert "validate gpu" in terminal.getvalue()  # how far the work is
 
 
 def test_any_three_dense_rows_do(serving):
