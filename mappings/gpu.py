@@ -106,6 +106,7 @@ class TileMapping:
         cluster: neighbouring blocks of a head that share each reading of the key side from the L2 cache (multicast, or
             a matrix instruction of two multiprocessors).
         splits: this kernel splits keys where its mapping says `split_keys`; False for another kernel of the family.
+        planned_rows: rows of a query tile in the host's plan of splits, where they are not `query`.
         pack: whether heads of a group are packed, in place of the mapping's word, for another kernel of the family.
         head_dim, targets, dtypes, window, causal: the condition; an empty one always holds, the first tile that
             holds is taken. `head_dim` is the largest one served.
@@ -121,6 +122,7 @@ class TileMapping:
     tensor_share: float = 1.0
     cluster: int = 1
     splits: bool = True
+    planned_rows: int = 0
     pack: bool | None = None
     head_dim: int = 0
     targets: tuple[str, ...] = ()
@@ -135,6 +137,8 @@ class TileMapping:
         for name in ("query", "key", "warps", "stages", "operand_rows", "blocks_per_sm", "cluster"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.planned_rows < 0:
+            raise ValueError(f"planned_rows: expected at least 0, found {self.planned_rows}")
         if self.lone <= 0:
             raise ValueError(f"lone: expected a positive number, found {self.lone}")
         if not 0 < self.tensor_share <= 1:
@@ -190,6 +194,9 @@ class KernelMapping:
         skips_window: tiles outside the window are not visited.
         skips_causal: tiles above the diagonal are not visited.
         split_keys: few query tiles are spread over the chip by splitting the keys (split-KV decode).
+        split_slots: blocks an SM that the host plans for: keys are split into as many parts as fit there; zero where
+            the kernel decides, by how full its waves are.
+        split_least: keys of a part at the least in that plan.
         overlaps: products and softmax of a block run at the same time, in turns of its warp groups or stages.
         narrow: targets on which queries are brought to the type of a narrower cache and the products run in it.
         reads_given: the kernel reads the keys that the call brings, in the queries' type, and not the cache.
@@ -226,6 +233,8 @@ class KernelMapping:
     skips_window: bool = True
     skips_causal: bool = True
     split_keys: bool = False
+    split_slots: int = 0
+    split_least: int = 128
     overlaps: bool = True
     narrow: tuple[str, ...] = ()
     reads_given: bool = False
@@ -257,6 +266,8 @@ class KernelMapping:
             raise ValueError(
                 "launches, score_bytes, mask_passes, state_bytes: expected numbers of at least 1, 0, 0, 0"
             )
+        if self.split_slots < 0 or self.split_least < 1:
+            raise ValueError("split_slots, split_least: expected numbers of at least 0 and 1")
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
 

@@ -213,6 +213,12 @@ def test_an_unknown_chip_is_answered_with_the_names_of_all() -> None:
     assert "80GB" not in message  # an alias
 
 
+def test_a_number_of_choices_is_none_of_the_negative_ones() -> None:
+    message = refused("gna-tune", "--layout", "64", "--window", "16", "--on", "h100", "--top", "-1")
+    assert message.endswith("--top: expected a number of choices, or 0 for all, found -1")
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("command", [["demo"], ["gallery"], ["reproduce", "gna"]])
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(command: list[str], tmp_path: Path) -> None:
     taken = tmp_path / "taken"

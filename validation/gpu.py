@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ _ROW_TOLERANCE = 0.5
 _ROW_WHY = (
     "single published rows: machines and versions of one kernel differ by 20 to 30 %, fixed costs by more"
 )
+_PATIENCE_S = 1.0  # before a bar shows how far the work is
 _LEAST_ROWS = 5  # sets with fewer rows are listed, and judged by nobody
 # Two rows that agree in all of these are one measurement told twice.
 _SAME = [*SET, "batch", "heads", "kv_heads", "seq_q", "seq_kv", "causal", "kv_dtype", "latency_ms"]
@@ -94,11 +96,23 @@ def cases_of(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) ->
 
     Where rows to calibrate on are given, all sets of a machine are fitted together; else each on its own.
     """
+    from tqdm import tqdm
+
     out = []
-    for _, machine in rows.groupby("device", sort=True):
-        sets = [_gathered(group, fitted_on) for _, group in machine.groupby(CONSTANTS, sort=True)]
-        fits = _fits(sets) if fitted_on is not None else {}
-        out += [_one_set(each, fits or _fits([each]), origin) for each in sets]
+    # A fit of a machine takes as long as some sets together: a step of its own.
+    steps = rows.groupby(CONSTANTS).ngroups + rows["device"].nunique()
+    # None: on a terminal only, so that a notebook or a log keeps nothing of it.
+    with tqdm(
+        total=steps, desc="validate gpu", file=sys.stderr, leave=False, delay=_PATIENCE_S, disable=None
+    ) as bar:
+        for device, machine in rows.groupby("device", sort=True):
+            bar.set_postfix_str(device, refresh=False)
+            sets = [_gathered(group, fitted_on) for _, group in machine.groupby(CONSTANTS, sort=True)]
+            fits = _fits(sets) if fitted_on is not None else {}
+            bar.update()
+            for each in sets:
+                out.append(_one_set(each, fits or _fits([each]), origin))
+                bar.update()
     return pd.concat(out, ignore_index=True)
 
 

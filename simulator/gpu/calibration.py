@@ -43,7 +43,7 @@ _SPREAD_PER_UNIT = {
     "memory": 0.03,
     "copy_cycles": 0.20,
 }
-_NOTHING_KNOWN = (
+NOTHING_KNOWN = (
     (0.6, 0.4),
     (3e-6, 0.6),
     (2500.0, 0.7),
@@ -136,7 +136,7 @@ def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: boo
         if e.key.direction == key.direction and not (without_device and e.key.device == key.device)
     ]
     if not entries:
-        values, spreads = np.array(_NOTHING_KNOWN).T
+        values, spreads = np.array(NOTHING_KNOWN).T
         text = "assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block"
         return Prior(np.log(values), spreads, text, math.inf)
     unlike = np.array([_unlikeness(e.key, key) for e in entries])

@@ -11,30 +11,16 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import DataError
 
-from .calibration import NUMBERS, Key, Prior, made, same_rate
+from .calibration import Key, Prior, made
 from .efficiency import Efficiency, times
 from .intervals import with_interval
 from .launch import Launch
+from .likeness import Joint, correlation
 
 Floats = NDArray[np.float64]
 
 # Log error of a calibration row, of the model and of the measurement together (repeated runs differ by 3.6 %).
 _ROW_SPREAD = 0.08
-# How far two keys of one device are apart. Chosen after looking at the serving rows of A100, H100, B200 and L40S, three
-# rows a set, each device's own entries left out of the table.
-_APART = {
-    "mapping": 2.0,
-    "framework": 1.0,
-    "version": 0.3,
-    "kernel": 1.0,
-    "products": 0.7,
-    "dtype": 0.2,
-    "kv_dtype": 0.2,
-}
-_APART_HEAD_DIM = 0.7  # per factor of two
-# The part of a deviation that two keys share at the most, falling by a factor of e over the reach. Chosen after looking
-# at the same rows.
-_SHARED, _REACH = 0.9, 2.0
 # Beyond so many spreads a row pulls no harder: one wrong time among the rows of a file does not bend all others.
 _HUBER = 3.0
 
@@ -60,7 +46,9 @@ class Group:
             raise DataError("calibration: expected positive times")
 
 
-def together(groups: Sequence[Group], *, exact: bool | None = None, huber: float = _HUBER) -> list[Floats]:
+def together(
+    groups: Sequence[Group], *, joint: Joint | None = None, exact: bool | None = None, huber: float = _HUBER
+) -> list[Floats]:
     """Return the logarithms of each group's constants, most likely after the rows of all groups.
 
     The constants are what was known before plus a deviation. Deviations are normal, as wide as the prior says, and
@@ -69,14 +57,15 @@ def together(groups: Sequence[Group], *, exact: bool | None = None, huber: float
     alone, however few.
 
     Args:
+        joint: what was known of all groups at once, in their order; by default what each says by itself.
         exact: schedule few blocks event by event, by default where rows are few; else by the closed form.
         huber: row errors beyond so many spreads count linearly; infinity for least squares.
 
     Source: maximum a posteriori by Levenberg-Marquardt; Huber (1964) by iterated weights; correlations as in Gaussian
-        process regression, exponential in the distance (Rasmussen and Williams, 2006, eq. 4.18).
+        process regression (likeness.py).
     """
-    means = np.stack([g.known.mean for g in groups])
-    precision: Floats = np.linalg.inv(_covariance(groups)).astype(np.float64)
+    known = _each_alone(groups) if joint is None else joint
+    means, precision = known.mean, _precision(known.covariance)
     if exact is None:
         exact = sum(len(m) for g in groups for m in g.measured_s) <= _FEW_ROWS
     targets = [np.log(np.concatenate([np.ones(0), *g.measured_s])) for g in groups]
@@ -120,42 +109,20 @@ def calibrate(
     return with_interval(made(np.exp(found), source=source), state="measured", kind=kind)
 
 
-def _covariance(groups: Sequence[Group]) -> Floats:
-    """Return the covariance of all deviations, group by group, shape (n * constants, n * constants)."""
-    spread = np.stack([g.known.spread for g in groups])
-    likeness = np.array([[_likeness(a.key, b.key) for b in groups] for a in groups])
-    likeness[np.diag_indices(len(groups))] = 1.0
-    blocks = np.einsum("ij,ic,jc,cd->icjd", likeness, spread, spread, np.eye(len(NUMBERS)))
-    size = len(groups) * len(NUMBERS)
-    return np.asarray(blocks.reshape(size, size), dtype=np.float64)
+def _each_alone(groups: Sequence[Group]) -> Joint:
+    """Return the priors of groups side by side, deviations correlated by likeness."""
+    spread = np.stack([g.known.spread for g in groups]).T
+    covariance = correlation([g.key for g in groups]) * spread[:, :, None] * spread[:, None, :]
+    return Joint(np.stack([g.known.mean for g in groups]), covariance)
 
 
-def _likeness(a: Key, b: Key) -> float:
-    if a.device != b.device or a.direction != b.direction:
-        return 0.0
-    there = _words(b)
-    apart = sum(_APART[name] for name, word in _words(a).items() if word != there[name])
-    apart += _APART_HEAD_DIM * abs(math.log2(a.head_dim / b.head_dim))
-    return _SHARED * math.exp(-apart / _REACH)
-
-
-def _words(key: Key) -> dict[str, str]:
-    """Return what a key's likeness goes by; an implementation is called framework-version:kernel.
-
-    >>> words = _words(Key("h100", "sm_90", "m", "vllm-0.24.0:fa3", 128, "bf16", "fp8"))
-    >>> words["framework"], words["version"], words["kernel"], words["dtype"]
-    ('vllm', 'vllm-0.24.0', 'fa3', 'fp16')
-    """
-    call, _, kernel = key.implementation.partition(":")
-    return {
-        "mapping": key.mapping,
-        "framework": call.partition("-")[0],
-        "version": call,
-        "kernel": kernel,
-        "products": same_rate(key.products),
-        "dtype": same_rate(key.dtype),
-        "kv_dtype": key.kv_dtype,
-    }
+def _precision(covariance: Floats) -> Floats:
+    """Return the inverse covariance of all deviations, group by group, from that of each constant over groups."""
+    constants, n, _ = covariance.shape
+    blocks = np.zeros((n, constants, n, constants))
+    for c, inverse in enumerate(np.linalg.inv(covariance)):
+        blocks[:, c, :, c] = inverse
+    return blocks.reshape(n * constants, n * constants)
 
 
 def _most_likely(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from einsum_cascade.errors import MappingError
 from einsum_cascade.terminal import Json, emit_json, guarded, note, table
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def gna_tune(
     """Rank every stride and tile pair of a neighbourhood-attention kernel by predicted time."""
     from .gna_tune import tune_gna
 
+    if top < 0:
+        raise MappingError(f"--top: expected a number of choices, or 0 for all, found {top}")
     given = {"layout": layout, "window": window, "dilation": dilation, "causal": causal}
     asked: dict[str, Any] = {name: numbers(name, text) for name, text in given.items()}
     sizes: dict[str, Any] = {"heads": heads, "head_dim": head_dim, "batch": batch}

@@ -96,6 +96,7 @@ def _scaled(one: Launch, many: np.ndarray[Any, np.dtype[np.float64]]) -> Launch:
         bytes_moved=one.bytes_moved * many,
         bytes_appended=one.bytes_appended * many,
         bytes_of_queries=one.bytes_of_queries * many,
+        bytes_of_parts=one.bytes_of_parts * many,
         elements_appended=one.elements_appended * many,
         footprint=one.footprint * many,
     )

@@ -24,6 +24,9 @@ Floats = NDArray[np.float64]
 # flash-attention, hopper/heuristics.h: key tiles up to which it does not split, the part of the chip that blocks have
 # to leave idle before it does, most parts, the part of the best fill that is good enough, and the share of a slot.
 _FEW_KEYS, _ALMOST_FULL, _MOST_PARTS, _GOOD_ENOUGH, _SHARE = 4, 0.8, 128, 0.85, 1.1
+# Bytes that an element of an output in parts passes through memory: written and read in fp32. That they do not grow
+# with the number of parts, whose rest the L2 cache holds, was chosen after looking at serving rows of L40S and H100.
+_PART_BYTES = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,8 @@ class Launch:
         copies: shape (n,), how often the runs occur (batch and heads); `parts`: into how many the keys are split.
         most: blocks that an SM can hold; `resident`: shape (n,), blocks that share one.
         flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself, of the copy of
-            keys and values into the cache, and of queries and outputs; `elements_appended`: what that copy works
-            through.
+            keys and values into the cache, of queries and outputs, and of adding up the parts where keys are split;
+            `elements_appended`: what that copy works through.
     """
 
     gpu: Gpu
@@ -62,6 +65,7 @@ class Launch:
     bytes_moved: Floats
     bytes_appended: Floats
     bytes_of_queries: Floats
+    bytes_of_parts: Floats
     elements_appended: Floats
     footprint: Floats
 
@@ -153,6 +157,7 @@ def launch(
         bytes_moved=moved,
         bytes_appended=appended,
         bytes_of_queries=np.array([c.query_bytes() for c in calls]),
+        bytes_of_parts=_bytes_of_parts(calls, work["parts"]),
         elements_appended=np.array([_copied(c, mapping, gpu.target) for c in calls]),
         footprint=footprint,
         **work,
@@ -176,7 +181,10 @@ def _work(
     )
     parts = np.ones(len(copies))
     if mapping.split_keys and tile.splits:
-        parts = _split(full + masked, runs.sum(axis=1) * copies, slots=gpu.sms * most)
+        if mapping.split_slots:
+            parts = np.array([_planned(c, mapping, tile, gpu.sms) for c in calls], dtype=np.float64)
+        else:
+            parts = _split(full + masked, runs.sum(axis=1) * copies, slots=gpu.sms * most)
         full, masked = np.ceil(full / parts[:, None]), np.ceil(masked / parts[:, None])
         copies = copies * parts
     resident = np.clip(np.ceil(runs.sum(axis=1) * copies / gpu.sms), 1, most)
@@ -215,6 +223,11 @@ def _bytes(
     placed = np.array([c.converted_bytes(always=always) - c.converted_bytes() for c in calls])
     widened = np.array([c.widened_bytes() if copy.converts else 0.0 for c in calls])
     return moved, cache + given + placed + widened, moved + given
+
+
+def _bytes_of_parts(calls: Sequence[Call], parts: Floats) -> Floats:
+    """Return the bytes of outputs that one kernel writes in parts and another one reads and adds up."""
+    return np.where(parts > 1, _PART_BYTES * np.array([c.query_elements() for c in calls]), 0.0)
 
 
 def _copied(call: Call, mapping: KernelMapping, target: str) -> float:
@@ -260,6 +273,24 @@ def _split(tiles_of_block: Floats, blocks: Floats, *, slots: int) -> Floats:
     for i in np.flatnonzero((tiles > _FEW_KEYS) & (blocks < _ALMOST_FULL * slots)):
         parts[i] = _parts(float(blocks[i]), int(tiles[i]), slots)
     return parts
+
+
+def _planned(call: Call, mapping: KernelMapping, tile: TileMapping, sms: int) -> int:
+    """Return into how many parts the host plans to split the keys: as many as the slots that it plans for hold.
+
+    Source: flashinfer, include/flashinfer/attention/scheduler.cuh, PrefillSplitQOKVIndptr: the shortest part with which
+        query tiles, parts and key heads stay within two blocks a multiprocessor; at least 128 keys.
+
+    >>> tile = TileMapping(query=128, key=64)
+    >>> mapping = KernelMapping("m", "k", ("*",), (tile,), "", pack=True, split_slots=2)
+    >>> [_planned(Call(4, 16, n, n, 128, kv_heads=8), mapping, tile, 142) for n in (256, 512, 1024)]
+    [2, 1, 1]
+    """
+    heads = call.key_heads if mapping.pack else call.heads
+    tiles = call.batch * -(-call.seq_q * (call.heads // heads) // (tile.planned_rows or tile.query))
+    most = max(mapping.split_slots * sms // heads // tiles, 1)
+    shortest = max(-(-call.seq_kv // most), mapping.split_least)
+    return -(-call.seq_kv // shortest)
 
 
 def _parts(blocks: float, tiles: int, slots: int) -> int:

@@ -23,6 +23,7 @@ from .energy import constants, energy_names, power
 from .fitting import Group, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
+from .likeness import joint
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
 
@@ -70,6 +71,17 @@ class Prediction:
         """Return the fields by name, for JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<24}  {_text(value)}" for name, value in self.rows())
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        cells = (
+            f"<tr><th>{escape(name)}</th><td>{escape(_text(value))}</td></tr>" for name, value in self.rows()
+        )
+        return f"<table>{''.join(cells)}</table>"
+
     def rows(self) -> list[tuple[str, Any]]:
         """Return what people read first, as (quantity, value)."""
         tiles = ", ".join(f"{n:,} {name}" for name, n in self.tiles.items())
@@ -93,6 +105,10 @@ class Prediction:
             ("source of the constants", self.scalar_source),
             *(("assumption", text) for text in self.assumptions),
         ]
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def predict(
@@ -196,7 +212,9 @@ def _efficiency(
     if len(rows) > len(own):
         source += f", {len(rows) - len(own)} of its other kernels and sizes beside them"
     groups = _groups(rows, gpu, {implementation: mapping}, first=key)
-    return with_interval(made(np.exp(together(groups)[0]), source=source), state="measured", kind=kind)
+    several = sum(bool(g.launches) for g in groups) > 1
+    found = together(groups, joint=joint([g.key for g in groups]) if several else None)
+    return with_interval(made(np.exp(found[0]), source=source), state="measured", kind=kind)
 
 
 def _groups(

@@ -55,6 +55,7 @@ class Gpu:
     Attributes:
         target: the compiler's name of the architecture, for example `sm_90`.
         clock_hz: the clock that it holds under load, not the highest one.
+        hot_clock: what heat and the power limit leave of that clock in a launch that lasts.
         tensor: dense tensor-core rate per operand type.
         exp_per_cycle: exponentials per cycle and SM (the MUFU pipe); likewise the next two.
         shared_bytes_per_cycle: shared memory bandwidth of one SM.
@@ -90,6 +91,7 @@ class Gpu:
     memory_bandwidth_bytes_per_s: Annotated[float, Unit("byte/second", "memory_bandwidth")]
     board_power_w: Annotated[float, Unit("watt", "board_power")]
     tensor_memory_columns: int = 0
+    hot_clock: float = 1.0
     memory_kind: str = "hbm3"
     energy: EnergyRates | None = None
     summary: str = ""
@@ -148,7 +150,8 @@ def unsourced(gpu: Gpu) -> tuple[str, ...]:
     missing = []
     for f in fields(gpu):
         word = _word_of(f.name)
-        if f.name not in _NOT_NUMBERS and word not in gpu.sources and getattr(gpu, f.name) not in (None, 0):
+        said = getattr(gpu, f.name) not in (None, 0, f.default)
+        if said and f.name not in _NOT_NUMBERS and word not in gpu.sources:
             missing.append(f.name)
     return tuple(missing)
 

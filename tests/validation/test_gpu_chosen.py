@@ -11,7 +11,7 @@ def test_every_marked_mapping_and_table_is_listed():
     found = chosen_after_data()
     files = {entry["file"].rpartition("/")[2] for entry in found}
     assert {f"{m.name}.yaml" for m in kernel_mappings() if m.chosen_on} <= files
-    assert {"efficiency.csv", "energy.csv", "intervals.csv", "cache_copies.csv"} <= files
+    assert {"efficiency.csv", "energy.csv", "intervals.csv", "likeness.csv", "cache_copies.csv"} <= files
     assert ("h100_pcie.yaml", "clock: 1335 MHz") in {(e["file"].rpartition("/")[2], e["what"]) for e in found}
     table = next(entry for entry in found if entry["file"].endswith("tables/efficiency.csv"))
     assert table["what"] == f"{len(shipped())} rows"
@@ -22,7 +22,7 @@ def test_constants_in_the_code_are_listed_with_their_value():
     what = {
         entry["what"].partition(" = ")[0] for entry in chosen_after_data() if entry["file"].endswith(".py")
     }
-    assert {"_OVERLAP", "_COMBINE_S", "_UNLIKE", "(_SHARED, _REACH)"} <= what
+    assert {"_OVERLAP", "_COMBINE_S", "_UNLIKE", "_WARMING_S", "_PART_BYTES"} <= what
 
 
 def test_marks_above_and_beside_a_constant():

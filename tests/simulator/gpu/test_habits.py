@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
 
 from mappings.gpu import CacheCopy, PerScore, TileMapping, find_kernel_mapping
 from simulator.gpu.call import make_call
+from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.model import lay
 from simulator.gpu.tile import tile_time
 from simulator.hardware.gpu import find_gpu
 
 H100 = find_gpu("h100")
+IDEAL = Efficiency(scalar=1.0, launch_s=1e-9, block_cycles=0.0, memory=1.0)
 SERVED = find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3")
 CALL = make_call(batch=2, heads=8, kv_heads=2, seq_q=2048, head_dim=128, causal=1, kv_dtype="fp8")
 
@@ -63,3 +66,40 @@ def test_a_tile_may_say_otherwise_than_its_mapping_whether_heads_are_packed():
     # 2 x 2 groups of 4 heads x 2048 rows, or 2 x 8 heads x 2048 rows, in tiles of 128.
     assert packed.copies[0] == 4 * packed.parts[0]
     assert apart.copies[0] == 16 * apart.parts[0]
+
+
+def parts_by_search(call, sms, rows):
+    """The host's plan as its source reads: the shortest part of keys with which all blocks fit two an SM."""
+    tiles = call.batch * -(-call.seq_q * call.group // rows)
+    for part in range(128, call.seq_kv):
+        if tiles * -(-call.seq_kv // part) <= 2 * sms // call.key_heads:
+            return -(-call.seq_kv // part)
+    return 1
+
+
+def test_keys_are_split_as_the_host_plans_it():
+    planned = find_kernel_mapping("flash_attention", "sglang-0.5.14:flashinfer")
+    gpu, seen = find_gpu("l40s"), set()
+    for batch, heads, kv_heads, n in itertools.product(
+        (1, 4, 32), (2, 16), (1, 2), (64, 200, 256, 1000, 4096)
+    ):
+        call = make_call(batch=batch, heads=heads, kv_heads=kv_heads, seq_q=n, head_dim=128, causal=1)
+        parts = int(lay([call], gpu, mapping=planned).parts[0])
+        assert parts == parts_by_search(call, gpu.sms, 128), call
+        seen.add(parts)
+    assert {1, 2} < seen  # some are left whole, some are cut in two, some in more
+
+
+def test_parts_are_written_and_read_once_more():
+    planned = find_kernel_mapping("flash_attention", "sglang-0.5.14:flashinfer")
+    sizes = {"batch": 4, "heads": 16, "kv_heads": 8, "head_dim": 128, "causal": 1}
+    split, whole = (lay([make_call(seq_q=n, **sizes)], find_gpu("l40s"), mapping=planned) for n in (256, 512))
+    assert split.parts[0] == 2
+    assert split.bytes_of_parts[0] == 2 * 4 * 4 * 16 * 256 * 128  # fp32 there and back, of every output
+    assert whole.parts[0] == 1
+    assert whole.bytes_of_parts[0] == 0
+    costs = [
+        times(replace(split, bytes_of_parts=split.bytes_of_parts * k), IDEAL).latency_s[0] for k in (0, 1)
+    ]
+    expected = split.bytes_of_parts[0] / split.gpu.memory_bandwidth_bytes_per_s
+    assert costs[1] - costs[0] == pytest.approx(expected, rel=1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -92,7 +93,7 @@ def test_worked_example():
     # first softmax hides behind nothing: 128 x 128 exponentials, 16 a cycle.
     mapping = replace(find_kernel_mapping("flash_attention", "fa3"), pack=False, mask_factor=1.0)
     tile = TileMapping(query=128, key=128, operand_rows=64)
-    gpu = replace(find_gpu("h100"), l2_bandwidth_bytes_per_s=1e30)
+    gpu = replace(find_gpu("h100"), l2_bandwidth_bytes_per_s=1e30, hot_clock=1.0)
     call = make_call(batch=1, heads=4, seq_q=128, seq_kv=512, head_dim=128)
     t = times(launch([call], gpu, mapping=mapping, tile=tile), IDEAL)
     assert t.compute_s[0] == pytest.approx((4 * 2048 + 1024) / 1755e6, rel=1e-12)
@@ -189,6 +190,32 @@ def test_mistakes_are_named(change, error, says):
     words = {"kernel": "flash_attention", "on": "h100", **SIZES, **change}
     with pytest.raises(error, match=says):
         predict(words.pop("kernel"), **words)
+
+
+def test_a_short_launch_holds_its_clock_and_a_long_one_what_load_leaves():
+    mapping = find_kernel_mapping("flash_attention", "fa3")
+    shapes = ((1, 1), (1, 2**5), (1, 2**10), (2**10, 2**10))
+    many = [make_call(batch=b, heads=h, seq_q=16384, head_dim=128) for b, h in shapes]
+    hot, cool = (
+        times(lay(many, replace(find_gpu("h100"), hot_clock=c), mapping=mapping), IDEAL) for c in (0.8, 1.0)
+    )
+    clock = cool.compute_s / hot.compute_s
+    # Less than 0.5 ms of 10 ms: under 5 % of the way down; in a launch of minutes all of it.
+    assert clock[0] == pytest.approx(1 - 0.2 * cool.compute_s[0] / (10e-3 + cool.compute_s[0]), rel=1e-3)
+    assert 0.99 < clock[0] < 1.0
+    assert clock[-1] == pytest.approx(0.8, abs=1e-3)
+    assert (np.diff(clock) < 0).all()
+    assert np.array_equal(hot.memory_s, cool.memory_s)
+
+
+def test_a_prediction_reads_and_prints():
+    found = predict("flash_attention", on="h100", **SIZES)
+    for text in (str(found), found._repr_html_()):
+        assert "latency [us]" in text
+        assert found.bound_by in text
+    strange = replace(found, scalar_source="<b>&", assumptions=())
+    assert "&lt;b&gt;&amp;" in strange._repr_html_()
+    assert strange._repr_html_().count("<tr>") == len(strange.rows())
 
 
 def test_every_number_of_every_device_has_a_source():
