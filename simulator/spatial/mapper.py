@@ -66,7 +66,8 @@ def find_mapping(
         chip: the machine.
         objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy.
         effort: structures of loops without progress after which a block is left, shared by the Einsums of the
-            cascade; more is never worse in the objective, with no slack.
+            cascade. More is worse for no block; where blocks do not agree on tiles, a search a quarter as long is
+            looked at too.
         slack: for `latency_s`, the share of the best latency that is given up where that lowers the product of energy
             and delay: the last percent of speed may double the energy.
 

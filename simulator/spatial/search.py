@@ -42,7 +42,7 @@ class Search:
     """One search: a cascade with all sizes settled on one chip; remembers what was found for each run of Einsums.
 
     Attributes:
-        effort: more is never worse: each block is searched as far as with less, and then on.
+        effort: with more, each block is searched as far as with less, and then on.
         evaluated: tilings, each of all tile sizes at once, that were counted.
     """
 
