@@ -34,7 +34,10 @@ REGISTER_UNIT = 256
 LOAD_CYCLES = 260.0
 # Tiles whose other pipeline depths are compiled too; of the rest one depth is enough to see that they are worse.
 FINALISTS = 4
-MACHINES = {"a100": "sm_80", "h100": "sm_90", "h200": "sm_90", "b200": "sm_100", "gb200": "sm_100"}
+MACHINES = {
+    "a100": "sm_80", "a10": "sm_86", "rtx_3090": "sm_86", "l40s": "sm_89", "h100": "sm_90", "h200": "sm_90",
+    "h20": "sm_90", "b200": "sm_100", "gb200": "sm_100", "rtx_pro_6000": "sm_120",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,7 @@ def tune(
     """Return the candidates that neither spill nor overflow an SM, best first.
 
     Args:
-        on: "a100", "h100", "h200", "b200", or a compile target.
+        on: a machine of `MACHINES`, or a compile target.
         head_dim: 128, or what the kernel is shipped for, where not given.
         variant: as the registry lists them; "causal" or else the first where not given.
         tiles: the candidates; those of the registry where not given.
