@@ -160,32 +160,47 @@ def work(names: Iterable[str] | None = None) -> list[tuple[KernelEntry, Case]]:
     A campaign's lengths and heads are multiples of 16 where those of the checks are odd, which compiles to other code.
     """
     chosen = registry.chosen(names)
-    found = [(entry, case) for entry in chosen for case in registry.load(entry.cases)()]
-    seen: set[tuple[object, ...]] = set()
+    checks = [(entry, case) for entry in chosen for case in registry.load(entry.cases)()]
+    return checks + [(entry, case) for entry in chosen for case in campaign_cases(entry.name)]
+
+
+def campaign_cases(kernel: str) -> list[Case]:
+    """Return what a campaign launches of a kernel, each specialisation once and of one sequence alone.
+
+    One is as good as many: the number of sequences is no argument of a kernel.
+    """
+    found: dict[object, Case] = {}
     for p in plans.plan(lengths=(CAMPAIGN_LENGTH,)):
-        entry = registry.find(p.entry)
-        if entry in chosen and p.specialisation not in seen:
-            seen.add(p.specialisation)
-            # A sequence is as good as many: the number of them is no argument of a kernel.
-            found.append((entry, Case(p.setting.dtype, {**p.sizes, "batch": 1}, p.options, p.extras)))
-    return found
+        if p.entry == kernel:
+            case = Case(p.setting.dtype, {**p.sizes, "batch": 1}, p.options, p.extras)
+            found.setdefault(p.specialisation, case)
+    return list(found.values())
+
+
+def _asked(entry: KernelEntry, case: Case) -> frozenset[Asked]:
+    """Return what a launch asks for; nothing is compiled."""
+    aot.compiler()
+    asked: list[Asked] = []
+
+    def note(what: Asked) -> tiles.Tile:
+        asked.append(what)
+        return tiles.Tile(*tiles.INTERPRETED)
+
+    with _instead(lambda *_, **__: None, note):
+        call(entry, case)
+    return frozenset(asked)
 
 
 @functools.cache
-def _askers() -> tuple[tuple[KernelEntry, Case, frozenset[Asked]], ...]:
-    """Return every check and campaign launch with what it asks for; nothing is compiled."""
-    aot.compiler()
+def _askers(kernel: str) -> tuple[tuple[KernelEntry, Case, frozenset[Asked]], ...]:
+    """Return the checks and campaign launches that ask for a tile of a kernel, their own or another's."""
     found = []
-    for entry, case in work():
-        asked: list[Asked] = []
-
-        def note(what: Asked, asked: list[Asked] = asked) -> tiles.Tile:
-            asked.append(what)
-            return tiles.Tile(*tiles.INTERPRETED)
-
-        with _instead(lambda *_, **__: None, note):
-            call(entry, case)
-        found.append((entry, case, frozenset(asked)))
+    for entry in registry.entries():
+        checks = [(entry, case, _asked(entry, case)) for case in registry.load(entry.cases)()]
+        mine = [row for row in checks if any(name == kernel for name, *_ in row[2])]
+        # What no check of an entry asks for, its campaign does not either: those tensors are large.
+        more = [(entry, case, _asked(entry, case)) for case in campaign_cases(entry.name)] if mine else []
+        found += mine + more
     return tuple(found)
 
 
@@ -202,7 +217,7 @@ def of_row(row: tiles.Shipped, *, target: str) -> Iterator[Launch]:
     capability = aot.target_number(target)
     rows = (*(r for r in tiles.shipped() if r.key != row.key), row)
     with mock.patch.object(tiles, "shipped", lambda: rows):
-        for other, case, asked in _askers():
+        for other, case, asked in _askers(row.kernel):
             if any(_takes(a, row, capability) for a in asked):
                 yield from (x for x in launches(other, case, target=target) if x.function in functions)
 
