@@ -276,9 +276,14 @@ def _size(tile: Tile) -> int:
 
 
 def _holds(tile: Tile, other: Tile) -> bool:
-    """Tell whether a tile is as large as another each way, at the same depth and on no more warps."""
+    """Tell whether a tile is as large as another each way, at the same depth and on no more warps.
+
+    Where a product has fewer than 16 rows for each warp, warps repeat each other's rows: what such a tile needs says
+    nothing of one with more rows.
+    """
     larger = tile.block_m >= other.block_m and tile.block_n >= other.block_n
-    return larger and tile.stages == other.stages and tile.warps <= other.warps
+    alike = tile.block_m == other.block_m or other.block_m >= 16 * other.warps
+    return alike and larger and tile.stages == other.stages and tile.warps <= other.warps
 
 
 def _first_depth(tile: Tile, grid: Iterable[Tile]) -> int:
