@@ -139,13 +139,13 @@ def row_of(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: 
     return min(fits, key=lambda r: r.head_dim)
 
 
-def generation(target: int) -> int:
-    """Return the compute capability, times ten, whose rows serve a GPU: its own, or one of the same instructions.
+def alike(target: int) -> int:
+    """Return the compute capability, times ten, whose rows serve a GPU that has none of its own: one like it.
 
     Consumer Blackwell (12.x) multiplies as Ampere does, and has neither tensor memory nor more shared memory than Ada.
     Source: PTX ISA, tcgen05 and wgmma; CUDA C++ Programming Guide, technical specifications per compute capability.
 
-    >>> generation(89), generation(103), generation(120)
+    >>> alike(89), alike(103), alike(120)
     (89, 103, 89)
     """
     return 89 if target >= 120 else target
@@ -154,7 +154,7 @@ def generation(target: int) -> int:
 def legal(kernel: str, *, word_bytes: int, target: int, window: bool) -> list[Shipped]:
     """Return the rows of a kernel and word for one generation; the tile of another one may spill on it.
 
-    Of rows for one head size, that of the nearest older target counts: GPUs of one generation differ in shared memory.
+    Of rows for one head size, that of the nearest target counts: GPUs of one generation differ in shared memory.
     Where a kernel has rows for windows, a window has no other.
 
     Raises:
@@ -163,12 +163,11 @@ def legal(kernel: str, *, word_bytes: int, target: int, window: bool) -> list[Sh
     rows = [r for r in shipped() if r.kernel == kernel]
     if not rows:
         raise KernelError(f"no tiles for kernel '{kernel}': {nearest(kernel, {r.kernel for r in shipped()})}")
-    like = generation(target)
-    oldest = max((r.target // 10 for r in rows if r.target <= like), default=0)
-    nearest_first = sorted(
-        (r for r in rows if r.word_bytes == word_bytes and r.target // 10 == oldest and r.target <= like),
-        key=lambda r: -r.target,
-    )
+    like = alike(target)
+    family = max((r.target // 10 for r in rows if r.target <= like), default=0)
+    serving = [r for r in rows if r.target <= like and r.target // 10 == family]
+    serving += [r for r in rows if like < r.target <= target and r.target // 10 == target // 10]
+    nearest_first = sorted((r for r in serving if r.word_bytes == word_bytes), key=lambda r: -r.target)
     found: dict[tuple[int, bool], Shipped] = {}
     for r in nearest_first:
         found.setdefault((r.head_dim, r.window), r)
