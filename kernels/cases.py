@@ -214,8 +214,8 @@ def neural_memory() -> Iterator[Case]:
     """Yield the checks of the chunked memory."""
     for dtype in ("fp32", "fp16", "bf16"):
         yield Case(dtype, _sizes(2, 53, 53, 32), {"chunk": 16})
-    # Single words are two TF32 words in registers: of the tiles that were tried, from 16 columns and 4 to 16 warps, none
-    # holds such long chunks of them beside the instructions of Hopper and Blackwell.
+    # Single words are two TF32 words in registers: of the tiles that were tried, from 16 columns and 4 to 16 warps,
+    # none holds such long chunks of them with the instructions of Hopper and Blackwell.
     long_chunks = ("sm_90", "sm_100")
     yield Case("fp32", _sizes(1, 70, 70, 40, batch=2), {"chunk": 32}, slow_on=long_chunks)
     yield Case("fp32", _sizes(1, 20, 20, 64), {"chunk": 64}, slow_on=long_chunks)

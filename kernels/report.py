@@ -85,11 +85,11 @@ def slow_lines(found: Launched) -> list[str]:
     """Return a line for each launch that spills as its check says, and for each mark of which nothing is true."""
     lines = []
     for kernel, case, launches in found:
-        for r in launches:
-            if r.known and r.spills:
-                lines.append(
-                    f"slow but right: {kernel}, {r.function}, {r.stack_bytes} bytes a thread spill: {case}"
-                )
+        lines += [
+            f"slow but right: {kernel}, {r.function}, {r.stack_bytes} bytes a thread spill: {case}"
+            for r in launches
+            if r.known and r.spills
+        ]
         if any(r.known for r in launches) and not any(r.spills for r in launches):
             lines.append(f"marked as slow but spills nothing: {kernel}: {case}")
     return lines

@@ -45,7 +45,12 @@ class Wanted:
 
     def row(self, tile: Tile) -> Shipped:
         """Return the row with a tile."""
-        kernel, target, head_dim, word_bytes = self.kernel, TARGETS[self.target], self.head_dim, WORD_BYTES[self.dtype]
+        kernel, target, head_dim, word_bytes = (
+            self.kernel,
+            TARGETS[self.target],
+            self.head_dim,
+            WORD_BYTES[self.dtype],
+        )
         return Shipped(kernel, target, head_dim, word_bytes, self.window, tile, compiled=True)
 
 

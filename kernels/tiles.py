@@ -194,9 +194,7 @@ def fitting(kernel: str, *, head_dim: int, word_bytes: int, target: int, window:
     return row.tile
 
 
-def fitting_row(
-    kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bool = False
-) -> Shipped:
+def fitting_row(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bool = False) -> Shipped:
     """Return the shipped row that serves a head size, whatever it is.
 
     Rows that are no multiple of 16 words cannot be loaded in vectors, which costs registers: such a head takes the tile

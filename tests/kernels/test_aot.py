@@ -16,7 +16,6 @@ from einsum_cascade.errors import KernelError
 from kernels import aot, attention, registry, report, sass, tiles, tuning
 from kernels.tiles import Tile
 
-
 # The targets that every kernel has tiles of its own for; others take theirs, or smaller ones where they must.
 WHOLE = ("sm_80", "sm_90", "sm_100")
 

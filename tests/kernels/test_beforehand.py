@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_a_kernel_that_cannot_be_compiled_leaves_the_others(tmp_path, monkeypatc
 
 def hangs(jobs, capability):
     for name, _ in jobs:
-        open(name, "w").write(str(os.getpid()))
+        Path(name).write_text(str(os.getpid()))
     time.sleep(120)
 
 
@@ -86,12 +87,12 @@ def test_a_compiler_that_hangs_is_ended_and_one_that_dies_is_told(tmp_path):
         [(str(place), None)], capability=CAPABILITY, among=4, limit_s=15.0, work=hangs
     )
     assert time.monotonic() - start < 60
-    assert not os.path.exists(f"/proc/{place.read_text()}")
+    assert not Path(f"/proc/{place.read_text()}").exists()
     assert not beforehand.compile_all([("a", None)], capability=CAPABILITY, among=1, limit_s=60.0, work=dies)
 
 
 def test_compiling_counts_against_the_budget_and_more_cpus_leave_more_of_it():
-    """Two plans of one kernel and head size, of 0.65 s each beside one job for the kernel's check and one of its own."""
+    """Two plans of one kernel and head size: one job is the kernel's check, one the kernel of both plans."""
     p = replace(next(campaign.plan()), flops=0.0, bytes=0.0)
     q = replace(p, setting=replace(p.setting, batch=2))
     one = campaign.estimate_s(p, budget_s=0.25, rates=campaign.ceilings.ASSUMED)

@@ -66,11 +66,17 @@ def test_a_campaign_s_launches_are_compiled_beside_the_checks():
     found = [case for e, case in offline.work(["channel_attention"]) if e == entry]
     checks = list(registry.load(entry.cases)())
     assert found[: len(checks)] == checks
-    assert [(c.sizes["head_dim"], c.sizes["seq_q"]) for c in found[len(checks) :]] == [(128, 4096), (64, 4096)]
+    assert [(c.sizes["head_dim"], c.sizes["seq_q"]) for c in found[len(checks) :]] == [
+        (128, 4096),
+        (64, 4096),
+    ]
 
 
 def test_what_is_known_to_spill_is_told_and_what_no_longer_does_too():
-    spilling, fine = Launch("f", 255, 40, 0, fits=True, known=True), Launch("f", 90, 0, 0, fits=True, known=True)
+    spilling, fine = (
+        Launch("f", 255, 40, 0, fits=True, known=True),
+        Launch("f", 90, 0, 0, fits=True, known=True),
+    )
     (line,) = report.slow_lines([("k", "case", (fine, spilling))])
     assert line.startswith("slow but right: k, f, 40 bytes")
     (line,) = report.slow_lines([("k", "case", (fine,))])

@@ -19,6 +19,7 @@ from kernels.tiles import Tile
 from mappings.compiled import with_compiled
 from mappings.gpu import find_kernel_mapping
 
+
 def unlaunched(row, *, target):
     """No check takes the row."""
     return ()
@@ -60,7 +61,7 @@ def test_where_every_tile_spills_there_is_none():
 
 
 def test_a_tile_whose_launches_spill_is_refused_too():
-    """Builds ahead of time know of no odd head and no single head a group: the tile that is shipped holds those only."""
+    """Builds ahead of time know of no odd head and no single head a group: what is shipped holds the builds only."""
     asked = []
 
     def launched(row, *, target):
