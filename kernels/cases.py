@@ -218,7 +218,7 @@ def neural_memory() -> Iterator[Case]:
     # none holds such long chunks of them with the instructions of Hopper and Blackwell.
     long_chunks = ("sm_90", "sm_100")
     yield Case("fp32", _sizes(1, 70, 70, 40, batch=2), {"chunk": 32}, slow_on=long_chunks)
-    yield Case("fp32", _sizes(1, 20, 20, 64), {"chunk": 64}, slow_on=long_chunks)
+    yield Case("fp32", _sizes(1, 20, 20, 64), {"chunk": 64}, slow_on=(*long_chunks, "sm_120"))
     yield Case("bf16", _sizes(1, 35, 35, 128), {"chunk": 16})
     for dtype, head_dim in _WIDE:
         yield Case(dtype, _sizes(1, 21, 21, head_dim), {"chunk": 16})
