@@ -23,7 +23,7 @@ from einsum_cascade.errors import KernelError, nearest
 from . import registry, sass, tileir
 from .tiles import Tile, legal
 
-TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+TARGETS = {"sm_80": 80, "sm_86": 86, "sm_89": 89, "sm_90": 90, "sm_100": 100, "sm_120": 120}
 POINTER = {"fp32": "*fp32", "fp16": "*fp16", "bf16": "*bf16"}
 WORD_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 # float16 compiles to the same loops as bfloat16 does.
@@ -250,8 +250,13 @@ def _tool(name: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Build]:
-    """Yield the shipped builds of the named kernels, or of all, for a target: all that tiles.csv calls compiled."""
+def builds(target: str, *, kernels: Iterable[str] | None = None, own: bool = False) -> Iterator[Build]:
+    """Yield the shipped builds of the named kernels, or of all, for a target: all that tiles.csv calls compiled.
+
+    Args:
+        own: without those that a build for an older target of the same generation serves, as it runs there too.
+            Source: CUDA C++ Programming Guide, "Binary Compatibility".
+    """
     number = target_number(target)
     for entry in (e for e in registry.chosen(kernels) if e.build):
         make = registry.load(entry.build)
@@ -259,7 +264,9 @@ def builds(target: str, *, kernels: Iterable[str] | None = None) -> Iterator[Bui
             windowed, word_bytes = "window" in variant, WORD_BYTES[dtype]
             rows = legal(entry.name, word_bytes=word_bytes, target=number, window=windowed)
             row = next((r for r in rows if r.head_dim == head_dim), None)
-            if row is not None and row.compiled:
+            if row is None or not row.compiled:
+                continue
+            if not own or row.target == number or row.target // 10 != number // 10:
                 yield make(row.tile, head_dim=head_dim, dtype=dtype, variant=variant)
 
 
@@ -267,11 +274,14 @@ def compile_shipped(
     target: str,
     *,
     kernels: Iterable[str] | None = None,
+    own: bool = False,
     progress: Callable[[Iterable[Build]], Iterable[Build]] = iter,
 ) -> tuple[Resources, ...]:
     """Return the resources of every shipped build for a target.
 
     Args:
+        own: see `builds`.
         progress: wraps the builds while they are compiled, for example tqdm.
     """
-    return tuple(compile_build(b, target) for b in progress(list(builds(target, kernels=kernels))))
+    wanted = list(builds(target, kernels=kernels, own=own))
+    return tuple(compile_build(b, target) for b in progress(wanted))

@@ -251,7 +251,10 @@ def _beside_tables(tile: tiles.Tile, *, tables: int, head_dim: int) -> tiles.Til
     queries = min(tile.block_m, 64) if head_dim > 128 else tile.block_m
     warps = max(tile.warps, queries // 16)
     large = tables > 1 and queries * tile.block_n >= 128 * 64
-    return replace(tile, block_m=queries, warps=warps, stages=min(tile.stages, 2) if large else tile.stages)
+    # Half as many keys a step on GPUs whose tile is that of an A100 of 128 dimensions: it spills with both tables.
+    keys = 16 if tables > 1 and head_dim > 64 and tile.block_n == 32 else tile.block_n
+    stages = min(tile.stages, 2) if large else tile.stages
+    return replace(tile, block_m=queries, block_n=keys, warps=warps, stages=stages)
 
 
 def _last(*tables: torch.Tensor | None, heads: int) -> int:

@@ -15,20 +15,19 @@ from pathlib import Path
 import torch
 
 from einsum_cascade.errors import KernelError
+from einsum_cascade.terminal import note
 
-from . import ceilings, check, device, journal, registry, timing, unattended
+from . import beforehand, ceilings, check, device, journal, registry, timing, unattended
 from .ceilings import Ceilings
 from .measurement import Measurement, Setting
 from .plans import Plan, case_of, plan
 
 __all__ = ["Plan", "case_of", "estimate_s", "plan", "run", "within", "work"]
 
-# Of a measured case: inputs are drawn and checked, the device's state is read while it is busy, and a kernel that was
-# not seen before is compiled (1 to 3 seconds of a CPU, as `kernels compile` shows).
+# Of a measured case: inputs are drawn and checked, and the device's state is read while it is busy.
 SETUP_S = 0.4
-COMPILE_S = 2.5
-# Of a kernel's check before its first case: another specialisation or two, and a small float64 reference.
-CHECK_S = 3.0
+# Of a kernel's check before its first case: a small float64 reference, and functions are loaded from Triton's cache.
+CHECK_S = 0.5
 # What a tile kernel reaches of a plain matrix product, for a budget only. Source: Triton's forward pass on A100, H100
 # and B200 lies between 0.4 and 0.65 of it in the published tables.
 SHARE_OF_GEMM = 0.5
@@ -51,16 +50,15 @@ def repeats_of(one_s: float) -> int:
     return max(1, min(10, int(0.02 / one_s)))
 
 
-def estimate_s(p: Plan, *, budget_s: float, rates: Ceilings, compiled: bool) -> float:
-    """Return the estimated time of a whole case, in seconds.
+def estimate_s(p: Plan, *, budget_s: float, rates: Ceilings) -> float:
+    """Return the estimated time of a whole case whose kernel is compiled, in seconds.
 
     Args:
         budget_s: rounds are made while this lasts.
-        compiled: whether an earlier case has compiled the same kernel.
     """
     one = call_s(p, rates)
     rounds = max(budget_s, LEAST_ROUNDS * repeats_of(one) * one)
-    return SETUP_S + 4 * one + rounds + (0.0 if compiled else COMPILE_S)
+    return SETUP_S + 4 * one + rounds
 
 
 def within(
@@ -69,22 +67,26 @@ def within(
     minutes: float | None,
     budget_s: float = 0.25,
     rates: Ceilings = ceilings.ASSUMED,
+    compilers: int = 1,
 ) -> Iterator[tuple[Plan, float]]:
-    """Yield the plans that fit in a budget, in order, each with the estimated seconds that have passed after it.
+    """Yield the plans that fit in a budget, in order, each with the estimated seconds that it and those before it take.
 
+    What they have to compile is done before the first of them is measured, and counts.
     A plan too long for what is left is passed over; shorter ones behind it may still fit.
+
+    Args:
+        compilers: processes that compile side by side.
     """
-    passed = 0.0
-    seen: set[tuple[object, ...]] = set()
-    checked: set[str] = set()
+    measuring = 0.0
+    seen: set[object] = set()
     for p in plans:
-        more = estimate_s(p, budget_s=budget_s, rates=rates, compiled=p.specialisation in seen)
-        more += 0.0 if p.entry in checked else CHECK_S
-        if minutes is not None and passed + more > 60.0 * minutes:
+        new = {p.entry, p.specialisation} - seen
+        more = estimate_s(p, budget_s=budget_s, rates=rates) + (CHECK_S if p.entry in new else 0.0)
+        passed = measuring + more + beforehand.estimate_s(len(seen | new), among=compilers)
+        if minutes is not None and passed > 60.0 * minutes:
             continue
-        passed += more
-        seen.add(p.specialisation)
-        checked.add(p.entry)
+        measuring += more
+        seen |= new
         yield p, passed
 
 
@@ -119,9 +121,14 @@ def run(
     name = device.measured_name(on)
     rates = _ceilings(path, past, budget_s) if on == "cuda" else ceilings.ASSUMED
     todo = [p for p in plans if _key_of(p, name) not in past]
+    compilers = beforehand.workers()
+    fitting = within(todo, minutes=minutes, budget_s=budget_s, rates=rates, compilers=compilers)
+    chosen = [p for p, _ in fitting]
+    if on == "cuda":
+        _compile(chosen, compilers)
     wrong: dict[str, str] = {}
     added = 0
-    for p in progress([p for p, _ in within(todo, minutes=minutes, budget_s=budget_s, rates=rates)]):
+    for p in progress(chosen):
         if minutes is not None and time.monotonic() - start > 60.0 * minutes:
             break
         key = _key_of(p, name)
@@ -166,6 +173,21 @@ def _attempt(
     return None
 
 
+def _compile(plans: Iterable[Plan], compilers: int) -> None:
+    """Compile what the plans launch on the present GPU, side by side; what takes thrice its time is left for later."""
+    jobs = beforehand.jobs_of(plans)
+    if not jobs:
+        return
+    major, minor = torch.cuda.get_device_capability()
+    limit_s = 3.0 * beforehand.estimate_s(len(jobs), among=compilers)
+    start = time.monotonic()
+    whole = beforehand.compile_all(jobs, capability=10 * major + minor, among=compilers, limit_s=limit_s)
+    note(
+        f"{len(jobs)} kernels compiled in {time.monotonic() - start:.0f} s on {compilers} CPUs"
+        + ("" if whole else ", not all of them: the others are compiled when they are measured")
+    )
+
+
 def _ceilings(path: Path, past: set[journal.Key], budget_s: float) -> Ceilings:
     """Return the ceilings of the GPU, measured now; their rows are appended where the file lacks them."""
     rates, spreads = ceilings.measure(budget_s=budget_s)
@@ -175,10 +197,8 @@ def _ceilings(path: Path, past: set[journal.Key], budget_s: float) -> Ceilings:
 
 def _check(entry: str) -> str:
     """Return what is wrong where the compiled kernel fails its first bfloat16 check, or its first at all."""
-    found = registry.find(entry)
-    cases = list(registry.load(found.cases)())
-    case = next((c for c in cases if c.dtype == "bf16"), cases[0])
-    outcome = check.run_case(found, case, device="cuda")
+    case = beforehand.gate_case(entry)
+    outcome = check.run_case(registry.find(entry), case, device="cuda")
     return (
         "" if outcome.ok else f"relative error {outcome.error:.3g} against float64 ({case.label}); not timed"
     )

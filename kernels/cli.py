@@ -12,6 +12,8 @@ from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, guarded, 
 Names = Annotated[list[str] | None, typer.Argument(help="Kernels; all of them if none is named.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one.")]
 
+TARGETS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
+
 
 def _progress(what: str) -> Any:
     from tqdm.auto import tqdm
@@ -41,7 +43,8 @@ def check(
     *,
     device: Device = None,
     target: Annotated[
-        str | None, typer.Option(help="Compile each check for sm_80, sm_90 or sm_100 instead; nothing runs.")
+        str | None,
+        typer.Option(help=f"Compile each check and campaign launch instead, and run none: {TARGETS}."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -63,13 +66,15 @@ def check(
 
 def _check_offline(names: list[str] | None, target: str, *, json: bool) -> None:
     from .offline import run
-    from .report import launch_document, launch_rows
+    from .report import launch_document, launch_rows, slow_lines
 
     found = run(names or None, target=target, progress=_progress(target))
     if json:
         emit_json(launch_document(found))
     else:
         table(f"Launches compiled for {target}", *launch_rows(found))
+        for line in slow_lines(found):
+            note(line)
     if not all(launch.ok for _, _, launches in found for launch in launches):
         raise typer.Exit(OUT_OF_TOLERANCE)
 
@@ -78,7 +83,7 @@ def _check_offline(names: list[str] | None, target: str, *, json: bool) -> None:
 def compile_kernels(
     names: Names = None,
     *,
-    target: Annotated[str, typer.Option(help="sm_80, sm_90, sm_100, or all.")] = "sm_90",
+    target: Annotated[str, typer.Option(help=f"{TARGETS}, or all.")] = "sm_90",
     write: Annotated[
         bool, typer.Option(help="Store the result in mappings/library/gpu/resources.csv.")
     ] = False,
@@ -88,11 +93,15 @@ def compile_kernels(
 
     All kernels for one generation take some minutes; name the kernels that matter, or let the bar run.
     """
-    from .aot import TARGETS, compile_shipped
+    from . import aot
     from .report import resource_document, resource_rows, store_resources
 
-    targets = list(TARGETS) if target == "all" else [target]
-    found = [r for t in targets for r in compile_shipped(t, kernels=names or None, progress=_progress(t))]
+    whole = target == "all"
+    found = [
+        r
+        for t in (aot.TARGETS if whole else [target])
+        for r in aot.compile_shipped(t, kernels=names or None, own=whole or write, progress=_progress(t))
+    ]
     if write:
         note(f"written: {store_resources(found)}")
     if json:
@@ -140,7 +149,7 @@ def probe(
         str, typer.Argument(metavar="FILE.py:KERNEL", help="The file is executed to load the kernel.")
     ],
     *,
-    target: Annotated[str, typer.Option(help="sm_80, sm_90 or sm_100.")] = "sm_90",
+    target: Annotated[str, typer.Option(help=f"{TARGETS}.")] = "sm_90",
     constexpr: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE of compile-time arguments, parted by commas.")
     ] = None,
@@ -176,7 +185,9 @@ def tune(
         str, typer.Argument(help="A kernel of `kernels list` that is compiled.")
     ] = "flash_attention",
     *,
-    on: Annotated[str, typer.Option(help="a100, h100, h200, b200, or sm_80, sm_90, sm_100.")] = "h100",
+    on: Annotated[
+        str, typer.Option(help=f"a100, a10, rtx_3090, l40s, h100, h200, b200, rtx_pro_6000, or {TARGETS}.")
+    ] = "h100",
     head_dim: Annotated[
         int | None, typer.Option(help="Head size; 128 where the kernel is shipped for it.")
     ] = None,
@@ -194,7 +205,7 @@ def tune(
     from .tuning import tune as ranking
 
     if measure:
-        resolve("cuda")
+        resolve("cuda", instead="without --measure, tiles are ranked by what the compiler says")
     progress = _progress("tune")
     ranked = ranking(kernel, on=on, head_dim=head_dim, dtype=dtype, variant=variant, progress=progress)
     ranked, quality = measured(ranked) if measure else (ranked, None)
@@ -226,6 +237,7 @@ def campaign(
 
     check_writable(out)
 
+    from .beforehand import workers
     from .campaign import plan, run, within, work
     from .device import commit, resolve
     from .journal import done, failed_path, failures
@@ -234,7 +246,7 @@ def campaign(
 
     plans = list(plan(lengths=(64,), head_dims=(16,), tokens=64) if tiny else plan())
     if plan_only:
-        chosen = list(within(plans, minutes=minutes))
+        chosen = list(within(plans, minutes=minutes, compilers=workers()))
         columns, rows = plan_rows(chosen)
         if json:
             fields = ("kernel", "implementation", "direction", "seq_q", "head_dim", "mask", "elapsed_s")
@@ -246,7 +258,7 @@ def campaign(
     if tiny:
         run(out, plans, on="cpu", progress=_progress("campaign"))
     else:
-        resolve("cuda")
+        resolve("cuda", instead="--plan shows the cases, --tiny walks them in the interpreter")
         supervise(work, out, plans, "cuda", minutes=minutes)
     added, failed = len(done(out)) - before, failures(out, commit=commit())
     if json:

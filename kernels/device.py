@@ -17,8 +17,11 @@ from einsum_cascade.errors import KernelError, nearest
 DEVICES = ("cpu", "cuda")
 
 
-def resolve(device: str | None) -> str:
+def resolve(device: str | None, *, instead: str = "use --device cpu") -> str:
     """Return "cuda" or "cpu": what was asked for if it is there, else the best present.
+
+    Args:
+        instead: what to do where a GPU is asked for and none is there.
 
     Raises:
         KernelError: an unknown device, or a GPU that is not there.
@@ -29,7 +32,7 @@ def resolve(device: str | None) -> str:
 
     present = torch.cuda.is_available()
     if device == "cuda" and not present:
-        raise KernelError("device 'cuda': torch finds no NVIDIA GPU here; use --device cpu")
+        raise KernelError(f"device 'cuda': torch finds no NVIDIA GPU here; {instead}")
     return device or ("cuda" if present else "cpu")
 
 

@@ -20,12 +20,14 @@ class Case:
         sizes: arguments of the input maker.
         options: keyword arguments that launcher and reference share.
         extras: further input tensors to make, by the names that the input maker knows.
+        slow_on: targets on which no tile holds it in registers: it is right there, but slow.
     """
 
     dtype: str
     sizes: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
+    slow_on: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

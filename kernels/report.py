@@ -59,24 +59,40 @@ def launch_document(found: Launched) -> dict[str, Any]:
     rows = [
         {
             "kernel": kernel, "case": case, "function": r.function, "registers": r.registers,
-            "stack_bytes": r.stack_bytes, "shared_bytes": r.shared_bytes, "ok": r.ok,
+            "stack_bytes": r.stack_bytes, "shared_bytes": r.shared_bytes, "ok": r.ok, "slow": r.spills,
         }
         for kernel, case, launches in found
         for r in launches
     ]  # fmt: skip
     failed = sum(not row["ok"] for row in rows)
-    return {"ok": not failed, "launches": len(rows), "failed": failed, "cases": rows}
+    slow = sum(row["ok"] and row["slow"] for row in rows)
+    return {"ok": not failed, "launches": len(rows), "failed": failed, "slow": slow, "cases": rows}
 
 
 def launch_rows(found: Launched) -> tuple[list[str], list[list[Any]]]:
     """Return column heads and rows of compiled launches, for people."""
     columns = ["case", "function", "regs", "KiB", "stack", "ok"]
     rows = [
-        [f"{kernel}: {case}", r.function, r.registers, r.shared_bytes // 1024, r.stack_bytes, r.ok]
+        [f"{kernel}: {case}", r.function, r.registers, r.shared_bytes // 1024, r.stack_bytes,
+         "slow" if r.ok and r.spills else r.ok]
         for kernel, case, launches in found
         for r in launches
-    ]
+    ]  # fmt: skip
     return columns, rows
+
+
+def slow_lines(found: Launched) -> list[str]:
+    """Return a line for each launch that spills as its check says, and for each mark of which nothing is true."""
+    lines = []
+    for kernel, case, launches in found:
+        lines += [
+            f"slow but right: {kernel}, {r.function}, {r.stack_bytes} bytes a thread spill: {case}"
+            for r in launches
+            if r.known and r.spills
+        ]
+        if any(r.known for r in launches) and not any(r.spills for r in launches):
+            lines.append(f"marked as slow but spills nothing: {kernel}: {case}")
+    return lines
 
 
 def resource_row(r: Resources) -> dict[str, Any]:

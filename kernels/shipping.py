@@ -14,6 +14,7 @@ from typing import Any
 
 from . import registry
 from .aot import SHIPPED_DTYPES, TARGETS, WORD_BYTES, Resources, compile_build
+from .offline import Launch, of_row
 from .registry import KernelEntry
 from .tiles import Shipped, Tile, shipped
 from .tuning import blocks_per_sm, rates
@@ -42,6 +43,16 @@ class Wanted:
         """What the row is found by."""
         return self.kernel, TARGETS[self.target], self.head_dim, WORD_BYTES[self.dtype], self.window
 
+    def row(self, tile: Tile) -> Shipped:
+        """Return the row with a tile."""
+        kernel, target, head_dim, word_bytes = (
+            self.kernel,
+            TARGETS[self.target],
+            self.head_dim,
+            WORD_BYTES[self.dtype],
+        )
+        return Shipped(kernel, target, head_dim, word_bytes, self.window, tile, compiled=True)
+
 
 def wanted(targets: Iterable[str], *, kernels: Iterable[str] | None = None) -> Iterator[Wanted]:
     """Yield the rows of the named kernels, or of all: each head size and word, and windows where a kernel has them."""
@@ -65,18 +76,23 @@ def ladder(entry: KernelEntry, *, head_dim: int, dtype: str) -> Iterator[Tile]:
 
 
 def choose(
-    want: Wanted, *, compiled: Callable[[Any, str], Resources] = compile_build
+    want: Wanted,
+    *,
+    compiled: Callable[[Any, str], Resources] = compile_build,
+    launched: Callable[..., Iterable[Launch]] = of_row,
 ) -> tuple[Tile, int, tuple[Resources, ...]] | None:
     """Return the tile for a row, how many were refused before it, and its builds; None where every tile spills.
 
     Args:
         compiled: what compiles a build for a target.
+        launched: what compiles the launches that take a row. They know more than the builds, of which some need more
+            registers: one head a group becomes a constant, a short or odd head is loaded otherwise.
     """
     entry = registry.find(want.kernel)
     make = registry.load(entry.build)
     # What needs most registers comes last in the registry: a spill shows soonest there.
     variants = [v for v in reversed(entry.variants) if ("window" in v) == want.window]
-    now = (r.tile for r in shipped() if _key(r) == want.key and r.compiled)
+    now = (r.tile for r in shipped() if r.key == want.key and r.compiled)
     tried = dict.fromkeys([*now, *ladder(entry, head_dim=want.head_dim, dtype=want.dtype)])
     for refused, tile in enumerate(tried):
         found: list[Resources] = []
@@ -86,12 +102,9 @@ def choose(
             if found[-1].spills or not blocks_per_sm(found[-1], rates(TARGETS[want.target])):
                 break
         else:
-            return tile, refused, tuple(found)
+            if all(launch.ok for launch in launched(want.row(tile), target=want.target)):
+                return tile, refused, tuple(found)
     return None
-
-
-def _key(row: Shipped) -> tuple[object, ...]:
-    return row.kernel, row.target, row.head_dim, row.word_bytes, row.window
 
 
 def row_text(want: Wanted, tile: Tile, refused: int, version: str) -> dict[str, str]:

@@ -81,6 +81,11 @@ class Shipped:
     tile: Tile
     compiled: bool
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the row is found by; the table holds each once."""
+        return self.kernel, self.target, self.head_dim, self.word_bytes, self.window
+
 
 @functools.cache
 def shipped() -> tuple[Shipped, ...]:
@@ -134,9 +139,22 @@ def row_of(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: 
     return min(fits, key=lambda r: r.head_dim)
 
 
+def alike(target: int) -> int:
+    """Return the compute capability, times ten, whose rows serve a GPU that has none of its own: one like it.
+
+    Consumer Blackwell (12.x) multiplies as Ampere does, and has neither tensor memory nor more shared memory than Ada.
+    Source: PTX ISA, tcgen05 and wgmma; CUDA C++ Programming Guide, technical specifications per compute capability.
+
+    >>> alike(89), alike(103), alike(120)
+    (89, 103, 89)
+    """
+    return 89 if target >= 120 else target
+
+
 def legal(kernel: str, *, word_bytes: int, target: int, window: bool) -> list[Shipped]:
     """Return the rows of a kernel and word for one generation; the tile of another one may spill on it.
 
+    Of rows for one head size, that of the nearest target counts: GPUs of one generation differ in shared memory.
     Where a kernel has rows for windows, a window has no other.
 
     Raises:
@@ -145,10 +163,16 @@ def legal(kernel: str, *, word_bytes: int, target: int, window: bool) -> list[Sh
     rows = [r for r in shipped() if r.kernel == kernel]
     if not rows:
         raise KernelError(f"no tiles for kernel '{kernel}': {nearest(kernel, {r.kernel for r in shipped()})}")
-    generation = max((r.target for r in rows if r.target <= target), default=0)
-    found = [r for r in rows if r.word_bytes == word_bytes and r.target == generation]
-    windowed = window and any(r.window for r in found)
-    return [r for r in found if r.window == windowed]
+    like = alike(target)
+    family = max((r.target // 10 for r in rows if r.target <= like), default=0)
+    serving = [r for r in rows if r.target <= like and r.target // 10 == family]
+    serving += [r for r in rows if like < r.target <= target and r.target // 10 == target // 10]
+    nearest_first = sorted((r for r in serving if r.word_bytes == word_bytes), key=lambda r: -r.target)
+    found: dict[tuple[int, bool], Shipped] = {}
+    for r in nearest_first:
+        found.setdefault((r.head_dim, r.window), r)
+    windowed = window and any(w for _, w in found)
+    return [r for (_, w), r in found.items() if w == windowed]
 
 
 def choose(
@@ -165,7 +189,13 @@ def choose(
 
 
 def fitting(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bool = False) -> Tile:
-    """Return the shipped tile that serves a head size, whatever it is.
+    """Return the tile of `fitting_row`."""
+    row = fitting_row(kernel, head_dim=head_dim, word_bytes=word_bytes, target=target, window=window)
+    return row.tile
+
+
+def fitting_row(kernel: str, *, head_dim: int, word_bytes: int, target: int, window: bool = False) -> Shipped:
+    """Return the shipped row that serves a head size, whatever it is.
 
     Rows that are no multiple of 16 words cannot be loaded in vectors, which costs registers: such a head takes the tile
     of the next larger size where there is one, and the one for windows.
@@ -178,4 +208,4 @@ def fitting(kernel: str, *, head_dim: int, word_bytes: int, target: int, window:
         )
         larger = 2 * (1 << (head_dim - 1).bit_length())
         head_dim = max(head_dim, min(larger, largest))
-    return pick(kernel, head_dim=head_dim, word_bytes=word_bytes, target=target, window=window)
+    return row_of(kernel, head_dim=head_dim, word_bytes=word_bytes, target=target, window=window)

@@ -34,7 +34,10 @@ REGISTER_UNIT = 256
 LOAD_CYCLES = 260.0
 # Tiles whose other pipeline depths are compiled too; of the rest one depth is enough to see that they are worse.
 FINALISTS = 4
-MACHINES = {"a100": "sm_80", "h100": "sm_90", "h200": "sm_90", "b200": "sm_100", "gb200": "sm_100"}
+MACHINES = {
+    "a100": "sm_80", "a10": "sm_86", "rtx_3090": "sm_86", "l40s": "sm_89", "h100": "sm_90", "h200": "sm_90",
+    "h20": "sm_90", "b200": "sm_100", "gb200": "sm_100", "rtx_pro_6000": "sm_120",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,7 @@ def tune(
     """Return the candidates that neither spill nor overflow an SM, best first.
 
     Args:
-        on: "a100", "h100", "h200", "b200", or a compile target.
+        on: a machine of `MACHINES`, or a compile target.
         head_dim: 128, or what the kernel is shipped for, where not given.
         variant: as the registry lists them; "causal" or else the first where not given.
         tiles: the candidates; those of the registry where not given.
@@ -273,9 +276,14 @@ def _size(tile: Tile) -> int:
 
 
 def _holds(tile: Tile, other: Tile) -> bool:
-    """Tell whether a tile is as large as another each way, at the same depth and on no more warps."""
+    """Tell whether a tile is as large as another each way, at the same depth and on no more warps.
+
+    Where a product has fewer than 16 rows for each warp, warps repeat each other's rows: what such a tile needs says
+    nothing of one with more rows.
+    """
     larger = tile.block_m >= other.block_m and tile.block_n >= other.block_n
-    return larger and tile.stages == other.stages and tile.warps <= other.warps
+    alike = tile.block_m == other.block_m or other.block_m >= 16 * other.warps
+    return alike and larger and tile.stages == other.stages and tile.warps <= other.warps
 
 
 def _first_depth(tile: Tile, grid: Iterable[Tile]) -> int:

@@ -58,7 +58,7 @@ def supervise(
     context = multiprocessing.get_context("spawn")
     note_running(path, None)
     while (left := minutes - (time.monotonic() - start) / 60.0) > 0:
-        process = context.Process(target=_attended, args=(work, path, *arguments), kwargs={"minutes": left})
+        process = context.Process(target=attended, args=(work, path, *arguments), kwargs={"minutes": left})
         process.start()
         try:
             reason = _watch(process, path, case_limit_s, time.monotonic() + 60.0 * left + case_limit_s)
@@ -71,7 +71,7 @@ def supervise(
         _blame(path, reason)
 
 
-def _attended(work: Callable[..., int], *arguments: Any, minutes: float) -> None:
+def attended(work: Callable[..., object], *arguments: Any, **named: Any) -> None:
     """Run the work in its own process, and end with the process that started it, however that one ends.
 
     A campaign that is killed and started again would otherwise share device and table with what the kill left over.
@@ -84,7 +84,7 @@ def _attended(work: Callable[..., int], *arguments: Any, minutes: float) -> None
         os._exit(1)
 
     threading.Thread(target=leave, daemon=True).start()
-    work(*arguments, minutes=minutes)
+    work(*arguments, **named)
 
 
 def _watch(process: Any, path: Path, case_limit_s: float, deadline: float) -> str | None:

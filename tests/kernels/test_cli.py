@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -108,3 +109,16 @@ def test_front_door_and_face_load_neither_torch_nor_triton():
         "sys.exit(any(m in sys.modules for m in ('torch', 'triton', 'pandas', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [(("campaign", "--out", "x.csv"), "--tiny"), (("tune", "--measure"), "without --measure")],
+)
+def test_without_a_gpu_a_command_advises_what_it_has(words, advice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == 2
+    assert advice in result.stderr
+    assert "--device" not in result.stderr

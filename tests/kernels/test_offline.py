@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from einsum_cascade.errors import KernelError
-from kernels import offline, registry
+from kernels import offline, registry, report, tiles
 from kernels.attention import flash_attention
 from kernels.decode import decode_attention
+from kernels.offline import Launch
 from kernels.registry import Case
 from kernels.tiles import Tile
 
@@ -41,6 +44,51 @@ def test_a_head_that_is_no_multiple_of_16_takes_a_tile_that_does_not_spill():
     with offline.launching("sm_90") as made:
         flash_attention(q, q, q, causal=True, tile=Tile(128, 64, 4, 3))
     assert not offline._launch(*made[0], 2**20).ok
+
+
+def test_a_row_is_judged_by_the_launches_that_would_take_it():
+    """Builds of 64 channels in steps of 32 tokens do not spill; the check of 16 channels, which takes the row, does."""
+    row = tiles.row_of("channel_attention", head_dim=64, word_bytes=4, target=90)
+    good, bad = (
+        list(offline.of_row(replace(row, tile=tile), target="sm_90"))
+        for tile in (row.tile, Tile(16, 32, 4, 1))
+    )
+    assert {x.function for x in good} == {"channel_weights", "channel_values"}
+    assert len(good) == len(bad) == 4, "two checks of two kernels"
+    assert all(x.ok for x in good)
+    assert [x.function for x in bad if not x.ok] == ["channel_weights"]
+    assert tiles.row_of("channel_attention", head_dim=64, word_bytes=4, target=90) == row
+
+
+def test_a_campaign_s_launches_are_compiled_beside_the_checks():
+    """16 heads and 4096 tokens, which are multiples of 16, in both head sizes."""
+    entry = registry.find("channel_attention")
+    found = [case for e, case in offline.work(["channel_attention"]) if e == entry]
+    checks = list(registry.load(entry.cases)())
+    assert found[: len(checks)] == checks
+    assert [(c.sizes["head_dim"], c.sizes["seq_q"]) for c in found[len(checks) :]] == [
+        (128, 4096),
+        (64, 4096),
+    ]
+
+
+def test_what_is_known_to_spill_is_told_and_what_no_longer_does_too():
+    spilling, fine = (
+        Launch("f", 255, 40, 0, fits=True, known=True),
+        Launch("f", 90, 0, 0, fits=True, known=True),
+    )
+    (line,) = report.slow_lines([("k", "case", (fine, spilling))])
+    assert line.startswith("slow but right: k, f, 40 bytes")
+    (line,) = report.slow_lines([("k", "case", (fine,))])
+    assert line.startswith("marked as slow but spills nothing")
+    document = report.launch_document([("k", "case", (fine, spilling))])
+    assert (document["ok"], document["failed"], document["slow"]) == (True, 0, 1)
+
+
+def test_long_chunks_of_single_words_are_all_that_is_known_to_spill():
+    marked = [(e.name, c) for e, c in offline.work() if c.slow_on]
+    assert {name for name, _ in marked} == {"neural_memory"}
+    assert all(c.dtype == "fp32" and c.options["chunk"] > 16 for _, c in marked)
 
 
 def test_arguments_of_one_become_constants():

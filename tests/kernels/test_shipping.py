@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import shutil
 from dataclasses import replace
 from importlib.resources import files
@@ -10,12 +11,19 @@ from importlib.resources import files
 import pytest
 
 from einsum_cascade.errors import KernelError
-from kernels import aot, measurement, primitives, registry, shipping, tiles
+from kernels import aot, measurement, primitives, registry, report, shipping, tiles
+from kernels.offline import Launch
 from kernels.sass import PIPES
 from kernels.shipping import Wanted
 from kernels.tiles import Tile
 from mappings.compiled import with_compiled
 from mappings.gpu import find_kernel_mapping
+
+
+def unlaunched(row, *, target):
+    """No check takes the row."""
+    return ()
+
 
 WANT = Wanted("flash_attention", "sm_90", 128, "bf16", window=False)
 
@@ -29,7 +37,7 @@ def made(build, target, *, stack_bytes=0, shared_bytes=1024):
 
 
 def test_what_is_shipped_stays_while_it_fits():
-    tile, refused, builds = shipping.choose(WANT, compiled=made)
+    tile, refused, builds = shipping.choose(WANT, compiled=made, launched=unlaunched)
     assert tile == tiles.pick("flash_attention", head_dim=128, word_bytes=2, target=90)
     assert refused == 0
     assert {b.variant for b in builds} == {"dense", "causal"}
@@ -43,13 +51,57 @@ def test_else_the_largest_tile_that_neither_spills_nor_overflows(fault):
         large = build.tile.block_m * build.tile.block_n > 64 * 64
         return made(build, target, **fault if large and build.variant == "causal" else {})
 
-    tile, refused, _ = shipping.choose(WANT, compiled=compiled)
+    tile, refused, _ = shipping.choose(WANT, compiled=compiled, launched=unlaunched)
     assert tile.block_m * tile.block_n == 64 * 64
     assert refused > 1
 
 
 def test_where_every_tile_spills_there_is_none():
     assert shipping.choose(WANT, compiled=lambda b, t: made(b, t, stack_bytes=8)) is None
+
+
+def test_a_tile_whose_launches_spill_is_refused_too():
+    """Builds ahead of time know of no odd head and no single head a group: what is shipped holds the builds only."""
+    asked = []
+
+    def launched(row, *, target):
+        asked.append((row.tile, target))
+        large = row.tile.block_m * row.tile.block_n > 64 * 32
+        return [Launch("one", 64, 0, 1024, fits=True), Launch("two", 255, 8 * large, 1024, fits=True)]
+
+    tile, refused, _ = shipping.choose(WANT, compiled=made, launched=launched)
+    assert tile.block_m * tile.block_n == 64 * 32
+    assert refused == len(asked) - 1
+    assert asked[0] == (tiles.pick("flash_attention", head_dim=128, word_bytes=2, target=90), "sm_90")
+
+
+@pytest.mark.parametrize(
+    ("fits", "stack_bytes", "known", "ok"),
+    [(True, 0, False, True), (True, 8, False, False), (True, 8, True, True), (False, 8, True, False)],
+)
+def test_a_launch_may_spill_only_where_its_check_says_so(fits, stack_bytes, known, ok):
+    assert Launch("f", 255, stack_bytes, 1024, fits, known).ok == ok
+
+
+@pytest.mark.parametrize("target", [86, 89, 120, 121])
+def test_gpus_of_99_kib_a_block_take_tiles_that_fit_them(target):
+    """Of the compiled sizes, those of the target that a row was compiled for; an A100 holds more and keeps it."""
+    stored = {}
+    for row in csv.DictReader(report.store_path().read_text().splitlines()):
+        tile = Tile(*(int(row[n]) for n in ("block_m", "block_n", "warps", "stages")))
+        words = 4 if row["dtype"] == "fp32" else 2
+        key = row["kernel"], int(row["target"][3:]), int(row["head_dim"]), words, tile
+        stored[key] = max(stored.get(key, 0), int(row["shared_bytes"]))
+    smaller = 0
+    for entry in (e for e in registry.entries() if e.build):
+        for words, window in itertools.product((2, 4), (False, True)):
+            ampere = tiles.legal(entry.name, word_bytes=words, target=80, window=window)
+            found = tiles.legal(entry.name, word_bytes=words, target=target, window=window)
+            assert {r.head_dim for r in found} == {r.head_dim for r in ampere}
+            for r in found:
+                assert stored[r.kernel, r.target, r.head_dim, words, r.tile] <= 99 * 1024, r
+            smaller += len(set(found) - set(ampere))
+    assert smaller > 0
 
 
 @pytest.mark.parametrize("entry", [e for e in registry.entries() if e.build], ids=lambda e: e.name)

@@ -115,6 +115,19 @@ def test_what_holds_a_tile_that_spills_is_not_compiled(monkeypatch):
     assert len(counted) == len(grid)
 
 
+def test_a_tile_of_fewer_rows_than_its_warps_multiply_says_nothing_of_larger_ones(monkeypatch):
+    """64 rows on 8 warps are repeated and spill, 128 rows do not: as 128-dimensional attention on an L40S."""
+
+    def compiled(build, target):
+        t = build.tile
+        return None if t.block_m < 16 * t.warps else replace(resources(), tile=t)
+
+    monkeypatch.setattr(tuning, "compile_fitting", compiled)
+    grid = [Tile(m, n, 8, 2) for m in (64, 128) for n in (32, 64)]
+    ranked = tuning.tune("flash_attention", on="l40s", tiles=grid)
+    assert {c.resources.tile for c in ranked} == {Tile(128, 32, 8, 2), Tile(128, 64, 8, 2)}
+
+
 def test_a_kernel_that_takes_another_one_s_tile_is_tuned_as_that_one(monkeypatch):
     seen = []
 

@@ -172,6 +172,7 @@ def test_a_kernel_that_fails_its_check_is_not_timed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "_check", checked)
     monkeypatch.setattr(campaign, "_measured", measured)
     monkeypatch.setattr(campaign, "_ceilings", lambda *rest: campaign.ceilings.ASSUMED)
+    monkeypatch.setattr(campaign, "_compile", lambda *rest: None)
     monkeypatch.setattr(device, "measured_name", lambda on: "a stand-in")
     assert campaign.run(path, cases, on="cuda") == len(timed)
     assert sorted(asked) == sorted({p.entry for p in cases})
@@ -189,6 +190,7 @@ def test_a_fault_that_takes_the_device_ends_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "_check", lambda entry: "")
     monkeypatch.setattr(campaign, "_measured", faulty)
     monkeypatch.setattr(campaign, "_ceilings", lambda *rest: campaign.ceilings.ASSUMED)
+    monkeypatch.setattr(campaign, "_compile", lambda *rest: None)
     monkeypatch.setattr(device, "measured_name", lambda on: "a stand-in")
     monkeypatch.setattr(torch.cuda, "synchronize", faulty)
     path = tmp_path / "rows.csv"

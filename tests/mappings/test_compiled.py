@@ -38,7 +38,11 @@ def test_the_row_of_the_mask_is_taken(causal, window, variant):
 def test_builds_run_on_later_chips_of_their_generation_and_on_no_other():
     tile = with_compiled(OURS, TILE, **{**KIND, "target": "sm_103"})
     assert tile.resources.made_by.startswith("sm_100 ")
-    assert with_compiled(OURS, TILE, **{**KIND, "target": "sm_120"}).resources is None
+    ada = with_compiled(OURS, TILE, **{**KIND, "target": "sm_89"})
+    assert ada.resources.made_by.startswith("sm_80 ")
+    consumer = with_compiled(OURS, TILE, **{**KIND, "target": "sm_121"})
+    assert consumer.resources.made_by.startswith("sm_120 ")
+    assert with_compiled(OURS, TILE, **{**KIND, "target": "sm_110"}).resources is None
 
 
 def test_half_types_share_a_build_and_others_do_not():
