@@ -18,7 +18,7 @@ from . import offline, registry, unattended
 from .plans import Plan
 from .registry import Case
 
-# One kernel, on one CPU. Source: `kernels check --target sm_90` compiles its 290 launches in 280 s on a busy CPU,
+# One kernel, on one CPU. Source: `kernels check --target sm_90` compiled its first 287 launches in 255 s on a busy CPU,
 # some of which are the same; the largest take 5 s.
 COMPILE_S = 2.5
 # A process of its own loads torch and Triton first.
