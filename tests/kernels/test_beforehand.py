@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import importlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -70,25 +70,35 @@ def test_a_kernel_that_cannot_be_compiled_leaves_the_others(tmp_path, monkeypatc
     assert cached(tmp_path) == {"merge_parts"}
 
 
+# A module of its own: the other process has to find it by name, wherever the tests are run from.
+COMPILERS = """
+import os, time
+from pathlib import Path
+
 def hangs(jobs, capability):
     for name, _ in jobs:
         Path(name).write_text(str(os.getpid()))
     time.sleep(120)
 
-
 def dies(jobs, capability):
     os._exit(7)
+"""
 
 
-def test_a_compiler_that_hangs_is_ended_and_one_that_dies_is_told(tmp_path):
+def test_a_compiler_that_hangs_is_ended_and_one_that_dies_is_told(tmp_path, monkeypatch):
+    (tmp_path / "faulty_compilers.py").write_text(COMPILERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    faulty = importlib.import_module("faulty_compilers")
     place = tmp_path / "pid"
     start = time.monotonic()
     assert not beforehand.compile_all(
-        [(str(place), None)], capability=CAPABILITY, among=4, limit_s=15.0, work=hangs
+        [(str(place), None)], capability=CAPABILITY, among=4, limit_s=15.0, work=faulty.hangs
     )
     assert time.monotonic() - start < 60
     assert not Path(f"/proc/{place.read_text()}").exists()
-    assert not beforehand.compile_all([("a", None)], capability=CAPABILITY, among=1, limit_s=60.0, work=dies)
+    assert not beforehand.compile_all(
+        [("a", None)], capability=CAPABILITY, among=1, limit_s=60.0, work=faulty.dies
+    )
 
 
 def test_compiling_counts_against_the_budget_and_more_cpus_leave_more_of_it():
