@@ -47,8 +47,7 @@ def jobs_of(plans: Iterable[Plan]) -> list[Job]:
     jobs: dict[object, Job] = {}
     for p in plans:
         jobs.setdefault(p.entry, (p.entry, gate_case(p.entry)))
-        case = Case(p.setting.dtype, {**p.sizes, "batch": 1}, p.options, p.extras)
-        jobs.setdefault(p.specialisation, (p.entry, case))
+        jobs.setdefault(p.specialisation, (p.entry, p.alone))
     return list(jobs.values())
 
 

@@ -172,8 +172,7 @@ def campaign_cases(kernel: str) -> list[Case]:
     found: dict[object, Case] = {}
     for p in plans.plan(lengths=(CAMPAIGN_LENGTH,)):
         if p.entry == kernel:
-            case = Case(p.setting.dtype, {**p.sizes, "batch": 1}, p.options, p.extras)
-            found.setdefault(p.specialisation, case)
+            found.setdefault(p.specialisation, p.alone)
     return list(found.values())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from einsum_cascade.errors import KernelError, nearest
 
 from .measurement import OURS, Setting
+from .registry import Case
 
 # The most valuable first: the lengths of common models, then what shows waves, then what shows the limits.
 LENGTHS = (4096, 16384, 1024, 8192, 2048, 32768, 65536)
@@ -47,6 +48,11 @@ class Plan:
     sizes: Mapping[str, Any] = field(hash=False)
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     extras: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> Case:
+        """The case with one sequence, which compiles to the same: their number is no argument of a kernel."""
+        return Case(self.setting.dtype, {**self.sizes, "batch": 1}, self.options, self.extras)
 
     @property
     def specialisation(self) -> tuple[object, ...]:

@@ -76,7 +76,7 @@ def attention_rows(table: pd.DataFrame, *, direction: str = "fwd") -> tuple[pd.D
     keep(rows["kernel"].str.startswith(KERNEL), "not an attention kernel that is modelled")
     keep(rows["direction"] == direction, "not a forward pass" if direction == "fwd" else f"not {direction}")
     keep(rows["head_dim"].notna(), "no head_dim")
-    known = {d: _known(d) for d in rows["device"].unique()}
+    known = {d: known_device(d) for d in rows["device"].unique()}
     keep(rows["device"].map(known).astype(bool), "device unknown")
     keep(_callable(rows), "a type or size that is not modelled")
     keep(_fitting(rows), "no tile of the kernel fits the device")
@@ -87,7 +87,8 @@ def attention_rows(table: pd.DataFrame, *, direction: str = "fwd") -> tuple[pd.D
     return rows, left_out
 
 
-def _known(device: str) -> bool:
+def known_device(device: str) -> bool:
+    """Tell whether a device's name is that of a GPU of the library."""
     try:
         find_gpu(device)
     except HardwareError:

@@ -13,15 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from einsum_cascade.errors import HardwareError, MappingError, ModelError
+from einsum_cascade.errors import MappingError, ModelError
 from kernels import tiles
+from kernels.aot import WORD_BYTES
 from kernels.measurement import OURS
 from simulator.gpu.efficiency import Efficiency
 from simulator.gpu.gna import gna_bounds
 from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
 
-from .gpu_sets import CONSTANTS, KERNEL, attention_rows, calibrated, parts_of
+from .gpu_sets import CONSTANTS, KERNEL, attention_rows, calibrated, known_device, parts_of
 
 NEIGHBORHOOD = "neighborhood_attention"
 _CALL = ("batch", "heads", "seq_q", "seq_kv", "head_dim", "dtype")
@@ -46,9 +47,10 @@ def variants(table: pd.DataFrame) -> pd.DataFrame:
 
 def _machine(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     dense = rows[_is_dense(rows)]
-    if not _known(rows["device"].iloc[0]) or not len(attention_rows(dense)[0]):
+    modelled, _ = attention_rows(dense)
+    if not known_device(rows["device"].iloc[0]) or not len(modelled):
         return
-    alike = attention_rows(dense)[0].groupby(CONSTANTS, sort=True)
+    alike = modelled.groupby(CONSTANTS, sort=True)
     parts = [part for _, group in alike for part in parts_of(group)]
     fits = {(key.head_dim, key.dtype): fit for key, fit in calibrated(parts, parts).items()}
     base = {_call(r): r["latency_ms"] for r in dense.to_dict("records")}
@@ -68,14 +70,6 @@ def _machine(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _is_dense(rows: pd.DataFrame) -> pd.Series:
     plain = (rows["kernel"] == KERNEL) & (rows["implementation"] == OURS)
     return plain & (rows["causal"] == 0) & (rows["window"] == 0)
-
-
-def _known(device: str) -> bool:
-    try:
-        find_gpu(device)
-    except HardwareError:
-        return False
-    return True
 
 
 def _call(row: Mapping[Any, Any]) -> tuple[Any, ...]:
@@ -123,10 +117,10 @@ def _neighborhood_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
     if len(said) < 2:
         return None
     layout, window = (ast.literal_eval(said[n]) for n in ("layout", "window"))
-    gpu = find_gpu(row["device"])
+    gpu, word_bytes = find_gpu(row["device"]), WORD_BYTES[row["dtype"]]
     try:
         tile = tiles.pick(
-            NEIGHBORHOOD, head_dim=int(row["head_dim"]), word_bytes=4 if row["dtype"] == "fp32" else 2,
+            NEIGHBORHOOD, head_dim=int(row["head_dim"]), word_bytes=word_bytes,
             target=int(gpu.target.removeprefix("sm_")),
         )  # fmt: skip
         shapes = {"q_tile": tiles.spread(tile.block_m, layout), "kv_tile": tiles.spread(tile.block_n, layout)}
@@ -134,8 +128,7 @@ def _neighborhood_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
     except (ModelError, MappingError):
         return None
     moved = _PERMUTED * row["batch"] * row["heads"] * row["seq_q"] * row["head_dim"]
-    moved *= 4 if row["dtype"] == "fp32" else 2
-    permuting = moved / (fit.memory * gpu.memory_bandwidth_bytes_per_s)
+    permuting = moved * word_bytes / (fit.memory * gpu.memory_bandwidth_bytes_per_s)
     return _dense_s(row, fit) * bounds.visited / (bounds.q_tiles * bounds.kv_tiles) + permuting
 
 

@@ -100,10 +100,7 @@ def ratios(table: pd.DataFrame) -> Axes:
     for i, (name, rows) in enumerate(table.groupby("variant", sort=False)):
         look = {"marker": _MARKS[i // len(_INK) % len(_MARKS)], "color": _INK[i % len(_INK)]}
         axes.loglog(rows["measured ratio"], rows["predicted ratio"], linestyle="", label=str(name), **look)
-    both = pd.concat([table["measured ratio"], table["predicted ratio"]])
-    ends = [both.min() * 0.8, both.max() * 1.25]
-    axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
-    axes.fill_between(ends, [e * 0.7 for e in ends], [e * 1.3 for e in ends], color="#57606a", alpha=0.12)
+    _diagonal(axes, pd.concat([table["measured ratio"], table["predicted ratio"]]), within=0.3)
     axes.set(xlabel="measured time / dense fused attention [1]", ylabel="predicted ratio [1]")
     axes.set_title("This CPU: ratios to dense fused attention (band: 30 %)")
     axes.legend(frameon=False, fontsize=8)
@@ -115,14 +112,19 @@ def speedups(table: pd.DataFrame) -> Axes:
     axes = _axes(7.6, 5.0)
     for ink, (name, rows) in zip(_INK * 4, table.groupby("variant", sort=False), strict=False):
         axes.loglog(rows["measured speedup"], rows["predicted speedup"], "o", color=ink, label=str(name))
-    both = pd.concat([table["measured speedup"], table["predicted speedup"]])
-    ends = [both.min() * 0.8, both.max() * 1.25]
-    axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
-    axes.fill_between(ends, [e * 0.85 for e in ends], [e * 1.15 for e in ends], color="#57606a", alpha=0.12)
+    _diagonal(axes, pd.concat([table["measured speedup"], table["predicted speedup"]]), within=0.15)
     axes.set(xlabel="measured time of the dense kernel / time", ylabel="predicted speedup")
     axes.set_title("Our kernels: speedup over the dense one (band: 15 %)")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return axes
+
+
+def _diagonal(axes: Axes, values: pd.Series, *, within: float) -> None:
+    """Draw where the two sides are equal, and the band of a relative error around it."""
+    ends = [values.min() * 0.8, values.max() * 1.25]
+    axes.loglog(ends, ends, color="#1c2430", linewidth=0.8)
+    low, high = ([e * (1 + sign * within) for e in ends] for sign in (-1, 1))
+    axes.fill_between(ends, low, high, color="#57606a", alpha=0.12)
 
 
 def _panels(table: pd.DataFrame) -> tuple[Any, list[str]]:

@@ -29,7 +29,7 @@ import numpy as np
 from mappings.expression import evaluate_node
 
 from .live import Live, Mask, settings
-from .nest import Count, Nest, Operand, Sizes, SizeTable
+from .nest import Count, Nest, Operand, Sizes, SizeTable, least
 from .programs import Tile, Trips, Use, program
 
 
@@ -170,7 +170,7 @@ def words(tile: Tile, sizes: SizeTable) -> Count:
     if not tile.coupled and not tile.gathered:
         return total
     for loops, ranks in tile.gathered:
-        total = total * _least(sizes[loops], sizes[ranks])
+        total = total * least(sizes[loops], sizes[ranks])
     for terms in tile.coupled:
         span: Count = 1
         points: Count = 1
@@ -178,12 +178,8 @@ def words(tile: Tile, sizes: SizeTable) -> Count:
             size = sizes[loops]
             span = span + _stride(stride, sizes) * (size - 1)
             points = points * size
-        total = total * _least(span, points)
+        total = total * least(span, points)
     return total
-
-
-def _least(a: Count, b: Count) -> Count:
-    return np.minimum(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else min(a, b)
 
 
 def _stride(stride: object, sizes: Sizes) -> Count:

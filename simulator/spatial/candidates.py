@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from .factors import divisor, divisors, step
+from .factors import divisor, divisors, parts_of, step
 from .masks import cuttable
 from .nest import Count
 from .placement import Placed
@@ -90,10 +89,8 @@ def _widths(placed: Placed, rank: str) -> tuple[int, ...]:
     Where no divisor will do, that is the whole axis, or no more elements than the steps need. The former goes together
     with the steps of any other array.
     """
-    size, length = (
-        placed.sizes[rank],
-        placed.extents[rank][0],
-    )  # a length of 1 for what does not lie on an axis
+    size = placed.sizes[rank]
+    length = placed.extents[rank][0]  # 1 for what does not lie on an axis
     if not cuttable(placed.block.given, rank):
         return (divisor(size, length),)
     least = step(size, length)
@@ -125,14 +122,8 @@ def _apart(tile: int, found: Sequence[int]) -> bool:
 
 def _uneven(placed: Placed, rank: str) -> set[int]:
     """Return the tiles that cut a rank into each number of tiles, the last one shorter, in whole steps of its axis."""
-    out: set[int] = set()
-    for width in _widths(placed, rank):
-        steps = -(-placed.sizes[rank] // width)
-        # Beyond the root of the steps, each number of steps a tile is the best for some number of tiles.
-        root = math.isqrt(steps)
-        numbers = itertools.chain(range(1, root + 1), (-(-steps // n) for n in range(1, root + 1)))
-        out |= {width * -(-steps // n) for n in numbers}
-    return out
+    size = placed.sizes[rank]
+    return {width * steps for width in _widths(placed, rank) for steps in parts_of(-(-size // width))}
 
 
 def grid_of(lists: Mapping[str, Sequence[int]]) -> dict[str, Count]:

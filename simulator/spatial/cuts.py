@@ -28,7 +28,7 @@ import numpy as np
 from einsum_cascade.errors import MappingError
 
 from .access import Usage, words
-from .nest import Count, Nest, SizeTable
+from .nest import Count, Nest, SizeTable, anywhere, least
 from .programs import Tile, Trips, Use
 
 
@@ -73,7 +73,7 @@ class Cut:
     def uneven(self) -> tuple[str, ...]:
         """The parts of which the last tile has fewer steps than the others."""
         pairs = zip(self.parts, self.full, self.last, strict=True)
-        return tuple(part for part, steps, left in pairs if _any(steps != left))
+        return tuple(part for part, steps, left in pairs if anywhere(steps != left))
 
 
 def cut(whole: str, size: Count, parts: Sequence[str], steps: Sequence[Count]) -> Cut:
@@ -87,7 +87,7 @@ def cut(whole: str, size: Count, parts: Sequence[str], steps: Sequence[Count]) -
     """
     left, full = size, []
     for n in reversed(steps[1:]):
-        full.append(_least(n, left))
+        full.append(least(n, left))
         left = -(-left // n)
     return Cut(whole, size, tuple(parts), (left, *reversed(full)))
 
@@ -145,7 +145,7 @@ class _Fullest(SizeTable):
             inside: Count = 1
             for name in key:
                 inside = inside * (self[name] if name in parts else 1)
-            value = value * _least(inside, size)
+            value = value * least(inside, size)
         for name in rest:
             value = value * self[name]
         self[key] = value
@@ -205,7 +205,7 @@ def _check_stays(use: Use, cuts: Iterable[Cut], sizes: CutTable, where: str) -> 
         part
         for c in cuts
         for part, steps, last in zip(c.parts[1:], c.full[1:], c.last[1:], strict=True)
-        if _any((last == 1) & (steps > 1))
+        if anywhere((last == 1) & (steps > 1))
     }
     for trips in (use.inner,) if use.outermost else (use.inner, use.outer):
         stays = _stays(trips, single, sizes.padded) if single else ""
@@ -223,7 +223,7 @@ def _check_nest(nest: Nest, c: Cut, refused: str) -> None:
         if part not in c.uneven or part not in order:
             continue
         for outer, steps in zip(c.parts[:i], c.full, strict=False):
-            if not _any(steps > 1):
+            if not anywhere(steps > 1):
                 continue
             if outer in wide:
                 raise MappingError(
@@ -266,7 +266,7 @@ def _linear(tile: Tile, c: Cut, sizes: CutTable) -> bool:
             short, middle, long = (
                 words(tile, SizeTable({**table, inside[-1]: n})) for n in (least, (least + most) / 2, most)
             )
-            if _any(abs((short + long) / 2 - middle) > 1e-9 * middle):
+            if anywhere(abs((short + long) / 2 - middle) > 1e-9 * middle):
                 return False
     return True
 
@@ -290,7 +290,7 @@ def _stays(trips: Trips, single: Iterable[str], sizes: SizeTable) -> str:
         return ""
     found = ""
     for part, moves in trips.loops:
-        several = _any(sizes[part] > 1)
+        several = anywhere(sizes[part] > 1)
         if moves and several and part not in single:
             return ""
         if moves and part in single:
@@ -312,11 +312,3 @@ def exact(usage: Usage) -> Usage:
 
 def _whole(value: Count) -> Count:
     return value.numerator if isinstance(value, Fraction) and value.denominator == 1 else value
-
-
-def _least(a: Count, b: Count) -> Count:
-    return np.minimum(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else min(a, b)
-
-
-def _any(truth: Any) -> bool:
-    return bool(np.any(truth))

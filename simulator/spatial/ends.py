@@ -7,6 +7,7 @@ on where it lies, so that a mean says nothing about the shorter one.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -38,17 +39,13 @@ def with_ends(live: Mapping[str, Live], nests: Iterable[Nest], ends: Ends, where
     found = dict(live)
     for nest in nests:
         of = live.get(nest.einsum)
-        if of is None or of.whole is None or not ends:
+        if of is None or of.whole is None:
             continue
-        spaces = [of.whole, of.written, *of.works]
-        made = {mask: _ended(mask, nest, ends, where) for mask in spaces}  # one mask stays one
-        found[nest.einsum] = Live(made[of.whole], tuple(made[m] for m in of.works), made[of.written])
+        found[nest.einsum] = of.changed(functools.partial(_ended, nest=nest, ends=ends, where=where))
     return found
 
 
-def _ended(mask: Mask | None, nest: Nest, ends: Ends, where: str) -> Mask | None:
-    if mask is None:
-        return None
+def _ended(mask: Mask, *, nest: Nest, ends: Ends, where: str) -> Mask:
     found = []
     for variable, loops in mask.loops:
         for whole, cut in ends.items():

@@ -47,6 +47,19 @@ def _divisor(size: int, most: int) -> int:
     return max((d for d in divisors(size) if d <= most), default=1)
 
 
+def parts_of(n: int) -> set[int]:
+    """Return the sizes of the largest part when a number of steps is cut into 1, 2, 3 ... parts as even as can be.
+
+    >>> sorted(parts_of(12))
+    [1, 2, 3, 4, 6, 12]
+    >>> sorted(parts_of(13))
+    [1, 2, 3, 4, 5, 7, 13]
+    """
+    root = math.isqrt(n)
+    # Each size up to the root is that of some number of parts beyond it.
+    return {-(-n // k) for k in range(1, root + 2)} | set(range(1, root + 1))
+
+
 @functools.lru_cache(maxsize=4096)
 def tiles_of(n: int) -> tuple[int, ...]:
     """Return the tiles that a number of steps is cut into, ascending: divisors, and others where those are rare.
@@ -61,8 +74,7 @@ def tiles_of(n: int) -> tuple[int, ...]:
     between = []
     for low, high in itertools.pairwise(found):
         if high > 2 * low:
-            sizes = {-(-n // k) for k in range(2, math.isqrt(n) + 2)} | set(range(2, math.isqrt(n) + 1))
-            between += [t for t in sizes if low < t < high and n % t > 1]
+            between += [t for t in parts_of(n) if low < t < high and n % t > 1]
     return tuple(sorted({*found, *between}))
 
 

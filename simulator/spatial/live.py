@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,11 @@ class Live:
     def of_work(self, position: int) -> Mask | None:
         """Return the mask of a kind of work."""
         return self.works[position] if self.works else None
+
+    def changed(self, change: Callable[[Mask], Mask | None]) -> Live:
+        """Return what a change makes of each mask; one mask stays one: its points are met at the same time."""
+        made = {mask: mask and change(mask) for mask in (self.whole, self.written, *self.works)}
+        return Live(made[self.whole], tuple(made[mask] for mask in self.works), made[self.written])
 
 
 DENSE = Live()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -37,15 +38,11 @@ def masks_of(cascade: Cascade, einsum: Einsum, nest: Nest, sizes: Mapping[str, i
     for loop in (*nest.time, *nest.space):
         parts.setdefault(f"{rank_of(loop.variable)}.1", []).append(loop.part)
     finer = {whole: tuple(sorted(found, key=_depth)) for whole, found in parts.items()}
-    # One mask stays one: what steps over the same points is done at the same time.
-    cut = {mask: _cut(mask, finer) for mask in (live.whole, live.written, *live.works)}
-    return Live(cut[live.whole], tuple(cut[mask] for mask in live.works), cut[live.written])
+    return live.changed(functools.partial(_cut, finer=finer))
 
 
-def _cut(mask: Mask | None, finer: Mapping[str, tuple[str, ...]]) -> Mask | None:
+def _cut(mask: Mask, *, finer: Mapping[str, tuple[str, ...]]) -> Mask:
     """Return a mask with the loops of a nest in place of `P.1` and `P.0`."""
-    if mask is None:
-        return None
     loops = []
     for variable, parts in mask.loops:
         kept = (p for p in parts if not p.endswith(".0"))
@@ -117,36 +114,23 @@ def _plain(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> Live:
     loops = tuple(Loop(v, f"{rank_of(v)}.{level}") for v in einsum.variables for level in (1, 0))
     nest = Nest(einsum.name, "", (Level("", loops),), (), ())
     parts_of = {rank_of(v): (f"{rank_of(v)}.1", f"{rank_of(v)}.0") for v in einsum.variables}
-    live = _open(live_of(cascade, einsum, nest, parts_of, _removal(cascade, einsum)), cascade)
+    live = live_of(cascade, einsum, nest, parts_of, _removal(cascade, einsum))
     table = _table(cascade, sizes, {})
-    try:
-        whole, written = _removing(live.whole, table), _removing(live.written, table)
-        return Live(whole, tuple(_removing(mask, table) for mask in live.works), written)
-    except CascadeError:
-        return DENSE
 
-
-def _open(live: Live, cascade: Cascade) -> Live:
-    """Return masks whose loops may run beyond the ends of ranks, but for those that the cascade itself splits."""
-
-    def opened(mask: Mask | None) -> Mask | None:
-        if mask is None:
+    def opened(mask: Mask) -> Mask | None:
+        """Return a mask that removes anything, its loops running beyond the ends of ranks that may be cut so."""
+        left = settings_of_tiles(mask, mask.own, table)
+        if not left < table[mask.own]:
             return None
         ranks = ((v, rank_of(v)) for v, _ in mask.loops)
         return replace(mask, ends=tuple((v, rank) for v, rank in ranks if cuttable(cascade, rank)))
 
-    made = {mask: opened(mask) for mask in (live.whole, live.written, *live.works)}  # one mask stays one
-    return Live(made[live.whole], tuple(made[m] for m in live.works), made[live.written])
+    try:
+        return live.changed(opened)
+    except CascadeError:
+        return DENSE
 
 
 def cuttable(cascade: Cascade, rank: str) -> bool:
     """Tell whether tiles need not divide a rank: the parts of one that the cascade itself splits are exact."""
     return not any(rank in (whole, *parts) for whole, parts in cascade.splits.items())
-
-
-def _removing(mask: Mask | None, table: SizeTable) -> Mask | None:
-    """Return a mask, or None for one that leaves every point."""
-    if mask is None:
-        return None
-    left = settings_of_tiles(mask, mask.own, table)
-    return mask if left < table[mask.own] else None

@@ -17,6 +17,16 @@ Count: TypeAlias = Any
 Sizes: TypeAlias = Mapping[str, Count]
 
 
+def least(a: Count, b: Count) -> Count:
+    """Return the smaller of two counts, element by element for arrays."""
+    return np.minimum(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else min(a, b)
+
+
+def anywhere(truth: Any) -> bool:
+    """Tell whether something holds, for arrays at any of the design points."""
+    return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
+
+
 class SizeTable(dict[Any, Any]):
     """Sizes by name that also answer for products of names, each computed once.
 

@@ -24,7 +24,7 @@ from .ends import removes, with_ends
 from .initial import FirstValue, first_usages, first_values
 from .live import DENSE, Live
 from .lowering import Layout, lower
-from .nest import Count, Sizes, SizeTable
+from .nest import Count, Sizes, SizeTable, anywhere
 from .programs import Use
 from .recompute import with_copies
 from .spill import Shares, shares, spilled
@@ -296,7 +296,7 @@ def _check_axes(settled: Plan) -> None:
     sizes = settled.sizes.full
     for (array, axis, parts), einsum in _axes(settled.layout).items():
         length = settled.chip.arrays[array].shape[axis]
-        if _any(sizes[parts] > length):
+        if anywhere(sizes[parts] > length):
             raise MappingError(
                 f"{settled.mapping.name or 'mapping'}: {einsum}: {' * '.join(parts)} = {sizes[parts]} does not fit "
                 f"axis {axis} of {array}, {length} long"
@@ -317,15 +317,11 @@ def _axes(layout: Layout) -> Mapping[tuple[str, int, tuple[str, ...]], str]:
 def _check_capacity(settled: Plan) -> None:
     chip = settled.chip
     for name, memory in chip.memories.items():
-        if name in settled.mapping.binding.spill or not _any(memory.capacity_bytes < math.inf):
+        if name in settled.mapping.binding.spill or not anywhere(memory.capacity_bytes < math.inf):
             continue
         held = settled.held_bytes[name]
-        if _any(held > memory.capacity_bytes):
+        if anywhere(held > memory.capacity_bytes):
             raise MappingError(
                 f"{settled.mapping.name or 'mapping'}: the tiles kept in {name} take {np.max(held):,.0f} bytes, "
                 f"{name} of {chip.name} holds {np.min(memory.capacity_bytes):,.0f}; make a tile smaller"
             )
-
-
-def _any(truth: Any) -> bool:
-    return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)

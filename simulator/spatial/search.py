@@ -43,6 +43,7 @@ class Search:
 
     Attributes:
         effort: with more, each block is searched as far as with less, and then on.
+        patience: tilings without progress after which a block is left as it is; the same for all blocks.
         evaluated: tilings, each of all tile sizes at once, that were counted.
     """
 
@@ -54,10 +55,12 @@ class Search:
     evaluated: int = 0
     built: Built = field(default_factory=dict)
     floors: Floors = field(init=False)
+    patience: int = field(init=False)
     _missing: dict[str, str] = field(default_factory=dict)  # by Einsums that fit in no way, what is missing
 
     def __post_init__(self) -> None:
         self.floors = Floors(self.cascade, self.sizes, self.chip, self.objective)
+        self.patience = max(_LEAST_PATIENCE, self.effort // max(_FEW_EINSUMS, len(units(self.cascade))))
 
     def best(self, limit: Merit | None = None) -> tuple[Tiled, ...] | None:
         """Return the best sequence of blocks, or None where nothing is better than a limit.
@@ -123,7 +126,8 @@ class Search:
                     heapq.heappush(queue, entry)
                 continue
             if at == len(found):
-                return path  # type: ignore[no-any-return]
+                best: tuple[Tiled, ...] = path
+                return best
             if at in done:
                 continue
             done.add(at)
@@ -188,11 +192,6 @@ class Search:
     def _lacking(self) -> str:
         return "; ".join(f"{names}: {what}" for names, what in self._missing.items())
 
-    @property
-    def patience(self) -> int:
-        """Tilings without progress after which a block is left as it is; the same for all blocks of a search."""
-        return max(_LEAST_PATIENCE, self.effort // max(_FEW_EINSUMS, len(units(self.cascade))))
-
     def placed(self, block: Block, narrow: int, *, others: bool) -> Iterator[Placed]:
         """Yield a block with the most promising assignment to arrays, or with the others."""
         homes = max(1, len(shared_memories(self.chip)))
@@ -226,9 +225,9 @@ class Search:
                 self.evaluated += 1
                 allowed = _dividing(boundaries([*out[:i], *out[i + 1 :]]), self.sizes)
                 for placed in _siblings(tiled.placed):
-                    begin = replace(out[i], placed=placed, tiles=tiled.tiles)
-                    found = refined(begin, self.objective, built=self.built, allowed=allowed)
-                    out[i] = out[i] if found is begin else found
+                    near, limit = tiled.tiles, out[i].merit
+                    found = refined(placed, near, limit, self.objective, built=self.built, allowed=allowed)
+                    out[i] = found or out[i]
         return tuple(out)
 
     def _originals(self, tiled: Tiled) -> tuple[Einsum, ...]:

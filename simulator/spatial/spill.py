@@ -10,7 +10,6 @@ tiles, all through.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from mappings.binding import SpatialMapping, Spill
 from ..hardware.model import SpatialChip
 from .access import Usage
 from .lowering import Layout
-from .nest import Count, SizeTable
+from .nest import Count, SizeTable, anywhere
 from .tiles import held_together, of_chip
 from .work import greatest
 
@@ -43,7 +42,7 @@ def shares(
         share = greatest(
             _share_of(*g, memory, chip, where) for g in _groups(memory, of, layout, sizes, chip, where)
         )
-        if _any(share > 0):
+        if anywhere(share > 0):
             out |= {(memory, tensor): share for tensor in of.tensors}
     return out
 
@@ -62,7 +61,7 @@ def _groups(
 def _share_of(need: Count, loose: Count, memory: str, chip: SpatialChip, where: str) -> Count:
     capacity = chip.memories[memory].capacity_bytes
     excess = greatest((need - capacity, 0))
-    if _any(excess > loose):
+    if anywhere(excess > loose):
         raise MappingError(
             f"{where}: what may not spill takes {np.max(need - loose):,.0f} bytes, "
             f"{memory} of {chip.name} holds {np.min(capacity):,.0f}"
@@ -117,7 +116,3 @@ def _outside(memory: str, chip: SpatialChip) -> str:
     of = chip.memories[memory].of
     before = [n for n in names[: names.index(memory)] if chip.memories[n].of in ("", of)]
     return before[-1]
-
-
-def _any(truth: Any) -> bool:
-    return bool(np.any(truth))

@@ -19,7 +19,7 @@ from .access import run, words
 from .cuts import check_cuts, cut, doubles, table_of
 from .factors import divisor, divisors, step, tiles_of
 from .lowering import Layout, Ranks
-from .nest import Count, Sizes, SizeTable
+from .nest import Count, Sizes, SizeTable, anywhere
 from .programs import Tile
 from .work import greatest
 
@@ -65,7 +65,7 @@ def _table(known: Mapping[str, Count], cuttable: Mapping[str, Sequence[str]]) ->
     cuts = []
     for whole, parts in cuttable.items():
         steps = [known[p] for p in parts]
-        if _any(math.prod(steps) != known[whole]):
+        if anywhere(math.prod(steps) != known[whole]):
             cuts.append(cut(whole, known[whole], parts, steps))
     return table_of(known, cuts)
 
@@ -146,21 +146,17 @@ def _leave_open(
         taken = taken * known[p]
     if len(left) > 1:
         raise MappingError(f"{where}: sizes: give all parts of {whole} but one; open are {', '.join(left)}")
-    if _any(known[whole] % taken != 0):
+    if anywhere(known[whole] % taken != 0):
         shown = " * ".join(p for p in parts if p in given)
         refused = f"{where}: {shown} = {taken} does not divide {whole} = {known[whole]}"
         if exact or left != [parts[0]]:
             raise MappingError(refused)
-        if _any(taken > known[whole]):
+        if anywhere(taken > known[whole]):
             raise MappingError(f"{refused}; a tile may be as large as its rank")
     if left:
         known[left[0]] = -(-known[whole] // taken)
-    elif _any(taken != known[whole]):
+    elif anywhere(taken != known[whole]):
         raise MappingError(f"{where}: the parts of {whole} make {taken}, its size is {known[whole]}")
-
-
-def _any(truth: Any) -> bool:
-    return bool(truth.any()) if isinstance(truth, np.ndarray) else bool(truth)
 
 
 def _derive(known: dict[str, Count], cascade: Cascade, where: str) -> None:
@@ -189,7 +185,7 @@ def _size(text: str | int, names: Mapping[str, Any], where: str) -> Count:
     value = evaluate_expression(text, names, where=where, functions=_FUNCTIONS)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, (int, np.ndarray, np.integer)) or _any(value < 1):
+    if not isinstance(value, (int, np.ndarray, np.integer)) or anywhere(value < 1):
         raise MappingError(f"{where}: '{text}' is {value}; a size is a whole number of at least 1")
     return value
 
@@ -250,7 +246,7 @@ def _fitted(
     while low < high:  # what is held only grows with the part
         middle = (low + high) // 2
         trial = _table({**known, part: candidates[middle], rest: -(-whole // candidates[middle])}, cuttable)
-        if _any(occupancy(layout, memory, trial.full) > capacity_words):
+        if anywhere(occupancy(layout, memory, trial.full) > capacity_words):
             high = middle
         else:
             low = middle + 1

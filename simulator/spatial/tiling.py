@@ -81,14 +81,22 @@ def best_tiles(
     return found, bound
 
 
-def refined(tiled: Tiled, objective: str, *, built: Built, allowed: Allowed | None = None) -> Tiled:
-    """Return tiles that are at least as good, those between the candidates next to the ones at hand among them."""
-    lists = finer(tiled.placed, tiled.tiles, allowed)
+def refined(
+    placed: Placed,
+    near: Mapping[str, int],
+    limit: Merit,
+    objective: str,
+    *,
+    built: Built,
+    allowed: Allowed | None = None,
+) -> Tiled | None:
+    """Return tiles better than a limit, those between the candidates next to some tiles among them; None for none."""
+    lists = finer(placed, near, allowed)
     if lists is None:
-        return tiled
-    ledger = Ledger(tiled.placed, built)
-    better, _ = _best_of(ledger, thinned(lists), objective, tiled.merit)
-    return tiled if better is None or better.merit >= tiled.merit or ledger.refused(better.tiles) else better
+        return None
+    ledger = Ledger(placed, built)
+    better, _ = _best_of(ledger, thinned(lists), objective, limit)
+    return None if better is None or better.merit >= limit or ledger.refused(better.tiles) else better
 
 
 def shortage(placed: Placed, built: Built) -> tuple[float, str]:
