@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from einsum_cascade.errors import MappingError, nearest
 
@@ -107,7 +108,7 @@ class TileMapping:
             a matrix instruction of two multiprocessors).
         splits: this kernel splits keys where its mapping says `split_keys`; False for another kernel of the family.
         planned_rows: rows of a query tile in the host's plan of splits, where they are not `query`.
-        pack: whether heads of a group are packed, in place of the mapping's word, for another kernel of the family.
+        pack, order: in place of the mapping's words, for another kernel of the family.
         head_dim, targets, dtypes, window, causal: the condition; an empty one always holds, the first tile that
             holds is taken. `head_dim` is the largest one served.
     """
@@ -124,6 +125,7 @@ class TileMapping:
     splits: bool = True
     planned_rows: int = 0
     pack: bool | None = None
+    order: str = ""
     head_dim: int = 0
     targets: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
@@ -143,6 +145,8 @@ class TileMapping:
             raise ValueError(f"lone: expected a positive number, found {self.lone}")
         if not 0 < self.tensor_share <= 1:
             raise ValueError(f"tensor_share: expected a number in (0, 1], found {self.tensor_share}")
+        if self.order:
+            _require_order(self.order)
 
     def serves(
         self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
@@ -156,6 +160,11 @@ class TileMapping:
             and self.window in (None, window)
             and self.direction in ("", direction)
         )
+
+
+def _require_order(order: str) -> None:
+    if order not in ORDERS:
+        raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {order}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +212,7 @@ class KernelMapping:
         appends: the timed call also copies the new keys and values into the cache.
         copies: how it does that; the first that serves the target is taken.
         order: in which order blocks are handed out.
+        hides_ends: a block's first loads and last stores run beside the products of another block.
         mask_factor: cost of a tile that needs its mask, in full tiles.
         window_cycles: what the mask of a window adds to a visited tile, in cycles per score, before anything overlaps.
         walk_cycles: cost of a tile outside the window that the kernel walks over without its products, in cycles per
@@ -241,6 +251,7 @@ class KernelMapping:
     appends: bool = False
     copies: tuple[CacheCopy, ...] = ()
     order: str = "longest_first"
+    hides_ends: bool = False
     mask_factor: float = 1.0
     window_cycles: float = 0.0
     walk_cycles: float = 0.0
@@ -268,8 +279,13 @@ class KernelMapping:
             )
         if self.split_slots < 0 or self.split_least < 1:
             raise ValueError("split_slots, split_least: expected numbers of at least 0 and 1")
-        if self.order not in ORDERS:
-            raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
+        _require_order(self.order)
+
+    def of_tile(self, tile: TileMapping) -> KernelMapping:
+        """Return the mapping with the habits of the kernel that takes this tile."""
+        own = {"pack": tile.pack, "order": tile.order or None}
+        changed: dict[str, Any] = {name: word for name, word in own.items() if word is not None}
+        return replace(self, **changed) if changed else self
 
     def products(self, *, target: str, dtype: str, kv_dtype: str) -> str:
         """Return the operand type of the products: that of the queries, or of a narrower cache.

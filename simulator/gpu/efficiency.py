@@ -119,8 +119,11 @@ def _ends_seconds(launch: Launch, scalar: float) -> Floats:
     """Return what a block takes at its two ends, where nothing overlaps.
 
     It loads its queries and stores its outputs at its SM's share of the L2 rate, while other blocks of the same SM go
-    on; the softmax of its first tile waits for the first product, and the last product for the last softmax.
+    on; the softmax of its first tile waits for the first product, and the last product for the last softmax. Nothing
+    where the kernel hides its ends behind a neighbouring block.
     """
+    if launch.mapping.hides_ends:
+        return np.zeros(len(launch.blocks))
     gpu, tile = launch.gpu, launch.tile_times
     of_block = launch.bytes_of_queries / (launch.blocks * launch.resident)
     alone_s = (tile.serial - tile.bound) / (gpu.clock_hz * scalar)

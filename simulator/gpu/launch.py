@@ -129,7 +129,7 @@ def launch(
     Raises:
         MappingError: the tile does not fit the GPU.
     """
-    first = calls[0]
+    first, mapping = calls[0], mapping.of_tile(tile)
     require_fit(gpu, tile, head_dim=first.head_dim, dtype=first.dtype)
     per_score = mapping.per_score if direction == "fwd" else mapping.backward
     products = mapping.products(target=gpu.target, dtype=first.dtype, kv_dtype=first.kv_dtype)
@@ -168,8 +168,6 @@ def _work(
     calls: Sequence[Call], gpu: Gpu, *, mapping: KernelMapping, tile: TileMapping, direction: str
 ) -> _Work:
     """Return the tiles of every block, merged into runs, and how the blocks share the chip."""
-    if tile.pack is not None:
-        mapping = replace(mapping, pack=tile.pack)
     most = blocks_per_sm(gpu, tile)
     visits = _visits(calls, mapping, tile, direction)
     heads = [c.key_heads if mapping.pack and direction == "fwd" else c.heads for c in calls]
