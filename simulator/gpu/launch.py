@@ -142,6 +142,7 @@ def launch(
         per_score=per_score,
         kv_dtype=read,
         overlaps=mapping.overlaps,
+        edges=2 if first.windowed else int(first.causal),
     )
     work = _work(calls, gpu, mapping=mapping, tile=tile, direction=direction)
     moved, appended, footprint = _bytes(calls, mapping, tile, gpu.target, direction)

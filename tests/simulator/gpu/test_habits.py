@@ -103,3 +103,32 @@ def test_parts_are_written_and_read_once_more():
     ]
     expected = split.bytes_of_parts[0] / split.gpu.memory_bandwidth_bytes_per_s
     assert costs[1] - costs[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_tile_of_another_kernel_of_the_family_has_habits_of_its_own():
+    mapping = find_kernel_mapping("flash_attention", "cudnn-92200")
+    wide = {"target": "sm_100", "dtype": "bf16", "causal": True, "window": False}
+    narrow, large = (mapping.of_tile(mapping.tile(head_dim=d, **wide)) for d in (128, 256))
+    assert (narrow.order, large.order) == ("launch", "longest_first")
+    with pytest.raises(ValueError, match="order: expected one of longest_first, launch"):
+        TileMapping(query=128, key=128, order="first_come")
+
+
+def test_open_and_inference_kernels_of_cudnn_are_laid_by_files_of_their_own():
+    names = ("cudnn-92200.0", "cudnn-9.27", "cudnn-oss-sm80", "cudnn")
+    found = [find_kernel_mapping("flash_attention", n) for n in names]
+    assert [m.order for m in found] == ["launch", "launch", "longest_first", "launch"]
+    assert [m.hides_ends for m in found] == [False, True, False, False]
+
+
+def test_hidden_ends_leave_a_block_its_tiles_and_its_fixed_cost():
+    tile, fixed = TileMapping(query=128, key=128, warps=8), replace(IDEAL, block_cycles=1000.0)
+    call = make_call(batch=1, heads=H100.sms * 2, seq_q=128, seq_kv=128, head_dim=128)
+    mapping = replace(find_kernel_mapping("flash_attention", "cudnn"), hides_ends=True)
+    hidden = times(lay([call], H100, mapping=mapping, tile=tile), fixed).compute_s[0]
+    # Two blocks an SM one after the other, each one tile of 2048 cycles: 2 x 3048, at the clock of a short launch.
+    assert hidden == pytest.approx(2 * 3048 / H100.clock_hz, rel=1e-3)
+    shown = times(lay([call], H100, mapping=replace(mapping, hides_ends=False), tile=tile), fixed)
+    # Its queries and outputs at the SM's share of the L2 rate, and the softmax that nothing hides.
+    l2 = 2 * 128 * 128 * 2 / (H100.l2_bandwidth_bytes_per_s / H100.sms) * H100.clock_hz
+    assert shown.compute_s[0] == pytest.approx(2 * (3048 + l2 + 1024) / H100.clock_hz, rel=1e-3)

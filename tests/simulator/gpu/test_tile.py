@@ -75,3 +75,14 @@ def test_a_cluster_shares_readings_of_the_keys():
     )
     assert pair["l2"] == alone["l2"] / 2
     assert {k: v for k, v in pair.items() if k != "l2"} == {k: v for k, v in alone.items() if k != "l2"}
+
+
+@pytest.mark.parametrize(("device", "edges", "masked"), [
+    # 256 x 128 scores: tensor 1024 cycles (head_dim 64), exp 2048 on B200 and 1024 on B300; conversions and maxima
+    # 1.5 a score and one select an edge, 64 a cycle: 768, 1280, 1792; issue 1152 and 256 an edge.
+    ("b200", 2, 2048), ("b300", 0, 1152), ("b300", 1, 1408), ("b300", 2, 1792),
+])  # fmt: skip
+def test_a_masked_tile_tests_every_score_against_every_edge(device, edges, masked):
+    tile = TileMapping(query=256, key=128, warps=16, operand_rows=128)
+    time = tile_time(find_gpu(device), tile, head_dim=64, dtype="bf16", per_score=PerScore(), edges=edges)
+    assert time.masked == masked
