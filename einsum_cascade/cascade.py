@@ -10,7 +10,10 @@ from typing import Any
 from .checks import check
 from .declarations import Constant, Iterate, Rank, Signature
 from .einsum import Einsum
+from .errors import CascadeError
 from .expr import Apply, Size, Var, walk
+
+_SHOWN = 60  # characters of what was found, in a message
 
 
 @dataclass(frozen=True)
@@ -209,3 +212,17 @@ def _canonical(ranks: tuple[Rank, ...], constants: set[str]) -> tuple[Rank, ...]
             placed |= {p.name for p in fresh}
             out += [*fresh, r]
     return tuple(out)
+
+
+def require(given: object) -> None:
+    """Refuse what is no cascade: its name or text is what people pass first.
+
+    Raises:
+        CascadeError: something else than a `Cascade`.
+    """
+    if not isinstance(given, Cascade):
+        shown = repr(given)
+        found = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        raise CascadeError(
+            f"expected a Cascade, found {found}", hint="zoo.load(name), load(file) and parse(text) give one"
+        )

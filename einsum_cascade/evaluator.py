@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from .cascade import Cascade
+from .cascade import Cascade, require
 from .declarations import Iterate, rank_of
 from .einsum import Einsum
 from .errors import CascadeError, nearest
@@ -66,6 +66,7 @@ def evaluate(
     >>> float(out["C"][0, 0])
     23.0
     """
+    require(cascade)
     tensors = points(cascade, sizes, inputs, limit_bytes=limit_bytes)
     given = {s.tensor for s in cascade.inputs}
     asked = [t for t in tensors if t not in given] if keep_all else [s.tensor for s in cascade.outputs]
@@ -139,6 +140,7 @@ def random_inputs(cascade: Cascade, sizes: Mapping[str, int] | str, *, seed: int
     An input that stands inside an index is drawn from the whole numbers that keep the access inside its tensor. One
     that stands under a logarithm, a root or a power is drawn between 0.05 and 0.95.
     """
+    require(cascade)
     known = sizes_of_use(cascade, sizes)
     check_memory(cascade, known)
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .cascade import Cascade
+from .cascade import Cascade, require
 from .declarations import Iterate, Signature
 from .einsum import Einsum, Reduction
 from .expr import Access, Apply, Compare, Expr, Num, Size, Var, walk
@@ -16,6 +16,7 @@ _COMPARES, ATOM = STRENGTH["<"], 9
 
 def render(cascade: Cascade) -> str:
     """Return the canonical text of a cascade; parsing it gives an equal cascade."""
+    require(cascade)
     lines = [f"cascade {cascade.name}"]
     if cascade.summary:
         lines.append(f'"{cascade.summary}"')
@@ -152,6 +153,7 @@ _LATEX_COMPARE = {"<=": r"\le", ">=": r"\ge", "==": "=", "!=": r"\ne", "<": "<",
 
 def latex(cascade: Cascade) -> str:
     """Return the Einsums of a cascade as a LaTeX `align*` environment."""
+    require(cascade)
     lines = []
     for item in cascade.body:
         if isinstance(item, Iterate):

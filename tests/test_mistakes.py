@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import einsum_cascade as ec
 from validation.cli import app
 
 SIZES = ["--sizes", "E=8,F=8,P=16,M=16"]
@@ -229,3 +230,18 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(command: list[s
     assert "\n" not in message
     # The shortest of them works for seconds when it may.
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "given", ["attention_3pass", "Z[m] = A[m]\nY = sum(m) Z[m]", None, Path("a.cascade")]
+)
+def test_what_is_no_cascade_is_refused_by_every_verb_of_the_face(given: object) -> None:
+    verbs = {
+        "passes": {"rank": "M"}, "all_passes": {}, "bounds": {"sizes": "M=8"}, "reduce_passes": {"rank": "M"},
+        "traffic_curve": {"sizes": "M=8", "buffers_bytes": [1.0]}, "render": {}, "latex": {},
+        "evaluate": {"sizes": "M=8", "inputs": {}}, "random_inputs": {"sizes": "M=8"},
+    }  # fmt: skip
+    for verb, rest in verbs.items():
+        with pytest.raises(ec.CascadeError, match=r"expected a Cascade, found .*.*zoo\.load") as found:
+            getattr(ec, verb)(given, **rest)
+        assert repr(given)[:9] in str(found.value)

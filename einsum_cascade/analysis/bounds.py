@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cascade import Cascade
+from ..cascade import Cascade, require
 from .footprint import boundaries
 from .passes import all_passes
 from .points import known_sizes, operations
@@ -144,6 +144,7 @@ def bounds(
     >>> b.passes["M"], b.free_pass_buffer_bytes, b.kept
     (3, 128.0, ('QK',))
     """
+    require(cascade)
     known = known_sizes(cascade, sizes)
     word_bytes = as_bytes(word, what="word")
     buffer_bytes = None if buffer is None else as_bytes(buffer, what="buffer")
@@ -183,6 +184,7 @@ def traffic_curve(
     >>> bool(curve[0] > curve[1])
     True
     """
+    require(cascade)
     word_bytes = as_bytes(word, what="word")
     buffers = np.asarray(buffers_bytes, dtype=float)
     curve: Array = (

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..cascade import Cascade
+from ..cascade import Cascade, require
 from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Num, Var, index_variables
@@ -98,6 +98,7 @@ def passes(cascade: Cascade, rank: str) -> Passes:
     >>> passes(zoo.load("attention_1pass"), "M").count, passes(zoo.load("attention_1pass"), "M0").count
     (1, 2)
     """
+    require(cascade)
     times, levels = _timeline(cascade, view(cascade, rank))
     einsums = cascade.einsums
     summaries = {e.name: times[e.name].streams for e in einsums if e.name not in levels}
@@ -114,6 +115,7 @@ def all_passes(cascade: Cascade) -> dict[str, Passes]:
     >>> {rank: p.count for rank, p in all_passes(zoo.load("attention_3pass")).items()}
     {'E': 1, 'M': 3}
     """
+    require(cascade)
     return {rank: passes(cascade, rank) for rank in reduced_ranks(cascade)}
 
 
