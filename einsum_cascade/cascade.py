@@ -10,10 +10,8 @@ from typing import Any
 from .checks import check
 from .declarations import Constant, Iterate, Rank, Signature
 from .einsum import Einsum
-from .errors import CascadeError
+from .errors import CascadeError, glimpse
 from .expr import Apply, Size, Var, walk
-
-_SHOWN = 60  # characters of what was found, in a message
 
 
 @dataclass(frozen=True)
@@ -221,8 +219,7 @@ def require(given: object) -> None:
         CascadeError: something else than a `Cascade`.
     """
     if not isinstance(given, Cascade):
-        shown = repr(given)
-        found = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         raise CascadeError(
-            f"expected a Cascade, found {found}", hint="zoo.load(name), load(file) and parse(text) give one"
+            f"expected a Cascade, found {glimpse(given)}",
+            hint="zoo.load(name), load(file) and parse(text) give one",
         )

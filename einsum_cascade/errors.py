@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 # Characters of a long line that are shown on either side of a mistake.
 _AROUND = 50
+_GLANCE = 60  # characters of a value in a message
 
 
 class ModelError(Exception):
@@ -94,6 +95,16 @@ def _excerpt(line: str, column: int) -> tuple[str, int]:
     start = max(0, column - 1 - _AROUND)
     before, after = "... " if start else "", " ..." if start + 2 * _AROUND < len(line) else ""
     return before + line[start : start + 2 * _AROUND] + after, column - start + len(before)
+
+
+def glimpse(value: object) -> str:
+    """Return what was found as a message shows it: its representation, shortened to a glance.
+
+    >>> glimpse("a" * 80)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+    """
+    text = repr(value)
+    return text if len(text) <= _GLANCE else text[: _GLANCE - 3] + "..."
 
 
 def printable(text: str) -> str:

@@ -125,7 +125,7 @@ class TileMapping:
     splits: bool = True
     planned_rows: int = 0
     pack: bool | None = None
-    order: str = ""
+    order: str | None = None
     head_dim: int = 0
     targets: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ class TileMapping:
             raise ValueError(f"lone: expected a positive number, found {self.lone}")
         if not 0 < self.tensor_share <= 1:
             raise ValueError(f"tensor_share: expected a number in (0, 1], found {self.tensor_share}")
-        if self.order:
+        if self.order is not None:
             _require_order(self.order)
 
     def serves(
@@ -283,7 +283,7 @@ class KernelMapping:
 
     def of_tile(self, tile: TileMapping) -> KernelMapping:
         """Return the mapping with the habits of the kernel that takes this tile."""
-        own = {"pack": tile.pack, "order": tile.order or None}
+        own = {"pack": tile.pack, "order": tile.order}
         changed: dict[str, Any] = {name: word for name, word in own.items() if word is not None}
         return replace(self, **changed) if changed else self
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from einsum_cascade.errors import MappingError, ModelError, nearest
+from einsum_cascade.errors import MappingError, ModelError, glimpse, nearest
 
 from .schema import dataclass_of, element_type, file_fields, legal_keys
 
@@ -140,7 +140,7 @@ def build(cls: type[T], data: Any, *, where: str, error: type[ModelError] = Mapp
     kind: Any = cls
     if not isinstance(data, Mapping):
         raise error(
-            f"{where}: expected fields such as '{next(iter(file_fields(kind)))}: ...', found {_shown(data)}"
+            f"{where}: expected fields such as '{next(iter(file_fields(kind)))}: ...', found {glimpse(data)}"
         )
     _check_words(cls, data, (), where, error)
     try:
@@ -158,7 +158,7 @@ def _check_words(hint: Any, data: Any, path: tuple[str, ...], where: str, error:
         for key, value in data.items():
             if not isinstance(key, str):
                 place = ".".join((*path, str(key)))
-                raise error(f"{where}: {place}: a field name has to be a word, found {_shown(key)}")
+                raise error(f"{where}: {place}: a field name has to be a word, found {glimpse(key)}")
             if fields is not None and key not in fields:
                 place = ".".join((*path, key))
                 raise error(f"{where}: {place}: unknown field; {nearest(key, fields)}")
@@ -192,7 +192,7 @@ def _field_message(cls: type, problem: Any, where: str) -> str:
         reason = str(problem["ctx"]["error"])
         return f"{where}: {place}: {reason}" if place else f"{where}: {reason}"
     message = problem["msg"][:1].lower() + problem["msg"][1:]
-    return f"{where}: {place}: {message}, found {_shown(found)}"
+    return f"{where}: {place}: {message}, found {glimpse(found)}"
 
 
 def _file_word(cls: type, loc: tuple[str | int, ...]) -> list[str]:
@@ -213,8 +213,3 @@ def _file_word(cls: type, loc: tuple[str | int, ...]) -> list[str]:
 
 def _listed(keys: tuple[str, ...]) -> str:
     return f"fields here: {', '.join(keys)}" if keys else "it is missing"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

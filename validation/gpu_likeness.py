@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.gpu.calibration import NUMBERS, Entry, shipped
-from simulator.gpu.likeness import TABLE, WORDS, Likeness, differences, shared
+from simulator.gpu.likeness import LEVEL, TABLE, WORDS, Likeness, differences, shared
 
 from .tables import write_rows
 
@@ -21,7 +21,6 @@ Floats = NDArray[np.float64]
 _FIRST = {"mapping": 0.7, "version": 0.1, "dtype": 0.1, "kv_dtype": 0.1, "served": 0.5, "head_dim": 0.2}
 _ELSE, _HELD = 0.3, 1.0
 _VARIANCE, _OWN, _HELD_VARIANCE = 0.15, 0.02, 1.5
-_LEVEL = 2.0  # as in the simulator's likeness
 _ROUNDS = 60
 
 
@@ -56,7 +55,7 @@ def _likeness(logs: Floats) -> Likeness:
 
 def surprise(likeness: Likeness, logs: Floats, apart: Floats, devices: NDArray[Any]) -> float:
     """Return minus the log density of each device's entries, given those of the other devices, without a constant."""
-    covariance = shared(likeness, apart) + _LEVEL**2 + (likeness.own + 1e-8) * np.eye(len(logs))
+    covariance = shared(likeness, apart) + LEVEL**2 + (likeness.own + 1e-8) * np.eye(len(logs))
     precision = np.linalg.inv(covariance)
     pulled = precision @ (logs - np.median(logs))
     out = 0.0

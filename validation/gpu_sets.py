@@ -15,9 +15,8 @@ from mappings.gpu import find_kernel_mapping
 from simulator.gpu.calibration import Key, Prior, made, prior
 from simulator.gpu.call import Call, make_call
 from simulator.gpu.efficiency import Efficiency, Times, times
-from simulator.gpu.fitting import Group, together
+from simulator.gpu.fitting import Group, jointly_known, together
 from simulator.gpu.launch import Launch
-from simulator.gpu.likeness import joint
 from simulator.gpu.model import key_of, lay
 from simulator.hardware.gpu import find_gpu
 
@@ -188,26 +187,18 @@ def known_of(part: Part, *, without_device: bool = True) -> Prior:
 
 
 def calibrated(parts: Iterable[Part], by: Iterable[Part]) -> dict[Key, Efficiency]:
-    """Return the constants of the keys of `parts` after the calibration rows `by`, all of them fitted together.
-
-    Where rows are of one key alone, it keeps the prior that looks at its nearest entries; rows of several keys say
-    how a machine is off as a whole, and the prior has to be one of all keys.
-    """
-    groups: dict[Key, list[Part]] = {part.key: [] for part in parts}
+    """Return the constants of the keys of `parts` after the calibration rows `by`, all of them fitted together."""
+    laid: dict[Key, list[Part]] = {part.key: [] for part in parts}
     known = {part.key: known_of(part) for part in parts}
     for part in by:
-        groups.setdefault(part.key, []).append(part)
+        laid.setdefault(part.key, []).append(part)
         known.setdefault(part.key, known_of(part))
-    keys = sorted(groups, key=astuple)
-    several = sum(bool(parts) for parts in groups.values()) > 1
-    found = together(
-        [
-            Group(k, known[k], tuple(p.launch for p in groups[k]), tuple(p.measured_s for p in groups[k]))
-            for k in keys
-        ],
-        joint=joint(keys, without_device=True) if several else None,
-    )
-    return {key: made(np.exp(logs)) for key, logs in zip(keys, found, strict=True)}
+    groups = [
+        Group(k, known[k], tuple(p.launch for p in laid[k]), tuple(p.measured_s for p in laid[k]))
+        for k in sorted(laid, key=astuple)
+    ]
+    found = together(groups, joint=jointly_known(groups, without_device=True))
+    return {group.key: made(np.exp(logs)) for group, logs in zip(groups, found, strict=True)}
 
 
 def roofline_calibrated(by: Iterable[tuple[Floats, Floats]]) -> tuple[float, float]:

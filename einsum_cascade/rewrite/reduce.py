@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..analysis.passes import passes
 from ..analysis.streams import view, walkers
-from ..cascade import Cascade, require
+from ..cascade import Cascade
 from ..declarations import rank_of
 from .apart import online_apart
 from .corrections import obstacles_to
@@ -112,7 +112,6 @@ def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
     >>> found.before, found.after, [s.rule for s in found.steps]
     (3, 1, ['defer', 'online'])
     """
-    require(cascade)
     before = passes(cascade, rank).count
     path = _best(cascade, cascade, rank)
     for selected in _selected_ranks(cascade, rank):

@@ -15,7 +15,7 @@ from .calibration import Key, Prior, made
 from .efficiency import Efficiency, times
 from .intervals import with_interval
 from .launch import Launch
-from .likeness import Joint, correlation
+from .likeness import Joint, correlation, joint
 
 Floats = NDArray[np.float64]
 
@@ -77,6 +77,16 @@ def together(
 
     found: Floats = means + _most_likely(errors, precision, len(groups), huber=huber)
     return list(found)
+
+
+def jointly_known(groups: Sequence[Group], *, without_device: bool = False) -> Joint | None:
+    """Return what is known of all groups at once where rows are of several; None where one group has them all.
+
+    Rows of one key alone keep the prior that looks at its nearest entries; rows of several keys say how a machine is
+    off as a whole, and the prior has to be one of all keys.
+    """
+    several = sum(bool(g.launches) for g in groups) > 1
+    return joint([g.key for g in groups], without_device=without_device) if several else None
 
 
 def calibrate(

@@ -29,7 +29,7 @@ WORDS = (
     "served",
 )  # what two keys share or do not; the last column of distances is the head dimension
 # Log spread of the general level of a constant: wide, so that the entries decide.
-_LEVEL = 2.0
+LEVEL = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +157,9 @@ def _conditional(keys: Sequence[Key], entries: Sequence[Entry]) -> tuple[Floats,
     for name, each in zip(NUMBERS, likenesses(), strict=True):
         logs = np.log([getattr(e.efficiency, name) for e in entries])
         middle = float(np.median(logs))
-        given = shared(each, inside) + _LEVEL**2 + each.own * np.eye(len(known))
-        between = shared(each, across) + _LEVEL**2
+        given = shared(each, inside) + LEVEL**2 + each.own * np.eye(len(known))
+        between = shared(each, across) + LEVEL**2
         gain = np.linalg.solve(given, between.T).T
         means.append(middle + gain @ (logs - middle))
-        covariances.append(shared(each, here) + _LEVEL**2 + each.own * np.eye(len(keys)) - gain @ between.T)
+        covariances.append(shared(each, here) + LEVEL**2 + each.own * np.eye(len(keys)) - gain @ between.T)
     return np.array(means).T, np.stack(covariances)

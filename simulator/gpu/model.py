@@ -20,10 +20,9 @@ from .calibration import Key, made, prior, shipped, uncalibrated, unknown
 from .call import Call, make_call
 from .efficiency import Efficiency, Times, times
 from .energy import constants, energy_names, power
-from .fitting import Group, together
+from .fitting import Group, jointly_known, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
-from .likeness import joint
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
 
@@ -212,8 +211,7 @@ def _efficiency(
     if len(rows) > len(own):
         source += f", {len(rows) - len(own)} of its other kernels and sizes beside them"
     groups = _groups(rows, gpu, {implementation: mapping}, first=key)
-    several = sum(bool(g.launches) for g in groups) > 1
-    found = together(groups, joint=joint([g.key for g in groups]) if several else None)
+    found = together(groups, joint=jointly_known(groups))
     return with_interval(made(np.exp(found[0]), source=source), state="measured", kind=kind)
 
 
