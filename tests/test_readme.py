@@ -1,11 +1,15 @@
-"""The README's Python examples print what the README says, and the files it points at exist."""
+"""The README's examples print what the README says, and the files it points at exist."""
 
 from __future__ import annotations
 
 import doctest
 import re
+import shlex
 from pathlib import Path
 from typing import Any
+
+import pytest
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -15,6 +19,41 @@ def test_the_examples_run() -> None:
     result = doctest.testfile(str(README), module_relative=False)
     assert result.attempted > 5
     assert result.failed == 0
+
+
+def examples() -> list[tuple[str, list[str]]]:
+    """Return the commands of one call each that the README shows an output of, and its lines."""
+    found: list[tuple[str, list[str]]] = []
+    for block in re.findall(
+        r"^```console\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
+        for part in block.replace("\\\n", " ").split("$ ")[1:]:
+            command, *lines = part.splitlines()
+            found.append((command.partition("  #")[0], [line for line in lines if line.strip()]))
+    return [(c, lines) for c, lines in found if lines and c.startswith(".venv/bin/cascade")]
+
+
+# What depends on the machine it runs on, by its times or its devices, or runs for long, is shown and not compared.
+MACHINE = ("doctor", "demo", "kernels", "sweep", "explore", "validate", "reproduce")
+COMPARED = [e for e in examples() if e[0].split()[1] not in MACHINE]
+
+
+@pytest.mark.parametrize(("command", "lines"), COMPARED, ids=[" ".join(c.split()[1:3]) for c, _ in COMPARED])
+def test_a_command_prints_what_is_shown(
+    command: str, lines: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    from validation.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    ran = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert ran.exit_code == 0, ran.output
+    printed = {line.rstrip() for line in ran.output.splitlines()}
+    assert [line for line in lines if line.rstrip() not in printed] == []
+
+
+def test_examples_of_the_three_steps_are_compared() -> None:
+    assert {"passes", "bounds", "simulate", "predict", "gna"} <= {c.split()[1] for c, _ in COMPARED}
 
 
 def test_every_link_and_picture_leads_somewhere() -> None:
