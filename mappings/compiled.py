@@ -6,6 +6,7 @@ import csv
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from .gpu import LIBRARY, KernelMapping, KernelResources, LoopWork, TileMapping
 
@@ -67,6 +68,36 @@ def _found(
     return next((builds[key] for key in keys if key in builds), None)
 
 
+def compiled_tile(name: str, *, head_dim: int, target: str, dtype: str) -> TileMapping | None:
+    """Return the tile with which a kernel is built for a device, and its resources; None where nobody compiled it.
+
+    Args:
+        name: "kernel" or "kernel/variant" in the tables.
+        head_dim: the build of the next larger one serves, or else of the largest.
+
+    >>> tile = compiled_tile("channel_attention/weights", head_dim=96, target="sm_90", dtype="fp16")
+    >>> tile.query, tile.key, tile.warps, tile.resources.registers
+    (16, 64, 8, 95)
+    """
+    for made_for in _runs_on(target):
+        for types in (dtype, _COMPILED_ALIKE.get(dtype, dtype)):
+            builds = _tiles_built().get((name, made_for, types))
+            if builds:
+                return builds[min(builds, key=lambda d: (d < head_dim, abs(d - head_dim)))]
+    return None
+
+
+@functools.cache
+def _tiles_built() -> dict[tuple[str, str, str], dict[int, TileMapping]]:
+    """Return the tiles of the tables by kernel, target and type, and by head dimension."""
+    out: dict[tuple[str, str, str], dict[int, TileMapping]] = {}
+    for (name, _, target, dtype, head_dim, *shape), resources in _builds().items():
+        query, key, warps, stages = shape
+        tile = TileMapping(query, key, warps, stages, resources=resources)
+        out.setdefault((name, target, dtype), {}).setdefault(head_dim, tile)
+    return out
+
+
 def _runs_on(target: str) -> Iterator[str]:
     """Yield the targets whose builds run on a device, its own first.
 
@@ -78,7 +109,7 @@ def _runs_on(target: str) -> Iterator[str]:
 
 
 @functools.cache
-def _builds() -> dict[tuple[object, ...], KernelResources]:
+def _builds() -> dict[tuple[Any, ...], KernelResources]:
     """Return every build of the tables by kernel, mask, target, type, head dimension, tile, warps and stages."""
     out: dict[tuple[object, ...], KernelResources] = {}
     for table in TABLES:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 
 from einsum_cascade.errors import MappingError, nearest
 
+from .caches import CacheCopy, cache_copies
+from .grids import ORDERS, Grid, Text
 from .reader import build, read_yaml
 
 LIBRARY = Path(__file__).parent / "library" / "gpu"
 
-ORDERS = ("longest_first", "launch", "shortest_first")
-COPIED = ("keys", "queries", "all", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,32 +167,6 @@ def _require_order(order: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheCopy:
-    """How new keys and values get into a cache before attention reads them.
-
-    Attributes:
-        works_on: what it costs an SM for: elements of the "keys" and values; of the "queries", which it brings into
-            place with them; of "all" three; of "none", where the timed call leaves the cache alone.
-        least, most: elements of a token's keys, and as many of its values, below which a token costs no less, above
-            which it costs no more: a warp or a block of threads a token; 0 for no limit.
-        converts: a cache narrower than the queries is written out in their type before attention reads it.
-        targets: where this holds; everywhere if empty.
-    """
-
-    works_on: str = "keys"
-    least: int = 0
-    most: int = 0
-    converts: bool = False
-    targets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.works_on not in COPIED:
-            raise ValueError(f"works_on: expected one of {', '.join(COPIED)}, found {self.works_on}")
-        if min(self.least, self.most) < 0:
-            raise ValueError("least, most: expected numbers of at least 0")
-
-
-@dataclass(frozen=True, slots=True)
 class KernelMapping:
     """A kernel as somebody implemented it: its tiles and the habits that change its time.
 
@@ -231,13 +204,16 @@ class KernelMapping:
         sole: the kernel has this one layout, whatever an implementation calls itself.
         compiled: names under which the tables of compiled resources hold it, "kernel" or "kernel/part", the first
             that holds a tile first; `compiled_backward` likewise.
+        grids: in place of score tiles, for a kernel of another shape: its launches one after another.
+        parameters: sizes that a call may leave out, each a number or an expression over those before it.
+        useful: operations of a call as measured tables count them, where there are grids.
     """
 
     name: str
     kernel: str
     implementations: tuple[str, ...]
-    tiles: tuple[TileMapping, ...]
     source: str
+    tiles: tuple[TileMapping, ...] = ()
     summary: str = ""
     pack: bool = False
     skips_window: bool = True
@@ -269,10 +245,13 @@ class KernelMapping:
     sole: bool = False
     compiled: tuple[str, ...] = ()
     compiled_backward: tuple[str, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    parameters: Mapping[str, Text] = field(default_factory=dict, hash=False)
+    useful: Text = 0.0
 
     def __post_init__(self) -> None:
-        if not self.tiles:
-            raise ValueError("tiles: expected at least one")
+        if not self.tiles and not (self.grids and all(g.compiled for g in self.grids)):
+            raise ValueError("tiles: expected at least one, or grids that say where they are compiled")
         if self.launches < 1 or min(self.score_bytes, self.mask_passes, self.state_bytes) < 0:
             raise ValueError(
                 "launches, score_bytes, mask_passes, state_bytes: expected numbers of at least 1, 0, 0, 0"
@@ -370,20 +349,7 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
     found = max(fits, key=lambda pair: pair[0])[1]
     if not found.appends or found.copies:
         return found
-    return replace(found, copies=tuple(c for p, c in _cache_copies() if fnmatchcase(implementation, p)))
-
-
-@functools.cache
-def _cache_copies() -> tuple[tuple[str, CacheCopy], ...]:
-    """Return, by pattern of implementations, how frameworks copy keys and values into their caches."""
-    with (LIBRARY / "cache_copies.csv").open(encoding="utf-8", newline="") as file:
-        return tuple((row["implementation"], _cache_copy(row)) for row in csv.DictReader(file))
-
-
-def _cache_copy(row: dict[str, str]) -> CacheCopy:
-    least, most = int(row["least"]), int(row["most"])
-    targets = tuple(row["targets"].split())
-    return CacheCopy(row["works_on"], least, most, row["converts"] == "1", targets)
+    return replace(found, copies=tuple(c for p, c in cache_copies() if fnmatchcase(implementation, p)))
 
 
 def kernel_names() -> tuple[str, ...]:

@@ -182,7 +182,7 @@ def uncalibrated(known: Prior, *, kind: str = "plain") -> Efficiency:
     return replace(found, spread=max(found.spread, UNKNOWN), short_spread=0.0) if strange else found
 
 
-def unknown(guess: Efficiency) -> Efficiency:
-    """Return an efficiency of a kernel that nobody described: the same guess, the widest interval."""
-    source = f"{guess.source}; of another implementation"
+def unknown(guess: Efficiency, *, of: str = "implementation") -> Efficiency:
+    """Return an efficiency of a kernel that nobody has measured: the same guess, the widest interval."""
+    source = f"{guess.source}; of another {of}"
     return replace(guess, spread=max(UNKNOWN, guess.spread), short_spread=0.0, source=source)

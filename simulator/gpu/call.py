@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,6 +38,7 @@ class Call:
         heads: query heads; `kv_heads`: key heads, each shared by heads / kv_heads query heads.
         window: keys that a query sees, itself included; 0 for all.
         kv_dtype: of the keys and values in memory; the empty string means as `dtype`.
+        parameters: sizes that this kernel alone has, by name.
     """
 
     batch: int
@@ -50,6 +52,7 @@ class Call:
     kv_heads: int = 0
     direction: str = "fwd"
     kv_dtype: str = ""
+    parameters: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch", "heads", "seq_q", "seq_kv", "head_dim"):
@@ -134,8 +137,11 @@ def _pairs(seq_q: int, seq_kv: int, causal: bool, window: int) -> int:
     return int(visible_pairs(seq_q, seq_kv, left=left, right=right)[0])
 
 
-def make_call(**values: Any) -> Call:
+def make_call(*, parameters: Collection[str] = (), **values: Any) -> Call:
     """Return a call from words and numbers, as a command line or a table gives them.
+
+    Args:
+        parameters: names of sizes that the kernel has beside those of every call.
 
     Raises:
         DataError: a word that a call does not have, a number missing, not whole, or out of range.
@@ -143,12 +149,15 @@ def make_call(**values: Any) -> Call:
     >>> make_call(batch="4", heads=32, seq_q="8K", seq_kv=8192, head_dim=128, causal="1").seq_q
     8192
     """
-    legal = [f.name for f in fields(Call)]
+    legal = sorted({*SIZES, *parameters})
     given: dict[str, Any] = {}
+    own: dict[str, float] = {}
     for name, value in values.items():
-        if name not in legal:
+        if name in parameters and name not in SIZES:
+            own[name] = _whole(name, value)
+        elif name not in legal:
             raise DataError(f"unknown size '{name}' of a call; {nearest(name, legal)}")
-        if name in ("dtype", "kv_dtype", "direction"):
+        elif name in ("dtype", "kv_dtype", "direction"):
             given[name] = _dtype(value)
         elif name == "causal":
             given[name] = _truth(value)
@@ -159,7 +168,10 @@ def make_call(**values: Any) -> Call:
     missing = [n for n in ("batch", "heads", "seq_q", "head_dim") if n not in given]
     if missing:
         raise DataError(f"a call needs {', '.join(missing)} too, for example {missing[0]}=4")
-    return Call(**given)
+    return Call(**given, parameters=tuple(sorted(own.items())))
+
+
+SIZES = frozenset(f.name for f in fields(Call)) - {"parameters"}
 
 
 def _dtype(value: Any) -> str:

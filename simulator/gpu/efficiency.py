@@ -56,13 +56,18 @@ class Efficiency:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds of n calls and of their parts, each of shape (n,)."""
+    """Seconds of n calls and of their parts, each of shape (n,).
+
+    Attributes:
+        busy_s: of each launch of the calls, beyond its fixed cost.
+    """
 
     latency_s: Floats
     compute_s: Floats
     memory_s: Floats
     append_s: Floats
     roofline_s: Floats
+    busy_s: tuple[Floats, ...]
 
 
 def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Times:
@@ -71,11 +76,29 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     Args:
         exact: schedule few blocks event by event; else by the closed form, for sweeps.
     """
+    laid = (launch, *launch.then)
+    parts = [_busy(each, efficiency, exact=exact) for each in laid]
+    busy, compute, memory, append = parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
+    gpu = launch.gpu
+    roof = roofline_seconds(
+        sum(each.flops for each in laid),
+        sum(each.bytes_moved for each in laid),
+        peak_per_s=gpu.peak_flops(launch.dtype),
+        bandwidth_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
+    )
+    latency = efficiency.launch_s * launch.mapping.launches + busy
+    return Times(latency, compute, memory, append, roof, tuple(p[0] for p in parts))
+
+
+def _busy(launch: Launch, efficiency: Efficiency, *, exact: bool) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return the seconds of one launch beyond its fixed cost, and of what they are made of."""
     gpu = launch.gpu
     tile_s = launch.tile_times.seconds(gpu.clock_hz, efficiency.scalar)
     tiles_s = launch.tiles_of_block * tile_s + launch.mask_cycles_of_block / gpu.clock_hz
     ends_s = efficiency.block_cycles / gpu.clock_hz + _ends_seconds(launch, efficiency.scalar)
-    costs = ends_s[:, None] + tiles_s * launch.crowding[:, None]
+    # Products that wait for each other take their time whatever else the SM does meanwhile.
+    chained_s = (launch.full + launch.masked) * launch.chain_cycles / gpu.clock_hz
+    costs = ends_s[:, None] + np.maximum(tiles_s * launch.crowding[:, None], chained_s)
     costs = np.where(launch.runs > 0, costs, 0.0)
     compute = _schedule(launch, costs, exact=exact)
     work = (costs * launch.blocks_of_run).sum(axis=1) / (launch.slots * compute)
@@ -88,13 +111,7 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     )
     combine = launch.bytes_of_parts / (gpu.memory_bandwidth_bytes_per_s * efficiency.memory)
     busy = _overlapped(compute, memory) + np.where(launch.parts > 1, _COMBINE_S + combine, 0.0)
-    roof = roofline_seconds(
-        launch.flops,
-        launch.bytes_moved,
-        peak_per_s=gpu.peak_flops(launch.dtype),
-        bandwidth_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
-    )
-    return Times(efficiency.launch_s * launch.mapping.launches + append + busy, compute, memory, append, roof)
+    return append + busy, compute, memory, append
 
 
 def _overlapped(a: Floats, b: Floats) -> Floats:

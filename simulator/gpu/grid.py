@@ -12,9 +12,9 @@ from mappings.gpu import TileMapping, find_kernel_mapping
 
 from ..hardware.gpu import find_gpu
 from .calibration import prior, uncalibrated
-from .call import make_call
 from .efficiency import Efficiency, times
 from .launch import Launch
+from .loops import call_of
 from .model import key_of, lay
 
 if TYPE_CHECKING:
@@ -56,11 +56,14 @@ def predict_grid(
     frames = []
     efficiency = calibration
     for n in seq:
-        call = make_call(batch=1, heads=1, seq_q=n, seq_kv=n, **sizes)
+        call = call_of(mapping, {"batch": 1, "heads": 1, "seq_q": n, "seq_kv": n} | sizes)
         efficiency = efficiency or uncalibrated(prior(key_of(call, gpu, mapping, implementation)))
         for tile in tiles or (None,):
-            laid = lay([call], gpu, mapping=mapping, tile=tile)
-            found = times(_scaled(laid, many), efficiency, exact=False)
+            if mapping.grids:
+                laid = lay([replace(call, heads=int(h)) for h in many], gpu, mapping=mapping, tile=tile)
+            else:
+                laid = _scaled(lay([call], gpu, mapping=mapping, tile=tile), many)
+            found = times(laid, efficiency, exact=False)
             points = {
                 "query": laid.tile.query,
                 "key": laid.tile.key,

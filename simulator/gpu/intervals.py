@@ -32,7 +32,8 @@ def kind_of(mapping: KernelMapping, direction: str) -> str:
     """Return the kind of kernel by which intervals are tabulated."""
     if mapping.chunked:
         return "chunked"
-    return "backward" if direction != "fwd" else "serving" if mapping.appends else "plain"
+    # Of kernels of another shape than attention's, the backward pass is the one of which there are rows enough.
+    return "backward" if direction != "fwd" or mapping.grids else "serving" if mapping.appends else "plain"
 
 
 def with_interval(efficiency: Efficiency, *, state: str, kind: str) -> Efficiency:

@@ -40,6 +40,8 @@ class Launch:
             `counts`: shape (3, n), full, masked and skipped tiles of the whole call.
         copies: shape (n,), how often the runs occur (batch and heads); `parts`: into how many the keys are split.
         most: blocks that an SM can hold; `resident`: shape (n,), blocks that share one.
+        chain_cycles: that a tile takes at the least, because each of its products waits for the one before.
+        name: of the launch where a call has several; `then`: launches of the same calls that follow, each when the one before has ended.
         flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself, of the copy of
             keys and values into the cache, of queries and outputs, and of adding up the parts where keys are split;
             `elements_appended`: what that copy works through.
@@ -68,6 +70,9 @@ class Launch:
     bytes_of_parts: Floats
     elements_appended: Floats
     footprint: Floats
+    chain_cycles: float = 0.0
+    name: str = ""
+    then: tuple[Launch, ...] = ()
 
     @property
     def tiles_of_block(self) -> Floats:
@@ -281,7 +286,7 @@ def _planned(call: Call, mapping: KernelMapping, tile: TileMapping, sms: int) ->
         query tiles, parts and key heads stay within two blocks a multiprocessor; at least 128 keys.
 
     >>> tile = TileMapping(query=128, key=64)
-    >>> mapping = KernelMapping("m", "k", ("*",), (tile,), "", pack=True, split_slots=2)
+    >>> mapping = KernelMapping("m", "k", ("*",), "", (tile,), pack=True, split_slots=2)
     >>> [_planned(Call(4, 16, n, n, 128, kv_heads=8), mapping, tile, 142) for n in (256, 512, 1024)]
     [2, 1, 1]
     """

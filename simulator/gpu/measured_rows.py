@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
-from einsum_cascade.errors import DataError, HardwareError
+from einsum_cascade.errors import DataError, HardwareError, ModelError
 
 from ..hardware.gpu import find_gpu
 from .calibration import Key
-from .call import Call, make_call
+from .call import SIZES, Call
 
 _WANTED = ("device", "kernel", "implementation", "direction", "dtype", "head_dim", "latency_ms")
 _AT_ONCE = 64  # rows of one launch: it is as wide as its longest call
@@ -28,17 +29,24 @@ class MeasuredRow:
     seconds: float
 
 
-def calibration_rows(path: str | Path, *, kernels: tuple[str, ...], key: Key) -> list[MeasuredRow]:
+def calibration_rows(
+    path: str | Path,
+    *,
+    kernels: tuple[str, ...],
+    key: Key,
+    call_of: Callable[[Mapping[str, Any], str], Call],
+) -> list[MeasuredRow]:
     """Return the rows of a measured table on a key's device and in its direction, in an order of their own.
 
     Args:
         kernels: names of the kernel, each with whatever follows it.
+        call_of: the call of a row's sizes and of its remarks, the column `extra`.
 
     Raises:
         DataError: the file cannot be read, has a malformed row of this device, or no row of the key.
     """
     found = [
-        MeasuredRow(kernels[0], row["implementation"], *_timed(row, f"{path}: line {line}"))
+        MeasuredRow(kernels[0], row["implementation"], *_timed(row, f"{path}: line {line}", call_of))
         for line, row in _rows(Path(path))
         if _is_near(row, kernels, key)
     ]
@@ -64,7 +72,7 @@ def alike_rows(rows: Sequence[MeasuredRow]) -> Iterator[list[MeasuredRow]]:
     alike: dict[tuple[object, ...], list[MeasuredRow]] = {}
     for row in rows:
         call = row.call
-        like = (call.head_dim, call.dtype, call.kv_dtype, call.windowed, call.causal)
+        like = (call.head_dim, call.dtype, call.kv_dtype, call.windowed, call.causal, call.parameters)
         alike.setdefault((row.implementation, *like), []).append(row)
     for group in alike.values():
         ordered = sorted(group, key=lambda r: r.call.seq_q * r.call.group)
@@ -96,7 +104,7 @@ def _is_near(row: Mapping[str, str], kernels: tuple[str, ...], key: Key) -> bool
     return (
         row["kernel"].startswith(kernels)
         and row["direction"] == key.direction
-        and _number(row["head_dim"]) > 0
+        and _number(row["head_dim"]) >= 0  # 0 of a kernel without heads
         and _device(row["device"]) == key.device
     )
 
@@ -116,11 +124,12 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _timed(row: Mapping[str, str], place: str) -> tuple[Call, float]:
-    names = [f.name for f in fields(Call)]
+def _timed(
+    row: Mapping[str, str], place: str, call_of: Callable[[Mapping[str, Any], str], Call]
+) -> tuple[Call, float]:
     try:
-        call = make_call(**{n: row[n] for n in names if row.get(n)})
-    except DataError as e:
+        call = call_of({n: row[n] for n in sorted(SIZES) if row.get(n)}, row.get("extra", ""))
+    except ModelError as e:
         raise DataError(f"{place}: {e}") from None
     seconds = _number(row["latency_ms"]) * 1e-3
     if not 0 < seconds < math.inf:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -17,12 +17,13 @@ from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_des
 
 from ..hardware.gpu import Gpu, find_gpu
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown
-from .call import Call, make_call
+from .call import Call
 from .efficiency import Efficiency, Times, times
 from .energy import constants, energy_names, power
 from .fitting import Group, jointly_known, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
+from .loops import call_of, lay_grids
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
 
@@ -44,6 +45,8 @@ class Prediction:
         resources: registers, shared memory, blocks per SM and what limits them, tile.
         power_w: of the board, if the call runs again and again; `energy_j`: power times latency, with its interval.
         assumptions: what was taken for granted; `warnings`: those of them that the caller should know first.
+        launches: one by one, of a kernel that is described by them: name, blocks, steps, waves, slowest pipe, seconds
+            beyond the fixed cost.
     """
 
     latency_s: float
@@ -65,6 +68,7 @@ class Prediction:
     energy_high_j: float
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    launches: tuple[Mapping[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name, for JSON."""
@@ -96,6 +100,7 @@ class Prediction:
             ("resources", made["resources"]),
             ("waves", self.waves),
             ("parts [us]", parts),
+            *((f"launch {each['name']}", _of_launch(each)) for each in self.launches),
             ("roofline [us]", self.roofline_s * 1e6),
             ("energy [mJ]", self.energy_j * 1e3),
             ("interval [mJ]", f"{self.energy_low_j * 1e3:.4g} to {self.energy_high_j * 1e3:.4g}"),
@@ -104,6 +109,13 @@ class Prediction:
             ("source of the constants", self.scalar_source),
             *(("assumption", text) for text in self.assumptions),
         ]
+
+
+def _of_launch(each: Mapping[str, Any]) -> str:
+    return (
+        f"{each['latency_s'] * 1e6:.4g} us, {each['blocks']:,} blocks in {each['waves']:.3g} waves, "
+        f"{each['steps']:,} steps, bound by {each['tile_bound_by']}"
+    )
 
 
 def _text(value: Any) -> str:
@@ -141,8 +153,8 @@ def predict(
     (True, 258048)
     """
     gpu = find_gpu(on) if isinstance(on, str) else on
-    call = make_call(**sizes)
     laid = _mapping(kernel, implementation, mapping)
+    call = call_of(laid, sizes)
     parts = ("fwd", "bwd") if call.direction == "fwdbwd" else (call.direction,)
     launches = [lay([call], gpu, mapping=laid, tile=tile, direction=d) for d in parts]
     efficiencies = [
@@ -161,6 +173,8 @@ def lay(
     direction: str = "fwd",
 ) -> Launch:
     """Return calls of one kind laid on a GPU with the tile that the kernel takes for them."""
+    if mapping.grids:
+        return lay_grids(calls, gpu, mapping=mapping, tile=tile)
     first = calls[0]
     kind: dict[str, Any] = {
         "head_dim": first.head_dim,
@@ -204,8 +218,13 @@ def _efficiency(
     kind = kind_of(mapping, direction)
     if given is None:
         guess = uncalibrated(prior(key), kind=kind)
+        if mapping.grids:
+            return unknown(guess, of="kernel")
         return unknown(guess) if _warnings(implementation, mapping) else guess
-    rows = calibration_rows(given, kernels=(kernel, mapping.kernel, *mapping.aliases), key=key)
+    kernels = (kernel, mapping.kernel, *mapping.aliases)
+    rows = calibration_rows(
+        given, kernels=kernels, key=key, call_of=lambda sizes, remarks: call_of(mapping, sizes, remarks=remarks)
+    )
     own = [r for r in rows if is_own(r, key)]
     source = f"calibrated on {len(own)} row(s) of {Path(given).name}"
     if len(rows) > len(own):
@@ -266,7 +285,7 @@ def _prediction(
     latency = sum(float(t.latency_s[0]) for t in results)
     widest = max(efficiencies, key=lambda e: e.spread)
     low, high = interval(latency, widest)
-    main = launches[-1]
+    main = _longest(launches[-1], results[-1])
     energy, spread = _energy(launches, results)
     useful = sum(float(each.flops[0]) for each in launches)
     parts = {
@@ -297,7 +316,30 @@ def _prediction(
         energy_high_j=min(energy / latency * (1 + spread), main.gpu.board_power_w) * high,
         assumptions=(*warnings, *_assumptions(main)),
         warnings=warnings,
+        launches=tuple(_steps(launches, results)),
     )
+
+
+def _longest(laid: Launch, found: Times) -> Launch:
+    """Return the launch of a call that takes the longest."""
+    each = (laid, *laid.then)
+    return each[max(range(len(each)), key=lambda i: float(found.busy_s[i][0]))]
+
+
+def _steps(launches: list[Launch], results: list[Times]) -> Iterator[dict[str, Any]]:
+    """Yield what there is to tell of each launch of a kernel that is described by its launches."""
+    for first, found in zip(launches, results, strict=True):
+        for laid, busy in zip((first, *first.then), found.busy_s, strict=True):
+            if laid.name:
+                yield {
+                    "name": laid.name,
+                    "blocks": int(laid.blocks[0]),
+                    "steps": int(laid.counts[:2, 0].sum()),
+                    "blocks_per_sm": laid.most,
+                    "waves": float(laid.blocks[0] / laid.slots[0]),
+                    "tile_bound_by": laid.tile_times.bound_by,
+                    "latency_s": float(busy[0]),
+                }
 
 
 def _energy(launches: list[Launch], results: list[Times]) -> tuple[float, float]:
@@ -314,7 +356,8 @@ def _bound_by(laid: Launch, parts: Mapping[str, float]) -> str:
 
 
 def _tiles(launches: list[Launch]) -> dict[str, int]:
-    full, masked, skipped = (int(sum(each.counts[i, 0] for each in launches)) for i in range(3))
+    laid = [one for each in launches for one in (each, *each.then)]
+    full, masked, skipped = (int(sum(one.counts[i, 0] for one in laid)) for i in range(3))
     return {"full": full, "masked": masked, "skipped": skipped}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mappings.gpu import PerScore, TileMapping
@@ -10,7 +11,7 @@ from mappings.gpu import PerScore, TileMapping
 from ..hardware.gpu import Gpu
 from .call import BYTES
 
-_MMA_SCORES = (
+MMA_FLOPS = (
     16 * 8 * 16 * 2.0
 )  # operations of one warp-wide mma.sync m16n8k16: what an issue slot buys at the least
 
@@ -90,14 +91,35 @@ def tile_time(
     key_tile = tile.key * head_dim * per_score.operand_passes  # elements of the key side, both products
     readings = math.ceil(tile.query / tile.operand_rows)
     shared = width * (key_tile * (readings + 1) + tile.query * head_dim)
-    l2_per_cycle = gpu.l2_bandwidth_bytes_per_s / (gpu.sms * gpu.clock_hz)
-    flops = max(per_score.tensor * scores * head_dim, _compiled_flops(tile, width))
+    flops = max(per_score.tensor * scores * head_dim, compiled_flops(tile, width))
     pipes = {
         "tensor": flops / (gpu.tensor.of(dtype) * tile.tensor_share),
-        **(_compiled(gpu, tile) or _estimated(gpu, tile, per_score, flops)),
+        **(
+            compiled(gpu, tile)
+            or estimated(
+                gpu,
+                tile,
+                exp=per_score.exp * scores,
+                fma=per_score.fma * scores,
+                alu=per_score.alu * scores,
+                flops=flops,
+            )
+        ),
         "shared": shared / gpu.shared_bytes_per_cycle,
-        "l2": BYTES[kv_dtype or dtype] * key_tile / tile.cluster / l2_per_cycle / READ_TOGETHER,
+        "l2": BYTES[kv_dtype or dtype] * key_tile / tile.cluster / l2_per_cycle(gpu) / READ_TOGETHER,
     }
+    tested = _OF_AN_EDGE * edges * scores
+    return timed(gpu, tile, pipes, overlaps=overlaps, tested=tested)
+
+
+def timed(
+    gpu: Gpu, tile: TileMapping, pipes: Mapping[str, float], *, overlaps: bool, tested: float = 0.0
+) -> TileTime:
+    """Return the time of a tile, or of a step of a loop, from the cycles of its pipes.
+
+    Args:
+        tested: vector operations that a masked one takes more, where no compiled loop tells.
+    """
     bound_by = max(pipes, key=lambda name: pipes[name])
     serial = pipes["tensor"] + max(pipes["exp"], pipes["fma"], pipes["alu"])
     bound = max(cycles for name, cycles in pipes.items() if name != "l2")
@@ -107,7 +129,6 @@ def tile_time(
     if loop:
         masked = loop.masked_instructions * tile.warps / gpu.issue_per_cycle
     else:
-        tested = _OF_AN_EDGE * edges * scores
         masked = max(
             pipes["alu"] + tested / gpu.alu_per_cycle, pipes["issue"] + tested / 32 / gpu.issue_per_cycle
         )
@@ -116,20 +137,25 @@ def tile_time(
     )
 
 
-def _estimated(gpu: Gpu, tile: TileMapping, work: PerScore, flops: float) -> dict[str, float]:
-    """Return the cycles of the scalar pipes from the work that a score takes at the least."""
-    scores = float(tile.query * tile.key)
-    vector = (work.exp + work.fma + work.alu) * scores / 32
-    products = flops / _MMA_SCORES if tile.operand_rows < _GROUP_ROWS else 0.0
+def l2_per_cycle(gpu: Gpu) -> float:
+    """Return the bytes that the L2 cache delivers to each SM in a cycle, if all ask at once."""
+    return gpu.l2_bandwidth_bytes_per_s / (gpu.sms * gpu.clock_hz)
+
+
+def estimated(
+    gpu: Gpu, tile: TileMapping, *, exp: float, fma: float, alu: float, flops: float
+) -> dict[str, float]:
+    """Return the cycles of the scalar pipes from the operations that a tile takes at the least."""
+    products = flops / MMA_FLOPS if tile.operand_rows < _GROUP_ROWS else 0.0
     return {
-        "exp": work.exp * scores / gpu.exp_per_cycle,
-        "fma": work.fma * scores / gpu.fma_per_cycle,
-        "alu": work.alu * scores / gpu.alu_per_cycle,
-        "issue": (vector + products) / gpu.issue_per_cycle,
+        "exp": exp / gpu.exp_per_cycle,
+        "fma": fma / gpu.fma_per_cycle,
+        "alu": alu / gpu.alu_per_cycle,
+        "issue": ((exp + fma + alu) / 32 + products) / gpu.issue_per_cycle,
     }
 
 
-def _compiled_flops(tile: TileMapping, width: float) -> float:
+def compiled_flops(tile: TileMapping, width: float) -> float:
     """Return the operations of the compiled loop's mma.sync instructions: more than the tile's where warps repeat some.
 
     Of wgmma and tcgen05 the count alone does not tell: one instruction is as wide as its operands.
@@ -137,10 +163,10 @@ def _compiled_flops(tile: TileMapping, width: float) -> float:
     loop = tile.resources.loop if tile.resources else None
     if loop is None or tile.operand_rows >= _GROUP_ROWS:
         return 0.0
-    return loop.tensor * tile.warps * _MMA_SCORES * 2.0 / width
+    return loop.tensor * tile.warps * MMA_FLOPS * 2.0 / width
 
 
-def _compiled(gpu: Gpu, tile: TileMapping) -> dict[str, float]:
+def compiled(gpu: Gpu, tile: TileMapping) -> dict[str, float]:
     """Return the cycles of the scalar pipes from the instructions of the compiled loop; nothing where unknown.
 
     Spilt registers lie in the L1 cache as far as shared memory leaves room there, else in the L2 cache.
@@ -151,7 +177,6 @@ def _compiled(gpu: Gpu, tile: TileMapping) -> dict[str, float]:
     loop, lanes = made.loop, 32 * tile.warps
     stack = made.stack_bytes * lanes
     room = gpu.shared_bytes_per_sm - made.shared_bytes
-    l2_per_cycle = gpu.l2_bandwidth_bytes_per_s / (gpu.sms * gpu.clock_hz)
     out = {
         "exp": loop.special * lanes / gpu.exp_per_cycle,
         "fma": loop.fma * lanes / gpu.fma_per_cycle,
@@ -160,6 +185,6 @@ def _compiled(gpu: Gpu, tile: TileMapping) -> dict[str, float]:
     }
     if loop.local:
         out["spills"] = (
-            loop.local * lanes * _WORD / (l2_per_cycle if stack > room else gpu.shared_bytes_per_cycle)
+            loop.local * lanes * _WORD / (l2_per_cycle(gpu) if stack > room else gpu.shared_bytes_per_cycle)
         )
     return out

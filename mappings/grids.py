@@ -1,0 +1,121 @@
+"""A kernel call as grids of thread blocks, each of which walks a loop: what any GPU kernel is, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from einsum_cascade.errors import MappingError
+
+from .expression import evaluate_expression
+
+Text = str | float
+
+ORDERS = ("longest_first", "launch", "shortest_first")
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """What one step of a block's loop does, each an expression over the sizes of the call and of the tile.
+
+    Attributes:
+        tensor: operations of products, a multiply and an add counted as two.
+        exp, fma, alu: exponentials and the like; multiply-adds and the like; comparisons, conversions and integers.
+            Where the compiled loop is known, its instructions take the place of these three.
+        loads: bytes that the step asks of the L2 cache.
+        shared: bytes that pass through shared memory; twice the loads where not given.
+        chain: products of which each waits for the one before, and the next step for the last.
+    """
+
+    tensor: Text = 0.0
+    exp: Text = 0.0
+    fma: Text = 0.0
+    alu: Text = 0.0
+    loads: Text = 0.0
+    shared: Text = ""
+    chain: Text = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One launch: how many blocks, how many steps each takes, and what a step does; expressions over sizes.
+
+    Names in an expression: the sizes of a call (`batch`, `heads`, `kv_heads`, `group` = heads / kv_heads, `seq_q`,
+    `seq_kv`, `head_dim`, `window`, `causal`), `word` (bytes of an element), the tile (`block_m`, `block_n`), the
+    parameters of the mapping, and in `steps` and `masked` the number `i` of a block. Functions: `cdiv(a, b)`, the
+    quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`, `floor`, `min`, `max`.
+
+    Attributes:
+        name: of the launch.
+        lanes: how often the blocks occur, for example once a head of a batch.
+        blocks: of one lane.
+        steps: of block i; `masked`: those of them that take the loop for masked steps.
+        step: what one step does.
+        reads, writes: bytes that the launch reads and writes at the least, each address once.
+        order: in which order the blocks are handed out.
+        compiled: "kernel" or "kernel/variant" under which the tables of compiled resources hold it.
+        of_compiled: how many steps of the compiled loop one step is, where a size of the call changes the step.
+    """
+
+    name: str
+    steps: Text
+    step: StepWork
+    lanes: Text = "batch * heads"
+    blocks: Text = 1.0
+    masked: Text = 0.0
+    reads: Text = 0.0
+    writes: Text = 0.0
+    order: str = "launch"
+    compiled: str = ""
+    of_compiled: Text = 1.0
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
+
+
+def padded(n: Any) -> Any:
+    """Return the next power of two that is no less, and 16 at the least: the shape that a tile of n takes.
+
+    >>> padded(np.array([3, 16, 17, 80])).tolist()
+    [16, 16, 32, 128]
+    """
+    least = np.maximum(np.asarray(n, dtype=np.float64), 16.0)
+    return 2.0 ** np.ceil(np.log2(least))
+
+
+def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    return lambda *args: reduce(function, args)
+
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "cdiv": lambda a, b: -(-a // b),
+        "ceil": np.ceil,
+        "padded": padded,
+        "min": _folded(np.minimum),
+        "max": _folded(np.maximum),
+    }
+)
+
+
+def value_of(text: Text, names: Mapping[str, Any], *, where: str) -> Any:
+    """Return the value of an expression of a grid: a number, or an array where a name is one.
+
+    Raises:
+        MappingError: no expression, an unknown name, or a value that is no finite number of at least zero.
+
+    >>> value_of("cdiv(seq_q, block_m)", {"seq_q": 100, "block_m": 64}, where="example")
+    2
+    """
+    with np.errstate(all="ignore"):
+        found = evaluate_expression(text, names, where=where, functions=FUNCTIONS)
+    low = np.min(found) if np.size(found) else 0.0
+    if not (np.isfinite(low) and low >= 0 and np.isfinite(np.max(found))):
+        raise MappingError(f"{where}: '{text}' is {low}; expected a finite number of at least zero")
+    return found

@@ -1,0 +1,214 @@
+"""Kernels described as grids of blocks that walk a loop, laid on a GPU: any kernel, whatever its loops are over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from einsum_cascade.errors import MappingError
+from mappings.compiled import compiled_tile
+from mappings.gpu import KernelMapping, TileMapping
+from mappings.grids import Grid, StepWork, value_of
+
+from ..hardware.gpu import Gpu
+from .call import BYTES, SIZES, Call, make_call
+from .launch import Launch
+from .merge import merge
+from .occupancy import blocks_per_sm
+from .tile import MMA_FLOPS, READ_TOGETHER, compiled, compiled_flops, estimated, l2_per_cycle, timed
+
+Floats = NDArray[np.float64]
+
+# Cycles from one product to the next that needs its result: the latency of an mma.sync, 33 cycles on A100 and 32 on H100
+# (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking", 2024), and a
+# round trip through shared memory of twice 30 for the change of layout. Assumed to be all that is waited for.
+CHAIN_CYCLES = 93.0
+# The part of the tensor rate that mma.sync reaches where a generation has faster instructions: as FlashAttention-2, whose
+# share was chosen after looking at its rows (flash_attention_2.yaml).
+_SYNC_SHARE = {"sm_90": 0.62, "sm_100": 0.25, "sm_103": 0.25}
+_REMARK = re.compile(r"(\w+)=([\d.]+)\b")
+# More blocks than this of one lane are no kernel that anybody starts, and would fill the memory here.
+_MOST_BLOCKS = 1 << 26
+
+
+def call_of(mapping: KernelMapping, sizes: Mapping[str, Any], *, remarks: str = "") -> Call:
+    """Return the call of a kernel: what its mapping says of sizes that are not given stands for them.
+
+    Args:
+        remarks: of a measured row, `name=value` separated by semicolons, some of which may be sizes of this kernel.
+
+    Raises:
+        ModelError: a size that the kernel does not have, one that is missing, or no whole number.
+    """
+    if not mapping.parameters:
+        return make_call(**sizes)
+    own = [n for n in mapping.parameters if n not in SIZES]
+    told = {n: v for n, v in _REMARK.findall(remarks) if n in own}
+    known = {n: text for n, text in mapping.parameters.items() if n in SIZES}
+    # A size that a kernel does not have is 0 in a measured table.
+    given = {n: v for n, v in sizes.items() if n not in known or str(v) not in ("", "0", "0.0", "None")}
+    call = make_call(parameters=own, **(known | told | given))
+    found = dict(call.parameters)
+    for name in own:
+        if name not in found:
+            text = mapping.parameters[name]
+            value = value_of(text, _names(call) | found, where=f"{mapping.name}: parameters.{name}")
+            found[name] = float(value)
+    return replace(call, parameters=tuple(sorted(found.items())))
+
+
+def lay_grids(
+    calls: Sequence[Call], gpu: Gpu, *, mapping: KernelMapping, tile: TileMapping | None = None
+) -> Launch:
+    """Return calls of a kernel that is described by grids laid on a GPU: its first launch, and those that follow.
+
+    Args:
+        calls: alike in what a step of a loop does; they may differ in how many blocks and steps there are.
+        tile: of all grids; by default the one that each was compiled with for this GPU, or else the mapping's.
+
+    Raises:
+        MappingError: an expression that is none or names an unknown size, a type that nobody compiled, or calls that
+            are not alike.
+    """
+    laid = [_lay(calls, gpu, mapping, grid, tile) for grid in mapping.grids]
+    useful = np.array([float(_value(mapping.useful, c, {}, f"{mapping.name}: useful")) for c in calls])
+    first = replace(laid[0], flops=useful, mapping=replace(laid[0].mapping, launches=len(laid)))
+    return replace(first, then=tuple(laid[1:]))
+
+
+def _lay(
+    calls: Sequence[Call], gpu: Gpu, mapping: KernelMapping, grid: Grid, given: TileMapping | None
+) -> Launch:
+    call, where = calls[0], f"{mapping.name}: grids.{grid.name}"
+    tile = given or _tile(mapping, grid, call, gpu)
+    shape = {"block_m": float(tile.query), "block_n": float(tile.key)}
+    works = [_work(grid.step, c, shape, where) for c in calls]
+    if any(w != works[0] for w in works):
+        raise MappingError(f"{where}: step: expected calls whose steps are alike; found different ones")
+    work = works[0]
+    scale = float(_value(grid.of_compiled, call, shape, f"{where}: of_compiled"))
+    tile = _on_its_path(_scaled(tile, scale), work["tensor"], gpu, call.dtype)
+    flops = max(work["tensor"], compiled_flops(tile, BYTES[call.dtype]))
+    pipes = {
+        "tensor": flops / (gpu.tensor.of(call.dtype) * tile.tensor_share),
+        **(
+            compiled(gpu, tile)
+            or estimated(gpu, tile, exp=work["exp"], fma=work["fma"], alu=work["alu"], flops=flops)
+        ),
+        "shared": work["shared"] / gpu.shared_bytes_per_cycle,
+        "l2": work["loads"] / l2_per_cycle(gpu) / READ_TOGETHER,
+    }
+    blocks = _blocks(calls, grid, shape, where)
+    full, masked, walked, runs = merge(blocks[0], blocks[1], np.zeros(blocks[0].shape))
+    lanes = np.array([float(_value(grid.lanes, c, shape, f"{where}: lanes")) for c in calls])
+    reads, writes = (
+        np.array([float(_value(text, c, shape, f"{where}: {name}")) for c in calls])
+        for name, text in (("reads", grid.reads), ("writes", grid.writes))
+    )
+    most = blocks_per_sm(gpu, tile)
+    nothing = np.zeros(len(calls))
+    return Launch(
+        gpu=gpu,
+        head_dim=call.head_dim,
+        dtype=call.dtype,
+        mapping=replace(mapping, order=grid.order, launches=1),
+        tile=tile,
+        tile_times=timed(gpu, tile, pipes, overlaps=mapping.overlaps),
+        full=full,
+        masked=masked,
+        walked=walked,
+        runs=runs,
+        windowed=np.zeros(len(calls), dtype=np.bool_),
+        counts=np.stack([blocks[0].sum(axis=1), blocks[1].sum(axis=1), nothing]) * lanes,
+        copies=lanes,
+        parts=np.ones(len(calls)),
+        most=most,
+        resident=np.clip(np.ceil(runs.sum(axis=1) * lanes / gpu.sms), 1, most),
+        flops=nothing,
+        bytes_moved=reads + writes,
+        bytes_appended=nothing,
+        bytes_of_queries=writes,
+        bytes_of_parts=nothing,
+        elements_appended=nothing,
+        footprint=reads + writes,
+        chain_cycles=work["chain"] * CHAIN_CYCLES,
+        name=grid.name,
+    )
+
+
+def _tile(mapping: KernelMapping, grid: Grid, call: Call, gpu: Gpu) -> TileMapping:
+    kind: dict[str, Any] = {"head_dim": call.head_dim, "target": gpu.target, "dtype": call.dtype}
+    found = compiled_tile(grid.compiled, **kind) if grid.compiled else None
+    if found is not None:
+        return found
+    if mapping.tiles:
+        return mapping.tile(**kind, causal=call.causal, window=call.windowed, direction=call.direction)
+    raise MappingError(
+        f"{mapping.name}: grids.{grid.name}: '{grid.compiled}' was not compiled for {call.dtype} on {gpu.target}; "
+        f"expected one of {', '.join(sorted({'bf16', 'fp16', 'fp32'} - {call.dtype}))}, or a mapping with tiles"
+    )
+
+
+def _scaled(tile: TileMapping, scale: float) -> TileMapping:
+    """Return the tile whose compiled loop is as long as a step of this call."""
+    made = tile.resources
+    if made is None or made.loop is None or scale == 1.0:
+        return tile
+    loop = made.loop
+    counts = {f.name: int(round(getattr(loop, f.name) * scale)) for f in fields(loop)}
+    return replace(tile, resources=replace(made, loop=replace(loop, **counts)))
+
+
+def _on_its_path(tile: TileMapping, flops: float, gpu: Gpu, dtype: str) -> TileMapping:
+    """Return the tile with the instructions that its products take: mma.sync where there are as many as that needs.
+
+    A wgmma or tcgen05 does the work of many, so that a loop of those has far fewer.
+    """
+    loop = tile.resources.loop if tile.resources else None
+    if loop is None or BYTES[dtype] != 2.0 or loop.tensor * tile.warps * MMA_FLOPS < flops:
+        return tile
+    share = min(tile.tensor_share, _SYNC_SHARE.get(gpu.target, 1.0))
+    return replace(tile, operand_rows=16, tensor_share=share)
+
+
+def _blocks(calls: Sequence[Call], grid: Grid, shape: Mapping[str, float], where: str) -> Floats:
+    """Return full and masked steps of every block of a lane, shape (2, n, blocks)."""
+    numbers = [int(_value(grid.blocks, c, shape, f"{where}: blocks")) for c in calls]
+    if max(numbers) > _MOST_BLOCKS:
+        raise MappingError(f"{where}: blocks: expected at most {_MOST_BLOCKS:,}, found {max(numbers):,}")
+    out = np.zeros((2, len(calls), max(max(numbers), 1)))
+    for row, (call, n) in enumerate(zip(calls, numbers, strict=True)):
+        names = {**shape, "i": np.arange(n, dtype=np.float64)}
+        steps = np.broadcast_to(_value(grid.steps, call, names, f"{where}: steps"), n)
+        masked = np.broadcast_to(_value(grid.masked, call, names, f"{where}: masked"), n)
+        if (masked > steps).any():
+            raise MappingError(f"{where}: masked: expected no more than steps")
+        out[0, row, :n], out[1, row, :n] = steps - masked, masked
+    return out
+
+
+def _work(step: StepWork, call: Call, shape: Mapping[str, float], where: str) -> dict[str, float]:
+    found = {
+        f.name: float(_value(getattr(step, f.name), call, shape, f"{where}: step.{f.name}"))
+        for f in fields(step)
+        if getattr(step, f.name) != ""
+    }
+    return {"shared": 2.0 * found["loads"], **found}
+
+
+def _value(text: str | float, call: Call, more: Mapping[str, Any], where: str) -> Any:
+    return value_of(text, _names(call) | dict(call.parameters) | dict(more), where=where)
+
+
+def _names(call: Call) -> dict[str, Any]:
+    """Return the sizes of a call by the names that expressions use."""
+    names = {n: getattr(call, n) for n in ("batch", "heads", "seq_q", "seq_kv", "head_dim", "window")}
+    own = {"kv_heads": call.key_heads, "group": call.group, "causal": int(call.causal)}
+    return {n: float(v) for n, v in (names | own).items()} | {"word": BYTES[call.dtype]}
+
+

@@ -1,0 +1,239 @@
+"""Kernels described as grids: every number of the description against what the interpreter counts the kernel do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from einsum_cascade.errors import DataError, MappingError
+from kernels import registry
+from kernels.registry import Case
+from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, kernel_mappings
+from mappings.grids import Grid, StepWork, padded, value_of
+from simulator.gpu.efficiency import Efficiency, times
+from simulator.gpu.loops import call_of, lay_grids
+from simulator.gpu.model import predict
+from simulator.hardware.gpu import find_gpu
+from tests.support.launches import launches_of
+
+H100 = find_gpu("h100")
+TILE = TileMapping(query=16, key=16)  # of a kernel in the interpreter
+OURS = "triton-cascade"
+DESCRIBED = sorted({m.kernel for m in kernel_mappings() if m.grids})
+
+
+def sizes_of(kernel: str, case: Case) -> dict[str, object]:
+    """Return the sizes of a check as a call names them."""
+    found = {"dtype": case.dtype, "batch": 1, **case.sizes}
+    found |= {n: v for n, v in case.options.items() if n in ("chunk", "period", "block", "groups")}
+    if kernel == "selected_attention":
+        found = {"picks": 2, "block": 16} | found
+        found["picks"] = min(found["picks"], -(-found["seq_kv"] // found["block"]))
+    if kernel == "reversed_attention":
+        found["share"] = 1
+    if "channels" in found:
+        pixels = found["height"] * found["width"]
+        found = {"taps": 3} | found | {"heads": found.pop("channels"), "seq_q": pixels}
+    if "rows" in found:
+        word = {"fp32": 4, "fp16": 2, "bf16": 2}[case.dtype]
+        found |= {"heads": 1, "seq_q": found.pop("rows"), "part_word": word}
+    known = {*find_kernel_mapping(kernel, OURS).parameters, "batch", "heads", "kv_heads", "seq_q", "seq_kv"}
+    return {n: v for n, v in found.items() if n in known | {"head_dim", "dtype"}}
+
+
+def laid(kernel: str, case: Case):
+    """Return the described launches of a check, in the interpreter's tile."""
+    mapping = find_kernel_mapping(kernel, OURS)
+    first = lay_grids([call_of(mapping, sizes_of(kernel, case))], H100, mapping=mapping, tile=TILE)
+    return [first, *first.then]
+
+
+def checks():
+    """Yield two checks of every kernel that is described, one of them of halves where there is one."""
+    for kernel in DESCRIBED:
+        cases = [c for c in registry.load(registry.find(kernel).cases)() if "normalise" not in c.options]
+        half = next(c for c in [*cases, cases[0]] if c.dtype != "fp32" or c is cases[-1])
+        for case in {id(c): c for c in (cases[0], half, cases[-1])}.values():
+            yield pytest.param(kernel, case, id=f"{kernel}-{case.dtype}-{'-'.join(map(str, case.sizes.values()))}")
+
+
+@pytest.mark.parametrize(("kernel", "case"), list(checks()))
+def test_description_is_what_the_kernel_does(kernel, case):
+    described, counted = laid(kernel, case), launches_of(kernel, case)
+    assert len(described) == len(counted) == described[0].mapping.launches
+    for model, real in zip(described, counted, strict=True):
+        assert model.blocks[0] == real.programs, model.name
+        steps = np.repeat(model.full[0] + model.masked[0], (model.runs[0] * model.copies[0]).astype(int))
+        # A kernel without a loop takes one step.
+        assert sorted(steps) == sorted(np.maximum(real.steps, 1)), model.name
+        products = dict(model.tile_times.pipes)["tensor"] * H100.tensor.of(case.dtype)
+        assert products * steps.sum() == pytest.approx(real.product_flops.sum(), rel=1e-12), model.name
+        moved = real.distinct_loaded_bytes + real.distinct_stored_bytes
+        if kernel == "selected_attention":
+            # What nobody picks is not read; the description says at most.
+            assert moved <= model.bytes_moved[0] <= 1.5 * moved
+        else:
+            assert model.bytes_moved[0] == moved, model.name
+            assert model.bytes_of_queries[0] == real.distinct_stored_bytes, model.name
+
+
+WHOLE = [
+    ("prefix_attention", {"heads": 2, "seq_q": 1, "seq_kv": 64, "head_dim": 32}, {}),
+    ("channel_attention", {"heads": 2, "seq_q": 64, "seq_kv": 64, "head_dim": 32}, {}),
+    ("reversed_attention", {"heads": 2, "seq_q": 32, "seq_kv": 64, "head_dim": 32}, {}),
+    ("landmark_attention", {"heads": 2, "seq_q": 64, "seq_kv": 64, "head_dim": 32}, {"period": 16}),
+    ("softplus_attention", {"heads": 2, "seq_q": 32, "seq_kv": 64, "head_dim": 32, "kv_heads": 1}, {}),
+    ("reweighted_attention", {"heads": 2, "seq_q": 32, "seq_kv": 64, "head_dim": 32}, {}),
+    ("neural_memory", {"heads": 2, "seq_q": 64, "seq_kv": 64, "head_dim": 32}, {"chunk": 16}),
+    ("linear_attention", {"heads": 2, "seq_q": 64, "seq_kv": 64, "head_dim": 32}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kernel", "sizes", "options"), WHOLE, ids=[w[0] for w in WHOLE])
+def test_steps_load_what_the_kernel_loads(kernel, sizes, options):
+    # Sizes that tiles divide: elsewhere a cut tile loads less, and steps are described as whole.
+    case = Case("bf16", sizes, options)
+    for model, real in zip(laid(kernel, case), launches_of(kernel, case), strict=True):
+        per_step = dict(model.tile_times.pipes)["l2"]
+        rate = H100.l2_bandwidth_bytes_per_s / (H100.sms * H100.clock_hz) * 2.5
+        asked = per_step * rate * model.counts[:2, 0].sum()
+        # Queries and whatever else a block loads once stand outside its steps.
+        once = real.loaded_bytes.sum() - asked
+        assert -1e-6 <= once <= real.programs * 16 * (32 * 2 + 8), model.name
+
+
+CALL = {"batch": 8, "heads": 16, "seq_q": 4096, "head_dim": 128, "dtype": "bf16"}
+
+
+@pytest.mark.parametrize("kernel", DESCRIBED)
+@pytest.mark.parametrize("on", ["a100", "l40s", "h100", "b200", "b300", "rtx pro 6000"])
+def test_every_described_kernel_is_predicted_everywhere(kernel, on):
+    p = predict(kernel, on=on, implementation=OURS, **CALL)
+    assert 0.5 * p.latency_s >= p.low_s > 0 and p.high_s >= 2.0 * p.latency_s
+    assert p.latency_s > p.roofline_s
+    assert p.latency_s == pytest.approx(p.parts_s["launch"] + sum(each["latency_s"] for each in p.launches))
+    assert len(p.launches) == len(find_kernel_mapping(kernel, OURS).grids)
+    assert p.resources["resources"].startswith("compiled")
+    assert "of another kernel" in p.scalar_source
+
+
+@pytest.mark.parametrize("kernel", DESCRIBED)
+def test_more_work_takes_longer(kernel):
+    once = predict(kernel, on="h100", implementation=OURS, **CALL).latency_s
+    for size in ("batch", "heads", "seq_q"):
+        more = predict(kernel, on="h100", implementation=OURS, **CALL | {size: 2 * CALL[size]}).latency_s
+        assert more > once, size
+
+
+def test_parameters_change_what_they_should():
+    few = predict("selected_attention", on="h100", picks=4, **CALL)
+    many = predict("selected_attention", on="h100", picks=16, **CALL)
+    assert many.tiles["full"] == 4 * few.tiles["full"]
+    short = predict("neural_memory", on="h100", chunk=16, **CALL)
+    assert short.launches[0]["blocks"] == 8 * 16 * 4096 // 16
+    # A size that the mapping derives from others where it is not given.
+    square = predict("efficient_local_gate", on="h100", batch=2, heads=64, seq_q=4096)
+    assert square == predict("efficient_local_gate", on="h100", batch=2, heads=64, seq_q=4096, height=64)
+
+
+def test_products_that_wait_set_the_time_of_few_blocks():
+    mapping = find_kernel_mapping("neural_memory", OURS)
+    alone = lay_grids([call_of(mapping, CALL | {"batch": 1, "heads": 1})], H100, mapping=mapping)
+    memory = alone.then[0]
+    assert memory.chain_cycles == 2 * 93.0
+    steps_s = 4096 / 32 * 186.0 / H100.clock_hz
+    constants = Efficiency(1e6, launch_s=0.0, block_cycles=0.0, memory=1e6)
+    assert float(times(memory, constants).latency_s[0]) >= steps_s
+
+
+OWN = """
+kind: gpu
+name: mine
+kernel: row_sums
+source: "my kernel, read by hand"
+implementations: ["*"]
+parameters: {columns: 1024}
+tiles: [{query: 8, key: 256, warps: 4, blocks_per_sm: 8}]
+grids:
+  - name: sums
+    blocks: cdiv(seq_q, block_m)
+    lanes: batch
+    steps: cdiv(columns, block_n)
+    step: {fma: block_m * block_n, loads: block_m * block_n * word}
+    reads: batch * seq_q * columns * word
+    writes: batch * seq_q * word
+"""
+
+
+def test_a_kernel_of_the_users_own_is_predicted_from_its_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(OWN)
+    sizes = {"batch": 64, "heads": 1, "seq_q": 65536, "head_dim": 1, "columns": 4096, "dtype": "fp16"}
+    p = predict("row_sums", on="h100", mapping=file, **sizes)
+    assert p.bound_by == "memory"
+    # 2^34 elements of 2 bytes at 3.35 TB/s.
+    assert p.roofline_s == pytest.approx((2**34 * 2 + 2**22 * 2) / 3.35e12, rel=1e-3)
+    assert p.roofline_s < p.latency_s < 2 * p.roofline_s
+    assert p.launches[0]["blocks"] == 64 * 8192
+
+
+def test_rows_of_its_own_calibrate_a_described_kernel(tmp_path):
+    sizes = {"batch": 16, "heads": 16, "seq_q": 4096, "seq_kv": 4096, "head_dim": 128, "causal": 1, "dtype": "bf16"}
+    guess = predict("landmark_attention", on="h100", implementation=OURS, period=32, **sizes)
+    names = "source,device,kernel,implementation,direction,dtype,batch,heads,seq_q,seq_kv,head_dim,causal,extra,latency_ms"
+    row = f"test,H100 SXM,landmark_attention,{OURS},fwd,bf16,16,16,4096,4096,128,1,"
+    file = tmp_path / "rows.csv"
+    file.write_text(f"{names}\n{row}period=32; clock_mhz=1700,{guess.latency_s * 1.5e3}\n")
+    p = predict("landmark_attention", on="h100", implementation=OURS, calibration=file, period=32, **sizes)
+    # One row and what was known before: nearly all of the way.
+    assert p.latency_s == pytest.approx(1.5 * guess.latency_s, rel=0.05)
+    assert p.high_s / p.latency_s < guess.high_s / guess.latency_s
+    # The row is of blocks of 32: of other blocks it says what it says of the constants.
+    other = predict("landmark_attention", on="h100", implementation=OURS, calibration=file, period=64, **sizes)
+    assert other.latency_s > predict("landmark_attention", on="h100", implementation=OURS, **sizes).latency_s
+
+
+def described(**changed):
+    grid = {"name": "g", "steps": "seq_q", "step": StepWork(fma="block_m"), "lanes": 1} | changed
+    return KernelMapping("m", "k", ("*",), "", (TileMapping(query=8, key=8),), grids=(Grid(**grid),))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"steps": "seqq"}, "m: grids.g: steps: unknown name 'seqq'; did you mean 'seq_q'"),
+        ({"steps": "seq_q -"}, "steps: 'seq_q -' is not an expression"),
+        ({"steps": "2 - seq_q"}, "steps: '2 - seq_q' is -14.0; expected a finite number of at least zero"),
+        ({"steps": "seq_q / 0"}, "steps: 'seq_q / 0' cannot be computed"),
+        ({"masked": "seq_q + i + 1"}, "masked: expected no more than steps"),
+        ({"blocks": "2 ** 40"}, "blocks: expected at most 67,108,864, found 1,099,511,627,776"),
+        ({"step": StepWork(fma="seq_q")}, "step: expected calls whose steps are alike; found different ones"),
+        ({"compiled": "nobody/knows"}, ""),
+    ],
+)
+def test_what_a_description_gets_wrong_is_told(changed, words):
+    mapping = described(**changed)
+    calls = [call_of(mapping, {"batch": 1, "heads": 1, "seq_q": n, "head_dim": 8}) for n in (16, 32)]
+    if not words:  # the mapping's own tile serves
+        assert lay_grids(calls, H100, mapping=mapping).tile.query == 8
+        return
+    with pytest.raises(MappingError) as e:
+        lay_grids(calls, H100, mapping=mapping)
+    assert words in str(e.value)
+
+
+def test_what_was_not_compiled_is_told():
+    with pytest.raises(MappingError, match=r"grids\.weights: 'channel_attention/weights' was not compiled for fp8"):
+        predict("channel_attention", on="h100", **CALL | {"dtype": "fp8"})
+    with pytest.raises(DataError, match="unknown size 'picked' of a call; did you mean 'picks'"):
+        predict("selected_attention", on="h100", picked=3, **CALL)
+    with pytest.raises(ValueError, match="order: expected one of"):
+        described(order="random")
+
+
+def test_functions_of_expressions():
+    assert padded(np.array([1, 16, 17, 100])).tolist() == [16, 16, 32, 128]
+    names = {"a": np.arange(1, 5), "b": 3}
+    assert value_of("cdiv(a, b)", names, where="x").tolist() == [1, 1, 1, 2]
+    assert value_of("min(a, b, 2)", names, where="x").tolist() == [1, 2, 2, 2]
+    assert value_of("ceil(a / b) + max(a, b)", names, where="x").tolist() == [4, 4, 4, 6]
