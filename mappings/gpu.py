@@ -18,7 +18,6 @@ from .reader import build, read_yaml
 LIBRARY = Path(__file__).parent / "library" / "gpu"
 
 
-
 @dataclass(frozen=True, slots=True)
 class LoopWork:
     """Instructions that each warp issues for a key tile, read off the compiled loop.

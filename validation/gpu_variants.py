@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
@@ -17,58 +18,71 @@ from einsum_cascade.errors import MappingError, ModelError
 from kernels import tiles
 from kernels.aot import WORD_BYTES
 from kernels.measurement import OURS
+from mappings.gpu import find_kernel_mapping
+from simulator.gpu.call import SIZES
 from simulator.gpu.efficiency import Efficiency
 from simulator.gpu.gna import gna_bounds
+from simulator.gpu.loops import call_of
 from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
 
 from .gpu_sets import CONSTANTS, KERNEL, attention_rows, calibrated, known_device, parts_of
 
 NEIGHBORHOOD = "neighborhood_attention"
-_CALL = ("batch", "heads", "seq_q", "seq_kv", "head_dim", "dtype")
+# The gradients of attention are no kernel of their own to the simulator, but a direction.
+GRADIENTS = f"{KERNEL}_gradients"
+_CALL = ("batch", "heads", "seq_q", "seq_kv", "head_dim", "dtype", "direction")
 # Tokens are brought into tiles and back before and after: five tensors, each read and written.
 _PERMUTED = 10.0
 
 
 def variants(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each forward row of ours that has a model: times and speedups, both ways.
+    """Return one row for each row of ours that has a model: times and speedups, both ways.
+
+    A row is held against dense attention of the same sizes in the same direction, where that was measured; one without
+    heads has the constants of the widest head.
 
     Args:
         table: of `measured.read_measured`.
 
     Returns:
-        device, kernel, variant, the call, measured and predicted [ms], and where the same call was measured dense, both
-        speedups over it and the relative error; `fitting` marks the dense rows that gave the constants.
+        device, kernel, variant, the call, measured and predicted [ms] with the relative error, and where the same call
+        was measured dense, both speedups over it with theirs; `fitting` marks the dense rows that gave the constants.
     """
-    ours = table[(table["implementation"].str.startswith(OURS)) & (table["direction"] == "fwd")]
+    ours = table[table["implementation"].str.startswith(OURS)].rename_axis("row").reset_index()
     out = [row for _, machine in ours.groupby("device", sort=True) for row in _machine(machine)]
     return pd.DataFrame(out)
 
 
 def _machine(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     dense = rows[_is_dense(rows)]
-    modelled, _ = attention_rows(dense)
+    modelled, _ = attention_rows(dense[dense["direction"] == "fwd"])
     if not known_device(rows["device"].iloc[0]) or not len(modelled):
         return
     alike = modelled.groupby(CONSTANTS, sort=True)
     parts = [part for _, group in alike for part in parts_of(group)]
     fits = {(key.head_dim, key.dtype): fit for key, fit in calibrated(parts, parts).items()}
     base = {_call(r): r["latency_ms"] for r in dense.to_dict("records")}
+    widest = {dtype: fits[d, dtype] for d, dtype in sorted(fits)}
     for row in rows.to_dict("records"):
-        fit = fits.get((row["head_dim"], row["dtype"]))
+        at = (row["head_dim"], row["dtype"])
+        fit = fits.get(at) or (None if row["head_dim"] else widest.get(row["dtype"]))
         seconds = None if fit is None else _predicted_s(row, fit)
         if fit is None or seconds is None:
             continue
         found = {
             "device": row["device"], "kernel": row["kernel"], "variant": _name(row), **{n: row[n] for n in _CALL},
             "measured [ms]": row["latency_ms"], "predicted [ms]": seconds * 1e3,
+            "time error": seconds * 1e3 / row["latency_ms"] - 1.0,
             "fitting": row["kernel"] == KERNEL and _name(row) == "dense",
+            "row": row["row"],
         }  # fmt: skip
-        yield found | _speedups(found, base.get(_call(row)), _dense_s(row, fit))
+        dense_ms = base.get(_call(row))
+        yield found | ({} if dense_ms is None else _speedups(found, dense_ms, _dense_s(row, fit)))
 
 
 def _is_dense(rows: pd.DataFrame) -> pd.Series:
-    plain = (rows["kernel"] == KERNEL) & (rows["implementation"] == OURS)
+    plain = rows["kernel"].isin((KERNEL, GRADIENTS)) & (rows["implementation"] == OURS)
     return plain & (rows["causal"] == 0) & (rows["window"] == 0)
 
 
@@ -78,29 +92,29 @@ def _call(row: Mapping[Any, Any]) -> tuple[Any, ...]:
 
 def _name(row: Mapping[Any, Any]) -> str:
     """Return what distinguishes a row from dense attention, in words."""
-    kernel = "" if row["kernel"] == KERNEL else row["kernel"].removesuffix("_attention")
-    words = [kernel, row["implementation"].removeprefix(OURS).strip()]
+    kernel = str(row["kernel"]).removeprefix(f"{KERNEL}_").removesuffix("_attention")
+    words = [
+        "" if row["kernel"] == KERNEL else kernel.replace("_", " "),
+        row["implementation"].removeprefix(OURS).strip(),
+    ]
     words += ["causal" if row["causal"] else "", f"window {row['window']}" if row["window"] else ""]
     return " ".join(filter(None, words)) or "dense"
-
-
-def _sizes(row: Mapping[Any, Any]) -> dict[str, Any]:
-    words = {n: row[n] for n in (*_CALL, "causal")} | {"head_dim": int(row["head_dim"])}
-    return words | {n: row[n] for n in ("kv_heads", "window") if row[n]}
 
 
 def _predicted_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
     """Return the predicted seconds of a row; None where the simulator has no model of its kernel."""
     if row["kernel"] == NEIGHBORHOOD:
         return _neighborhood_s(row, fit)
+    kernel = KERNEL if row["kernel"] == GRADIENTS else row["kernel"]
+    words = {n: row[n] for n in (*_CALL, "causal", "kv_heads", "window") if row[n]}
+    words["head_dim"] = int(row["head_dim"])
     try:
-        found = predict(
-            row["kernel"],
-            on=row["device"],
-            implementation=row["implementation"],
-            calibration=fit,
-            **_sizes(row),
+        mapping = find_kernel_mapping(kernel, row["implementation"])
+        call = call_of(mapping, words, remarks=str(row["extra"]))
+        sizes = {f.name: getattr(call, f.name) for f in fields(call) if f.name in SIZES} | dict(
+            call.parameters
         )
+        found = predict(kernel, on=row["device"], mapping=mapping, calibration=fit, **sizes)
     except ModelError:
         return None
     return found.latency_s
@@ -132,8 +146,8 @@ def _neighborhood_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
     return _dense_s(row, fit) * bounds.visited / (bounds.q_tiles * bounds.kv_tiles) + permuting
 
 
-def _speedups(found: Mapping[str, Any], dense_ms: float | None, dense_s: float) -> dict[str, float]:
-    if dense_ms is None or found["fitting"]:
+def _speedups(found: Mapping[str, Any], dense_ms: float, dense_s: float) -> dict[str, float]:
+    if found["fitting"]:
         return {}
     measured, predicted = dense_ms / found["measured [ms]"], dense_s * 1e3 / found["predicted [ms]"]
     return {
@@ -144,28 +158,26 @@ def _speedups(found: Mapping[str, Any], dense_ms: float | None, dense_s: float) 
 def without_model(table: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     """Return in one line which of our rows were measured and are predicted by nothing."""
     ours = table[table["implementation"].str.startswith(OURS)]
-    told = ours[ours["kernel"].isin(_kernels(found)) & (ours["direction"] == "fwd")]
-    rest = ours.drop(told.index)
+    rest = ours.drop(found["row"]) if len(found) else ours
     if not len(rest):
         return []
     return [f"{len(rest)} rows of ours have no model: {', '.join(sorted(rest['kernel'].unique()))}"]
 
 
-def _kernels(found: pd.DataFrame) -> set[str]:
-    return set(found["kernel"]) if len(found) else set()
-
-
 def summary(found: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a variant: how many, the median speedups, and the median and worst error of the predicted one."""
-    if "speedup error" not in found:
+    """Return one row a variant: how many, the median speedups, and how far predicted speedups and times are off.
+
+    A variant that is another call than dense attention, decode for example, has no speedup over it.
+    """
+    if not len(found) or "speedup error" not in found:
         return pd.DataFrame()
-    told = found.dropna(subset=["speedup error"])
-    by = told.groupby(["device", "variant"], sort=False)
+    by = found[~found["fitting"]].groupby(["device", "variant"], sort=False)
     return pd.DataFrame(
         {
             "rows": by.size(), "measured speedup": by["measured speedup"].median(),
             "predicted speedup": by["predicted speedup"].median(),
             "median error": by["speedup error"].agg(lambda e: e.abs().median()),
             "worst error": by["speedup error"].agg(lambda e: e.abs().max()),
+            "median time error": by["time error"].agg(lambda e: e.abs().median()),
         }
     ).reset_index()  # fmt: skip

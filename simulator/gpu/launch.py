@@ -41,7 +41,8 @@ class Launch:
         copies: shape (n,), how often the runs occur (batch and heads); `parts`: into how many the keys are split.
         most: blocks that an SM can hold; `resident`: shape (n,), blocks that share one.
         chain_cycles: that a tile takes at the least, because each of its products waits for the one before.
-        name: of the launch where a call has several; `then`: launches of the same calls that follow, each when the one before has ended.
+        name: of the launch where a call has several.
+        then: launches of the same calls that follow, each when the one before has ended.
         flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself, of the copy of
             keys and values into the cache, of queries and outputs, and of adding up the parts where keys are split;
             `elements_appended`: what that copy works through.

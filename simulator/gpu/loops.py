@@ -24,12 +24,12 @@ from .tile import MMA_FLOPS, READ_TOGETHER, compiled, compiled_flops, estimated,
 
 Floats = NDArray[np.float64]
 
-# Cycles from one product to the next that needs its result: the latency of an mma.sync, 33 cycles on A100 and 32 on H100
-# (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking", 2024), and a
-# round trip through shared memory of twice 30 for the change of layout. Assumed to be all that is waited for.
+# Cycles from one product to the next that needs its result: the latency of an mma.sync, 33 cycles on A100 and 32 on
+# H100 (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking", 2024), and
+# a round trip through shared memory of twice 30 for the change of layout. Assumed to be all that is waited for.
 CHAIN_CYCLES = 93.0
-# The part of the tensor rate that mma.sync reaches where a generation has faster instructions: as FlashAttention-2, whose
-# share was chosen after looking at its rows (flash_attention_2.yaml).
+# The part of the tensor rate that mma.sync reaches where a generation has faster instructions: as FlashAttention-2,
+# whose share was chosen after looking at its rows (flash_attention_2.yaml).
 _SYNC_SHARE = {"sm_90": 0.62, "sm_100": 0.25, "sm_103": 0.25}
 _REMARK = re.compile(r"(\w+)=([\d.]+)\b")
 # More blocks than this of one lane are no kernel that anybody starts, and would fill the memory here.
@@ -160,7 +160,7 @@ def _scaled(tile: TileMapping, scale: float) -> TileMapping:
     if made is None or made.loop is None or scale == 1.0:
         return tile
     loop = made.loop
-    counts = {f.name: int(round(getattr(loop, f.name) * scale)) for f in fields(loop)}
+    counts = {f.name: round(getattr(loop, f.name) * scale) for f in fields(loop)}
     return replace(tile, resources=replace(made, loop=replace(loop, **counts)))
 
 
@@ -210,5 +210,3 @@ def _names(call: Call) -> dict[str, Any]:
     names = {n: getattr(call, n) for n in ("batch", "heads", "seq_q", "seq_kv", "head_dim", "window")}
     own = {"kv_heads": call.key_heads, "group": call.group, "causal": int(call.causal)}
     return {n: float(v) for n, v in (names | own).items()} | {"word": BYTES[call.dtype]}
-
-

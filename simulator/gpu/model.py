@@ -223,7 +223,10 @@ def _efficiency(
         return unknown(guess) if _warnings(implementation, mapping) else guess
     kernels = (kernel, mapping.kernel, *mapping.aliases)
     rows = calibration_rows(
-        given, kernels=kernels, key=key, call_of=lambda sizes, remarks: call_of(mapping, sizes, remarks=remarks)
+        given,
+        kernels=kernels,
+        key=key,
+        call_of=lambda sizes, remarks: call_of(mapping, sizes, remarks=remarks),
     )
     own = [r for r in rows if is_own(r, key)]
     source = f"calibrated on {len(own)} row(s) of {Path(given).name}"

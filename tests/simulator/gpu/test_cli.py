@@ -75,7 +75,7 @@ def test_decode_splits_the_keys():
         ),
         (
             ("softmax_of_dreams", "--on", "h100", "--set", SIZES),
-            "can be predicted: chunk_retention, decode_att",
+            "can be predicted: channel_attention, chunk_retention",
         ),
         (
             ("flash_attention", "--on", "h100", "--set", "batch=1,heads=1,seq_q=64,head_dim=4096"),

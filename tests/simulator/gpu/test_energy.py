@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mappings.gpu import find_kernel_mapping
+from simulator.gpu.call import make_call
 from simulator.gpu.energy import constants, energy_rates, power
-from simulator.gpu.model import lay, make_call, predict
+from simulator.gpu.model import lay, predict
 from simulator.hardware.gpu import find_gpu
 from simulator.hardware.reader import names
 

@@ -11,9 +11,10 @@ from scipy.optimize import least_squares
 
 from mappings.gpu import find_kernel_mapping
 from simulator.gpu.calibration import Key, Prior, made
+from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.fitting import _ROW_SPREAD, Group, together
-from simulator.gpu.model import lay, make_call, predict
+from simulator.gpu.model import lay, predict
 from simulator.hardware.gpu import find_gpu
 
 KNOWN = Prior(np.log([0.6, 5e-6, 2500.0, 0.8, 0.5]), np.array([0.4, 0.4, 0.4, 0.3, 0.4]), "test", 1.0)

@@ -54,7 +54,9 @@ def checks():
         cases = [c for c in registry.load(registry.find(kernel).cases)() if "normalise" not in c.options]
         half = next(c for c in [*cases, cases[0]] if c.dtype != "fp32" or c is cases[-1])
         for case in {id(c): c for c in (cases[0], half, cases[-1])}.values():
-            yield pytest.param(kernel, case, id=f"{kernel}-{case.dtype}-{'-'.join(map(str, case.sizes.values()))}")
+            yield pytest.param(
+                kernel, case, id=f"{kernel}-{case.dtype}-{'-'.join(map(str, case.sizes.values()))}"
+            )
 
 
 @pytest.mark.parametrize(("kernel", "case"), list(checks()))
@@ -178,18 +180,28 @@ def test_a_kernel_of_the_users_own_is_predicted_from_its_file(tmp_path):
 
 
 def test_rows_of_its_own_calibrate_a_described_kernel(tmp_path):
-    sizes = {"batch": 16, "heads": 16, "seq_q": 4096, "seq_kv": 4096, "head_dim": 128, "causal": 1, "dtype": "bf16"}
+    sizes = {
+        "batch": 16,
+        "heads": 16,
+        "seq_q": 4096,
+        "seq_kv": 4096,
+        "head_dim": 128,
+        "causal": 1,
+        "dtype": "bf16",
+    }
     guess = predict("landmark_attention", on="h100", implementation=OURS, period=32, **sizes)
-    names = "source,device,kernel,implementation,direction,dtype,batch,heads,seq_q,seq_kv,head_dim,causal,extra,latency_ms"
+    names = "source,device,kernel,implementation,direction,dtype,batch,heads,seq_q,seq_kv,head_dim,causal"
     row = f"test,H100 SXM,landmark_attention,{OURS},fwd,bf16,16,16,4096,4096,128,1,"
     file = tmp_path / "rows.csv"
-    file.write_text(f"{names}\n{row}period=32; clock_mhz=1700,{guess.latency_s * 1.5e3}\n")
+    file.write_text(f"{names},extra,latency_ms\n{row}period=32; clock_mhz=1700,{guess.latency_s * 1.5e3}\n")
     p = predict("landmark_attention", on="h100", implementation=OURS, calibration=file, period=32, **sizes)
     # One row and what was known before: nearly all of the way.
     assert p.latency_s == pytest.approx(1.5 * guess.latency_s, rel=0.05)
     assert p.high_s / p.latency_s < guess.high_s / guess.latency_s
     # The row is of blocks of 32: of other blocks it says what it says of the constants.
-    other = predict("landmark_attention", on="h100", implementation=OURS, calibration=file, period=64, **sizes)
+    other = predict(
+        "landmark_attention", on="h100", implementation=OURS, calibration=file, period=64, **sizes
+    )
     assert other.latency_s > predict("landmark_attention", on="h100", implementation=OURS, **sizes).latency_s
 
 
@@ -223,7 +235,9 @@ def test_what_a_description_gets_wrong_is_told(changed, words):
 
 
 def test_what_was_not_compiled_is_told():
-    with pytest.raises(MappingError, match=r"grids\.weights: 'channel_attention/weights' was not compiled for fp8"):
+    with pytest.raises(
+        MappingError, match=r"grids\.weights: 'channel_attention/weights' was not compiled for fp8"
+    ):
         predict("channel_attention", on="h100", **CALL | {"dtype": "fp8"})
     with pytest.raises(DataError, match="unknown size 'picked' of a call; did you mean 'picks'"):
         predict("selected_attention", on="h100", picked=3, **CALL)

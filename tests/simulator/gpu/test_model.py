@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError, HardwareError, MappingError
 from mappings.gpu import TileMapping, find_kernel_mapping, kernel_mappings
+from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.intervals import with_interval
 from simulator.gpu.launch import launch
-from simulator.gpu.model import lay, make_call, predict
+from simulator.gpu.model import lay, predict
 from simulator.gpu.visits import FAR, reach, tile_visits
 from simulator.hardware.gpu import find_gpu, unsourced
 from simulator.hardware.reader import names

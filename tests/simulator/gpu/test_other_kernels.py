@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import validation
 from einsum_cascade.errors import MappingError
 from mappings.gpu import TileMapping, find_kernel_mapping
+from simulator.gpu.call import make_call
 from simulator.gpu.chunks import chunk_flops
 from simulator.gpu.efficiency import Efficiency, times
-from simulator.gpu.model import lay, make_call, predict
+from simulator.gpu.model import lay, predict
 from simulator.hardware.gpu import find_gpu
 
 LINEAR = {"batch": 4, "heads": 32, "head_dim": 128, "causal": True}
