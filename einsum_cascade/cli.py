@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .outputs import check_writable
 from .terminal import Json, emit_json, guarded, note, table
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo entry or a path to a .cascade file.")]
@@ -71,6 +72,7 @@ def evaluate(
     from . import arrays, evaluator, zoo
 
     cascade = zoo.find(name)
+    check_writable(out)
     known = evaluator.sizes_of_use(cascade, sizes)
     given = arrays.read_arrays(inputs) if inputs else evaluator.random_inputs(cascade, known, seed=seed)
     found = evaluator.evaluate(cascade, known, given)

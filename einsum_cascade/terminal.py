@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -10,7 +11,7 @@ import re
 import select
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -122,52 +123,52 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-_WORD = 14  # characters of a column that reads well, its frame included
-_LEAST = 7  # below so many a column is a stack of syllables
-
-
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, note: str = "") -> None:
-    """Print a table for people on stdout; numbers are right-aligned, and names stay whole if there is room.
+    """Print a table for people on stdout; numbers are right-aligned, and names stay whole.
 
     Where the terminal is too narrow for so many columns, each row becomes lines of its own.
     """
-    from rich.markup import escape
-    from rich.table import Table
+    from .layout import lay_out, wrapped
 
-    console = _console()
-    rows = [list(r) for r in rows]
-    if console.width < _LEAST * len(columns):
-        _print_records(title, columns, rows, note)
+    values = [list(r) for r in rows]
+    cells = [[cell(v) for v in r] for r in values]
+    numeric = [
+        bool(values) and all(isinstance(r[i], (int, float)) or r[i] is None for r in values)
+        for i in range(len(columns))
+    ]
+    width = _width()
+    found = lay_out(columns, cells, numeric, width)
+    if found is None:
+        blocks = ["\n".join(f"{c}: {v}" for c, v in zip(columns, r, strict=True)) for r in cells]
+        typer.echo("\n\n".join(filter(None, [printable(title), *blocks, note])))
         return
-    out = Table(title=printable(title), title_justify="left", caption=note or None, caption_justify="left")
-    # A name is copied into the next command, so it stays whole where the other columns keep room for a word.
-    widest = max((len(cell(r[0])) for r in rows), default=0)
-    roomy = widest + _WORD * (len(columns) - 1) <= console.width
-    for i, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(r[i], (int, float)) or r[i] is None for r in rows)
-        justify: Literal["left", "right"] = "right" if numeric else "left"
-        out.add_column(column, justify=justify, overflow="fold", no_wrap=roomy and i == 0)
-    for r in rows:
-        # Square brackets are indices here, not markup.
-        out.add_row(*(escape(cell(v)) for v in r))
-    console.print(out)
+    said = wrapped(f"every row: {found.said}", width) if found.said else []
+    size = max(map(len, [*found.head, *found.body]), default=0)
+    heavy, light = ("━", "─") if _takes_lines() else ("=", "-")
+    head = [typer.style(line, bold=True) for line in found.head]
+    lines = [*wrapped(printable(title), width), *said, heavy * size]
+    lines += [*head, light * size] if head else []
+    typer.echo("\n".join([*lines, *found.body, heavy * size, *(wrapped(note, width) if note else [])]))
 
 
-def _console() -> Any:
-    from rich.console import Console
+def _width() -> int:
+    """Return the columns of the terminal: as the environment says, else of the one that is used, else 80."""
+    if (said := os.environ.get("COLUMNS", "")).isdigit() and int(said):
+        return int(said)
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+        sys.stdin,
+    ):  # of `cascade ... | less` stderr and stdin are the terminal
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            if columns := os.get_terminal_size(stream.fileno()).columns:
+                return columns
+    return 80
 
-    class Plain(Console):
-        def on_broken_pipe(self) -> None:
-            """Leave it to `guarded`; rich itself would leave with 1, which says "out of tolerance" here."""
-            raise
 
-    return Plain()
-
-
-def _print_records(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str) -> None:
-    """Print each row as lines `column: value`, a blank line between rows."""
-    blocks = ["\n".join(f"{c}: {cell(v)}" for c, v in zip(columns, r, strict=True)) for r in rows]
-    typer.echo("\n\n".join(filter(None, [title, *blocks, note])))
+def _takes_lines() -> bool:
+    """Whether stdout can write what rules are drawn with."""
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def cell(value: Any) -> str:

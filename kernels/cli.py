@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from einsum_cascade.outputs import check_writable
 from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, guarded, note, table
 
 Names = Annotated[list[str] | None, typer.Argument(help="Kernels; all of them if none is named.")]
@@ -94,8 +95,10 @@ def compile_kernels(
     All kernels for one generation take some minutes; name the kernels that matter, or let the bar run.
     """
     from . import aot
-    from .report import resource_document, resource_rows, store_resources
+    from .report import resource_document, resource_rows, store_path, store_resources
 
+    if write:
+        check_writable(store_path())
     whole = target == "all"
     found = [
         r
@@ -127,7 +130,6 @@ def bench(
     """Measure the kernels here: a gate of correctness first, then medians over interleaved rounds."""
     from .bench import run
     from .device import resolve
-    from .measurement import check_writable
     from .report import bench_document, bench_rows, standing_rows
 
     if out is not None:
@@ -233,8 +235,6 @@ def campaign(
     json: Json = False,
 ) -> None:
     """Measure every kernel, length, head size and mask on the GPU, the most valuable first; resumable."""
-    from .measurement import check_writable
-
     check_writable(out)
 
     from .beforehand import workers

@@ -102,24 +102,6 @@ def as_table(rows: Iterable[Measurement]) -> pd.DataFrame:
     return frame.astype({"window": "Int64", "threads": "Int64"})
 
 
-def check_writable(path: Path) -> None:
-    """Try, before the work, whether a table can be written; a file that is there is left as it is.
-
-    Raises:
-        DataError: there is no such folder, or it takes no file.
-    """
-    if not path.parent.is_dir():
-        raise DataError(f"--out {path}: there is no folder {path.parent}")
-    new = not path.exists()
-    try:
-        with path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise DataError(f"--out {path}: cannot be written: {error.strerror or error}") from error
-    if new:
-        path.unlink()
-
-
 def read_table(path: Path) -> pd.DataFrame:
     """Return a table of measurements from CSV; empty where there is no file yet."""
     import pandas as pd

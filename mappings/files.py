@@ -17,6 +17,7 @@ from .reader import build, dump_yaml, read_yaml
 from .schema import file_fields
 
 LIBRARY = Path(__file__).parent / "library"
+ENDINGS = (".yaml", ".yml")
 _KINDS = ("nest", "binding", "gpu")
 
 
@@ -101,8 +102,8 @@ def save(mapping: SpatialMapping, path: str | Path) -> None:
         MappingError: the place cannot be written, or its name does not end in .yaml.
     """
     target = Path(path)
-    if target.suffix not in (".yaml", ".yml"):
-        raise MappingError(f"{target}: expected a file that ends in .yaml")
+    if target.suffix not in ENDINGS:
+        raise MappingError(f"{target}: expected a file that ends in {', '.join(ENDINGS)}")
     try:
         target.write_text(dump_yaml(documents_of(mapping)), encoding="utf-8")
     except OSError as e:
@@ -115,7 +116,7 @@ def find_mapping(name_or_path: str | Path) -> Path:
     known = library()
     if text in known:
         return known[text]
-    if text.endswith((".yaml", ".yml")):
+    if text.endswith(ENDINGS):
         path = Path(text)
         if not path.is_file():
             raise MappingError(f"{text}: no such mapping file")

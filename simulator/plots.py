@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError
+from einsum_cascade.outputs import PICTURES
 
 from .result import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_FORMATS = (".svg", ".png", ".pdf")
 
 
 def waterfall(estimate: Estimate, ax: Axes | None = None) -> Axes:
@@ -87,8 +86,8 @@ def save(ax: Any, path: str | Path) -> None:
     import matplotlib.pyplot as plt
 
     target = Path(path)
-    if target.suffix not in _FORMATS:
-        raise DataError(f"{target}: expected a file that ends in {', '.join(_FORMATS)}")
+    if target.suffix not in PICTURES:
+        raise DataError(f"{target}: expected a file that ends in {', '.join(PICTURES)}")
     try:
         ax.figure.savefig(target)
     except OSError as e:

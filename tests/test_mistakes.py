@@ -197,6 +197,96 @@ def test_an_empty_argument_is_a_variable_that_was_not_set(
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
 
+ON = ["--on", "fusemax", *SIZES]
+SPATIAL, DSE = "simulator.spatial", "simulator.dse"
+# Commands that work before they write, what does the work, and the ending of the file.
+WORK = {
+    "map": (["map", "attention_1pass", *ON, "--out"], f"{SPATIAL}.mapper.find_mapping", ".yaml"),
+    "simulate": (["simulate", "attention_1pass", *ON, "--plot"], f"{SPATIAL}.model.simulate", ".svg"),
+    "bounds": (
+        ["bounds", "attention_1pass", *SIZES, "--plot"],
+        "einsum_cascade.analysis.bounds.bounds",
+        ".png",
+    ),
+    "reduce": (
+        ["reduce", "attention_3pass", "--rank", "M", "--out"],
+        "einsum_cascade.rewrite.reduce.reduce_passes",
+        "",
+    ),
+    "evaluate": (
+        ["evaluate", "attention_1pass", *SIZES, "--out"],
+        "einsum_cascade.evaluator.evaluate",
+        ".npz",
+    ),
+    "pareto": (["pareto", "runs", "--plot"], f"{DSE}.commands.run_pareto", ".svg"),
+    "bench": (["kernels", "bench", "--out"], "kernels.bench.run", ".csv"),
+    "campaign": (["kernels", "campaign", "--tiny", "--out"], "kernels.campaign.run", ".csv"),
+}
+
+
+def no_work(*args: object, **kwargs: object) -> None:
+    raise AssertionError("the work was begun")
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_file_that_cannot_be_written_is_told_before_the_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, work, ending = WORK[name]
+    monkeypatch.setattr(work, no_work)
+    path = tmp_path / "none" / f"x{ending}"
+    assert refused(*command, str(path)) == f"cannot write {path}: there is no folder {path.parent}"
+    folder = tmp_path / f"folder{ending}"
+    folder.mkdir()
+    assert refused(*command, str(folder)) == f"cannot write {folder}: Is a directory"
+
+
+@pytest.mark.parametrize("name", ["map", "simulate", "bounds", "pareto"])
+def test_an_ending_that_names_no_format_is_told_before_the_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, work, _ = WORK[name]
+    monkeypatch.setattr(work, no_work)
+    assert "x.doc: expected a file that ends in " in refused(*command, str(tmp_path / "x.doc"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["demo"], ["reproduce", "fusemax"], ["gallery"]])
+def test_a_folder_that_takes_no_file_is_told_before_the_work(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("validation.demo.CHAPTERS", (("describe", no_work),))
+    monkeypatch.setattr("validation.reproduce.attention_table", no_work)
+    monkeypatch.setattr("validation.gallery.page.rows", no_work)
+    file = tmp_path / "file"
+    file.write_text("kept")
+    assert f"{file}" in refused(*command, "--out", str(file))
+    assert file.read_text() == "kept"
+    if Path("/proc/self").is_dir():  # a folder that is there and takes no file, not even from root
+        assert "/proc" in refused(*command, "--out", "/proc")
+
+
+def test_the_stored_table_of_resources_is_tried_before_kernels_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.report.store_path", lambda: tmp_path / "none" / "x.csv")
+    monkeypatch.setattr("kernels.aot.compile_shipped", no_work)
+    assert "there is no folder" in refused("kernels", "compile", "--write")
+
+
+def test_the_page_of_a_sweep_is_tried_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, out, page = tmp_path / "spec.yaml", tmp_path / "out", tmp_path / "none" / "page.html"
+    spec.write_text(
+        "cascade: attention_1pass\nhardware: fusemax\nsizes: BERT/1K\naxes: {hardware.N: [64, 128]}\n"
+    )
+    ran = CliRunner().invoke(app, ["sweep", str(spec), "--out", str(out), "--jobs", "1"])
+    assert ran.exit_code == 0, ran.output
+    monkeypatch.setattr("simulator.dse.explorer.page_of", no_work)
+    assert "there is no folder" in refused("explore", str(out), "--page", str(page))
+
+
 def test_a_gpu_is_refused_before_its_fields(tmp_path: Path) -> None:
     on_gpu = ["--on", "h100", "--sizes", "BERT/1K"]
     message = "h100 is a GPU; expected a spatial chip: edge, flat, fusemax, tpu_v4i"

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from einsum_cascade.errors import DataError, nearest
+from einsum_cascade.outputs import check_writable
 from einsum_cascade.sizes import workloads
 
 from . import fusemax, gna, plots
@@ -40,6 +41,7 @@ def reproduce(subject: str, out: Path) -> list[Path]:
     written: list[Path] = []
     try:
         out.mkdir(parents=True, exist_ok=True)
+        check_writable(out / f".{subject}")  # a folder that takes no file is told before the work
         for name, frame, axes in _SUBJECTS[subject]():
             table = out / f"{name}.csv"
             frame.to_csv(table, index=False)

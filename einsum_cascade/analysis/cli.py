@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..outputs import PICTURES, check_writable
 from ..terminal import Json, emit_json, guarded, note, table
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def bounds_command(schedules: Schedules) -> Callable[..., None]:
         from .. import zoo
         from .bounds import bounds as bounds_of
 
+        if plot is not None:
+            check_writable(plot, PICTURES)
         cascade = zoo.find(name)
         found = bounds_of(cascade, sizes, buffer=buffer, word=word)
         if plot is not None:

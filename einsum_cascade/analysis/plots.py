@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..outputs import PICTURES
 
 Axes = Any
-_FORMATS = (".svg", ".png", ".pdf")
 
 
 def plot_traffic(
@@ -53,8 +53,8 @@ def save_traffic(
     Raises:
         DataError: the file cannot be written, or its ending names no format.
     """
-    if path.suffix not in _FORMATS:
-        raise DataError(f"{path}: expected a file that ends in {', '.join(_FORMATS)}")
+    if path.suffix not in PICTURES:
+        raise DataError(f"{path}: expected a file that ends in {', '.join(PICTURES)}")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

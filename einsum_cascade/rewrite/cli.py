@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..outputs import check_writable
 from ..terminal import Json, emit_json, guarded, note, table
 
 
@@ -21,6 +22,8 @@ def reduce(
     from .. import zoo
     from .reduce import reduce_passes
 
+    if out is not None:
+        check_writable(out)
     found = reduce_passes(zoo.find(name), rank)
     text = str(found.cascade)
     if out is not None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from einsum_cascade.outputs import PICTURES, check_writable
 from einsum_cascade.terminal import Json, emit_json, guarded, note, table
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")]
@@ -56,6 +57,8 @@ def pareto(
     """Print the designs that no other beats, sorted; without --min and --max those of the sweep file."""
     from .commands import run_pareto, short_names
 
+    if plot is not None:
+        check_writable(plot, PICTURES)
     front = run_pareto(folder, minimize=minimize or (), maximize=maximize or (), by=by or (), plot=plot)
     if json:
         emit_json(front.rows)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from einsum_cascade.errors import DataError
+from einsum_cascade.outputs import check_writable
 
 from .formulas import magnitude
 from .pareto import pareto
@@ -49,6 +50,7 @@ def explore(folder: str | Path, *, page: str | Path | None = None) -> Path:
     """
     manifest, table = read_manifest(folder), read_table(folder)
     out = Path(page) if page else Path(folder) / "explore.html"
+    check_writable(out)
     title = f"Design space: {_subject(manifest)}"
     write_atomically(out, page_of(table, manifest, title=title, schedules=_schedules(table, manifest)))
     return out

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError
+from einsum_cascade.outputs import PICTURES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +103,8 @@ def save_front(
     Raises:
         DataError: an unknown kind of file, or one that cannot be written.
     """
-    if path.suffix not in (".svg", ".png", ".pdf"):
-        raise DataError(f"{path}: expected a file that ends in .svg, .png or .pdf")
+    if path.suffix not in PICTURES:
+        raise DataError(f"{path}: expected a file that ends in {', '.join(PICTURES)}")
     axes = plot_front(table, front, objectives, by=by)
     try:
         axes.figure.savefig(path, dpi=160)

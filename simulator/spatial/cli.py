@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from einsum_cascade.outputs import PICTURES, check_writable
 from einsum_cascade.terminal import Json, emit_json, guarded, note, table
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo entry or a path to a .cascade file.")]
@@ -36,6 +37,8 @@ def simulate(
     from .request import resolve
     from .startup import start_up
 
+    if plot:
+        check_writable(plot, PICTURES)
     asked = resolve(name, on=on, mapping=mapping, sizes=sizes, settings=settings or ())
     found = run(asked.cascade, asked.sizes, asked.hardware, asked.mapping)
     pipeline = start_up(asked.cascade, asked.sizes, asked.hardware, asked.mapping)
@@ -82,11 +85,13 @@ def map_cascade(
     json: Json = False,
 ) -> None:
     """Search the best mapping of a cascade on a spatial chip, and say how far it is from the traffic bound."""
-    from mappings.files import documents_of, save
+    from mappings.files import ENDINGS, documents_of, save
 
     from .mapper import find_mapping
     from .request import resolve_without_mapping
 
+    if out:
+        check_writable(out, ENDINGS)
     asked = resolve_without_mapping(name, on=on, sizes=sizes, settings=settings or ())
     found = find_mapping(
         asked.cascade, asked.sizes, asked.hardware, objective=objective, effort=effort, slack=slack

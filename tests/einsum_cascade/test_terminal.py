@@ -15,7 +15,7 @@ COLUMNS = ["Einsum", "array", "cycles", "time [s]", "energy [J]", "traffic [B]"]
 ROWS = [["QK", "PE2D", 786432, 0.00083, 1.5, None], ["RM[m1]", "PE1D", 12288, 1e-05, 0.0, 64]]
 
 
-@pytest.mark.parametrize("width", [42, 80, 200])
+@pytest.mark.parametrize("width", [43, 80, 200])
 def test_a_table_keeps_to_the_width(width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
     table("Einsums", COLUMNS, ROWS)
@@ -24,7 +24,7 @@ def test_a_table_keeps_to_the_width(width, monkeypatch, capsys):
     assert max(map(len, lines)) <= width
 
 
-@pytest.mark.parametrize("width", [1, 10, 41])
+@pytest.mark.parametrize("width", [1, 10, 42])
 def test_a_narrow_terminal_gets_whole_words(width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
     table("Einsums", COLUMNS, ROWS, note="of one launch")
@@ -34,7 +34,13 @@ def test_a_narrow_terminal_gets_whole_words(width, monkeypatch, capsys):
     assert out.endswith("traffic [B]: 64\n\nof one launch\n")
 
 
-# What a command prints at the end: a table by rich, one JSON document, or plain lines.
+def test_a_stream_without_rules_gets_plain_ones(monkeypatch, capsys):
+    monkeypatch.setattr("einsum_cascade.terminal._takes_lines", lambda: False)
+    table("Einsums", COLUMNS, ROWS)
+    assert capsys.readouterr().out.isascii()
+
+
+# What a command prints at the end: a table, one JSON document, or plain lines.
 PRINTS = {
     "table": "table('t', ['a', 'b'], [(i, i) for i in range(20000)])",
     "json": "emit_json(list(range(20000)))",

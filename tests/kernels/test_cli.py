@@ -78,7 +78,7 @@ def test_compile_reports_resources():
         (["compile", "--target", "sm_91"], "did you mean 'sm_90'"),
         (["compile", "nothing", "--target", "sm_90"], "kernel 'nothing'"),
         (["bench", "--out", "/does/not/exist/x.csv"], "there is no folder"),
-        (["bench", "--out", "/"], "cannot be written"),
+        (["bench", "--out", "/"], "cannot write /: Is a directory"),
         (["probe", "nofile.py:k"], "no such file"),
         (["probe", "nofile.py"], "FILE.py:KERNEL"),
     ],
