@@ -156,23 +156,42 @@ def probe(
         list[str] | None, typer.Option(help="NAME=VALUE of compile-time arguments, parted by commas.")
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="NAME=TYPE: fp16, bf16, fp32, i32, i64, scalar:fp32.")
+        list[str] | None, typer.Option(help="NAME=TYPE: fp16, bf16, fp32, i32, i64, i32:16, scalar:fp32.")
     ] = None,
     warps: Annotated[int, typer.Option(help="Warps of a thread block.")] = 4,
     stages: Annotated[int, typer.Option(help="Depth of the software pipeline.")] = 3,
+    mapping: Annotated[
+        Path | None, typer.Option(help="Write what was found as a file for `predict --mapping`.")
+    ] = None,
+    blocks: Annotated[str, typer.Option(help="Thread blocks, such as 'batch * cdiv(seq_q, BM)'.")] = "1",
+    steps: Annotated[str, typer.Option(help="Passes of block i through the main loop.")] = "1",
+    reads: Annotated[str, typer.Option(help="Bytes read, each once; word is those of an element.")] = "0",
+    writes: Annotated[str, typer.Option(help="Bytes written, each once.")] = "0",
     json: Json = False,
 ) -> None:
-    """Compile your own Triton kernel for a GPU generation without having one."""
+    """Compile your own Triton kernel for a GPU generation without having one.
+
+    With --mapping, `cascade predict NAME --mapping FILE --on h100 --set ...` tells how long a call takes: the compiler
+    knows what a step of the kernel does, --blocks and --steps say how many there are. Both are expressions over the
+    sizes of the call, the compile-time numbers and the number i of a block.
+    """
+    from .described import Shape, description, write
     from .probe import assess, literal, parse_pairs
     from .probe import probe as compiled
     from .report import probe_document, probe_rows
 
+    if mapping:
+        check_writable(mapping, (".yaml", ".yml"))
     constants = {n: literal(v) for n, v in parse_pairs(constexpr or [], "--constexpr").items()}
     arguments = parse_pairs(arg or [], "--arg")
     found = compiled(
         place, target=target, constants=constants, arguments=arguments, warps=warps, stages=stages
     )
     meaning = assess(found)
+    if mapping:
+        shape = Shape(blocks, steps, reads, writes)
+        write(mapping, description(found, place=place, constants=constants, shape=shape))
+        note(f"wrote {mapping}")
     if json:
         emit_json(probe_document(found, meaning))
         return

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 from einsum_cascade.errors import KernelError, nearest
 
@@ -18,6 +21,8 @@ from .tiles import Tile
 from .tuning import alone, blocks_per_sm, rates, step_cycles
 
 SCALARS = ("i32", "i64", "fp32")
+# Of a number that is always a multiple of 16, as Triton's own ahead-of-time compiler writes it: launches find that out.
+_MULTIPLE = ":16"
 # What a file may raise while it is executed, and what is then the user's mistake and not ours.
 _FAILURES = (
     SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, ArithmeticError, LookupError,
@@ -101,14 +106,31 @@ def _execute(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"probed_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise KernelError(f"{path}: expected a Python file, *.py")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        found = _of_package(path)
+        if found is None:
+            found = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(found)
     except SystemExit as error:
         raise KernelError(f"{path}: it ends the program while it is loaded (exit {error.code})") from error
     except _FAILURES as error:
         raise KernelError(f"{path}: {type(error).__name__}: {error}") from error
-    return module
+    return found
+
+
+def _of_package(path: Path) -> ModuleType | None:
+    """Import a file that lies in a package, so that its relative imports work; None where it lies in none."""
+    folder = path.resolve().parent
+    names = [] if path.stem == "__init__" else [path.stem]
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    if folder == path.resolve().parent:
+        return None
+    with mock.patch.object(sys, "path", [str(folder), *sys.path]):
+        found = importlib.import_module(".".join(names))
+    # Another package of that name may be loaded already.
+    return found if Path(found.__file__ or "").resolve() == path.resolve() else None
 
 
 def _function(module: ModuleType, name: str, path: Path) -> Any:
@@ -176,7 +198,7 @@ def probe(
         place: "FILE.py:KERNEL".
         constants: value of every `tl.constexpr` argument that has no default.
         arguments: type of the others: fp16, bf16 or fp32 for the tensor behind a pointer (`*fp16` too), i32, i64 or
-            scalar:fp32 for a number. Where not given: what the kernel loads from or stores to is a bf16 tensor, the
+            scalar:fp32 for a number, i32:16 for one that is always a multiple of 16. Where not given: what the kernel loads from or stores to is a bf16 tensor, the
             rest are i32. Pointers and strides are taken to be multiples of 16.
 
     Raises:
@@ -194,11 +216,14 @@ def probe(
             constants[parameter.name] = parameter.default
     found = pointers_of(kernel.src)
     types = {n: _type(n, arguments.get(n), n in found) for n in kernel.arg_names if n not in constants}
+    multiples = {n for n, t in types.items() if t.endswith(_MULTIPLE)}
+    types = {n: t.removesuffix(_MULTIPLE) for n, t in types.items()}
     pointers = {n: t for n, t in types.items() if t.startswith("*") or t not in ("i32", "fp32")}
     build = Build(
         kernel=place.rpartition(":")[2], variant="probed", head_dim=0, dtype="", tile=Tile(16, 16, warps, stages),
         function=kernel, pointers=pointers, floats=tuple(n for n, t in types.items() if t == "fp32"),
-        aligned=tuple(n for n in types if "stride" in n and types[n] == "i32"), constants=constants,
+        aligned=tuple(n for n in types if n in multiples or ("stride" in n and types[n] == "i32")),
+        constants=constants,
     )  # fmt: skip
     return compile_build(build, target)
 
@@ -243,10 +268,10 @@ def _type(name: str, given: str | None, addressed: bool) -> str:
         given = given.removeprefix("scalar:")
         if given in SCALARS:
             return given
-    elif given in ("i32", "i64"):
+    elif given.removesuffix(_MULTIPLE) in ("i32", "i64"):
         return given
     elif given.removeprefix("*") in POINTER:
         return POINTER[given.removeprefix("*")]
     raise KernelError(
-        f"--arg {name}={given}: expected fp16, bf16, fp32 (tensors), i32, i64 or scalar:fp32 (numbers)"
+        f"--arg {name}={given}: expected fp16, bf16, fp32 (tensors), i32, i64, i32:16 or scalar:fp32 (numbers)"
     )

@@ -298,9 +298,15 @@ class KernelMapping:
             ):
                 return tile
         raise MappingError(
-            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; "
-            f"expected a head_dim up to {max(t.head_dim for t in self.tiles)}"
+            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; expected {self._served(target)}"
         )
+
+    def _served(self, target: str) -> str:
+        """Return what the tiles are for, in words: head dimensions on a target, or the targets if it is none."""
+        here = [t for t in self.tiles if not t.targets or target in t.targets]
+        if not here:
+            return "a GPU of " + " or ".join(sorted({name for t in self.tiles for name in t.targets}))
+        return f"a head_dim up to {max(t.head_dim for t in here)}"
 
 
 def read_kernel_mapping(path: str | Path) -> KernelMapping:

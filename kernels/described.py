@@ -1,0 +1,108 @@
+"""Write what the compiler made of somebody's own kernel as a description that `cascade predict --mapping` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from einsum_cascade.errors import DataError
+from mappings.gpu import KernelMapping
+from mappings.reader import build, dump_yaml
+
+from .aot import Resources
+
+# Of whose measured constants a kernel without rows of its own is likest: code of the same compiler.
+FAMILY = "triton_attention"
+# Compute capabilities of data-centre and desktop cards; a build for X.y runs on X.z with z >= y (CUDA C++ Programming
+# Guide, "Binary Compatibility").
+_KNOWN = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "sm_121")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What no compiler knows of a kernel: expressions over the sizes of a call and the compile-time numbers.
+
+    Attributes:
+        blocks: thread blocks of a launch; `steps`: passes of block i through the main loop.
+        reads, writes: bytes of a launch, each address once.
+    """
+
+    blocks: str = "1"
+    steps: str = "1"
+    reads: str = "0"
+    writes: str = "0"
+
+
+def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """Return a kernel mapping as plain data: one grid, the resources, the work of a step of the main loop.
+
+    Args:
+        r: as `probe` returns them.
+        place: where the kernel stands, for the source.
+        constants: compile-time arguments; the whole numbers become parameters, by which expressions may be written.
+        shape: expressions.
+
+    Raises:
+        MappingError: an expression that is none, or other fields that a mapping refuses.
+    """
+    pipes = r.step.pipes
+    loop = {
+        "instructions": r.step.instructions, "tensor": pipes["tensor"], "special": pipes["special"], "fma": pipes["fma"],
+        "alu": pipes["alu"] + pipes["convert"], "local": pipes["local"],
+        "masked_instructions": r.masked_loop.instructions if r.masked_loop else r.step.instructions,
+    }  # fmt: skip
+    numbers = {n: v for n, v in constants.items() if isinstance(v, int) and not isinstance(v, bool) and v > 0}
+    made: dict[str, Any] = {
+        "kind": "gpu",
+        "name": r.kernel,
+        "kernel": r.kernel,
+        "sole": True,
+        "summary": f"{place}, compiled for {r.target}",
+        "source": f"cascade kernels probe {place} ({r.compiler})",
+        "implementations": ["*"],
+        "family": FAMILY,
+        "overlaps": False,
+        "parameters": {"head_dim": 1} | numbers,
+        "tiles": [
+            {
+                "query": 1, "key": 1, "warps": r.tile.warps, "stages": r.tile.stages, "targets": _runs_on(r.target),
+                "resources": {
+                    "registers": r.registers, "shared_bytes": r.shared_bytes, "stack_bytes": r.stack_bytes,
+                    "tensor_memory_columns": r.tensor_memory_columns, "made_by": f"{r.target} {r.compiler}",
+                    "loop": loop,
+                },
+            }
+        ],
+        "grids": [
+            {
+                "name": r.kernel, "lanes": 1, "blocks": shape.blocks, "steps": shape.steps,
+                "step": {"tensor": r.work.product_flops, "loads": r.work.load_bytes},
+                "reads": shape.reads, "writes": shape.writes,
+            }
+        ],
+    }  # fmt: skip
+    build(KernelMapping, {n: v for n, v in made.items() if n != "kind"}, where=place)
+    return made
+
+
+def _runs_on(target: str) -> list[str]:
+    """Return where a build runs.
+
+    >>> _runs_on("sm_86")
+    ['sm_86', 'sm_87', 'sm_89']
+    """
+    return [t for t in _KNOWN if t[:-1] == target[:-1] and t[-1] >= target[-1]]
+
+
+def write(path: Path, made: Mapping[str, Any]) -> None:
+    """Write a description as a file.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.write_text(dump_yaml([made]), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
