@@ -49,8 +49,8 @@ def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape
     """
     pipes = r.step.pipes
     loop = {
-        "instructions": r.step.instructions, "tensor": pipes["tensor"], "special": pipes["special"], "fma": pipes["fma"],
-        "alu": pipes["alu"] + pipes["convert"], "local": pipes["local"],
+        "instructions": r.step.instructions, "tensor": pipes["tensor"], "special": pipes["special"],
+        "fma": pipes["fma"], "alu": pipes["alu"] + pipes["convert"], "local": pipes["local"],
         "masked_instructions": r.masked_loop.instructions if r.masked_loop else r.step.instructions,
     }  # fmt: skip
     numbers = {n: v for n, v in constants.items() if isinstance(v, int) and not isinstance(v, bool) and v > 0}

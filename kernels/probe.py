@@ -198,8 +198,9 @@ def probe(
         place: "FILE.py:KERNEL".
         constants: value of every `tl.constexpr` argument that has no default.
         arguments: type of the others: fp16, bf16 or fp32 for the tensor behind a pointer (`*fp16` too), i32, i64 or
-            scalar:fp32 for a number, i32:16 for one that is always a multiple of 16. Where not given: what the kernel loads from or stores to is a bf16 tensor, the
-            rest are i32. Pointers and strides are taken to be multiples of 16.
+            scalar:fp32 for a number, i32:16 for one that is always a multiple of 16. Where not given: what the kernel
+            loads from or stores to is a bf16 tensor, the rest are i32. Pointers and strides are taken to be multiples
+            of 16.
 
     Raises:
         KernelError: an argument that the kernel does not have, or a compile-time one without a value.

@@ -205,7 +205,7 @@ class KernelMapping:
             that holds a tile first; `compiled_backward` likewise.
         grids: in place of score tiles, for a kernel of another shape: its launches one after another.
         parameters: sizes that a call may leave out, each a number or an expression over those before it.
-        useful: operations of a call as measured tables count them, where there are grids.
+        useful: operations of a call as measured tables count them, where there are grids; zero for all their products.
     """
 
     name: str

@@ -77,6 +77,9 @@ def lay_grids(
     """
     laid = [_lay(calls, gpu, mapping, grid, tile) for grid in mapping.grids]
     useful = np.array([float(_value(mapping.useful, c, {}, f"{mapping.name}: useful")) for c in calls])
+    if not useful.any():
+        useful = np.sum([each.flops for each in laid], axis=0)
+    laid = [replace(each, flops=np.zeros(len(calls))) for each in laid]
     first = replace(laid[0], flops=useful, mapping=replace(laid[0].mapping, launches=len(laid)))
     return replace(first, then=tuple(laid[1:]))
 
@@ -112,6 +115,7 @@ def _lay(
     )
     most = blocks_per_sm(gpu, tile)
     nothing = np.zeros(len(calls))
+    counts = np.stack([blocks[0].sum(axis=1), blocks[1].sum(axis=1), nothing]) * lanes
     return Launch(
         gpu=gpu,
         head_dim=call.head_dim,
@@ -124,12 +128,12 @@ def _lay(
         walked=walked,
         runs=runs,
         windowed=np.zeros(len(calls), dtype=np.bool_),
-        counts=np.stack([blocks[0].sum(axis=1), blocks[1].sum(axis=1), nothing]) * lanes,
+        counts=counts,
         copies=lanes,
         parts=np.ones(len(calls)),
         most=most,
         resident=np.clip(np.ceil(runs.sum(axis=1) * lanes / gpu.sms), 1, most),
-        flops=nothing,
+        flops=work["tensor"] * counts.sum(axis=0),
         bytes_moved=reads + writes,
         bytes_appended=nothing,
         bytes_of_queries=writes,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,100 +25,9 @@ from .launch import Launch, launch
 from .loops import call_of, lay_grids
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
+from .prediction import Prediction
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the simulator says of one call.
-
-    Attributes:
-        latency_s: expected; `low_s`, `high_s`: the interval that goes with the source of the constants.
-        tflops: useful operations per second, as published tables count them.
-        bound_by: the slowest pipe of the tile, "memory", "launch" or "waves" where that part is the largest.
-        tiles: score tiles of the whole call: full, masked, skipped.
-        waves: blocks over slots.
-        scalar: the part of the slowest pipe's rate; `scalar_source`: where it comes from.
-        roofline_s: max(operations / peak, bytes / bandwidth), for comparison.
-        resources: registers, shared memory, blocks per SM and what limits them, tile.
-        power_w: of the board, if the call runs again and again; `energy_j`: power times latency, with its interval.
-        assumptions: what was taken for granted; `warnings`: those of them that the caller should know first.
-        launches: one by one, of a kernel that is described by them: name, blocks, steps, waves, slowest pipe, seconds
-            beyond the fixed cost.
-    """
-
-    latency_s: float
-    low_s: float
-    high_s: float
-    tflops: float
-    bound_by: str
-    tiles: Mapping[str, int]
-    waves: float
-    scalar: float
-    scalar_source: str
-    roofline_s: float
-    parts_s: Mapping[str, float]
-    pipes_cycles: Mapping[str, float]
-    resources: Mapping[str, Any]
-    power_w: float
-    energy_j: float
-    energy_low_j: float
-    energy_high_j: float
-    assumptions: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-    launches: tuple[Mapping[str, Any], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields by name, for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    def __str__(self) -> str:
-        return "\n".join(f"{name:<24}  {_text(value)}" for name, value in self.rows())
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        cells = (
-            f"<tr><th>{escape(name)}</th><td>{escape(_text(value))}</td></tr>" for name, value in self.rows()
-        )
-        return f"<table>{''.join(cells)}</table>"
-
-    def rows(self) -> list[tuple[str, Any]]:
-        """Return what people read first, as (quantity, value)."""
-        tiles = ", ".join(f"{n:,} {name}" for name, n in self.tiles.items())
-        parts = ", ".join(f"{name} {s * 1e6:.1f}" for name, s in self.parts_s.items())
-        made = self.resources
-        return [
-            ("latency [us]", self.latency_s * 1e6),
-            ("interval [us]", f"{self.low_s * 1e6:.4g} to {self.high_s * 1e6:.4g}"),
-            ("TFLOPS", self.tflops),
-            ("bound by", self.bound_by),
-            ("score tiles", tiles),
-            ("tile", f"{made['query']} x {made['key']}, {made['blocks_per_sm']} blocks an SM"),
-            ("resources", made["resources"]),
-            ("waves", self.waves),
-            ("parts [us]", parts),
-            *((f"launch {each['name']}", _of_launch(each)) for each in self.launches),
-            ("roofline [us]", self.roofline_s * 1e6),
-            ("energy [mJ]", self.energy_j * 1e3),
-            ("interval [mJ]", f"{self.energy_low_j * 1e3:.4g} to {self.energy_high_j * 1e3:.4g}"),
-            ("board power [W]", self.power_w),
-            ("scalar", self.scalar),
-            ("source of the constants", self.scalar_source),
-            *(("assumption", text) for text in self.assumptions),
-        ]
-
-
-def _of_launch(each: Mapping[str, Any]) -> str:
-    return (
-        f"{each['latency_s'] * 1e6:.4g} us, {each['blocks']:,} blocks in {each['waves']:.3g} waves, "
-        f"{each['steps']:,} steps, bound by {each['tile_bound_by']}"
-    )
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def predict(
