@@ -11,7 +11,8 @@ import pandas as pd
 from mappings.gpu import find_kernel_mapping
 from simulator.gpu import plots
 from simulator.gpu.call import Call, make_call
-from simulator.gpu.model import Prediction, predict
+from simulator.gpu.model import predict
+from simulator.gpu.prediction import Prediction
 from simulator.gpu.visits import reach, tile_visits
 from simulator.gpu.waves import timeline
 from simulator.hardware.gpu import find_gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -152,8 +153,14 @@ def _chip() -> SpatialChip:
 
 
 def _value(text: str, sizes: Mapping[str, int]) -> Any:
-    """Return an argument: a number, the size of a rank, or several of them."""
-    parts = tuple(int(t) if t.isdigit() else sizes[t] for t in text.split(","))
+    """Return an argument: a number, the size of a rank or the product of some, or several of them.
+
+    >>> _value("X*Y", {"X": 4, "Y": 8}), _value("X,2", {"X": 4})
+    (32, (4, 2))
+    """
+    parts = tuple(
+        math.prod(int(t) if t.isdigit() else sizes[t] for t in part.split("*")) for part in text.split(",")
+    )
     return parts if len(parts) > 1 else parts[0]
 
 

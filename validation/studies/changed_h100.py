@@ -12,7 +12,8 @@ from mappings.gpu import PerScore, TileMapping
 from simulator.gpu.gna_choice import Choice
 from simulator.gpu.gna_time import predict_gna
 from simulator.gpu.gna_tune import tune_gna
-from simulator.gpu.model import Prediction, predict
+from simulator.gpu.model import predict
+from simulator.gpu.prediction import Prediction
 from simulator.gpu.tile import TileTime, tile_time
 from simulator.hardware.gpu import Gpu
 from simulator.hardware.reader import load_hardware

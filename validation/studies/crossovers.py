@@ -15,7 +15,8 @@ from einsum_cascade.sizes import parse_sizes
 from mappings.expression import evaluate_expression
 from mappings.reader import read_yaml
 from simulator.gpu.gna_tune import tune_gna
-from simulator.gpu.model import Prediction, predict
+from simulator.gpu.model import predict
+from simulator.gpu.prediction import Prediction
 from simulator.hardware.reader import load_hardware
 from simulator.spatial.default import default_mapping
 from simulator.spatial.model import simulate

@@ -31,13 +31,16 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any
     Raises:
         ModelError: something cannot be read, or a field does not exist.
     """
-    from ...gpu.call import make_call, pairs_of
+    from mappings.gpu import find_kernel_mapping
+
+    from ...gpu.call import pairs_of
+    from ...gpu.loops import call_of
 
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
     changes = {k.removeprefix("sizes."): v for k, v in point.items() if k.startswith("sizes.")}
     sizes = given["sizes"]
     words = {**(pairs_of([sizes]) if isinstance(sizes, str) else sizes), **changes}
-    make_call(**words)
+    call_of(find_kernel_mapping(given["kernel"], given.get("implementation", "triton")), words)
     return gpu_of(point, inputs=inputs), words
 
 
