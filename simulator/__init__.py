@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .gpu.gna import gna_bounds
     from .gpu.gna_time import predict_gna
     from .gpu.gna_tune import tune_gna
+    from .gpu.masks import mask_tiles
     from .gpu.model import predict
     from .hardware.reader import load_hardware
     from .result import Estimate
@@ -25,6 +26,7 @@ _FACE = {
     "Space": ".dse.space",
     "gna_bounds": ".gpu.gna",
     "load_hardware": ".hardware.reader",
+    "mask_tiles": ".gpu.masks",
     "pareto": ".dse.pareto",
     "predict": ".gpu.model",
     "predict_gna": ".gpu.gna_time",
@@ -38,6 +40,7 @@ __all__ = [
     "Space",
     "gna_bounds",
     "load_hardware",
+    "mask_tiles",
     "pareto",
     "predict",
     "predict_gna",

@@ -6,11 +6,14 @@ import functools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError, nearest
 
 from .visits import FAR, reach, visible_pairs
+
+if TYPE_CHECKING:
+    from .masks import Mask
 
 BYTES = {
     "fp64": 8.0,
@@ -39,6 +42,7 @@ class Call:
         window: keys that a query sees, itself included; 0 for all.
         kv_dtype: of the keys and values in memory; the empty string means as `dtype`.
         parameters: sizes that this kernel alone has, by name.
+        mask: of a cascade's own text, in place of `causal` and `window`.
     """
 
     batch: int
@@ -53,6 +57,7 @@ class Call:
     direction: str = "fwd"
     kv_dtype: str = ""
     parameters: tuple[tuple[str, float], ...] = ()
+    mask: Mask | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "heads", "seq_q", "seq_kv", "head_dim"):
@@ -60,6 +65,13 @@ class Call:
                 raise DataError(f"{name}: expected at least 1, found {getattr(self, name)}")
             if getattr(self, name) > MOST[name]:
                 raise DataError(f"{name}: expected at most {MOST[name]:,}, found {getattr(self, name):,}")
+        if self.mask and (self.causal or self.window):
+            raise DataError(f"causal, window: expected neither beside the mask of {self.mask.name}")
+        if self.mask and (self.mask.seq_q, self.mask.seq_kv) != (self.seq_q, self.seq_kv):
+            raise DataError(
+                f"seq_q, seq_kv: expected {self.mask.seq_q} and {self.mask.seq_kv}, which the mask of "
+                f"{self.mask.name} has; found {self.seq_q} and {self.seq_kv}"
+            )
         if self.window < 0:
             raise DataError(f"window: expected 0 for none or a positive number of keys, found {self.window}")
         if self.kv_heads < 0 or (self.kv_heads and self.heads % self.kv_heads):
@@ -90,6 +102,8 @@ class Call:
     @property
     def pairs(self) -> int:
         """Visible (query, key) pairs of one head."""
+        if self.mask:
+            return self.mask.pairs
         return _pairs(self.seq_q, self.seq_kv, self.causal, self.window)
 
     def flops(self, *, tensor: float = 4.0) -> float:
@@ -154,7 +168,7 @@ def make_call(*, parameters: Collection[str] = (), **values: Any) -> Call:
     own: dict[str, float] = {}
     for name, value in values.items():
         if name in parameters and name not in SIZES:
-            own[name] = _whole(name, value)
+            own[name] = whole(name, value)
         elif name not in legal:
             raise DataError(f"unknown size '{name}' of a call; {nearest(name, legal)}")
         elif name in ("dtype", "kv_dtype", "direction"):
@@ -162,7 +176,7 @@ def make_call(*, parameters: Collection[str] = (), **values: Any) -> Call:
         elif name == "causal":
             given[name] = _truth(value)
         else:
-            given[name] = 0 if value is None and name == "kv_heads" else _whole(name, value)
+            given[name] = 0 if value is None and name == "kv_heads" else whole(name, value)
     if "seq_kv" not in given and "seq_q" in given:
         given["seq_kv"] = given["seq_q"]
     missing = [n for n in ("batch", "heads", "seq_q", "head_dim") if n not in given]
@@ -171,7 +185,7 @@ def make_call(*, parameters: Collection[str] = (), **values: Any) -> Call:
     return Call(**given, parameters=tuple(sorted(own.items())))
 
 
-SIZES = frozenset(f.name for f in fields(Call)) - {"parameters"}
+SIZES = frozenset(f.name for f in fields(Call)) - {"parameters", "mask"}
 
 
 def _dtype(value: Any) -> str:
@@ -188,7 +202,12 @@ def _truth(value: Any) -> bool:
     raise DataError(f"causal: expected 0 or 1, found '{value}'")
 
 
-def _whole(name: str, value: Any) -> int:
+def whole(name: str, value: Any) -> int:
+    """Return a whole number that a command line or a table gives: 8K is 8192.
+
+    Raises:
+        DataError: no number, not whole, or beyond every machine.
+    """
     text = str(value).strip()
     scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 1)
     try:

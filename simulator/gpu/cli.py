@@ -24,9 +24,15 @@ def predict(
     mapping: Annotated[
         Path | None, typer.Option(help="Kernel mapping file in place of the library's.")
     ] = None,
+    cascade: Annotated[
+        str | None,
+        typer.Option(help="Cascade, by name or file, whose `where` masks the scores; --set its ranks too."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Predict one kernel call on a GPU: tiles, waves, bottleneck, and the interval that goes with the constants."""
+    from einsum_cascade import zoo
+
     from .call import pairs_of
     from .model import predict as run
 
@@ -36,6 +42,7 @@ def predict(
         implementation=implementation,
         calibration=calibrate,
         mapping=mapping,
+        cascade=zoo.find(cascade) if cascade else None,
         **pairs_of(sizes),
     )
     for warning in found.warnings:

@@ -14,6 +14,7 @@ from mappings.gpu import KernelMapping, TileMapping
 from ..hardware.gpu import Gpu
 from .call import Call
 from .chunks import chunk_flops, chunk_visits, extra_bytes, require_chunks
+from .masks import Mask, mask_visits
 from .merge import merge
 from .occupancy import blocks_per_sm, require_fit
 from .tile import TileTime, tile_time
@@ -148,7 +149,7 @@ def launch(
         per_score=per_score,
         kv_dtype=read,
         overlaps=mapping.overlaps,
-        edges=2 if first.windowed else int(first.causal),
+        edges=first.mask.tests if first.mask else 2 if first.windowed else int(first.causal),
     )
     work = _work(calls, gpu, mapping=mapping, tile=tile, direction=direction)
     moved, appended, footprint = _bytes(calls, mapping, tile, gpu.target, direction)
@@ -258,6 +259,8 @@ def _visits(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, di
     if mapping.chunked:
         require_chunks(calls, mapping, direction)
         return chunk_visits(calls, tile)
+    if calls[0].mask and mapping.skips_causal and mapping.skips_window:
+        return _masked(calls[0], calls[0].mask, mapping, tile, direction)
     seq_q = np.array([c.seq_q for c in calls])
     seq_kv = np.array([c.seq_kv for c in calls])
     causal = np.array([c.causal and mapping.skips_causal for c in calls])
@@ -269,6 +272,13 @@ def _visits(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, di
         )
     group = np.array([c.group if mapping.pack else 1 for c in calls])
     return tile_visits(seq_q, seq_kv, query=tile.query, key=tile.key, left=left, right=right, group=group)
+
+
+def _masked(call: Call, mask: Mask, mapping: KernelMapping, tile: TileMapping, direction: str) -> Visits:
+    """Return the visits of a call under the mask of a cascade."""
+    forward = direction == "fwd"
+    group = call.group if mapping.pack and forward else 1
+    return mask_visits(mask, query=tile.query, key=tile.key, group=group, by_keys=not forward)
 
 
 def _split(tiles_of_block: Floats, blocks: Floats, *, slots: int) -> Floats:

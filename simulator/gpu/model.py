@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError, nearest
 from mappings.compiled import with_compiled
 from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_described, read_kernel_mapping
@@ -23,6 +25,7 @@ from .fitting import Group, jointly_known, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
 from .loops import call_of, lay_grids
+from .masks import Mask, masked_sizes
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
 from .prediction import Prediction
@@ -38,6 +41,7 @@ def predict(
     calibration: Efficiency | str | Path | None = None,
     mapping: KernelMapping | str | Path | None = None,
     tile: TileMapping | None = None,
+    cascade: Cascade | None = None,
     **sizes: Any,
 ) -> Prediction:
     """Return the predicted latency of one kernel call, with its interval.
@@ -50,8 +54,9 @@ def predict(
             calibrate, together with what rows of its other kernels and sizes on this device tell; None takes the
             shipped constants.
         mapping: how the kernel is laid out, in place of the library's; `tile` replaces its tile.
+        cascade: its `where` says which scores there are, in place of `causal` and `window`.
         **sizes: of the call: batch, heads, kv_heads, seq_q, seq_kv, head_dim, causal, window, dtype, kv_dtype,
-            direction.
+            direction; and those ranks of the cascade that its mask needs beside them.
 
     Raises:
         ModelError: an unknown device, kernel, implementation or size.
@@ -62,14 +67,21 @@ def predict(
     """
     gpu = find_gpu(on) if isinstance(on, str) else on
     laid = _mapping(kernel, implementation, mapping)
-    call = call_of(laid, sizes)
+    mask = None
+    if cascade is not None:
+        if laid.grids or laid.chunked:
+            raise MappingError(
+                f"{laid.name}: expected a kernel of tiles of scores; it takes no mask of a cascade"
+            )
+        mask, sizes = masked_sizes(cascade, sizes)
+    call = replace(call_of(laid, sizes), mask=mask)
     parts = ("fwd", "bwd") if call.direction == "fwdbwd" else (call.direction,)
     launches = [lay([call], gpu, mapping=laid, tile=tile, direction=d) for d in parts]
     efficiencies = [
         _efficiency(call, gpu, laid, implementation, calibration, kernel=kernel, direction=d) for d in parts
     ]
     results = [times(each, e) for each, e in zip(launches, efficiencies, strict=True)]
-    return _prediction(launches, efficiencies, results, warnings=_warnings(implementation, laid))
+    return _prediction(launches, efficiencies, results, mask=mask, warnings=_warnings(implementation, laid))
 
 
 def lay(
@@ -191,6 +203,7 @@ def _prediction(
     efficiencies: list[Efficiency],
     results: list[Times],
     *,
+    mask: Mask | None = None,
     warnings: tuple[str, ...] = (),
 ) -> Prediction:
     latency = sum(float(t.latency_s[0]) for t in results)
@@ -225,7 +238,7 @@ def _prediction(
         energy_j=energy,
         energy_low_j=energy * (1 - spread) * low / latency,
         energy_high_j=min(energy / latency * (1 + spread), main.gpu.board_power_w) * high,
-        assumptions=(*warnings, *_assumptions(main)),
+        assumptions=(*warnings, *_of_mask(mask), *_assumptions(main)),
         warnings=warnings,
         launches=tuple(_steps(launches, results)),
     )
@@ -295,6 +308,12 @@ def _resources(laid: Launch) -> dict[str, Any]:
         "resources": f"compiled {made.made_by}",
         "source": made.made_by,
     }
+
+
+def _of_mask(mask: Mask | None) -> tuple[str, ...]:
+    if mask is None:
+        return ()
+    return (f"the kernel skips tiles outside the mask of {mask.name}: tile and constants of the dense one",)
 
 
 def _assumptions(laid: Launch) -> tuple[str, ...]:
