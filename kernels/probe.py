@@ -215,7 +215,7 @@ def probe(
             if not parameter.has_default:
                 raise KernelError(f"{place}: --constexpr {parameter.name}=... is missing")
             constants[parameter.name] = parameter.default
-    found = pointers_of(kernel.src)
+    found = pointers_of(kernel.src, functions=_functions(kernel))
     types = {n: _type(n, arguments.get(n), n in found) for n in kernel.arg_names if n not in constants}
     multiples = {n for n, t in types.items() if t.endswith(_MULTIPLE)}
     types = {n: t.removesuffix(_MULTIPLE) for n, t in types.items()}
@@ -229,12 +229,23 @@ def probe(
     return compile_build(build, target)
 
 
-def pointers_of(source: str) -> set[str]:
+def _functions(kernel: Any) -> Mapping[str, Any]:
+    """Return the Triton functions that a kernel may call, by the names that its file has for them."""
+    from triton.runtime.jit import JITFunction
+
+    return {n: f for n, f in kernel.fn.__globals__.items() if isinstance(f, JITFunction)}
+
+
+def pointers_of(source: str, *, functions: Mapping[str, Any] | None = None) -> set[str]:
     r"""Return the parameters at the root of every address that a kernel's source loads from or stores to.
+
+    Args:
+        functions: others that it may call, each with its `src`; what they take as pointers are pointers here.
 
     >>> sorted(pointers_of("def f(X, Y, n):\n p = X + n\n tl.store(Y + n, tl.load(p))"))
     ['X', 'Y']
     """
+    others = functions or {}
     values: dict[str, list[ast.expr]] = {}
     addresses: list[ast.expr] = []
     parameters: set[str] = set()
@@ -247,6 +258,8 @@ def pointers_of(source: str) -> set[str]:
             isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _addresses(node.func.attr)
         ):
             addresses += node.args[:1] or [k.value for k in node.keywords if k.arg in ("base", "pointer")]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in others:
+            addresses += _handed_on(node, others)
     roots: set[str] = set()
     while addresses:
         place = addresses.pop()
@@ -256,6 +269,19 @@ def pointers_of(source: str) -> set[str]:
             roots.add(place.id)
             addresses += values.get(place.id, [])
     return roots & parameters
+
+
+def _handed_on(call: ast.Call, functions: Mapping[str, Any]) -> list[ast.expr]:
+    """Return the arguments that a called function takes as pointers."""
+    assert isinstance(call.func, ast.Name)
+    called = functions[call.func.id]
+    # A function that calls itself ends here: Triton has no recursion.
+    rest = {n: f for n, f in functions.items() if n != call.func.id}
+    inside = pointers_of(called.src, functions=rest)
+    given = dict(zip(called.arg_names, call.args, strict=False)) | {
+        k.arg: k.value for k in call.keywords if k.arg
+    }
+    return [value for name, value in given.items() if name in inside]
 
 
 def _addresses(call: str) -> bool:

@@ -25,6 +25,17 @@ def loop(x_ptr, y_ptr, n, BLOCK: tl.constexpr, FLAG: tl.constexpr = False):
     tl.store(y_ptr + tl.arange(0, BLOCK), total)
 
 @triton.jit
+def added(total, source, i, n, BLOCK: tl.constexpr):
+    for start in range(0, n, BLOCK):
+        total += tl.load(source + start + i).to(tl.float32)
+    return total
+
+@triton.jit
+def through_another(x, y, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y + i, added(tl.zeros([BLOCK], tl.float32), x, i, n, BLOCK=BLOCK))
+
+@triton.jit
 def wrong(x_ptr, BLOCK: tl.constexpr):
     tl.store(x_ptr + tl.arange(0, BLOCK), undefined_name)
 """
@@ -45,6 +56,12 @@ def test_loop_of_exponentials(file):
     assert found.registers > 8
     assert not found.spills
     assert any(loop.pipes["special"] % 4 == 0 and loop.pipes["special"] > 0 for loop in found.loops)
+
+
+def test_pointers_that_are_handed_to_another_function_are_pointers(file):
+    """Kernels in the manner of Triton's tutorial load inside a function of their own: `x` needs no --arg."""
+    found = probe(f"{file}:through_another", target="sm_90", constants={"BLOCK": 512})
+    assert found.totals["global"] > 1
 
 
 def test_autotuned_kernel(file):
