@@ -16,6 +16,8 @@ from .grids import ORDERS, Grid, Text
 from .reader import build, read_yaml
 
 LIBRARY = Path(__file__).parent / "library" / "gpu"
+# Kernels of a simulator of their own.
+_ELSEWHERE = {"neighborhood_attention": "neighbourhoods are predicted by 'cascade gna --on GPU'"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ class KernelMapping:
         mask_passes: what applying a causal mask moves more, as a part of `score_bytes`.
         chunked: linear attention: a query tile sees the keys of its own tile and a state of head_dim x head_dim.
         state_bytes: bytes of each element of a chunk's state that pass through memory, writes and reads.
+        gradients: name of the kernel of its gradients, whose call runs both directions.
         remark: what a reader of the prediction has to know.
         aliases: other names of the kernel.
         family: the mapping whose measured constants say the most about this one, where that is another: the same
@@ -240,6 +243,7 @@ class KernelMapping:
     state_bytes: float = 0.0
     remark: str = ""
     aliases: tuple[str, ...] = ()
+    gradients: str = ""
     family: str = ""
     sole: bool = False
     compiled: tuple[str, ...] = ()
@@ -247,6 +251,11 @@ class KernelMapping:
     grids: tuple[Grid, ...] = ()
     parameters: Mapping[str, Text] = field(default_factory=dict, hash=False)
     useful: Text = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that a call may give the kernel."""
+        return (self.kernel, *self.aliases, *filter(None, (self.gradients,)))
 
     def __post_init__(self) -> None:
         if not self.tiles and not (self.grids and all(g.compiled for g in self.grids)):
@@ -341,7 +350,7 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
     >>> find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3").name
     'flash_attention_3_paged'
     """
-    served = [m for m in kernel_mappings() if kernel in (m.kernel, *m.aliases)]
+    served = [m for m in kernel_mappings() if kernel in m.names]
     if not served:
         raise MappingError(f"unknown kernel '{kernel}'; {_nearest_kernel(kernel)}")
     fits = [
@@ -363,7 +372,7 @@ def kernel_names() -> tuple[str, ...]:
     >>> "flash_attention" in kernel_names()
     True
     """
-    return tuple(sorted({name for m in kernel_mappings() for name in (m.kernel, *m.aliases)}))
+    return tuple(sorted({name for m in kernel_mappings() for name in m.names}))
 
 
 def is_described(implementation: str, mapping: KernelMapping) -> bool:
@@ -375,6 +384,8 @@ def _nearest_kernel(kernel: str) -> str:
     """Return the closest name where there is one, and in any case all of them."""
     legal = kernel_names()
     every = f"can be predicted: {', '.join(legal)}"
+    if kernel in _ELSEWHERE:
+        return f"{_ELSEWHERE[kernel]}; {every}"
     hint = nearest(kernel, legal)
     return f"{hint}; {every}" if hint.startswith("did you mean") else every
 

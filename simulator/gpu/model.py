@@ -68,6 +68,8 @@ def predict(
     gpu = find_gpu(on) if isinstance(on, str) else on
     laid = _mapping(kernel, implementation, mapping)
     mask = None
+    if kernel == laid.gradients:
+        sizes = {"direction": "fwdbwd"} | sizes
     if cascade is not None:
         if laid.grids or laid.chunked:
             raise MappingError(

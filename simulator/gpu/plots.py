@@ -25,7 +25,9 @@ def _axes(axes: Axes, width: float = 6.4, height: float = 4.6) -> Axes:
 
 
 def predicted_against_measured(cases: pd.DataFrame, axes: Axes = None) -> Axes:
-    """Draw predicted against measured seconds, log-log with a 10 % band, one colour and marker a group.
+    """Draw predicted against measured seconds, log-log with a 10 % band, one colour a group.
+
+    Neighbours in the list of many groups look alike and have different markers.
 
     Args:
         cases: columns `expected`, `got` in seconds, and `group`.
@@ -33,10 +35,12 @@ def predicted_against_measured(cases: pd.DataFrame, axes: Axes = None) -> Axes:
     import matplotlib as mpl
 
     ax = _axes(axes, 11.0, 6.4)
-    inks = [mpl.colormaps["tab10"](i) for i in range(10)]
+    groups = cases["group"].nunique()
+    few, many = mpl.colormaps["tab10"], mpl.colormaps["turbo"]
     for i, (name, rows) in enumerate(cases.groupby("group", sort=True)):
-        mark = {"marker": _MARKERS[i // len(inks) % len(_MARKERS)], "linestyle": "none", "alpha": 0.75}
-        style = {"color": inks[i % len(inks)], "markersize": 3.5, "markeredgewidth": 0}
+        mark = {"marker": _MARKERS[i % len(_MARKERS)], "linestyle": "none", "alpha": 0.75}
+        ink = few(i) if groups <= few.N else many(i / (groups - 1))
+        style = {"color": ink, "markersize": 3.5, "markeredgewidth": 0}
         ax.plot(1e3 * rows["expected"], 1e3 * rows["got"], **mark, **style, label=f"{name} ({len(rows)})")
     ends = [
         1e3 * cases[["expected", "got"]].min().min() / 1.5,

@@ -44,14 +44,16 @@ class Visits:
 def reach(*, causal: Any, window: Any) -> tuple[Ints, Ints]:
     """Return how many keys a query sees to its left and to its right, itself not counted.
 
-    A window of w keys ends at the query where the mask is causal, and lets |distance| < w without; 0 is no window.
+    A window of w keys ends at the query where the mask is causal; without, it stands around the query, and an even one
+    sees one key more to the left. 0 is no window.
 
-    >>> [int(x) for x in reach(causal=True, window=128)]
-    [127, 0]
+    >>> [int(x) for x in reach(causal=True, window=128)], [int(x) for x in reach(causal=False, window=128)]
+    ([127, 0], [64, 63])
     """
     width = np.asarray(window, dtype=np.int64)
-    left: Ints = np.where(width > 0, width - 1, FAR)
-    right: Ints = np.where(np.asarray(causal, dtype=bool), 0, left)
+    only_left = np.asarray(causal, dtype=bool)
+    left: Ints = np.where(width > 0, np.where(only_left, width - 1, width // 2), FAR)
+    right: Ints = np.where(only_left, 0, np.where(width > 0, width - 1 - width // 2, FAR))
     return left, right
 
 

@@ -106,3 +106,17 @@ def test_what_chunks_do_not_mean_is_refused(change):
 def test_tensors_beyond_the_memory_are_said():
     p = predict("unfused_attention", on="h100", batch=8, heads=32, seq_q=32768, head_dim=128)
     assert any("exceed the memory" in text for text in p.assumptions)
+
+
+def test_gradients_are_both_directions_of_the_kernel_whose_they_are():
+    sizes = {"batch": 2, "heads": 16, "seq_q": 2048, "head_dim": 64, "causal": True}
+    for implementation in ("triton", "triton-cascade"):
+        words = {"on": "h100", "implementation": implementation, **sizes}
+        named = predict("flash_attention_gradients", **words)
+        assert named == predict("flash_attention", direction="fwdbwd", **words)
+        assert predict("flash_attention_gradients", direction="bwd", **words).latency_s < named.latency_s
+
+
+def test_neighbourhoods_are_sent_to_their_own_command():
+    with pytest.raises(MappingError, match="cascade gna --on GPU"):
+        predict("neighborhood_attention", on="h100", batch=1, heads=8, seq_q=1024, head_dim=64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib as mpl
 import pandas as pd
 
@@ -40,3 +42,12 @@ def test_every_plot_labels_its_axes():
         assert ax.get_title()
         mpl.pyplot.close(ax.figure)
     assert len(drawn[-1].patches) == 8
+
+
+def test_each_set_has_a_colour_of_its_own():
+    names = [f"set {i:02d}" for i in range(40)]
+    ax = predicted_against_measured(pd.DataFrame({"expected": 1e-4, "got": 1e-4, "group": names}))
+    dots = [line for line in ax.lines if line.get_marker() in "os^Dv"]
+    assert len({mpl.colors.to_hex(line.get_color()) for line in dots}) == len(dots) == 40
+    assert all(a.get_marker() != b.get_marker() for a, b in itertools.pairwise(dots))
+    mpl.pyplot.close(ax.figure)

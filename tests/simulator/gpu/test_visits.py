@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernels.masks import limits
 from simulator.gpu.visits import FAR, reach, tile_visits, visible_pairs
 
 
@@ -57,6 +59,14 @@ def test_pairs_are_those_of_the_materialised_mask(seq_q, seq_kv, causal, window)
     left, right = reach(causal=causal, window=window)
     expected = int(mask(seq_q, seq_kv, left=int(left), right=int(right)).sum())
     assert visible_pairs(seq_q, seq_kv, left=left, right=right).tolist() == [expected]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [1, 2, 7, 8])
+def test_a_window_is_as_many_keys_as_it_says_and_those_that_our_kernels_see(causal, window):
+    left, right = reach(causal=causal, window=window)
+    assert left + right + 1 == window
+    assert (left, right) == limits(causal=causal, window=window)
 
 
 def test_many_calls_at_once_are_the_calls_one_by_one():
