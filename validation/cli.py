@@ -58,7 +58,9 @@ def listing(
 def validate(
     suite: Annotated[str, typer.Argument(help="fusemax, gna, gpu, seeds or all")] = "all",
     published: Annotated[Path | None, typer.Option(help="folder with the artifact's CSV files")] = None,
-    measured: Annotated[Path | None, typer.Option(help="measured table in the common schema")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="measured table in the common schema, or aiconfigurator's parquet")
+    ] = None,
     calibrate: Annotated[Path | None, typer.Option(help="rows that constants are fitted on")] = None,
     json: Json = False,
 ) -> None:

@@ -15,7 +15,7 @@ from ..hardware.gpu import find_gpu
 from .calibration import Key
 from .call import SIZES, Call
 
-_WANTED = ("device", "kernel", "implementation", "direction", "dtype", "head_dim", "latency_ms")
+_WANTED = ("source", "device", "kernel", "implementation", "direction", "dtype", "head_dim", "latency_ms")
 _AT_ONCE = 64  # rows of one launch: it is as wide as its longest call
 
 
@@ -127,6 +127,8 @@ def _number(text: str) -> float:
 def _timed(
     row: Mapping[str, str], place: str, call_of: Callable[[Mapping[str, Any], str], Call]
 ) -> tuple[Call, float]:
+    if not row["source"].strip():
+        raise DataError(f"{place}: no source; rows without a source are refused")
     try:
         call = call_of({n: row[n] for n in sorted(SIZES) if row.get(n)}, row.get("extra", ""))
     except ModelError as e:

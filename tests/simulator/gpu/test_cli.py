@@ -86,7 +86,7 @@ def test_decode_splits_the_keys():
 def test_mistakes_leave_with_two(args, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "heads.csv").write_text(
-        "device,kernel,implementation,direction,dtype,head_dim,latency_ms\n", encoding="utf-8"
+        "source,device,kernel,implementation,direction,dtype,head_dim,latency_ms\n", encoding="utf-8"
     )
     result = run(*args)
     assert result.exit_code == 2

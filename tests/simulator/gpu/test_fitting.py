@@ -84,7 +84,7 @@ def test_one_wrong_row_does_not_bend_the_others():
 
 
 def table(path, rows):
-    head = ["device", "kernel", "implementation", "direction", "dtype", "batch", "heads", "seq_q", "seq_kv",
+    head = ["source", "device", "kernel", "implementation", "direction", "dtype", "batch", "heads", "seq_q", "seq_kv",
             "head_dim", "causal", "latency_ms"]  # fmt: skip
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([head, *rows])
@@ -96,7 +96,7 @@ def test_predictions_do_not_depend_on_the_order_of_rows(tmp_path):
     for d in (64, 128):
         launch = laid(d)
         for (b, h, n), s in zip(SIZES, times(launch, TRUE).latency_s, strict=True):
-            rows.append(["H100", "flash_attention", NAME, "fwd", "bf16", b, h, n, n, d, 1, s * 1e3])
+            rows.append(["mine", "H100", "flash_attention", NAME, "fwd", "bf16", b, h, n, n, d, 1, s * 1e3])
     call = {"batch": 2, "heads": 8, "seq_q": 4096, "head_dim": 128, "causal": True}
     found = []
     for seed in (1, 2, 3):

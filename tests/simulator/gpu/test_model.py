@@ -161,11 +161,13 @@ def test_calibration_by_a_file(tmp_path):
         ({"latency_ms": "-1"}, "line 2: latency_ms"),
         ({"batch": "1.5"}, "line 2: batch"),
         ({"device": "a toaster"}, "no row"),
+        ({"source": ""}, "line 2: no source; rows without a source are refused"),
     ],
 )
 def test_a_bad_calibration_row_is_named(tmp_path, change, says):
-    row = {"device": "H100", "kernel": "flash_attention", "implementation": "triton", "direction": "fwd",
-           "dtype": "bf16", "head_dim": "128", "batch": "4", "heads": "32", "seq_q": "4096", "latency_ms": "2.0",
+    row = {"source": "mine", "device": "H100", "kernel": "flash_attention", "implementation": "triton",
+           "direction": "fwd", "dtype": "bf16", "head_dim": "128", "batch": "4", "heads": "32", "seq_q": "4096",
+           "latency_ms": "2.0",
            **change}  # fmt: skip
     path = tmp_path / "mine.csv"
     path.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
