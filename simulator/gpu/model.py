@@ -77,6 +77,11 @@ def predict(
             )
         mask, sizes = masked_sizes(cascade, sizes)
     call = replace(call_of(laid, sizes), mask=mask)
+    own = str(laid.parameters.get("direction", "fwd"))
+    if laid.grids and call.direction != own:
+        raise MappingError(
+            f"{laid.name}: expected direction={own}, which its launches are; found {call.direction}"
+        )
     parts = ("fwd", "bwd") if call.direction == "fwdbwd" else (call.direction,)
     launches = [lay([call], gpu, mapping=laid, tile=tile, direction=d) for d in parts]
     efficiencies = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,27 @@ def test_gradients_are_both_directions_of_the_kernel_whose_they_are():
 def test_neighbourhoods_are_sent_to_their_own_command():
     with pytest.raises(MappingError, match="cascade gna --on GPU"):
         predict("neighborhood_attention", on="h100", batch=1, heads=8, seq_q=1024, head_dim=64)
+
+
+def test_a_kernel_of_launches_runs_in_the_direction_that_they_are():
+    words = {
+        "on": "h100",
+        "implementation": "triton-cascade",
+        "batch": 1,
+        "heads": 8,
+        "seq_q": 1024,
+        "head_dim": 64,
+    }
+    assert predict("linear_attention_gradients", direction="bwd", **words).latency_s > 0
+    with pytest.raises(MappingError, match="expected direction=fwd, which its launches are; found bwd"):
+        predict("linear_attention", direction="bwd", **words)
+    with pytest.raises(MappingError, match="expected direction=bwd"):
+        predict("linear_attention_gradients", direction="fwdbwd", **words)
+
+
+def test_a_gate_of_few_channels_has_as_few_groups():
+    """Eight channels in sixteen groups would be a launch without work."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = predict("efficient_local_gate", on="h100", batch=4, heads=8, seq_q=4096)
+    assert all(each["steps"] for each in found.launches)
