@@ -31,6 +31,7 @@ def test_every_width_says_how_it_was_found():
     with TABLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {(r["state"], r["kind"]) for r in rows} == {(s, k) for s in STATES for k in KINDS}
+    assert all(float(r["short"]) >= max(float(r["spread"]), 0.15) for r in rows)
     assert all(r["source"].startswith("fitted: ") and float(r["coverage"]) == 0.9 for r in rows)
 
 
