@@ -229,11 +229,17 @@ def probe(
     return compile_build(build, target)
 
 
-def _functions(kernel: Any) -> Mapping[str, Any]:
+def _functions(kernel: Any) -> dict[str, Any]:
     """Return the Triton functions that a kernel may call, by the names that its file has for them."""
     from triton.runtime.jit import JITFunction
 
-    return {n: f for n, f in kernel.fn.__globals__.items() if isinstance(f, JITFunction)}
+    found = {}
+    for name, value in kernel.fn.__globals__.items():
+        if isinstance(value, ModuleType) and not value.__name__.startswith("triton"):
+            found |= {f"{name}.{n}": f for n, f in vars(value).items() if isinstance(f, JITFunction)}
+        elif isinstance(value, JITFunction):
+            found[name] = value
+    return found
 
 
 def pointers_of(source: str, *, functions: Mapping[str, Any] | None = None) -> set[str]:
@@ -245,7 +251,10 @@ def pointers_of(source: str, *, functions: Mapping[str, Any] | None = None) -> s
     >>> sorted(pointers_of("def f(X, Y, n):\n p = X + n\n tl.store(Y + n, tl.load(p))"))
     ['X', 'Y']
     """
-    others = functions or {}
+    return _roots(source, functions or {}, frozenset())
+
+
+def _roots(source: str, functions: Mapping[str, Any], above: frozenset[int]) -> set[str]:
     values: dict[str, list[ast.expr]] = {}
     addresses: list[ast.expr] = []
     parameters: set[str] = set()
@@ -258,8 +267,8 @@ def pointers_of(source: str, *, functions: Mapping[str, Any] | None = None) -> s
             isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _addresses(node.func.attr)
         ):
             addresses += node.args[:1] or [k.value for k in node.keywords if k.arg in ("base", "pointer")]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in others:
-            addresses += _handed_on(node, others)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in functions:
+            addresses += _handed_on(node, functions[ast.unparse(node.func)], above)
     roots: set[str] = set()
     while addresses:
         place = addresses.pop()
@@ -271,16 +280,13 @@ def pointers_of(source: str, *, functions: Mapping[str, Any] | None = None) -> s
     return roots & parameters
 
 
-def _handed_on(call: ast.Call, functions: Mapping[str, Any]) -> list[ast.expr]:
-    """Return the arguments that a called function takes as pointers."""
-    assert isinstance(call.func, ast.Name)
-    called = functions[call.func.id]
-    # A function that calls itself ends here: Triton has no recursion.
-    rest = {n: f for n, f in functions.items() if n != call.func.id}
-    inside = pointers_of(called.src, functions=rest)
-    given = dict(zip(called.arg_names, call.args, strict=False)) | {
-        k.arg: k.value for k in call.keywords if k.arg
-    }
+def _handed_on(call: ast.Call, called: Any, above: frozenset[int]) -> list[ast.expr]:
+    """Return the arguments that a called function takes as pointers; nothing of one that is being looked at."""
+    if id(called) in above:
+        return []
+    inside = _roots(called.src, _functions(called), above | {id(called)})
+    given = dict(zip(called.arg_names, call.args, strict=False))
+    given |= {k.arg: k.value for k in call.keywords if k.arg}
     return [value for name, value in given.items() if name in inside]
 
 

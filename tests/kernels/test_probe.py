@@ -64,6 +64,18 @@ def test_pointers_that_are_handed_to_another_function_are_pointers(file):
     assert found.totals["global"] > 1
 
 
+def test_functions_of_another_file_are_followed_too(tmp_path, monkeypatch):
+    (tmp_path / "my_pieces.py").write_text(KERNEL)
+    path = tmp_path / "whole.py"
+    path.write_text(
+        "import triton\nimport triton.language as tl\nimport my_pieces\n@triton.jit\n"
+        "def whole(x, y, n, BLOCK: tl.constexpr):\n    i = tl.arange(0, BLOCK)\n"
+        "    tl.store(y + i, my_pieces.added(tl.zeros([BLOCK], tl.float32), x, i, n, BLOCK))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert probe(f"{path}:whole", target="sm_90", constants={"BLOCK": 512}).totals["global"] > 1
+
+
 def test_autotuned_kernel(file):
     found = probe(
         f"{file}:tuned",
