@@ -63,7 +63,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
                 "a kernel on a GPU",
                 "kernel",
                 ("kernel", "hardware", "sizes"),
-                ("implementation",),
+                ("implementation", "mask"),
                 ("hardware", "sizes"),
                 ".points.kernel",
             ),

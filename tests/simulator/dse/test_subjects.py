@@ -126,6 +126,31 @@ def test_a_factor_is_a_number_to_a_constraint(tmp_path):
     assert swept(tmp_path, text)["hardware.l2_bandwidth"].unique().tolist() == ["x0.5"]
 
 
+MASKED = """
+kernel: flash_attention
+mask: arrow_attention
+hardware: h100
+sizes: {batch: 4, heads: 32, head_dim: 128}
+axes:
+  sizes.seq_q: [4K, 8K]
+  sizes.R: [64, 1K]
+minimize: [latency_s]
+"""
+
+
+def test_a_kernel_under_the_mask_of_a_cascade(tmp_path):
+    table = swept(tmp_path, MASKED)
+    assert len(table) == 4
+    call = {"batch": 4, "heads": 32, "head_dim": 128, "cascade": zoo.load("arrow_attention")}
+    for row in table.to_dict("records"):
+        found = sim.predict("flash_attention", on="h100", seq_q=row["sizes.seq_q"], R=row["sizes.R"], **call)
+        assert row["latency_s"] == found.latency_s
+        assert row["tiles.skipped"] == found.tiles["skipped"]
+    (tmp_path / "lacking").mkdir()
+    with pytest.raises(AssertionError, match="needs the size of R"):
+        swept(tmp_path / "lacking", MASKED.replace("  sizes.R: [64, 1K]\n", ""))
+
+
 def test_a_kernel_on_a_gpu_with_more_of_one_pipe(tmp_path):
     axes = "  hardware.exp_per_cycle: [x0.25, x1, x2]\n  hardware.l2: [x0.5, x1]\n  sizes.seq_q: [512, 8K]\n"
     head, _, tail = KERNEL.partition("axes:\n")
