@@ -16,7 +16,7 @@ from .predicates import CHUNK, LIMIT_POINTS, alternatives, any_term, interval, s
 
 Ints = NDArray[np.int64]
 
-_CELLS = 2**22  # of a band of tiles that is held at a time
+_CELLS = 2**18  # of a band of tiles that is held at a time
 
 
 @dataclass(frozen=True, slots=True)

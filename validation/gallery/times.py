@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from einsum_cascade import zoo
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError, ModelError
 from mappings.binding import SpatialMapping
@@ -82,9 +83,13 @@ def gpu_time(
     laid = kernels().get(name)
     if laid is None:
         return roofline(find_gpu(GPU), operations, traffic_bytes=traffic_bytes)
+    arguments = {a: _value(text, sizes) for a, text in laid.arguments.items()}
+    # The entry's own `where` is the mask; its ranks are among the arguments.
+    if arguments.pop("mask", False):
+        arguments["cascade"] = zoo.load(name)
     call = _neighbourhood if laid.kernel == "neighborhood" else _attention
     try:
-        return call(laid, {a: _value(text, sizes) for a, text in laid.arguments.items()})
+        return call(laid, arguments)
     except ModelError as error:
         return Time(None, refused=str(error))
 

@@ -15,13 +15,14 @@ from browser import CHROMIUM, Browser, in_browser
 from einsum_cascade import CascadeError, bounds, zoo
 from einsum_cascade.errors import DataError
 from einsum_cascade.zoo.entries import sizes_at
+from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
 from validation.gallery.amounts import amount
 from validation.gallery.charts import Series, chart
 from validation.gallery.graph import graph_svg
 from validation.gallery.page import gallery
 from validation.gallery.rows import BUFFER_BYTES, LENGTHS
-from validation.gallery.times import DTYPE, GPU, kernels, on_chip_bytes, roofline
+from validation.gallery.times import DTYPE, GPU, gpu_time, kernels, on_chip_bytes, roofline
 
 # One with a kernel of the GPU simulator, one with a roofline, one that runs step by step.
 ENTRIES = ("attention_3pass", "squeeze_excite", "deltanet")
@@ -132,6 +133,16 @@ def test_kernels_name_entries_and_their_ranks() -> None:
         known = set(sizes_at(name, LENGTHS[-1]))
         words = {w for text in laid.arguments.values() for w in re.split("[,*]", text) if not w.isdigit()}
         assert words <= known, name
+
+
+def test_an_entry_of_its_own_mask_is_timed_by_its_tiles() -> None:
+    sizes = sizes_at("attention_sink", LENGTHS[1])
+    found = gpu_time("attention_sink", sizes, {}, traffic_bytes=1.0)
+    heads = {"batch": 1, "heads": sizes["H"], "head_dim": sizes["E"], "seq_q": sizes["P"]}
+    window, causal = (
+        predict("flash_attention", on=GPU, causal=True, window=w, **heads) for w in (sizes["W"], 0)
+    )
+    assert window.latency_s < found.seconds < causal.latency_s
 
 
 @pytest.mark.parametrize(
