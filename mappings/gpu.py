@@ -12,7 +12,7 @@ from typing import Any
 from einsum_cascade.errors import MappingError, nearest
 
 from .caches import CacheCopy, cache_copies
-from .grids import ORDERS, Grid, Text
+from .grids import ORDERS, Grid, Text, check_parameters
 from .reader import build, read_yaml
 
 LIBRARY = Path(__file__).parent / "library" / "gpu"
@@ -204,7 +204,9 @@ class KernelMapping:
         compiled: names under which the tables of compiled resources hold it, "kernel" or "kernel/part", the first
             that holds a tile first; `compiled_backward` likewise.
         grids: in place of score tiles, for a kernel of another shape: its launches one after another.
-        parameters: sizes that a call may leave out, each a number or an expression over those before it.
+        parameters: sizes that a call may leave out, each a number or an expression over those before it; of a word or
+            size of every call (`causal`, `head_dim`), the one value that the kernel has where no expression reads it.
+        needs: what the sizes have to be, in words, each with an expression that is then zero or more.
         useful: operations of a call as measured tables count them, where there are grids; zero for all their products.
     """
 
@@ -246,6 +248,7 @@ class KernelMapping:
     compiled_backward: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
     parameters: Mapping[str, Text] = field(default_factory=dict, hash=False)
+    needs: Mapping[str, Text] = field(default_factory=dict, hash=False)
     useful: Text = 0.0
 
     def __post_init__(self) -> None:
@@ -258,6 +261,7 @@ class KernelMapping:
         if self.split_slots < 0 or self.split_least < 1:
             raise ValueError("split_slots, split_least: expected numbers of at least 0 and 1")
         _require_order(self.order)
+        check_parameters(self.parameters)
 
     def of_tile(self, tile: TileMapping) -> KernelMapping:
         """Return the mapping with the habits of the kernel that takes this tile."""
@@ -298,14 +302,16 @@ class KernelMapping:
             ):
                 return tile
         raise MappingError(
-            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; expected {self._served(target)}"
+            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; expected {self._served(target, dtype)}"
         )
 
-    def _served(self, target: str) -> str:
-        """Return what the tiles are for, in words: head dimensions on a target, or the targets if it is none."""
+    def _served(self, target: str, dtype: str) -> str:
+        """Return what the tiles are for, in words: head dimensions on a target, or the types or targets that are."""
         here = [t for t in self.tiles if not t.targets or target in t.targets]
         if not here:
             return "a GPU of " + " or ".join(sorted({name for t in self.tiles for name in t.targets}))
+        if all(t.dtypes and dtype not in t.dtypes for t in here):
+            return " or ".join(sorted({name for t in here for name in t.dtypes}))
         return f"a head_dim up to {max(t.head_dim for t in here)}"
 
 

@@ -22,8 +22,8 @@ from mappings.gpu import find_kernel_mapping
 from simulator.gpu.call import SIZES
 from simulator.gpu.efficiency import Efficiency
 from simulator.gpu.gna import gna_bounds
-from simulator.gpu.loops import call_of
 from simulator.gpu.model import predict
+from simulator.gpu.sizes import call_of
 from simulator.hardware.gpu import find_gpu
 
 from .gpu_sets import CONSTANTS, KERNEL, attention_rows, calibrated, known_device, parts_of

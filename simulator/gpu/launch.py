@@ -78,7 +78,9 @@ class Launch:
     @property
     def tiles_of_block(self) -> Floats:
         """Score tiles of a block of each run in units of full ones, shape (n, K)."""
-        dearer = max(self.mapping.mask_factor, self.tile_times.masked / self.tile_times.bound)
+        times = self.tile_times
+        # A step may do nothing but be there, in a kernel that only stores.
+        dearer = max(self.mapping.mask_factor, times.masked / times.bound if times.bound else 1.0)
         return self.full + dearer * self.masked
 
     @property

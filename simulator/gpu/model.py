@@ -22,10 +22,11 @@ from .energy import constants, energy_names, power
 from .fitting import Group, jointly_known, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
-from .loops import call_of, lay_grids
+from .loops import lay_grids
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
 from .prediction import Prediction
+from .sizes import call_of
 
 Floats = NDArray[np.float64]
 
@@ -100,7 +101,9 @@ def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, di
     """Return what an efficiency of this call belongs to."""
     kv = call.kv_dtype or call.dtype
     products = mapping.products(target=gpu.target, dtype=call.dtype, kv_dtype=kv)
-    of_call = (call.head_dim, call.dtype, kv, direction, products)
+    # What costs a gradient of attention more than the attention, its blocks above all, costs a grid nothing: it says
+    # itself what its blocks do.
+    of_call = (call.head_dim, call.dtype, kv, "fwd" if mapping.grids else direction, products)
     return Key(gpu.name, gpu.target, mapping.family or mapping.name, implementation, *of_call)
 
 
@@ -134,6 +137,7 @@ def _efficiency(
         given,
         kernels=kernels,
         key=key,
+        direction=direction,
         call_of=lambda sizes, remarks: call_of(mapping, sizes, remarks=remarks),
     )
     own = [r for r in rows if is_own(r, key)]
@@ -154,13 +158,18 @@ def _groups(
         name, call = alike[0].implementation, alike[0].call
         try:
             mapping = mappings.get(name) or find_kernel_mapping(alike[0].kernel, name)
-            found = lay([r.call for r in alike], gpu, mapping=mapping, direction=first.direction)
+            # A step of a grid may depend on any size.
+            each = [[r] for r in alike] if mapping.grids else [alike]
+            found = [
+                lay([r.call for r in some], gpu, mapping=mapping, direction=first.direction) for some in each
+            ]
         except MappingError:
             if name in mappings:
                 raise
             continue
+        seconds = [np.array([r.seconds for r in some]) for some in each]
         key = key_of(call, gpu, mapping, name, first.direction)
-        laid.setdefault(key, []).append((found, np.array([r.seconds for r in alike])))
+        laid.setdefault(key, []).extend(zip(found, seconds, strict=True))
     return [
         Group(key, prior(key), tuple(x for x, _ in pairs), tuple(s for _, s in pairs))
         for key, pairs in laid.items()
@@ -196,7 +205,7 @@ def _prediction(
     latency = sum(float(t.latency_s[0]) for t in results)
     widest = max(efficiencies, key=lambda e: e.spread)
     low, high = interval(latency, widest)
-    main = _longest(launches[-1], results[-1])
+    main = _longest(launches[-1], results[-1]) if launches[-1].then else launches[-1]
     energy, spread = _energy(launches, results)
     useful = sum(float(each.flops[0]) for each in launches)
     parts = {
@@ -212,7 +221,7 @@ def _prediction(
         low_s=low,
         high_s=high,
         tflops=useful / latency / 1e12,
-        bound_by=_bound_by(main, parts),
+        bound_by=_bound_by(main, parts, efficiencies[-1]),
         tiles=_tiles(launches),
         waves=float(main.blocks[0] / main.slots[0]),
         scalar=efficiencies[-1].scalar,
@@ -227,30 +236,32 @@ def _prediction(
         energy_high_j=min(energy / latency * (1 + spread), main.gpu.board_power_w) * high,
         assumptions=(*warnings, *_assumptions(main)),
         warnings=warnings,
-        launches=tuple(_steps(launches, results)),
+        launches=tuple(_steps(launches, results, efficiencies)) if main.name else (),
     )
 
 
 def _longest(laid: Launch, found: Times) -> Launch:
     """Return the launch of a call that takes the longest."""
     each = (laid, *laid.then)
-    return each[max(range(len(each)), key=lambda i: float(found.busy_s[i][0]))]
+    return each[max(range(len(each)), key=lambda i: float(found.launches[i][0][0]))]
 
 
-def _steps(launches: list[Launch], results: list[Times]) -> Iterator[dict[str, Any]]:
+def _steps(
+    launches: list[Launch], results: list[Times], efficiencies: list[Efficiency]
+) -> Iterator[dict[str, Any]]:
     """Yield what there is to tell of each launch of a kernel that is described by its launches."""
-    for first, found in zip(launches, results, strict=True):
-        for laid, busy in zip((first, *first.then), found.busy_s, strict=True):
-            if laid.name:
-                yield {
-                    "name": laid.name,
-                    "blocks": int(laid.blocks[0]),
-                    "steps": int(laid.counts[:2, 0].sum()),
-                    "blocks_per_sm": laid.most,
-                    "waves": float(laid.blocks[0] / laid.slots[0]),
-                    "tile_bound_by": laid.tile_times.bound_by,
-                    "latency_s": float(busy[0]),
-                }
+    for first, found, efficiency in zip(launches, results, efficiencies, strict=True):
+        for laid, seconds in zip((first, *first.then), found.launches, strict=True):
+            busy, compute, memory, _ = (float(s[0]) for s in seconds)
+            yield {
+                "name": laid.name,
+                "blocks": int(laid.blocks[0]),
+                "steps": int(laid.counts[:2, 0].sum()),
+                "blocks_per_sm": laid.most,
+                "waves": float(laid.blocks[0] / laid.slots[0]),
+                "bound_by": _bound_by(laid, {"memory": memory, "compute": compute}, efficiency),
+                "latency_s": busy,
+            }
 
 
 def _energy(launches: list[Launch], results: list[Times]) -> tuple[float, float]:
@@ -259,15 +270,22 @@ def _energy(launches: list[Launch], results: list[Times]) -> tuple[float, float]
     return sum(float(p.energy_j[0]) for p in found), max(p.spread for p in found)
 
 
-def _bound_by(laid: Launch, parts: Mapping[str, float]) -> str:
+def _bound_by(laid: Launch, parts: Mapping[str, float], efficiency: Efficiency) -> str:
     largest = max(parts, key=lambda name: parts[name])
     if largest != "compute":
         return "memory" if largest == "append" else largest
-    return "waves" if laid.blocks[0] < laid.gpu.sms else laid.tile_times.bound_by
+    if laid.blocks[0] < laid.gpu.sms:
+        return "waves"
+    if laid.chain_cycles:
+        clock = laid.gpu.clock_hz
+        tile_s = laid.tile_times.seconds(clock, efficiency.scalar) * float(laid.crowding[0])
+        if laid.chain_cycles / clock > tile_s:
+            return "chain"
+    return laid.tile_times.bound_by
 
 
 def _tiles(launches: list[Launch]) -> dict[str, int]:
-    laid = [one for each in launches for one in (each, *each.then)]
+    laid = [*launches, *(one for each in launches for one in each.then)]
     full, masked, skipped = (int(sum(one.counts[i, 0] for one in laid)) for i in range(3))
     return {"full": full, "masked": masked, "skipped": skipped}
 
