@@ -175,22 +175,23 @@ def probe(
     knows what a step of the kernel does, --blocks and --steps say how many there are. Both are expressions over the
     sizes of the call, the compile-time numbers and the number i of a block.
     """
-    from .described import Shape, description, write
-    from .probe import assess, literal, parse_pairs
-    from .probe import probe as compiled
+    from .aot import compile_build
+    from .described import Shape, check_shape, description, write
+    from .probe import assess, literal, parse_pairs, prepared
     from .report import probe_document, probe_rows
 
     if mapping:
         check_writable(mapping, (".yaml", ".yml"))
     constants = {n: literal(v) for n, v in parse_pairs(constexpr or [], "--constexpr").items()}
     arguments = parse_pairs(arg or [], "--arg")
-    found = compiled(
-        place, target=target, constants=constants, arguments=arguments, warps=warps, stages=stages
-    )
+    build = prepared(place, constants=constants, arguments=arguments, warps=warps, stages=stages)
+    shape = Shape(blocks, steps, reads, writes)
+    if mapping:
+        check_shape(shape, build)
+    found = compile_build(build, target)
     meaning = assess(found)
     if mapping:
-        shape = Shape(blocks, steps, reads, writes)
-        write(mapping, description(found, place=place, constants=constants, shape=shape))
+        write(mapping, description(found, place=place, build=build, shape=shape))
         note(f"wrote {mapping}")
     if json:
         emit_json(probe_document(found, meaning))
