@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -281,8 +282,11 @@ def test_steps_that_do_nothing_cost_nothing():
 def test_as_many_blocks_as_a_grid_holds_take_no_room():
     call = {"batch": 1, "heads": 1, "seq_q": 2**26, "head_dim": 64}
     mapping = find_kernel_mapping("selected_attention", OURS)
+    tracemalloc.start()
     laid = lay_grids([call_of(mapping, call)], H100, mapping=mapping)
-    assert laid.full.shape == (1, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
     assert laid.blocks[0] == 2**26
 
 
@@ -331,16 +335,14 @@ def test_a_grid_of_predictions_is_the_single_ones(kernel):
 def test_rows_whose_steps_differ_calibrate_together(tmp_path):
     names = "source,device,kernel,implementation,direction,dtype,batch,heads,kv_heads,seq_q,seq_kv,head_dim,causal"
     file = tmp_path / "rows.csv"
-    rows = [f"t,H100 SXM,selected_attention,{OURS},fwd,bf16,16,16,{h},4096,4096,128,1" for h in (4, 16)]
+    call = CALL | {"batch": 16, "heads": 64}
+    rows = [f"t,H100 SXM,selected_attention,{OURS},fwd,bf16,16,64,{h},4096,4096,128,1" for h in (2, 64)]
     found = [
-        predict("selected_attention", on="h100", implementation=OURS, **CALL | {"batch": 16, "kv_heads": h})
-        for h in (4, 16)
+        predict("selected_attention", on="h100", implementation=OURS, **call, kv_heads=h) for h in (2, 64)
     ]
     lines = [f"{r},picks=16; block=64,{1.3e3 * p.latency_s}" for r, p in zip(rows, found, strict=True)]
     file.write_text("\n".join([f"{names},extra,latency_ms", *lines]) + "\n")
-    p = predict(
-        "selected_attention", on="h100", implementation=OURS, calibration=file, **CALL | {"batch": 16}
-    )
+    p = predict("selected_attention", on="h100", implementation=OURS, calibration=file, **call)
     assert p.latency_s == pytest.approx(1.3 * found[1].latency_s, rel=0.1)
     assert "calibrated on 2 row(s)" in p.scalar_source
 
