@@ -357,6 +357,7 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
     return replace(found, copies=tuple(c for p, c in cache_copies() if fnmatchcase(implementation, p)))
 
 
+@functools.cache
 def kernel_names() -> tuple[str, ...]:
     """Return every kernel that the library lays on a GPU.
 
@@ -371,8 +372,14 @@ def is_described(implementation: str, mapping: KernelMapping) -> bool:
     return any(p != "*" and fnmatchcase(implementation, p) for p in (mapping.name, *mapping.implementations))
 
 
+# Its time depends on layouts, strides and tile pairs, which are no sizes of a call.
+_ELSEWHERE = {"neighborhood_attention": "`cascade gna-tune` and `simulator.tune_gna` predict it"}
+
+
 def _nearest_kernel(kernel: str) -> str:
     """Return the closest name where there is one, and in any case all of them."""
+    if kernel in _ELSEWHERE:
+        return _ELSEWHERE[kernel]
     legal = kernel_names()
     every = f"can be predicted: {', '.join(legal)}"
     hint = nearest(kernel, legal)

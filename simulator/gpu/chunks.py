@@ -59,5 +59,5 @@ def require_chunks(calls: Sequence[Call], mapping: KernelMapping, direction: str
             raise MappingError(
                 f"{mapping.name}: expected a forward call with causal=1, no window and seq_kv = seq_q; found "
                 f"direction={direction}, causal={int(call.causal)}, window={call.window}, seq_kv={call.seq_kv}, "
-                f"seq_q={call.seq_q}"
+                f"seq_q={call.seq_q}; for the gradients predict linear_attention_gradients"
             )

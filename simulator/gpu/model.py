@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import MappingError, nearest
 from mappings.compiled import with_compiled
-from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_described, read_kernel_mapping
+from mappings.gpu import (
+    KernelMapping,
+    TileMapping,
+    find_kernel_mapping,
+    is_described,
+    kernel_names,
+    read_kernel_mapping,
+)
 
 from ..hardware.gpu import Gpu, find_gpu
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown
@@ -43,7 +50,8 @@ def predict(
     """Return the predicted latency of one kernel call, with its interval.
 
     Args:
-        kernel: for example "flash_attention".
+        kernel: for example "flash_attention"; "flash_attention_gradients" is its forward and its backward pass, where
+            `direction` says nothing else.
         on: a device by name or alias, or a `Gpu`.
         implementation: a name that measured tables use; it chooses tiles and constants.
         calibration: an efficiency, or a measured table whose rows of this device, implementation, head_dim and dtype
@@ -61,6 +69,8 @@ def predict(
     (True, 258048)
     """
     gpu = find_gpu(on) if isinstance(on, str) else on
+    if mapping is None:
+        kernel, sizes = _of_gradients(kernel, sizes)
     laid = _mapping(kernel, implementation, mapping)
     call = call_of(laid, sizes)
     parts = ("fwd", "bwd") if call.direction == "fwdbwd" else (call.direction,)
@@ -102,6 +112,14 @@ def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, di
     products = mapping.products(target=gpu.target, dtype=call.dtype, kv_dtype=kv)
     of_call = (call.head_dim, call.dtype, kv, direction, products)
     return Key(gpu.name, gpu.target, mapping.family or mapping.name, implementation, *of_call)
+
+
+def _of_gradients(kernel: str, sizes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the kernel whose gradients are asked for and the direction; a kernel of its own as it is."""
+    forward = kernel.removesuffix("_gradients")
+    if forward == kernel or kernel in kernel_names() or forward not in kernel_names():
+        return kernel, sizes
+    return forward, {"direction": "fwdbwd"} | sizes
 
 
 def _mapping(kernel: str, implementation: str, given: KernelMapping | str | Path | None) -> KernelMapping:
