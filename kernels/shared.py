@@ -1,4 +1,4 @@
-"""Shared memory of a tile before it is compiled: the least that a thread block holds, so that nothing that fits is left.
+"""Shared memory of a tile before it is compiled: the least a thread block holds, so that no tile that fits is left out.
 
 The rule was read off Triton's own intermediate text of attention and is held by the compiled table; it bounds from
 below: scratch of layouts and of reductions, and operands split for float32 products, come on top.
