@@ -23,7 +23,7 @@ from einsum_cascade.errors import KernelError, nearest
 from einsum_cascade.terminal import note
 
 from . import registry
-from .aot import TARGETS, WORD_BYTES, Resources, compile_fitting, compiler
+from .aot import TARGETS, WORD_BYTES, Resources, compile_fitting, compiler, parsing_in_turn
 from .registry import KernelEntry
 from .shared import least_bytes
 from .tiles import Tile, is_legal
@@ -262,7 +262,7 @@ def _compiled(
     kept: list[Resources] = []
     sizes = itertools.groupby(sorted(grid, key=_size), key=_size)
     steps = iter(progress(range(len(grid))))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with parsing_in_turn(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for _, same in sizes:
             tiles = list(same)
             worth = [t for t in tiles if not any(_holds(t, other) for other in spilled)]

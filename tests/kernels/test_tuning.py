@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import time
 from dataclasses import replace
 
 import pytest
+from triton.runtime.jit import JITCallable
 
 from einsum_cascade.errors import KernelError
 from kernels import registry, report, shared, tuning
@@ -158,6 +160,31 @@ def test_candidates_compiled_side_by_side_are_those_compiled_one_by_one(capsys):
     assert {c.resources.tile for c in ranked} == set(grid[:4])
     alone = [tuning.tune("flash_attention", **options, tiles=[c.resources.tile]) for c in ranked]
     assert [c for (c,) in alone] == ranked
+
+
+def test_candidates_compiled_side_by_side_are_parsed_one_by_one(monkeypatch):
+    """Python before 3.11.8 parses in one thread at a time only; a rare SystemError of tests and tuning was this."""
+    within, most = [], []
+    parse = JITCallable.parse
+
+    def slowly(function):
+        within.append(function)
+        most.append(len(within))
+        time.sleep(0.02)
+        within.pop()
+        return parse(function)
+
+    def compiled(build, target):
+        assert build.function.parse()
+        return replace(resources(), tile=build.tile)
+
+    monkeypatch.setattr(JITCallable, "parse", slowly)
+    monkeypatch.setattr(tuning, "compile_fitting", compiled)
+    monkeypatch.setattr(tuning.os, "cpu_count", lambda: 4)
+    grid = [Tile(64, 64, warps, stages) for warps in (4, 8) for stages in (2, 3)]
+    tuning.tune("flash_attention", on="h100", tiles=grid)
+    assert most == [1] * len(grid)
+    assert JITCallable.parse is slowly
 
 
 def test_a_ranking_of_compiled_candidates():
