@@ -46,9 +46,10 @@ class Grid:
     """One launch: how many blocks, how many steps each takes, and what a step does; expressions over sizes.
 
     Names in an expression: the sizes of a call (`batch`, `heads`, `kv_heads`, `group` = heads / kv_heads, `seq_q`,
-    `seq_kv`, `head_dim`, `window`, `causal`), `word` (bytes of an element), the tile (`block_m`, `block_n`), the
-    parameters of the mapping, and in `steps` and `masked` the number `i` of a block. Functions: `cdiv(a, b)`, the
-    quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`, `floor`, `min`, `max`.
+    `seq_kv`, `head_dim`, `window`, `causal`), `word` (bytes of an element), the tile (`block_m`, `block_n`,
+    `operand_rows`), the parameters of the mapping, and in `steps` and `masked` the number `i` of a block. Functions:
+    `cdiv(a, b)`, the quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`, `floor`, `min`,
+    `max`.
 
     Attributes:
         name: of the launch.

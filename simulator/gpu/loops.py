@@ -62,6 +62,11 @@ def call_of(mapping: KernelMapping, sizes: Mapping[str, Any], *, remarks: str = 
     return replace(call, parameters=tuple(sorted(found.items())))
 
 
+def words_of(call: Call) -> dict[str, Any]:
+    """Return a call as the words that `predict` and `call_of` take."""
+    return {n: getattr(call, n) for n in SIZES} | dict(call.parameters)
+
+
 def lay_grids(
     calls: Sequence[Call], gpu: Gpu, *, mapping: KernelMapping, tile: TileMapping | None = None
 ) -> Launch:
@@ -89,7 +94,7 @@ def _lay(
 ) -> Launch:
     call, where = calls[0], f"{mapping.name}: grids.{grid.name}"
     tile = given or _tile(mapping, grid, call, gpu)
-    shape = {"block_m": float(tile.query), "block_n": float(tile.key)}
+    shape = {"block_m": tile.query, "block_n": tile.key, "operand_rows": tile.operand_rows}
     works = [_work(grid.step, c, shape, where) for c in calls]
     if any(w != works[0] for w in works):
         raise MappingError(f"{where}: step: expected calls whose steps are alike; found different ones")

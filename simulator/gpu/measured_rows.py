@@ -67,8 +67,14 @@ def is_own(row: MeasuredRow, key: Key) -> bool:
     )
 
 
-def alike_rows(rows: Sequence[MeasuredRow]) -> Iterator[list[MeasuredRow]]:
-    """Yield rows that one launch can describe, short calls with short ones."""
+def alike_rows(
+    rows: Sequence[MeasuredRow], *, singly: Callable[[str], bool] = lambda _: False
+) -> Iterator[list[MeasuredRow]]:
+    """Yield rows that one launch can describe, short calls with short ones.
+
+    Args:
+        singly: whether each row of an implementation has a tile of its own.
+    """
     alike: dict[tuple[object, ...], list[MeasuredRow]] = {}
     for row in rows:
         call = row.call
@@ -76,7 +82,8 @@ def alike_rows(rows: Sequence[MeasuredRow]) -> Iterator[list[MeasuredRow]]:
         alike.setdefault((row.implementation, *like), []).append(row)
     for group in alike.values():
         ordered = sorted(group, key=lambda r: r.call.seq_q * r.call.group)
-        yield from (ordered[i : i + _AT_ONCE] for i in range(0, len(ordered), _AT_ONCE))
+        size = 1 if singly(group[0].implementation) else _AT_ONCE
+        yield from (ordered[i : i + size] for i in range(0, len(ordered), size))
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:

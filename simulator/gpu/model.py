@@ -36,6 +36,9 @@ from .prediction import Prediction
 
 Floats = NDArray[np.float64]
 
+# By which an autotuned kernel's tiles are compared before its own constants are known.
+_TYPICAL = Efficiency(0.7)
+
 
 def predict(
     kernel: str,
@@ -74,9 +77,12 @@ def predict(
     laid = _mapping(kernel, implementation, mapping)
     call = call_of(laid, sizes)
     parts = ("fwd", "bwd") if call.direction == "fwdbwd" else (call.direction,)
-    launches = [lay([call], gpu, mapping=laid, tile=tile, direction=d) for d in parts]
     efficiencies = [
         _efficiency(call, gpu, laid, implementation, calibration, kernel=kernel, direction=d) for d in parts
+    ]
+    launches = [
+        lay([call], gpu, mapping=laid, tile=tile, direction=d, by=e)
+        for d, e in zip(parts, efficiencies, strict=True)
     ]
     results = [times(each, e) for each, e in zip(launches, efficiencies, strict=True)]
     return _prediction(launches, efficiencies, results, warnings=_warnings(implementation, laid))
@@ -89,10 +95,13 @@ def lay(
     mapping: KernelMapping,
     tile: TileMapping | None = None,
     direction: str = "fwd",
+    by: Efficiency = _TYPICAL,
 ) -> Launch:
-    """Return calls of one kind laid on a GPU with the tile that the kernel takes for them."""
-    if mapping.grids:
-        return lay_grids(calls, gpu, mapping=mapping, tile=tile)
+    """Return calls of one kind laid on a GPU with the tile that the kernel takes for them.
+
+    Args:
+        by: the constants by which the fastest tile of an autotuned kernel is found, one for all calls.
+    """
     first = calls[0]
     kind: dict[str, Any] = {
         "head_dim": first.head_dim,
@@ -102,6 +111,14 @@ def lay(
         "window": first.windowed,
         "direction": direction,
     }
+    if mapping.autotuned and tile is None:
+        tried = [
+            lay(calls, gpu, mapping=mapping, tile=each, direction=direction)
+            for each in mapping.tiles_for(**kind)
+        ]
+        return min(tried, key=lambda laid: float(times(laid, by).latency_s.sum()))
+    if mapping.grids:
+        return lay_grids(calls, gpu, mapping=mapping, tile=tile)
     chosen = with_compiled(mapping, tile or mapping.tile(**kind), **kind)
     return launch(calls, gpu, mapping=mapping, tile=chosen, direction=direction)
 
@@ -168,7 +185,7 @@ def _groups(
 ) -> list[Group]:
     """Return the rows laid on a GPU, by key; rows of other implementations where the library can lay them."""
     laid: dict[Key, list[tuple[Launch, Floats]]] = {first: []}
-    for alike in alike_rows(rows):
+    for alike in alike_rows(rows, singly=lambda name: name in mappings and mappings[name].autotuned):
         name, call = alike[0].implementation, alike[0].call
         try:
             mapping = mappings.get(name) or find_kernel_mapping(alike[0].kernel, name)
