@@ -97,7 +97,7 @@ def _calibrated(mapping: KernelMapping, call: Call, laid: Launch, gpu: Gpu, seco
 
 
 def operator_sets(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one record a set: rows, median errors, and the part of the rows inside the interval."""
+    """Return one record a set: rows, median errors (None where none calibrates), the part inside the interval."""
     if not len(found):
         return []
     return [_summary(keys, rows) for keys, rows in found.groupby(SET, sort=True)]
@@ -106,8 +106,9 @@ def operator_sets(found: pd.DataFrame) -> list[dict[str, Any]]:
 def _summary(keys: tuple[Any, ...], rows: pd.DataFrame) -> dict[str, Any]:
     judged = rows[~rows["fitting"]]
 
-    def median(column: str, of: pd.DataFrame) -> float:
-        return float((of[column] / of["seconds"] - 1.0).abs().median())
+    def median(column: str, of: pd.DataFrame) -> float | None:
+        errors = (of[column] / of["seconds"] - 1.0).abs().dropna()
+        return float(errors.median()) if len(errors) else None
 
     return {
         **dict(zip(SET, keys, strict=True)),
