@@ -35,7 +35,26 @@ class Shape:
     writes: str = "0"
 
 
-def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+def mapping_of(
+    r: Resources,
+    *,
+    place: str,
+    constants: Mapping[str, Any],
+    shape: Shape,
+    sizes: Mapping[str, Any] | None = None,
+) -> KernelMapping:
+    """Return a compiled kernel as a mapping that `simulator.predict` takes; arguments as of `description`."""
+    return _built(description(r, place=place, constants=constants, shape=shape, sizes=sizes), place)
+
+
+def description(
+    r: Resources,
+    *,
+    place: str,
+    constants: Mapping[str, Any],
+    shape: Shape,
+    sizes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return a kernel mapping as plain data: one grid, the resources, the work of a step of the main loop.
 
     Args:
@@ -43,6 +62,7 @@ def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape
         place: where the kernel stands, for the source.
         constants: compile-time arguments; the whole numbers become parameters, by which expressions may be written.
         shape: expressions.
+        sizes: further sizes of a call, with the values that stand where it does not say them.
 
     Raises:
         MappingError: an expression that is none, or other fields that a mapping refuses.
@@ -64,7 +84,7 @@ def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape
         "implementations": ["*"],
         "family": FAMILY,
         "overlaps": False,
-        "parameters": {"head_dim": 1} | numbers,
+        "parameters": {"head_dim": 1} | numbers | dict(sizes or {}),
         "tiles": [
             {
                 "query": 1, "key": 1, "warps": r.tile.warps, "stages": r.tile.stages, "targets": _runs_on(r.target),
@@ -83,8 +103,12 @@ def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape
             }
         ],
     }  # fmt: skip
-    build(KernelMapping, {n: v for n, v in made.items() if n != "kind"}, where=place)
+    _built(made, place)
     return made
+
+
+def _built(made: Mapping[str, Any], place: str) -> KernelMapping:
+    return build(KernelMapping, {n: v for n, v in made.items() if n != "kind"}, where=place)
 
 
 def _runs_on(target: str) -> list[str]:
