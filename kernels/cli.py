@@ -19,7 +19,7 @@ TARGETS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
 def _progress(what: str) -> Any:
     from tqdm.auto import tqdm
 
-    return lambda items: tqdm(items, desc=what, leave=False)
+    return lambda items: tqdm(items, desc=what, leave=False, disable=None)
 
 
 @guarded
