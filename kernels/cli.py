@@ -19,7 +19,7 @@ TARGETS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
 def _progress(what: str) -> Any:
     from tqdm.auto import tqdm
 
-    return lambda items: tqdm(items, desc=what, leave=False)
+    return lambda items: tqdm(items, desc=what, leave=False, disable=None)
 
 
 @guarded
@@ -187,11 +187,12 @@ def probe(
     build = prepared(place, constants=constants, arguments=arguments, warps=warps, stages=stages)
     shape = Shape(blocks, steps, reads, writes)
     if mapping:
-        check_shape(shape, build)
+        check_shape(shape, build.constants)
     found = compile_build(build, target)
     meaning = assess(found)
     if mapping:
-        write(mapping, description(found, place=place, build=build, shape=shape))
+        given = {"constants": build.constants, "pointers": build.pointers}
+        write(mapping, description(found, place=place, shape=shape, **given))
         note(f"wrote {mapping}")
     if json:
         emit_json(probe_document(found, meaning))

@@ -194,8 +194,6 @@ class KernelMapping:
         launches: kernels that one call starts.
         score_bytes: bytes of each score that pass through memory, summed over writes and reads; zero where fused.
         mask_passes: what applying a causal mask moves more, as a part of `score_bytes`.
-        chunked: linear attention: a query tile sees the keys of its own tile and a state of head_dim x head_dim.
-        state_bytes: bytes of each element of a chunk's state that pass through memory, writes and reads.
         remark: what a reader of the prediction has to know.
         aliases: other names of the kernel.
         family: the mapping whose measured constants say the most about this one, where that is another: the same
@@ -207,6 +205,7 @@ class KernelMapping:
         parameters: sizes that a call may leave out, each a number or an expression over those before it; of a word or
             size of every call (`causal`, `head_dim`), the one value that the kernel has where no expression reads it.
         needs: what the sizes have to be, in words, each with an expression that is then zero or more.
+        autotuned: a call takes the fastest of the tiles that serve it.
         useful: operations of a call as measured tables count them, where there are grids; zero for all their products.
     """
 
@@ -238,8 +237,6 @@ class KernelMapping:
     launches: int = 1
     score_bytes: float = 0.0
     mask_passes: float = 0.0
-    chunked: bool = False
-    state_bytes: float = 0.0
     remark: str = ""
     aliases: tuple[str, ...] = ()
     family: str = ""
@@ -250,14 +247,13 @@ class KernelMapping:
     parameters: Mapping[str, Text] = field(default_factory=dict, hash=False)
     needs: Mapping[str, Text] = field(default_factory=dict, hash=False)
     useful: Text = 0.0
+    autotuned: bool = False
 
     def __post_init__(self) -> None:
         if not self.tiles and not (self.grids and all(g.compiled for g in self.grids)):
             raise ValueError("tiles: expected at least one, or grids that say where they are compiled")
-        if self.launches < 1 or min(self.score_bytes, self.mask_passes, self.state_bytes) < 0:
-            raise ValueError(
-                "launches, score_bytes, mask_passes, state_bytes: expected numbers of at least 1, 0, 0, 0"
-            )
+        if self.launches < 1 or min(self.score_bytes, self.mask_passes) < 0:
+            raise ValueError("launches, score_bytes, mask_passes: expected numbers of at least 1, 0, 0")
         if self.split_slots < 0 or self.split_least < 1:
             raise ValueError("split_slots, split_least: expected numbers of at least 0 and 1")
         _require_order(self.order)
@@ -291,16 +287,22 @@ class KernelMapping:
         Raises:
             MappingError: the kernel has no tile for it.
         """
-        for tile in self.tiles:
-            if tile.serves(
-                head_dim=head_dim,
-                target=target,
-                dtype=dtype,
-                causal=causal,
-                window=window,
-                direction=direction,
-            ):
-                return tile
+        return self.tiles_for(
+            head_dim=head_dim, target=target, dtype=dtype, causal=causal, window=window, direction=direction
+        )[0]
+
+    def tiles_for(
+        self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
+    ) -> list[TileMapping]:
+        """Return every tile that serves a call, the kernel's own choice first.
+
+        Raises:
+            MappingError: there is none.
+        """
+        kind: dict[str, Any] = {"head_dim": head_dim, "target": target, "dtype": dtype, "causal": causal}
+        found = [t for t in self.tiles if t.serves(**kind, window=window, direction=direction)]
+        if found:
+            return found
         raise MappingError(
             f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; expected {self._served(target, dtype)}"
         )
@@ -363,6 +365,7 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
     return replace(found, copies=tuple(c for p, c in cache_copies() if fnmatchcase(implementation, p)))
 
 
+@functools.cache
 def kernel_names() -> tuple[str, ...]:
     """Return every kernel that the library lays on a GPU.
 
@@ -377,8 +380,14 @@ def is_described(implementation: str, mapping: KernelMapping) -> bool:
     return any(p != "*" and fnmatchcase(implementation, p) for p in (mapping.name, *mapping.implementations))
 
 
+# Its time depends on layouts, strides and tile pairs, which are no sizes of a call.
+_ELSEWHERE = {"neighborhood_attention": "`cascade gna-tune` and `simulator.tune_gna` predict it"}
+
+
 def _nearest_kernel(kernel: str) -> str:
     """Return the closest name where there is one, and in any case all of them."""
+    if kernel in _ELSEWHERE:
+        return _ELSEWHERE[kernel]
     legal = kernel_names()
     every = f"can be predicted: {', '.join(legal)}"
     hint = nearest(kernel, legal)

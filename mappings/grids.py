@@ -21,7 +21,7 @@ ORDERS = ("longest_first", "launch", "shortest_first")
 # Names of a call in an expression.
 SIZES = ("batch", "heads", "kv_heads", "seq_q", "seq_kv", "head_dim", "window", "causal")
 # Names that stand for something else in an expression than a size that somebody gives.
-RESERVED = ("word", "group", "block_m", "block_n", "i")
+RESERVED = ("word", "group", "block_m", "block_n", "operand_rows", "i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,10 @@ class Grid:
     """One launch: how many blocks, how many steps each takes, and what a step does; expressions over sizes.
 
     Names in an expression: the sizes of a call (`batch`, `heads`, `kv_heads`, `group` = heads / kv_heads, `seq_q`,
-    `seq_kv`, `head_dim`, `window`, `causal`), `word` (bytes of an element), the tile (`block_m`, `block_n`), the
-    parameters of the mapping, and in `steps` and `masked` the number `i` of a block. Functions: `cdiv(a, b)`, the
-    quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`, `floor`, `min`, `max`.
+    `seq_kv`, `head_dim`, `window`, `causal`), `word` (bytes of an element), the tile (`block_m`, `block_n`,
+    `operand_rows`), the parameters of the mapping, and in `steps` and `masked` the number `i` of a block. Functions:
+    `cdiv(a, b)`, the quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`, `floor`, `min`,
+    `max`.
 
     Attributes:
         name: of the launch.

@@ -63,7 +63,7 @@ def _lay(
 ) -> Launch:
     call, where = calls[0], f"{mapping.name}: grids.{grid.name}"
     tile = given or _tile(mapping, grid, call, gpu)
-    shape = {"block_m": float(tile.query), "block_n": float(tile.key)}
+    shape = {"block_m": tile.query, "block_n": tile.key, "operand_rows": tile.operand_rows}
     works = [_work(grid.step, c, shape, where) for c in calls]
     if any(w != works[0] for w in works):
         raise MappingError(f"{where}: step: expected calls whose steps are alike; found different ones")

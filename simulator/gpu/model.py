@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import MappingError, nearest
 from mappings.compiled import with_compiled
-from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_described, read_kernel_mapping
+from mappings.gpu import (
+    KernelMapping,
+    TileMapping,
+    find_kernel_mapping,
+    is_described,
+    kernel_names,
+    read_kernel_mapping,
+)
 
 from ..hardware.gpu import Gpu, find_gpu
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown
@@ -30,6 +37,9 @@ from .sizes import call_of
 
 Floats = NDArray[np.float64]
 
+# By which an autotuned kernel's tiles are compared before its own constants are known.
+_TYPICAL = Efficiency(0.7)
+
 
 def predict(
     kernel: str,
@@ -44,7 +54,8 @@ def predict(
     """Return the predicted latency of one kernel call, with its interval.
 
     Args:
-        kernel: for example "flash_attention".
+        kernel: for example "flash_attention"; "flash_attention_gradients" is its forward and its backward pass, where
+            `direction` says nothing else.
         on: a device by name or alias, or a `Gpu`.
         implementation: a name that measured tables use; it chooses tiles and constants.
         calibration: an efficiency, or a measured table whose rows of this device, implementation, head_dim and dtype
@@ -62,12 +73,17 @@ def predict(
     (True, 258048)
     """
     gpu = find_gpu(on) if isinstance(on, str) else on
+    if mapping is None:
+        kernel, sizes = _of_gradients(kernel, sizes)
     laid = _mapping(kernel, implementation, mapping)
     call = call_of(laid, sizes)
     parts = ("fwd", "bwd") if call.direction == "fwdbwd" else (call.direction,)
-    launches = [lay([call], gpu, mapping=laid, tile=tile, direction=d) for d in parts]
     efficiencies = [
         _efficiency(call, gpu, laid, implementation, calibration, kernel=kernel, direction=d) for d in parts
+    ]
+    launches = [
+        lay([call], gpu, mapping=laid, tile=tile, direction=d, by=e)
+        for d, e in zip(parts, efficiencies, strict=True)
     ]
     results = [times(each, e) for each, e in zip(launches, efficiencies, strict=True)]
     return _prediction(launches, efficiencies, results, warnings=_warnings(implementation, laid))
@@ -80,10 +96,13 @@ def lay(
     mapping: KernelMapping,
     tile: TileMapping | None = None,
     direction: str = "fwd",
+    by: Efficiency = _TYPICAL,
 ) -> Launch:
-    """Return calls of one kind laid on a GPU with the tile that the kernel takes for them."""
-    if mapping.grids:
-        return lay_grids(calls, gpu, mapping=mapping, tile=tile)
+    """Return calls of one kind laid on a GPU with the tile that the kernel takes for them.
+
+    Args:
+        by: the constants by which the fastest tile of an autotuned kernel is found, one for all calls.
+    """
     first = calls[0]
     kind: dict[str, Any] = {
         "head_dim": first.head_dim,
@@ -93,6 +112,14 @@ def lay(
         "window": first.windowed,
         "direction": direction,
     }
+    if mapping.autotuned and tile is None:
+        tried = [
+            lay(calls, gpu, mapping=mapping, tile=each, direction=direction)
+            for each in mapping.tiles_for(**kind)
+        ]
+        return min(tried, key=lambda laid: float(times(laid, by).latency_s.sum()))
+    if mapping.grids:
+        return lay_grids(calls, gpu, mapping=mapping, tile=tile)
     chosen = with_compiled(mapping, tile or mapping.tile(**kind), **kind)
     return launch(calls, gpu, mapping=mapping, tile=chosen, direction=direction)
 
@@ -105,6 +132,14 @@ def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, di
     # itself what its blocks do.
     of_call = (call.head_dim, call.dtype, kv, "fwd" if mapping.grids else direction, products)
     return Key(gpu.name, gpu.target, mapping.family or mapping.name, implementation, *of_call)
+
+
+def _of_gradients(kernel: str, sizes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the kernel whose gradients are asked for and the direction; a kernel of its own as it is."""
+    forward = kernel.removesuffix("_gradients")
+    if forward == kernel or kernel in kernel_names() or forward not in kernel_names():
+        return kernel, sizes
+    return forward, {"direction": "fwdbwd"} | sizes
 
 
 def _mapping(kernel: str, implementation: str, given: KernelMapping | str | Path | None) -> KernelMapping:
@@ -158,8 +193,8 @@ def _groups(
         name, call = alike[0].implementation, alike[0].call
         try:
             mapping = mappings.get(name) or find_kernel_mapping(alike[0].kernel, name)
-            # A step of a grid may depend on any size.
-            each = [[r] for r in alike] if mapping.grids else [alike]
+            # A step of a grid may depend on any size, an autotuned tile too.
+            each = [[r] for r in alike] if mapping.grids or mapping.autotuned else [alike]
             found = [
                 lay([r.call for r in some], gpu, mapping=mapping, direction=first.direction) for some in each
             ]

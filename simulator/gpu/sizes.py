@@ -50,6 +50,11 @@ def call_of(mapping: KernelMapping, sizes: Mapping[str, Any], *, remarks: str | 
     return _completed(mapping, call)
 
 
+def words_of(call: Call) -> dict[str, Any]:
+    """Return a call as the words that `predict` and `call_of` take."""
+    return {n: getattr(call, n) for n in SIZES} | dict(call.parameters)
+
+
 def names_of(call: Call) -> Mapping[str, float]:
     """Return the sizes of a call by the names that expressions use."""
     return _names(call)

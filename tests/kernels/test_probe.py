@@ -351,4 +351,4 @@ def test_defaults_and_types_of_a_kernel_are_in_its_description(tmp_path):
     with pytest.raises(
         MappingError, match="--blocks: 'block_m' is not the kernel's here; write its value, 64"
     ):
-        check_shape(Shape(blocks="cdiv(seq_q, block_m)"), prepared(f"{source}:doubled"))
+        check_shape(Shape(blocks="cdiv(seq_q, block_m)"), prepared(f"{source}:doubled").constants)
