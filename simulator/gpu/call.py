@@ -180,6 +180,8 @@ def _dtype(value: Any) -> str:
 
 
 def _truth(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
     word = str(value).strip().lower()
     if word in ("1", "true", "yes", "1.0"):
         return True
@@ -189,6 +191,8 @@ def _truth(value: Any) -> bool:
 
 
 def _whole(name: str, value: Any) -> int:
+    if type(value) is int and abs(value) <= FAR:
+        return value
     text = str(value).strip()
     scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 1)
     try:

@@ -321,7 +321,7 @@ def _bound_by(laid: Launch, parts: Mapping[str, float], efficiency: Efficiency) 
 
 def _tiles(launches: list[Launch]) -> dict[str, int]:
     laid = [*launches, *(one for each in launches for one in each.then)]
-    full, masked, skipped = (int(sum(one.counts[i, 0] for one in laid)) for i in range(3))
+    full, masked, skipped = (int(n) for n in sum([one.counts[:, 0] for one in laid], np.zeros(3)))
     return {"full": full, "masked": masked, "skipped": skipped}
 
 

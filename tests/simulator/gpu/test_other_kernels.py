@@ -106,7 +106,7 @@ def test_unfused_moves_its_scores():
     "change", [{"direction": "bwd"}, {"causal": False}, {"window": 128}, {"seq_kv": 2048, "seq_q": 1024}]
 )
 def test_what_chunks_do_not_mean_is_refused(change):
-    with pytest.raises(DataError, match="linear_attention knows .* only; leave it out"):
+    with pytest.raises(DataError, match=r"linear_attention knows .* only; leave it out"):
         predict("linear_attention", on="h100", **{"seq_q": 4096, **LINEAR, **change})
 
 
