@@ -13,10 +13,13 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from einsum_cascade.errors import KernelError, nearest
 
@@ -142,6 +145,26 @@ def compile_fitting(build: Build, target: str) -> Resources | None:
     return None if usage(done.asm["cubin"])[1] else _resources(build, target, done, version)
 
 
+@contextmanager
+def parsing_in_turn() -> Iterator[None]:
+    """Let threads that compile inside the block parse their kernels one after the other.
+
+    Python before 3.11.8 counts the depth of what it parses for all threads together, and now and then ends one of them
+    with a SystemError. Source: CPython's changelog of 3.11.8, gh-106905.
+    """
+    compiler()
+    from triton.runtime.jit import JITCallable
+
+    parse, turn = JITCallable.parse, threading.Lock()
+
+    def in_turn(function: Any) -> ast.AST:
+        with turn:
+            return parse(function)
+
+    with mock.patch.object(JITCallable, "parse", in_turn):
+        yield
+
+
 def _resources(build: Build, target: str, done: Any, version: str) -> Resources:
     registers, stack_bytes = usage(done.asm["cubin"])
     text = _read(done.asm["cubin"], "nvdisasm", "-c")
@@ -202,7 +225,7 @@ def fingerprint(function: Any) -> str:
         if name in sources or fn.__module__.startswith("triton."):
             continue
         # As a tree: neither comments nor line breaks change what is compiled.
-        sources[name] = ast.dump(ast.parse(fn.src))
+        sources[name] = ast.dump(fn.parse())
         named = (fn.fn.__globals__.get(n) for n in fn.fn.__code__.co_names)
         pending += [other for other in named if isinstance(other, JITFunction)]
     text = "\n".join(source for _, source in sorted(sources.items()))

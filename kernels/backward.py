@@ -187,13 +187,17 @@ def gradients_from(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients for q, k and v from what a forward pass saved: its result and log-sum-exp."""
     batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
+    left, right = limits(causal=causal, window=window)
     tile = tile or tiles.choose(
-        "flash_attention_gradients", head_dim=head_dim, dtype=q.dtype, device=q.device
+        "flash_attention_gradients",
+        head_dim=head_dim,
+        dtype=q.dtype,
+        device=q.device,
+        window=left is not None,
     )
     q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
     delta = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     dq, dk, dv = (empty(tuple(t.shape), dtype=t.dtype, device=q.device) for t in (q, k, v))
-    left, right = limits(causal=causal, window=window)
     sizes = (heads, kv_heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, head_dim**-0.5 * LOG2E)
     shape: dict[str, Any] = {
         **of_head(head_dim, q.dtype.itemsize), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,

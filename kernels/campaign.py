@@ -146,7 +146,11 @@ def work(path: Path, plans: Iterable[Plan], on: str, *, minutes: float) -> int:
     from tqdm.auto import tqdm
 
     return run(
-        path, plans, on=on, minutes=minutes, progress=lambda items: tqdm(items, desc="campaign", leave=False)
+        path,
+        plans,
+        on=on,
+        minutes=minutes,
+        progress=lambda items: tqdm(items, desc="campaign", leave=False, disable=None),
     )
 
 

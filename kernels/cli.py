@@ -19,7 +19,7 @@ TARGETS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
 def _progress(what: str) -> Any:
     from tqdm.auto import tqdm
 
-    return lambda items: tqdm(items, desc=what, leave=False)
+    return lambda items: tqdm(items, desc=what, leave=False, disable=None)
 
 
 @guarded
@@ -175,22 +175,24 @@ def probe(
     knows what a step of the kernel does, --blocks and --steps say how many there are. Both are expressions over the
     sizes of the call, the compile-time numbers and the number i of a block.
     """
-    from .described import Shape, description, write
-    from .probe import assess, literal, parse_pairs
-    from .probe import probe as compiled
+    from .aot import compile_build
+    from .described import Shape, check_shape, description, write
+    from .probe import assess, literal, parse_pairs, prepared
     from .report import probe_document, probe_rows
 
     if mapping:
         check_writable(mapping, (".yaml", ".yml"))
     constants = {n: literal(v) for n, v in parse_pairs(constexpr or [], "--constexpr").items()}
     arguments = parse_pairs(arg or [], "--arg")
-    found = compiled(
-        place, target=target, constants=constants, arguments=arguments, warps=warps, stages=stages
-    )
+    build = prepared(place, constants=constants, arguments=arguments, warps=warps, stages=stages)
+    shape = Shape(blocks, steps, reads, writes)
+    if mapping:
+        check_shape(shape, build.constants)
+    found = compile_build(build, target)
     meaning = assess(found)
     if mapping:
-        shape = Shape(blocks, steps, reads, writes)
-        write(mapping, description(found, place=place, constants=constants, shape=shape))
+        given = {"constants": build.constants, "pointers": build.pointers}
+        write(mapping, description(found, place=place, shape=shape, **given))
         note(f"wrote {mapping}")
     if json:
         emit_json(probe_document(found, meaning))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from einsum_cascade.errors import DataError
+from einsum_cascade.errors import DataError, MappingError, nearest
+from mappings.expression import names_in
 from mappings.gpu import KernelMapping
+from mappings.grids import RESERVED, SIZES
 from mappings.reader import build, dump_yaml
 
-from .aot import Resources
+from .aot import POINTER, WORD_BYTES, Resources
 
 # Of whose measured constants a kernel without rows of its own is likest: code of the same compiler.
 FAMILY = "triton_attention"
@@ -35,17 +37,69 @@ class Shape:
     writes: str = "0"
 
 
-def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+def check_shape(shape: Shape, constants: Mapping[str, Any]) -> None:
+    """Refuse expressions that no call could be counted by.
+
+    Raises:
+        MappingError: no expression, a name that neither a call nor the kernel has, or a compile-time number whose name
+            means something else there.
+    """
+    numbers = _numbers(constants)
+    for option, text in asdict(shape).items():
+        known = {*SIZES, *numbers, "word", "group"} | ({"i"} if option == "steps" else set())
+        for name in sorted(names_in(text, where=f"--{option}")):
+            if name not in known:
+                raise MappingError(f"--{option}: unknown name '{name}'; {nearest(name, known)}")
+            if name in RESERVED and name in numbers:
+                raise MappingError(
+                    f"--{option}: '{name}' is not the kernel's here; write its value, {numbers[name]}"
+                )
+
+
+def _numbers(constants: Mapping[str, Any]) -> dict[str, int]:
+    """Return the compile-time values that are whole numbers, or yes and no."""
+    return {n: int(v) for n, v in constants.items() if isinstance(v, int) and v >= 0}
+
+
+def _types(pointers: Mapping[str, str]) -> list[str]:
+    """Return the types of the tensors, halves first: those of its operands, where sums are wider."""
+    found = {t for t in WORD_BYTES if POINTER[t] in pointers.values()}
+    return sorted(found, key=lambda t: (WORD_BYTES[t], t))
+
+
+def mapping_of(
+    r: Resources,
+    *,
+    place: str,
+    constants: Mapping[str, Any],
+    shape: Shape,
+    sizes: Mapping[str, Any] | None = None,
+) -> KernelMapping:
+    """Return a compiled kernel as a mapping that `simulator.predict` takes; arguments as of `description`."""
+    return _built(description(r, place=place, constants=constants, shape=shape, sizes=sizes), place)
+
+
+def description(
+    r: Resources,
+    *,
+    place: str,
+    constants: Mapping[str, Any],
+    shape: Shape,
+    sizes: Mapping[str, Any] | None = None,
+    pointers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Return a kernel mapping as plain data: one grid, the resources, the work of a step of the main loop.
 
     Args:
         r: as `probe` returns them.
         place: where the kernel stands, for the source.
         constants: compile-time arguments; the whole numbers become parameters, by which expressions may be written.
-        shape: expressions.
+        shape: expressions, see `check_shape`.
+        sizes: further sizes of a call, with the values that stand where it does not say them.
+        pointers: type of each tensor, for the type of a call and those that the build serves.
 
     Raises:
-        MappingError: an expression that is none, or other fields that a mapping refuses.
+        MappingError: fields that a mapping refuses.
     """
     pipes = r.step.pipes
     loop = {
@@ -53,7 +107,10 @@ def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape
         "fma": pipes["fma"], "alu": pipes["alu"] + pipes["convert"], "local": pipes["local"],
         "masked_instructions": r.masked_loop.instructions if r.masked_loop else r.step.instructions,
     }  # fmt: skip
-    numbers = {n: v for n, v in constants.items() if isinstance(v, int) and not isinstance(v, bool) and v > 0}
+    numbers = {n: v for n, v in _numbers(constants).items() if n not in RESERVED}
+    types = _types(pointers or {})
+    # Halves compile to the same loops.
+    alike = {"bf16", "fp16"} if types[:1] in (["bf16"], ["fp16"]) else {*types[:1]}
     made: dict[str, Any] = {
         "kind": "gpu",
         "name": r.kernel,
@@ -64,10 +121,11 @@ def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape
         "implementations": ["*"],
         "family": FAMILY,
         "overlaps": False,
-        "parameters": {"head_dim": 1} | numbers,
+        "parameters": {"head_dim": 1} | ({"dtype": types[0]} if types else {}) | numbers | dict(sizes or {}),
         "tiles": [
             {
                 "query": 1, "key": 1, "warps": r.tile.warps, "stages": r.tile.stages, "targets": _runs_on(r.target),
+                "dtypes": sorted(alike),
                 "resources": {
                     "registers": r.registers, "shared_bytes": r.shared_bytes, "stack_bytes": r.stack_bytes,
                     "tensor_memory_columns": r.tensor_memory_columns, "made_by": f"{r.target} {r.compiler}",
@@ -83,8 +141,12 @@ def description(r: Resources, *, place: str, constants: Mapping[str, Any], shape
             }
         ],
     }  # fmt: skip
-    build(KernelMapping, {n: v for n, v in made.items() if n != "kind"}, where=place)
+    _built(made, place)
     return made
+
+
+def _built(made: Mapping[str, Any], place: str) -> KernelMapping:
+    return build(KernelMapping, {n: v for n, v in made.items() if n != "kind"}, where=place)
 
 
 def _runs_on(target: str) -> list[str]:

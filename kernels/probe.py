@@ -183,16 +183,28 @@ def literal(text: str) -> Any:
         return text
 
 
-def probe(
+def probe(place: str, *, target: str = "sm_90", **given: Any) -> Resources:
+    """Return what a kernel takes of a GPU generation.
+
+    Args:
+        place: "FILE.py:KERNEL".
+        **given: constants, arguments, warps, stages, as `prepared` takes them.
+
+    Raises:
+        KernelError: an argument that the kernel does not have, or a compile-time one without a value.
+    """
+    return compile_build(prepared(place, **given), target)
+
+
+def prepared(
     place: str,
     *,
-    target: str = "sm_90",
     constants: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
     warps: int = 4,
     stages: int = 3,
-) -> Resources:
-    """Return what a kernel takes of a GPU generation.
+) -> Build:
+    """Return a kernel with the values and types of all its arguments, ready to be compiled.
 
     Args:
         place: "FILE.py:KERNEL".
@@ -220,13 +232,12 @@ def probe(
     multiples = {n for n, t in types.items() if t.endswith(_MULTIPLE)}
     types = {n: t.removesuffix(_MULTIPLE) for n, t in types.items()}
     pointers = {n: t for n, t in types.items() if t.startswith("*") or t not in ("i32", "fp32")}
-    build = Build(
+    return Build(
         kernel=place.rpartition(":")[2], variant="probed", head_dim=0, dtype="", tile=Tile(16, 16, warps, stages),
         function=kernel, pointers=pointers, floats=tuple(n for n, t in types.items() if t == "fp32"),
         aligned=tuple(n for n in types if n in multiples or ("stride" in n and types[n] == "i32")),
         constants=constants,
     )  # fmt: skip
-    return compile_build(build, target)
 
 
 def _functions(kernel: Any) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from einsum_cascade.errors import KernelError, nearest
 from einsum_cascade.terminal import note
 
 from . import registry
-from .aot import TARGETS, WORD_BYTES, Resources, compile_fitting, compiler
+from .aot import TARGETS, WORD_BYTES, Resources, compile_fitting, compiler, parsing_in_turn
 from .registry import KernelEntry
+from .shared import least_bytes
 from .tiles import Tile, is_legal
 
 # Registers are handed out in units of 256 a warp. Source: CUDA occupancy calculator, compute capability 8.0 to 10.0.
@@ -120,14 +121,20 @@ def target_of(machine: str) -> str:
     return found
 
 
-def candidates(entry: KernelEntry, *, head_dim: int, word_bytes: int, machine: Rates) -> Iterator[Tile]:
-    """Yield the tiles of a kernel whose operands, in every stage of the pipeline, fit in shared memory."""
+def candidates(
+    entry: KernelEntry, *, variant: str, head_dim: int, word_bytes: int, machine: Rates
+) -> Iterator[Tile]:
+    """Yield the tiles of a kernel that may fit in shared memory; what they take is known once they are compiled."""
     c = entry.choices
     for m, n, warps, stages in itertools.product(c.block_m, c.block_n, c.warps, c.stages):
-        held_bytes = (m + 2 * n * stages) * head_dim * word_bytes
         # A warp multiplies 16 rows; more warps than rows would leave some of them idle.
-        if held_bytes <= machine.shared_bytes_per_block and max(m, n) >= 8 * warps and is_legal(m, n):
-            yield Tile(m, n, warps, stages)
+        if max(m, n) >= 8 * warps and is_legal(m, n):
+            tile = Tile(m, n, warps, stages)
+            least = least_bytes(
+                entry.name, variant, tile, head_dim=head_dim, word_bytes=word_bytes, target=machine.target
+            )
+            if least <= machine.shared_bytes_per_block:
+                yield tile
 
 
 def blocks_per_sm(r: Resources, machine: Rates) -> int:
@@ -218,7 +225,8 @@ def tune(
         head_dim = 128 if 128 in entry.head_dims else entry.head_dims[0]
     compiler()
     machine = rates(TARGETS[target])
-    grid = tiles or tuple(candidates(entry, head_dim=head_dim, word_bytes=WORD_BYTES[dtype], machine=machine))
+    sizes: dict[str, Any] = {"variant": variant, "head_dim": head_dim, "word_bytes": WORD_BYTES[dtype]}
+    grid = tiles or tuple(candidates(entry, **sizes, machine=machine))
     make = registry.load(entry.build)
 
     def tried(tile: Tile) -> Resources | None:
@@ -254,7 +262,7 @@ def _compiled(
     kept: list[Resources] = []
     sizes = itertools.groupby(sorted(grid, key=_size), key=_size)
     steps = iter(progress(range(len(grid))))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with parsing_in_turn(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for _, same in sizes:
             tiles = list(same)
             worth = [t for t in tiles if not any(_holds(t, other) for other in spilled)]

@@ -87,6 +87,21 @@ def compiled_tile(name: str, *, head_dim: int, target: str, dtype: str) -> TileM
     return None
 
 
+def compiled_targets(name: str) -> dict[str, tuple[str, ...]]:
+    """Return the types that a kernel is built for, by target.
+
+    >>> compiled_targets("channel_attention/weights")["sm_90"]
+    ('bf16', 'fp16', 'fp32')
+    """
+    found: dict[str, set[str]] = {}
+    for built, target, dtype in _tiles_built():
+        if built == name:
+            found.setdefault(target, set()).update(
+                (dtype, *(t for t, as_ in _COMPILED_ALIKE.items() if as_ == dtype))
+            )
+    return {target: tuple(sorted(types)) for target, types in sorted(found.items())}
+
+
 @functools.cache
 def _tiles_built() -> dict[tuple[str, str, str], dict[int, TileMapping]]:
     """Return the tiles of the tables by kernel, target and type, and by head dimension."""

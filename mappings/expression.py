@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +15,8 @@ from einsum_cascade.expr import Apply, Expr, Num, Size, Var
 
 MAX_EXPONENT = 64
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
+# How many values a function takes, where that is not any number of them.
+_TAKES: Mapping[str, int] = MappingProxyType({"floor": 1, "ceil": 1, "padded": 1, "cdiv": 2})
 
 
 def _variadic(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,6 +84,33 @@ def evaluate_expression(
         raise error(f"{where}: '{text}' cannot be computed (division by zero or overflow)") from None
 
 
+def names_in(
+    text: str | int | float, *, where: str, error: type[ModelError] = MappingError
+) -> frozenset[str]:
+    """Return the names that an expression reads.
+
+    Raises:
+        ModelError: of the class `error`; the text is no expression.
+
+    >>> sorted(names_in("cdiv(seq_q, 64) + i", where="example"))
+    ['i', 'seq_q']
+    """
+    if isinstance(text, (int, float)):
+        return frozenset()
+    try:
+        return frozenset(_names_of(_parsed(text)))
+    except CascadeError as e:
+        raise error(f"{where}: '{text}' is not an expression: {e.message}") from None
+
+
+def _names_of(node: Expr) -> Iterator[str]:
+    if isinstance(node, (Size, Var)):
+        yield node.name
+    elif isinstance(node, Apply):
+        for part in node.args:
+            yield from _names_of(part)
+
+
 @functools.lru_cache(maxsize=4096)
 def _parsed(text: str) -> Expr:
     from einsum_cascade.parser import parse_expression
@@ -123,6 +152,8 @@ def evaluate_node(
     if isinstance(node, (Size, Var)):
         return _lookup(node.name, names, where, error)
     if isinstance(node, Apply) and node.op in table:
+        if len(node.args) != _TAKES.get(node.op, len(node.args)):
+            raise error(f"{where}: '{node.op}' takes {_TAKES[node.op]} value(s), found {len(node.args)}")
         parts = (evaluate_node(a, names, where=where, error=error, table=table) for a in node.args)
         return table[node.op](*parts)
     found = node.op if isinstance(node, Apply) else type(node).__name__.lower()

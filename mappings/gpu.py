@@ -12,12 +12,10 @@ from typing import Any
 from einsum_cascade.errors import MappingError, nearest
 
 from .caches import CacheCopy, cache_copies
-from .grids import ORDERS, Grid, Text
+from .grids import ORDERS, Grid, Text, check_parameters
 from .reader import build, read_yaml
 
 LIBRARY = Path(__file__).parent / "library" / "gpu"
-# Kernels of a simulator of their own.
-_ELSEWHERE = {"neighborhood_attention": "neighbourhoods are predicted by 'cascade gna --on GPU'"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +194,6 @@ class KernelMapping:
         launches: kernels that one call starts.
         score_bytes: bytes of each score that pass through memory, summed over writes and reads; zero where fused.
         mask_passes: what applying a causal mask moves more, as a part of `score_bytes`.
-        chunked: linear attention: a query tile sees the keys of its own tile and a state of head_dim x head_dim.
-        state_bytes: bytes of each element of a chunk's state that pass through memory, writes and reads.
-        gradients: name of the kernel of its gradients, whose call runs both directions.
         remark: what a reader of the prediction has to know.
         aliases: other names of the kernel.
         family: the mapping whose measured constants say the most about this one, where that is another: the same
@@ -207,7 +202,10 @@ class KernelMapping:
         compiled: names under which the tables of compiled resources hold it, "kernel" or "kernel/part", the first
             that holds a tile first; `compiled_backward` likewise.
         grids: in place of score tiles, for a kernel of another shape: its launches one after another.
-        parameters: sizes that a call may leave out, each a number or an expression over those before it.
+        parameters: sizes that a call may leave out, each a number or an expression over those before it; of a word or
+            size of every call (`causal`, `head_dim`), the one value that the kernel has where no expression reads it.
+        needs: what the sizes have to be, in words, each with an expression that is then zero or more.
+        autotuned: a call takes the fastest of the tiles that serve it.
         useful: operations of a call as measured tables count them, where there are grids; zero for all their products.
     """
 
@@ -239,34 +237,27 @@ class KernelMapping:
     launches: int = 1
     score_bytes: float = 0.0
     mask_passes: float = 0.0
-    chunked: bool = False
-    state_bytes: float = 0.0
     remark: str = ""
     aliases: tuple[str, ...] = ()
-    gradients: str = ""
     family: str = ""
     sole: bool = False
     compiled: tuple[str, ...] = ()
     compiled_backward: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
     parameters: Mapping[str, Text] = field(default_factory=dict, hash=False)
+    needs: Mapping[str, Text] = field(default_factory=dict, hash=False)
     useful: Text = 0.0
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every name that a call may give the kernel."""
-        return (self.kernel, *self.aliases, *filter(None, (self.gradients,)))
+    autotuned: bool = False
 
     def __post_init__(self) -> None:
         if not self.tiles and not (self.grids and all(g.compiled for g in self.grids)):
             raise ValueError("tiles: expected at least one, or grids that say where they are compiled")
-        if self.launches < 1 or min(self.score_bytes, self.mask_passes, self.state_bytes) < 0:
-            raise ValueError(
-                "launches, score_bytes, mask_passes, state_bytes: expected numbers of at least 1, 0, 0, 0"
-            )
+        if self.launches < 1 or min(self.score_bytes, self.mask_passes) < 0:
+            raise ValueError("launches, score_bytes, mask_passes: expected numbers of at least 1, 0, 0")
         if self.split_slots < 0 or self.split_least < 1:
             raise ValueError("split_slots, split_least: expected numbers of at least 0 and 1")
         _require_order(self.order)
+        check_parameters(self.parameters)
 
     def of_tile(self, tile: TileMapping) -> KernelMapping:
         """Return the mapping with the habits of the kernel that takes this tile."""
@@ -296,25 +287,33 @@ class KernelMapping:
         Raises:
             MappingError: the kernel has no tile for it.
         """
-        for tile in self.tiles:
-            if tile.serves(
-                head_dim=head_dim,
-                target=target,
-                dtype=dtype,
-                causal=causal,
-                window=window,
-                direction=direction,
-            ):
-                return tile
+        return self.tiles_for(
+            head_dim=head_dim, target=target, dtype=dtype, causal=causal, window=window, direction=direction
+        )[0]
+
+    def tiles_for(
+        self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
+    ) -> list[TileMapping]:
+        """Return every tile that serves a call, the kernel's own choice first.
+
+        Raises:
+            MappingError: there is none.
+        """
+        kind: dict[str, Any] = {"head_dim": head_dim, "target": target, "dtype": dtype, "causal": causal}
+        found = [t for t in self.tiles if t.serves(**kind, window=window, direction=direction)]
+        if found:
+            return found
         raise MappingError(
-            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; expected {self._served(target)}"
+            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; expected {self._served(target, dtype)}"
         )
 
-    def _served(self, target: str) -> str:
-        """Return what the tiles are for, in words: head dimensions on a target, or the targets if it is none."""
+    def _served(self, target: str, dtype: str) -> str:
+        """Return what the tiles are for, in words: head dimensions on a target, or the types or targets that are."""
         here = [t for t in self.tiles if not t.targets or target in t.targets]
         if not here:
             return "a GPU of " + " or ".join(sorted({name for t in self.tiles for name in t.targets}))
+        if all(t.dtypes and dtype not in t.dtypes for t in here):
+            return " or ".join(sorted({name for t in here for name in t.dtypes}))
         return f"a head_dim up to {max(t.head_dim for t in here)}"
 
 
@@ -350,7 +349,7 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
     >>> find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3").name
     'flash_attention_3_paged'
     """
-    served = [m for m in kernel_mappings() if kernel in m.names]
+    served = [m for m in kernel_mappings() if kernel in (m.kernel, *m.aliases)]
     if not served:
         raise MappingError(f"unknown kernel '{kernel}'; {_nearest_kernel(kernel)}")
     fits = [
@@ -366,13 +365,14 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
     return replace(found, copies=tuple(c for p, c in cache_copies() if fnmatchcase(implementation, p)))
 
 
+@functools.cache
 def kernel_names() -> tuple[str, ...]:
     """Return every kernel that the library lays on a GPU.
 
     >>> "flash_attention" in kernel_names()
     True
     """
-    return tuple(sorted({name for m in kernel_mappings() for name in m.names}))
+    return tuple(sorted({name for m in kernel_mappings() for name in (m.kernel, *m.aliases)}))
 
 
 def is_described(implementation: str, mapping: KernelMapping) -> bool:
@@ -380,12 +380,16 @@ def is_described(implementation: str, mapping: KernelMapping) -> bool:
     return any(p != "*" and fnmatchcase(implementation, p) for p in (mapping.name, *mapping.implementations))
 
 
+# Its time depends on layouts, strides and tile pairs, which are no sizes of a call.
+_ELSEWHERE = {"neighborhood_attention": "`cascade gna-tune` and `simulator.tune_gna` predict it"}
+
+
 def _nearest_kernel(kernel: str) -> str:
     """Return the closest name where there is one, and in any case all of them."""
+    if kernel in _ELSEWHERE:
+        return _ELSEWHERE[kernel]
     legal = kernel_names()
     every = f"can be predicted: {', '.join(legal)}"
-    if kernel in _ELSEWHERE:
-        return f"{_ELSEWHERE[kernel]}; {every}"
     hint = nearest(kernel, legal)
     return f"{hint}; {every}" if hint.startswith("did you mean") else every
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from functools import reduce
 from types import MappingProxyType
 from typing import Any
@@ -12,11 +13,15 @@ import numpy as np
 
 from einsum_cascade.errors import MappingError
 
-from .expression import evaluate_expression
+from .expression import evaluate_expression, names_in
 
 Text = str | float
 
 ORDERS = ("longest_first", "launch", "shortest_first")
+# Names of a call in an expression.
+SIZES = ("batch", "heads", "kv_heads", "seq_q", "seq_kv", "head_dim", "window", "causal")
+# Names that stand for something else in an expression than a size that somebody gives.
+RESERVED = ("word", "group", "block_m", "block_n", "operand_rows", "i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,10 @@ class Grid:
     """One launch: how many blocks, how many steps each takes, and what a step does; expressions over sizes.
 
     Names in an expression: the sizes of a call (`batch`, `heads`, `kv_heads`, `group` = heads / kv_heads, `seq_q`,
-    `seq_kv`, `head_dim`, `window`, `causal`), `word` (bytes of an element), the tile (`block_m`, `block_n`), the
-    parameters of the mapping, and in `steps` and `masked` the number `i` of a block. Functions: `cdiv(a, b)`, the
-    quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`, `floor`, `min`, `max`.
+    `seq_kv`, `head_dim`, `window`, `causal`), `word` (bytes of an element), the tile (`block_m`, `block_n`,
+    `operand_rows`), the parameters of the mapping, and in `steps` and `masked` the number `i` of a block. Functions:
+    `cdiv(a, b)`, the quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`, `floor`, `min`,
+    `max`.
 
     Attributes:
         name: of the launch.
@@ -78,12 +84,40 @@ class Grid:
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
 
+    def reads_names(self, *, where: str) -> frozenset[str]:
+        """Return the names that the expressions read.
+
+        Raises:
+            MappingError: one of them is no expression.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WORDS}
+        work = {f"step.{f.name}": getattr(self.step, f.name) for f in fields(self.step)}
+        place = f"{where}: grids.{self.name}"
+        texts = {n: text for n, text in (own | work).items() if text != ""}
+        return frozenset().union(*(names_in(text, where=f"{place}: {n}") for n, text in texts.items()))
+
+
+_WORDS = ("name", "step", "order", "compiled")
+
+
+def check_parameters(names: Iterable[str]) -> None:
+    """Refuse names of parameters that no expression could tell from another size.
+
+    Raises:
+        ValueError: no word, or a name that stands for something else.
+    """
+    for name in names:
+        if not name.isidentifier():
+            raise ValueError(f"parameters: expected names of letters, digits and _, found '{name}'")
+        if name in RESERVED:
+            raise ValueError(f"parameters: '{name}' means something else in an expression; take another name")
+
 
 def padded(n: Any) -> Any:
     """Return the next power of two that is no less, and 16 at the least: the shape that a tile of n takes.
 
     >>> padded(np.array([3, 16, 17, 80])).tolist()
-    [16, 16, 32, 128]
+    [16.0, 16.0, 32.0, 128.0]
     """
     least = np.maximum(np.asarray(n, dtype=np.float64), 16.0)
     return 2.0 ** np.ceil(np.log2(least))
@@ -115,7 +149,13 @@ def value_of(text: Text, names: Mapping[str, Any], *, where: str) -> Any:
     """
     with np.errstate(all="ignore"):
         found = evaluate_expression(text, names, where=where, functions=FUNCTIONS)
-    low = np.min(found) if np.size(found) else 0.0
-    if not (np.isfinite(low) and low >= 0 and np.isfinite(np.max(found))):
-        raise MappingError(f"{where}: '{text}' is {low}; expected a finite number of at least zero")
+        if isinstance(found, complex):  # a root of a negative number
+            found = math.nan
+        try:
+            each = np.ravel(np.asarray(found, dtype=np.float64))
+        except OverflowError:  # a whole number beyond every float
+            each = np.array([math.inf])
+    bad = each[~(np.isfinite(each) & (each >= 0))]
+    if bad.size:
+        raise MappingError(f"{where}: '{text}' is {bad[0]:g}; expected a finite number of at least zero")
     return found

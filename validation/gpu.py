@@ -20,6 +20,7 @@ from simulator.hardware.gpu import find_gpu
 from .gpu_chosen import chosen_after_data, chosen_note
 from .gpu_energy import power_note
 from .gpu_metrics import kendall_tau, relative_errors
+from .gpu_operators import operator_sets, operators
 from .gpu_sets import (
     CONSTANTS,
     SET,
@@ -80,6 +81,7 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
     told = variants(table)
     result["variants"] = told.to_dict("records")
     result["speedups"] = summary(told).to_dict("records")
+    result["operators"] = operator_sets(operators(table))
     result["chosen_after_data"] = chosen_after_data()
     result["notes"] += [
         *_calibrated_by(cases, calibrate),

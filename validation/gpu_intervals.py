@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mappings.gpu import find_kernel_mapping
 from simulator.gpu.intervals import KINDS, SHORT_S, STATES, TABLE
-from simulator.gpu.model import predict
 
 from .gpu import cases_of
-from .gpu_sets import CONSTANTS, attention_rows, calls_of
+from .gpu_operators import operators
+from .gpu_sets import CONSTANTS, attention_rows
 from .measured import PUBLISHED, read_measured
 from .tables import write_rows
 
@@ -23,6 +24,7 @@ _LEAST_ROWS = 20  # short rows fewer than this take the width of the long ones, 
 _LEAST_SHORT = 0.15
 # What machines and versions of one device differ by in published tables: the least width for a machine not measured.
 _BETWEEN_MACHINES = 0.25
+HOSTED = "chunk_retention"  # whose published times hold the host's work
 _OF_A_SET = (0.1, 0.5, 0.9)  # places in order of size of the dense rows that calibrate a serving set
 
 
@@ -66,28 +68,31 @@ def residuals() -> dict[tuple[str, str], pd.DataFrame]:
         judged = cases[~cases["fitting"] & cases["scalar_source"].str.startswith("calibrated")]
         out["measured", kind] = judged.assign(ratio=judged["got"] / judged["expected"])
         out["like", kind] = cases.assign(ratio=cases["left_out"] / cases["expected"])
-    out["like", "chunked"] = _chunked(plain)
+    described = _described(plain)
+    out["like", "described"] = described.assign(ratio=described["got"] / described["expected"])
+    judged = described[~described["fitting"] & described["calibrated"].notna()]
+    out["measured", "described"] = judged.assign(ratio=judged["calibrated"] / judged["expected"])
     return out
 
 
-def _chunked(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the published rows of chunked linear attention, the host's work taken off.
+def _described(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the published rows of kernels that are described by grids, the host's work taken off where it is known.
 
-    Their times hold the same host work each, which the shortest one is little else but; what is predicted is the time
-    on the GPU alone. The shortest row tells the host's share and is not judged.
+    The times of chunked linear attention hold the same host work each, which the shortest one is little else but; what
+    is predicted is the time on the GPU alone. The shortest row tells the host's share and is not judged.
     """
-    rows = table[(table["kernel"] == "chunk_retention") & (table["direction"] == "fwd")]
-    got = []
-    for device, call in zip(
-        rows["device"], calls_of(rows.assign(kv_heads=0, window=0, causal=1)), strict=True
-    ):
-        sizes = {"batch": call.batch, "heads": call.heads, "seq_q": call.seq_q, "head_dim": call.head_dim}
-        got.append(predict("linear_attention", on=device, causal=True, dtype=call.dtype, **sizes).latency_s)
-    expected = rows["latency_ms"] * 1e-3
-    shortest = expected.idxmin()
-    host_s = expected[shortest] - float(np.array(got)[rows.index.get_loc(shortest)])
-    on_gpu = expected - host_s
-    return rows.assign(expected=on_gpu, ratio=np.array(got) / on_gpu).drop(index=shortest)
+    rows = operators(table)
+    grids = [
+        bool(find_kernel_mapping(k, i).grids)
+        for k, i in zip(rows["kernel"], rows["implementation"], strict=True)
+    ]
+    rows = rows[grids].rename(columns={"seconds": "expected"})
+    hosted = rows["kernel"] == HOSTED
+    shortest = rows.loc[hosted, "expected"].idxmin()
+    host_s = float(rows.at[shortest, "expected"] - rows.at[shortest, "got"])
+    # A row of those calibrates nothing here, as its time is not the GPU's.
+    rows.loc[hosted, "calibrated"] = np.nan
+    return rows.assign(expected=rows["expected"] - host_s * hosted).drop(index=shortest)
 
 
 def entries() -> list[dict[str, Any]]:
@@ -107,7 +112,8 @@ def _entry(state: str, kind: str, found: dict[tuple[str, str], pd.DataFrame]) ->
     narrow = max(spread, factor(short)) if len(short) >= _LEAST_ROWS else spread
     least = _BETWEEN_MACHINES if state == "own" else 0.0
     how = {"measured": "calibrated rows left out", "own": "as measured", "like": "device left out"}[state]
-    how += ", the host's work taken off" if kind == "chunked" else ""
+    if (state, kind) == ("like", "described"):
+        how = "constants of attention alone, the host's work taken off"
     return {
         "state": state,
         "kind": kind,

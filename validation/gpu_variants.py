@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import pandas as pd
@@ -19,11 +18,10 @@ from kernels import tiles
 from kernels.aot import WORD_BYTES
 from kernels.measurement import OURS
 from mappings.gpu import find_kernel_mapping
-from simulator.gpu.call import SIZES
 from simulator.gpu.efficiency import Efficiency
 from simulator.gpu.gna import gna_bounds
-from simulator.gpu.loops import call_of
 from simulator.gpu.model import predict
+from simulator.gpu.sizes import call_of, words_of
 from simulator.hardware.gpu import find_gpu
 
 from .gpu_sets import CONSTANTS, KERNEL, attention_rows, calibrated, known_device, parts_of
@@ -111,10 +109,7 @@ def _predicted_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
     try:
         mapping = find_kernel_mapping(kernel, row["implementation"])
         call = call_of(mapping, words, remarks=str(row["extra"]))
-        sizes = {f.name: getattr(call, f.name) for f in fields(call) if f.name in SIZES} | dict(
-            call.parameters
-        )
-        found = predict(kernel, on=row["device"], mapping=mapping, calibration=fit, **sizes)
+        found = predict(kernel, on=row["device"], mapping=mapping, calibration=fit, **words_of(call))
     except ModelError:
         return None
     return found.latency_s

@@ -66,7 +66,9 @@ def attention_table(quirks: Quirks) -> pd.DataFrame:
     choices = fusemax.flat_choices(fusemax.SHIPPED)
     cells = [(c, m, n) for c in CONFIGURATIONS for m in workloads() for n in fusemax.LENGTHS]
     rows = []
-    for configuration, model, length in tqdm(cells, desc="fusemax", file=sys.stderr, leave=False):
+    for configuration, model, length in tqdm(
+        cells, desc="fusemax", file=sys.stderr, leave=False, disable=None
+    ):
         choice = choices[model, length] if configuration == "flat" else None
         found = fusemax.estimate(configuration, model, length, quirks, choice)
         around = gemms(PLATFORM[configuration], model, length, quirks)

@@ -131,6 +131,9 @@ def print_result(result: dict[str, Any]) -> None:
         table(f"{result['suite']}: headline", names, [[r[n] for n in names] for r in headline])
     if sets := result.get("sets"):
         table(f"{result['suite']}: mean errors by set", _SET_COLUMNS, map(_set_row, sets), note=_SET_NOTE)
+    if operators := result.get("operators"):
+        title = f"{result['suite']}: kernels of other shapes, by what attention told of the device"
+        table(title, _OPERATOR_COLUMNS, map(_operator_row, operators), note=_OPERATOR_NOTE)
     if speedups := result.get("speedups"):
         shown = [list(r.values()) for r in speedups]
         table(f"{result['suite']}: our variants over dense", list(speedups[0]), shown, note=_SPEEDUP_NOTE)
@@ -147,6 +150,20 @@ _SET_NOTE = (
     "errors of the latency with no constants, with constants from rows of the set's own machine, with those of other "
     "devices alone, and of a roofline fitted on the same own rows; tau: Kendall's, on TFLOPS"
 )
+
+
+_OPERATOR_COLUMNS = ("kernel", "device", "n", "no row", "one row", "roofline", "inside")
+_OPERATOR_NOTE = (
+    "median errors of the latency: no row of these kernels calibrates, the row of median time does, an ideal roofline; "
+    "inside: rows within the interval of the first; times of chunk_retention and of small products hold the host's work"
+)
+
+
+def _operator_row(found: dict[str, Any]) -> list[Any]:
+    """Return a set of rows of another kernel as a line of a terminal."""
+    errors = ("median_raw", "median_calibrated", "median_roofline", "inside")
+    shown = ("-" if found[k] is None else f"{found[k]:.1%}" for k in errors)
+    return [f"{found['kernel']} {found['implementation']}", found["device"], found["n"], *shown]
 
 
 def _set_row(found: dict[str, Any]) -> list[Any]:

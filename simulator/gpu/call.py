@@ -194,6 +194,8 @@ def _dtype(value: Any) -> str:
 
 
 def _truth(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
     word = str(value).strip().lower()
     if word in ("1", "true", "yes", "1.0"):
         return True
@@ -208,6 +210,8 @@ def whole(name: str, value: Any) -> int:
     Raises:
         DataError: no number, not whole, or beyond every machine.
     """
+    if type(value) is int and abs(value) <= FAR:
+        return value
     text = str(value).strip()
     scale = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 1)
     try:

@@ -59,7 +59,7 @@ class Times:
     """Seconds of n calls and of their parts, each of shape (n,).
 
     Attributes:
-        busy_s: of each launch of the calls, beyond its fixed cost.
+        launches: of each launch of the calls, beyond its fixed cost: all of it, compute, memory and append.
     """
 
     latency_s: Floats
@@ -67,7 +67,7 @@ class Times:
     memory_s: Floats
     append_s: Floats
     roofline_s: Floats
-    busy_s: tuple[Floats, ...]
+    launches: tuple[tuple[Floats, Floats, Floats, Floats], ...]
 
 
 def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Times:
@@ -76,18 +76,17 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
     Args:
         exact: schedule few blocks event by event; else by the closed form, for sweeps.
     """
-    laid = (launch, *launch.then)
-    parts = [_busy(each, efficiency, exact=exact) for each in laid]
-    busy, compute, memory, append = parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
+    parts = tuple(_busy(each, efficiency, exact=exact) for each in (launch, *launch.then))
+    busy, compute, memory, append = np.sum(parts, axis=0) if launch.then else parts[0]
     gpu = launch.gpu
     roof = roofline_seconds(
-        sum(each.flops for each in laid),
-        sum(each.bytes_moved for each in laid),
+        sum([each.flops for each in launch.then], launch.flops),
+        sum([each.bytes_moved for each in launch.then], launch.bytes_moved),
         peak_per_s=gpu.peak_flops(launch.dtype),
         bandwidth_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
     )
     latency = efficiency.launch_s * launch.mapping.launches + busy
-    return Times(latency, compute, memory, append, roof, tuple(p[0] for p in parts))
+    return Times(latency, compute, memory, append, roof, parts)
 
 
 def _busy(launch: Launch, efficiency: Efficiency, *, exact: bool) -> tuple[Floats, Floats, Floats, Floats]:
@@ -96,9 +95,12 @@ def _busy(launch: Launch, efficiency: Efficiency, *, exact: bool) -> tuple[Float
     tile_s = launch.tile_times.seconds(gpu.clock_hz, efficiency.scalar)
     tiles_s = launch.tiles_of_block * tile_s + launch.mask_cycles_of_block / gpu.clock_hz
     ends_s = efficiency.block_cycles / gpu.clock_hz + _ends_seconds(launch, efficiency.scalar)
-    # Products that wait for each other take their time whatever else the SM does meanwhile.
-    chained_s = (launch.full + launch.masked) * launch.chain_cycles / gpu.clock_hz
-    costs = ends_s[:, None] + np.maximum(tiles_s * launch.crowding[:, None], chained_s)
+    crowded_s = tiles_s * launch.crowding[:, None]
+    if launch.chain_cycles:
+        # Products that wait for each other take their time whatever else the SM does meanwhile.
+        chained_s = (launch.full + launch.masked) * launch.chain_cycles / gpu.clock_hz
+        crowded_s = np.maximum(crowded_s, chained_s)
+    costs = ends_s[:, None] + crowded_s
     costs = np.where(launch.runs > 0, costs, 0.0)
     compute = _schedule(launch, costs, exact=exact)
     work = (costs * launch.blocks_of_run).sum(axis=1) / (launch.slots * compute)

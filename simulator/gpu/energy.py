@@ -106,7 +106,9 @@ def power(
     """
     gpu, table = launch.gpu, constants()
     rates = energy_rates(gpu)
-    dynamic = np.asarray(sum(_dynamic_j(each, rates) for each in (launch, *launch.then)))
+    dynamic = _dynamic_j(launch, rates)
+    for each in launch.then:
+        dynamic = dynamic + _dynamic_j(each, rates)
     idle = rates.idle_w if idle_w is None else idle_w
     factor = table["scale"].value if scale is None else scale
     watts = np.minimum(idle + factor * dynamic / latency_s, gpu.board_power_w)

@@ -14,8 +14,8 @@ from ..hardware.gpu import find_gpu
 from .calibration import prior, uncalibrated
 from .efficiency import Efficiency, times
 from .launch import Launch
-from .loops import call_of
 from .model import key_of, lay
+from .sizes import call_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,21 +56,29 @@ def predict_grid(
     frames = []
     efficiency = calibration
     for n in seq:
-        call = call_of(mapping, {"batch": 1, "heads": 1, "seq_q": n, "seq_kv": n} | sizes)
-        efficiency = efficiency or uncalibrated(prior(key_of(call, gpu, mapping, implementation)))
+        tokens = {"batch": 1, "heads": 1, "seq_q": n, "seq_kv": n} | sizes
+        # What a grid's blocks do may depend on any size, the number of heads too.
+        words = [tokens | {"heads": h} for h in heads] if mapping.grids else [tokens]
+        calls = [call_of(mapping, w) for w in words]
+        efficiency = efficiency or uncalibrated(prior(key_of(calls[0], gpu, mapping, implementation)))
         for tile in tiles or (None,):
-            if mapping.grids:
-                laid = lay([replace(call, heads=int(h)) for h in many], gpu, mapping=mapping, tile=tile)
-            else:
-                laid = _scaled(lay([call], gpu, mapping=mapping, tile=tile), many)
-            found = times(laid, efficiency, exact=False)
+            laid = [lay([call], gpu, mapping=mapping, tile=tile) for call in calls]
+            if not mapping.grids:
+                laid = [_scaled(laid[0], many)]
+            found = [times(each, efficiency, exact=False) for each in laid]
             points = {
-                "query": laid.tile.query,
-                "key": laid.tile.key,
+                "query": laid[0].tile.query,
+                "key": laid[0].tile.key,
                 "seq": n,
                 "heads": many.astype(np.int64),
             }
-            frames.append({**points, "latency_s": found.latency_s, "roofline_s": found.roofline_s})
+            frames.append(
+                {
+                    **points,
+                    "latency_s": np.concatenate([t.latency_s for t in found]),
+                    "roofline_s": np.concatenate([t.roofline_s for t in found]),
+                }
+            )
     size = len(many)
     columns = {
         name: np.concatenate([np.broadcast_to(np.asarray(frame[name]), size) for frame in frames])

@@ -17,7 +17,7 @@ SHORT_S = 50e-6  # below it fixed costs weigh more, and times are further off
 UNKNOWN = 1.0  # of a kernel that nobody described: half to twice the time
 
 STATES = ("measured", "own", "like")
-KINDS = ("plain", "serving", "backward", "chunked")
+KINDS = ("plain", "serving", "backward", "described")
 
 
 @functools.cache
@@ -30,10 +30,9 @@ def _table() -> dict[tuple[str, str], tuple[float, float]]:
 
 def kind_of(mapping: KernelMapping, direction: str) -> str:
     """Return the kind of kernel by which intervals are tabulated."""
-    if mapping.chunked:
-        return "chunked"
-    # Of kernels of another shape than attention's, the backward pass is the one of which there are rows enough.
-    return "backward" if direction != "fwd" or mapping.grids else "serving" if mapping.appends else "plain"
+    if mapping.grids:
+        return "described"
+    return "backward" if direction != "fwd" else "serving" if mapping.appends else "plain"
 
 
 def with_interval(efficiency: Efficiency, *, state: str, kind: str) -> Efficiency:

@@ -13,7 +13,6 @@ from mappings.gpu import KernelMapping, TileMapping
 
 from ..hardware.gpu import Gpu
 from .call import Call
-from .chunks import chunk_flops, chunk_visits, extra_bytes, require_chunks
 from .masks import Mask, mask_visits
 from .merge import merge
 from .occupancy import blocks_per_sm, require_fit
@@ -79,7 +78,9 @@ class Launch:
     @property
     def tiles_of_block(self) -> Floats:
         """Score tiles of a block of each run in units of full ones, shape (n, K)."""
-        dearer = max(self.mapping.mask_factor, self.tile_times.masked / self.tile_times.bound)
+        times = self.tile_times
+        # A step may do nothing but be there, in a kernel that only stores.
+        dearer = max(self.mapping.mask_factor, times.masked / times.bound if times.bound else 1.0)
         return self.full + dearer * self.masked
 
     @property
@@ -152,7 +153,7 @@ def launch(
         edges=first.mask.tests if first.mask else 2 if first.windowed else int(first.causal),
     )
     work = _work(calls, gpu, mapping=mapping, tile=tile, direction=direction)
-    moved, appended, footprint = _bytes(calls, mapping, tile, gpu.target, direction)
+    moved, appended, footprint = _bytes(calls, mapping, gpu.target, direction)
     return Launch(
         gpu=gpu,
         head_dim=first.head_dim,
@@ -161,7 +162,7 @@ def launch(
         tile=tile,
         tile_times=timed,
         windowed=np.array([c.window > 0 for c in calls]),
-        flops=np.array([_flops(c, mapping, tile, per_score.tensor) for c in calls]),
+        flops=np.array([c.flops(tensor=per_score.tensor) for c in calls]),
         bytes_moved=moved,
         bytes_appended=appended,
         bytes_of_queries=np.array([c.query_bytes() for c in calls]),
@@ -207,18 +208,20 @@ def _work(
     )
 
 
-def _flops(call: Call, mapping: KernelMapping, tile: TileMapping, tensor: float) -> float:
-    return chunk_flops(call, tile, tensor=tensor) if mapping.chunked else call.flops(tensor=tensor)
+def _score_bytes(call: Call, mapping: KernelMapping) -> float:
+    """Return the bytes of scores that leave the chip."""
+    scores = mapping.score_bytes * call.batch * call.heads * float(call.seq_q) * call.seq_kv
+    return scores * (1.0 + (mapping.mask_passes if call.causal else 0.0))
 
 
 def _bytes(
-    calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, target: str, direction: str
+    calls: Sequence[Call], mapping: KernelMapping, target: str, direction: str
 ) -> tuple[Floats, Floats, Floats]:
     """Return the bytes of the attention, of the copy into the cache before it, and of all tensors together."""
     # The backward pass reads what the forward pass read and wrote, and writes as many gradients.
     scale = 1.0 if direction == "fwd" else 2.0
     cache = np.array([c.key_bytes() for c in calls])
-    extra = np.array([extra_bytes(c, mapping, tile) for c in calls])
+    extra = np.array([_score_bytes(c, mapping) for c in calls])
     moved = scale * (np.array([c.query_bytes() for c in calls]) + cache + extra)
     if not mapping.appends or mapping.copy(target).works_on == "none":
         return moved, np.zeros(len(calls)), moved
@@ -256,9 +259,6 @@ def _walked(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, vi
 
 def _visits(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, direction: str) -> Visits:
     """Return the visits; in the backward direction with queries and keys in each other's place."""
-    if mapping.chunked:
-        require_chunks(calls, mapping, direction)
-        return chunk_visits(calls, tile)
     if calls[0].mask and mapping.skips_causal and mapping.skips_window:
         return _masked(calls[0], calls[0].mask, mapping, tile, direction)
     seq_q = np.array([c.seq_q for c in calls])

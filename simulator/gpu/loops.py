@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -11,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einsum_cascade.errors import MappingError
-from mappings.compiled import compiled_tile
+from mappings.compiled import compiled_targets, compiled_tile
+from mappings.expression import names_in
 from mappings.gpu import KernelMapping, TileMapping
 from mappings.grids import Grid, StepWork, value_of
 
 from ..hardware.gpu import Gpu
-from .call import BYTES, SIZES, Call, make_call
+from .call import BYTES, Call
 from .launch import Launch
 from .merge import merge
 from .occupancy import blocks_per_sm
+from .sizes import names_of
 from .tile import MMA_FLOPS, READ_TOGETHER, compiled, compiled_flops, estimated, l2_per_cycle, timed
 
 Floats = NDArray[np.float64]
@@ -31,35 +32,9 @@ CHAIN_CYCLES = 93.0
 # The part of the tensor rate that mma.sync reaches where a generation has faster instructions: as FlashAttention-2,
 # whose share was chosen after looking at its rows (flash_attention_2.yaml).
 _SYNC_SHARE = {"sm_90": 0.62, "sm_100": 0.25, "sm_103": 0.25}
-_REMARK = re.compile(r"(\w+)=([\d.]+)\b")
-# More blocks than this of one lane are no kernel that anybody starts, and would fill the memory here.
-_MOST_BLOCKS = 1 << 26
-
-
-def call_of(mapping: KernelMapping, sizes: Mapping[str, Any], *, remarks: str = "") -> Call:
-    """Return the call of a kernel: what its mapping says of sizes that are not given stands for them.
-
-    Args:
-        remarks: of a measured row, `name=value` separated by semicolons, some of which may be sizes of this kernel.
-
-    Raises:
-        ModelError: a size that the kernel does not have, one that is missing, or no whole number.
-    """
-    if not mapping.parameters:
-        return make_call(**sizes)
-    own = [n for n in mapping.parameters if n not in SIZES]
-    told = {n: v for n, v in _REMARK.findall(remarks) if n in own}
-    known = {n: text for n, text in mapping.parameters.items() if n in SIZES}
-    # A size that a kernel does not have is 0 in a measured table.
-    given = {n: v for n, v in sizes.items() if n not in known or str(v) not in ("", "0", "0.0", "None")}
-    call = make_call(parameters=own, **(known | told | given))
-    found = dict(call.parameters)
-    for name in own:
-        if name not in found:
-            text = mapping.parameters[name]
-            value = value_of(text, _names(call) | found, where=f"{mapping.name}: parameters.{name}")
-            found[name] = float(value)
-    return replace(call, parameters=tuple(sorted(found.items())))
+# Blocks of a grid (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"); where each takes
+# steps of its own they are written out, and more of them would fill the memory here.
+_MOST_BLOCKS, _MOST_UNLIKE = (1 << 31) - 1, 1 << 22
 
 
 def lay_grids(
@@ -77,8 +52,7 @@ def lay_grids(
     """
     laid = [_lay(calls, gpu, mapping, grid, tile) for grid in mapping.grids]
     useful = np.array([float(_value(mapping.useful, c, {}, f"{mapping.name}: useful")) for c in calls])
-    if not useful.any():
-        useful = np.sum([each.flops for each in laid], axis=0)
+    useful = np.where(useful > 0, useful, np.sum([each.flops for each in laid], axis=0))
     laid = [replace(each, flops=np.zeros(len(calls))) for each in laid]
     first = replace(laid[0], flops=useful, mapping=replace(laid[0].mapping, launches=len(laid)))
     return replace(first, then=tuple(laid[1:]))
@@ -89,7 +63,7 @@ def _lay(
 ) -> Launch:
     call, where = calls[0], f"{mapping.name}: grids.{grid.name}"
     tile = given or _tile(mapping, grid, call, gpu)
-    shape = {"block_m": float(tile.query), "block_n": float(tile.key)}
+    shape = {"block_m": tile.query, "block_n": tile.key, "operand_rows": tile.operand_rows}
     works = [_work(grid.step, c, shape, where) for c in calls]
     if any(w != works[0] for w in works):
         raise MappingError(f"{where}: step: expected calls whose steps are alike; found different ones")
@@ -107,15 +81,17 @@ def _lay(
         "l2": work["loads"] / l2_per_cycle(gpu) / READ_TOGETHER,
     }
     blocks = _blocks(calls, grid, shape, where)
-    full, masked, walked, runs = merge(blocks[0], blocks[1], np.zeros(blocks[0].shape))
-    lanes = np.array([float(_value(grid.lanes, c, shape, f"{where}: lanes")) for c in calls])
+    lanes = np.array([_whole(grid.lanes, c, shape, f"{where}: lanes") for c in calls])
     reads, writes = (
         np.array([float(_value(text, c, shape, f"{where}: {name}")) for c in calls])
         for name, text in (("reads", grid.reads), ("writes", grid.writes))
     )
     most = blocks_per_sm(gpu, tile)
     nothing = np.zeros(len(calls))
-    counts = np.stack([blocks[0].sum(axis=1), blocks[1].sum(axis=1), nothing]) * lanes
+    full, masked, walked, runs = blocks
+    counts = np.stack([(full * runs).sum(axis=1), (masked * runs).sum(axis=1), nothing]) * lanes
+    if not counts.sum(axis=0).all():
+        raise MappingError(f"{where}: expected a block that takes a step, found none for these sizes")
     return Launch(
         gpu=gpu,
         head_dim=call.head_dim,
@@ -152,9 +128,12 @@ def _tile(mapping: KernelMapping, grid: Grid, call: Call, gpu: Gpu) -> TileMappi
         return found
     if mapping.tiles:
         return mapping.tile(**kind, causal=call.causal, window=call.windowed, direction=call.direction)
+    made_for = compiled_targets(grid.compiled)
+    here = made_for.get(gpu.target)
+    known = f"expected {' or '.join(here)}" if here else f"expected a GPU of {', '.join(made_for) or 'none'}"
     raise MappingError(
         f"{mapping.name}: grids.{grid.name}: '{grid.compiled}' was not compiled for {call.dtype} on {gpu.target}; "
-        f"expected one of {', '.join(sorted({'bf16', 'fp16', 'fp32'} - {call.dtype}))}, or a mapping with tiles"
+        f"{known}, or a mapping with tiles"
     )
 
 
@@ -180,20 +159,37 @@ def _on_its_path(tile: TileMapping, flops: float, gpu: Gpu, dtype: str) -> TileM
     return replace(tile, operand_rows=16, tensor_share=share)
 
 
-def _blocks(calls: Sequence[Call], grid: Grid, shape: Mapping[str, float], where: str) -> Floats:
-    """Return full and masked steps of every block of a lane, shape (2, n, blocks)."""
-    numbers = [int(_value(grid.blocks, c, shape, f"{where}: blocks")) for c in calls]
-    if max(numbers) > _MOST_BLOCKS:
-        raise MappingError(f"{where}: blocks: expected at most {_MOST_BLOCKS:,}, found {max(numbers):,}")
-    out = np.zeros((2, len(calls), max(max(numbers), 1)))
+def _blocks(
+    calls: Sequence[Call], grid: Grid, shape: Mapping[str, float], where: str
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return full, masked and walked steps of the runs of blocks of a lane, and how many blocks each run has."""
+    numbers = [int(_whole(grid.blocks, c, shape, f"{where}: blocks")) for c in calls]
+    alike = not any("i" in names_in(text, where=where) for text in (grid.steps, grid.masked))
+    most = _MOST_BLOCKS if alike else _MOST_UNLIKE
+    if max(numbers) > most:
+        raise MappingError(f"{where}: blocks: expected at most {most:,}, found {max(numbers):,}")
+    out = np.zeros((2, len(calls), 1 if alike else max(*numbers, 1)))
     for row, (call, n) in enumerate(zip(calls, numbers, strict=True)):
-        names = {**shape, "i": np.arange(n, dtype=np.float64)}
-        steps = np.broadcast_to(_value(grid.steps, call, names, f"{where}: steps"), n)
-        masked = np.broadcast_to(_value(grid.masked, call, names, f"{where}: masked"), n)
+        width = 1 if alike else n
+        names = shape if alike else {**shape, "i": np.arange(n, dtype=np.float64)}
+        steps = np.broadcast_to(_whole(grid.steps, call, names, f"{where}: steps"), width)
+        masked = np.broadcast_to(_whole(grid.masked, call, names, f"{where}: masked"), width)
         if (masked > steps).any():
             raise MappingError(f"{where}: masked: expected no more than steps")
-        out[0, row, :n], out[1, row, :n] = steps - masked, masked
-    return out
+        out[0, row, :width], out[1, row, :width] = steps - masked, masked
+    if alike:
+        runs = np.where(out.sum(axis=0) > 0, np.array(numbers, dtype=np.float64)[:, None], 0.0)
+        return out[0], out[1], np.zeros_like(runs), runs
+    return merge(out[0], out[1], np.zeros(out[0].shape))
+
+
+def _whole(text: str | float, call: Call, more: Mapping[str, Any], where: str) -> Any:
+    """Return a number of blocks or of steps, which no half of one is."""
+    found = np.asarray(_value(text, call, more, where), dtype=np.float64)
+    part = found[found != np.floor(found)]
+    if part.size:
+        raise MappingError(f"{where}: '{text}' is {part.flat[0]:g}; expected whole numbers, as of cdiv(a, b)")
+    return found
 
 
 def _work(step: StepWork, call: Call, shape: Mapping[str, float], where: str) -> dict[str, float]:
@@ -206,11 +202,4 @@ def _work(step: StepWork, call: Call, shape: Mapping[str, float], where: str) ->
 
 
 def _value(text: str | float, call: Call, more: Mapping[str, Any], where: str) -> Any:
-    return value_of(text, _names(call) | dict(call.parameters) | dict(more), where=where)
-
-
-def _names(call: Call) -> dict[str, Any]:
-    """Return the sizes of a call by the names that expressions use."""
-    names = {n: getattr(call, n) for n in ("batch", "heads", "seq_q", "seq_kv", "head_dim", "window")}
-    own = {"kv_heads": call.key_heads, "group": call.group, "causal": int(call.causal)}
-    return {n: float(v) for n, v in (names | own).items()} | {"word": BYTES[call.dtype]}
+    return value_of(text, {**names_of(call), **more}, where=where)

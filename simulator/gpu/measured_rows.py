@@ -34,9 +34,10 @@ def calibration_rows(
     *,
     kernels: tuple[str, ...],
     key: Key,
+    direction: str,
     call_of: Callable[[Mapping[str, Any], str], Call],
 ) -> list[MeasuredRow]:
-    """Return the rows of a measured table on a key's device and in its direction, in an order of their own.
+    """Return the rows of a measured table on a key's device and in a direction, in an order of their own.
 
     Args:
         kernels: names of the kernel, each with whatever follows it.
@@ -48,12 +49,12 @@ def calibration_rows(
     found = [
         MeasuredRow(kernels[0], row["implementation"], *_timed(row, f"{path}: line {line}", call_of))
         for line, row in _rows(Path(path))
-        if _is_near(row, kernels, key)
+        if _is_near(row, kernels, key, direction)
     ]
     if not any(is_own(r, key) for r in found):
         raise DataError(
             f"{path}: no row of {key.implementation} on {key.device} with head_dim {key.head_dim}, {key.dtype}, "
-            f"{key.direction}"
+            f"{direction}"
         )
     return sorted(found, key=lambda r: (r.implementation, astuple(r.call), r.seconds))
 
@@ -100,10 +101,10 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _is_near(row: Mapping[str, str], kernels: tuple[str, ...], key: Key) -> bool:
+def _is_near(row: Mapping[str, str], kernels: tuple[str, ...], key: Key, direction: str) -> bool:
     return (
         row["kernel"].startswith(kernels)
-        and row["direction"] == key.direction
+        and row["direction"] == direction
         and _number(row["head_dim"]) >= 0  # 0 of a kernel without heads
         and _device(row["device"]) == key.device
     )

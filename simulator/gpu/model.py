@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError, nearest
 from mappings.compiled import with_compiled
-from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, is_described, read_kernel_mapping
+from mappings.gpu import (
+    KernelMapping,
+    TileMapping,
+    find_kernel_mapping,
+    is_described,
+    kernel_names,
+    read_kernel_mapping,
+)
 
 from ..hardware.gpu import Gpu, find_gpu
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown
@@ -24,13 +31,17 @@ from .energy import constants, energy_names, power
 from .fitting import Group, jointly_known, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
-from .loops import call_of, lay_grids
+from .loops import lay_grids
 from .masks import Mask, masked_sizes
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
 from .prediction import Prediction
+from .sizes import call_of
 
 Floats = NDArray[np.float64]
+
+# By which an autotuned kernel's tiles are compared before its own constants are known.
+_TYPICAL = Efficiency(0.7)
 
 
 def predict(
@@ -47,7 +58,8 @@ def predict(
     """Return the predicted latency of one kernel call, with its interval.
 
     Args:
-        kernel: for example "flash_attention".
+        kernel: for example "flash_attention"; "flash_attention_gradients" is its forward and its backward pass, where
+            `direction` says nothing else.
         on: a device by name or alias, or a `Gpu`.
         implementation: a name that measured tables use; it chooses tiles and constants.
         calibration: an efficiency, or a measured table whose rows of this device, implementation, head_dim and dtype
@@ -66,26 +78,24 @@ def predict(
     (True, 258048)
     """
     gpu = find_gpu(on) if isinstance(on, str) else on
+    if mapping is None:
+        kernel, sizes = _of_gradients(kernel, sizes)
     laid = _mapping(kernel, implementation, mapping)
     mask = None
-    if kernel == laid.gradients:
-        sizes = {"direction": "fwdbwd"} | sizes
     if cascade is not None:
-        if laid.grids or laid.chunked:
+        if laid.grids:
             raise MappingError(
                 f"{laid.name}: expected a kernel of tiles of scores; it takes no mask of a cascade"
             )
         mask, sizes = masked_sizes(cascade, sizes)
     call = replace(call_of(laid, sizes), mask=mask)
-    own = str(laid.parameters.get("direction", "fwd"))
-    if laid.grids and call.direction != own:
-        raise MappingError(
-            f"{laid.name}: expected direction={own}, which its launches are; found {call.direction}"
-        )
     parts = ("fwd", "bwd") if call.direction == "fwdbwd" else (call.direction,)
-    launches = [lay([call], gpu, mapping=laid, tile=tile, direction=d) for d in parts]
     efficiencies = [
         _efficiency(call, gpu, laid, implementation, calibration, kernel=kernel, direction=d) for d in parts
+    ]
+    launches = [
+        lay([call], gpu, mapping=laid, tile=tile, direction=d, by=e)
+        for d, e in zip(parts, efficiencies, strict=True)
     ]
     results = [times(each, e) for each, e in zip(launches, efficiencies, strict=True)]
     return _prediction(launches, efficiencies, results, mask=mask, warnings=_warnings(implementation, laid))
@@ -98,10 +108,13 @@ def lay(
     mapping: KernelMapping,
     tile: TileMapping | None = None,
     direction: str = "fwd",
+    by: Efficiency = _TYPICAL,
 ) -> Launch:
-    """Return calls of one kind laid on a GPU with the tile that the kernel takes for them."""
-    if mapping.grids:
-        return lay_grids(calls, gpu, mapping=mapping, tile=tile)
+    """Return calls of one kind laid on a GPU with the tile that the kernel takes for them.
+
+    Args:
+        by: the constants by which the fastest tile of an autotuned kernel is found, one for all calls.
+    """
     first = calls[0]
     kind: dict[str, Any] = {
         "head_dim": first.head_dim,
@@ -111,6 +124,14 @@ def lay(
         "window": first.windowed,
         "direction": direction,
     }
+    if mapping.autotuned and tile is None:
+        tried = [
+            lay(calls, gpu, mapping=mapping, tile=each, direction=direction)
+            for each in mapping.tiles_for(**kind)
+        ]
+        return min(tried, key=lambda laid: float(times(laid, by).latency_s.sum()))
+    if mapping.grids:
+        return lay_grids(calls, gpu, mapping=mapping, tile=tile)
     chosen = with_compiled(mapping, tile or mapping.tile(**kind), **kind)
     return launch(calls, gpu, mapping=mapping, tile=chosen, direction=direction)
 
@@ -119,8 +140,18 @@ def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, di
     """Return what an efficiency of this call belongs to."""
     kv = call.kv_dtype or call.dtype
     products = mapping.products(target=gpu.target, dtype=call.dtype, kv_dtype=kv)
-    of_call = (call.head_dim, call.dtype, kv, direction, products)
+    # What costs a gradient of attention more than the attention, its blocks above all, costs a grid nothing: it says
+    # itself what its blocks do.
+    of_call = (call.head_dim, call.dtype, kv, "fwd" if mapping.grids else direction, products)
     return Key(gpu.name, gpu.target, mapping.family or mapping.name, implementation, *of_call)
+
+
+def _of_gradients(kernel: str, sizes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the kernel whose gradients are asked for and the direction; a kernel of its own as it is."""
+    forward = kernel.removesuffix("_gradients")
+    if forward == kernel or kernel in kernel_names() or forward not in kernel_names():
+        return kernel, sizes
+    return forward, {"direction": "fwdbwd"} | sizes
 
 
 def _mapping(kernel: str, implementation: str, given: KernelMapping | str | Path | None) -> KernelMapping:
@@ -153,6 +184,7 @@ def _efficiency(
         given,
         kernels=kernels,
         key=key,
+        direction=direction,
         call_of=lambda sizes, remarks: call_of(mapping, sizes, remarks=remarks),
     )
     own = [r for r in rows if is_own(r, key)]
@@ -173,13 +205,18 @@ def _groups(
         name, call = alike[0].implementation, alike[0].call
         try:
             mapping = mappings.get(name) or find_kernel_mapping(alike[0].kernel, name)
-            found = lay([r.call for r in alike], gpu, mapping=mapping, direction=first.direction)
+            # A step of a grid may depend on any size, an autotuned tile too.
+            each = [[r] for r in alike] if mapping.grids or mapping.autotuned else [alike]
+            found = [
+                lay([r.call for r in some], gpu, mapping=mapping, direction=first.direction) for some in each
+            ]
         except MappingError:
             if name in mappings:
                 raise
             continue
+        seconds = [np.array([r.seconds for r in some]) for some in each]
         key = key_of(call, gpu, mapping, name, first.direction)
-        laid.setdefault(key, []).append((found, np.array([r.seconds for r in alike])))
+        laid.setdefault(key, []).extend(zip(found, seconds, strict=True))
     return [
         Group(key, prior(key), tuple(x for x, _ in pairs), tuple(s for _, s in pairs))
         for key, pairs in laid.items()
@@ -216,7 +253,7 @@ def _prediction(
     latency = sum(float(t.latency_s[0]) for t in results)
     widest = max(efficiencies, key=lambda e: e.spread)
     low, high = interval(latency, widest)
-    main = _longest(launches[-1], results[-1])
+    main = _longest(launches[-1], results[-1]) if launches[-1].then else launches[-1]
     energy, spread = _energy(launches, results)
     useful = sum(float(each.flops[0]) for each in launches)
     parts = {
@@ -232,7 +269,7 @@ def _prediction(
         low_s=low,
         high_s=high,
         tflops=useful / latency / 1e12,
-        bound_by=_bound_by(main, parts),
+        bound_by=_bound_by(main, parts, efficiencies[-1]),
         tiles=_tiles(launches),
         waves=float(main.blocks[0] / main.slots[0]),
         scalar=efficiencies[-1].scalar,
@@ -247,30 +284,32 @@ def _prediction(
         energy_high_j=min(energy / latency * (1 + spread), main.gpu.board_power_w) * high,
         assumptions=(*warnings, *_of_mask(mask), *_assumptions(main)),
         warnings=warnings,
-        launches=tuple(_steps(launches, results)),
+        launches=tuple(_steps(launches, results, efficiencies)) if main.name else (),
     )
 
 
 def _longest(laid: Launch, found: Times) -> Launch:
     """Return the launch of a call that takes the longest."""
     each = (laid, *laid.then)
-    return each[max(range(len(each)), key=lambda i: float(found.busy_s[i][0]))]
+    return each[max(range(len(each)), key=lambda i: float(found.launches[i][0][0]))]
 
 
-def _steps(launches: list[Launch], results: list[Times]) -> Iterator[dict[str, Any]]:
+def _steps(
+    launches: list[Launch], results: list[Times], efficiencies: list[Efficiency]
+) -> Iterator[dict[str, Any]]:
     """Yield what there is to tell of each launch of a kernel that is described by its launches."""
-    for first, found in zip(launches, results, strict=True):
-        for laid, busy in zip((first, *first.then), found.busy_s, strict=True):
-            if laid.name:
-                yield {
-                    "name": laid.name,
-                    "blocks": int(laid.blocks[0]),
-                    "steps": int(laid.counts[:2, 0].sum()),
-                    "blocks_per_sm": laid.most,
-                    "waves": float(laid.blocks[0] / laid.slots[0]),
-                    "tile_bound_by": laid.tile_times.bound_by,
-                    "latency_s": float(busy[0]),
-                }
+    for first, found, efficiency in zip(launches, results, efficiencies, strict=True):
+        for laid, seconds in zip((first, *first.then), found.launches, strict=True):
+            busy, compute, memory, _ = (float(s[0]) for s in seconds)
+            yield {
+                "name": laid.name,
+                "blocks": int(laid.blocks[0]),
+                "steps": int(laid.counts[:2, 0].sum()),
+                "blocks_per_sm": laid.most,
+                "waves": float(laid.blocks[0] / laid.slots[0]),
+                "bound_by": _bound_by(laid, {"memory": memory, "compute": compute}, efficiency),
+                "latency_s": busy,
+            }
 
 
 def _energy(launches: list[Launch], results: list[Times]) -> tuple[float, float]:
@@ -279,16 +318,23 @@ def _energy(launches: list[Launch], results: list[Times]) -> tuple[float, float]
     return sum(float(p.energy_j[0]) for p in found), max(p.spread for p in found)
 
 
-def _bound_by(laid: Launch, parts: Mapping[str, float]) -> str:
+def _bound_by(laid: Launch, parts: Mapping[str, float], efficiency: Efficiency) -> str:
     largest = max(parts, key=lambda name: parts[name])
     if largest != "compute":
         return "memory" if largest == "append" else largest
-    return "waves" if laid.blocks[0] < laid.gpu.sms else laid.tile_times.bound_by
+    if laid.blocks[0] < laid.gpu.sms:
+        return "waves"
+    if laid.chain_cycles:
+        clock = laid.gpu.clock_hz
+        tile_s = laid.tile_times.seconds(clock, efficiency.scalar) * float(laid.crowding[0])
+        if laid.chain_cycles / clock > tile_s:
+            return "chain"
+    return laid.tile_times.bound_by
 
 
 def _tiles(launches: list[Launch]) -> dict[str, int]:
-    laid = [one for each in launches for one in (each, *each.then)]
-    full, masked, skipped = (int(sum(one.counts[i, 0] for one in laid)) for i in range(3))
+    laid = [*launches, *(one for each in launches for one in each.then)]
+    full, masked, skipped = (int(n) for n in sum([one.counts[:, 0] for one in laid], np.zeros(3)))
     return {"full": full, "masked": masked, "skipped": skipped}
 
 

@@ -14,7 +14,8 @@ class Prediction:
     Attributes:
         latency_s: expected; `low_s`, `high_s`: the interval that goes with the source of the constants.
         tflops: useful operations per second, as published tables count them.
-        bound_by: the slowest pipe of the tile, "memory", "launch" or "waves" where that part is the largest.
+        bound_by: the slowest pipe of the tile; "chain" where its products wait for each other longer; "memory",
+            "launch" or "waves" where that part is the largest.
         tiles: score tiles of the whole call: full, masked, skipped.
         waves: blocks over slots.
         scalar: the part of the slowest pipe's rate; `scalar_source`: where it comes from.
@@ -22,7 +23,7 @@ class Prediction:
         resources: registers, shared memory, blocks per SM and what limits them, tile.
         power_w: of the board, if the call runs again and again; `energy_j`: power times latency, with its interval.
         assumptions: what was taken for granted; `warnings`: those of them that the caller should know first.
-        launches: one by one, of a kernel that is described by them: name, blocks, steps, waves, slowest pipe, seconds
+        launches: one by one, of a kernel that is described by them: name, blocks, steps, waves, what binds it, seconds
             beyond the fixed cost.
     """
 
@@ -92,7 +93,7 @@ class Prediction:
 def _of_launch(each: Mapping[str, Any]) -> str:
     return (
         f"{each['latency_s'] * 1e6:.4g} us, {each['blocks']:,} blocks in {each['waves']:.3g} waves, "
-        f"{each['steps']:,} steps, bound by {each['tile_bound_by']}"
+        f"{each['steps']:,} steps, bound by {each['bound_by']}"
     )
 
 

@@ -122,12 +122,54 @@ def test_an_unknown_target_is_refused():
         pass
 
 
+@pytest.mark.parametrize("kernel", sorted({r.kernel for r in tiles.shipped() if r.window}))
+def test_every_tile_for_windows_is_judged_by_launches_that_take_it(kernel):
+    """A launcher that asks without saying that it has a window leaves these rows to builds, which know less."""
+    asked = {a for _, _, some in offline._askers(kernel) for a in some}
+    rows = [r for r in tiles.shipped() if r.kernel == kernel and r.window]
+    assert [r for r in rows if not any(offline._takes(a, r, r.target) for a in asked)] == []
+
+
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_take_the_tile_of_their_mask(causal, window):
+    """On consumer Blackwell the tile for whole rows spills with a window, as a build: it has one of its own."""
+    entry = registry.find("flash_attention_gradients")
+    sizes = {"heads": 1, "seq_q": 21, "seq_kv": 21, "head_dim": 64}
+    case = Case("bf16", sizes, {"causal": causal, "window": window}, ("grad",))
+    (asked,) = (a for a in offline._asked(entry, case) if a[0] == entry.name)
+    plain, windowed = (
+        tiles.pick(entry.name, head_dim=64, word_bytes=2, target=120, window=w) for w in (False, True)
+    )
+    assert plain != windowed
+    assert offline._row(asked, 120).tile == (plain if window is None else windowed)
+
+
+@pytest.mark.parametrize("target", ["sm_86", "sm_90", "sm_100", "sm_120"])
+def test_gradients_of_windows_in_single_words_do_not_spill(target):
+    """The builds held more keys; launched with ragged ends, those spilled everywhere but on an A100."""
+    entry = registry.find("flash_attention_gradients")
+    sizes = {"heads": 2, "seq_q": 37, "seq_kv": 53, "head_dim": 32}
+    found = offline.launches(entry, Case("fp32", sizes, {"window": 8}, ("grad",)), target=target)
+    assert [launch for launch in found if not launch.ok] == []
+
+
+@pytest.mark.parametrize("options", [{"causal": True}, {"window": 129}, {"causal": True, "soft_cap": 30.0}])
+def test_attention_beside_two_tables_does_not_spill_on_consumer_blackwell(options):
+    """The campaign launches the first; half as many keys a step, as on an A100, spilled in each of them."""
+    sizes = {"heads": 2, "seq_q": 4096, "seq_kv": 4096, "head_dim": 128}
+    case = Case("bf16", sizes, options, ("bias", "factor"))
+    (launch,) = offline.launches(registry.find("flash_attention"), case, target="sm_120")
+    assert launch.ok, launch
+
+
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_the_campaign_s_gradients_do_not_spill_when_they_are_launched(target):
     """One head a group is a constant in a launch, which the builds ahead of time do not know: both are compiled."""
     entry = registry.find("flash_attention_gradients")
     for kv_heads in (1, 2):
         sizes = {"heads": 2, "kv_heads": kv_heads, "seq_q": 256, "seq_kv": 256, "head_dim": 128}
-        case = Case("bf16", sizes, {"causal": True}, ("grad",))
-        found = offline.launches(entry, case, target=target)
-        assert [launch.function for launch in found if not launch.ok] == []
+        for window in (None, 128):
+            case = Case("bf16", sizes, {"causal": True, "window": window}, ("grad",))
+            found = offline.launches(entry, case, target=target)
+            assert [launch.function for launch in found if not launch.ok] == []

@@ -315,3 +315,69 @@ def test_a_bad_shape_is_told_before_anything_is_written(foreign, tmp_path):
     assert found.exit_code == 2
     assert "expected a file that ends in .yaml, .yml" in found.output
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "words"),
+    [
+        ("--blocks", "batch * heds", "--blocks: unknown name 'heds'; did you mean 'heads'?"),
+        ("--blocks", "batch * i", "--blocks: unknown name 'i'"),
+        ("--steps", "cdiv(seq_q, BM", "--steps: 'cdiv(seq_q, BM' is not an expression"),
+        ("--reads", "seq_q * WORD", "--reads: unknown name 'WORD'; did you mean 'word'?"),
+    ],
+)
+def test_an_expression_of_a_shape_is_checked_before_anything_is_compiled(
+    foreign, tmp_path, monkeypatch, option, text, words
+):
+    from typer.testing import CliRunner
+
+    from kernels import aot
+    from validation.cli import app
+
+    monkeypatch.setattr(aot, "compile_build", lambda *_: pytest.fail("compiled"))
+    file = tmp_path / "m.yaml"
+    args = [
+        "kernels",
+        "probe",
+        f"{foreign}:matmul",
+        "--constexpr",
+        "BM=64,BN=64,BK=32",
+        "--mapping",
+        str(file),
+    ]
+    found = CliRunner().invoke(app, [*args, option, text])
+    assert found.exit_code == 2
+    assert words in found.output
+    assert not file.exists()
+
+
+LOWER = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def doubled(x_ptr, out_ptr, n, block_m: tl.constexpr = 64, TWICE: tl.constexpr = True):
+    at = tl.program_id(0) * block_m + tl.arange(0, block_m)
+    tl.store(out_ptr + at, tl.load(x_ptr + at, mask=at < n, other=0.0) * 2, mask=at < n)
+"""
+
+
+def test_defaults_and_types_of_a_kernel_are_in_its_description(tmp_path):
+    from kernels.cli import probe as command
+    from kernels.described import Shape, check_shape
+    from kernels.probe import prepared
+    from simulator.gpu.model import predict
+
+    source, file = tmp_path / "doubled.py", tmp_path / "doubled.yaml"
+    source.write_text(LOWER)
+    shape = {"blocks": "cdiv(seq_q, 64)", "reads": "seq_q * word * TWICE", "writes": "seq_q * word"}
+    command(f"{source}:doubled", target="sm_90", mapping=file, arg=["x_ptr=fp32,out_ptr=fp32"], **shape)
+    p = predict("doubled", on="h100", mapping=file, seq_q="64M")
+    assert p.roofline_s == pytest.approx(2 * 2**26 * 4 / 3.35e12)
+    # The build is of four-byte words, and of no other.
+    with pytest.raises(MappingError, match="no tile for head_dim 1, bf16 on sm_90; expected fp32"):
+        predict("doubled", on="h100", mapping=file, seq_q="64M", dtype="bf16")
+    with pytest.raises(
+        MappingError, match="--blocks: 'block_m' is not the kernel's here; write its value, 64"
+    ):
+        check_shape(Shape(blocks="cdiv(seq_q, block_m)"), prepared(f"{source}:doubled").constants)

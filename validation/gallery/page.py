@@ -47,7 +47,7 @@ def gallery(out: Path, *, only: Sequence[str] = (), jobs: int = 1) -> Path:
     page = out / "index.html"
     # A folder that takes no file is told before the minute of work, not after it; an older page stays until then.
     _write(page, "", mode="a")
-    found = list(tqdm(rows(names, jobs=jobs), total=len(names), desc="gallery", unit="entry"))
+    found = list(tqdm(rows(names, jobs=jobs), total=len(names), desc="gallery", unit="entry", disable=None))
     _write(page, page_of(found), mode="w")
     return page
 

@@ -39,8 +39,8 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any
     from mappings.gpu import find_kernel_mapping
 
     from ...gpu.call import pairs_of
-    from ...gpu.loops import call_of
     from ...gpu.masks import masked_sizes
+    from ...gpu.sizes import call_of
 
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
     changes = {k.removeprefix("sizes."): v for k, v in point.items() if k.startswith("sizes.")}

@@ -38,11 +38,11 @@ def test_every_width_says_how_it_was_found():
 def test_kinds():
     served = find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flash_attn_fa3")
     plain = find_kernel_mapping("flash_attention", "cuda-fa3")
-    chunked = find_kernel_mapping("linear_attention", "triton")
+    described = find_kernel_mapping("linear_attention", "triton")
     found = [
         kind_of(served, "fwd"),
         kind_of(plain, "fwd"),
         kind_of(plain, "fwdbwd"),
-        kind_of(chunked, "fwd"),
+        kind_of(described, "fwd"),
     ]
-    assert found == ["serving", "plain", "backward", "chunked"]
+    assert found == ["serving", "plain", "backward", "described"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,15 +14,18 @@ from kernels.registry import Case
 from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, kernel_mappings
 from mappings.grids import Grid, StepWork, padded, value_of
 from simulator.gpu.efficiency import Efficiency, times
-from simulator.gpu.loops import call_of, lay_grids
+from simulator.gpu.grid import predict_grid
+from simulator.gpu.loops import lay_grids
 from simulator.gpu.model import predict
+from simulator.gpu.sizes import call_of
 from simulator.hardware.gpu import find_gpu
 from tests.support.launches import launches_of
 
 H100 = find_gpu("h100")
 TILE = TileMapping(query=16, key=16)  # of a kernel in the interpreter
 OURS = "triton-cascade"
-DESCRIBED = sorted({m.kernel for m in kernel_mappings() if m.grids})
+# Of this package; those of other people cannot be watched in the interpreter.
+DESCRIBED = sorted({m.kernel for m in kernel_mappings() if m.grids and m.name.startswith("cascade_")})
 
 
 def sizes_of(kernel: str, case: Case) -> dict[str, object]:
@@ -107,10 +113,15 @@ def test_steps_load_what_the_kernel_loads(kernel, sizes, options):
 CALL = {"batch": 8, "heads": 16, "seq_q": 4096, "head_dim": 128, "dtype": "bf16"}
 
 
+def usual(kernel):
+    """Return a call of a kernel; a gate has no heads, only channels."""
+    return {n: v for n, v in CALL.items() if n != "head_dim" or not kernel.endswith("_gate")}
+
+
 @pytest.mark.parametrize("kernel", DESCRIBED)
 @pytest.mark.parametrize("on", ["a100", "l40s", "h100", "b200", "b300", "rtx pro 6000"])
 def test_every_described_kernel_is_predicted_everywhere(kernel, on):
-    p = predict(kernel, on=on, implementation=OURS, **CALL)
+    p = predict(kernel, on=on, implementation=OURS, **usual(kernel))
     assert 0.5 * p.latency_s >= p.low_s > 0 and p.high_s >= 2.0 * p.latency_s
     assert p.latency_s > p.roofline_s
     assert p.latency_s == pytest.approx(p.parts_s["launch"] + sum(each["latency_s"] for each in p.launches))
@@ -121,9 +132,10 @@ def test_every_described_kernel_is_predicted_everywhere(kernel, on):
 
 @pytest.mark.parametrize("kernel", DESCRIBED)
 def test_more_work_takes_longer(kernel):
-    once = predict(kernel, on="h100", implementation=OURS, **CALL).latency_s
+    call = usual(kernel)
+    once = predict(kernel, on="h100", implementation=OURS, **call).latency_s
     for size in ("batch", "heads", "seq_q"):
-        more = predict(kernel, on="h100", implementation=OURS, **CALL | {size: 2 * CALL[size]}).latency_s
+        more = predict(kernel, on="h100", implementation=OURS, **call | {size: 2 * call[size]}).latency_s
         assert more > once, size
 
 
@@ -215,30 +227,139 @@ def described(**changed):
     [
         ({"steps": "seqq"}, "m: grids.g: steps: unknown name 'seqq'; did you mean 'seq_q'"),
         ({"steps": "seq_q -"}, "steps: 'seq_q -' is not an expression"),
-        ({"steps": "2 - seq_q"}, "steps: '2 - seq_q' is -14.0; expected a finite number of at least zero"),
+        ({"steps": "2 - seq_q"}, "steps: '2 - seq_q' is -14; expected a finite number of at least zero"),
         ({"steps": "seq_q / 0"}, "steps: 'seq_q / 0' cannot be computed"),
         ({"masked": "seq_q + i + 1"}, "masked: expected no more than steps"),
-        ({"blocks": "2 ** 40"}, "blocks: expected at most 67,108,864, found 1,099,511,627,776"),
+        ({"blocks": "2 ** 40"}, "blocks: expected at most 2,147,483,647, found 1,099,511,627,776"),
+        ({"blocks": "i + 2 ** 23", "steps": "i"}, "blocks: unknown name 'i'"),
+        ({"blocks": "2 ** 23", "steps": "i"}, "blocks: expected at most 4,194,304, found 8,388,608"),
+        ({"blocks": 0}, "m: grids.g: expected a block that takes a step, found none for these sizes"),
+        ({"lanes": 0}, "m: grids.g: expected a block that takes a step, found none for these sizes"),
+        ({"steps": "i * 0"}, "m: grids.g: expected a block that takes a step, found none for these sizes"),
+        ({"blocks": "seq_q / 64"}, "blocks: 'seq_q / 64' is 0.25; expected whole numbers, as of cdiv(a, b)"),
+        ({"steps": "seq_q / 64"}, "steps: 'seq_q / 64' is 0.25; expected whole numbers"),
+        ({"lanes": 1.5}, "lanes: '1.5' is 1.5; expected whole numbers"),
+        ({"steps": "cdiv(seq_q)"}, "steps: 'cdiv' takes 2 value(s), found 1"),
+        ({"steps": "ceil(seq_q, 2)"}, "steps: 'ceil' takes 1 value(s), found 2"),
+        ({"steps": "floor(seq_q, 2)"}, "steps: 'floor' takes 1 value(s), found 2"),
+        ({"steps": "(0 - seq_q) ** 0.5"}, "is nan; expected a finite number"),
+        (
+            {"reads": "10 ** 64 * 10 ** 64 * 10 ** 64 * 10 ** 64 * 10 ** 64"},
+            "is inf; expected a finite number",
+        ),
+        ({"reads": "max(1e308 * 10, 1)"}, "is inf; expected a finite number"),
         ({"step": StepWork(fma="seq_q")}, "step: expected calls whose steps are alike; found different ones"),
         ({"compiled": "nobody/knows"}, ""),
     ],
 )
 def test_what_a_description_gets_wrong_is_told(changed, words):
     mapping = described(**changed)
-    calls = [call_of(mapping, {"batch": 1, "heads": 1, "seq_q": n, "head_dim": 8}) for n in (16, 32)]
+
+    def lay():
+        calls = [call_of(mapping, {"batch": 1, "heads": 1, "seq_q": n}) for n in (16, 32)]
+        return lay_grids(calls, H100, mapping=mapping)
+
     if not words:  # the mapping's own tile serves
-        assert lay_grids(calls, H100, mapping=mapping).tile.query == 8
+        assert lay().tile.query == 8
         return
     with pytest.raises(MappingError) as e:
-        lay_grids(calls, H100, mapping=mapping)
+        lay()
     assert words in str(e.value)
+
+
+def test_any_whole_number_is_read():
+    mapping = described(reads="10 ** 40", blocks="2 ** 31 - 1")
+    (bytes_moved,) = lay_grids([call_of(mapping, {"seq_q": 16})], H100, mapping=mapping).bytes_moved
+    assert bytes_moved == 1e40
+
+
+def test_steps_that_do_nothing_cost_nothing():
+    """A kernel that only stores has blocks, and steps without work."""
+    p = predict("k", on="h100", mapping=described(step=StepWork(), blocks=1024, writes=1e9), seq_q=1)
+    assert p.bound_by == "memory"
+    assert p.latency_s < 2 * p.roofline_s
+
+
+def test_as_many_blocks_as_a_grid_holds_take_no_room():
+    call = {"batch": 1, "heads": 1, "seq_q": 2**26, "head_dim": 64}
+    mapping = find_kernel_mapping("selected_attention", OURS)
+    tracemalloc.start()
+    laid = lay_grids([call_of(mapping, call)], H100, mapping=mapping)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+    assert laid.blocks[0] == 2**26
+
+
+def test_calls_laid_together_are_those_laid_alone():
+    mapping = find_kernel_mapping("softplus_attention", OURS)
+    calls = [call_of(mapping, CALL | {"seq_q": n, "batch": b}) for n, b in ((1, 1), (5000, 2), (30_000, 64))]
+    together = times(lay_grids(calls, H100, mapping=mapping), Efficiency(0.6)).latency_s
+    for call, found in zip(calls, together, strict=True):
+        (alone,) = times(lay_grids([call], H100, mapping=mapping), Efficiency(0.6)).latency_s
+        assert found == pytest.approx(alone, rel=1e-12)
+
+
+def test_a_launch_is_bound_by_what_binds_it():
+    # Each byte is read once: memory, whatever pipe is the busiest of an SM.
+    scan = predict("prefix_attention", on="h100", batch=64, heads=16, seq_kv=8192, head_dim=128)
+    assert (scan.bound_by, scan.launches[0]["bound_by"]) == ("memory", "memory")
+    # A chain of products on a chip that is full and has little else to do.
+    for chain, bound in ((0, "fma"), (4, "chain")):
+        mapping = described(step=StepWork(fma=1280, chain=chain), blocks=2**16)
+        assert predict("k", on="h100", mapping=mapping, seq_q=4096).launches[0]["bound_by"] == bound
+    few = predict("k", on="h100", mapping=described(step=StepWork(chain=4)), seq_q=4096)
+    assert few.launches[0]["bound_by"] == "waves"
+
+
+def test_gradients_described_as_forward_launches_cost_what_those_cost():
+    """Blocks of the gradients of attention cost far more than a block's tiles; those of a grid say what they do."""
+    one = {"batch": 8, "heads": 16, "seq_q": 1, "head_dim": 128}
+    forward = predict("linear_attention", on="h100", implementation=OURS, **one).latency_s
+    gradients = predict("linear_attention_gradients", on="h100", implementation=OURS, **one).latency_s
+    assert gradients == pytest.approx(3 * forward, rel=0.1)
+
+
+@pytest.mark.parametrize("kernel", ["squeeze_excite_gate", "efficient_local_gate", "prefix_attention"])
+def test_a_grid_of_predictions_is_the_single_ones(kernel):
+    extra = {"head_dim": 64} if kernel == "prefix_attention" else {}
+    table = predict_grid(
+        kernel, on="h100", implementation=OURS, seq=[256, 4096], heads=[16, 512, 4096], **extra
+    )
+    for row in table.to_dict("records"):
+        sizes = {"batch": 1, "heads": row["heads"], "seq_q": row["seq"], **extra}
+        alone = predict(kernel, on="h100", implementation=OURS, **sizes)
+        assert 0.8 * alone.latency_s <= row["latency_s"] <= alone.latency_s * (1 + 1e-9)
+        assert row["roofline_s"] == pytest.approx(alone.roofline_s)
+
+
+def test_rows_whose_steps_differ_calibrate_together(tmp_path):
+    names = "source,device,kernel,implementation,direction,dtype,batch,heads,kv_heads,seq_q,seq_kv,head_dim,causal"
+    file = tmp_path / "rows.csv"
+    call = CALL | {"batch": 16, "heads": 64}
+    rows = [f"t,H100 SXM,selected_attention,{OURS},fwd,bf16,16,64,{h},4096,4096,128,1" for h in (2, 64)]
+    found = [
+        predict("selected_attention", on="h100", implementation=OURS, **call, kv_heads=h) for h in (2, 64)
+    ]
+    lines = [f"{r},picks=16; block=64,{1.3e3 * p.latency_s}" for r, p in zip(rows, found, strict=True)]
+    file.write_text("\n".join([f"{names},extra,latency_ms", *lines]) + "\n")
+    p = predict("selected_attention", on="h100", implementation=OURS, calibration=file, **call)
+    assert p.latency_s == pytest.approx(1.3 * found[1].latency_s, rel=0.1)
+    assert "calibrated on 2 row(s)" in p.scalar_source
 
 
 def test_what_was_not_compiled_is_told():
     with pytest.raises(
-        MappingError, match=r"grids\.weights: 'channel_attention/weights' was not compiled for fp8"
+        MappingError,
+        match=r"grids\.weights: 'channel_attention/weights' was not compiled for fp8 on sm_90; "
+        "expected bf16 or fp16 or fp32, or a mapping with tiles",
     ):
         predict("channel_attention", on="h100", **CALL | {"dtype": "fp8"})
+    turing = replace(H100, name="old", target="sm_75")
+    with pytest.raises(
+        MappingError, match="for bf16 on sm_75; expected a GPU of sm_100, sm_120, sm_80, sm_90"
+    ):
+        predict("channel_attention", on=turing, **CALL)
     with pytest.raises(DataError, match="unknown size 'picked' of a call; did you mean 'picks'"):
         predict("selected_attention", on="h100", picked=3, **CALL)
     with pytest.raises(ValueError, match="order: expected one of"):

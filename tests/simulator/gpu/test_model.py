@@ -246,3 +246,29 @@ def test_devices_by_the_names_of_measured_tables(said, meant):
 
 def test_window_and_far_reach_agree():
     assert reach(causal=True, window=0)[0] == FAR
+
+
+def test_gradients_are_the_direction_of_a_kernel():
+    sizes = {"batch": 4, "heads": 16, "seq_q": 4096, "head_dim": 128, "causal": True}
+    both = predict("flash_attention", on="h100", direction="fwdbwd", **sizes)
+    assert predict("flash_attention_gradients", on="h100", **sizes) == both
+    back = predict("flash_attention", on="h100", direction="bwd", **sizes)
+    assert predict("flash_attention_gradients", on="h100", direction="bwd", **sizes) == back
+    with pytest.raises(MappingError, match="unknown kernel 'no_gradients'"):
+        predict("no_gradients", on="h100", **sizes)
+
+
+def test_neighbourhood_attention_has_a_command_of_its_own():
+    with pytest.raises(MappingError, match="unknown kernel 'neighborhood_attention'; `cascade gna-tune`"):
+        predict("neighborhood_attention", on="h100", batch=1, heads=8, seq_q=4096, head_dim=64)
+
+
+def test_every_kernel_of_ours_is_predicted_or_tells_where():
+    from kernels.registry import entries
+
+    sizes = {"batch": 4, "heads": 16, "seq_q": 4096}
+    for entry in entries():
+        if entry.name != "neighborhood_attention":
+            head = {} if entry.name.endswith("_gate") else {"head_dim": 128}
+            found = predict(entry.name, on="h100", implementation="triton-cascade", **sizes, **head)
+            assert found.latency_s > 0, entry.name
