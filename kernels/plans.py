@@ -179,7 +179,8 @@ def _operators(dense: Setting) -> Iterator[Plan]:
     s = replace(dense, causal=True)
     tokens = dense.batch * dense.heads * dense.seq
     one_token = 4.0 * tokens * dense.head_dim
-    chunked = one_token * (dense.head_dim + CHUNK)
+    # Pairs within a chunk that a causal mask leaves, and the state.
+    chunked = one_token * (dense.head_dim + (CHUNK + 1) / 2)
     tiny = dense.seq < CHUNK * 2
     yield Plan("linear_attention", OURS, "fwd", s, chunked, _bytes(s), sizes)
     yield Plan("linear_attention_gradients", OURS, "bwd", s, 3 * chunked, _bytes(s, 12), sizes, {}, ("grad",))
