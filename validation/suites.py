@@ -75,8 +75,14 @@ def _gna(published: Path | None = None) -> dict[str, Any]:
 
 
 def _gpu(measured: Path | None = None, calibrate: Path | None = None) -> dict[str, Any]:
+    from . import cpu
     from .gpu import compare as compare_gpu
+    from .measured import read_measured
 
+    if measured is not None and cpu.is_of_cpus(table := read_measured(measured)):
+        if calibrate is not None:
+            raise DataError(f"{measured}: ratios on a CPU take no --calibrate: its rates are in the rows")
+        return cpu.compare(table, origin=measured)
     return compare_gpu(measured, calibrate)
 
 
