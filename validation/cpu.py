@@ -260,7 +260,7 @@ def compare(measured: pd.DataFrame, *, origin: object) -> dict[str, Any]:
     cases = pd.DataFrame(
         {
             "case": [
-                f"{r['variant']}, {r['heads']} heads of {r['head_dim']}, {r['seq']} tokens, {r['threads']:g} threads"
+                f"{r['variant']}, {r['heads']} heads of {r['head_dim']:g}, {r['seq']} tokens, {r['threads']:g} threads"
                 for r in judged.to_dict("records")
             ],
             "column": "ratio to dense fused attention",

@@ -153,6 +153,7 @@ def test_a_file_of_the_bench_is_judged_by_its_ratios(written: Path) -> None:
     assert result["median_relative_error"] == pytest.approx(middle)
     assert result["ok"] == (middle <= 0.3) == (code == 0)
     assert "median error of the predicted ratios" in result["notes"][0]
+    assert "1 heads of 32, 256 tokens, 1 threads" in result["cases"][0]["case"]
 
 
 def test_files_of_a_cpu_that_cannot_be_judged_say_so(written: Path, tmp_path: Path) -> None:
