@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -248,7 +248,7 @@ def measure(
     facts = {
         "clock": "processor time" if now is time.process_time else "wall",
         "cpu_share": f"{found.cpu_share:.2f}",
-    }
+    } | {name: f"{rate:.6g}" for name, rate in asdict(found).items() if name.endswith("_per_s")}
     rows = [_row(c, timing.spread(times[label]), over[label], count, facts) for label, c in entered.items()]
     return rows, found
 

@@ -76,6 +76,8 @@ def linear_attention_gradients() -> Iterator[Case]:
     yield Case("fp32", _sizes(1, 19, 19, 40, batch=2), extras=("grad",))
     for dtype, head_dim in (("fp16", 64), ("bf16", 128)):
         yield Case(dtype, _sizes(2, 37, 37, head_dim), extras=("grad",))
+    for dtype, head_dim, seq in (("fp32", 40, 37), ("fp16", 64, 37), ("bf16", 128, 48), ("bf16", 256, 37)):
+        yield Case(dtype, _sizes(2, seq, seq, head_dim, positive=True), {"normalise": True}, ("grad",))
 
 
 def neighborhood_attention() -> Iterator[Case]:

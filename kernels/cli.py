@@ -209,7 +209,7 @@ def tune(
     ] = "flash_attention",
     *,
     on: Annotated[
-        str, typer.Option(help=f"a100, a10, rtx_3090, l40s, h100, h200, b200, rtx_pro_6000, or {TARGETS}.")
+        str, typer.Option(help=f"A GPU of `cascade list hardware`, by name or alias, or {TARGETS}.")
     ] = "h100",
     head_dim: Annotated[
         int | None, typer.Option(help="Head size; 128 where the kernel is shipped for it.")

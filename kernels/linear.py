@@ -1,7 +1,8 @@
 """Causal linear attention with exponential decay, chunked: a product inside each chunk, a carried state between.
 
 Cascade: `linear_chunked`, and `linear_recurrent`, which it equals. Its gradients are the same operator with the roles
-of the tensors exchanged and, for keys and values, with time reversed, so that one kernel is forward and backward.
+of the tensors exchanged and, for keys and values, with time reversed, so that one kernel is forward and backward; what
+a normaliser adds to them is in `linear_sums`.
 Tiling: a thread block walks all chunks of block_m tokens of one head, for block_n value columns.
 Exact: the state is kept in float32; half types round it, and the scores, once before each product.
 """
@@ -16,11 +17,11 @@ import triton.language as tl
 
 from einsum_cascade.errors import KernelError
 
-from . import tiles
+from . import linear_sums, tiles
 from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes
 from .interpreter import interpreted_on_cpu
-from .primitives import launch, of_head, tile_and_lane
+from .primitives import block_of, launch, of_head, tile_and_lane
 
 
 @triton.jit
@@ -139,10 +140,11 @@ def linear_attention_gradients(
     *,
     grad: torch.Tensor,
     decay: torch.Tensor,
+    normalise: bool = False,
     tile: tiles.Tile | None = None,
     empty: Callable[..., torch.Tensor] = torch.empty,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients for q, k and v of `linear_attention` without normaliser.
+    """Return the gradients for q, k and v of `linear_attention`.
 
     Args:
         grad: gradient of the result, like q.
@@ -160,7 +162,53 @@ def linear_attention_gradients(
     def run(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, reverse: bool) -> torch.Tensor:
         return _run(a, b, c, decay, reverse=reverse, normalise=False, tile=tile, empty=empty)
 
-    return run(grad, v, k, False), run(v, grad, q, True), run(k, q, grad, True)
+    if not normalise:
+        return run(grad, v, k, False), run(v, grad, q, True), run(k, q, grad, True)
+    shared_q, shared_grad, root = _shared(q, k, grad, decay, empty)
+    # g . o / s: the result without its sum of weights, times what each of its factors lacks.
+    product = (shared_grad.float() * run(shared_q, k, v, False).float()).sum(-1) * root * root.abs()
+    grad_q = _less_sums(k, run(shared_grad, v, k, False), root, product, decay, False, empty)
+    grad_k = _less_sums(q, run(v, shared_grad, shared_q, True), root, product, decay, True, empty)
+    return grad_q, grad_k, run(k, shared_q, shared_grad, True)
+
+
+def _shared(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    grad: torch.Tensor,
+    decay: torch.Tensor,
+    empty: Callable[..., torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return q and the gradient times the root of 1 / s, and that root."""
+    batch, heads, seq, head_dim = q.shape
+    value_dim = grad.shape[-1]
+    shared_q, shared_grad = (empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, grad))
+    root = empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    launch(linear_sums.share_weights, batch * heads, linear_sums.WHOLE)(
+        q, k, grad, decay, shared_q, shared_grad, root, *q.stride()[:3], *k.stride()[:3], heads, seq,
+        **of_head(head_dim, q.dtype.itemsize), VALUE_DIM=value_dim, BLOCK_V=block_of(value_dim),
+        CHUNK=linear_sums.CHUNK,
+    )  # fmt: skip
+    return shared_q, shared_grad, root
+
+
+def _less_sums(
+    x: torch.Tensor,
+    base: torch.Tensor,
+    root: torch.Tensor,
+    product: torch.Tensor,
+    decay: torch.Tensor,
+    reverse: bool,
+    empty: Callable[..., torch.Tensor],
+) -> torch.Tensor:
+    batch, heads, seq, head_dim = x.shape
+    columns = min(block_of(head_dim), linear_sums.COLUMNS)
+    out = empty(x.shape, dtype=x.dtype, device=x.device)
+    launch(linear_sums.less_sums, triton.cdiv(head_dim, columns) * batch * heads, linear_sums.PART)(
+        x, base, root, product, decay, out, *x.stride()[:3], heads, seq, HEAD_DIM=head_dim, BLOCK_D=columns,
+        CHUNK=linear_sums.CHUNK, REVERSE=reverse,
+    )  # fmt: skip
+    return out
 
 
 def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:

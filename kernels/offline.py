@@ -16,7 +16,7 @@ from unittest import mock
 
 from einsum_cascade.errors import KernelError
 
-from . import aot, interpreter, plans, registry, tiles, tuning
+from . import aot, interpreter, plans, registry, steps, tiles
 from .registry import Case, KernelEntry
 
 # The length at which the campaign shows every kernel first.
@@ -150,7 +150,7 @@ def launches(entry: KernelEntry, case: Case, *, target: str) -> tuple[Launch, ..
     """Return what every launch of a check would take of a GPU generation."""
     with launching(target) as made:
         call(entry, case)
-    most = tuning.rates(aot.target_number(target)).shared_bytes_per_block
+    most = steps.rates(aot.target_number(target)).shared_bytes_per_block
     return tuple(_launch(name, compiled, most, known=target in case.slow_on) for name, compiled in made)
 
 

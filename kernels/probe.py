@@ -17,8 +17,8 @@ from unittest import mock
 from einsum_cascade.errors import KernelError, nearest
 
 from .aot import POINTER, TARGETS, Build, Resources, compile_build, compiler
+from .steps import alone, blocks_per_sm, busiest, rates, step_cycles
 from .tiles import Tile
-from .tuning import alone, blocks_per_sm, rates, step_cycles
 
 SCALARS = ("i32", "i64", "fp32")
 # Of a number that is always a multiple of 16, as Triton's own ahead-of-time compiler writes it: launches find that out.
@@ -60,8 +60,7 @@ def assess(r: Resources) -> Assessment:
     if whole is not masked and whole and masked and whole.pipes["tensor"] == masked.pipes["tensor"] > 0:
         factor = alone(step_cycles(r, machine, masked=True)) / alone(cycles)
     occupancy = resident * r.tile.warps / machine.warps
-    bound = max(cycles, key=lambda name: cycles[name])
-    return Assessment(resident, occupancy, bound, factor, tuple(_warnings(r, resident)))
+    return Assessment(resident, occupancy, busiest(cycles), factor, tuple(_warnings(r, resident)))
 
 
 def _warnings(r: Resources, resident: int) -> Iterator[str]:

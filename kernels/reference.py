@@ -118,11 +118,17 @@ def linear_attention(
 
 
 def linear_attention_gradients(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grad: torch.Tensor, decay: torch.Tensor
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    grad: torch.Tensor,
+    decay: torch.Tensor,
+    normalise: bool = False,
 ) -> tuple[torch.Tensor, ...]:
     """Return the gradients for q, k, v by automatic differentiation of the reference."""
     leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-    (out,) = linear_attention(*leaves, decay=decay)
+    (out,) = linear_attention(*leaves, decay=decay, normalise=normalise)
     return torch.autograd.grad(out, leaves, grad)
 
 

@@ -16,8 +16,8 @@ from . import registry
 from .aot import SHIPPED_DTYPES, TARGETS, WORD_BYTES, Resources, compile_build
 from .offline import Launch, of_row
 from .registry import KernelEntry
+from .steps import blocks_per_sm, rates
 from .tiles import Shipped, Tile, shipped
-from .tuning import blocks_per_sm, rates
 
 SIDES = (128, 64, 32, 16)
 # A float32 product is three TF32 products with twice as long operands each: operands of more words spill.

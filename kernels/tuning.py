@@ -1,63 +1,40 @@
 """Rank tiles, warps and stages of a kernel by what the compiler makes of them, without a GPU.
 
-For one step of the kernel's loop: the busiest pipe bounds it from below; products and softmax one after the other is
-what four warps alone take, and without a second stage they wait for their loads as well; the groups of four warps that
-an SM holds at a time share the gap. What counts is cycles per unit of work. It ranks candidates of one kernel on one
-generation; absolute times are the simulator's affair.
+A step of the kernel's loop takes what the tile simulator says of Triton's kernels (`mappings/pipes.py`): its slowest
+pipe, or products and the longest elementwise pipe one after the other, or its bytes from the L2 cache. Without a second
+stage four warps wait for their loads as well; the groups of four warps that an SM holds at a time share that. What
+counts is cycles per unit of work; candidates alike in it are ordered by what their groups have to hide of each other.
+It ranks candidates of one kernel on one GPU; absolute times are the simulator's affair.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib import resources
 from typing import Any
 
 from einsum_cascade.errors import KernelError, nearest
 from einsum_cascade.terminal import note
+from mappings.machines import Machine
+from mappings.pipes import busy_cycles, serial_cycles
 
 from . import registry
 from .aot import TARGETS, WORD_BYTES, Resources, compile_fitting, compiler, parsing_in_turn
 from .registry import KernelEntry
 from .shared import least_bytes
+from .steps import alone, blocks_per_sm, busiest, machine_of, rates, step_cycles, target_of
 from .tiles import Tile, is_legal
 
-# Registers are handed out in units of 256 a warp. Source: CUDA occupancy calculator, compute capability 8.0 to 10.0.
-REGISTER_UNIT = 256
 # What a load that hits the L2 cache takes, in cycles: assumed, the class of what microbenchmarks of A100 and H100 find.
 # It matters for single-stage candidates only, which it puts behind pipelined ones of the same tile.
 LOAD_CYCLES = 260.0
 # Tiles whose other pipeline depths are compiled too; of the rest one depth is enough to see that they are worse.
 FINALISTS = 4
-MACHINES = {
-    "a100": "sm_80", "a10": "sm_86", "rtx_3090": "sm_86", "l40s": "sm_89", "h100": "sm_90", "h200": "sm_90",
-    "h20": "sm_90", "b200": "sm_100", "gb200": "sm_100", "rtx_pro_6000": "sm_120",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What one SM of a generation does in a cycle, and what it holds. See targets.csv for the sources."""
-
-    target: int
-    tensor_flops_per_cycle: int
-    special_per_cycle: int
-    fma_per_cycle: int
-    alu_per_cycle: int
-    issue_per_cycle: int
-    l2_bytes_per_cycle: int
-    registers: int
-    shared_bytes_per_sm: int
-    shared_bytes_per_block: int
-    warps: int
-    blocks: int
-    tensor_memory_columns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +45,9 @@ class Ranked:
         cycles_per_kilo_unit: predicted cycles of one SM for a thousand units of work (scores, for attention); the
             ranking.
         blocks_per_sm: thread blocks that an SM holds at a time.
-        hidden_cycles_per_kilo_unit: what the resident warps have to hide of each other; it orders candidates that the
-            same pipe bounds alike.
-        bound_by: the busiest pipe, or "latency" where too few warps are resident to hide the rest.
+        hidden_cycles_per_kilo_unit: what the resident warps have to hide of each other; it orders candidates that cost
+            the same.
+        bound_by: the slowest pipe, or "latency" where too few warps are resident to hide their loads.
         measured_ms: median time where the candidate was measured.
     """
 
@@ -100,96 +77,44 @@ class Quality:
     regret: float
 
 
-@functools.cache
-def rates(target: int) -> Rates:
-    """Return the rates of a generation by compute capability times ten."""
-    text = resources.files(__package__).joinpath("targets.csv").read_text(encoding="utf-8")
-    table = {int(r["target"]): r for r in csv.DictReader(text.splitlines())}
-    row = table[target]
-    return Rates(**{name: int(row[name]) for name in Rates.__dataclass_fields__})
-
-
-def target_of(machine: str) -> str:
-    """Return the compile target of a machine's name, or of a target itself.
-
-    >>> target_of("h100"), target_of("sm_80")
-    ('sm_90', 'sm_80')
-    """
-    found = MACHINES.get(machine.lower(), machine)
-    if found not in TARGETS:
-        raise KernelError(f"machine '{machine}': {nearest(machine, (*MACHINES, *TARGETS))}")
-    return found
-
-
 def candidates(
-    entry: KernelEntry, *, variant: str, head_dim: int, word_bytes: int, machine: Rates
+    entry: KernelEntry, *, variant: str, head_dim: int, word_bytes: int, machine: Machine
 ) -> Iterator[Tile]:
     """Yield the tiles of a kernel that may fit in shared memory; what they take is known once they are compiled."""
-    c = entry.choices
+    c, number = entry.choices, TARGETS[target_of(machine)]
     for m, n, warps, stages in itertools.product(c.block_m, c.block_n, c.warps, c.stages):
         # A warp multiplies 16 rows; more warps than rows would leave some of them idle.
         if max(m, n) >= 8 * warps and is_legal(m, n):
             tile = Tile(m, n, warps, stages)
             least = least_bytes(
-                entry.name, variant, tile, head_dim=head_dim, word_bytes=word_bytes, target=machine.target
+                entry.name, variant, tile, head_dim=head_dim, word_bytes=word_bytes, target=number
             )
             if least <= machine.shared_bytes_per_block:
                 yield tile
 
 
-def blocks_per_sm(r: Resources, machine: Rates) -> int:
-    """Return how many thread blocks of a compiled kernel one SM holds; 0 where not even one fits."""
-    warps = r.tile.warps
-    per_warp = -(-r.registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
-    limits = [machine.registers // (per_warp * warps), machine.warps // warps, machine.blocks]
-    # 1 KiB of shared memory is taken by the system for every block. Source: CUDA C++ Programming Guide, 8.0 on.
-    limits.append(machine.shared_bytes_per_sm // (r.shared_bytes + 1024))
-    if r.tensor_memory_columns:
-        limits.append(machine.tensor_memory_columns // r.tensor_memory_columns)
-    return min(limits) if r.shared_bytes <= machine.shared_bytes_per_block else 0
-
-
-def step_cycles(r: Resources, machine: Rates, *, masked: bool = False) -> dict[str, float]:
-    """Return cycles that one step of one thread block keeps each pipe of an SM busy.
-
-    Args:
-        masked: of the loop over masked tiles instead of the one over whole tiles.
-    """
-    step = (r.masked_loop if masked else None) or r.step
-    lanes = 32 * r.tile.warps
-    return {
-        "tensor": r.work.product_flops / machine.tensor_flops_per_cycle,
-        "special": step.pipes["special"] * lanes / machine.special_per_cycle,
-        "fma": step.pipes["fma"] * lanes / machine.fma_per_cycle,
-        "alu": (step.pipes["alu"] + step.pipes["convert"]) * lanes / machine.alu_per_cycle,
-        "issue": step.instructions * r.tile.warps / machine.issue_per_cycle,
-        "l2": r.work.load_bytes / machine.l2_bytes_per_cycle,
-    }
-
-
-def alone(cycles: Mapping[str, float]) -> float:
-    """Return the cycles of a step whose products and elementwise work follow each other."""
-    return sum(cycles[name] for name in ("tensor", "special", "fma", "alu"))
-
-
-def judge(r: Resources, *, units: Sequence[str] = ("block_m", "block_n")) -> Ranked | None:
+def judge(
+    r: Resources, machine: Machine | None = None, *, units: Sequence[str] = ("block_m", "block_n")
+) -> Ranked | None:
     """Return the predicted cost of a compiled candidate; None where it spills or does not fit an SM.
 
     Args:
+        machine: the one that stands for the target of the build, where not given.
         units: the sides of the tile whose product is the work of one step.
     """
-    machine = rates(TARGETS[r.target])
+    machine = machine or rates(TARGETS[r.target])
     resident = blocks_per_sm(r, machine)
     if r.spills or resident < 1:
         return None
     cycles = step_cycles(r, machine)
-    pipe = max(cycles, key=lambda name: cycles[name])
     # Four warps, one for each quarter of an SM, go through their phases together; other groups overlap with them.
+    groups = resident * max(1, r.tile.warps // 4)
     waiting = cycles["l2"] + LOAD_CYCLES if r.tile.stages == 1 else 0.0
-    serial = (alone(cycles) + waiting) / (resident * max(1, r.tile.warps // 4))
+    busy = max(busy_cycles(cycles, overlaps=False), cycles["l2"])
+    latency = (serial_cycles(cycles) + waiting) / groups
     work = math.prod(getattr(r.tile, side) for side in units)
-    bound_by = pipe if cycles[pipe] >= serial else "latency"
-    cost, hidden = (1000.0 * c / work for c in (max(cycles[pipe], serial), serial))
+    bound_by = busiest(cycles) if busy >= latency else "latency"
+    cost, hidden = (1000.0 * c / work for c in (max(busy, latency), (alone(cycles) + waiting) / groups))
     return Ranked(r, cost, resident, bound_by, hidden_cycles_per_kilo_unit=hidden)
 
 
@@ -206,7 +131,7 @@ def tune(
     """Return the candidates that neither spill nor overflow an SM, best first.
 
     Args:
-        on: a machine of `MACHINES`, or a compile target.
+        on: a GPU of the hardware library by name or alias, or a compile target.
         head_dim: 128, or what the kernel is shipped for, where not given.
         variant: as the registry lists them; "causal" or else the first where not given.
         tiles: the candidates; those of the registry where not given.
@@ -215,7 +140,8 @@ def tune(
         KernelError: a kernel that has nothing to tune, or no candidate that fits.
     """
     entry, whole = _tunable(kernel)
-    target = target_of(on)
+    machine = machine_of(on)
+    target = target_of(machine)
     if dtype not in WORD_BYTES:
         raise KernelError(f"dtype '{dtype}': {nearest(dtype, WORD_BYTES)}")
     variant = variant or whole or ("causal" if "causal" in entry.variants else next(iter(entry.variants)))
@@ -224,7 +150,6 @@ def tune(
     if head_dim is None:
         head_dim = 128 if 128 in entry.head_dims else entry.head_dims[0]
     compiler()
-    machine = rates(TARGETS[target])
     sizes: dict[str, Any] = {"variant": variant, "head_dim": head_dim, "word_bytes": WORD_BYTES[dtype]}
     grid = tiles or tuple(candidates(entry, **sizes, machine=machine))
     make = registry.load(entry.build)
@@ -233,7 +158,7 @@ def tune(
         return compile_fitting(make(tile, head_dim=head_dim, dtype=dtype, variant=variant), target)
 
     def judged(some: Iterable[Tile]) -> list[Ranked]:
-        found = (judge(r, units=entry.choices.units) for r in _compiled(list(some), tried, progress))
+        found = (judge(r, machine, units=entry.choices.units) for r in _compiled(list(some), tried, progress))
         return [c for c in found if c is not None]
 
     shallow = [t for t in grid if t.stages == _first_depth(t, grid)]
@@ -242,7 +167,7 @@ def tune(
     ranked += judged(t for t in grid if t not in shallow and replace(t, stages=1) in best)
     if not ranked:
         raise KernelError(
-            f"{kernel}: every candidate spills or is too large for {target} at head_dim={head_dim}, {dtype}"
+            f"{kernel}: every candidate spills or is too large for {machine.name} at head_dim={head_dim}, {dtype}"
         )
     return sorted(ranked, key=lambda c: c.order)
 

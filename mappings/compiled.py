@@ -61,7 +61,7 @@ def _found(
     keys = (
         (name, variant, made_for, types, head_dim, *shape)
         for name in names
-        for made_for in _runs_on(target)
+        for made_for in builds_for(target)
         for types in (dtype, _COMPILED_ALIKE.get(dtype, dtype))
         for variant in (mask, "")
     )
@@ -79,7 +79,7 @@ def compiled_tile(name: str, *, head_dim: int, target: str, dtype: str) -> TileM
     >>> tile.query, tile.key, tile.warps, tile.resources.registers
     (16, 64, 8, 95)
     """
-    for made_for in _runs_on(target):
+    for made_for in builds_for(target):
         for types in (dtype, _COMPILED_ALIKE.get(dtype, dtype)):
             builds = _tiles_built().get((name, made_for, types))
             if builds:
@@ -113,10 +113,10 @@ def _tiles_built() -> dict[tuple[str, str, str], dict[int, TileMapping]]:
     return out
 
 
-def _runs_on(target: str) -> Iterator[str]:
+def builds_for(target: str) -> Iterator[str]:
     """Yield the targets whose builds run on a device, its own first.
 
-    >>> list(_runs_on("sm_103"))
+    >>> list(builds_for("sm_103"))
     ['sm_103', 'sm_102', 'sm_101', 'sm_100']
     """
     generation, minor = target[:-1], target[-1]

@@ -10,14 +10,24 @@ a CPU's caches, vector width, allocator and thread start-up are not modelled.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
+
+from einsum_cascade.errors import DataError
+
+_RATE = re.compile(r"(\w+_per_s|cpu_share)=([-+.\de]+)")
+_NEEDED = {
+    "tile_gemm_flops_per_s", "softmax_per_s", "copy_bytes_per_s", "cached_copy_bytes_per_s", "fresh_bytes_per_s",
+    "cpu_share",
+}  # fmt: skip
 
 WORD_BYTES = 4  # float32
+# The class of error: the median of a table's ratios is held against it, and a single row is named where it is beyond.
+CLASS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +113,26 @@ def chunked(p: Problem, *, chunk: int = 64) -> Work:
     return Work(flops, 0.0, tuple(Sweep(s.tensor_bytes * WORD_BYTES, s.times) for s in sweeps))
 
 
+def flexible(p: Problem) -> Work:
+    """Return the work of compiled flex_attention: every block of 128 queries and 128 keys that the mask leaves."""
+    # Source: PyTorch, torch/_inductor/codegen/cpp_flex_attention_template.py, and create_block_mask's blocks. Its
+    # exponentials are those of the fused kernel. That partly masked blocks test their scores is not counted.
+    side = 128
+    blocks = -(-p.seq // side)
+    last = [m if p.causal else blocks - 1 for m in range(blocks)]
+    first = [max(0, (m * side - p.window + 1) // side) if p.window else 0 for m in range(blocks)]
+    visited = sum(b - a + 1 for a, b in zip(first, last, strict=True))
+    pairs = visited * min(side, p.seq) ** 2 if p.causal or p.window else p.seq**2
+    tensors = Sweep(p.heads * p.seq * p.head_dim * WORD_BYTES, 4)
+    return Work(4.0 * p.heads * p.head_dim * pairs, 0.0, (tensors,))
+
+
 WORK: Mapping[str, Callable[[Problem], Work]] = {
     "torch-sdpa": fused,
     "torch-eager": materialised,
     "torch-blocked-window": blocked,
     "torch-chunked": chunked,
+    "torch-flex": flexible,
 }
 
 
@@ -144,8 +169,6 @@ def with_predictions(measured: pd.DataFrame, rates: list[Mapping[str, float]]) -
         measured: rows of `kernels.bench.run`.
         rates: this machine's rates, one mapping for each size and number of threads.
     """
-    import pandas as pd
-
     known = {(r["threads"], r["batch"], r["heads"], r["seq"], r["head_dim"]): r for r in rates}
     rows = []
     for row in measured.to_dict("records"):
@@ -190,3 +213,78 @@ def errors(table: pd.DataFrame) -> pd.Series:
     """
     rows = table[table["judged"] & (table["measured ratio"] != 1.0)]
     return (rows["predicted ratio"] / rows["measured ratio"] - 1.0).abs()
+
+
+def is_of_cpus(measured: pd.DataFrame) -> bool:
+    """Tell whether all rows of a table were measured on threads of a CPU."""
+    return "threads" in measured and bool(len(measured)) and bool((measured["threads"].fillna(0) > 0).all())
+
+
+def rates_of(measured: pd.DataFrame) -> list[dict[str, float]]:
+    """Return the rates that the rows of `kernels bench` carry, one mapping for each size and number of threads."""
+    found: dict[tuple[int, ...], dict[str, float]] = {}
+    for row in measured.to_dict("records"):
+        said = {name: float(value) for name, value in _RATE.findall(str(row["extra"]))}
+        sizes = {"threads": row["threads"], "batch": row["batch"], "heads": row["heads"], "seq": row["seq_q"],
+                 "head_dim": row["head_dim"]}  # fmt: skip
+        if said.keys() >= _NEEDED:
+            found.setdefault(tuple(sizes.values()), sizes | said)
+    return list(found.values())
+
+
+def compare(measured: pd.DataFrame, *, origin: object) -> dict[str, Any]:
+    """Return measured ratios to dense fused attention beside predicted ones, as a suite of `cascade validate`.
+
+    The suite holds where the median error is within the class of error; rows beyond it are off one by one.
+
+    Args:
+        measured: a table of `kernels bench --device cpu`; its rows carry the rates of their rounds.
+        origin: the file, for messages.
+
+    Raises:
+        DataError: no row carries its rates, or none is left to judge.
+    """
+    from .suites import summarise
+
+    rates = rates_of(measured)
+    if not rates:
+        raise DataError(
+            f"{origin}: its rows carry no rates of their CPU in 'extra', from which ratios are predicted; write it "
+            "again by cascade kernels bench --device cpu"
+        )
+    table = with_predictions(measured, rates)
+    left = errors(table)
+    if not len(left):
+        raise DataError(f"{origin}: none of its {len(measured)} rows is left to judge beside a baseline")
+    judged = table.loc[left.index]
+    cases = pd.DataFrame(
+        {
+            "case": [
+                f"{r['variant']}, {r['heads']} heads of {r['head_dim']:g}, {r['seq']} tokens, {r['threads']:g} threads"
+                for r in judged.to_dict("records")
+            ],
+            "column": "ratio to dense fused attention",
+            "expected": judged["measured ratio"],
+            "got": judged["predicted ratio"],
+            "relative_error": left,
+            "ok": left <= CLASS,
+            "tolerance": CLASS,
+            "why": "caches, vector width, allocator and thread start-up of a CPU are not modelled",
+        }
+    )
+    unknown = measured[~measured["implementation"].isin(WORK)]
+    notes = [
+        f"median error of the predicted ratios {left.median():.1%}, worst {left.max():.1%}, {len(left)} rows; rates "
+        "measured in the same rounds, nothing fitted to the timings",
+        *_left_out(
+            len(table[~table["judged"]]), f"others had their CPUs for over {1 - LEAST_SHARE:.0%} of the time"
+        ),
+        *_left_out(len(unknown), f"no work is known of {', '.join(sorted(set(unknown['implementation'])))}"),
+        *_left_out(len(measured) - len(unknown) - len(table), "they carry no rates"),
+    ]
+    result = summarise("cpu", cases, median_relative_error=float(left.median()), notes=notes)
+    return result | {"ok": bool(left.median() <= CLASS)}
+
+
+def _left_out(count: int, why: str) -> list[str]:
+    return [f"{count} rows are not judged: {why}"] if count else []

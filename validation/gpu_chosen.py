@@ -16,7 +16,7 @@ _MARK = re.compile(r"\b(?:chosen after looking at|fitted:)", re.IGNORECASE)
 _TABLES = Path(simulator.gpu.calibration.TABLE).parent
 _LIBRARY = mappings.gpu.LIBRARY
 _CHIPS = _TABLES.parents[1] / "hardware" / "library" / "gpu"
-_CODE = (_TABLES.parent, Path(__file__).parent)
+_CODE = (_TABLES.parent, _LIBRARY.parents[1], Path(__file__).parent)
 _ROOT = _TABLES.parents[2]
 
 

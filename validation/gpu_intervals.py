@@ -111,9 +111,6 @@ def _entry(state: str, kind: str, found: dict[tuple[str, str], pd.DataFrame]) ->
     spread = factor(long)
     narrow = max(spread, factor(short)) if len(short) >= _LEAST_ROWS else spread
     least = _BETWEEN_MACHINES if state == "own" else 0.0
-    how = {"measured": "calibrated rows left out", "own": "as measured", "like": "device left out"}[state]
-    if (state, kind) == ("like", "described"):
-        how = "constants of attention alone, the host's work taken off"
     return {
         "state": state,
         "kind": kind,
@@ -121,9 +118,19 @@ def _entry(state: str, kind: str, found: dict[tuple[str, str], pd.DataFrame]) ->
         "short": f"{max(narrow, least, _LEAST_SHORT):.3f}",
         "coverage": COVERAGE,
         "n": len(rows),
-        "source": f"fitted: {how}, {len(rows)} rows of the published tables"
-        + ("; at the least 0.25, what machines of one device differ by" if least else ""),
+        "source": source_of(state, kind, len(rows)),
     }
+
+
+def source_of(state: str, kind: str, count: int) -> str:
+    """Return where a row of the table comes from, which so many published rows tell."""
+    how = {"measured": "calibrated rows left out", "own": "as measured", "like": "device left out"}[state]
+    if (state, kind) == ("like", "described"):
+        how = "constants of attention alone, the host's work taken off"
+    least = (
+        f"; at the least {_BETWEEN_MACHINES}, what machines of one device differ by" if state == "own" else ""
+    )
+    return f"fitted: {how}, {count} rows of the published tables{least}"
 
 
 def write(path: Path = TABLE) -> None:

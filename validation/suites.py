@@ -75,8 +75,14 @@ def _gna(published: Path | None = None) -> dict[str, Any]:
 
 
 def _gpu(measured: Path | None = None, calibrate: Path | None = None) -> dict[str, Any]:
+    from . import cpu
     from .gpu import compare as compare_gpu
+    from .measured import read_measured
 
+    if measured is not None and cpu.is_of_cpus(table := read_measured(measured)):
+        if calibrate is not None:
+            raise DataError(f"{measured}: ratios on a CPU take no --calibrate: its rates are in the rows")
+        return cpu.compare(table, origin=measured)
     return compare_gpu(measured, calibrate)
 
 
@@ -176,8 +182,9 @@ def _set_row(found: dict[str, Any]) -> list[Any]:
 
 
 def _verdict(result: dict[str, Any]) -> str:
-    """Return how a suite ended; one judged by sets of rows may hold while a single row is off."""
+    """Return how a suite ended; one judged by sets or a median may hold while a single row is off."""
     if not result["ok"]:
         return f"{result['failed']} out of tolerance"
     off = sum(not c["ok"] for c in result["cases"])
-    return f"every set within tolerance, single rows off: {off}" if off else "all within tolerance"
+    judged = "the median" if "median_relative_error" in result else "every set"
+    return f"{judged} within tolerance, single rows off: {off}" if off else "all within tolerance"

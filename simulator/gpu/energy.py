@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mappings.pipes import READ_TOGETHER
+
 from ..hardware.gpu import EnergyRates, Gpu
 from .launch import Launch
-from .tile import READ_TOGETHER
 
 Floats = NDArray[np.float64]
 

@@ -14,6 +14,7 @@ from mappings.compiled import compiled_targets, compiled_tile
 from mappings.expression import names_in
 from mappings.gpu import KernelMapping, TileMapping
 from mappings.grids import Grid, StepWork, value_of
+from mappings.pipes import MMA_FLOPS, READ_TOGETHER, SYNC_SHARE
 
 from ..hardware.gpu import Gpu
 from .call import BYTES, Call
@@ -21,7 +22,7 @@ from .launch import Launch
 from .merge import merge
 from .occupancy import blocks_per_sm
 from .sizes import names_of
-from .tile import MMA_FLOPS, READ_TOGETHER, compiled, compiled_flops, estimated, l2_per_cycle, timed
+from .tile import compiled, compiled_flops, estimated, l2_per_cycle, timed
 
 Floats = NDArray[np.float64]
 
@@ -29,9 +30,6 @@ Floats = NDArray[np.float64]
 # H100 (Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking", 2024), and
 # a round trip through shared memory of twice 30 for the change of layout. Assumed to be all that is waited for.
 CHAIN_CYCLES = 93.0
-# The part of the tensor rate that mma.sync reaches where a generation has faster instructions: as FlashAttention-2,
-# whose share was chosen after looking at its rows (flash_attention_2.yaml).
-_SYNC_SHARE = {"sm_90": 0.62, "sm_100": 0.25, "sm_103": 0.25}
 # Blocks of a grid (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"); where each takes
 # steps of its own they are written out, and more of them would fill the memory here.
 _MOST_BLOCKS, _MOST_UNLIKE = (1 << 31) - 1, 1 << 22
@@ -155,7 +153,7 @@ def _on_its_path(tile: TileMapping, flops: float, gpu: Gpu, dtype: str) -> TileM
     loop = tile.resources.loop if tile.resources else None
     if loop is None or BYTES[dtype] != 2.0 or loop.tensor * tile.warps * MMA_FLOPS < flops:
         return tile
-    share = min(tile.tensor_share, _SYNC_SHARE.get(gpu.target, 1.0))
+    share = min(tile.tensor_share, SYNC_SHARE.get(gpu.target, 1.0))
     return replace(tile, operand_rows=16, tensor_share=share)
 
 

@@ -7,19 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mappings.gpu import PerScore, TileMapping
+from mappings.pipes import MMA_FLOPS, READ_TOGETHER, busy_cycles, serial_cycles
 
 from ..hardware.gpu import Gpu
 from .call import BYTES
 
-MMA_FLOPS = (
-    16 * 8 * 16 * 2.0
-)  # operations of one warp-wide mma.sync m16n8k16: what an issue slot buys at the least
-
 _GROUP_ROWS = 64  # of the products of a warp group (wgmma); mma.sync has fewer, tcgen05 more
 _WORD = 4  # bytes of a register
-# Blocks that read the same keys at the same time get more of them out of the L2 cache than it delivers of different
-# lines. Chosen after looking at serving rows of H100 and L40S, where tiles of 16 to 64 rows would else be too slow.
-READ_TOGETHER = 2.5
 # Vector operations per score for each edge of the mask that a masked tile tests, where no compiled loop tells. Chosen
 # after looking at windows of GB200 and GB300: a select alone, of a compare and a select. No other fit of the shipped
 # table changes by it.
@@ -121,10 +115,7 @@ def timed(
         tested: vector operations that a masked one takes more, where no compiled loop tells.
     """
     bound_by = max(pipes, key=lambda name: pipes[name])
-    serial = pipes["tensor"] + max(pipes["exp"], pipes["fma"], pipes["alu"])
-    bound = max(cycles for name, cycles in pipes.items() if name != "l2")
-    if not overlaps:
-        bound = max(serial, bound)
+    serial, bound = serial_cycles(pipes), busy_cycles(pipes, overlaps=overlaps)
     loop = tile.resources.loop if tile.resources else None
     if loop:
         masked = loop.masked_instructions * tile.warps / gpu.issue_per_cycle

@@ -13,7 +13,7 @@ from importlib.resources import files
 import pytest
 
 from einsum_cascade.errors import KernelError
-from kernels import aot, attention, registry, report, sass, tiles, tuning
+from kernels import aot, attention, registry, report, sass, steps, tiles
 from kernels.tiles import Tile
 
 # The targets that every kernel has tiles of its own for; others take theirs, or smaller ones where they must.
@@ -128,7 +128,7 @@ def test_nothing_that_is_shipped_spills_or_overflows(stored):
     assert (stored["local_instructions"] == 0).all()
     assert (stored["registers"] <= 255).all()
     for target, number in aot.TARGETS.items():
-        machine = tuning.rates(number)
+        machine = steps.rates(number)
         there = stored[stored["target"] == target]
         assert (there["shared_bytes"] <= machine.shared_bytes_per_block).all()
         assert (there["tensor_memory_columns"] <= machine.tensor_memory_columns).all()

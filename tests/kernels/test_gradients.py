@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from einsum_cascade.errors import KernelError
+from kernels import reference
 from kernels.backward import flash_attention_gradients
 from kernels.check import poisoned
 from kernels.linear import linear_attention_gradients
@@ -107,6 +108,39 @@ def test_linear_gradients_for_any_decay(seq, rates, head_dim, tile):
     ours = linear_attention_gradients(q, k, v, grad=grad, decay=decay, tile=tile, empty=poisoned)
     for got, want in zip(ours, expected, strict=True):
         assert torch.allclose(got.double(), want, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("seq", "rates", "head_dim", "signs"),
+    [(1, [0.0, 5.0], 16, 1.0), (33, [0.01, 0.3], 24, -1.0), (20, [0.0, 5.0], 72, 1.0)],
+)
+def test_gradients_of_the_normalised_form_for_any_decay(seq, rates, head_dim, signs):
+    """Quotients of two recurrences; weights that are all negative leave the quotient as it is."""
+    q, k, v, grad = tensors(*[(1, 2, seq, head_dim)] * 4)
+    q, k = signs * q.abs() / math.sqrt(head_dim), k.abs() / math.sqrt(head_dim)
+    decay = torch.tensor(rates)
+    leaves = [t.double().requires_grad_() for t in (q, k, v)]
+    sums = recurrence(*leaves[:2], torch.ones_like(leaves[2]), decay.double())
+    out = recurrence(*leaves, decay.double()) / sums
+    expected = torch.autograd.grad(out, leaves, grad.double())
+    ours = linear_attention_gradients(q, k, v, grad=grad, decay=decay, normalise=True, empty=poisoned)
+    for got, want in zip(ours, expected, strict=True):
+        assert float((got - want).abs().max()) <= 2e-5 * max(1.0, float(want.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradients_of_the_normalised_form_hold_large_sums(dtype):
+    """Without decay the sum of the weights grows: 1 / s alone is no normal float16 at the end of this sequence."""
+    q, k, v, grad = (t.to(dtype) for t in tensors(*[(1, 1, 100, 16)] * 4))
+    q, k = 60 * q.abs(), 60 * k.abs()
+    decay = torch.zeros(1)
+    leaves = [t.double().requires_grad_() for t in (q, k, v)]
+    (out,) = reference.linear_attention(*leaves, decay=decay.double(), normalise=True)
+    expected = torch.autograd.grad(out, leaves, grad.double())
+    ours = linear_attention_gradients(q, k, v, grad=grad, decay=decay, normalise=True, empty=poisoned)
+    limit = {torch.float32: 1e-5, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}[dtype]
+    for got, want in zip(ours, expected, strict=True):
+        assert float((got - want).abs().max()) <= limit * float(want.abs().max())
 
 
 def test_the_gradient_of_a_sum_need_not_be_contiguous():

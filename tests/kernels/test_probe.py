@@ -211,9 +211,9 @@ def test_a_normalisation_has_no_loop(foreign):
 
 
 def assess_pipes(found):
-    from kernels import aot, tuning
+    from kernels import aot, steps
 
-    return tuning.step_cycles(found, tuning.rates(aot.TARGETS[found.target]))
+    return steps.step_cycles(found, steps.rates(aot.TARGETS[found.target]))
 
 
 def test_a_softmax_over_rows(foreign):

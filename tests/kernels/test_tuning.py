@@ -10,7 +10,7 @@ import pytest
 from triton.runtime.jit import JITCallable
 
 from einsum_cascade.errors import KernelError
-from kernels import registry, report, shared, tuning
+from kernels import registry, report, shared, steps, tuning
 from kernels.aot import WORD_BYTES, Resources
 from kernels.sass import PIPES, Loop
 from kernels.tileir import Work
@@ -39,14 +39,14 @@ def resources(*, registers=128, shared_bytes=64 * 1024, warps=4, stack_bytes=0, 
 )
 def test_blocks_per_sm(registers, shared_kib, warps, blocks):
     r = resources(registers=registers, shared_bytes=shared_kib * 1024, warps=warps)
-    assert tuning.blocks_per_sm(r, tuning.rates(90)) == blocks
+    assert steps.blocks_per_sm(r, steps.rates(90)) == blocks
 
 
 def test_cycles_of_one_step():
-    cycles = tuning.step_cycles(resources(), tuning.rates(90))
+    cycles = steps.step_cycles(resources(), steps.rates(90))
     # 4 x 128 x 64 x 64 operations at 4096 a cycle; 64 exponentials x 128 threads at 16 a cycle.
     assert cycles["tensor"] == 512
-    assert cycles["special"] == 512
+    assert cycles["exp"] == 512
     assert cycles["fma"] == 200
     assert cycles["issue"] == 500
 
@@ -63,8 +63,13 @@ def test_more_residents_are_never_slower():
 
 
 def test_without_a_second_stage_a_step_waits_for_its_loads():
-    few = replace(resources(), tile=Tile(128, 64, 4, 1))
-    assert tuning.judge(few).cycles_per_kilo_unit > tuning.judge(resources()).cycles_per_kilo_unit
+    """What three resident blocks hide of each other costs nothing, but comes behind what has nothing to hide."""
+    one = {"shared_bytes": 128 * 1024}
+    for more, costs in ((one, True), ({}, False)):
+        many = resources(**more)
+        few = tuning.judge(replace(many, tile=Tile(128, 64, 4, 1)))
+        assert (few.cycles_per_kilo_unit > tuning.judge(many).cycles_per_kilo_unit) == costs
+        assert few.order > tuning.judge(many).order
 
 
 def test_what_the_same_pipe_bounds_is_ordered_by_what_must_be_hidden():
@@ -77,6 +82,15 @@ def test_what_the_same_pipe_bounds_is_ordered_by_what_must_be_hidden():
     assert ranked[0].cycles_per_kilo_unit == ranked[1].cycles_per_kilo_unit
     assert ranked[0].bound_by == ranked[1].bound_by == "l2"
     assert min(ranked, key=lambda c: c.order) is ranked[1]
+
+
+def test_tiles_of_attention_are_told_apart_by_their_exponentials():
+    """Once a tie of eight tiles, all bound by the L2 cache, which the products of none of them wait for."""
+    tiles = [Tile(128, 64, 8, 2), Tile(128, 32, 8, 2), Tile(128, 128, 8, 2)]
+    ranked = tuning.tune("flash_attention", on="H100 SXM", tiles=tiles)
+    assert [c.resources.tile for c in ranked] == [tiles[2], tiles[0], tiles[1]]
+    assert len({c.cycles_per_kilo_unit for c in ranked}) == 3
+    assert ranked[0].bound_by == "tensor"
 
 
 def test_only_the_best_tiles_are_compiled_at_every_depth(monkeypatch):
@@ -216,7 +230,7 @@ def test_kendall():
 
 @pytest.mark.parametrize("name", [e.name for e in registry.entries() if e.build and 0 not in e.head_dims])
 def test_every_kernel_has_candidates_and_fewer_fit_in_less_shared_memory(name):
-    entry, machine = registry.find(name), tuning.rates(80)
+    entry, machine = registry.find(name), steps.rates(80)
     for head_dim in entry.head_dims:
         sizes = {"variant": next(iter(entry.variants)), "head_dim": head_dim, "word_bytes": 2}
         found = list(tuning.candidates(entry, **sizes, machine=machine))
@@ -250,7 +264,7 @@ def test_no_build_that_fits_is_left_out_of_the_candidates():
     """Whatever was compiled, of any kernel: counting all stages left out the tile that serves an RTX PRO 6000."""
     tried = 0
     for row, tile, sizes, target in compiled_rows():
-        entry, machine = registry.find(row["kernel"]), tuning.rates(target)
+        entry, machine = registry.find(row["kernel"]), steps.rates(target)
         choices = entry.choices
         sides = (choices.block_m, choices.block_n, choices.warps, choices.stages)
         shape = (tile.block_m, tile.block_n, tile.warps, tile.stages)
@@ -266,11 +280,11 @@ def test_no_build_that_fits_is_left_out_of_the_candidates():
 
 def test_tensor_memory_limits_residency():
     """512 columns an SM: two blocks of 256, one of 288."""
-    machine = tuning.rates(100)
+    machine = steps.rates(100)
     for columns, blocks in ((256, 2), (288, 1), (128, 3)):
         r = replace(resources(registers=64), tensor_memory_columns=columns)
         # 228 KiB of shared memory hold three blocks of 64 KiB.
-        assert tuning.blocks_per_sm(r, machine) == blocks
+        assert steps.blocks_per_sm(r, machine) == blocks
 
 
 @pytest.mark.parametrize(

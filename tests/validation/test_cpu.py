@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import statistics
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from kernels import bench_cpu
+from kernels.measurement import Setting, as_table, write_table
+from validation.cli import app
 from validation.cpu import (
     Problem,
     Sweep,
@@ -12,11 +20,14 @@ from validation.cpu import (
     blocked,
     chunked,
     errors,
+    flexible,
     fused,
     materialised,
     predicted_s,
+    rates_of,
     with_predictions,
 )
+from validation.measured import read_measured
 
 RATES = {
     "threads": 1,
@@ -52,6 +63,16 @@ def test_chunked_linear_attention_is_linear() -> None:
     assert long == 2 * short
 
 
+def test_flex_attention_visits_the_blocks_that_its_mask_leaves() -> None:
+    # Four blocks of 128 a side: 10 of 16 below the diagonal; a window of 128 leaves each its own and the one before.
+    dense, causal, window = (
+        flexible(Problem(1, 512, 64, *mask)).flops for mask in ((False, 0), (True, 0), (True, 128))
+    )
+    assert (dense, causal, window) == tuple(4 * 64 * 128**2 * n for n in (16, 10, 7))
+    # One key more reaches a block further.
+    assert flexible(Problem(1, 512, 64, True, 130)).flops == 4 * 64 * 128**2 * 9
+
+
 @pytest.mark.parametrize(
     ("sweep", "seconds"),
     [
@@ -68,7 +89,7 @@ def measured(threads: int, *, seq: int = 1024) -> list[dict[str, object]]:
     same = {"batch": 1, "heads": 4, "seq_q": seq, "head_dim": 64, "threads": threads, "window": None}
     fused_row = {"implementation": "torch-sdpa", "causal": 0, "latency_ms": 2.0, "ratio": 1.0}
     eager_row = {"implementation": "torch-eager", "causal": 0, "latency_ms": 6.0, "ratio": 3.0}
-    return [same | fused_row, same | eager_row, same | eager_row | {"implementation": "torch-flex"}]
+    return [same | fused_row, same | eager_row, same | eager_row | {"implementation": "torch-other"}]
 
 
 def rates(threads: int, *, seq: int = 1024, share: float = 1.0) -> dict[str, float]:
@@ -98,3 +119,52 @@ def test_threads_that_others_kept_from_their_cpus_are_shown_and_not_judged() -> 
     assert len(errors(table)) == 1
     assert errors(table).iloc[0] == pytest.approx(abs(table["predicted ratio"][1] / 3.0 - 1.0))
     assert len(errors(with_predictions(rows, [rates(1), rates(2, share=0.9)]))) == 2
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as `kernels bench --device cpu --out` writes it, of one small size."""
+    rows, found = bench_cpu.measure(Setting(1, 1, 256, 32), (64,), count=1, budget_s=0.05)
+    path = tmp_path_factory.mktemp("cpu") / "cpu.csv"
+    write_table(as_table(rows), path)
+    # What was written is what was measured, to six digits.
+    (read,) = rates_of(read_measured(path))
+    assert read["softmax_per_s"] == pytest.approx(found.softmax_per_s, rel=1e-5)
+    return path
+
+
+def validate(path: Path, *more: str) -> tuple[int, str, str]:
+    found = CliRunner().invoke(app, ["validate", "gpu", "--measured", str(path), *more])
+    return found.exit_code, found.stdout, found.stderr
+
+
+def test_a_file_of_the_bench_is_judged_by_its_ratios(written: Path) -> None:
+    code, out, _ = validate(written, "--json")
+    result = json.loads(out)
+    rows = read_measured(written)
+    assert result["suite"] == "cpu"
+    # All but the baseline, which is its own measure.
+    assert result["cells"] == len(rows) - 1 == 5
+    for case, ratio in zip(result["cases"], rows["ratio"][1:], strict=True):
+        assert case["expected"] == pytest.approx(ratio)
+        assert case["relative_error"] == pytest.approx(abs(case["got"] / case["expected"] - 1.0))
+        assert case["ok"] == (case["relative_error"] <= 0.3)
+    middle = statistics.median(c["relative_error"] for c in result["cases"])
+    assert result["median_relative_error"] == pytest.approx(middle)
+    assert result["ok"] == (middle <= 0.3) == (code == 0)
+    assert "median error of the predicted ratios" in result["notes"][0]
+    assert "1 heads of 32, 256 tokens, 1 threads" in result["cases"][0]["case"]
+
+
+def test_files_of_a_cpu_that_cannot_be_judged_say_so(written: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(written)
+    bare = tmp_path / "bare.csv"
+    rows.assign(extra="torch=2").to_csv(bare, index=False)
+    assert "carry no rates of their CPU" in validate(bare)[2]
+    alone = tmp_path / "alone.csv"
+    rows[:1].to_csv(alone, index=False)
+    assert "none of its 1 rows is left to judge" in validate(alone)[2]
+    assert "take no --calibrate" in validate(written, "--calibrate", str(written))[2]
+    other = tmp_path / "other.csv"
+    rows.assign(implementation=[*rows["implementation"][:-1], "torch-other"]).to_csv(other, index=False)
+    assert "1 rows are not judged: no work is known of torch-other" in validate(other)[2]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from validation.gpu_intervals import factor, three_rows
+from simulator.gpu.intervals import TABLE
+from validation.gpu_intervals import factor, source_of, three_rows
 from validation.gpu_sets import CONSTANTS, attention_rows
 from validation.measured import PUBLISHED, read_measured
 
@@ -39,3 +42,11 @@ def test_three_dense_rows_calibrate_a_set():
     assert picked.groupby(CONSTANTS).size().max() == 3
     dense = rows[rows["window"] == 0].groupby(CONSTANTS).size()
     assert (picked.groupby(CONSTANTS).size() == 3).sum() == (dense >= 3).sum()
+
+
+def test_the_shipped_table_says_where_it_comes_from_as_it_would_be_written_now():
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 8
+    for row in rows:
+        assert row["source"] == source_of(row["state"], row["kind"], int(row["n"]))
