@@ -80,12 +80,13 @@ def linear_attention_gradients() -> Iterator[Case]:
         yield Case(dtype, _sizes(2, seq, seq, head_dim, positive=True), {"normalise": True}, ("grad",))
 
 
+def _grid(*layout: int, heads: int = 1, head_dim: int = 16, batch: int = 1) -> dict[str, Any]:
+    return {"layout": layout, "heads": heads, "head_dim": head_dim, "batch": batch}
+
+
 def neighborhood_attention() -> Iterator[Case]:
     """Yield the checks of neighborhood attention."""
-
-    def on(*layout: int, heads: int = 1, head_dim: int = 16, batch: int = 1) -> dict[str, Any]:
-        return {"layout": layout, "heads": heads, "head_dim": head_dim, "batch": batch}
-
+    on = _grid
     yield Case("fp32", on(53, heads=2, batch=2), {"window": (9,)})
     yield Case("fp32", on(53), {"window": (8,), "stride": (4,)})
     yield Case("fp32", on(50), {"window": (9,), "stride": (3,), "causal": (True,)})
@@ -109,6 +110,31 @@ def neighborhood_attention() -> Iterator[Case]:
             dtype, on(9, 13, head_dim=head_dim),
             {"window": (4, 5), "stride": (2, 3), "dilation": (2, 1), "causal": (True, False)},
         )  # fmt: skip
+
+
+def neighborhood_attention_gradients() -> Iterator[Case]:
+    """Yield the checks of the gradients of neighborhood attention."""
+    mixed = {"window": (4, 5), "stride": (2, 3), "dilation": (2, 1), "causal": (True, False)}
+    for sizes, options in (
+        (_grid(53, heads=2, batch=2), {"window": (9,)}),
+        (_grid(50), {"window": (9,), "stride": (3,), "causal": (True,)}),
+        (_grid(53), {"window": (5,), "dilation": (4,), "stride": (2,)}),
+        (
+            _grid(10, 13, head_dim=40),
+            {"window": (3, 4), "dilation": (2, 3), "q_tile": (2, 8), "k_tile": (4, 4)},
+        ),
+        # Window, stride and tiles fit: no visited tile needs a mask, though queries are padded.
+        (_grid(16, 12), {"window": (8, 12), "stride": (8, 12), "q_tile": (8, 8), "k_tile": (4, 4)}),
+        # Everything at once: every axis strided and dilated, two of them causal, classes of unequal length.
+        (
+            _grid(6, 7, 8, heads=2),
+            {"window": (2, 2, 3), "stride": (2, 1, 3), "dilation": (2, 3, 2), "causal": (True, False, True)},
+        ),
+    ):
+        yield Case("fp32", sizes, options, ("grad",))
+    for dtype, head_dim in (("fp16", 64), ("bf16", 64), ("bf16", 128)):
+        yield Case(dtype, _grid(9, 13, head_dim=head_dim), mixed, ("grad",))
+    yield Case("bf16", _grid(4, 6, 7, head_dim=32), {"window": (3, 5, 4), "stride": (1, 2, 4)}, ("grad",))
 
 
 def decode_attention() -> Iterator[Case]:

@@ -77,16 +77,16 @@ def neighborhood(
     head_dim: int,
     dtype: str = "fp32",
     batch: int = 1,
+    extras: Iterable[str] = (),
     seed: int = 0,
     device: str = "cpu",
-    **_: object,
 ) -> dict[str, torch.Tensor]:
-    """Return q, k, v [batch, heads, *layout, head_dim] of unit variance."""
+    """Return q, k, v [batch, heads, *layout, head_dim] of unit variance, and the extra "grad" like them."""
     generator = torch.Generator(device).manual_seed(seed)
     shape = (batch, heads, *layout, head_dim)
     return {
         name: torch.randn(shape, generator=generator, device=device).to(DTYPES[dtype])
-        for name in ("q", "k", "v")
+        for name in ("q", "k", "v", *extras)
     }
 
 

@@ -14,6 +14,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -45,7 +46,7 @@ def _window(index, length, window, stride, CAUSAL: tl.constexpr):
 
 
 @triton.jit
-def _key_tiles(tile, length, window, stride, Q: tl.constexpr, K: tl.constexpr, CAUSAL: tl.constexpr):
+def key_tiles(tile, length, window, stride, Q: tl.constexpr, K: tl.constexpr, CAUSAL: tl.constexpr):
     """First key tile and number of key tiles that a tile of queries visits on one axis."""
     first, _ = _window(tile * Q, length, window, stride, CAUSAL)
     _, last = _window(tl.minimum(tile * Q + Q - 1, length - 1), length, window, stride, CAUSAL)
@@ -58,6 +59,37 @@ def _key_tiles(tile, length, window, stride, Q: tl.constexpr, K: tl.constexpr, C
 def _seen(q_index, k_index, length, window, stride, CAUSAL: tl.constexpr):
     first, last = _window(q_index, length, window, stride, CAUSAL)
     return (k_index[None, :] >= first[:, None]) & (k_index[None, :] < tl.minimum(last, length)[:, None])
+
+
+@triton.jit
+def in_box(place, count_y, count_x):
+    """Place on each axis of a tile in a box of tiles, or of a token in a tile: the last axis runs fastest."""
+    return place // (count_x * count_y), place // count_x % count_y, place % count_x
+
+
+@triton.jit
+def seen_in_box(q_token, k_token, q_z, q_y, q_x, k_z, k_y, k_x, n_z, n_y, n_x, window_z, window_y, window_x,
+                stride_z, stride_y, stride_x, QZ: tl.constexpr, QY: tl.constexpr, QX: tl.constexpr,
+                KZ: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr,
+                CAUSAL_Z: tl.constexpr, CAUSAL_Y: tl.constexpr, CAUSAL_X: tl.constexpr):  # fmt: skip
+    """Which tokens of a key tile each token of a query tile sees; tiles are given by their place on each axis."""
+    qt_z, qt_y, qt_x = in_box(q_token, QY, QX)
+    kt_z, kt_y, kt_x = in_box(k_token, KY, KX)
+    seen = _seen(q_x * QX + qt_x, k_x * KX + kt_x, n_x, window_x, stride_x, CAUSAL_X)
+    seen = seen & _seen(q_y * QY + qt_y, k_y * KY + kt_y, n_y, window_y, stride_y, CAUSAL_Y)
+    return seen & _seen(q_z * QZ + qt_z, k_z * KZ + kt_z, n_z, window_z, stride_z, CAUSAL_Z)
+
+
+@triton.jit
+def class_lengths(residue, length_z, length_y, length_x, dilation_z, dilation_y, dilation_x):
+    """Tokens of a dilation class on each axis.
+
+    A residue class of a dilated axis is a problem of its own; the first classes may be one token longer.
+    """
+    n_x = (length_x - residue % dilation_x + dilation_x - 1) // dilation_x
+    n_y = (length_y - residue // dilation_x % dilation_y + dilation_y - 1) // dilation_y
+    n_z = (length_z - residue // (dilation_x * dilation_y) + dilation_z - 1) // dilation_z
+    return n_z, n_y, n_x
 
 
 @triton.jit
@@ -82,24 +114,16 @@ def neighborhood_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, length_z,
     place, lane = tile_and_lane(q_tiles * classes)
     residue = place // q_tiles
     tile = place % q_tiles
-    tile_x = tile % q_tiles_x
-    tile_y = tile // q_tiles_x % q_tiles_y
-    tile_z = tile // (q_tiles_x * q_tiles_y)
-    # A residue class of a dilated axis is a problem of its own; the first classes may be one token longer.
-    n_x = (length_x - residue % dilation_x + dilation_x - 1) // dilation_x
-    n_y = (length_y - residue // dilation_x % dilation_y + dilation_y - 1) // dilation_y
-    n_z = (length_z - residue // (dilation_x * dilation_y) + dilation_z - 1) // dilation_z
-    first_x, count_x = _key_tiles(tile_x, n_x, window_x, stride_x, QX, KX, CAUSAL_X)
-    first_y, count_y = _key_tiles(tile_y, n_y, window_y, stride_y, QY, KY, CAUSAL_Y)
-    first_z, count_z = _key_tiles(tile_z, n_z, window_z, stride_z, QZ, KZ, CAUSAL_Z)
+    tile_z, tile_y, tile_x = in_box(tile, q_tiles_y, q_tiles_x)
+    n_z, n_y, n_x = class_lengths(residue, length_z, length_y, length_x, dilation_z, dilation_y, dilation_x)
+    first_x, count_x = key_tiles(tile_x, n_x, window_x, stride_x, QX, KX, CAUSAL_X)
+    first_y, count_y = key_tiles(tile_y, n_y, window_y, stride_y, QY, KY, CAUSAL_Y)
+    first_z, count_z = key_tiles(tile_z, n_z, window_z, stride_z, QZ, KZ, CAUSAL_Z)
 
     problem = lane * classes + residue
     q_token = tl.arange(0, QUERIES)
     k_token = tl.arange(0, KEYS)
     dims = tl.arange(0, BLOCK_D)
-    q_x = tile_x * QX + q_token % QX
-    q_y = tile_y * QY + q_token // QX % QY
-    q_z = tile_z * QZ + q_token // (QX * QY)
     rows = (problem * q_tiles + tile) * QUERIES + q_token
     row_mask = dims[None, :] < HEAD_DIM
     q = tl.load(q_ptr + rows[:, None] * HEAD_DIM + dims[None, :], mask=row_mask, other=0.0)
@@ -108,9 +132,8 @@ def neighborhood_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, length_z,
     row_max = tl.full([QUERIES], float("-inf"), tl.float32)
     row_sum = tl.zeros([QUERIES], tl.float32)
     for step in range(0, count_z * count_y * count_x):
-        key_x = first_x + step % count_x
-        key_y = first_y + step // count_x % count_y
-        key_z = first_z + step // (count_x * count_y)
+        step_z, step_y, step_x = in_box(step, count_y, count_x)
+        key_z, key_y, key_x = first_z + step_z, first_y + step_y, first_x + step_x
         key_tile = (key_z * k_tiles_y + key_y) * k_tiles_x + key_x
         # Permuted keys of a tile are consecutive: one dense load, whatever the dimensions of the tile.
         keys = (problem * k_tiles + key_tile) * KEYS + k_token
@@ -119,9 +142,9 @@ def neighborhood_forward(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, length_z,
         )
         scores = tl.dot(q, k, input_precision=PRECISION)
         if MASKED:
-            seen = _seen(q_x, key_x * KX + k_token % KX, n_x, window_x, stride_x, CAUSAL_X)
-            seen = seen & _seen(q_y, key_y * KY + k_token // KX % KY, n_y, window_y, stride_y, CAUSAL_Y)
-            seen = seen & _seen(q_z, key_z * KZ + k_token // (KX * KY), n_z, window_z, stride_z, CAUSAL_Z)
+            seen = seen_in_box(q_token, k_token, tile_z, tile_y, tile_x, key_z, key_y, key_x, n_z, n_y, n_x,
+                               window_z, window_y, window_x, stride_z, stride_y, stride_x,
+                               QZ, QY, QX, KZ, KY, KX, CAUSAL_Z, CAUSAL_Y, CAUSAL_X)  # fmt: skip
             scores = tl.where(seen, scores, float("-inf"))
         weights, shrink, row_max, row_sum = fold(scores, scale, row_max, row_sum, MASKED)
         v = tl.load(v_ptr + keys[:, None] * HEAD_DIM + dims[None, :], mask=row_mask, other=0.0)
@@ -261,22 +284,44 @@ def neighborhood_attention(
     Raises:
         KernelError: shapes, windows or tiles that are not legal.
     """
+    tile = tile or tiles.choose(
+        "neighborhood_attention", head_dim=q.shape[-1], dtype=q.dtype, device=q.device
+    )
+    axes = checked_axes(q, k, v, tile, window=window, stride=stride, dilation=dilation, causal=causal,
+                        q_tile=q_tile, k_tile=k_tile)  # fmt: skip
+    out, lse = _launch(q, k, v, axes, tile, empty)
+    return out.reshape(q.shape), lse.reshape(q.shape[:-1])
+
+
+def checked_axes(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tile: tiles.Tile,
+    *,
+    window: Sequence[int],
+    stride: Sequence[int] | None = None,
+    dilation: Sequence[int] | None = None,
+    causal: Sequence[bool] | None = None,
+    q_tile: Sequence[int] | None = None,
+    k_tile: Sequence[int] | None = None,
+) -> list[Axis]:
+    """Return the three axes of a call's tensors and options; options are those of `neighborhood_attention`.
+
+    Raises:
+        KernelError: shapes, windows or tiles that are not legal.
+    """
     rank = q.ndim - 3
     if not 1 <= rank <= AXES or k.shape != q.shape or v.shape != q.shape or not len(window) == rank:
         raise KernelError(
             f"expected q, k, v [batch, heads, 1 to 3 axes, head_dim] and as many windows, found {list(q.shape)}, "
             f"{list(k.shape)}, {list(v.shape)} and {len(window)}"
         )
-    tile = tile or tiles.choose(
-        "neighborhood_attention", head_dim=q.shape[-1], dtype=q.dtype, device=q.device
-    )
     layout = tuple(q.shape[2:-1])
-    axes = _axes(
+    return _axes(
         layout, window, stride or (1,) * rank, dilation or (1,) * rank, causal or (False,) * rank,
         q_tile or tiles.spread(tile.block_m, layout), k_tile or tiles.spread(tile.block_n, layout),
     )  # fmt: skip
-    out, lse = _launch(q, k, v, axes, tile, empty)
-    return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
 
 def _axes(layout: Sequence[int], *columns: Sequence[int | bool]) -> list[Axis]:
@@ -306,32 +351,45 @@ def _launch(
     keys, values = (permute(t.reshape(boxed), axes, k_shape).contiguous() for t in (k, v))
     out = empty(tuple(queries.shape), dtype=q.dtype, device=q.device)
     lse = empty((*queries.shape[:-1], 1), dtype=torch.float32, device=q.device)
-    numbers = [getattr(a, name) for name in ("length", "window", "stride", "dilation") for a in axes]
     launch(neighborhood_forward, math.prod(queries.shape[:3]), tile)(
-        queries, keys, values, out, lse, head_dim**-0.5 * LOG2E, *numbers, *(a.tiles(a.q_tile) for a in axes),
-        *(a.tiles(a.k_tile) for a in axes),
-        **dict(zip(("QZ", "QY", "QX", "KZ", "KY", "KX"), (*q_shape, *k_shape), strict=True)),
-        **{f"CAUSAL_{n}": a.causal for n, a in zip("ZYX", axes, strict=True)}, **of_head(head_dim, q.dtype.itemsize),
-        MASKED=not all(map(dense, axes)),
+        queries, keys, values, out, lse, head_dim**-0.5 * LOG2E, *numbers_of(axes),
+        **constants_of(axes), **of_head(head_dim, q.dtype.itemsize),
     )  # fmt: skip
     return unpermute(out, axes, q_shape, batch=batch), unpermute(lse, axes, q_shape, batch=batch)
+
+
+def numbers_of(axes: Sequence[Axis]) -> list[int]:
+    """Return the numbers of the axes in the order that the kernels take them."""
+    numbers = [getattr(a, name) for name in ("length", "window", "stride", "dilation") for a in axes]
+    return numbers + [a.tiles(a.q_tile) for a in axes] + [a.tiles(a.k_tile) for a in axes]
+
+
+def constants_of(axes: Sequence[Axis]) -> dict[str, Any]:
+    """Return what the kernels know of the axes when they are compiled."""
+    shapes = [a.q_tile for a in axes] + [a.k_tile for a in axes]
+    return _constants(shapes, causal=[a.causal for a in axes], masked=not all(map(dense, axes)))
+
+
+def shipped_constants(tile: tiles.Tile, variant: str) -> dict[str, Any]:
+    """Return the same of a variant: "1-D", "2-D" or "3-D", then "mask-free" where no visited tile needs a mask."""
+    rank = int(variant[0])
+    sides = (tiles.spread(tokens, (1,) * rank) for tokens in (tile.block_m, tile.block_n))
+    shapes = [n for side in sides for n in (*(1,) * (AXES - rank), *side)]
+    return _constants(shapes, causal=(False,) * AXES, masked=not variant.endswith("mask-free"))
+
+
+def _constants(shapes: Sequence[int], *, causal: Sequence[bool], masked: bool) -> dict[str, Any]:
+    named = zip(("QZ", "QY", "QX", "KZ", "KY", "KX"), shapes, strict=True)
+    return {**dict(named), **{f"CAUSAL_{n}": c for n, c in zip("ZYX", causal, strict=True)}, "MASKED": masked}
 
 
 def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
     """Return one specialisation, for the compiler.
 
     Args:
-        variant: "1-D", "2-D" or "3-D", then "mask-free" where no visited tile needs a mask.
+        variant: see `shipped_constants`.
     """
-    rank = int(variant[0])
-    sides = {}
-    for side, tokens in (("Q", tile.block_m), ("K", tile.block_n)):
-        shape = (1,) * (AXES - rank) + tiles.spread(tokens, (1,) * rank)
-        sides |= {f"{side}{axis}": n for axis, n in zip("ZYX", shape, strict=True)}
-    constants = sides | {
-        "CAUSAL_Z": False, "CAUSAL_Y": False, "CAUSAL_X": False, **of_head(head_dim, WORD_BYTES[dtype]),
-        "MASKED": not variant.endswith("mask-free"),
-    }  # fmt: skip
+    constants = shipped_constants(tile, variant) | of_head(head_dim, WORD_BYTES[dtype])
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype]) | {"lse_ptr": "*fp32"}
     return Build("neighborhood_attention", variant, head_dim, dtype, tile, neighborhood_forward, pointers,
                  ("scale",), (), constants)  # fmt: skip

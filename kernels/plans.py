@@ -20,7 +20,8 @@ TOKENS = 65536
 # and half as many again for the weights, which cards of 40 GB hold beside the tensors; beyond, a batch is too small.
 MOST_UNFUSED = 8192
 MOST_SCORE_BYTES = 2**34
-# Modified scores cost the same at every length, relative to causal attention: two lengths show it.
+# Modified scores cost the same at every length, relative to causal attention, and neighborhoods in one and three
+# dimensions and their gradients relative to those in two: two lengths show it.
 MODIFIED = (4096, 16384)
 CHUNK = 64
 
@@ -82,6 +83,7 @@ def plan(
         yield from (p for dense in whole for p in _operators(dense))
         yield from _gates(whole[0])
         if seq in MODIFIED or tokens != TOKENS:
+            yield from (p for dense in whole for p in _neighborhoods(dense))
             yield from (p for dense in whole for p in _modified(dense))
 
 
@@ -199,20 +201,28 @@ def _operators(dense: Setting) -> Iterator[Plan]:
     yield Plan("selected_attention", OURS, "fwd", few, one_token * picks * 64, _bytes(few, 2 + picks * 16),
                _sizes(few) | {"picks": picks, "block": 64 if not tiny else 16},
                {"block": 64 if not tiny else 16})  # fmt: skip
-    yield from _neighborhoods(dense)
+    yield _neighborhood(dense, 2)
     if dense.head_dim <= 128:
         yield Plan("channel_attention", OURS, "fwd", dense, one_token * dense.head_dim, _bytes(dense), sizes)
 
 
+def _neighborhood(dense: Setting, rank: int) -> Plan:
+    layout = _layout(dense.seq, rank)
+    window = tuple(max(1, n // 4) for n in layout)
+    flops = 4.0 * dense.batch * dense.heads * dense.head_dim * dense.seq * math.prod(window)
+    # Tokens are permuted before and after.
+    sizes = {"layout": layout, "heads": dense.heads, "head_dim": dense.head_dim, "batch": dense.batch}
+    return Plan("neighborhood_attention", f"{OURS} {rank}-D", "fwd", dense, flops, _bytes(dense, 12), sizes,
+                {"window": window})  # fmt: skip
+
+
 def _neighborhoods(dense: Setting) -> Iterator[Plan]:
-    for rank in (2, 1, 3):
-        layout = _layout(dense.seq, rank)
-        window = tuple(max(1, n // 4) for n in layout)
-        flops = 4.0 * dense.batch * dense.heads * dense.head_dim * dense.seq * math.prod(window)
-        # Tokens are permuted before and after.
-        sizes = {"layout": layout, "heads": dense.heads, "head_dim": dense.head_dim, "batch": dense.batch}
-        yield Plan("neighborhood_attention", f"{OURS} {rank}-D", "fwd", dense, flops, _bytes(dense, 12), sizes,
-                   {"window": window})  # fmt: skip
+    """The other ranks, and gradients: five products beside the forward pass's two, and eight permutations more."""
+    whole = _neighborhood(dense, 2)
+    yield replace(whole, entry="neighborhood_attention_gradients", direction="fwdbwd", flops=3.5 * whole.flops,
+                  bytes=_bytes(dense, 41), extras=("grad",))  # fmt: skip
+    yield _neighborhood(dense, 1)
+    yield _neighborhood(dense, 3)
 
 
 def _gates(dense: Setting) -> Iterator[Plan]:

@@ -176,6 +176,15 @@ def neighborhood_attention(
     return out.reshape(q.shape), lse.reshape(q.shape[:-1])
 
 
+def neighborhood_attention_gradients(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grad: torch.Tensor, **options: object
+) -> tuple[torch.Tensor, ...]:
+    """Return the gradients for q, k, v by automatic differentiation of the reference."""
+    leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+    out, _ = neighborhood_attention(*leaves, **options)  # type: ignore[arg-type]  # options of a case
+    return torch.autograd.grad(out, leaves, grad)
+
+
 def decode_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, splits: int = 8
 ) -> tuple[torch.Tensor, torch.Tensor]:

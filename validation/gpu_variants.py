@@ -30,8 +30,9 @@ NEIGHBORHOOD = "neighborhood_attention"
 # The gradients of attention are no kernel of their own to the simulator, but a direction.
 GRADIENTS = f"{KERNEL}_gradients"
 _CALL = ("batch", "heads", "seq_q", "seq_kv", "head_dim", "dtype", "direction")
-# Tokens are brought into tiles and back before and after: five tensors, each read and written.
-_PERMUTED = 10.0
+# Tokens are brought into tiles and back before and after: five tensors, each read and written. Gradients take what a
+# forward pass gave and were given, five more, and bring back three, each laid out and cut.
+_PERMUTED = {NEIGHBORHOOD: 10.0, f"{NEIGHBORHOOD}_gradients": 10.0 + 22.0}
 
 
 def variants(table: pd.DataFrame) -> pd.DataFrame:
@@ -101,7 +102,7 @@ def _name(row: Mapping[Any, Any]) -> str:
 
 def _predicted_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
     """Return the predicted seconds of a row; None where the simulator has no model of its kernel."""
-    if row["kernel"] == NEIGHBORHOOD:
+    if row["kernel"] in _PERMUTED:
         return _neighborhood_s(row, fit)
     kernel = KERNEL if row["kernel"] == GRADIENTS else row["kernel"]
     words = {n: row[n] for n in (*_CALL, "causal", "kv_heads", "window") if row[n]}
@@ -129,14 +130,14 @@ def _neighborhood_s(row: Mapping[Any, Any], fit: Efficiency) -> float | None:
     gpu, word_bytes = find_gpu(row["device"]), WORD_BYTES[row["dtype"]]
     try:
         tile = tiles.pick(
-            NEIGHBORHOOD, head_dim=int(row["head_dim"]), word_bytes=word_bytes,
+            row["kernel"], head_dim=int(row["head_dim"]), word_bytes=word_bytes,
             target=int(gpu.target.removeprefix("sm_")),
         )  # fmt: skip
         shapes = {"q_tile": tiles.spread(tile.block_m, layout), "kv_tile": tiles.spread(tile.block_n, layout)}
         bounds = gna_bounds(layout=layout, window=window, stride=1, **shapes)
     except (ModelError, MappingError):
         return None
-    moved = _PERMUTED * row["batch"] * row["heads"] * row["seq_q"] * row["head_dim"]
+    moved = _PERMUTED[row["kernel"]] * row["batch"] * row["heads"] * row["seq_q"] * row["head_dim"]
     permuting = moved * word_bytes / (fit.memory * gpu.memory_bandwidth_bytes_per_s)
     return _dense_s(row, fit) * bounds.visited / (bounds.q_tiles * bounds.kv_tiles) + permuting
 

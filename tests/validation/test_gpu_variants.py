@@ -25,7 +25,7 @@ def seconds(p: plans.Plan) -> float:
     sizes |= {"window": s.window} if s.window else {}
     sizes |= {"kv_heads": s.kv_heads} if s.kv_heads else {}
     sizes |= {"head_dim": s.head_dim} if s.head_dim else {}
-    if p.entry == "neighborhood_attention":
+    if p.entry.startswith("neighborhood_attention"):
         return 1e-3
     kernel = "flash_attention" if p.entry == "flash_attention_gradients" else p.entry
     own = find_kernel_mapping(kernel, p.variant).parameters
