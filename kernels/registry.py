@@ -61,6 +61,7 @@ class KernelEntry:
         reference: the same mathematics on materialised tensors.
         inputs: makes the tensors of a case.
         outputs: names of what launcher and reference return.
+        learnt: input tensors whose gradients follow the outputs, in this order, where they are given.
         build: makes one specialisation of a given tile; empty where another entry's serve.
         shares: "kernel/variant" whose build and tile this one takes.
         variants: the specialisations that are shipped, and the launcher's options that run each.
@@ -76,6 +77,7 @@ class KernelEntry:
     reference: str
     inputs: str
     outputs: tuple[str, ...]
+    learnt: tuple[str, ...] = ()
     build: str = ""
     shares: str = ""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
@@ -119,12 +121,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 outputs=("AV", "LSE"),
                 build="unfused:build",
-                variants={
-                    "product": {},
-                    "softmax": {},
-                    "values": {},
-                    "exponentials and values": {"passes": 2},
-                },
+                variants={"product": {}, "softmax": {}, "values": {}, "exponentials and values": {"passes": 2}},
             ),
             KernelEntry(
                 name="linear_attention",
@@ -165,12 +162,13 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
             KernelEntry(
                 name="flash_attention_gradients",
                 cascade="attention_1pass",
-                summary="gradients of flash_attention: weights again from the log-sum-exp, no atomic additions",
+                summary="gradients of flash_attention, modified too: weights again from the log-sum-exp, nothing atomic",
                 source="Dao et al., FlashAttention-2 (2023), algorithm 2",
                 launcher="backward:flash_attention_gradients",
                 reference="reference:flash_attention_gradients",
                 inputs="inputs:attention",
                 outputs=("DQ", "DK", "DV"),
+                learnt=("slopes", "bias", "sink", "factor"),
                 build="backward:build",
                 variants={
                     f"{part}, {mask}": options
