@@ -220,6 +220,8 @@ def gradients_from(
             window=modified.scores or left is not None,
         ),
         modified,
+        head_dim=head_dim,
+        word_bytes=q.dtype.itemsize,
     )
     q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
     delta = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)

@@ -148,12 +148,14 @@ def flash_attention_gradients() -> Iterator[Case]:
     yield Case("fp32", odd, {"window": 11}, extras=("grad", "bias"))
     yield Case("fp32", _sizes(2, 53, 20, 32), {"causal": True}, extras=("grad", "sink"))
     yield Case("fp32", odd, {"causal": True}, extras=("grad", "factor"))
-    yield Case("fp32", _sizes(4, 40, 21, 40, kv_heads=2, batch=2), {"soft_cap": 1.5}, extras=("grad", *_LEARNT))
+    yield Case(
+        "fp32", _sizes(4, 40, 21, 40, kv_heads=2, batch=2), {"soft_cap": 1.5}, extras=("grad", *_LEARNT)
+    )
     everything = {"causal": True, "window": 17, "soft_cap": 3.0}
     yield Case("bf16", _sizes(2, 37, 53, 64), everything, extras=("grad", *_LEARNT))
-    for dtype, head_dim in (("fp16", 64), *_WIDE):
+    for dtype, head_dim in _WIDE:
         sizes = _sizes(2, 19, 27, head_dim, kv_heads=1)
-        yield Case(dtype, sizes, {"causal": True, "soft_cap": 3.0}, extras=("grad", "slopes", "sink"))
+        yield Case(dtype, sizes, {"causal": True}, extras=("grad", "slopes", "sink"))
         yield Case(dtype, sizes, {"window": 19}, extras=("grad", "bias", "factor"))
         yield Case(dtype, sizes, everything, extras=("grad", *_LEARNT))
 

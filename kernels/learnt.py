@@ -23,6 +23,8 @@ from .primitives import launch, tile_and_lane
 # Sums of rows or of diagonals: bound by memory.
 STEP = 1024
 SUMS = tiles.Tile(16, 16, 4, 1)
+# The squares of a diagonal hold two tiles of operands and two of sums: larger ones spill.
+MOST, MOST_OF_LONG_ROWS, LONG_ROW_BYTES = 32, 16, 256
 
 
 @triton.jit
@@ -58,8 +60,10 @@ def diagonal_sums(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, scores_ptr,
         slope = tl.load(slopes_ptr + head).to(tl.float32)
     bias_row = bias_ptr + head * (2 * LAST + 1)
     factor_row = factor_ptr + head * (2 * LAST + 1)
-    base = lane * seq_q
+    row_base = lane * seq_q
     key_base = (batch * kv_heads + head // group) * seq_kv
+    # 64 bits to the place of a tile, 32 inside it: half the registers.
+    offsets = steps[:, None] * HEAD_DIM + dims[None, :]
     of_scores = tl.zeros([BLOCK, BLOCK], tl.float32)
     of_factors = tl.zeros([BLOCK, BLOCK], tl.float32)
     for tile in range(first, last):
@@ -68,16 +72,16 @@ def diagonal_sums(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, scores_ptr,
         there = queries < seq_q
         mask = there[:, None] & (dims[None, :] < HEAD_DIM)
         inside = (cols[:, None] < seq_kv) & (dims[None, :] < HEAD_DIM)
-        places = (base + queries[:, None]) * HEAD_DIM + dims[None, :]
-        keys = (key_base + cols[:, None]) * HEAD_DIM + dims[None, :]
-        q = tl.load(q_ptr + places, mask=mask, other=0.0)
-        grad = tl.load(grad_ptr + places, mask=mask, other=0.0)
-        k = tl.load(k_ptr + keys, mask=inside, other=0.0)
-        v = tl.load(v_ptr + keys, mask=inside, other=0.0)
+        row = row_base + tile * BLOCK
+        key = key_base + (tile + ahead) * BLOCK
+        q = tl.load(q_ptr + row * HEAD_DIM + offsets, mask=mask, other=0.0)
+        grad = tl.load(grad_ptr + row * HEAD_DIM + offsets, mask=mask, other=0.0)
+        k = tl.load(k_ptr + key * HEAD_DIM + offsets, mask=inside, other=0.0)
+        v = tl.load(v_ptr + key * HEAD_DIM + offsets, mask=inside, other=0.0)
         # As in the other kernels of the backward pass: +inf gives a row weight 0.
-        lse = tl.load(lse_ptr + base + queries, mask=there, other=float("inf")) * 1.4426950408889634
+        lse = tl.load(lse_ptr + row + steps, mask=there, other=float("inf")) * 1.4426950408889634
         lse = tl.where(lse == float("-inf"), float("inf"), lse)
-        delta = tl.load(delta_ptr + base + queries, mask=there, other=0.0)
+        delta = tl.load(delta_ptr + row + steps, mask=there, other=0.0)
         _, _, of_modified, of_factor = _score_gradient(
             q, k, v, grad, lse, delta, queries + shift, cols, seq_kv, left, right, scale, cap, slope, bias_row,
             factor_row, HAS_LEFT, HAS_RIGHT, SOFT_CAP, ALIBI, BIAS, FACTOR, LAST, PRECISION,
@@ -179,13 +183,14 @@ def learnt_gradients(
         modified: checked.
         sizes: the arguments after the outputs that the kernels of the backward pass share.
         shape: their compile-time arguments but for the sides of a tile.
-        tile: of the backward pass; the squares of a diagonal are as large as its shorter side.
+        tile: of the backward pass; the squares of a diagonal are no larger than its shorter side.
         empty: makes outputs and scratch.
     """
     q, k, *_, lse, delta = tensors
-    batch, heads, seq_q, _ = q.shape
+    batch, heads, seq_q, head_dim = q.shape
     seq_kv = k.shape[2]
-    block = min(tile.block_m, tile.block_n)
+    long = head_dim * q.dtype.itemsize > LONG_ROW_BYTES or q.dtype.itemsize == 4
+    block = min(tile.block_m, tile.block_n, MOST_OF_LONG_ROWS if long else MOST)
     tiles_q, tiles_kv = triton.cdiv(seq_q, block), triton.cdiv(seq_kv, block)
     bands = tiles_q + tiles_kv - 1
     whole = (batch, heads, bands, 2 * block)
@@ -197,8 +202,7 @@ def learnt_gradients(
     by_factor = modified.factor is not None
     scores, factors = scratch(wanted=by_scores), scratch(wanted=by_factor)
     if by_scores or by_factor:
-        walk = tiles.Tile(block, block, tile.warps, 1)
-        launch(diagonal_sums, bands * batch * heads, walk)(
+        launch(diagonal_sums, bands * batch * heads, tiles.Tile(block, block, 8 if long else 4, 1))(
             *tensors, scores, factors, *sizes, **shape, BLOCK=block,
         )  # fmt: skip
 

@@ -54,10 +54,7 @@ def _score_gradient(q, k, v, grad, lse, delta, rows, cols, seq_kv, left, right, 
         weights = weights * factor
     else:
         of_modified = weights * (from_values - delta[:, None])
-    if SOFT_CAP:
-        of_scores = of_modified * (1.0 - tanh * tanh)
-    else:
-        of_scores = of_modified
+    of_scores = of_modified * (1.0 - tanh * tanh) if SOFT_CAP else of_modified
     return weights, of_scores, of_modified, of_factor
 
 
@@ -99,8 +96,8 @@ class Modifications:
 
     @property
     def scores(self) -> bool:
-        """Whether anything but the scale is modified."""
-        return self.soft_cap > 0 or any(t is not None for t in (*self._tables, self.sink))
+        """Whether a backward pass differs from that of plain scores: not by a scale, nor by a sink."""
+        return self.soft_cap > 0 or any(t is not None for t in self._tables)
 
     @property
     def _tables(self) -> tuple[torch.Tensor | None, ...]:
@@ -119,7 +116,18 @@ class Modifications:
         }  # fmt: skip
 
 
-def beside(tile: tiles.Tile, modified: Modifications) -> tiles.Tile:
-    """Return the shipped tile, smaller where modified scores need more registers than it leaves."""
-    del modified
-    return tile
+def beside(tile: tiles.Tile, modified: Modifications, *, head_dim: int, word_bytes: int) -> tiles.Tile:
+    """Return the shipped tile, smaller where modified scores need more registers than it leaves.
+
+    Beside the scores, their derivative and what the tables hold there are kept from one product to the next. Others
+    spill on one GPU generation or another: 64 by 32 of 128 dimensions on Hopper, 32 by 32 on consumer Blackwell.
+    """
+    if not modified.scores:
+        return tile
+    queries, keys = 32, 64 if 64 < head_dim <= 128 else 32
+    if word_bytes == 4:
+        keys = 32 if tile.block_m < queries else 16
+    elif head_dim <= 64:
+        queries = 64
+    warps = max(tile.warps, 8) if tile.block_m * tile.block_n > 16 * 16 else tile.warps
+    return replace(tile, block_m=min(tile.block_m, queries), block_n=min(tile.block_n, keys), warps=warps)
