@@ -1,8 +1,9 @@
 """Gradients of flash attention: weights are computed again from the saved log-sum-exp, never stored.
 
-Cascade: the derivative of `attention_1pass` and its causal and window variants. Tiling: one kernel walks the queries
-(block_m a step) of a key tile (block_n) for the gradients of K and V, one the keys of a query tile for that of Q. Each
-writes its own tile once, so that no atomic addition is needed and the result does not depend on timing.
+Cascade: the derivative of `attention_1pass` and its causal and window variants, under every modification of the scores
+that the forward pass knows. Tiling: one kernel walks the queries (block_m a step) of a key tile (block_n) for the
+gradients of K and V, one the keys of a query tile for that of Q; `kernels.learnt` has those of slopes, bias, sink and
+factor. Each writes its own tile once, so that no atomic addition is needed and the result does not depend on timing.
 Exact: weights and sums are float32; half types round weights and score gradients once before each product.
 """
 

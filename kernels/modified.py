@@ -124,10 +124,13 @@ def beside(tile: tiles.Tile, modified: Modifications, *, head_dim: int, word_byt
     """
     if not modified.scores:
         return tile
-    queries, keys = 32, 64 if 64 < head_dim <= 128 else 32
+    queries, keys, stages = 32, 32, tile.stages
     if word_bytes == 4:
         keys = 32 if tile.block_m < queries else 16
     elif head_dim <= 64:
         queries = 64
-    warps = max(tile.warps, 8) if tile.block_m * tile.block_n > 16 * 16 else tile.warps
-    return replace(tile, block_m=min(tile.block_m, queries), block_n=min(tile.block_n, keys), warps=warps)
+    elif head_dim <= 128:
+        keys = 16
+    else:
+        stages = 1
+    return tiles.Tile(min(tile.block_m, queries), min(tile.block_n, keys), max(tile.warps, 8), stages)

@@ -121,12 +121,8 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 outputs=("AV", "LSE"),
                 build="unfused:build",
-                variants={
-                    "product": {},
-                    "softmax": {},
-                    "values": {},
-                    "exponentials and values": {"passes": 2},
-                },
+                variants=dict.fromkeys(("product", "softmax", "values"), {})
+                | {"exponentials and values": {"passes": 2}},
             ),
             KernelEntry(
                 name="linear_attention",
