@@ -121,7 +121,7 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 outputs=("AV", "LSE"),
                 build="unfused:build",
-                variants=dict.fromkeys(("product", "softmax", "values"), {})
+                variants={name: {} for name in ("product", "softmax", "values")}
                 | {"exponentials and values": {"passes": 2}},
             ),
             KernelEntry(
