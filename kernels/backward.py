@@ -1,8 +1,9 @@
 """Gradients of flash attention: weights are computed again from the saved log-sum-exp, never stored.
 
-Cascade: the derivative of `attention_1pass` and its causal and window variants. Tiling: one kernel walks the queries
-(block_m a step) of a key tile (block_n) for the gradients of K and V, one the keys of a query tile for that of Q. Each
-writes its own tile once, so that no atomic addition is needed and the result does not depend on timing.
+Cascade: the derivative of `attention_1pass` and its causal and window variants, under every modification of the scores
+that the forward pass knows. Tiling: one kernel walks the queries (block_m a step) of a key tile (block_n) for the
+gradients of K and V, one the keys of a query tile for that of Q; `kernels.learnt` has those of slopes, bias, sink and
+factor. Each writes its own tile once, so that no atomic addition is needed and the result does not depend on timing.
 Exact: weights and sums are float32; half types round weights and score gradients once before each product.
 """
 
@@ -19,26 +20,13 @@ from . import tiles
 from .aot import POINTER, WORD_BYTES, Build
 from .attention import checked_shapes, flash_attention
 from .interpreter import interpreted_on_cpu
+from .learnt import learnt_gradients
 from .masks import limits
+from .modified import Modifications, _score_gradient, beside
 from .primitives import LOG2E, block_of, launch, of_head, tile_and_lane
 
 # Rows of the result that a thread block multiplies with their gradients: bound by memory.
 ROWS = tiles.Tile(16, 16, 4, 1)
-
-
-@triton.jit
-def _score_gradient(q, k, v, grad, lse, delta, rows, cols, seq_kv, left, right, scale, HAS_LEFT: tl.constexpr,
-                    HAS_RIGHT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Weights of a tile and the gradient of its scores; rows are counted on the keys' axis."""
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-    seen = cols[None, :] < seq_kv
-    if HAS_LEFT:
-        seen = seen & (cols[None, :] >= rows[:, None] - left)
-    if HAS_RIGHT:
-        seen = seen & (cols[None, :] <= rows[:, None] + right)
-    weights = tl.where(seen, tl.exp2(scores - lse[:, None]), 0.0)
-    from_values = tl.dot(grad, tl.trans(v), input_precision=PRECISION)
-    return weights, weights * (from_values - delta[:, None])
 
 
 @triton.jit
@@ -56,9 +44,10 @@ def row_products(out_ptr, grad_ptr, delta_ptr, rows_total, HEAD_DIM: tl.constexp
 
 @triton.jit
 def gradients_kv(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, heads, kv_heads, group, seq_q,
-                 seq_kv, left, right, scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
-                 BLOCK_N: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr,
-                 PRECISION: tl.constexpr):  # fmt: skip
+                 seq_kv, left, right, scale, cap, slopes_ptr, bias_ptr, factor_ptr, HEAD_DIM: tl.constexpr,
+                 BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HAS_LEFT: tl.constexpr,
+                 HAS_RIGHT: tl.constexpr, SOFT_CAP: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr,
+                 FACTOR: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Gradients of one tile of keys and values, over all query heads that share it. Tensors are contiguous."""
     tile, lane = tile_and_lane(tl.cdiv(seq_kv, BLOCK_N))
     batch = lane // kv_heads
@@ -81,6 +70,12 @@ def gradients_kv(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_p
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for member in range(0, group):
         base = (batch * heads + kv_head * group + member) * seq_q
+        head = kv_head * group + member
+        slope = 0.0
+        if ALIBI:
+            slope = tl.load(slopes_ptr + head).to(tl.float32)
+        bias_row = bias_ptr + head * (2 * LAST + 1)
+        factor_row = factor_ptr + head * (2 * LAST + 1)
         for start in range(first, last, BLOCK_M):
             queries = start + tl.arange(0, BLOCK_M)
             there = queries < seq_q
@@ -92,8 +87,10 @@ def gradients_kv(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_p
             lse = tl.load(lse_ptr + base + queries, mask=there, other=float("inf")) * 1.4426950408889634
             lse = tl.where(lse == float("-inf"), float("inf"), lse)
             delta = tl.load(delta_ptr + base + queries, mask=there, other=0.0)
-            weights, ds = _score_gradient(q, k, v, grad, lse, delta, queries + shift, cols, seq_kv, left, right,
-                                          scale, HAS_LEFT, HAS_RIGHT, PRECISION)  # fmt: skip
+            weights, ds, _, _ = _score_gradient(
+                q, k, v, grad, lse, delta, queries + shift, cols, seq_kv, left, right, scale, cap, slope, bias_row,
+                factor_row, HAS_LEFT, HAS_RIGHT, SOFT_CAP, ALIBI, BIAS, FACTOR, LAST, PRECISION,
+            )  # fmt: skip
             dv = tl.dot(tl.trans(weights.to(grad.dtype)), grad, dv, input_precision=PRECISION)
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
     dk = dk * scale * 0.6931471805599453
@@ -103,9 +100,10 @@ def gradients_kv(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_p
 
 @triton.jit
 def gradients_q(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, heads, kv_heads, group, seq_q, seq_kv,
-                left, right, scale, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
-                BLOCK_N: tl.constexpr, HAS_LEFT: tl.constexpr, HAS_RIGHT: tl.constexpr,
-                PRECISION: tl.constexpr):  # fmt: skip
+                left, right, scale, cap, slopes_ptr, bias_ptr, factor_ptr, HEAD_DIM: tl.constexpr,
+                BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HAS_LEFT: tl.constexpr,
+                HAS_RIGHT: tl.constexpr, SOFT_CAP: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr,
+                FACTOR: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Gradient of one tile of queries."""
     tile, lane = tile_and_lane(tl.cdiv(seq_q, BLOCK_M))
     batch = lane // heads
@@ -129,6 +127,11 @@ def gradients_q(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, heads
         first = tl.maximum(p0 + shift - left, 0) // BLOCK_N * BLOCK_N
     if HAS_RIGHT:
         last = tl.minimum(tl.maximum(p0 + BLOCK_M + shift + right, 0), seq_kv)
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(slopes_ptr + head).to(tl.float32)
+    bias_row = bias_ptr + head * (2 * LAST + 1)
+    factor_row = factor_ptr + head * (2 * LAST + 1)
     key_base = (batch * kv_heads + head // group) * seq_kv
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for start in range(first, last, BLOCK_N):
@@ -137,8 +140,10 @@ def gradients_q(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, heads
         keys = (key_base + cols[:, None]) * HEAD_DIM + dims[None, :]
         k = tl.load(k_ptr + keys, mask=inside, other=0.0)
         v = tl.load(v_ptr + keys, mask=inside, other=0.0)
-        _, ds = _score_gradient(q, k, v, grad, lse, delta, queries + shift, cols, seq_kv, left, right, scale,
-                                HAS_LEFT, HAS_RIGHT, PRECISION)  # fmt: skip
+        _, ds, _, _ = _score_gradient(
+            q, k, v, grad, lse, delta, queries + shift, cols, seq_kv, left, right, scale, cap, slope, bias_row,
+            factor_row, HAS_LEFT, HAS_RIGHT, SOFT_CAP, ALIBI, BIAS, FACTOR, LAST, PRECISION,
+        )  # fmt: skip
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     tl.store(dq_ptr + places, (dq * scale * 0.6931471805599453).to(dq_ptr.dtype.element_ty), mask=mask)
 
@@ -154,7 +159,8 @@ def flash_attention_gradients(
     window: int | None = None,
     tile: tiles.Tile | None = None,
     empty: Callable[..., torch.Tensor] = torch.empty,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    **modifications: Any,
+) -> tuple[torch.Tensor, ...]:
     """Return the gradients of `flash_attention` for q, k and v; the forward pass is run for its log-sum-exp.
 
     Args:
@@ -166,9 +172,17 @@ def flash_attention_gradients(
         window: as in the forward pass.
         tile: block_m queries by block_n keys; the shipped choice for the device where not given.
         empty: makes outputs and scratch; the checker passes one that fills them with NaN.
+        modifications: scale, soft_cap, slopes, bias, sink and factor of the forward pass, see
+            `kernels.modified.Modifications`.
+
+    Returns:
+        Gradients of q, k and v, each like its tensor, then those of slopes, bias, sink and factor, in this order and
+        as far as they are given, each like its tensor.
     """
-    out, lse = flash_attention(q, k, v, causal=causal, window=window, empty=empty)
-    return gradients_from(q, k, v, out, lse, grad, causal=causal, window=window, tile=tile, empty=empty)
+    out, lse = flash_attention(q, k, v, causal=causal, window=window, empty=empty, **modifications)
+    return gradients_from(
+        q, k, v, out, lse, grad, causal=causal, window=window, tile=tile, empty=empty, **modifications
+    )
 
 
 @interpreted_on_cpu
@@ -184,53 +198,77 @@ def gradients_from(
     window: int | None = None,
     tile: tiles.Tile | None = None,
     empty: Callable[..., torch.Tensor] = torch.empty,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients for q, k and v from what a forward pass saved: its result and log-sum-exp."""
+    **modifications: Any,
+) -> tuple[torch.Tensor, ...]:
+    """Return what `flash_attention_gradients` does from what a forward pass saved: its result and log-sum-exp.
+
+    Args:
+        out: [batch, heads, seq_q, head_dim].
+        lse: [batch, heads, seq_q] float32.
+
+    The other arguments are those of `flash_attention_gradients`.
+    """
     batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
     left, right = limits(causal=causal, window=window)
-    tile = tile or tiles.choose(
-        "flash_attention_gradients",
+    modified = Modifications(**modifications).checked(heads=heads, head_dim=head_dim)
+    # As in the forward pass: modified scores take the tiles of windows.
+    tile = tile or beside(
+        tiles.choose(
+            "flash_attention_gradients",
+            head_dim=head_dim,
+            dtype=q.dtype,
+            device=q.device,
+            window=modified.scores or left is not None,
+        ),
+        modified,
         head_dim=head_dim,
-        dtype=q.dtype,
-        device=q.device,
-        window=left is not None,
+        word_bytes=q.dtype.itemsize,
     )
     q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
     delta = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
     dq, dk, dv = (empty(tuple(t.shape), dtype=t.dtype, device=q.device) for t in (q, k, v))
-    sizes = (heads, kv_heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, head_dim**-0.5 * LOG2E)
+    sizes = (
+        heads, kv_heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, modified.scale * LOG2E,
+        modified.soft_cap, *modified.tables(instead=q),
+    )  # fmt: skip
     shape: dict[str, Any] = {
-        **of_head(head_dim, q.dtype.itemsize), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
-        "HAS_LEFT": left is not None, "HAS_RIGHT": right is not None,
+        **of_head(head_dim, q.dtype.itemsize), "HAS_LEFT": left is not None, "HAS_RIGHT": right is not None,
+        **modified.flags,
     }  # fmt: skip
+    sides = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
     rows = batch * heads * seq_q
     launch(row_products, triton.cdiv(rows, ROWS.block_m), ROWS)(
         out, grad, delta, rows, HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_M=ROWS.block_m,
     )  # fmt: skip
     launch(gradients_kv, triton.cdiv(seq_kv, tile.block_n) * batch * kv_heads, tile)(
-        q, k, v, grad, lse, delta, dk, dv, *sizes, **shape,
+        q, k, v, grad, lse, delta, dk, dv, *sizes, **shape, **sides,
     )  # fmt: skip
     launch(gradients_q, triton.cdiv(seq_q, tile.block_m) * batch * heads, tile)(
-        q, k, v, grad, lse, delta, dq, *sizes, **shape,
+        q, k, v, grad, lse, delta, dq, *sizes, **shape, **sides,
     )  # fmt: skip
-    return dq, dk, dv
+    learnt = learnt_gradients((q, k, v, grad, lse, delta), modified, sizes, shape, tile=tile, empty=empty)
+    return dq, dk, dv, *learnt
 
 
 def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:
     """Return one specialisation, for the compiler.
 
     Args:
-        variant: "keys and values" or "queries", then "dense", "causal" or "causal window".
+        variant: "keys and values" or "queries", then "dense", or words of "causal window modified"; the last is every
+            modification of the scores at once.
     """
     part, _, mask = variant.partition(", ")
     function, outputs = (
         (gradients_q, ("dq_ptr",)) if part == "queries" else (gradients_kv, ("dk_ptr", "dv_ptr"))
     )
     words = ("q_ptr", "k_ptr", "v_ptr", "grad_ptr", *outputs)
-    pointers = dict.fromkeys(words, POINTER[dtype]) | dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32")
+    tables = ("lse_ptr", "delta_ptr", "slopes_ptr", "bias_ptr", "factor_ptr")
+    pointers = dict.fromkeys(words, POINTER[dtype]) | dict.fromkeys(tables, "*fp32")
+    modified = "modified" in mask
     constants = {
         **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
-        "HAS_LEFT": "window" in mask, "HAS_RIGHT": mask != "dense",
+        "HAS_LEFT": "window" in mask, "HAS_RIGHT": "causal" in mask or "window" in mask,
+        **dict.fromkeys(("SOFT_CAP", "ALIBI", "BIAS", "FACTOR"), modified), "LAST": 5 if modified else 0,
     }  # fmt: skip
-    return Build("flash_attention_gradients", variant, head_dim, dtype, tile, function, pointers, ("scale",), (),
+    return Build("flash_attention_gradients", variant, head_dim, dtype, tile, function, pointers, ("scale", "cap"), (),
                  constants)  # fmt: skip

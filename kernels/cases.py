@@ -15,6 +15,7 @@ def _sizes(heads: int, seq_q: int, seq_kv: int, head_dim: int, **more: int) -> d
 # Half words in the head sizes that are common and largest; single words are checked in small ones, as few tiles of
 # large ones fit a GPU.
 _WIDE = (("fp16", 128), ("bf16", 256))
+_LEARNT = ("slopes", "bias", "sink", "factor")
 
 
 def flash_attention() -> Iterator[Case]:
@@ -168,6 +169,23 @@ def flash_attention_gradients() -> Iterator[Case]:
     for dtype, head_dim in _WIDE:
         for mask in ({}, {"window": 6}, {"causal": True, "window": 7}):
             yield Case(dtype, _sizes(2, 19, 27, head_dim, kv_heads=1), mask, extras=("grad",))
+    # Each modification of the scores alone, under different masks, then with what it meets in the same line of code.
+    yield Case("fp32", odd, {"scale": 0.3, "causal": True}, extras=("grad",))
+    yield Case("fp32", odd, {"soft_cap": 2.0}, extras=("grad",))
+    yield Case("fp32", odd, {"causal": True}, extras=("grad", "slopes"))
+    yield Case("fp32", odd, {"window": 11}, extras=("grad", "bias"))
+    yield Case("fp32", _sizes(2, 53, 20, 32), {"causal": True}, extras=("grad", "sink"))
+    yield Case("fp32", odd, {"causal": True}, extras=("grad", "factor"))
+    yield Case(
+        "fp32", _sizes(4, 40, 21, 40, kv_heads=2, batch=2), {"soft_cap": 1.5}, extras=("grad", *_LEARNT)
+    )
+    everything = {"causal": True, "window": 17, "soft_cap": 3.0}
+    yield Case("bf16", _sizes(2, 37, 53, 64), everything, extras=("grad", *_LEARNT))
+    yield Case("fp16", _sizes(2, 19, 27, 128, kv_heads=1), {"causal": True}, extras=("grad", "slopes"))
+    for dtype, head_dim in _WIDE:
+        sizes = _sizes(2, 19, 27, head_dim, kv_heads=1)
+        yield Case(dtype, sizes, {"window": 19}, extras=("grad", "bias", "factor"))
+        yield Case(dtype, sizes, everything, extras=("grad", *_LEARNT))
 
 
 def prefix_attention() -> Iterator[Case]:

@@ -79,9 +79,11 @@ def run_case(entry: KernelEntry, case: Case, *, device: str = "cpu", seed: int =
     expected = registry.load(entry.reference)(**exact, **case.options)
     launched = {k: v.to(device) for k, v in inputs.items()}
     got = registry.load(entry.launcher)(**launched, **case.options, empty=poisoned)
+    # A backward pass returns the gradients of what it was given to learn after its own outputs.
+    learnt = [f"D{name.upper()}" for name in entry.learnt if name in inputs]
     errors = {
         name: relative_error(g, e)
-        for name, g, e in zip(entry.outputs, got, expected, strict=True)
+        for name, g, e in zip([*entry.outputs, *learnt], got, expected, strict=True)
         if g is not None
     }
     worst = max(errors, key=lambda name: errors[name])

@@ -57,6 +57,7 @@ class KernelEntry:
         reference: the same mathematics on materialised tensors.
         inputs: makes the tensors of a case.
         outputs: names of what launcher and reference return.
+        learnt: input tensors whose gradients follow the outputs, in this order, where they are given.
         build: makes one specialisation of a given tile; empty where another entry's serve.
         shares: "kernel/variant" whose build and tile this one takes.
         variants: the specialisations that are shipped, and the launcher's options that run each.
@@ -72,6 +73,7 @@ class KernelEntry:
     reference: str
     inputs: str
     outputs: tuple[str, ...]
+    learnt: tuple[str, ...] = ()
     build: str = ""
     shares: str = ""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)

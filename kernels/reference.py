@@ -202,9 +202,10 @@ def merge_attention(parts: torch.Tensor, part_lse: torch.Tensor) -> tuple[torch.
 def flash_attention_gradients(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grad: torch.Tensor, **options: object
 ) -> tuple[torch.Tensor, ...]:
-    """Return the gradients for q, k, v by automatic differentiation of the reference."""
-    leaves = [t.detach().requires_grad_() for t in (q, k, v)]
-    out, _ = attention(*leaves, **options)  # type: ignore[arg-type]  # options of a case
+    """Return the gradients for q, k, v and for what modifies scores, by automatic differentiation of the reference."""
+    learnt = {n: options.pop(n) for n in ("slopes", "bias", "sink", "factor") if options.get(n) is not None}
+    leaves = [t.detach().requires_grad_() for t in (q, k, v, *learnt.values())]  # type: ignore[attr-defined]
+    out, _ = attention(*leaves[:3], **dict(zip(learnt, leaves[3:], strict=True)), **options)  # type: ignore[arg-type]
     return torch.autograd.grad(out, leaves, grad)
 
 

@@ -44,12 +44,8 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 inputs="inputs:attention",
                 outputs=("AV", "LSE"),
                 build="unfused:build",
-                variants={
-                    "product": {},
-                    "softmax": {},
-                    "values": {},
-                    "exponentials and values": {"passes": 2},
-                },
+                variants={name: {} for name in ("product", "softmax", "values")}
+                | {"exponentials and values": {"passes": 2}},
             ),
             KernelEntry(
                 name="linear_attention",
@@ -108,12 +104,13 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
             KernelEntry(
                 name="flash_attention_gradients",
                 cascade="attention_1pass",
-                summary="gradients of flash_attention: weights again from the log-sum-exp, no atomic additions",
+                summary="gradients of flash_attention, modified too: weights from the log-sum-exp, no atomics",
                 source="Dao et al., FlashAttention-2 (2023), algorithm 2",
                 launcher="backward:flash_attention_gradients",
                 reference="reference:flash_attention_gradients",
                 inputs="inputs:attention",
                 outputs=("DQ", "DK", "DV"),
+                learnt=("slopes", "bias", "sink", "factor"),
                 build="backward:build",
                 variants={
                     f"{part}, {mask}": options

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from einsum_cascade.errors import KernelError
-from kernels import check, registry
+from kernels import backward, check, registry
 
 CASES = [(e.name, case) for e in registry.entries() for case in registry.load(e.cases)()]
 
@@ -58,6 +58,18 @@ def test_a_check_that_does_not_run_has_failed_and_the_others_follow(monkeypatch)
     assert first.worst == "did not run: out of memory"
     assert others
     assert all(o.ok for o in others)
+
+
+def test_a_wrong_gradient_of_what_is_learnt_is_told_by_its_name(monkeypatch):
+    entry = registry.find("flash_attention_gradients")
+    case = next(c for c in registry.load(entry.cases)() if c.extras == ("grad", "sink"))
+    found = backward.learnt_gradients
+    monkeypatch.setattr(
+        backward, "learnt_gradients", lambda *args, **rest: [1.01 * t for t in found(*args, **rest)]
+    )
+    outcome = check.run_case(entry, case)
+    assert not outcome.ok
+    assert outcome.worst == "DSINK"
 
 
 def test_a_wrong_shape_is_refused():

@@ -173,3 +173,19 @@ def test_the_campaign_s_gradients_do_not_spill_when_they_are_launched(target):
             case = Case("bf16", sizes, {"causal": True, "window": window}, ("grad",))
             found = offline.launches(entry, case, target=target)
             assert [launch.function for launch in found if not launch.ok] == []
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_gradients_under_modified_scores_do_not_spill(target):
+    """In the tiles of plain scores, they did."""
+    entry = registry.find("flash_attention_gradients")
+    sizes = {"heads": 2, "kv_heads": 1, "seq_q": 19, "seq_kv": 27, "head_dim": 128}
+    case = Case("fp16", sizes, {"window": 19}, ("grad", "bias", "factor"))
+    found = offline.launches(entry, case, target=target)
+    assert [launch.function for launch in found if not launch.ok] == []
+    assert {launch.function for launch in found} >= {
+        "gradients_kv",
+        "gradients_q",
+        "diagonal_sums",
+        "entry_sums",
+    }
