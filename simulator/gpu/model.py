@@ -31,7 +31,7 @@ from .energy import constants, energy_names, power
 from .fitting import Group, jointly_known, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
-from .loops import lay_grids
+from .loops import CHAIN_CYCLES, lay_grids
 from .masks import Mask, masked_sizes
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
@@ -371,6 +371,11 @@ def _of_mask(mask: Mask | None) -> tuple[str, ...]:
 
 def _assumptions(laid: Launch) -> tuple[str, ...]:
     out = [f"{laid.gpu.name}: {word} assumed" for word in laid.gpu.assumed]
+    if laid.chain_cycles:
+        out.append(
+            f"a step takes {laid.chain_cycles:.0f} cycles at the least, {CHAIN_CYCLES:.0f} for each product that waits "
+            "for the one before: microbenchmarks of other GPUs"
+        )
     made = laid.tile.resources
     if made and made.loop and made.loop.local:
         out.append(

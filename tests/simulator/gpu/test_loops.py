@@ -372,3 +372,11 @@ def test_functions_of_expressions():
     assert value_of("cdiv(a, b)", names, where="x").tolist() == [1, 1, 1, 2]
     assert value_of("min(a, b, 2)", names, where="x").tolist() == [1, 2, 2, 2]
     assert value_of("ceil(a / b) + max(a, b)", names, where="x").tolist() == [4, 4, 4, 6]
+
+
+def test_what_is_assumed_of_waiting_products_is_said():
+    told = predict("neural_memory", on="h100", **CALL).assumptions
+    assert any("186 cycles at the least, 93 for each product" in text for text in told)
+    assert not any(
+        "cycles at the least" in text for text in predict("reversed_attention", on="h100", **CALL).assumptions
+    )
