@@ -148,6 +148,21 @@ def gradients_q(q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, heads
     tl.store(dq_ptr + places, (dq * scale * 0.6931471805599453).to(dq_ptr.dtype.element_ty), mask=mask)
 
 
+def row_deltas(out: torch.Tensor, grad: torch.Tensor, empty: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """Return the product of a result and its gradient, summed over each row: float32, without the last axis.
+
+    Args:
+        out: [..., head_dim], contiguous; `grad` alike.
+    """
+    head_dim = out.shape[-1]
+    delta = empty(tuple(out.shape[:-1]), dtype=torch.float32, device=out.device)
+    rows = delta.numel()
+    launch(row_products, triton.cdiv(rows, ROWS.block_m), ROWS)(
+        out, grad, delta, rows, HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_M=ROWS.block_m,
+    )  # fmt: skip
+    return delta
+
+
 @interpreted_on_cpu
 def flash_attention_gradients(
     q: torch.Tensor,
@@ -225,7 +240,7 @@ def gradients_from(
         word_bytes=q.dtype.itemsize,
     )
     q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
-    delta = empty((batch, heads, seq_q), dtype=torch.float32, device=q.device)
+    delta = row_deltas(out, grad, empty)
     dq, dk, dv = (empty(tuple(t.shape), dtype=t.dtype, device=q.device) for t in (q, k, v))
     sizes = (
         heads, kv_heads, heads // kv_heads, seq_q, seq_kv, left or 0, right or 0, modified.scale * LOG2E,
@@ -236,10 +251,6 @@ def gradients_from(
         **modified.flags,
     }  # fmt: skip
     sides = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
-    rows = batch * heads * seq_q
-    launch(row_products, triton.cdiv(rows, ROWS.block_m), ROWS)(
-        out, grad, delta, rows, HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_M=ROWS.block_m,
-    )  # fmt: skip
     launch(gradients_kv, triton.cdiv(seq_kv, tile.block_n) * batch * kv_heads, tile)(
         q, k, v, grad, lse, delta, dk, dv, *sizes, **shape, **sides,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from einsum_cascade.errors import DataError, MappingError, nearest
+from mappings.compiled import builds_for
 from mappings.expression import names_in
 from mappings.gpu import KernelMapping
 from mappings.grids import RESERVED, SIZES
@@ -17,8 +18,7 @@ from .aot import POINTER, WORD_BYTES, Resources
 
 # Of whose measured constants a kernel without rows of its own is likest: code of the same compiler.
 FAMILY = "triton_attention"
-# Compute capabilities of data-centre and desktop cards; a build for X.y runs on X.z with z >= y (CUDA C++ Programming
-# Guide, "Binary Compatibility").
+# Compute capabilities of data-centre and desktop cards.
 _KNOWN = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "sm_121")
 
 
@@ -155,7 +155,7 @@ def _runs_on(target: str) -> list[str]:
     >>> _runs_on("sm_86")
     ['sm_86', 'sm_87', 'sm_89']
     """
-    return [t for t in _KNOWN if t[:-1] == target[:-1] and t[-1] >= target[-1]]
+    return [t for t in _KNOWN if target in builds_for(t)]
 
 
 def write(path: Path, made: Mapping[str, Any]) -> None:

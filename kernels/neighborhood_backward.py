@@ -21,7 +21,7 @@ from einsum_cascade.errors import KernelError
 
 from . import tiles
 from .aot import POINTER, WORD_BYTES, Build
-from .backward import ROWS, row_products
+from .backward import row_deltas
 from .interpreter import interpreted_on_cpu
 from .neighborhood import (
     checked_axes,
@@ -36,7 +36,7 @@ from .neighborhood import (
     shipped_constants,
     unpermute,
 )
-from .primitives import LOG2E, block_of, launch, of_head, tile_and_lane
+from .primitives import LOG2E, launch, of_head, tile_and_lane
 
 NAME = "neighborhood_attention_gradients"
 
@@ -268,12 +268,8 @@ def neighborhood_gradients_from(
 
     queries, results, grads, sums = (tiled(t, q_shape) for t in (q, out, grad, lse))
     keys, values = (tiled(t, k_shape) for t in (k, v))
-    delta = empty(tuple(sums.shape), dtype=torch.float32, device=q.device)
+    delta = row_deltas(results, grads, empty)
     dq, dk, dv = (empty(tuple(t.shape), dtype=t.dtype, device=q.device) for t in (queries, keys, values))
-    rows = delta.numel()
-    launch(row_products, triton.cdiv(rows, ROWS.block_m), ROWS)(
-        results, grads, delta, rows, HEAD_DIM=head_dim, BLOCK_D=block_of(head_dim), BLOCK_M=ROWS.block_m,
-    )  # fmt: skip
     inputs = (queries, keys, values, grads, sums, delta)
     numbers = (head_dim**-0.5 * LOG2E, *numbers_of(axes))
     constants = constants_of(axes) | of_head(head_dim, q.dtype.itemsize)

@@ -204,8 +204,8 @@ def flash_attention_gradients(
 ) -> tuple[torch.Tensor, ...]:
     """Return the gradients for q, k, v and for what modifies scores, by automatic differentiation of the reference."""
     learnt = {n: options.pop(n) for n in ("slopes", "bias", "sink", "factor") if options.get(n) is not None}
-    leaves = [t.detach().requires_grad_() for t in (q, k, v, *learnt.values())]  # type: ignore[attr-defined]
-    out, _ = attention(*leaves[:3], **dict(zip(learnt, leaves[3:], strict=True)), **options)  # type: ignore[arg-type]
+    leaves = [t.detach().requires_grad_() for t in (q, k, v, *learnt.values())]  # type: ignore[attr-defined]  # tensors by name
+    out, _ = attention(*leaves[:3], **dict(zip(learnt, leaves[3:], strict=True)), **options)  # type: ignore[arg-type]  # of a case
     return torch.autograd.grad(out, leaves, grad)
 
 

@@ -55,13 +55,9 @@ def words_of(call: Call) -> dict[str, Any]:
     return {n: getattr(call, n) for n in SIZES} | dict(call.parameters)
 
 
+@functools.lru_cache(maxsize=1024)
 def names_of(call: Call) -> Mapping[str, float]:
     """Return the sizes of a call by the names that expressions use."""
-    return _names(call)
-
-
-@functools.lru_cache(maxsize=1024)
-def _names(call: Call) -> Mapping[str, float]:
     names = {n: getattr(call, n) for n in ("batch", "heads", "seq_q", "seq_kv", "head_dim", "window")}
     own = {
         "kv_heads": call.key_heads,
@@ -124,18 +120,18 @@ def _completed(mapping: KernelMapping, call: Call) -> Call:
     found = dict(call.parameters)
     for name, text in mapping.parameters.items():
         if name not in found and name not in SIZES:
-            value = value_of(text, {**_names(call), **found}, where=f"{mapping.name}: parameters.{name}")
+            value = value_of(text, {**names_of(call), **found}, where=f"{mapping.name}: parameters.{name}")
             found[name] = float(value)
         elif found.get(name, 0.0) < 0:
             raise DataError(f"{name}: expected a number of at least 0, found {found[name]:g}")
     whole = replace(call, parameters=tuple(sorted(found.items())))
     for words, text in mapping.needs.items():
-        left = evaluate_expression(text, _names(whole), where=f"{mapping.name}: needs", functions=FUNCTIONS)
+        left = evaluate_expression(text, names_of(whole), where=f"{mapping.name}: needs", functions=FUNCTIONS)
         if not left >= 0:
             raise MappingError(f"{mapping.name}: expected {words}; found {_told(text, whole, mapping.name)}")
     return whole
 
 
 def _told(text: str | float, call: Call, where: str) -> str:
-    names = _names(call)
+    names = names_of(call)
     return ", ".join(f"{n}={names[n]:g}" for n in sorted(names_in(text, where=where) & {*names}))
