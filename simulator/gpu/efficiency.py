@@ -92,7 +92,7 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
 def _busy(launch: Launch, efficiency: Efficiency, *, exact: bool) -> tuple[Floats, Floats, Floats, Floats]:
     """Return the seconds of one launch beyond its fixed cost, and of what they are made of."""
     gpu = launch.gpu
-    tile_s = launch.tile_times.seconds(gpu.clock_hz, efficiency.scalar)
+    tile_s = launch.tile_times.seconds(gpu.clock_hz, efficiency.scalar, launch.alone)
     tiles_s = launch.tiles_of_block * tile_s + launch.mask_cycles_of_block / gpu.clock_hz
     ends_s = efficiency.block_cycles / gpu.clock_hz + _ends_seconds(launch, efficiency.scalar)
     crowded_s = tiles_s * launch.crowding[:, None]
@@ -103,6 +103,9 @@ def _busy(launch: Launch, efficiency: Efficiency, *, exact: bool) -> tuple[Float
     costs = ends_s[:, None] + crowded_s
     costs = np.where(launch.runs > 0, costs, 0.0)
     compute = _schedule(launch, costs, exact=exact)
+    # The L2 cache serves all SMs: what the last blocks leave of its rate is not idle, so that it knows no waves.
+    loads_s = (launch.full + launch.masked) * launch.tile_times.l2 / (gpu.sms * gpu.clock_hz)
+    compute = np.maximum(compute, (loads_s * launch.blocks_of_run).sum(axis=1))
     work = (costs * launch.blocks_of_run).sum(axis=1) / (launch.slots * compute)
     compute = compute * np.where(launch.tile.lone < 1.0, np.clip(work, launch.tile.lone, 1.0), 1.0)
     memory = memory_seconds(launch, launch.bytes_moved) / efficiency.memory
@@ -146,7 +149,8 @@ def _ends_seconds(launch: Launch, scalar: float) -> Floats:
     gpu, tile = launch.gpu, launch.tile_times
     of_block = launch.bytes_of_queries / (launch.blocks * launch.resident)
     alone_s = (tile.serial - tile.bound) / (gpu.clock_hz * scalar)
-    out: Floats = of_block * gpu.sms / gpu.l2_bandwidth_bytes_per_s + alone_s
+    share = gpu.l2_bandwidth_bytes_per_s / (gpu.sms * launch.asking)
+    out: Floats = of_block / share + alone_s
     return out
 
 

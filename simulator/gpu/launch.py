@@ -16,7 +16,7 @@ from .call import Call
 from .masks import Mask, mask_visits
 from .merge import merge
 from .occupancy import blocks_per_sm, require_fit
-from .tile import TileTime, tile_time
+from .tile import L2_PORT_BYTES, TileTime, l2_per_cycle, tile_time
 from .visits import Visits, reach, tile_visits
 
 Floats = NDArray[np.float64]
@@ -104,6 +104,21 @@ class Launch:
     def crowding(self) -> Floats:
         """Time of a block's tile in units of its time alone on an SM of a full chip, shape (n,)."""
         out: Floats = np.where(self.blocks < self.gpu.sms, max(self.tile.lone, 1.0), self.resident)
+        return out
+
+    @property
+    def alone(self) -> float:
+        """The part of the rate of the L2 cache that the port of one SM takes, in units of an even share's inverse."""
+        return min(l2_per_cycle(self.gpu) / L2_PORT_BYTES, 1.0)
+
+    @property
+    def asking(self) -> Floats:
+        """The part of the SMs that share the rate of the L2 cache, shape (n,): those that hold a block.
+
+        An SM of few gets more than its even share, up to what its port takes.
+        """
+        busy = np.minimum(self.blocks, self.gpu.sms) / self.gpu.sms
+        out: Floats = np.maximum(busy, self.alone)
         return out
 
     @property

@@ -326,7 +326,7 @@ def _bound_by(laid: Launch, parts: Mapping[str, float], efficiency: Efficiency) 
         return "waves"
     if laid.chain_cycles:
         clock = laid.gpu.clock_hz
-        tile_s = laid.tile_times.seconds(clock, efficiency.scalar) * float(laid.crowding[0])
+        tile_s = float(laid.tile_times.seconds(clock, efficiency.scalar, laid.alone) * laid.crowding[0])
         if laid.chain_cycles / clock > tile_s:
             return "chain"
     return laid.tile_times.bound_by

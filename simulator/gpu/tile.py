@@ -6,14 +6,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mappings.gpu import PerScore, TileMapping
 from mappings.pipes import MMA_FLOPS, READ_TOGETHER, busy_cycles, serial_cycles
 
 from ..hardware.gpu import Gpu
 from .call import BYTES
 
+Floats = NDArray[np.float64]
+
 _GROUP_ROWS = 64  # of the products of a warp group (wgmma); mma.sync has fewer, tcgen05 more
 _WORD = 4  # bytes of a register
+# Bytes that an SM takes from the L2 cache in a cycle, however few others ask: two sectors of 32 bytes. Assumed of all.
+L2_PORT_BYTES = 64.0
 # Vector operations per score for each edge of the mask that a masked tile tests, where no compiled loop tells. Chosen
 # after looking at windows of GB200 and GB300: a select alone, of a compare and a select. No other fit of the shipped
 # table changes by it.
@@ -28,7 +35,8 @@ class TileTime:
         pipes: cycles per pipe, as if each worked alone.
         bound: cycles of the slowest pipe of the SM, behind which every other one hides; of `serial`, where a kernel
             does not overlap.
-        l2: cycles in which the L2 cache delivers the key side at the soonest, whatever the SM does meanwhile.
+        l2: cycles in which the L2 cache delivers the key side at the soonest, whatever the SM does meanwhile, if all
+            SMs ask.
         serial: tensor and softmax one after another: no overlap at all.
         bound_by: the slowest pipe.
         masked: cycles of a tile that needs its mask: from the compiled loop over such tiles where it was read, else
@@ -42,12 +50,16 @@ class TileTime:
     masked: float
     l2: float
 
-    def seconds(self, clock_hz: float, scalar: float) -> float:
+    def seconds(self, clock_hz: float, scalar: float, asking: Floats | float = 1.0) -> Floats:
         """Return the time of a tile, if the kernel reaches a part of the rate of the SM's pipes.
 
         What keeps a kernel from that rate, waiting and switching, does not slow the L2 cache.
+
+        Args:
+            asking: the part of the SMs that share the L2 cache's rate, of each call or of all.
         """
-        return max(self.bound / scalar, self.l2) / clock_hz
+        out: Floats = np.maximum(self.bound / scalar, self.l2 * np.asarray(asking)) / clock_hz
+        return out
 
 
 def tile_time(
