@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mappings.gpu import KernelMapping, TileMapping
+from mappings.pipes import READ_TOGETHER
 
 from ..hardware.gpu import Gpu
 from .call import Call
@@ -108,8 +109,8 @@ class Launch:
 
     @property
     def alone(self) -> float:
-        """The part of the rate of the L2 cache that the port of one SM takes, in units of an even share's inverse."""
-        return min(l2_per_cycle(self.gpu) / L2_PORT_BYTES, 1.0)
+        """Cycles in which an SM's port takes the key side of a tile, in units of `tile_times.l2`; at most one."""
+        return min(READ_TOGETHER * l2_per_cycle(self.gpu) / L2_PORT_BYTES, 1.0)
 
     @property
     def asking(self) -> Floats:
@@ -118,7 +119,7 @@ class Launch:
         An SM of few gets more than its even share, up to what its port takes.
         """
         busy = np.minimum(self.blocks, self.gpu.sms) / self.gpu.sms
-        out: Floats = np.maximum(busy, self.alone)
+        out: Floats = np.maximum(busy, min(l2_per_cycle(self.gpu) / L2_PORT_BYTES, 1.0))
         return out
 
     @property
