@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simulator.gpu.calibration import TABLE, Key, prior
+from simulator.gpu.calibration import NUMBERS, TABLE, Key, prior, unsure_of
 from simulator.gpu.efficiency import times
-from simulator.gpu.fitting import calibrate
+from simulator.gpu.fitting import calibrate, unsure
 
 from .gpu_sets import CONSTANTS, Part, attention_rows, parts_of
 from .measured import PUBLISHED, read_measured
@@ -36,9 +36,9 @@ def _entry(rows: pd.DataFrame, kv_dtype: str, path: Path) -> dict[str, Any]:
     key = parts[0].key
     # The weak prior of a kernel that nobody measured: many rows outweigh it, few lean on it.
     known = prior(key, table=())
-    fitted = calibrate(
-        [p.launch for p in parts], [p.measured_s for p in parts], known=known, source="", exact=False
-    )
+    laid, seconds = [p.launch for p in parts], [p.measured_s for p in parts]
+    fitted = calibrate(laid, seconds, known=known, source="", exact=False)
+    left_open = unsure(laid, seconds, known=known, found=fitted)
     errors = np.concatenate([_errors(p, fitted) for p in parts])
     return {
         **{name: getattr(key, name) for name in Key.__dataclass_fields__},
@@ -47,6 +47,7 @@ def _entry(rows: pd.DataFrame, kv_dtype: str, path: Path) -> dict[str, Any]:
         "block_cycles": f"{fitted.block_cycles:.4g}",
         "memory": f"{fitted.memory:.3g}",
         "copy_cycles": f"{fitted.copy_cycles:.3g}",
+        **{unsure_of(name): f"{x:.3g}" for name, x in zip(NUMBERS, left_open, strict=True)},
         "n": len(rows),
         "mape": f"{errors.mean():.3f}",
         "source": f"fitted: {len(rows)} rows of {rows['device'].iloc[0]} in {path.name}",

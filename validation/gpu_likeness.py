@@ -32,17 +32,20 @@ def fit(entries: Sequence[Entry]) -> tuple[Likeness, ...]:
     """
     keys = [e.key for e in entries]
     apart, devices = differences(keys, keys), np.array([k.device for k in keys])
-    return tuple(_fit(np.log([getattr(e.efficiency, n) for e in entries]), apart, devices) for n in NUMBERS)
+    logs = np.log([[getattr(e.efficiency, n) for n in NUMBERS] for e in entries])
+    unsure = np.array([e.unsure for e in entries])
+    return tuple(_fit(logs[:, i], unsure[:, i], apart, devices) for i in range(len(NUMBERS)))
 
 
-def _fit(logs: Floats, apart: Floats, devices: NDArray[Any]) -> Likeness:
+def _fit(logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any]) -> Likeness:
     from scipy.optimize import minimize
 
     first = np.log([*(_FIRST.get(w, _ELSE) for w in (*WORDS, "head_dim")), _VARIANCE, _OWN])
     held = np.array([_HELD] * (len(first) - 2) + [_HELD_VARIANCE] * 2)
 
     def cost(x: Floats) -> float:
-        return surprise(_likeness(x), logs, apart, devices) + 0.5 * float((((x - first) / held) ** 2).sum())
+        held_to = 0.5 * float((((x - first) / held) ** 2).sum())
+        return surprise(_likeness(x), logs, unsure, apart, devices) + held_to
 
     found = minimize(cost, first, method="L-BFGS-B", options={"maxiter": _ROUNDS})
     return _likeness(found.x)
@@ -53,9 +56,15 @@ def _likeness(logs: Floats) -> Likeness:
     return Likeness(tuple(numbers[:-2]), numbers[-2], numbers[-1])
 
 
-def surprise(likeness: Likeness, logs: Floats, apart: Floats, devices: NDArray[Any]) -> float:
-    """Return minus the log density of each device's entries, given those of the other devices, without a constant."""
-    covariance = shared(likeness, apart) + LEVEL**2 + (likeness.own + 1e-8) * np.eye(len(logs))
+def surprise(
+    likeness: Likeness, logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any]
+) -> float:
+    """Return minus the log density of each device's entries, given those of the other devices, without a constant.
+
+    Args:
+        logs: of one constant, an entry each; `unsure`: how far each entry's rows leave it open.
+    """
+    covariance = shared(likeness, apart) + LEVEL**2 + np.diag(likeness.own + unsure**2)
     precision = np.linalg.inv(covariance)
     pulled = precision @ (logs - np.median(logs))
     out = 0.0

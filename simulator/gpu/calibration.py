@@ -78,11 +78,17 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the shipped table: constants fitted to `n` published rows."""
+    """A row of the shipped table: constants fitted to `n` published rows.
+
+    Attributes:
+        unsure: shape (constants,), log spread that those rows leave to each of them: a copy into the cache that takes
+            no time tells nothing of its cost.
+    """
 
     key: Key
     efficiency: Efficiency
     n: int
+    unsure: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,13 @@ def _entry(row: dict[str, str]) -> Entry:
     like = (row["dtype"], row["kv_dtype"], row["direction"], row["products"])
     key = Key(device, target, mapping, implementation, int(row["head_dim"]), *like)
     numbers = np.array([float(row[n]) for n in NUMBERS])
-    return Entry(key, made(numbers, source=row["source"]), int(row["n"]))
+    unsure = tuple(float(row[unsure_of(n)]) for n in NUMBERS)
+    return Entry(key, made(numbers, source=row["source"]), int(row["n"]), unsure)
+
+
+def unsure_of(constant: str) -> str:
+    """Return the column of the table that says how far its rows leave a constant open."""
+    return f"{constant}_unsure"
 
 
 def made(numbers: Floats, *, source: str = "") -> Efficiency:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import DataError
 
-from .calibration import Key, Prior, made
+from .calibration import NUMBERS, Key, Prior, made
 from .efficiency import Efficiency, times
 from .intervals import with_interval
 from .launch import Launch
@@ -119,6 +120,29 @@ def calibrate(
     return with_interval(made(np.exp(found), source=source), state="measured", kind=kind)
 
 
+def unsure(
+    launches: Sequence[Launch], measured_s: Sequence[Floats], *, known: Prior, found: Efficiency
+) -> Floats:
+    """Return how far the rows of one key leave each constant open, as a log spread, shape (constants,).
+
+    Args:
+        found: of `calibrate`, from these rows and what was known before.
+
+    Source: Laplace's approximation; rows that the model misses by more than their spread count by that error.
+    """
+    logs, target = np.log([getattr(found, n) for n in NUMBERS]), np.log(np.concatenate(list(measured_s)))
+
+    def errors(x: Floats) -> Floats:
+        constants = made(np.exp(logs + x))
+        return np.log(np.concatenate([times(e, constants, exact=False).latency_s for e in launches])) - target
+
+    at = errors(np.zeros(len(logs)))
+    spread = max(_ROW_SPREAD, float(np.sqrt((at**2).mean())))
+    slope = _slope(errors, np.zeros(len(logs)), at) / spread
+    precision = slope.T @ slope + np.diag(known.spread**-2.0)
+    return np.asarray(np.sqrt(np.diag(np.linalg.inv(precision))))
+
+
 def _each_alone(groups: Sequence[Group]) -> Joint:
     """Return the priors of groups side by side, deviations correlated by likeness."""
     spread = np.stack([g.known.spread for g in groups]).T
@@ -176,8 +200,6 @@ def _normal_equations(
     x: Floats,
     rows: Sequence[Floats],
     huber: float,
-    *,
-    h: float = 1e-3,
 ) -> tuple[Floats, Floats]:
     """Return the matrix and the gradient of the next step, derivatives by differences."""
     normal, right = precision.copy(), precision @ x.ravel()
@@ -185,9 +207,14 @@ def _normal_equations(
     for i, r in enumerate(rows):
         if not len(r):
             continue
-        slope = np.stack([(errors(i, x[i] + move) - r) / h for move in np.eye(width) * h], axis=1)
+        slope = _slope(functools.partial(errors, i), x[i], r)
         weight = np.minimum(1.0, huber / np.maximum(np.abs(r), 1e-12))
         own = slice(i * width, (i + 1) * width)
         normal[own, own] += slope.T @ (weight[:, None] * slope)
         right[own] += slope.T @ (weight * r)
     return normal, right
+
+
+def _slope(errors: Callable[[Floats], Floats], at: Floats, there: Floats, *, h: float = 1e-3) -> Floats:
+    """Return the derivatives of errors by differences, shape (errors, constants), from those at a point."""
+    return np.stack([(errors(at + move) - there) / h for move in np.eye(len(at)) * h], axis=1)

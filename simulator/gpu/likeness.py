@@ -39,7 +39,7 @@ class Likeness:
     Attributes:
         per_word: what a difference in each of `WORDS`, and a factor of two in the head dimension, takes off the
             correlation: it falls by exp(-this).
-        variance: of what likes share; `own`: of what a key has for itself alone.
+        variance: of what likes share; `own`: of what a key has for itself alone, beyond what its rows leave open.
     """
 
     per_word: tuple[float, ...]
@@ -154,10 +154,11 @@ def _conditional(keys: Sequence[Key], entries: Sequence[Entry]) -> tuple[Floats,
     known = [e.key for e in entries]
     inside, across, here = differences(known, known), differences(keys, known), differences(keys, keys)
     means, covariances = [], []
-    for name, each in zip(NUMBERS, likenesses(), strict=True):
+    for i, (name, each) in enumerate(zip(NUMBERS, likenesses(), strict=True)):
         logs = np.log([getattr(e.efficiency, name) for e in entries])
         middle = float(np.median(logs))
-        given = shared(each, inside) + LEVEL**2 + each.own * np.eye(len(known))
+        alone = [each.own + e.unsure[i] ** 2 for e in entries]
+        given = shared(each, inside) + LEVEL**2 + np.diag(alone)
         between = shared(each, across) + LEVEL**2
         gain = np.linalg.solve(given, between.T).T
         means.append(middle + gain @ (logs - middle))

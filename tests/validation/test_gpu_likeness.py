@@ -18,9 +18,9 @@ FORWARD = [e for e in shipped() if e.key.direction == "fwd"]
 def test_the_surprise_is_that_of_each_device_given_the_others():
     few = FORWARD[::6]
     keys = [e.key for e in few]
-    logs = np.log([e.efficiency.launch_s for e in few])
+    logs, unsure = np.log([e.efficiency.launch_s for e in few]), np.array([e.unsure[1] for e in few])
     each = likenesses()[1]
-    whole = shared(each, differences(keys, keys)) + 4.0 + (each.own + 1e-8) * np.eye(len(few))
+    whole = shared(each, differences(keys, keys)) + 4.0 + np.diag(each.own + unsure**2)
     devices = np.array([k.device for k in keys])
     expected, middle = 0.0, np.median(logs)
     for device in set(devices):
@@ -29,7 +29,7 @@ def test_the_surprise_is_that_of_each_device_given_the_others():
         mean = middle + gain @ (logs[there] - middle)
         covariance = whole[np.ix_(here, here)] - gain @ whole[np.ix_(there, here)]
         expected -= multivariate_normal(mean, covariance).logpdf(logs[here])
-    found = surprise(each, logs, differences(keys, keys), devices)
+    found = surprise(each, logs, unsure, differences(keys, keys), devices)
     constant = 0.5 * len(few) * np.log(2 * np.pi)
     assert found + constant == pytest.approx(expected, rel=1e-6)
 
@@ -42,10 +42,10 @@ def test_the_shipped_table_is_the_least_surprised_nearby():
         assert there.variance == pytest.approx(here.variance, rel=0.02), name
     keys = [e.key for e in FORWARD]
     devices, apart = np.array([k.device for k in keys]), differences(keys, keys)
-    logs = np.log([e.efficiency.scalar for e in FORWARD])
-    least = surprise(found[0], logs, apart, devices)
+    logs, unsure = np.log([e.efficiency.scalar for e in FORWARD]), np.array([e.unsure[0] for e in FORWARD])
+    least = surprise(found[0], logs, unsure, apart, devices)
     for worse in (
         replace(found[0], variance=found[0].variance * 4),
         replace(found[0], own=found[0].own * 20),
     ):
-        assert surprise(worse, logs, apart, devices) > least
+        assert surprise(worse, logs, unsure, apart, devices) > least
