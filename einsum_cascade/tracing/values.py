@@ -212,7 +212,7 @@ def masked(value: Expr) -> tuple[Expr, Expr | None]:
     lowest = (Apply("neg", (Num(math.inf),)), Num(-math.inf))
     if isinstance(value, Apply) and value.op == "select" and value.args[2] in lowest:
         inner, more = masked(value.args[1])
-        return inner, value.args[0] if more is None else Apply("and", (value.args[0], more))
+        return inner, both(value.args[0], more)
     if isinstance(value, Apply) and value.op == "+":
         for x, mask in (value.args, value.args[::-1]):
             if (
@@ -222,6 +222,13 @@ def masked(value: Expr) -> tuple[Expr, Expr | None]:
             ):
                 return x, mask.args[0]
     return value, None
+
+
+def both(a: Expr | None, b: Expr | None) -> Expr | None:
+    """Return the condition that two conditions make; None, and a constant that is true, hold everywhere."""
+    true = (None, truth(Num(1)))
+    held = [c for c in (a, b) if c not in true]
+    return Apply("and", tuple(held)) if len(held) == 2 else (held or [None])[0]
 
 
 def elementwise(builder: Builder, op: Callable[..., Expr], *values: Value | float) -> Value:
