@@ -227,8 +227,10 @@ def masked(value: Expr) -> tuple[Expr, Expr | None]:
 def both(a: Expr | None, b: Expr | None) -> Expr | None:
     """Return the condition that two conditions make; None, and a constant that is true, hold everywhere."""
     true = (None, truth(Num(1)))
-    held = [c for c in (a, b) if c not in true]
-    return Apply("and", tuple(held)) if len(held) == 2 else (held or [None])[0]
+    held = [c for c in (a, b) if c is not None and c not in true]
+    if len(held) == 2:
+        return Apply("and", tuple(held))
+    return held[0] if held else None
 
 
 def elementwise(builder: Builder, op: Callable[..., Expr], *values: Value | float) -> Value:
