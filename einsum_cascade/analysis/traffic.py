@@ -20,6 +20,7 @@ from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, variables
 from .footprint import Boundary, Node, boundaries
+from .needed import without_unused
 from .passes import all_passes
 from .points import batch_of, fits, known_sizes, live_parts, space_points
 from .reach import defined, touched
@@ -137,6 +138,7 @@ def traffic(cascade: Cascade, sizes: Mapping[str, int] | str) -> Traffic:
         CascadeError: missing or illegal sizes.
     """
     known = known_sizes(cascade, sizes)
+    cascade = without_unused(cascade)
     words = compulsory_words(cascade, known)
     terms = [pass_term(cascade, rank, known) for rank in ranks_with_passes(cascade)]
     found = [c for e in cascade.einsums for c in _contractions(cascade, e, known, words)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..analysis.needed import without_unused
 from ..cascade import Cascade
 from ..declarations import Iterate, variable_of
 from ..einsum import Einsum, Reduction
@@ -13,7 +14,6 @@ from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, var
 from ..ops import REDUCTION
 from ..printer import expression
 from .corrections import corrections_of
-from .elements import without_unused
 from .empty import given_by_element, may_be_empty
 from .plan import Obstacle, Plan, Running, Term, plan_of
 from .separate import Rewritten

@@ -23,6 +23,16 @@ SN[m, p] = exp(QK[m, p] - GM[p])
 S[p] = SN[m, p]
 """
 
+# A second visit of which nothing comes out.
+IDLE = """cascade idle
+rank M P
+input X[M, P]
+output S[]
+G[] = X[m, p] * X[m, p] :: max(m, p)
+A[m, p] = X[m, p] * G[]
+S[] = exp(G[])
+"""
+
 
 # The least words of each are worked out by the search alone; the last column says whether the bound reaches them.
 @pytest.mark.parametrize(
@@ -43,6 +53,7 @@ S[p] = SN[m, p]
         (SCORES, {"E": 1, "M": 2, "P": 1}, 4, 4, True),
         (SCORES, {"E": 1, "M": 3, "P": 1}, 4, 8, False),
         (SCORES, {"E": 2, "M": 2, "P": 1}, 4, 7, True),
+        (IDLE, {"M": 2, "P": 2}, 3, 5, True),  # four words in, one out
         (zoo.text("attention_3pass"), {"E": 1, "F": 1, "M": 2, "P": 1}, 4, 6, True),
     ],
 )
