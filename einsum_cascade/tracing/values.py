@@ -168,6 +168,12 @@ class Builder:
                 # A target may only name what the right side gives: repeat the value along the axis.
                 value = Apply("+", (value, Apply("*", (Num(0), v))))
                 used.add(v.name)
+        for v in at[kept:]:
+            if v.name not in used:
+                # What is reduced counts each of its places, also where the value is the same at all of them.
+                nothing = Apply("*", (Num(0), v))
+                once = Apply("*", (value, Apply("+", (Num(1), nothing))))
+                value = Apply("+", (value, nothing)) if reductions else once
         held = [i for i in range(kept) if at[i].name in used]
         key = _key(at, kept, value, where, reductions(at) if reductions else (), [a.root for a in solid])
         if key in self.known and not whole:
