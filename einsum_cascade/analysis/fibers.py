@@ -41,11 +41,8 @@ def needed_reads(einsum: Einsum) -> tuple[Access, ...]:
 def independent(cascade: Cascade, einsum: Einsum, variable: str) -> bool:
     """Tell whether an Einsum leaves the fibers along a variable apart.
 
-    It does when it runs along the variable, or ignores it: keys that are projected once serve every query. Tensors that
-    the cascade computes are read at the place of the fiber alone.
+    Tensors that the cascade computes are read at the place of the fiber alone.
     """
-    if variable in einsum.reduced:
-        return False
     inputs = {s.tensor for s in cascade.inputs}
     for access in einsum.reads:
         if access.tensor in inputs:
@@ -161,7 +158,7 @@ def read_when_first(cascade: Cascade, name: str, outer: Iterable[str]) -> frozen
         outer: the variables that tell fibers apart.
     """
     computed = {e.name for e in cascade.einsums}
-    still = set(cascade.einsum(name).output_variables) - set(outer)
+    still = set(cascade.einsum(name).variables) - set(outer)
     open_names: list[tuple[str, frozenset[str]]] = [(name, frozenset(still))]
     least: dict[str, frozenset[int]] = {}
     while open_names:

@@ -8,7 +8,7 @@ paths do not overlap (Menger), so words are counted, not guessed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,13 +251,25 @@ def _gathered(access: Access) -> bool:
 
 
 def _outer(
-    cascade: Cascade, seen: RankView, between: Iterable[str], reached: Iterable[str], outside: frozenset[str]
+    cascade: Cascade, seen: RankView, between: Sequence[str], reached: Iterable[str], outside: frozenset[str]
 ) -> tuple[str, ...]:
-    """Return the variables along which each whole value waits for its own fiber, and which no Einsum mixes."""
-    common: set[str] | None = None
-    for name in between:
-        einsum = cascade.einsum(name)
-        mine = set(einsum.output_variables) - set(walkers(cascade, einsum, seen)) - outside
-        common = mine if common is None else common & mine
+    """Return the variables along which each whole value waits for its own fiber, and which no Einsum mixes.
+
+    The Einsum that waits may sum over them, for each of its terms waits by itself. One on the way may ignore them: keys
+    that are projected once serve every query.
+    """
+    *before, last = between
+    common = set(cascade.einsum(last).variables) - set(walkers(cascade, cascade.einsum(last), seen)) - outside
+    for name in before:
+        common &= set(cascade.einsum(name).output_variables) - set(
+            walkers(cascade, cascade.einsum(name), seen)
+        )
+    # Summed over what an earlier Einsum sums over too, the terms wait for each other after all: keys of a softmax.
+    import networkx
+
+    earlier = networkx.ancestors(cascade.graph, last) & {e.name for e in cascade.einsums}
+    mixed = {v for n in earlier for v in cascade.einsum(n).reduced}
+    common -= mixed & set(cascade.einsum(last).reduced)
+    along = {v for n in (*before, *reached) for v in cascade.einsum(n).reduced}
     on_the_way = [cascade.einsum(n) for n in (*between, *reached)]
-    return tuple(sorted(v for v in common or () if all(independent(cascade, e, v) for e in on_the_way)))
+    return tuple(sorted(v for v in common - along if all(independent(cascade, e, v) for e in on_the_way)))
