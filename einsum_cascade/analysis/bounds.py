@@ -11,6 +11,7 @@ import numpy as np
 
 from ..cascade import Cascade, require
 from .footprint import boundaries
+from .needed import without_unused
 from .passes import all_passes
 from .points import known_sizes, operations
 from .quantities import as_bytes, shown_bytes
@@ -146,6 +147,8 @@ def bounds(
     """
     require(cascade)
     known = known_sizes(cascade, sizes)
+    # A machine need not compute what no output needs.
+    cascade = without_unused(cascade)
     word_bytes = as_bytes(word, what="word")
     buffer_bytes = None if buffer is None else as_bytes(buffer, what="buffer")
     found = traffic(cascade, known)

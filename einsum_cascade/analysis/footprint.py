@@ -8,20 +8,22 @@ paths do not overlap (Menger), so words are counted, not guessed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..cascade import Cascade
 from ..declarations import rank_of
-from ..einsum import Einsum
-from ..expr import Access, Var, accesses, index_variables, variables
+from ..expr import Access, accesses, index_variables, variables
+from .fibers import Choice, axes, fibers_per_word, independent, needed_reads, read_when_first, times
 from .passes import passes, timeline
 from .points import live_parts, merged_splits, numbers_of
 from .predicates import count
 from .streams import RankView, view, walkers
 
 _SOURCE, _SINK = "the inputs", "the next pass"
+# The accesses to a tensor, by the Einsum that reads it.
+Reads = dict[str, dict[str, list[Access]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,15 @@ class Node:
         asked_for: it is an output, so that it is written anyway.
         cuttable: it may be kept on chip while the pass ends; what depends on the whole fiber is not yet there.
         per_fiber: its words that belong to one fiber, axis by axis: the least of some products of ranks.
-        total: the ranks whose product is all its words.
+        reads: its accesses on the paths.
     """
 
     tensor: str
     given: bool
     asked_for: bool
     cuttable: bool
-    per_fiber: tuple[tuple[tuple[str, ...], ...], ...]
-    total: tuple[str, ...]
+    per_fiber: tuple[tuple[Choice, ...], ...]
+    reads: tuple[Access, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Boundary:
         nodes: tensors on the paths from inputs to the sink.
         edges: (from, to) between tensors; inputs that are read again come from `_SOURCE`, the sink is `_SINK`.
         countable: False inside an iterate block over another rank, where moved words may serve two generations.
+        coarser: the same with fibers along the variables of every Einsum on the paths only: one fiber for all queries
+            where keys are projected once. It bounds the traffic too, for other sizes better.
     """
 
     rank: str
@@ -68,16 +72,15 @@ class Boundary:
     nodes: Mapping[str, Node]
     edges: tuple[tuple[str, str], ...]
     countable: bool
+    coarser: Boundary | None
 
     def words(self, node: str, sizes: Mapping[str, int]) -> int:
         """Return the words of a tensor that belong to one fiber."""
-        axes = self.nodes[node].per_fiber
-        return math.prod(min(math.prod(sizes[r] for r in choice) for choice in axis) for axis in axes)
+        return math.prod(min(times(choice, sizes) for choice in axis) for axis in self.nodes[node].per_fiber)
 
-    def distinct(self, node: str, sizes: Mapping[str, int]) -> float:
+    def distinct(self, cascade: Cascade, node: str, sizes: Mapping[str, int]) -> float:
         """Return the words of a tensor per fiber when those that fibers share are counted once."""
-        everything = math.prod(sizes[r] for r in self.nodes[node].total)
-        return min(everything / self.fibers(sizes), float(self.words(node, sizes)))
+        return self.words(node, sizes) / fibers_per_word(cascade, self.nodes[node].reads, self.outer, sizes)
 
     def fibers(self, sizes: Mapping[str, int]) -> int:
         """Return the number of fibers, batch ranks left out."""
@@ -85,13 +88,17 @@ class Boundary:
 
     def cut(self, sizes: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
         """Return the fewest words of one fiber that make the next pass free, and the tensors they belong to."""
+        value, names = self.least_cut(
+            {n: float(self.words(n, sizes)) for n in self.nodes if self.nodes[n].cuttable}
+        )
+        return int(value), names
+
+    def least_cut(self, capacity: Mapping[str, float]) -> tuple[float, tuple[str, ...]]:
+        """Return the smallest total capacity of tensors that meet every path, and these tensors."""
         import networkx
 
-        capacity = {n: float(self.words(n, sizes)) for n in self.nodes if self.nodes[n].cuttable}
-        graph = self.flow_graph(capacity)
-        value, (near, _) = networkx.minimum_cut(graph, _SOURCE, _SINK)
-        names = tuple(n for n in capacity if (n, 0) in near and (n, 1) not in near)
-        return int(value), names
+        value, (near, _) = networkx.minimum_cut(self.flow_graph(capacity), _SOURCE, _SINK)
+        return float(value), tuple(n for n in capacity if (n, 0) in near and (n, 1) not in near)
 
     def flow(self, capacity: Mapping[str, float]) -> float:
         """Return the largest flow from inputs to the next pass when tensors carry at most their capacity."""
@@ -155,8 +162,10 @@ def _chain_pair(
     ended: int,
 ) -> tuple[str, str] | None:
     """Return the whole-fiber value with which a pass ends and the Einsum of the next pass that waits for it."""
-    sink = next((n for n in chain if levels.get(n) == ended + 1), None)
     whole = next((n for n in chain if times[n] == ended + 0.5), None)
+    # A chain may begin with a state that a later pass of the generation before has written.
+    waiting = chain[chain.index(whole) :] if whole is not None else ()
+    sink = next((n for n in waiting if levels.get(n) == ended + 1), None)
     # A walk in the other direction needs a new pass without any such value; nothing is claimed for it.
     return None if sink is None or whole is None else (whole, sink)
 
@@ -164,97 +173,103 @@ def _chain_pair(
 def _boundary(
     cascade: Cascade, seen: RankView, ended: int, whole: str, sink: str, *, chain: tuple[str, ...]
 ) -> Boundary:
-    graph = cascade.graph
+    reads = _reads(cascade, seen, sink)
+    inputs = {s.tensor for s in cascade.inputs}
+    blocks = {cascade.block_of(n) for n in (*chain, *reads)} - {None}
+    outside = frozenset(b for b in blocks if b is not None and rank_of(b) not in seen.components)
+    between = chain[chain.index(whole) : chain.index(sink) + 1]
+    computed = [n for n in sorted(reads) if n not in inputs]
+    outer = _outer(cascade, seen, between, computed, outside)
+    every = [set(cascade.einsum(n).output_variables) for n in computed]
+    run_along = tuple(v for v in outer if all(v in found for found in every))
+    where = (seen.rank, ended, whole, sink)
+    coarser = None
+    if run_along != outer:
+        coarser = _among_fibers(cascade, where, reads, run_along, outside, None)
+    return _among_fibers(cascade, where, reads, outer, outside, coarser)
+
+
+def _among_fibers(
+    cascade: Cascade,
+    where: tuple[str, int, str, str],
+    reads: Reads,
+    outer: tuple[str, ...],
+    outside: frozenset[str],
+    coarser: Boundary | None,
+) -> Boundary:
     import networkx
 
-    before = networkx.ancestors(graph, whole)
-    after = networkx.descendants(graph, whole)
-    edges = _edges(cascade, seen, sink)
-    reached = {a for a, _ in edges} | {b for _, b in edges if b != _SINK}
-    inputs = {s.tensor for s in cascade.inputs}
-    blocks = {cascade.block_of(n) for n in (*chain, *reached)} - {None}
-    outside = {b for b in blocks if b is not None and rank_of(b) not in seen.components}
-    between = chain[chain.index(whole) : chain.index(sink) + 1]
-    outer = _outer(cascade, seen, [n for n in (*between, *sorted(reached)) if n not in inputs], outside)
+    _, _, whole, sink = where
+    inputs, asked = ({s.tensor for s in group} for group in (cascade.inputs, cascade.outputs))
+    after = networkx.descendants(cascade.graph, whole)
     # Inside an iterate block over another rank the state that a generation starts with is its input.
-    states = {
-        n for n in reached & cascade.states if rank_of(cascade.block_of(n) or "?") not in seen.components
-    }
-    sources = sorted((inputs & before | states) & reached)
-    edges = tuple((a, b) for a, b in edges if b not in states) + tuple((_SOURCE, n) for n in sources)
-    asked = {s.tensor for s in cascade.outputs}
+    states = {n for n in cascade.states.intersection(reads) if cascade.block_of(n) in outside}
+    fixed = {*outer, *outside}
+    # Whichever Einsum of the next pass comes first, these inputs have been read by then.
+    given = inputs & networkx.ancestors(cascade.graph, whole)
+    for first in (sink, *after.intersection(reads)):
+        given &= read_when_first(cascade, first, fixed)
     nodes = {
         n: Node(
             n,
             given=n in inputs,
             asked_for=n in asked,
             cuttable=n not in after or n in states,
-            per_fiber=_axes_of_fiber(cascade, n, {*outer, *outside}),
-            total=tuple(r for r in cascade.signatures[n].ranks if r not in {rank_of(v) for v in outside}),
+            per_fiber=axes(cascade, n, readers, fixed),
+            reads=tuple(a for found in readers.values() for a in found),
         )
-        for n in sorted(reached)
+        for n, readers in sorted(reads.items())
     }
-    return Boundary(seen.rank, ended, whole, sink, outer, nodes, edges, not outside)
+    edges = [(_SOURCE, n) for n in nodes if n in given | states]
+    for tensor, readers in sorted(reads.items()):
+        edges += [(tensor, _SINK if r == sink else r) for r in readers if r == sink or r not in states]
+    return Boundary(*where, outer, nodes, tuple(edges), not outside, coarser)
 
 
-def _edges(cascade: Cascade, seen: RankView, sink: str) -> tuple[tuple[str, str], ...]:
-    """Return who reads whom, element by element of the rank, on the way to the sink."""
-    edges: set[tuple[str, str]] = set()
+def _reads(cascade: Cascade, seen: RankView, sink: str) -> Reads:
+    """Return how each tensor is read, element by element of the rank, by the Einsums on the way to the sink."""
+    found: Reads = {}
     open_names, done = [sink], {sink}
     names = {e.name for e in cascade.einsums}
     while open_names:
         name = open_names.pop()
         einsum = cascade.einsum(name)
         walking = frozenset(walkers(cascade, einsum, seen))
-        for access in einsum.reads:
+        for access in needed_reads(einsum):
             followed = any(index_variables(i) & walking for i in access.indices)
             if not followed or _gathered(access) or access.tensor == name:
                 continue
-            edges.add((access.tensor, _SINK if name == sink else name))
+            found.setdefault(access.tensor, {}).setdefault(name, []).append(access)
             if access.tensor in names and access.tensor not in done:
                 done.add(access.tensor)
                 open_names.append(access.tensor)
-    return tuple(sorted(edges))
+    return found
 
 
 def _gathered(access: Access) -> bool:
     return any(accesses(i) for i in access.indices)
 
 
-def _outer(cascade: Cascade, seen: RankView, names: list[str], outside: set[str]) -> tuple[str, ...]:
-    """Return the variables along which every Einsum on the way runs, and which none of them mixes."""
-    common: set[str] | None = None
-    for name in names:
-        einsum = cascade.einsum(name)
-        mine = set(einsum.output_variables) - set(walkers(cascade, einsum, seen)) - outside
-        mine = {v for v in mine if _plain_everywhere(cascade, einsum, v)}
-        common = mine if common is None else common & mine
-    return tuple(sorted(common or ()))
+def _outer(
+    cascade: Cascade, seen: RankView, between: Sequence[str], reached: Iterable[str], outside: frozenset[str]
+) -> tuple[str, ...]:
+    """Return the variables along which each whole value waits for its own fiber, and which no Einsum mixes.
 
-
-def _plain_everywhere(cascade: Cascade, einsum: Einsum, variable: str) -> bool:
-    """Tell whether a variable indexes intermediate tensors by itself only, so that fibers do not meet."""
-    inputs = {s.tensor for s in cascade.inputs}
-    for access in einsum.reads:
-        for index in access.indices:
-            if access.tensor not in inputs and variable in variables(index) and index != Var(variable):
-                return False
-    return True
-
-
-def _axes_of_fiber(cascade: Cascade, tensor: str, fixed: set[str]) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """Return what bounds the words of one fiber along each axis: the axis, or what the index can reach.
-
-    `K[h // G, e, m]` has one h // G per fiber h; `X[p + w]` has as many elements as w has values.
+    The Einsum that waits may sum over them, for each of its terms waits by itself. One on the way may ignore them: keys
+    that are projected once serve every query.
     """
-    signature = cascade.signatures[tensor]
-    given = any(s.tensor == tensor for s in cascade.inputs)
-    reads = [a for e in cascade.einsums for a in e.reads if a.tensor == tensor and not _gathered(a)]
-    held = {rank_of(v) for v in fixed}
-    out = []
-    for axis, rank in enumerate(signature.ranks):
-        choices: list[tuple[str, ...]] = [() if rank in held and not given else (rank,)]
-        indices = [a.indices[axis] for a in reads] if given else []
-        choices += [tuple(rank_of(v) for v in variables(i) if v not in fixed) for i in indices]
-        out.append(tuple(dict.fromkeys(choices)))
-    return tuple(out)
+    *before, last = between
+    common = set(cascade.einsum(last).variables) - set(walkers(cascade, cascade.einsum(last), seen)) - outside
+    for name in before:
+        common &= set(cascade.einsum(name).output_variables) - set(
+            walkers(cascade, cascade.einsum(name), seen)
+        )
+    # Summed over what an earlier Einsum sums over too, the terms wait for each other after all: keys of a softmax.
+    import networkx
+
+    earlier = networkx.ancestors(cascade.graph, last) & {e.name for e in cascade.einsums}
+    mixed = {v for n in earlier for v in cascade.einsum(n).reduced}
+    common -= mixed & set(cascade.einsum(last).reduced)
+    along = {v for n in (*before, *reached) for v in cascade.einsum(n).reduced}
+    on_the_way = [cascade.einsum(n) for n in (*between, *reached)]
+    return tuple(sorted(v for v in common - along if all(independent(cascade, e, v) for e in on_the_way)))

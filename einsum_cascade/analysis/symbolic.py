@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from ..cascade import Cascade
 from ..declarations import rank_of
+from ..expr import variables
 from ..sizes import BATCH_RANKS
+from .fibers import Choice, fibers_per_word, times
 from .footprint import Boundary, boundaries
 from .traffic import compulsory_words, cost_of_moving, ranks_with_passes, traffic
 
@@ -51,8 +54,8 @@ def symbol(name: str) -> Formula:
     return sympy.Symbol(name, positive=True, integer=True)
 
 
-def _product(ranks: tuple[str, ...]) -> Formula:
-    return math.prod(symbol(r) for r in ranks)
+def _product(ranks: Choice) -> Formula:
+    return math.prod(symbol(r) if isinstance(r, str) else r for r in ranks)
 
 
 def _batch(cascade: Cascade, sizes: Mapping[str, int]) -> Formula:
@@ -72,8 +75,8 @@ def _compulsory(cascade: Cascade, sizes: Mapping[str, int]) -> Formula:
 
 
 def _words(boundary: Boundary, node: str, sizes: Mapping[str, int]) -> Formula:
-    def least(axis: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
-        return min(axis, key=lambda choice: math.prod(sizes[r] for r in choice))
+    def least(axis: tuple[Choice, ...]) -> Choice:
+        return min(axis, key=lambda choice: times(choice, sizes))
 
     return math.prod(_product(least(axis)) for axis in boundary.nodes[node].per_fiber)
 
@@ -86,6 +89,9 @@ def _moved(cascade: Cascade, boundary: Boundary, sizes: Mapping[str, int], ended
     """Return the words moved at one boundary when all words of the least cut that are not kept are moved."""
     import sympy
 
+    if boundary.coarser is not None:
+        fine = replace(boundary, coarser=None)
+        return sympy.Max(*(_moved(cascade, b, sizes, ended) for b in (fine, boundary.coarser)))
     names = boundary.cut(sizes)[1]
     kept = symbol("buffer") / symbol("word")
     fibers = _product(tuple(rank_of(v) for v in boundary.outer)) * _batch(cascade, sizes)
@@ -95,13 +101,30 @@ def _moved(cascade: Cascade, boundary: Boundary, sizes: Mapping[str, int], ended
     if not names or cut == 0 or live == 0:
         return 0
     cost = min(cost_of_moving(boundary.nodes[n], ended) for n in names)
-    shared = [
-        sympy.prod([symbol(r) for r in boundary.nodes[n].total]) * _batch(cascade, sizes)
-        for n in boundary.nodes
-        if boundary.nodes[n].given
-    ]
-    per_word = sympy.Min(sympy.nsimplify(cost) * fibers, *(s / cut for s in shared))
+    supply = {
+        n: cost_of_moving(node, ended) * boundary.distinct(cascade, n, sizes)
+        for n, node in boundary.nodes.items()
+        if node.cuttable
+    }
+    each = sum(
+        sympy.nsimplify(cost_of_moving(boundary.nodes[n], ended)) * _distinct(cascade, boundary, n, sizes)
+        for n in boundary.least_cut(supply)[1]
+    )
+    per_word = sympy.Min(sympy.nsimplify(cost) * fibers, each * _batch(cascade, sizes) / cut)
     return per_word * sympy.Max(0, sympy.Rational(live.numerator, live.denominator) * cut - kept)
+
+
+def _distinct(cascade: Cascade, boundary: Boundary, node: str, sizes: Mapping[str, int]) -> Formula:
+    """Return the words of a tensor in all fibers when those that fibers share are counted once."""
+    import sympy
+
+    reads = boundary.nodes[node].reads
+    told = {v for a in reads for i in a.indices for v in variables(i)}
+    apart = tuple(rank_of(v) for v in boundary.outer if v in told)
+    all_apart = math.prod(sizes[r] for r in apart)
+    # Fibers that no index tells apart share every word; how many others share one is a number.
+    shared = fibers_per_word(cascade, reads, boundary.outer, sizes) * all_apart // boundary.fibers(sizes)
+    return _words(boundary, node, sizes) * _product(apart) / sympy.Integer(shared)
 
 
 def _contraction(cascade: Cascade, name: str, *, kept: bool, depth: int | None) -> str:

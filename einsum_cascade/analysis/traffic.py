@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, variables
 from .footprint import Boundary, Node, boundaries
+from .needed import without_unused
 from .passes import all_passes
 from .points import batch_of, fits, known_sizes, live_parts, space_points
 from .reach import defined, touched
@@ -137,6 +138,7 @@ def traffic(cascade: Cascade, sizes: Mapping[str, int] | str) -> Traffic:
         CascadeError: missing or illegal sizes.
     """
     known = known_sizes(cascade, sizes)
+    cascade = without_unused(cascade)
     words = compulsory_words(cascade, known)
     terms = [pass_term(cascade, rank, known) for rank in ranks_with_passes(cascade)]
     found = [c for e in cascade.einsums for c in _contractions(cascade, e, known, words)]
@@ -192,13 +194,18 @@ def _slopes(
     cascade: Cascade, boundary: Boundary, sizes: Mapping[str, int], ended: int
 ) -> tuple[tuple[float, float], ...]:
     """Return the lines whose maximum bounds the words moved at one boundary: (height, loss per buffer word)."""
+    if boundary.coarser is not None:
+        fine = _slopes(cascade, replace(boundary, coarser=None), sizes, ended)
+        return fine + _slopes(cascade, boundary.coarser, sizes, ended)
     live = boundary.live_fraction(cascade, sizes)
     fibers = boundary.fibers(sizes)
     batch = batch_of(cascade, sizes)
     words = {n: boundary.words(n, sizes) for n in boundary.nodes if boundary.nodes[n].cuttable}
     if not words or live == 0:
         return ()
-    supply = {n: cost_of_moving(boundary.nodes[n], ended) * boundary.distinct(n, sizes) for n in words}
+    supply = {
+        n: cost_of_moving(boundary.nodes[n], ended) * boundary.distinct(cascade, n, sizes) for n in words
+    }
     # Any share gives a bound; those at which one tensor's supply equals another's capacity are the corners.
     shares = {supply[a] / words[b] for a in words for b in words}
     most = max(supply[n] / words[n] for n in words)

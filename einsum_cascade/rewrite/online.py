@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..analysis.needed import without_unused
 from ..cascade import Cascade
-from ..declarations import Iterate
+from ..declarations import Iterate, variable_of
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables
 from ..ops import REDUCTION
 from ..printer import expression
 from .corrections import corrections_of
-from .elements import without_unused
 from .empty import given_by_element, may_be_empty
 from .plan import Obstacle, Plan, Running, Term, plan_of
 from .separate import Rewritten
@@ -62,7 +62,8 @@ def _why(plan: Plan) -> str:
 
 def _rebuilt(plan: Plan) -> Cascade:
     """Return the cascade with the block, and after it what needs the final values."""
-    after, within = _needed_after(plan), _needed_within(plan)
+    early = _early(plan)
+    after, within = _needed_after(plan), _needed_within(plan) - early
     outputs = {s.tensor for s in plan.cascade.outputs}
     renamed = {n: plan.fresh(f"B{n}") if n in after else n for n in within if n in plan.seen.waiting}
     first: list[Einsum] = []
@@ -83,7 +84,7 @@ def _rebuilt(plan: Plan) -> Cascade:
         if name in within:
             block.add(_in_block(plan, einsum, renamed))
         elif not waits:
-            (last if plan.seen.walking[name] else first).append(_after_block(plan, einsum))
+            (first if name in early else last).append(_after_block(plan, einsum))
         if waits and name in after:
             last.append(_after_block(plan, einsum))
     body = (*_settled(plan), *first, Iterate(plan.block, block.finished()), *last)
@@ -143,6 +144,21 @@ class _Block:
 
 def _name(cascade: Cascade) -> str:
     return cascade.name if cascade.name.endswith("_online") else f"{cascade.name}_online"
+
+
+def _early(plan: Plan) -> set[str]:
+    """Return the Einsums that can stand before the block: they need nothing of it and run along none of its ranks.
+
+    One that meets the rank under its second name (`K[p, e]` with `rank M = P`) is among them, and so is what reads it.
+    """
+    inside = {plan.block, *(variable_of(r) for r in plan.inner)}
+    found: set[str] = set()
+    open_names = {e.name for e in plan.open}
+    for einsum in plan.open:
+        needs = {a.tensor for a in einsum.reads} & open_names
+        if einsum.name not in plan.running and needs <= found and not inside & set(einsum.variables):
+            found.add(einsum.name)
+    return found
 
 
 def _needed_within(plan: Plan) -> set[str]:

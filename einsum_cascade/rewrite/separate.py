@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import sympy
 
+from ..analysis.needed import without_unused
 from ..analysis.points import live_parts
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
@@ -26,7 +27,6 @@ from .elements import (
     plain_target,
     spliced,
     sum_over,
-    without_unused,
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..einsum import Reduction
-from ..expr import Apply, Expr, Num, Var
+from ..expr import Apply, Expr, Var
 from .shapes import axis_of, reshaped
 from .values import Builder, Value, elementwise, number
 
@@ -22,12 +22,7 @@ def reduced(
     back = {place: i for i, place in enumerate(order)}
 
     def make(at: tuple[Expr, ...]) -> Expr:
-        value = number(x.element(tuple(at[back[i]] for i in range(len(order)))))
-        spread = [at[back[i]] for i in gone if x.axes[i] is None]
-        # A sum over an axis that the value does not mention still counts it.
-        for v in spread:
-            value = Apply("+", (value, Apply("*", (Num(0), v))))
-        return value
+        return number(x.element(tuple(at[back[i]] for i in range(len(order)))))
 
     def reductions(at: tuple[Expr, ...]) -> tuple[Reduction, ...]:
         return (Reduction(op, tuple(v.name for v in at[len(left) :] if isinstance(v, Var))),)

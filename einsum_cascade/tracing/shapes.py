@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
-from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number, size_expression
+from .values import Axis, Builder, UntraceableError, Value, both, constant, is_truth, number, size_expression
 
 Handler = Callable[..., Any]
 
@@ -65,7 +65,7 @@ def triangle(keep: str) -> Handler:
             value = x.element(at)
             kept = Compare((keep,), (at[-1], shift))
             if is_truth(value):
-                return Apply("and", (value, kept))
+                return both(value, kept) or value
             return Apply("select", (kept, number(value), Num(0)))
 
         return Value(x.axes, x.sizes, element)

@@ -114,7 +114,7 @@ def _inputs(
         wanted = inner[node.name].removeprefix("inner.") if node.name in inner else tensors.pop(0)
         name = builder.name(_tensor_name(wanted))
         value, axes = builder.given(name, [int(n) for n in node.meta["val"].shape])
-        found[node.name] = (name, value, axes)
+        found[node.name] = (name, converted(builder, value, "truth") if _is_truth(node) else value, axes)
     return found
 
 
@@ -192,7 +192,12 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
         raise CascadeError(f"{_place(node)}the language cannot say this: {reason}") from None
     except TypeError:
         raise CascadeError(f"{_place(node)}the language cannot say '{name}' with these arguments") from None
-    shared = isinstance(out, Value) and len(node.users) > 1 and not out.plain
+    if not isinstance(out, Value):
+        return out
+    # A condition that several read stays one, so that a mask removes points wherever it is used.
+    if _is_truth(node):
+        return converted(builder, out, "truth")
+    shared = len(node.users) > 1 and not out.plain
     return builder.solid(out) if shared and any(a is not None for a in out.axes) else out
 
 
@@ -208,6 +213,12 @@ def _converted(builder: Builder, node: Any, args: list[Any]) -> list[Any]:
     if name.endswith("_like"):
         return args
     return [converted(builder, args[0], _kind(wanted)), *args[1:]]
+
+
+def _is_truth(node: Any) -> bool:
+    """Tell whether the values of a node are true or false."""
+    dtype = getattr(node.meta.get("val"), "dtype", None)
+    return dtype is not None and _kind(dtype) == "truth"
 
 
 def _kind(dtype: Any) -> str:

@@ -168,6 +168,12 @@ class Builder:
                 # A target may only name what the right side gives: repeat the value along the axis.
                 value = Apply("+", (value, Apply("*", (Num(0), v))))
                 used.add(v.name)
+        for v in at[kept:]:
+            if v.name not in used:
+                # What is reduced counts each of its places, also where the value is the same at all of them.
+                nothing = Apply("*", (Num(0), v))
+                once = Apply("*", (value, Apply("+", (Num(1), nothing))))
+                value = Apply("+", (value, nothing)) if reductions else once
         held = [i for i in range(kept) if at[i].name in used]
         key = _key(at, kept, value, where, reductions(at) if reductions else (), [a.root for a in solid])
         if key in self.known and not whole:
@@ -212,7 +218,7 @@ def masked(value: Expr) -> tuple[Expr, Expr | None]:
     lowest = (Apply("neg", (Num(math.inf),)), Num(-math.inf))
     if isinstance(value, Apply) and value.op == "select" and value.args[2] in lowest:
         inner, more = masked(value.args[1])
-        return inner, value.args[0] if more is None else Apply("and", (value.args[0], more))
+        return inner, both(value.args[0], more)
     if isinstance(value, Apply) and value.op == "+":
         for x, mask in (value.args, value.args[::-1]):
             if (
@@ -222,6 +228,15 @@ def masked(value: Expr) -> tuple[Expr, Expr | None]:
             ):
                 return x, mask.args[0]
     return value, None
+
+
+def both(a: Expr | None, b: Expr | None) -> Expr | None:
+    """Return the condition that two conditions make; None, and a constant that is true, hold everywhere."""
+    true = (None, truth(Num(1)))
+    held = [c for c in (a, b) if c is not None and c not in true]
+    if len(held) == 2:
+        return Apply("and", tuple(held))
+    return held[0] if held else None
 
 
 def elementwise(builder: Builder, op: Callable[..., Expr], *values: Value | float) -> Value:

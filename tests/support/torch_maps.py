@@ -287,7 +287,29 @@ def threshold(x):
 
 
 # Those that must evaluate equal, with the shapes of their arguments.
+def einsum_over_copies(x):
+    return torch.einsum("bhtd->btd", x[:, None].expand(2, 3, 4, 5))
+
+
+def product_of_copies(x):
+    return x[..., None].expand(2, 4, 5, 3) @ torch.ones(3, 2, dtype=x.dtype)
+
+
+def softmax_over_copies(x):
+    return x[..., None].expand(2, 4, 5, 3).softmax(-1).sum(-1)
+
+
+def one_key_for_several_heads(q, k):
+    return torch.nn.functional.scaled_dot_product_attention(
+        q[:, None].expand(2, 3, 4, 5), k[:, None], k[:, None]
+    ).sum(1)
+
+
 SAID = [
+    (einsum_over_copies, [(2, 4, 5)]),
+    (product_of_copies, [(2, 4, 5)]),
+    (softmax_over_copies, [(2, 4, 5)]),
+    (one_key_for_several_heads, [(2, 4, 5), (2, 6, 5)]),
     (rms_norm, [(2, 5, 8), (8,)]),
     (builtin_rms_norm, [(2, 5, 8), (8,)]),
     (cross_entropy, [(5, 7), (5, 7)]),

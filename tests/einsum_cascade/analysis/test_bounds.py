@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schedules import Event, optimal_traffic, tiled_trace
 from small_cascades import GEMM, NORM
 
-from einsum_cascade import Cascade, CascadeError, bounds, parse, zoo
+from einsum_cascade import CascadeError, bounds, parse, zoo
 from einsum_cascade.analysis.bounds import traffic_curve
 from einsum_cascade.analysis.quantities import parse_bytes
 from einsum_cascade.analysis.traffic import compulsory_words
-from einsum_cascade.declarations import rank_of
 from einsum_cascade.errors import DataError
-from einsum_cascade.expr import Var
 
 GATE = """cascade gate
 rank E M P
@@ -51,64 +49,6 @@ VA[p] = (X[m, p] - MU[p])**2 * W[m] :: sum(m)
 Y[m, p] = (X[m, p] - MU[p]) / VA[p] * W[m]
 Z[p] = Y[m, p] :: max(m)
 """
-
-Event = tuple[str, tuple[object, ...]]
-
-
-def optimal_traffic(trace: list[Event], words: int, inputs: set[str], outputs: set[str]) -> int:
-    """Words moved by a fully associative buffer that knows the future (Belady) and drops what is dead.
-
-    A "define" gives a word a new value without reading it; an "update" and a "read" need it on chip.
-    """
-    after: dict[tuple[object, ...], float] = {}
-    following: list[float] = [math.inf] * len(trace)
-    for i in range(len(trace) - 1, -1, -1):
-        kind, word = trace[i]
-        following[i] = after.get(word, math.inf)
-        # A value that is defined anew before it is read is dead until then.
-        after[word] = math.inf if kind == "define" else i
-    moved, chip, dirty = 0, {}, set()
-    for i, (kind, word) in enumerate(trace):
-        if word not in chip:
-            if len(chip) == words:
-                victim = max(chip, key=lambda w: chip[w])
-                if victim in dirty and (chip[victim] < math.inf or victim[0] in outputs):
-                    moved += 1
-                dirty.discard(victim)
-                del chip[victim]
-            moved += kind != "define"
-        if kind != "read":
-            dirty.add(word)
-        chip[word] = following[i]
-        if following[i] == math.inf and word[0] not in outputs:
-            dirty.discard(word)
-            del chip[word]
-    return moved + sum(w[0] in outputs for w in dirty)
-
-
-def tiled_trace(cascade: Cascade, sizes: dict[str, int], tile: int, rng: random.Random) -> list[Event]:
-    """One legal schedule: tiles of p outside, the Einsums one after another inside, each in any loop order."""
-    trace: list[Event] = []
-    for start in range(0, sizes["P"], tile):
-        for einsum in cascade.einsums:
-            order = list(einsum.variables)
-            rng.shuffle(order)
-            spans = {v: range(sizes[rank_of(v)]) for v in order}
-            spans["p"] = range(start, min(start + tile, sizes["P"]))
-            seen: set[tuple[object, ...]] = set()
-            for place in itertools.product(*(spans[v] for v in order)):
-                at = dict(zip(order, place, strict=True))
-                if cascade.name == "causal" and "m" in at and at["m"] > at["p"]:
-                    continue
-                trace += [("read", (a.tensor, *_place(a.indices, at))) for a in einsum.reads]
-                target = (einsum.name, *_place(einsum.target.indices, at))
-                trace.append(("update" if target in seen else "define", target))
-                seen.add(target)
-    return trace
-
-
-def _place(indices: tuple[object, ...], at: dict[str, int]) -> tuple[int, ...]:
-    return tuple(at[i.name] for i in indices if isinstance(i, Var))
 
 
 def recomputing_trace(sizes: dict[str, int], tile: int, rng: random.Random) -> list[Event]:

@@ -23,6 +23,25 @@ SN[m, p] = exp(QK[m, p] - GM[p])
 S[p] = SN[m, p]
 """
 
+# A second visit of which nothing comes out.
+IDLE = """cascade idle
+rank M P
+input X[M, P]
+output S[]
+G[] = X[m, p] * X[m, p] :: max(m, p)
+A[m, p] = X[m, p] * G[]
+S[] = exp(G[])
+"""
+
+# The sum runs over all columns, but a column waits for its own maximum alone.
+COLUMNS = """cascade columns
+rank E M
+input X[E, M]
+output S[]
+G[m] = X[e, m] :: max(e)
+S[] = X[e, m] * G[m]
+"""
+
 
 # The least words of each are worked out by the search alone; the last column says whether the bound reaches them.
 @pytest.mark.parametrize(
@@ -43,6 +62,14 @@ S[p] = SN[m, p]
         (SCORES, {"E": 1, "M": 2, "P": 1}, 4, 4, True),
         (SCORES, {"E": 1, "M": 3, "P": 1}, 4, 8, False),
         (SCORES, {"E": 2, "M": 2, "P": 1}, 4, 7, True),
+        (IDLE, {"M": 2, "P": 2}, 3, 5, True),  # four words in, one out
+        (
+            COLUMNS,
+            {"E": 2, "M": 3},
+            4,
+            7,
+            True,
+        ),  # a column, its maximum and the sum on chip; six words in, one out
         (zoo.text("attention_3pass"), {"E": 1, "F": 1, "M": 2, "P": 1}, 4, 6, True),
     ],
 )

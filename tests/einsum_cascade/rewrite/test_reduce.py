@@ -186,3 +186,28 @@ def test_rules_leave_what_they_cannot_write(lines: str) -> None:
     cascade = parse(f"cascade c\nrank I J M S\ninput A[I, J] B[I] P[]\noutput O[]\n{lines}\n")
     for rank in ("I", "J", "M"):
         assert reduce_passes(cascade, rank).after <= passes(cascade, rank).count
+
+
+def test_what_meets_the_rank_under_its_second_name_stands_before_the_walk() -> None:
+    """Attention along columns, then along rows whose scores read K at the place of the query."""
+    cascade = parse(
+        "cascade axial\nrank E F\nrank M = P\nrank N = H\n"
+        "input Q[P, H, E]  K[M, H, E]  V[M, H, F]\noutput O[P, H, F]\n"
+        "QK[p, h, m] = Q[p, h, e] * K[m, h, e]\nGM[p, h] = QK[p, h, m] :: max(m)\n"
+        "SN[p, h, m] = exp(QK[p, h, m] - GM[p, h])\nSD[p, h] = SN[p, h, m]\nA[p, h, m] = SN[p, h, m] / SD[p, h]\n"
+        "AV[p, h, f] = A[p, h, m] * V[m, h, f]\n"
+        "RW[p, h, n] = Q[p, h, e] * K[p, n, e]\nRG[p, h] = RW[p, h, n] :: max(n)\n"
+        "RN[p, h, n] = exp(RW[p, h, n] - RG[p, h])\nRD[p, h] = RN[p, h, n]\nB[p, h, n] = RN[p, h, n] / RD[p, h]\n"
+        "O[p, h, f] = B[p, h, n] * AV[p, n, f]\n"
+    )
+    found = reduce_passes(cascade, "M")
+    assert (found.before, found.after) == (3, 1)
+    sizes = {"E": 2, "F": 3, "P": 12, "H": 4}
+    inputs = random_inputs(cascade, sizes, seed=5)
+    made = evaluate(found.cascade, {**sizes, "M1": 4, "M0": 3}, inputs)["O"]
+    q, k, v = (inputs[t] for t in "QKV")
+    columns = np.exp(np.einsum("phe,mhe->phm", q, k))
+    rows = np.exp(np.einsum("phe,pne->phn", q, k))
+    mixed = np.einsum("phm,mhf->phf", columns / columns.sum(-1, keepdims=True), v)
+    wanted = np.einsum("phn,pnf->phf", rows / rows.sum(-1, keepdims=True), mixed)
+    np.testing.assert_allclose(made, wanted, rtol=1e-12)
