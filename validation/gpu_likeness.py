@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.gpu.calibration import NUMBERS, Entry, shipped
+from simulator.gpu.calibration import NOTHING_KNOWN, NUMBERS, Entry, shipped
 from simulator.gpu.likeness import LEVEL, TABLE, WORDS, Likeness, differences, shared
 
 from .tables import write_rows
@@ -17,10 +17,11 @@ from .tables import write_rows
 Floats = NDArray[np.float64]
 
 # Where the search begins and towards what it is held, in logarithms with a spread: a fit of some 150 entries of ten
-# devices cannot tell a dozen weights apart by itself.
+# devices cannot tell a dozen weights apart by itself. A constant's variance begins at that of knowing nothing, a part
+# of it for each key alone.
 _FIRST = {"mapping": 0.7, "version": 0.1, "dtype": 0.1, "kv_dtype": 0.1, "served": 0.5, "head_dim": 0.2}
 _ELSE, _HELD = 0.3, 1.0
-_VARIANCE, _OWN, _HELD_VARIANCE = 0.15, 0.02, 1.5
+_OWN, _HELD_VARIANCE = 0.15, 1.5
 _ROUNDS = 60
 
 
@@ -34,13 +35,17 @@ def fit(entries: Sequence[Entry]) -> tuple[Likeness, ...]:
     apart, devices = differences(keys, keys), np.array([k.device for k in keys])
     logs = np.log([[getattr(e.efficiency, n) for n in NUMBERS] for e in entries])
     unsure = np.array([e.unsure for e in entries])
-    return tuple(_fit(logs[:, i], unsure[:, i], apart, devices) for i in range(len(NUMBERS)))
+    return tuple(
+        _fit(logs[:, i], unsure[:, i], apart, devices, variance=spread**2)
+        for i, (_, spread) in enumerate(NOTHING_KNOWN)
+    )
 
 
-def _fit(logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any]) -> Likeness:
+def _fit(logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any], *, variance: float) -> Likeness:
     from scipy.optimize import minimize
 
-    first = np.log([*(_FIRST.get(w, _ELSE) for w in (*WORDS, "head_dim")), _VARIANCE, _OWN])
+    weights = [_FIRST.get(w, _ELSE) for w in (*WORDS, "head_dim")]
+    first = np.log([*weights, variance, _OWN * variance])
     held = np.array([_HELD] * (len(first) - 2) + [_HELD_VARIANCE] * 2)
 
     def cost(x: Floats) -> float:
@@ -56,9 +61,7 @@ def _likeness(logs: Floats) -> Likeness:
     return Likeness(tuple(numbers[:-2]), numbers[-2], numbers[-1])
 
 
-def surprise(
-    likeness: Likeness, logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any]
-) -> float:
+def surprise(likeness: Likeness, logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any]) -> float:
     """Return minus the log density of each device's entries, given those of the other devices, without a constant.
 
     Args:

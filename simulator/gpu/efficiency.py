@@ -92,7 +92,7 @@ def times(launch: Launch, efficiency: Efficiency, *, exact: bool = True) -> Time
 def _busy(launch: Launch, efficiency: Efficiency, *, exact: bool) -> tuple[Floats, Floats, Floats, Floats]:
     """Return the seconds of one launch beyond its fixed cost, and of what they are made of."""
     gpu = launch.gpu
-    tile_s = launch.tile_times.seconds(gpu.clock_hz, efficiency.scalar, launch.alone)
+    tile_s = launch.tile_times.seconds(gpu.clock_hz, efficiency.scalar, share=launch.port_share)
     tiles_s = launch.tiles_of_block * tile_s + launch.mask_cycles_of_block / gpu.clock_hz
     ends_s = efficiency.block_cycles / gpu.clock_hz + _ends_seconds(launch, efficiency.scalar)
     crowded_s = tiles_s * launch.crowding[:, None]

@@ -80,4 +80,4 @@ def _step_s(backend: Backend, gpu: Gpu, pair: TilePair, head_dim: int) -> float:
     q, kv = pair.tokens
     shaped = replace(tile, query=q, key=kv, resources=None)
     found = tile_time(gpu, shaped, head_dim=head_dim, dtype=_DTYPE, per_score=mapping.per_score)
-    return float(found.seconds(gpu.clock_hz, 1.0))
+    return found.seconds(gpu.clock_hz, 1.0)

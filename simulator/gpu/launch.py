@@ -108,15 +108,15 @@ class Launch:
         return out
 
     @property
-    def alone(self) -> float:
-        """Cycles in which an SM's port takes the key side of a tile, in units of `tile_times.l2`; at most one."""
+    def port_share(self) -> float:
+        """The part of the SMs that may ask for tiles before an SM's port, not the L2 cache, is what holds it up."""
         return min(READ_TOGETHER * l2_per_cycle(self.gpu) / L2_PORT_BYTES, 1.0)
 
     @property
     def asking(self) -> Floats:
         """The part of the SMs that share the rate of the L2 cache, shape (n,): those that hold a block.
 
-        An SM of few gets more than its even share, up to what its port takes.
+        An SM gets more than its even share of the chip's rate where few ask, up to what its port takes.
         """
         busy = np.minimum(self.blocks, self.gpu.sms) / self.gpu.sms
         out: Floats = np.maximum(busy, min(l2_per_cycle(self.gpu) / L2_PORT_BYTES, 1.0))

@@ -326,7 +326,8 @@ def _bound_by(laid: Launch, parts: Mapping[str, float], efficiency: Efficiency) 
         return "waves"
     if laid.chain_cycles:
         clock = laid.gpu.clock_hz
-        tile_s = float(laid.tile_times.seconds(clock, efficiency.scalar, laid.alone) * laid.crowding[0])
+        alone_s = laid.tile_times.seconds(clock, efficiency.scalar, share=laid.port_share)
+        tile_s = alone_s * float(laid.crowding[0])
         if laid.chain_cycles / clock > tile_s:
             return "chain"
     return laid.tile_times.bound_by

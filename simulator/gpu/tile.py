@@ -6,16 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mappings.gpu import PerScore, TileMapping
 from mappings.pipes import MMA_FLOPS, READ_TOGETHER, busy_cycles, serial_cycles
 
 from ..hardware.gpu import Gpu
 from .call import BYTES
-
-Floats = NDArray[np.float64]
 
 _GROUP_ROWS = 64  # of the products of a warp group (wgmma); mma.sync has fewer, tcgen05 more
 _WORD = 4  # bytes of a register
@@ -50,16 +45,15 @@ class TileTime:
     masked: float
     l2: float
 
-    def seconds(self, clock_hz: float, scalar: float, asking: Floats | float = 1.0) -> Floats:
+    def seconds(self, clock_hz: float, scalar: float, *, share: float = 1.0) -> float:
         """Return the time of a tile, if the kernel reaches a part of the rate of the SM's pipes.
 
         What keeps a kernel from that rate, waiting and switching, does not slow the L2 cache.
 
         Args:
-            asking: the part of the SMs that share the L2 cache's rate, of each call or of all.
+            share: the part of the SMs that share the L2 cache's rate.
         """
-        out: Floats = np.maximum(self.bound / scalar, self.l2 * np.asarray(asking)) / clock_hz
-        return out
+        return max(self.bound / scalar, self.l2 * share) / clock_hz
 
 
 def tile_time(

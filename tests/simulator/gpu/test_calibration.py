@@ -56,7 +56,7 @@ def test_nothing_to_calibrate_on():
 
 def entry(scalar, **changes):
     key = Key(**{**{f: getattr(KEY, f) for f in Key.__dataclass_fields__}, **changes})
-    return Entry(key, Efficiency(scalar, 5e-6, 3000.0, 0.8, source=f"fitted {key.device}"), 40)
+    return Entry(key, Efficiency(scalar, 5e-6, 3000.0, 0.8, source=f"fitted {key.device}"), 40, (0.1,) * 5)
 
 
 def test_the_most_similar_entry_rules():

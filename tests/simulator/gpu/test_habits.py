@@ -132,3 +132,14 @@ def test_hidden_ends_leave_a_block_its_tiles_and_its_fixed_cost():
     # Its queries and outputs at the SM's share of the L2 rate, and the softmax that nothing hides.
     l2 = 2 * 128 * 128 * 2 / (H100.l2_bandwidth_bytes_per_s / H100.sms) * H100.clock_hz
     assert shown.compute_s[0] == pytest.approx(2 * (3048 + l2 + 1024) / H100.clock_hz, rel=1e-3)
+
+
+def test_the_ends_of_a_lone_block_pass_the_port_of_its_sm():
+    tile, fixed = TileMapping(query=128, key=128, warps=8), replace(IDEAL, block_cycles=0.0)
+    call = make_call(batch=1, heads=1, seq_q=128, seq_kv=128, head_dim=128)
+    slow = replace(H100, l2_bandwidth_bytes_per_s=1e12)
+    mapping = replace(find_kernel_mapping("flash_attention", "cudnn"), hides_ends=False)
+    alone = times(lay([call], slow, mapping=mapping, tile=tile), fixed).compute_s[0]
+    # Queries and outputs at 64 bytes a cycle, not at the 4.3 of an even share; a tile; the softmax that nothing hides.
+    cycles = 2 * 128 * 128 * 2 / 64 + 2048 + 1024
+    assert alone == pytest.approx(cycles / slow.clock_hz, rel=1e-3)

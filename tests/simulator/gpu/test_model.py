@@ -65,8 +65,7 @@ def test_roofline_is_never_beaten_by_the_ideal_kernel(sizes, device, mapping):
 def test_a_better_chip_is_never_slower(sizes, device, mapping, field):
     call, gpu = make_call(**sizes), find_gpu(device)
     better = replace(gpu, **{field: type(getattr(gpu, field))(getattr(gpu, field) * 2)})
-    if field == "sms":  # the bandwidth of the L2 cache is that of the chip; keep the share of an SM
-        better = replace(better, l2_bandwidth_bytes_per_s=2 * gpu.l2_bandwidth_bytes_per_s)
+    if field == "sms":
         # Into how many parts keys are split is the kernels' published rule, which is not monotone in SMs.
         mapping = replace(mapping, split_keys=False)
     laid = laid_or_skipped(call, gpu, mapping)
@@ -98,6 +97,25 @@ def test_worked_example():
     call = make_call(batch=1, heads=4, seq_q=128, seq_kv=512, head_dim=128)
     t = times(launch([call], gpu, mapping=mapping, tile=tile), IDEAL)
     assert t.compute_s[0] == pytest.approx((4 * 2048 + 1024) / 1755e6, rel=1e-12)
+
+
+def test_few_blocks_take_what_their_ports_do_and_many_what_the_l2_cache_gives():
+    # A tile of 16 rows is bound by loads: 2 x 64 keys x 128 x 2 bytes, at 64 bytes a cycle of an SM alone; of all SMs
+    # at the rate of the cache, two and a half times what it has of different lines. More blocks wait for no wave.
+    gpu = replace(find_gpu("h100"), l2_bandwidth_bytes_per_s=2e12, hot_clock=1.0)
+    mapping = replace(
+        find_kernel_mapping("flash_attention", "fa3"), pack=False, mask_factor=1.0, hides_ends=True
+    )
+    tile = TileMapping(query=16, key=64, warps=4, operand_rows=16)
+    fast, bytes_of_tile = replace(IDEAL, scalar=100.0), 2 * 64 * 128 * 2
+
+    def seconds(heads: int) -> float:
+        call = make_call(batch=1, heads=heads, seq_q=16, seq_kv=6400, head_dim=128)
+        return float(times(launch([call], gpu, mapping=mapping, tile=tile), fast).compute_s[0])
+
+    assert seconds(1) == pytest.approx(100 * bytes_of_tile / 64 / gpu.clock_hz)
+    for heads in (132, 133, 1000):
+        assert seconds(heads) == pytest.approx(heads * 100 * bytes_of_tile / 2e12 / 2.5, rel=1e-9)
 
 
 def test_prediction_carries_its_interval_its_source_and_the_exact_tiles():
