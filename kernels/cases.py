@@ -133,7 +133,7 @@ def neighborhood_attention_gradients() -> Iterator[Case]:
         ),
     ):
         yield Case("fp32", sizes, options, ("grad",))
-    for dtype, head_dim in (("fp16", 64), ("bf16", 64), ("bf16", 128)):
+    for dtype, head_dim in (("fp16", 64), ("bf16", 64), ("bf16", 128), ("fp16", 192), ("bf16", 256)):
         yield Case(dtype, _grid(9, 13, head_dim=head_dim), mixed, ("grad",))
     yield Case("bf16", _grid(4, 6, 7, head_dim=32), {"window": (3, 5, 4), "stride": (1, 2, 4)}, ("grad",))
 

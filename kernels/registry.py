@@ -98,7 +98,6 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                     for part in ("keys and values", "queries")
                     for layout in ("1-D", "2-D", "3-D", "3-D mask-free")
                 },
-                head_dims=(64, 128),
                 choices=Choices((32, 64), (32, 64), (4, 8), (1, 2)),
             ),
             KernelEntry(
