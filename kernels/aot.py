@@ -157,7 +157,7 @@ def parsing_in_turn() -> Iterator[None]:
 
     parse, turn = JITCallable.parse, threading.Lock()
 
-    def in_turn(function: Any) -> ast.AST:
+    def in_turn(function: Any) -> Any:
         with turn:
             return parse(function)
 

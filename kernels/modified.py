@@ -63,7 +63,7 @@ class Modifications:
     """How a call of attention modifies its scores, as `kernels.attention.flash_attention` takes it.
 
     Attributes:
-        scale: of the scores, positive; head_dim ** -0.5 where not given.
+        scale: of the scores, positive.
         soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
         slopes: [heads], ALiBi.
         bias: [heads, 2 * last + 1], added by relative position.
@@ -72,27 +72,13 @@ class Modifications:
         last: the largest distance that bias and factor tell apart.
     """
 
-    scale: float | None = None
+    scale: float
     soft_cap: float = 0.0
     slopes: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     sink: torch.Tensor | None = None
     factor: torch.Tensor | None = None
     last: int = 0
-
-    def checked(self, *, heads: int, head_dim: int) -> Modifications:
-        """Return them with scale and last filled in.
-
-        Raises:
-            KernelError: a tensor of another shape, or a scale that is not positive.
-        """
-        scale = head_dim**-0.5 if self.scale is None else self.scale
-        if scale <= 0:
-            raise KernelError(f"scale={scale}: expected a positive number")
-        for name, t in (("slopes", self.slopes), ("sink", self.sink)):
-            if t is not None and t.shape != (heads,):
-                raise KernelError(f"{name}: expected [{heads}], found {list(t.shape)}")
-        return replace(self, scale=scale, last=_last(self.bias, self.factor, heads=heads))
 
     @property
     def scores(self) -> bool:
@@ -114,6 +100,25 @@ class Modifications:
             "SOFT_CAP": self.soft_cap > 0, "ALIBI": self.slopes is not None, "BIAS": self.bias is not None,
             "FACTOR": self.factor is not None, "LAST": self.last,
         }  # fmt: skip
+
+
+def modified_by(*, heads: int, head_dim: int, scale: float | None = None, **options: Any) -> Modifications:
+    """Return how a call modifies its scores, from the options of `kernels.attention.flash_attention`.
+
+    Args:
+        heads: of the queries; slopes, bias, sink and factor have one row each.
+        head_dim: its power -0.5 is the scale where none is given.
+
+    Raises:
+        KernelError: a tensor of another shape, or a scale that is not positive.
+    """
+    found = Modifications(head_dim**-0.5 if scale is None else scale, **options)
+    if found.scale <= 0:
+        raise KernelError(f"scale={found.scale}: expected a positive number")
+    for name, t in (("slopes", found.slopes), ("sink", found.sink)):
+        if t is not None and t.shape != (heads,):
+            raise KernelError(f"{name}: expected [{heads}], found {list(t.shape)}")
+    return replace(found, last=_last(found.bias, found.factor, heads=heads))
 
 
 def beside(tile: tiles.Tile, modified: Modifications, *, head_dim: int, word_bytes: int) -> tiles.Tile:
