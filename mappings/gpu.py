@@ -383,7 +383,6 @@ def is_described(implementation: str, mapping: KernelMapping) -> bool:
 # Its time depends on layouts, strides and tile pairs, which are no sizes of a call.
 _ELSEWHERE = {
     "neighborhood_attention": "`cascade gna-tune` and `simulator.tune_gna` predict it",
-    "neighborhood_attention_gradients": "`cascade gna-tune` and `simulator.tune_gna` predict its forward pass alone",
 }
 
 
