@@ -65,9 +65,9 @@ def sides_of(layout, options):
     return found | {"seq_q": math.prod(layout)}
 
 
-def laid(kernel: str, case: Case):
+def laid(kernel: str, case: Case, implementation: str = OURS):
     """Return the described launches of a check, in the interpreter's tile."""
-    mapping = find_kernel_mapping(kernel, OURS)
+    mapping = find_kernel_mapping(kernel, implementation)
     first = lay_grids([call_of(mapping, sizes_of(kernel, case))], H100, mapping=mapping, tile=TILE)
     return [first, *first.then]
 
@@ -85,7 +85,23 @@ def checks():
 
 @pytest.mark.parametrize(("kernel", "case"), list(checks()))
 def test_description_is_what_the_kernel_does(kernel, case):
-    described, counted = laid(kernel, case), launches_of(kernel, case)
+    check_description(kernel, case, OURS)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_gradients_of_a_normaliser_are_described_too(dtype):
+    """Under a name of their own, as they are more launches: weights shared, two sums taken off."""
+    kernel, ours = "linear_attention_gradients", f"{OURS} normalised"
+    cases = [c for c in registry.load(registry.find(kernel).cases)() if "normalise" in c.options]
+    check_description(kernel, next(c for c in cases if c.dtype == dtype), ours)
+    plain, normalised = (predict(kernel, on="h100", implementation=i, **CALL) for i in (OURS, ours))
+    assert [len(p.launches) for p in (plain, normalised)] == [3, 7]
+    assert normalised.latency_s > plain.latency_s
+
+
+def check_description(kernel, case, implementation):
+    """Hold every number of a description against what the interpreter counts."""
+    described, counted = laid(kernel, case, implementation), launches_of(kernel, case)
     assert len(described) == len(counted) == described[0].mapping.launches
     for model, real in zip(described, counted, strict=True):
         # A kernel without a loop takes one step; a block of nothing but padding none, and is no block to the model.
@@ -124,7 +140,7 @@ def neighborhoods(draw):
 @settings(max_examples=12, deadline=None)
 @given(neighborhoods())
 def test_any_neighborhood_is_described_as_its_gradients_walk_it(case):
-    test_description_is_what_the_kernel_does("neighborhood_attention_gradients", case)
+    check_description("neighborhood_attention_gradients", case, OURS)
 
 
 WHOLE = [
