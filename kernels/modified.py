@@ -125,17 +125,24 @@ def beside(tile: tiles.Tile, modified: Modifications, *, head_dim: int, word_byt
     """Return the shipped tile, smaller where modified scores need more registers than it leaves.
 
     Beside the scores, their derivative and what the tables hold there are kept from one product to the next. Others
-    spill on one GPU generation or another: 64 by 32 of 128 dimensions on Hopper, 32 by 32 on consumer Blackwell.
+    spill on one GPU generation or another: 64 by 32 of 128 dimensions on Hopper, 32 by 32 on consumer Blackwell; of 256
+    dimensions a single stage on Hopper and data center Blackwell, 32 by 32 on an A10 and consumer Blackwell, and beside
+    a factor 16 by 32 on Hopper; of 128 dimensions in float32 all that is larger than 16 by 16.
     """
     if not modified.scores:
         return tile
     queries, keys, stages = 32, 32, tile.stages
-    if word_bytes == 4:
+    if word_bytes == 4 and head_dim <= 64:
         keys = 32 if tile.block_m < queries else 16
+    elif word_bytes == 4:
+        queries, keys, stages = 16, 16, 2
     elif head_dim <= 64:
         queries = 64
     elif head_dim <= 128:
         keys = 16
     else:
-        stages = 1
+        # Whose tile of plain scores is as small in two stages already, as where a block has 99 KiB, takes half of it.
+        small = tile.block_m <= 32 and tile.stages > 1
+        queries, stages = (32 if modified.factor is None else 16), 2
+        keys = 16 if small or modified.factor is not None else 32
     return tiles.Tile(min(tile.block_m, queries), min(tile.block_n, keys), max(tile.warps, 8), stages)
