@@ -33,6 +33,9 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 outputs=("AV", "LSE"),
                 build="attention:build",
                 variants={"dense": {}, "causal": _CAUSAL, "causal window": _WINDOW},
+                modified=tuple(
+                    f"causal {word}" for word in ("soft-cap", "alibi", "relative-bias", "sink", "toeplitz")
+                ),
             ),
             KernelEntry(
                 name="unfused_attention",

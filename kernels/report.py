@@ -297,7 +297,7 @@ def store_resources(found: Iterable[Resources], path: Path | None = None) -> Pat
     slot = KEY[:5]
     new = [{k: str(v) for k, v in resource_row(r).items()} for r in found]
     replaced = {tuple(row[k] for k in slot) for row in new}
-    known = {(e.name, variant) for e in registry.entries() for variant in e.variants}
+    known = {(e.name, variant) for e in registry.entries() for variant in e.built}
     rows: list[dict[str, str]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
