@@ -157,7 +157,7 @@ def parsing_in_turn() -> Iterator[None]:
 
     parse, turn = JITCallable.parse, threading.Lock()
 
-    def in_turn(function: Any) -> ast.AST:
+    def in_turn(function: Any) -> Any:
         with turn:
             return parse(function)
 
@@ -283,8 +283,9 @@ def builds(target: str, *, kernels: Iterable[str] | None = None, own: bool = Fal
     number = target_number(target)
     for entry in (e for e in registry.chosen(kernels) if e.build):
         make = registry.load(entry.build)
-        for dtype, head_dim, variant in itertools.product(SHIPPED_DTYPES, entry.head_dims, entry.variants):
-            windowed, word_bytes = "window" in variant, WORD_BYTES[dtype]
+        for dtype, head_dim, variant in itertools.product(SHIPPED_DTYPES, entry.head_dims, entry.built):
+            windowed = "window" in variant or variant in entry.modified
+            word_bytes = WORD_BYTES[dtype]
             rows = legal(entry.name, word_bytes=word_bytes, target=number, window=windowed)
             row = next((r for r in rows if r.head_dim == head_dim), None)
             if row is None or not row.compiled:

@@ -25,6 +25,16 @@ from .interpreter import interpreted_on_cpu
 from .masks import limits
 from .primitives import LOG2E, finish, fold, launch, of_head, tile_and_lane
 
+# What each modification of the scores compiles in, by the words of a campaign, and all of them at once.
+MODIFIED = {
+    "soft-cap": ("SOFT_CAP",),
+    "alibi": ("ALIBI",),
+    "relative-bias": ("BIAS",),
+    "sink": ("SINK",),
+    "toeplitz": ("BIAS", "FACTOR"),
+    "modified": ("SOFT_CAP", "ALIBI", "BIAS", "SINK", "FACTOR"),
+}
+
 
 @triton.jit
 def _modified(scores, scale, rows, cols, cap, slope, bias_row, SOFT_CAP: tl.constexpr, ALIBI: tl.constexpr,
@@ -217,7 +227,7 @@ def flash_attention(
     left, right = limits(causal=causal, window=window)
     # Modified scores need registers as windows do, and take their tiles.
     modified = soft_cap > 0 or any(t is not None for t in (slopes, bias, sink, factor))
-    tile = tile or _beside_tables(
+    tile = tile or _beside(
         tiles.choose(
             "flash_attention",
             head_dim=head_dim,
@@ -226,6 +236,8 @@ def flash_attention(
             window=modified or left is not None,
         ),
         tables=(bias is not None) + (factor is not None),
+        sloped=slopes is not None,
+        capped=soft_cap > 0,
         head_dim=head_dim,
     )
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
@@ -241,18 +253,24 @@ def flash_attention(
     return out, lse
 
 
-def _beside_tables(tile: tiles.Tile, *, tables: int, head_dim: int) -> tiles.Tile:
-    """Return the shipped tile, smaller where tables by relative position take their part of an SM.
+def _beside(tile: tiles.Tile, *, tables: int, sloped: bool, capped: bool, head_dim: int) -> tiles.Tile:
+    """Return the shipped tile, smaller where what modifies the scores takes its part of an SM.
 
-    Each of them is read through shared memory as a whole tile of scores a stage, and takes registers.
+    Tables by relative position are each read through shared memory as a whole tile of scores a stage, and take
+    registers, as distances do that are multiplied by a slope: data center Blackwell's tile of the largest heads spills.
     """
-    if not tables:
+    if not tables and not sloped and not capped:
         return tile
-    queries = min(tile.block_m, 64) if head_dim > 128 else tile.block_m
+    if capped and head_dim <= 64 and tile.stages < 3:
+        # With a soft cap 64 keys a step spill on data center Blackwell, whose tile GPUs of 99 KiB a block take too.
+        tile = replace(tile, block_n=min(tile.block_n, 32))
+    most = 64 if head_dim > 128 and (tables or (sloped and tile.block_n > 16)) else tile.block_m
+    queries = min(tile.block_m, most)
     warps = max(tile.warps, queries // 16)
     large = tables > 1 and queries * tile.block_n >= 128 * 64
-    # Half as many keys a step on GPUs whose tile is that of an A100 of 128 dimensions: it spills with both tables.
-    keys = 16 if tables > 1 and head_dim > 64 and tile.block_n == 32 else tile.block_n
+    # Half as many keys a step on GPUs whose tile is that of an A100: it spills with both tables.
+    half = tables > 1 and head_dim > 64 and queries == tile.block_m
+    keys = 16 if half and tile.block_n == 32 else tile.block_n
     stages = min(tile.stages, 2) if large else tile.stages
     return replace(tile, block_m=queries, block_n=keys, warps=warps, stages=stages)
 
@@ -303,16 +321,20 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     """Return one specialisation, for the compiler.
 
     Args:
-        variant: "dense", or words of "causal window modified"; the last is every modification of the scores at once.
+        tile: of windows where scores are modified; made smaller as a launch does.
+        variant: "dense", or words of "causal window", then how scores are modified: a word of `MODIFIED`.
     """
     words = variant.split()
+    flags = {flag for word in words for flag in MODIFIED.get(word, ())}
+    tables, sloped, capped = len(flags & {"BIAS", "FACTOR"}), "ALIBI" in flags, "SOFT_CAP" in flags
+    tile = _beside(tile, tables=tables, sloped=sloped, capped=capped, head_dim=head_dim)
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
     pointers |= dict.fromkeys(("lse_ptr", "slopes_ptr", "bias_ptr", "sink_ptr", "factor_ptr"), "*fp32")
     strides = tuple(f"{t}_{axis}" for t in "qkvo" for axis in ("batch", "head", "row"))
     constants = {
         **of_head(head_dim, WORD_BYTES[dtype]), "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n, "HAS_LEFT": "window" in words, "HAS_RIGHT": bool({"causal", "window"} & {*words}),
-        **dict.fromkeys(("SOFT_CAP", "ALIBI", "BIAS", "SINK", "FACTOR"), "modified" in words), "LAST": 5,
+        **{flag: flag in flags for flag in MODIFIED["modified"]}, "LAST": 5,
     }  # fmt: skip
     return Build("flash_attention", variant, head_dim, dtype, tile, flash_forward, pointers, ("scale", "cap"), strides,
                  constants)  # fmt: skip

@@ -22,7 +22,7 @@ from .attention import checked_shapes, flash_attention
 from .interpreter import interpreted_on_cpu
 from .learnt import learnt_gradients
 from .masks import limits
-from .modified import Modifications, _score_gradient, beside
+from .modified import _score_gradient, beside, modified_by
 from .primitives import LOG2E, block_of, launch, of_head, tile_and_lane
 
 # Rows of the result that a thread block multiplies with their gradients: bound by memory.
@@ -225,7 +225,7 @@ def gradients_from(
     """
     batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
     left, right = limits(causal=causal, window=window)
-    modified = Modifications(**modifications).checked(heads=heads, head_dim=head_dim)
+    modified = modified_by(heads=heads, head_dim=head_dim, **modifications)
     # As in the forward pass: modified scores take the tiles of windows.
     tile = tile or beside(
         tiles.choose(

@@ -38,7 +38,7 @@ def workers() -> int:
 
 def gate_case(entry: str) -> Case:
     """Return the check that stands before a kernel's first measured case: the first in bfloat16, or else the first."""
-    cases = list(registry.load(registry.find(entry).cases)())
+    cases: list[Case] = list(registry.load(registry.find(entry).cases)())
     return next((c for c in cases if c.dtype == "bf16"), cases[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -85,7 +86,7 @@ def _cpu(quick: bool, progress: bool, flex: bool) -> tuple[list[Measurement], li
     for heads, seq, head_dim in CPU_QUICK if quick else CPU_FULL:
         setting = Setting(1, heads, seq, head_dim)
         work += [
-            lambda s=setting, c=c: bench_cpu.measure(s, WINDOWS, count=c, budget_s=budget_s) for c in counts
+            functools.partial(bench_cpu.measure, setting, WINDOWS, count=c, budget_s=budget_s) for c in counts
         ]
     results = _within(LIMIT_S[quick], work, progress)
     if flex:
@@ -118,4 +119,5 @@ def _with_rates(rows: Iterable[Measurement], rates: Iterable[Rates]) -> pd.DataF
 def _bar(items: Iterable[Any], progress: bool, what: str) -> Iterable[Any]:
     from tqdm.auto import tqdm
 
-    return tqdm(items, desc=what, disable=not progress, leave=False)
+    shown: Iterable[Any] = tqdm(items, desc=what, disable=not progress, leave=False)
+    return shown

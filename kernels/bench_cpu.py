@@ -120,12 +120,20 @@ def _linear_truth(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, decay: f
     return ((q @ k.transpose(-1, -2)) * weights) @ v
 
 
+def _attention_truth(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
+    return reference.attention(q, k, v, **options)[0]
+
+
+def _by_name(call: peers.Call, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return call({"q": q, "k": k, "v": v})
+
+
 def contenders(setting: Setting, windows: Sequence[int]) -> tuple[Contender, ...]:
     """Return every way in which a size is computed here; the dense baseline first."""
     causal = replace(setting, causal=True)
 
     def truth(**options: Any) -> Callable[..., torch.Tensor]:
-        return lambda q, k, v: reference.attention(q, k, v, **options)[0]
+        return functools.partial(_attention_truth, **options)
 
     sdpa = functional.scaled_dot_product_attention
     found = [
@@ -148,7 +156,7 @@ def contenders(setting: Setting, windows: Sequence[int]) -> tuple[Contender, ...
         found.append(
             Contender(
                 "torch-blocked-window", "window_attention", narrow,
-                lambda q, k, v, w=w: blocked_window(q, k, v, window=w, block=w), truth(causal=True, window=w),
+                functools.partial(blocked_window, window=w, block=w), truth(causal=True, window=w),
                 narrow.flops, f"block={w}",
             )
         )  # fmt: skip
@@ -177,13 +185,11 @@ def compiled_contenders(setting: Setting, windows: Sequence[int]) -> tuple[Conte
     causal = replace(setting, causal=True)
     found = []
     for s in (setting, causal, *(replace(causal, window=w) for w in windows if w < setting.seq)):
-        call, options = peers.flex(s), {"causal": s.causal, "window": s.window}
+        truth = functools.partial(_attention_truth, causal=s.causal, window=s.window)
         found.append(
             Contender(
                 "torch-flex", "flash_attention", s,
-                lambda q, k, v, call=call: call({"q": q, "k": k, "v": v}),
-                lambda q, k, v, options=options: reference.attention(q, k, v, **options)[0],
-                s.flops, "compiled", whole=True,
+                functools.partial(_by_name, peers.flex(s)), truth, s.flops, "compiled", whole=True,
             )
         )  # fmt: skip
     return tuple(found)
@@ -261,7 +267,7 @@ def _row(
         source=f"cascade kernels bench, commit {facts.pop('commit')}", device=device.name("cpu"), kernel=c.kernel,
         implementation=c.implementation, direction="fwd", dtype="fp32", batch=c.setting.batch, heads=c.setting.heads,
         seq_q=c.setting.seq, seq_kv=c.setting.seq, head_dim=c.setting.head_dim, causal=int(c.setting.causal),
-        extra="; ".join(filter(None, [c.remark, device.as_pairs(facts | {"threads": count} | how)])),
+        extra="; ".join(filter(None, [c.remark, device.as_pairs({**facts, "threads": count, **how})])),
         latency_ms=s.median * 1e3, tflops=c.flops / s.median / 1e12, kv_heads=c.setting.kv_heads or c.setting.heads,
         window=c.setting.window, kv_dtype="fp32", power_w=None, q25_ms=s.q25 * 1e3, q75_ms=s.q75 * 1e3,
         rounds=s.rounds, threads=count, ratio=ratio.median, ratio_q25=ratio.q25, ratio_q75=ratio.q75,

@@ -128,7 +128,8 @@ def work(path: Path, quick: bool, progress: bool, *, minutes: float) -> int:
     from tqdm.auto import tqdm
 
     def bar(problems: Iterable[Problem]) -> Iterable[Problem]:
-        return tqdm(problems, desc="bench cuda", disable=not progress, leave=False)
+        shown: Iterable[Problem] = tqdm(problems, desc="bench cuda", disable=not progress, leave=False)
+        return shown
 
     return run(path, settings(quick=quick), minutes=minutes, progress=bar)
 
@@ -213,7 +214,7 @@ def event_clock(call: Callable[[], object], *, repeats: int = 10) -> float:
         torch.cuda.synchronize()
         if gathered:
             break
-    return begin.elapsed_time(end) / 1e3 / repeats
+    return float(begin.elapsed_time(end)) / 1e3 / repeats
 
 
 def _truth(problem: Problem, tensors: Tensors) -> tuple[slice, torch.Tensor]:

@@ -48,6 +48,14 @@ def flash_attention() -> Iterator[Case]:
     yield Case("fp32", odd, {"scale": 0.03})
     yield Case("fp32", odd, {"causal": True}, extras=("factor",))
     yield Case("bf16", odd, {"window": 19}, extras=("bias", "factor"))
+    yield Case("bf16", _sizes(2, 19, 27, 64, kv_heads=1), {"causal": True, "soft_cap": 3.0})
+    # Of large heads those that need most registers: ragged and grouped, and one head a group with nothing to mask.
+    for dtype, head_dim in (("bf16", 256), ("fp32", 128)):
+        grouped = _sizes(2, 19, 27, head_dim, kv_heads=1)
+        yield Case(dtype, grouped, {"causal": True}, extras=("slopes",))
+        yield Case(dtype, grouped, {"window": 19, "soft_cap": 3.0}, extras=("slopes",))
+        yield Case(dtype, _sizes(2, 32, 32, head_dim), extras=("bias", "factor"))
+        yield Case(dtype, grouped, {"window": 19, "soft_cap": 3.0}, extras=_LEARNT)
 
 
 def unfused_attention() -> Iterator[Case]:
@@ -133,7 +141,7 @@ def neighborhood_attention_gradients() -> Iterator[Case]:
         ),
     ):
         yield Case("fp32", sizes, options, ("grad",))
-    for dtype, head_dim in (("fp16", 64), ("bf16", 64), ("bf16", 128)):
+    for dtype, head_dim in (("fp16", 64), ("bf16", 64), ("bf16", 128), ("fp16", 192), ("bf16", 256)):
         yield Case(dtype, _grid(9, 13, head_dim=head_dim), mixed, ("grad",))
     yield Case("bf16", _grid(4, 6, 7, head_dim=32), {"window": (3, 5, 4), "stride": (1, 2, 4)}, ("grad",))
 
@@ -186,6 +194,18 @@ def flash_attention_gradients() -> Iterator[Case]:
         sizes = _sizes(2, 19, 27, head_dim, kv_heads=1)
         yield Case(dtype, sizes, {"window": 19}, extras=("grad", "bias", "factor"))
         yield Case(dtype, sizes, everything, extras=("grad", *_LEARNT))
+    # Of large heads those that need most registers: what spilled on one GPU generation or another.
+    # Of the float32 ones, which take the smallest tile there is, some still spill 8 to 24 bytes a thread.
+    few = {"window": ("sm_90",), "bias": ("sm_86", "sm_89", "sm_90", "sm_100", "sm_120"), "all": ("sm_120",)}
+    for dtype, head_dim, slow in (("bf16", 256, {}), ("fp32", 128, few)):
+        sizes, whole = _sizes(2, 19, 27, head_dim, kv_heads=1), _sizes(2, 32, 32, head_dim)
+        for what, shape, options, extras in (
+            ("window", sizes, {"window": 19, "soft_cap": 3.0}, ()),
+            ("bias", sizes, {"causal": True}, ("bias",)),
+            ("slopes", sizes, {"causal": True}, ("slopes",)),
+            ("all", whole, {"soft_cap": 3.0}, _LEARNT),
+        ):
+            yield Case(dtype, shape, options, ("grad", *extras), slow_on=slow.get(what, ()))
 
 
 def prefix_attention() -> Iterator[Case]:

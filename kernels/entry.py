@@ -61,6 +61,7 @@ class KernelEntry:
         build: makes one specialisation of a given tile; empty where another entry's serve.
         shares: "kernel/variant" whose build and tile this one takes.
         variants: the specialisations that are shipped, and the launcher's options that run each.
+        modified: more of them, which take the tiles of windows and are not tuned: predictions know their loops.
         head_dims: for which they are shipped; 0 where there are no heads.
         choices: the tiles among which the kernel is tuned.
     """
@@ -77,8 +78,14 @@ class KernelEntry:
     build: str = ""
     shares: str = ""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    modified: tuple[str, ...] = ()
     head_dims: tuple[int, ...] = (64, 128, 256)
     choices: Choices = Choices()
+
+    @property
+    def built(self) -> tuple[str, ...]:
+        """Every specialisation of which the compiled resources are stored."""
+        return *self.variants, *self.modified
 
     @property
     def cases(self) -> str:

@@ -28,7 +28,7 @@ PACKAGE = __name__.partition(".")[0]
 def _twin(source: Callable[..., Any]) -> Any:
     from triton.runtime.interpreter import InterpretedFunction
 
-    class Twin(InterpretedFunction):  # type: ignore[misc, type-arg]  # Triton has no types
+    class Twin(InterpretedFunction):  # type: ignore[misc]  # Triton has no types
         """As Triton's, but a call from another kernel does not patch `triton.language` again, and for good."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,9 +99,9 @@ def tf32_product(a: np.ndarray, b: np.ndarray, *, three: bool) -> np.ndarray:
     """
     large = [round_to_tf32(x) for x in (a, b)]
     if not three:
-        return large[0] @ large[1]
+        return np.asarray(large[0] @ large[1])
     small = [round_to_tf32(x - y) for x, y in zip((a, b), large, strict=True)]
-    return small[0] @ large[1] + large[0] @ small[1] + large[0] @ large[1]
+    return np.asarray(small[0] @ large[1] + large[0] @ small[1] + large[0] @ large[1])
 
 
 def _hardware_words(stack: ExitStack) -> None:

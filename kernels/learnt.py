@@ -202,7 +202,9 @@ def learnt_gradients(
     by_factor = modified.factor is not None
     scores, factors = scratch(wanted=by_scores), scratch(wanted=by_factor)
     if by_scores or by_factor:
-        launch(diagonal_sums, bands * batch * heads, tiles.Tile(block, block, 8 if long else 4, 1))(
+        # A deeper pipeline reads operands from shared memory anew, which leaves registers to long rows of float32.
+        stages = 3 if q.dtype.itemsize == 4 and head_dim > 64 else 1
+        launch(diagonal_sums, bands * batch * heads, tiles.Tile(block, block, 8 if long else 4, stages))(
             *tensors, scores, factors, *sizes, **shape, BLOCK=block,
         )  # fmt: skip
 

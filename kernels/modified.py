@@ -63,7 +63,7 @@ class Modifications:
     """How a call of attention modifies its scores, as `kernels.attention.flash_attention` takes it.
 
     Attributes:
-        scale: of the scores, positive; head_dim ** -0.5 where not given.
+        scale: of the scores, positive.
         soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
         slopes: [heads], ALiBi.
         bias: [heads, 2 * last + 1], added by relative position.
@@ -72,27 +72,13 @@ class Modifications:
         last: the largest distance that bias and factor tell apart.
     """
 
-    scale: float | None = None
+    scale: float
     soft_cap: float = 0.0
     slopes: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     sink: torch.Tensor | None = None
     factor: torch.Tensor | None = None
     last: int = 0
-
-    def checked(self, *, heads: int, head_dim: int) -> Modifications:
-        """Return them with scale and last filled in.
-
-        Raises:
-            KernelError: a tensor of another shape, or a scale that is not positive.
-        """
-        scale = head_dim**-0.5 if self.scale is None else self.scale
-        if scale <= 0:
-            raise KernelError(f"scale={scale}: expected a positive number")
-        for name, t in (("slopes", self.slopes), ("sink", self.sink)):
-            if t is not None and t.shape != (heads,):
-                raise KernelError(f"{name}: expected [{heads}], found {list(t.shape)}")
-        return replace(self, scale=scale, last=_last(self.bias, self.factor, heads=heads))
 
     @property
     def scores(self) -> bool:
@@ -116,21 +102,47 @@ class Modifications:
         }  # fmt: skip
 
 
+def modified_by(*, heads: int, head_dim: int, scale: float | None = None, **options: Any) -> Modifications:
+    """Return how a call modifies its scores, from the options of `kernels.attention.flash_attention`.
+
+    Args:
+        heads: of the queries; slopes, bias, sink and factor have one row each.
+        head_dim: its power -0.5 is the scale where none is given.
+
+    Raises:
+        KernelError: a tensor of another shape, or a scale that is not positive.
+    """
+    found = Modifications(head_dim**-0.5 if scale is None else scale, **options)
+    if found.scale <= 0:
+        raise KernelError(f"scale={found.scale}: expected a positive number")
+    for name, t in (("slopes", found.slopes), ("sink", found.sink)):
+        if t is not None and t.shape != (heads,):
+            raise KernelError(f"{name}: expected [{heads}], found {list(t.shape)}")
+    return replace(found, last=_last(found.bias, found.factor, heads=heads))
+
+
 def beside(tile: tiles.Tile, modified: Modifications, *, head_dim: int, word_bytes: int) -> tiles.Tile:
     """Return the shipped tile, smaller where modified scores need more registers than it leaves.
 
     Beside the scores, their derivative and what the tables hold there are kept from one product to the next. Others
-    spill on one GPU generation or another: 64 by 32 of 128 dimensions on Hopper, 32 by 32 on consumer Blackwell.
+    spill on one GPU generation or another: 64 by 32 of 128 dimensions on Hopper, 32 by 32 on consumer Blackwell; of 256
+    dimensions a single stage on Hopper and data center Blackwell, 32 by 32 on an A10 and consumer Blackwell, and beside
+    a factor 16 by 32 on Hopper; of 128 dimensions in float32 all that is larger than 16 by 16.
     """
     if not modified.scores:
         return tile
     queries, keys, stages = 32, 32, tile.stages
-    if word_bytes == 4:
+    if word_bytes == 4 and head_dim <= 64:
         keys = 32 if tile.block_m < queries else 16
+    elif word_bytes == 4:
+        queries, keys, stages = 16, 16, 2
     elif head_dim <= 64:
         queries = 64
     elif head_dim <= 128:
         keys = 16
     else:
-        stages = 1
+        # Whose tile of plain scores is as small in two stages already, as where a block has 99 KiB, takes half of it.
+        small = tile.block_m <= 32 and tile.stages > 1
+        queries, stages = (32 if modified.factor is None else 16), 2
+        keys = 16 if small or modified.factor is not None else 32
     return tiles.Tile(min(tile.block_m, queries), min(tile.block_n, keys), max(tile.warps, 8), stages)

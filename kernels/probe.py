@@ -243,7 +243,7 @@ def _functions(kernel: Any) -> dict[str, Any]:
     """Return the Triton functions that a kernel may call, by the names that its file has for them."""
     from triton.runtime.jit import JITFunction
 
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in kernel.fn.__globals__.items():
         if isinstance(value, ModuleType) and not value.__name__.startswith("triton"):
             found |= {f"{name}.{n}": f for n, f in vars(value).items() if isinstance(f, JITFunction)}

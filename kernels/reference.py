@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional
 
@@ -200,12 +202,13 @@ def merge_attention(parts: torch.Tensor, part_lse: torch.Tensor) -> tuple[torch.
 
 
 def flash_attention_gradients(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grad: torch.Tensor, **options: object
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, grad: torch.Tensor, **options: Any
 ) -> tuple[torch.Tensor, ...]:
     """Return the gradients for q, k, v and for what modifies scores, by automatic differentiation of the reference."""
     learnt = {n: options.pop(n) for n in ("slopes", "bias", "sink", "factor") if options.get(n) is not None}
-    leaves = [t.detach().requires_grad_() for t in (q, k, v, *learnt.values())]  # type: ignore[attr-defined]  # tensors by name
-    out, _ = attention(*leaves[:3], **dict(zip(learnt, leaves[3:], strict=True)), **options)  # type: ignore[arg-type]  # of a case
+    leaves = [t.detach().requires_grad_() for t in (q, k, v, *learnt.values())]
+    q, k, v, *modifying = leaves
+    out, _ = attention(q, k, v, **dict(zip(learnt, modifying, strict=True)), **options)
     return torch.autograd.grad(out, leaves, grad)
 
 

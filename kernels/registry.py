@@ -33,6 +33,9 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                 outputs=("AV", "LSE"),
                 build="attention:build",
                 variants={"dense": {}, "causal": _CAUSAL, "causal window": _WINDOW},
+                modified=tuple(
+                    f"causal {word}" for word in ("soft-cap", "alibi", "relative-bias", "sink", "toeplitz")
+                ),
             ),
             KernelEntry(
                 name="unfused_attention",
@@ -98,7 +101,6 @@ _ENTRIES: Mapping[str, KernelEntry] = MappingProxyType(
                     for part in ("keys and values", "queries")
                     for layout in ("1-D", "2-D", "3-D", "3-D mask-free")
                 },
-                head_dims=(64, 128),
                 choices=Choices((32, 64), (32, 64), (4, 8), (1, 2)),
             ),
             KernelEntry(

@@ -64,8 +64,9 @@ def launch_document(found: Launched) -> dict[str, Any]:
         for kernel, case, launches in found
         for r in launches
     ]  # fmt: skip
-    failed = sum(not row["ok"] for row in rows)
-    slow = sum(row["ok"] and row["slow"] for row in rows)
+    every = [r for _, _, launches in found for r in launches]
+    failed = sum(not r.ok for r in every)
+    slow = sum(r.ok and r.spills for r in every)
     return {"ok": not failed, "launches": len(rows), "failed": failed, "slow": slow, "cases": rows}
 
 
@@ -224,7 +225,7 @@ def standing(measured: pd.DataFrame) -> list[dict[str, Any]]:
         others = group[group["implementation"] != OURS]
         if ours.empty or others.empty:
             continue
-        best = others.loc[others["latency_ms"].idxmin()]
+        best = others.iloc[int(others["latency_ms"].argmin())]
         ours_ms = float(ours["latency_ms"].iloc[0])
         problem = {k: None if _missing(v) else v for k, v in zip(_PROBLEM, key, strict=True)}
         rows.append(
@@ -296,7 +297,7 @@ def store_resources(found: Iterable[Resources], path: Path | None = None) -> Pat
     slot = KEY[:5]
     new = [{k: str(v) for k, v in resource_row(r).items()} for r in found]
     replaced = {tuple(row[k] for k in slot) for row in new}
-    known = {(e.name, variant) for e in registry.entries() for variant in e.variants}
+    known = {(e.name, variant) for e in registry.entries() for variant in e.built}
     rows: list[dict[str, str]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:

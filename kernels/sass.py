@@ -133,8 +133,9 @@ def _flow(lines: list[_Line], labels: Mapping[str, int]) -> nx.DiGraph:
     for i, line in enumerate(lines):
         if line.goes_on and i + 1 < len(lines):
             graph.add_edge(i, i + 1)
-        if line.jumps_to in labels and labels[line.jumps_to] < len(lines):
-            graph.add_edge(i, labels[line.jumps_to])
+        place = None if line.jumps_to is None else labels.get(line.jumps_to)
+        if place is not None and place < len(lines):
+            graph.add_edge(i, place)
     return graph.subgraph({0} | nx.descendants(graph, 0))
 
 

@@ -91,7 +91,7 @@ def choose(
     entry = registry.find(want.kernel)
     make = registry.load(entry.build)
     # What needs most registers comes last in the registry: a spill shows soonest there.
-    variants = [v for v in reversed(entry.variants) if ("window" in v) == want.window]
+    variants = [v for v in reversed(list(entry.variants)) if ("window" in v) == want.window]
     now = (r.tile for r in shipped() if r.key == want.key and r.compiled)
     tried = dict.fromkeys([*now, *ladder(entry, head_dim=want.head_dim, dtype=want.dtype)])
     for refused, tile in enumerate(tried):

@@ -64,7 +64,7 @@ def own_time() -> Callable[[], float]:
 
     On a machine that others use too, the wall counts their work as well, and not the same part of every call.
     """
-    steps = []
+    steps: list[float] = []
     last = begin = time.process_time()
     while len(steps) < 10 and last - begin < 0.05:
         if (now := time.process_time()) > last:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -84,6 +85,50 @@ def compiled_tile(name: str, *, head_dim: int, target: str, dtype: str) -> TileM
             builds = _tiles_built().get((name, made_for, types))
             if builds:
                 return builds[min(builds, key=lambda d: (d < head_dim, abs(d - head_dim)))]
+    return None
+
+
+def with_modified(mapping: KernelMapping, word: str) -> KernelMapping:
+    """Return the mapping with the tiles, in a forward pass, of its kernel under modified scores.
+
+    They are those of windows, or smaller, and loops that do more: what nobody compiled keeps the tile of plain scores.
+
+    >>> from .gpu import find_kernel_mapping
+    >>> plain, alibi = (
+    ...     find_kernel_mapping("flash_attention", f"triton-cascade{word}")
+    ...     .tile(head_dim=256, target="sm_100", dtype="bf16", causal=True, window=False)
+    ...     for word in ("", " alibi")
+    ... )
+    >>> plain.query, alibi.query, alibi.resources.loop.fma > 0
+    (128, 64, True)
+    """
+    own = []
+    for tile in (t for t in mapping.tiles if t.window is not False and t.direction in ("", "fwd")):
+        for target, dtype in itertools.product(tile.targets, tile.dtypes):
+            kind: dict[str, Any] = {"head_dim": tile.head_dim, "target": target, "dtype": dtype}
+            for name in mapping.compiled:
+                found = _built_for(f"{name}/causal {word}", **kind)
+                if found is not None:
+                    shape: dict[str, Any] = {
+                        n: getattr(found, n) for n in ("query", "key", "warps", "stages", "resources")
+                    }
+                    only: dict[str, Any] = {
+                        "targets": (target,),
+                        "dtypes": (dtype,),
+                        "window": None,
+                        "direction": "fwd",
+                    }
+                    own.append(replace(tile, **shape, **only))
+    return replace(mapping, tiles=(*own, *mapping.tiles))
+
+
+def _built_for(name: str, *, head_dim: int, target: str, dtype: str) -> TileMapping | None:
+    """Return the tile and resources of a kernel for exactly this head dimension."""
+    for made_for in builds_for(target):
+        for types in (dtype, _COMPILED_ALIKE.get(dtype, dtype)):
+            found = _tiles_built().get((name, made_for, types), {}).get(head_dim)
+            if found is not None:
+                return found
     return None
 
 

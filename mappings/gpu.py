@@ -201,6 +201,8 @@ class KernelMapping:
         sole: the kernel has this one layout, whatever an implementation calls itself.
         compiled: names under which the tables of compiled resources hold it, "kernel" or "kernel/part", the first
             that holds a tile first; `compiled_backward` likewise.
+        modifications: of the scores, as the last word of an implementation's name has them: a forward pass takes the
+            tile that the tables hold for "kernel/causal word", and its resources.
         grids: in place of score tiles, for a kernel of another shape: its launches one after another.
         parameters: sizes that a call may leave out, each a number or an expression over those before it; of a word or
             size of every call (`causal`, `head_dim`), the one value that the kernel has where no expression reads it.
@@ -243,6 +245,7 @@ class KernelMapping:
     sole: bool = False
     compiled: tuple[str, ...] = ()
     compiled_backward: tuple[str, ...] = ()
+    modifications: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
     parameters: Mapping[str, Text] = field(default_factory=dict, hash=False)
     needs: Mapping[str, Text] = field(default_factory=dict, hash=False)
@@ -360,6 +363,10 @@ def find_kernel_mapping(kernel: str, implementation: str) -> KernelMapping:
             f"{kernel}: unknown implementation '{implementation}'; {nearest(implementation, _words(served))}"
         )
     found = max(fits, key=lambda pair: pair[0])[1]
+    if (word := implementation.rpartition(" ")[2]) in found.modifications:
+        from .compiled import with_modified  # reads mappings itself
+
+        found = with_modified(found, word)
     if not found.appends or found.copies:
         return found
     return replace(found, copies=tuple(c for p, c in cache_copies() if fnmatchcase(implementation, p)))
@@ -383,7 +390,6 @@ def is_described(implementation: str, mapping: KernelMapping) -> bool:
 # Its time depends on layouts, strides and tile pairs, which are no sizes of a call.
 _ELSEWHERE = {
     "neighborhood_attention": "`cascade gna-tune` and `simulator.tune_gna` predict it",
-    "neighborhood_attention_gradients": "`cascade gna-tune` and `simulator.tune_gna` predict its forward pass alone",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import reduce
 from types import MappingProxyType
 from typing import Any
@@ -52,9 +52,9 @@ class Grid:
 
     Names in an expression: the sizes of a call (`batch`, `heads`, `kv_heads`, `group` = heads / kv_heads, `seq_q`,
     `seq_kv`, `head_dim`, `window`, `causal`), `word` (bytes of an element), the tile (`block_m`, `block_n`,
-    `operand_rows`), the parameters of the mapping, and in `steps` and `masked` the number `i` of a block. Functions:
-    `cdiv(a, b)`, the quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`, `floor`, `min`,
-    `max`.
+    `operand_rows`), the parameters of the mapping, what `let` names, and in `steps` and `masked` the number `i` of a
+    block. Functions: `cdiv(a, b)`, the quotient rounded up; `padded(n)`, the next power of two, at least 16; `ceil`,
+    `floor`, `min`, `max`.
 
     Attributes:
         name: of the launch.
@@ -66,6 +66,7 @@ class Grid:
         order: in which order the blocks are handed out.
         compiled: "kernel" or "kernel/variant" under which the tables of compiled resources hold it.
         of_compiled: how many steps of the compiled loop one step is, where a size of the call changes the step.
+        let: names for parts of these expressions, each an expression over those before it.
     """
 
     name: str
@@ -79,10 +80,39 @@ class Grid:
     order: str = "launch"
     compiled: str = ""
     of_compiled: Text = 1.0
+    let: Mapping[str, Text] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
+        check_parameters(self.let, what="let")
+        for name in self.let:
+            if name in SIZES:
+                raise ValueError(f"let: '{name}' is a size of every call; take another name")
+
+    def each_block(self, *texts: Text, where: str) -> bool:
+        """Return whether one of some expressions reads the number of a block, itself or by a name of `let`.
+
+        Raises:
+            MappingError: one of them is no expression.
+        """
+        own = {"i"}
+        for name, text in self.let.items():
+            if names_in(text, where=where) & own:
+                own.add(name)
+        return any(names_in(text, where=where) & own for text in texts)
+
+    def named(self, names: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+        """Return names with those of `let` beside them; without an `i`, with those that need none.
+
+        Raises:
+            MappingError: an expression that is none, reads an unknown name or has no value of at least zero.
+        """
+        found = dict(names)
+        for name, text in self.let.items():
+            if "i" in names or not self.each_block(text, where=where):
+                found[name] = value_of(text, found, where=f"{where}: let.{name}")
+        return found
 
     def reads_names(self, *, where: str) -> frozenset[str]:
         """Return the names that the expressions read.
@@ -93,24 +123,26 @@ class Grid:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WORDS}
         work = {f"step.{f.name}": getattr(self.step, f.name) for f in fields(self.step)}
         place = f"{where}: grids.{self.name}"
-        texts = {n: text for n, text in (own | work).items() if text != ""}
-        return frozenset().union(*(names_in(text, where=f"{place}: {n}") for n, text in texts.items()))
+        parts = {f"let.{n}": text for n, text in self.let.items()}
+        texts = {n: text for n, text in (own | work | parts).items() if text != ""}
+        read = frozenset().union(*(names_in(text, where=f"{place}: {n}") for n, text in texts.items()))
+        return read - {*self.let}
 
 
-_WORDS = ("name", "step", "order", "compiled")
+_WORDS = ("name", "step", "order", "compiled", "let")
 
 
-def check_parameters(names: Iterable[str]) -> None:
-    """Refuse names of parameters that no expression could tell from another size.
+def check_parameters(names: Iterable[str], *, what: str = "parameters") -> None:
+    """Refuse names of parameters, or of `what` else, that no expression could tell from another size.
 
     Raises:
         ValueError: no word, or a name that stands for something else.
     """
     for name in names:
         if not name.isidentifier():
-            raise ValueError(f"parameters: expected names of letters, digits and _, found '{name}'")
+            raise ValueError(f"{what}: expected names of letters, digits and _, found '{name}'")
         if name in RESERVED:
-            raise ValueError(f"parameters: '{name}' means something else in an expression; take another name")
+            raise ValueError(f"{what}: '{name}' means something else in an expression; take another name")
 
 
 def padded(n: Any) -> Any:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -64,6 +65,29 @@ def test_a_module_is_short_says_what_it_is_and_imports_what_it_may(path: Path) -
     for library in imported(top):
         allowed = ONLY_IN.get(library)
         assert allowed is None or any(place.startswith(a) or place.endswith(a) for a in allowed), library
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.name)
+def test_only_what_triton_compiles_has_no_types(path: Path) -> None:
+    """mypy is told to be quiet about bodies for Triton by module, which would hide other functions beside them."""
+    functions = (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if _is_python(n))
+    bare = [f.name for f in functions if f.returns is None or not all(map(_typed, _arguments(f)))]
+    assert bare == []
+
+
+def _is_python(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
+    """Whether a node is a function that Python runs: not one that is decorated for Triton."""
+    made = isinstance(node, ast.FunctionDef)
+    return made and not any("triton.jit" in ast.unparse(d) for d in node.decorator_list)
+
+
+def _arguments(function: ast.FunctionDef) -> list[ast.arg]:
+    a = function.args
+    return [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+
+
+def _typed(argument: ast.arg) -> bool:
+    return argument.annotation is not None or argument.arg in ("self", "cls")
 
 
 def _type_checking(node: ast.stmt) -> bool:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import MappingError
 from mappings.compiled import compiled_targets, compiled_tile
-from mappings.expression import names_in
 from mappings.gpu import KernelMapping, TileMapping
 from mappings.grids import Grid, StepWork, value_of
 from mappings.pipes import MMA_FLOPS, READ_TOGETHER, SYNC_SHARE
@@ -61,12 +60,14 @@ def _lay(
 ) -> Launch:
     call, where = calls[0], f"{mapping.name}: grids.{grid.name}"
     tile = given or _tile(mapping, grid, call, gpu)
-    shape = {"block_m": tile.query, "block_n": tile.key, "operand_rows": tile.operand_rows}
-    works = [_work(grid.step, c, shape, where) for c in calls]
+    sides = {"block_m": tile.query, "block_n": tile.key, "operand_rows": tile.operand_rows}
+    shapes = [_named(grid, c, sides, where) for c in calls]
+    each = list(zip(calls, shapes, strict=True))
+    works = [_work(grid.step, c, shape, where) for c, shape in each]
     if any(w != works[0] for w in works):
         raise MappingError(f"{where}: step: expected calls whose steps are alike; found different ones")
     work = works[0]
-    scale = float(_value(grid.of_compiled, call, shape, f"{where}: of_compiled"))
+    scale = float(_value(grid.of_compiled, call, shapes[0], f"{where}: of_compiled"))
     tile = _on_its_path(_scaled(tile, scale), work["tensor"], gpu, call.dtype)
     flops = max(work["tensor"], compiled_flops(tile, BYTES[call.dtype]))
     pipes = {
@@ -78,10 +79,10 @@ def _lay(
         "shared": work["shared"] / gpu.shared_bytes_per_cycle,
         "l2": work["loads"] / l2_per_cycle(gpu) / READ_TOGETHER,
     }
-    blocks = _blocks(calls, grid, shape, where)
-    lanes = np.array([_whole(grid.lanes, c, shape, f"{where}: lanes") for c in calls])
+    blocks = _blocks(each, grid, where)
+    lanes = np.array([_whole(grid.lanes, c, shape, f"{where}: lanes") for c, shape in each])
     reads, writes = (
-        np.array([float(_value(text, c, shape, f"{where}: {name}")) for c in calls])
+        np.array([float(_value(text, c, shape, f"{where}: {name}")) for c, shape in each])
         for name, text in (("reads", grid.reads), ("writes", grid.writes))
     )
     most = blocks_per_sm(gpu, tile)
@@ -158,18 +159,18 @@ def _on_its_path(tile: TileMapping, flops: float, gpu: Gpu, dtype: str) -> TileM
 
 
 def _blocks(
-    calls: Sequence[Call], grid: Grid, shape: Mapping[str, float], where: str
+    calls: Sequence[tuple[Call, Mapping[str, float]]], grid: Grid, where: str
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Return full, masked and walked steps of the runs of blocks of a lane, and how many blocks each run has."""
-    numbers = [int(_whole(grid.blocks, c, shape, f"{where}: blocks")) for c in calls]
-    alike = not any("i" in names_in(text, where=where) for text in (grid.steps, grid.masked))
+    numbers = [int(_whole(grid.blocks, c, shape, f"{where}: blocks")) for c, shape in calls]
+    alike = not grid.each_block(grid.steps, grid.masked, where=where)
     most = _MOST_BLOCKS if alike else _MOST_UNLIKE
     if max(numbers) > most:
         raise MappingError(f"{where}: blocks: expected at most {most:,}, found {max(numbers):,}")
     out = np.zeros((2, len(calls), 1 if alike else max(*numbers, 1)))
-    for row, (call, n) in enumerate(zip(calls, numbers, strict=True)):
+    for row, ((call, shape), n) in enumerate(zip(calls, numbers, strict=True)):
         width = 1 if alike else n
-        names = shape if alike else {**shape, "i": np.arange(n, dtype=np.float64)}
+        names = shape if alike else _named(grid, call, {**shape, "i": np.arange(n, dtype=np.float64)}, where)
         steps = np.broadcast_to(_whole(grid.steps, call, names, f"{where}: steps"), width)
         masked = np.broadcast_to(_whole(grid.masked, call, names, f"{where}: masked"), width)
         if (masked > steps).any():
@@ -179,6 +180,11 @@ def _blocks(
         runs = np.where(out.sum(axis=0) > 0, np.array(numbers, dtype=np.float64)[:, None], 0.0)
         return out[0], out[1], np.zeros_like(runs), runs
     return merge(out[0], out[1], np.zeros(out[0].shape))
+
+
+def _named(grid: Grid, call: Call, shape: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a tile's shape, or the number of a block too, and the parts of expressions that a grid names."""
+    return grid.named({**names_of(call), **shape}, where=where)
 
 
 def _whole(text: str | float, call: Call, more: Mapping[str, Any], where: str) -> Any:

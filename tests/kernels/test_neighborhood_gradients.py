@@ -13,10 +13,12 @@ from launches import counting
 from torch.nn.functional import scaled_dot_product_attention
 
 from einsum_cascade.errors import KernelError
-from kernels.check import poisoned
+from kernels import offline, registry
+from kernels.check import LIMITS, poisoned
 from kernels.neighborhood import neighborhood_attention
 from kernels.neighborhood_backward import neighborhood_attention_gradients, neighborhood_gradients_from
 from kernels.reference import neighborhood_axis
+from kernels.tiles import Tile, fitting
 
 # Sums of at most some tens of products of unit variance, in float32.
 ATOL = 5e-5
@@ -152,7 +154,7 @@ def test_all_weights_of_a_query_sum_to_one_in_the_gradients_too():
     assert float(dq.abs().max()) < ATOL
 
 
-@pytest.mark.parametrize("head_dim", [24, 64])
+@pytest.mark.parametrize("head_dim", [24, 64, 200, 256])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_words_and_odd_heads(head_dim, dtype):
     options = {"window": (5, 6), "stride": (2, 3)}
@@ -163,6 +165,29 @@ def test_half_words_and_odd_heads(head_dim, dtype):
         assert got.dtype == dtype
         error = (got.double() - expected).abs().max() / expected.abs().max()
         assert error <= 2 * torch.finfo(dtype).eps
+
+
+def test_the_largest_heads_in_single_words_are_right_where_a_tile_is_given():
+    """No tile of theirs holds its registers, so that none is shipped: a GPU spills what the interpreter computes."""
+    options = {"window": (5, 6), "stride": (2, 3), "dilation": (1, 2), "causal": (True, False)}
+    q, k, v, grad = tensors((7, 12), head_dim=256)
+    ours = neighborhood_attention_gradients(
+        q, k, v, grad=grad, tile=Tile(16, 16, 8, 1), empty=poisoned, **options
+    )
+    for got, expected in zip(ours, exact(q, k, v, grad, options), strict=True):
+        assert (got.double() - expected).abs().max() / expected.abs().max() <= LIMITS["fp32"]
+    with pytest.raises(KernelError, match=r"no tile that spills no registers.*largest head_dim is 128"):
+        fitting("neighborhood_attention_gradients", head_dim=256, word_bytes=4, target=90)
+
+
+@pytest.mark.parametrize("target", ["sm_89", "sm_100"])
+def test_the_largest_heads_in_half_words_are_compiled_without_spills(target):
+    """Given a tile of their own: that of 128 dimensions would need more shared memory than a block may have."""
+    entry = registry.find("neighborhood_attention_gradients")
+    case = next(c for c in registry.load(entry.cases)() if c.sizes["head_dim"] == 256)
+    found = offline.launches(entry, case, target=target)
+    assert {x.function for x in found} >= {"neighborhood_gradients_kv", "neighborhood_gradients_q"}
+    assert [x for x in found if not x.ok] == []
 
 
 def test_what_a_forward_pass_saved_is_enough_and_nothing_need_be_contiguous():

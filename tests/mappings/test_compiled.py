@@ -78,3 +78,35 @@ def test_every_row_of_every_table_has_a_source():
     for name in TABLES:
         with (LIBRARY / name).open(encoding="utf-8", newline="") as file:
             assert all(row["source"] for row in csv.DictReader(file))
+
+
+WORDS = find_kernel_mapping("flash_attention", "triton-cascade").modifications
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_modified_scores_take_the_tile_and_the_loop_that_were_compiled_for_them(word):
+    """All of the table is found again, by the name of the implementation that a campaign gives its rows."""
+    mapping = find_kernel_mapping("flash_attention", f"triton-cascade {word}")
+    stored = rows(kernel="flash_attention", variant=f"causal {word}")
+    assert {(r["dtype"], r["head_dim"]) for r in stored} == {
+        *(("bf16", d) for d in ("64", "128", "256")),
+        *(("fp32", d) for d in ("64", "128")),
+    }
+    for row in stored:
+        kind = {"head_dim": int(row["head_dim"]), "target": row["target"], "dtype": row["dtype"]}
+        for mask in ({"causal": True, "window": False}, {"causal": False, "window": True}):
+            tile = with_compiled(mapping, mapping.tile(**kind, **mask), **kind, **mask)
+            shape = [tile.query, tile.key, tile.warps, tile.stages, tile.resources.registers]
+            assert shape == [int(row[n]) for n in ("block_m", "block_n", "warps", "stages", "registers")], row
+
+
+def test_other_words_and_other_directions_take_what_they_took():
+    plain = find_kernel_mapping("flash_attention", "triton-cascade")
+    alibi = find_kernel_mapping("flash_attention", "triton-cascade alibi")
+    assert find_kernel_mapping("flash_attention", "triton-cascade grouped-query") == plain
+    back = {**KIND, "direction": "bwd"}
+    assert alibi.tile(**back) == plain.tile(**back)
+    assert alibi.tile(**KIND) != plain.tile(**KIND)
+    # Of what nobody compiled, as float32 heads of 256, the tile of plain scores serves.
+    wide = {**KIND, "head_dim": 256, "dtype": "fp32"}
+    assert alibi.tile(**wide) == plain.tile(**wide)

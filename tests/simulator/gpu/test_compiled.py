@@ -144,3 +144,28 @@ def test_a_masked_tile_costs_the_instructions_of_its_own_loop():
     time = tile_time(gpu, loop_tile(loop), **work)
     assert time.masked == 2000.0  # 4 warps on 4 schedulers
     assert tile_time(gpu, loop_tile(replace(loop, masked_instructions=0)), **work).masked == time.bound
+
+
+MODIFIED = ["soft-cap", "alibi", "relative-bias", "toeplitz"]
+
+
+@pytest.mark.parametrize("on", ["a100", "h100", "b200"])
+@pytest.mark.parametrize("word", MODIFIED)
+def test_modified_scores_take_longer_in_a_forward_pass(word, on):
+    """By the instructions of their own loop: no file says what a modification costs."""
+    sizes = {"batch": 8, "heads": 16, "seq_q": 4096, "head_dim": 128, "causal": True}
+    plain, modified = (
+        predict("flash_attention", on=on, implementation=name, **sizes)
+        for name in ("triton-cascade", f"triton-cascade {word}")
+    )
+    assert modified.latency_s > plain.latency_s
+    assert modified.resources["resources"].startswith("compiled")
+
+
+def test_what_a_modification_does_to_a_backward_pass_is_not_known():
+    sizes = {"batch": 8, "heads": 16, "seq_q": 4096, "head_dim": 128, "direction": "bwd"}
+    plain, modified = (
+        predict("flash_attention", on="h100", implementation=name, **sizes)
+        for name in ("triton-cascade", "triton-cascade alibi")
+    )
+    assert modified.latency_s == plain.latency_s

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError, MappingError
 from kernels import registry
@@ -27,6 +30,9 @@ OURS = "triton-cascade"
 # Of this package; those of other people cannot be watched in the interpreter.
 DESCRIBED = sorted({m.kernel for m in kernel_mappings() if m.grids and m.name.startswith("cascade_")})
 
+# What is another mapping of the kernel's name, and tiles other than those that the kernel chooses.
+ELSEWHERE = {"normalise", "q_tile", "k_tile"}
+
 
 def sizes_of(kernel: str, case: Case) -> dict[str, object]:
     """Return the sizes of a check as a call names them."""
@@ -43,13 +49,25 @@ def sizes_of(kernel: str, case: Case) -> dict[str, object]:
     if "rows" in found:
         word = {"fp32": 4, "fp16": 2, "bf16": 2}[case.dtype]
         found |= {"heads": 1, "seq_q": found.pop("rows"), "part_word": word}
+    if "layout" in found:
+        found |= sides_of(found.pop("layout"), case.options)
     known = {*find_kernel_mapping(kernel, OURS).parameters, "batch", "heads", "kv_heads", "seq_q", "seq_kv"}
     return {n: v for n, v in found.items() if n in known | {"head_dim", "dtype"}}
 
 
-def laid(kernel: str, case: Case):
+def sides_of(layout, options):
+    """Return the axes of a neighborhood as a call names them: those that are not there have one token."""
+    found = dict(zip(("width", "height", "depth"), (*layout[::-1], 1, 1), strict=False))
+    for name, absent in (("window", 1), ("stride", 1), ("dilation", 1), ("causal", 0)):
+        given = options.get(name) or (absent,) * len(layout)
+        axes = zip("xyz", (*given[::-1], absent, absent), strict=False)
+        found |= {f"{name}_{axis}": int(value) for axis, value in axes}
+    return found | {"seq_q": math.prod(layout)}
+
+
+def laid(kernel: str, case: Case, implementation: str = OURS):
     """Return the described launches of a check, in the interpreter's tile."""
-    mapping = find_kernel_mapping(kernel, OURS)
+    mapping = find_kernel_mapping(kernel, implementation)
     first = lay_grids([call_of(mapping, sizes_of(kernel, case))], H100, mapping=mapping, tile=TILE)
     return [first, *first.then]
 
@@ -57,7 +75,7 @@ def laid(kernel: str, case: Case):
 def checks():
     """Yield two checks of every kernel that is described, one of them of halves where there is one."""
     for kernel in DESCRIBED:
-        cases = [c for c in registry.load(registry.find(kernel).cases)() if "normalise" not in c.options]
+        cases = [c for c in registry.load(registry.find(kernel).cases)() if not {*c.options} & ELSEWHERE]
         half = next(c for c in [*cases, cases[0]] if c.dtype != "fp32" or c is cases[-1])
         for case in {id(c): c for c in (cases[0], half, cases[-1])}.values():
             yield pytest.param(
@@ -67,13 +85,32 @@ def checks():
 
 @pytest.mark.parametrize(("kernel", "case"), list(checks()))
 def test_description_is_what_the_kernel_does(kernel, case):
-    described, counted = laid(kernel, case), launches_of(kernel, case)
+    check_description(kernel, case, OURS)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_gradients_of_a_normaliser_are_described_too(dtype):
+    """Under a name of their own, as they are more launches: weights shared, two sums taken off."""
+    kernel, ours = "linear_attention_gradients", f"{OURS} normalised"
+    cases = [c for c in registry.load(registry.find(kernel).cases)() if "normalise" in c.options]
+    check_description(kernel, next(c for c in cases if c.dtype == dtype), ours)
+    plain, normalised = (predict(kernel, on="h100", implementation=i, **CALL) for i in (OURS, ours))
+    assert [len(p.launches) for p in (plain, normalised)] == [3, 7]
+    assert normalised.latency_s > plain.latency_s
+
+
+def check_description(kernel, case, implementation):
+    """Hold every number of a description against what the interpreter counts."""
+    described, counted = laid(kernel, case, implementation), launches_of(kernel, case)
     assert len(described) == len(counted) == described[0].mapping.launches
     for model, real in zip(described, counted, strict=True):
-        assert model.blocks[0] == real.programs, model.name
+        # A kernel without a loop takes one step; a block of nothing but padding none, and is no block to the model.
+        taken = real.steps if real.steps.any() else np.ones(real.programs)
+        padding = (taken == 0).sum()
+        assert model.blocks[0] == real.programs - padding, model.name
+        assert padding == 0 or kernel.startswith("neighborhood_"), model.name
         steps = np.repeat(model.full[0] + model.masked[0], (model.runs[0] * model.copies[0]).astype(int))
-        # A kernel without a loop takes one step.
-        assert sorted(steps) == sorted(np.maximum(real.steps, 1)), model.name
+        assert sorted(steps) == sorted(taken[taken > 0]), model.name
         products = dict(model.tile_times.pipes)["tensor"] * H100.tensor.of(case.dtype)
         assert products * steps.sum() == pytest.approx(real.product_flops.sum(), rel=1e-12), model.name
         moved = real.distinct_loaded_bytes + real.distinct_stored_bytes
@@ -83,6 +120,27 @@ def test_description_is_what_the_kernel_does(kernel, case):
         else:
             assert model.bytes_moved[0] == moved, model.name
             assert model.bytes_of_queries[0] == real.distinct_stored_bytes, model.name
+
+
+@st.composite
+def neighborhoods(draw):
+    """A layout of one to three axes and everything that a call may say of it."""
+    rank = draw(st.integers(1, 3))
+    layout = tuple(draw(st.integers(2, {1: 40, 2: 11, 3: 6}[rank])) for _ in range(rank))
+    dilation = tuple(draw(st.integers(1, min(3, n))) for n in layout)
+    window = tuple(draw(st.integers(1, n // d)) for n, d in zip(layout, dilation, strict=True))
+    stride = tuple(draw(st.integers(1, w)) for w in window)
+    causal = tuple(draw(st.booleans()) for _ in layout)
+    sizes = {"layout": layout, "heads": 2, "head_dim": 16}
+    return Case(
+        "fp32", sizes, {"window": window, "stride": stride, "dilation": dilation, "causal": causal}, ("grad",)
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(neighborhoods())
+def test_any_neighborhood_is_described_as_its_gradients_walk_it(case):
+    check_description("neighborhood_attention_gradients", case, OURS)
 
 
 WHOLE = [
@@ -189,6 +247,26 @@ def test_a_kernel_of_the_users_own_is_predicted_from_its_file(tmp_path):
     assert p.roofline_s == pytest.approx((2**34 * 2 + 2**22 * 2) / 3.35e12, rel=1e-3)
     assert p.roofline_s < p.latency_s < 2 * p.roofline_s
     assert p.launches[0]["blocks"] == 64 * 8192
+
+
+def test_parts_of_an_expression_have_names(tmp_path):
+    """Of a triangle of tiles: block i takes i + 1 steps, as with the expression written out."""
+    plain, named = tmp_path / "plain.yaml", tmp_path / "named.yaml"
+    cells = "    steps: cdiv(columns, block_n)\n"
+    plain.write_text(OWN.replace(cells, "    steps: min(i, cdiv(columns, block_n)) + 1\n"))
+    parts = "    let: {most: 'cdiv(columns, block_n)', mine: 'min(i, most)'}\n"
+    named.write_text(OWN.replace(cells, f"{parts}    steps: mine + 1\n    masked: min(most, 1)\n"))
+    sizes = {"batch": 64, "heads": 1, "seq_q": 1024, "head_dim": 1, "dtype": "fp16"}
+    first, second = (predict("row_sums", on="h100", mapping=file, **sizes) for file in (plain, named))
+    assert sum(second.tiles.values()) == sum(first.tiles.values()) == 64 * (1 + 2 + 3 + 4 + 5 * 124)
+    assert second.tiles["masked"] == 64 * 128
+    for name, told in (("word", "let: 'word' means something else"), ("heads", "'heads' is a size of every")):
+        plain.write_text(OWN.replace(cells, f"    let: {{{name}: 2}}\n{cells}"))
+        with pytest.raises(MappingError, match=told):
+            predict("row_sums", on="h100", mapping=plain, **sizes)
+    plain.write_text(OWN.replace(cells, "    let: {most: 'cdiv(colums, block_n)'}\n    steps: most\n"))
+    with pytest.raises(MappingError, match=r"let.most: unknown name 'colums'"):
+        predict("row_sums", on="h100", mapping=plain, **sizes)
 
 
 def test_rows_of_its_own_calibrate_a_described_kernel(tmp_path):
