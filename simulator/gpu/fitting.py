@@ -134,7 +134,8 @@ def unsure(
 
     def errors(x: Floats) -> Floats:
         constants = made(np.exp(logs + x))
-        return np.log(np.concatenate([times(e, constants, exact=False).latency_s for e in launches])) - target
+        got: Floats = np.log(np.concatenate([times(e, constants, exact=False).latency_s for e in launches]))
+        return got - target
 
     at = errors(np.zeros(len(logs)))
     spread = max(_ROW_SPREAD, float(np.sqrt((at**2).mean())))
