@@ -134,8 +134,9 @@ def unsure(
 
     def errors(x: Floats) -> Floats:
         constants = made(np.exp(logs + x))
-        got: Floats = np.log(np.concatenate([times(e, constants, exact=False).latency_s for e in launches]))
-        return got - target
+        got = np.concatenate([times(e, constants, exact=False).latency_s for e in launches])
+        out: Floats = np.log(got) - target
+        return out
 
     at = errors(np.zeros(len(logs)))
     spread = max(_ROW_SPREAD, float(np.sqrt((at**2).mean())))
