@@ -31,6 +31,7 @@ DIRECTIONS = ("fwd", "bwd", "fwdbwd")
 
 # Beyond every machine; counting takes one array entry for each tile of queries.
 MOST = {"batch": 2**24, "heads": 2**16, "seq_q": 2**26, "seq_kv": 2**26, "head_dim": 2**12}
+_USUAL = {"batch": 1, "heads": 32, "seq_q": 4096, "head_dim": 128}  # sizes that no call can be without
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +180,10 @@ def make_call(*, parameters: Collection[str] = (), **values: Any) -> Call:
             given[name] = 0 if value is None and name == "kv_heads" else whole(name, value)
     if "seq_kv" not in given and "seq_q" in given:
         given["seq_kv"] = given["seq_q"]
-    missing = [n for n in ("batch", "heads", "seq_q", "head_dim") if n not in given]
+    missing = [f"{n}={size}" for n, size in _USUAL.items() if n not in given]
     if missing:
-        raise DataError(f"a call needs {', '.join(missing)} too, for example {missing[0]}=4")
+        names = ", ".join(each.partition("=")[0] for each in missing)
+        raise DataError(f"a call needs {names} too, for example {','.join(missing)}")
     return Call(**given, parameters=tuple(sorted(own.items())))
 
 

@@ -16,7 +16,7 @@ _SIZES = "Sizes and words of the call, such as batch=4,heads=32,seq_q=8192,head_
 def predict(
     kernel: Annotated[str, typer.Argument(help="Kernel, for example flash_attention.")],
     on: Annotated[str, typer.Option(help="GPU by name or alias, for example h100.")],
-    sizes: Annotated[list[str], typer.Option("--set", help=_SIZES)],
+    sizes: Annotated[list[str] | None, typer.Option("--set", help=_SIZES)] = None,
     implementation: Annotated[str, typer.Option(help="Name that measured tables use.")] = "triton",
     calibrate: Annotated[
         Path | None, typer.Option(help="Measured table that calibrates the constants.")
@@ -43,7 +43,7 @@ def predict(
         calibration=calibrate,
         mapping=mapping,
         cascade=zoo.find(cascade) if cascade else None,
-        **pairs_of(sizes),
+        **pairs_of(sizes or []),
     )
     for warning in found.warnings:
         note(f"warning: {warning}")
