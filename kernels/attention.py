@@ -224,6 +224,7 @@ def flash_attention(
     scale = head_dim**-0.5 if scale is None else scale
     if scale <= 0:
         raise KernelError(f"scale={scale}: expected a positive number")
+    check_each_head(heads, slopes=slopes, sink=sink)
     left, right = limits(causal=causal, window=window)
     # Modified scores need registers as windows do, and take their tiles.
     modified = soft_cap > 0 or any(t is not None for t in (slopes, bias, sink, factor))
@@ -284,6 +285,17 @@ def _last(*tables: torch.Tensor | None, heads: int) -> int:
                 f"bias, factor: expected [{heads}, an odd number], the same for both, found {list(t.shape)}"
             )
     return given[0].shape[1] // 2 if given else 0
+
+
+def check_each_head(heads: int, **given: torch.Tensor | None) -> None:
+    """Refuse tensors by name that do not hold one number for each head.
+
+    Raises:
+        KernelError: another shape, where the kernel would read beside the tensor.
+    """
+    for name, t in given.items():
+        if t is not None and t.shape != (heads,):
+            raise KernelError(f"{name}: expected [{heads}], found {list(t.shape)}")
 
 
 def checked_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[int, int, int, int, int, int]:

@@ -18,7 +18,7 @@ import triton.language as tl
 from einsum_cascade.errors import KernelError
 
 from . import tiles
-from .attention import _last, _modified
+from .attention import _last, _modified, check_each_head
 
 
 @triton.jit
@@ -115,9 +115,7 @@ def modified_by(*, heads: int, head_dim: int, scale: float | None = None, **opti
     found = Modifications(head_dim**-0.5 if scale is None else scale, **options)
     if found.scale <= 0:
         raise KernelError(f"scale={found.scale}: expected a positive number")
-    for name, t in (("slopes", found.slopes), ("sink", found.sink)):
-        if t is not None and t.shape != (heads,):
-            raise KernelError(f"{name}: expected [{heads}], found {list(t.shape)}")
+    check_each_head(heads, slopes=found.slopes, sink=found.sink)
     return replace(found, last=_last(found.bias, found.factor, heads=heads))
 
 

@@ -101,7 +101,15 @@ def test_bad_shapes_are_refused(change, words):
         flash_attention(*tensors(*shapes.values()))
 
 
-@pytest.mark.parametrize(("options", "words"), [({"window": 0}, "window"), ({"scale": -1.0}, "scale")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"window": 0}, "window"),
+        ({"scale": -1.0}, "scale"),
+        ({"slopes": torch.ones(2)}, "slopes: expected \\[1\\], found \\[2\\]"),
+        ({"sink": torch.ones(1, 1)}, "sink: expected"),
+    ],
+)
 def test_bad_options_are_refused(options, words):
     with pytest.raises(KernelError, match=words):
         flash_attention(*tensors((1, 1, 8, 16), (1, 1, 8, 16), (1, 1, 8, 16)), **options)
