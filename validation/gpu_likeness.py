@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.gpu.calibration import NOTHING_KNOWN, NUMBERS, Entry, shipped
-from simulator.gpu.likeness import LEVEL, TABLE, WORDS, Likeness, differences, shared
+from simulator.gpu.likeness import LEVEL, TABLE, WORDS, Likeness, covariance, differences
 
 from .tables import write_rows
 
@@ -67,8 +67,7 @@ def surprise(likeness: Likeness, logs: Floats, unsure: Floats, apart: Floats, de
     Args:
         logs: of one constant, an entry each; `unsure`: how far each entry's rows leave it open.
     """
-    covariance = shared(likeness, apart) + LEVEL**2 + np.diag(likeness.own + unsure**2)
-    precision = np.linalg.inv(covariance)
+    precision = np.linalg.inv(covariance(likeness, apart) + LEVEL**2 + np.diag(unsure**2))
     pulled = precision @ (logs - np.median(logs))
     out = 0.0
     for device in np.unique(devices):

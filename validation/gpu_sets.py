@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import DataError, HardwareError, MappingError
 from mappings.gpu import find_kernel_mapping
-from simulator.gpu.calibration import Key, Prior, made, prior
+from simulator.gpu.calibration import Key, Prior, made
 from simulator.gpu.call import Call, make_call
 from simulator.gpu.efficiency import Efficiency, Times, times
-from simulator.gpu.fitting import Group, jointly_known, together
+from simulator.gpu.fitting import Group, together
 from simulator.gpu.launch import Launch
+from simulator.gpu.likeness import joint, prior
 from simulator.gpu.model import key_of, lay
 from simulator.hardware.gpu import find_gpu
 
@@ -189,15 +190,13 @@ def known_of(part: Part, *, without_device: bool = True) -> Prior:
 def calibrated(parts: Iterable[Part], by: Iterable[Part]) -> dict[Key, Efficiency]:
     """Return the constants of the keys of `parts` after the calibration rows `by`, all of them fitted together."""
     laid: dict[Key, list[Part]] = {part.key: [] for part in parts}
-    known = {part.key: known_of(part) for part in parts}
     for part in by:
         laid.setdefault(part.key, []).append(part)
-        known.setdefault(part.key, known_of(part))
     groups = [
-        Group(k, known[k], tuple(p.launch for p in laid[k]), tuple(p.measured_s for p in laid[k]))
+        Group(k, tuple(p.launch for p in laid[k]), tuple(p.measured_s for p in laid[k]))
         for k in sorted(laid, key=astuple)
     ]
-    found = together(groups, joint=jointly_known(groups, without_device=True))
+    found = together(groups, known=joint([g.key for g in groups], without_device=True))
     return {group.key: made(np.exp(logs)) for group, logs in zip(groups, found, strict=True)}
 
 

@@ -16,7 +16,7 @@ from .calibration import NUMBERS, Key, Prior, made
 from .efficiency import Efficiency, times
 from .intervals import with_interval
 from .launch import Launch
-from .likeness import Joint, correlation, joint
+from .likeness import Joint
 
 Floats = NDArray[np.float64]
 
@@ -31,14 +31,13 @@ _ALONE = Key("", "", "", "", 1, "")  # of a group that is fitted by itself, what
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Measured calls of one key, with what was known of it; none, where others are to tell.
+    """Measured calls of one key; none, where others are to tell.
 
     Attributes:
         launches: calls; `measured_s`: their seconds, one array a launch.
     """
 
     key: Key
-    known: Prior
     launches: tuple[Launch, ...] = ()
     measured_s: tuple[Floats, ...] = ()
 
@@ -48,24 +47,22 @@ class Group:
 
 
 def together(
-    groups: Sequence[Group], *, joint: Joint | None = None, exact: bool | None = None, huber: float = _HUBER
+    groups: Sequence[Group], *, known: Joint, exact: bool | None = None, huber: float = _HUBER
 ) -> list[Floats]:
     """Return the logarithms of each group's constants, most likely after the rows of all groups.
 
-    The constants are what was known before plus a deviation. Deviations are normal, as wide as the prior says, and
-    those of two keys of one device are correlated by their likeness: the fixed cost of a framework's call or the rate
-    of a kernel is off by much the same for every head dimension and type. A single group is fitted by its own rows
-    alone, however few.
+    The constants are what was known before plus a deviation. Deviations are normal, as wide as was known, and those of
+    two keys of one device are correlated by their likeness: the fixed cost of a framework's call or the rate of a
+    kernel is off by much the same for every head dimension and type.
 
     Args:
-        joint: what was known of all groups at once, in their order; by default what each says by itself.
+        known: of all groups at once, in their order.
         exact: schedule few blocks event by event, by default where rows are few; else by the closed form.
         huber: row errors beyond so many spreads count linearly; infinity for least squares.
 
     Source: maximum a posteriori by Levenberg-Marquardt; Huber (1964) by iterated weights; correlations as in Gaussian
         process regression (likeness.py).
     """
-    known = _each_alone(groups) if joint is None else joint
     means, precision = known.mean, _precision(known.covariance)
     if exact is None:
         exact = sum(len(m) for g in groups for m in g.measured_s) <= _FEW_ROWS
@@ -78,16 +75,6 @@ def together(
 
     found: Floats = means + _most_likely(errors, precision, len(groups), huber=huber)
     return list(found)
-
-
-def jointly_known(groups: Sequence[Group], *, without_device: bool = False) -> Joint | None:
-    """Return what is known of all groups at once where rows are of several; None where one group has them all.
-
-    Rows of one key alone keep the prior that looks at its nearest entries; rows of several keys say how a machine is
-    off as a whole, and the prior has to be one of all keys.
-    """
-    several = sum(bool(g.launches) for g in groups) > 1
-    return joint([g.key for g in groups], without_device=without_device) if several else None
 
 
 def calibrate(
@@ -115,8 +102,9 @@ def calibrate(
     """
     if not launches or not all(len(m) for m in measured_s):
         raise DataError("calibration: expected at least one measured row")
-    alone = Group(_ALONE, known, tuple(launches), tuple(measured_s))
-    found = together([alone], exact=exact, huber=math.inf)[0]
+    alone = Group(_ALONE, tuple(launches), tuple(measured_s))
+    before = Joint(known.mean[None], known.spread[:, None, None] ** 2)
+    found = together([alone], known=before, exact=exact, huber=math.inf)[0]
     return with_interval(made(np.exp(found), source=source), state="measured", kind=kind)
 
 
@@ -143,13 +131,6 @@ def unsure(
     slope = _slope(errors, np.zeros(len(logs)), at) / spread
     precision = slope.T @ slope + np.diag(known.spread**-2.0)
     return np.asarray(np.sqrt(np.diag(np.linalg.inv(precision))))
-
-
-def _each_alone(groups: Sequence[Group]) -> Joint:
-    """Return the priors of groups side by side, deviations correlated by likeness."""
-    spread = np.stack([g.known.spread for g in groups]).T
-    covariance = correlation([g.key for g in groups]) * spread[:, :, None] * spread[:, None, :]
-    return Joint(np.stack([g.known.mean for g in groups]), covariance)
 
 
 def _precision(covariance: Floats) -> Floats:

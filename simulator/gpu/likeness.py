@@ -1,9 +1,10 @@
-"""What is known of many keys at once, before any row: regression of the shipped table on how alike keys are."""
+"""What is known of keys before any row: regression of the shipped table on how alike they are."""
 
 from __future__ import annotations
 
 import csv
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import NOTHING_KNOWN, NUMBERS, Entry, Key, same_rate, shipped
+from .calibration import NOTHING_KNOWN, NUMBERS, Entry, Key, Prior, named, nearest, same_rate, shipped
 
 Floats = NDArray[np.float64]
 
@@ -107,9 +108,10 @@ def differences(a: Sequence[Key], b: Sequence[Key]) -> Floats:
     return out
 
 
-def shared(likeness: Likeness, apart: Floats) -> Floats:
-    """Return the covariance of what likes share, from their differences."""
-    out: Floats = likeness.variance * np.exp(-apart @ np.array(likeness.per_word))
+def covariance(likeness: Likeness, apart: Floats) -> Floats:
+    """Return how a constant's logarithms vary together, from the differences of keys; what is own at none."""
+    alike = likeness.variance * np.exp(-apart @ np.array(likeness.per_word))
+    out: Floats = alike + likeness.own * (apart == 0).all(axis=-1)
     return out
 
 
@@ -117,9 +119,37 @@ def correlation(keys: Sequence[Key]) -> Floats:
     """Return the correlation of deviations of keys, shape (constants, n, n); none between devices or directions."""
     apart = differences(keys, keys)
     same = np.array([[(a.device, a.direction) == (b.device, b.direction) for b in keys] for a in keys])
-    own = np.eye(len(keys))
-    return np.stack(
-        [same * (shared(each, apart) + each.own * own) / (each.variance + each.own) for each in likenesses()]
+    return np.stack([same * covariance(each, apart) / (each.variance + each.own) for each in likenesses()])
+
+
+def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: bool = False) -> Prior:
+    """Return what the shipped table says of a key.
+
+    Args:
+        without_device: leave out the entries of the key's own device: an honest prediction of a device not seen.
+
+    >>> prior(Key("h100", "sm_90", "none", "none", 128, "bf16"), table=()).source
+    'assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block'
+    """
+    return _shipped_prior(key, without_device) if table is None else _prior(key, table, without_device)
+
+
+@functools.cache
+def _shipped_prior(key: Key, without_device: bool) -> Prior:
+    return _prior(key, shipped(), without_device)
+
+
+def _prior(key: Key, table: Sequence[Entry], without_device: bool) -> Prior:
+    found = joint([key], table=table, without_device=without_device)
+    spread = np.sqrt(found.covariance[:, 0, 0])
+    entries = _entries(key, table, without_device=without_device)
+    if not entries:
+        text = "assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block"
+        return Prior(found.mean[0], spread, text, math.inf)
+    likest, unlike = nearest(key, entries)
+    origin = likest.efficiency.source
+    return Prior(
+        found.mean[0], spread, origin if unlike == 0 else f"like {named(likest.key)}: {origin}", unlike
     )
 
 
@@ -136,31 +166,45 @@ def joint(
     Source: Gaussian process regression (Rasmussen and Williams, 2006, eq. 2.25 and 2.26), the correlation exponential
         in the differences, a general level of wide spread.
     """
-    first = keys[0]
-    entries = [e for e in (shipped() if table is None else table) if e.key.direction == first.direction]
-    others = [e for e in entries if e.key.device != first.device]
-    if not others:
-        values, spreads = np.array(NOTHING_KNOWN).T
-        mean = np.tile(np.log(values), (len(keys), 1))
-        return Joint(mean, correlation(keys) * (spreads**2)[:, None, None])
-    mean, covariance = _conditional(keys, others)
-    if not without_device and len(entries) > len(others):
-        mean = _conditional(keys, entries)[0]
-    return Joint(mean, covariance)
+    every = shipped() if table is None else table
+    others = _entries(keys[0], every, without_device=True)
+    known = _entries(keys[0], every, without_device=without_device)
+    values, spreads = np.array(NOTHING_KNOWN).T
+    mean = np.tile(np.log(values), (len(keys), 1))
+    spread = correlation(keys) * (spreads**2)[:, None, None]
+    if others:
+        mean, spread = _conditional(keys, others)
+    if len(known) > len(others):
+        mean = _conditional(keys, known)[0]
+    return Joint(mean, spread)
 
 
-def _conditional(keys: Sequence[Key], entries: Sequence[Entry]) -> tuple[Floats, Floats]:
+def _entries(key: Key, table: Sequence[Entry], *, without_device: bool) -> tuple[Entry, ...]:
+    alike = (e for e in table if e.key.direction == key.direction)
+    return tuple(e for e in alike if not (without_device and e.key.device == key.device))
+
+
+def _conditional(keys: Sequence[Key], entries: tuple[Entry, ...]) -> tuple[Floats, Floats]:
     """Return mean and covariance of the keys' constants, given those of the entries."""
-    known = [e.key for e in entries]
-    inside, across, here = differences(known, known), differences(keys, known), differences(keys, keys)
+    across, here = differences(keys, [e.key for e in entries]), differences(keys, keys)
     means, covariances = [], []
+    for each, (middle, off, precision) in zip(likenesses(), _given(entries), strict=True):
+        between = covariance(each, across) + LEVEL**2
+        gain = between @ precision
+        means.append(middle + gain @ off)
+        covariances.append(covariance(each, here) + LEVEL**2 - gain @ between.T)
+    return np.array(means).T, np.stack(covariances)
+
+
+@functools.lru_cache(maxsize=32)
+def _given(entries: tuple[Entry, ...]) -> tuple[tuple[float, Floats, Floats], ...]:
+    """Return of each constant the middle of the entries' logarithms, how far they are off it, and their precision."""
+    keys, out = [e.key for e in entries], []
+    inside = differences(keys, keys)
     for i, (name, each) in enumerate(zip(NUMBERS, likenesses(), strict=True)):
         logs = np.log([getattr(e.efficiency, name) for e in entries])
         middle = float(np.median(logs))
-        alone = [each.own + e.unsure[i] ** 2 for e in entries]
-        given = shared(each, inside) + LEVEL**2 + np.diag(alone)
-        between = shared(each, across) + LEVEL**2
-        gain = np.linalg.solve(given, between.T).T
-        means.append(middle + gain @ (logs - middle))
-        covariances.append(shared(each, here) + LEVEL**2 + each.own * np.eye(len(keys)) - gain @ between.T)
-    return np.array(means).T, np.stack(covariances)
+        noise = np.diag([e.unsure[i] ** 2 for e in entries])
+        precision = np.linalg.inv(covariance(each, inside) + LEVEL**2 + noise)
+        out.append((middle, logs - middle, np.asarray(precision, dtype=np.float64)))
+    return tuple(out)

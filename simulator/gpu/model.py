@@ -24,13 +24,14 @@ from mappings.gpu import (
 )
 
 from ..hardware.gpu import Gpu, find_gpu
-from .calibration import Key, made, prior, shipped, uncalibrated, unknown
+from .calibration import Key, made, shipped, uncalibrated, unknown
 from .call import Call
 from .efficiency import Efficiency, Times, times
 from .energy import constants, energy_names, power
-from .fitting import Group, jointly_known, together
+from .fitting import Group, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
+from .likeness import joint, prior
 from .loops import CHAIN_CYCLES, lay_grids
 from .masks import Mask, masked_sizes
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
@@ -192,7 +193,7 @@ def _efficiency(
     if len(rows) > len(own):
         source += f", {len(rows) - len(own)} of its other kernels and sizes beside them"
     groups = _groups(rows, gpu, {implementation: mapping}, first=key)
-    found = together(groups, joint=jointly_known(groups))
+    found = together(groups, known=joint([g.key for g in groups]))
     return with_interval(made(np.exp(found[0]), source=source), state="measured", kind=kind)
 
 
@@ -217,10 +218,7 @@ def _groups(
         seconds = [np.array([r.seconds for r in some]) for some in each]
         key = key_of(call, gpu, mapping, name, first.direction)
         laid.setdefault(key, []).extend(zip(found, seconds, strict=True))
-    return [
-        Group(key, prior(key), tuple(x for x, _ in pairs), tuple(s for _, s in pairs))
-        for key, pairs in laid.items()
-    ]
+    return [Group(key, tuple(x for x, _ in pairs), tuple(s for _, s in pairs)) for key, pairs in laid.items()]
 
 
 @cache

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError
 from mappings.gpu import find_kernel_mapping
-from simulator.gpu.calibration import Entry, Key, Prior, prior, shipped, uncalibrated, unknown
+from simulator.gpu.calibration import Entry, Key, Prior, shipped, uncalibrated, unknown
 from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.fitting import calibrate
+from simulator.gpu.likeness import prior
 from simulator.gpu.model import lay
 from simulator.hardware.gpu import find_gpu
 
