@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from simulator.gpu.calibration import NUMBERS, shipped
-from simulator.gpu.likeness import differences, likenesses, shared
+from simulator.gpu.likeness import covariance, differences, likenesses
 from validation.gpu_likeness import fit, surprise
 
 FORWARD = [e for e in shipped() if e.key.direction == "fwd"]
@@ -20,15 +20,15 @@ def test_the_surprise_is_that_of_each_device_given_the_others():
     keys = [e.key for e in few]
     logs, unsure = np.log([e.efficiency.launch_s for e in few]), np.array([e.unsure[1] for e in few])
     each = likenesses()[1]
-    whole = shared(each, differences(keys, keys)) + 4.0 + np.diag(each.own + unsure**2)
+    whole = covariance(each, differences(keys, keys)) + 4.0 + np.diag(unsure**2)
     devices = np.array([k.device for k in keys])
     expected, middle = 0.0, np.median(logs)
     for device in set(devices):
         here, there = devices == device, devices != device
         gain = whole[np.ix_(here, there)] @ np.linalg.inv(whole[np.ix_(there, there)])
         mean = middle + gain @ (logs[there] - middle)
-        covariance = whole[np.ix_(here, here)] - gain @ whole[np.ix_(there, here)]
-        expected -= multivariate_normal(mean, covariance).logpdf(logs[here])
+        spread = whole[np.ix_(here, here)] - gain @ whole[np.ix_(there, here)]
+        expected -= multivariate_normal(mean, spread).logpdf(logs[here])
     found = surprise(each, logs, unsure, differences(keys, keys), devices)
     constant = 0.5 * len(few) * np.log(2 * np.pi)
     assert found + constant == pytest.approx(expected, rel=1e-6)

@@ -14,6 +14,7 @@ from simulator.gpu.calibration import Key, Prior, made
 from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.fitting import _ROW_SPREAD, Group, together
+from simulator.gpu.likeness import Joint, correlation
 from simulator.gpu.model import lay, predict
 from simulator.hardware.gpu import find_gpu
 
@@ -33,7 +34,13 @@ def key(head_dim, device="h100"):
 
 def group(head_dim, true, *, sizes=SIZES, device="h100"):
     launch = laid(head_dim, sizes)
-    return Group(key(head_dim, device), KNOWN, (launch,), (times(launch, true).latency_s,))
+    return Group(key(head_dim, device), (launch,), (times(launch, true).latency_s,))
+
+
+def fitted(groups):
+    """The logarithms of each group's constants, deviations from one belief correlated by likeness."""
+    apart = correlation([g.key for g in groups]) * (KNOWN.spread**2)[:, None, None]
+    return together(groups, known=Joint(np.tile(KNOWN.mean, (len(groups), 1)), apart))
 
 
 TRUE = Efficiency(0.75, 2e-5, 4000.0, 0.7, 0.5)
@@ -47,19 +54,19 @@ def test_one_group_is_the_ridge_fit_of_its_own_rows():
         got = times(launch, made(np.exp(KNOWN.mean + x))).latency_s
         return np.concatenate([np.log(got / seconds) / _ROW_SPREAD, x / KNOWN.spread])
 
-    found = together([one])[0] - KNOWN.mean
+    found = fitted([one])[0] - KNOWN.mean
     oracle = least_squares(residuals, np.zeros(5))
     # 1 %: both stop where the sum of squares is flat to five digits.
     assert (residuals(found) ** 2).sum() == pytest.approx(2 * oracle.cost, rel=0.01)
     # A likeness of zero: rows of another device change nothing (stopping rules see the sum of both).
-    beside = together([one, group(128, Efficiency(0.3, 1e-6), device="a100")])[0] - KNOWN.mean
+    beside = fitted([one, group(128, Efficiency(0.3, 1e-6), device="a100")])[0] - KNOWN.mean
     assert (residuals(beside) ** 2).sum() == pytest.approx(2 * oracle.cost, rel=0.01)
 
 
 def test_what_one_key_says_of_the_fixed_cost_its_likes_hear():
-    silent = Group(key(64), KNOWN)
-    launch_s = np.exp(together([silent, group(128, TRUE)])[0][1])
-    far = np.exp(together([silent, group(128, TRUE, device="a100")])[0][1])
+    silent = Group(key(64))
+    launch_s = np.exp(fitted([silent, group(128, TRUE)])[0][1])
+    far = np.exp(fitted([silent, group(128, TRUE, device="a100")])[0][1])
     assert far == pytest.approx(5e-6)
     assert 5e-6 < launch_s < 2e-5
     assert launch_s > 8e-6  # the cost is four times what was believed; most of that is carried over
@@ -67,7 +74,7 @@ def test_what_one_key_says_of_the_fixed_cost_its_likes_hear():
 
 def test_the_order_of_groups_is_nothing():
     groups = [group(d, TRUE) for d in (64, 128, 256)]
-    there, back = together(groups), together(groups[::-1])[::-1]
+    there, back = fitted(groups), fitted(groups[::-1])[::-1]
     # 1e-6: sums in another order round otherwise.
     assert np.allclose(there, back, atol=1e-6)
 
@@ -76,10 +83,10 @@ def test_one_wrong_row_does_not_bend_the_others():
     true = group(128, TRUE, sizes=[(b, h, n) for b, h, n in SIZES for _ in range(4)])
     seconds = true.measured_s[0].copy()
     seconds[0] *= 30
-    wrong = Group(true.key, KNOWN, true.launches, (seconds,))
+    wrong = Group(true.key, true.launches, (seconds,))
     other = laid(128, [(8, 8, 2048), (1, 64, 16384)])
     expected = times(other, TRUE).latency_s
-    robust = times(other, made(np.exp(together([wrong])[0]))).latency_s
+    robust = times(other, made(np.exp(fitted([wrong])[0]))).latency_s
     assert robust == pytest.approx(expected, rel=0.15)  # 11 of 12 rows are right, within the prior's pull
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator.gpu.calibration import NOTHING_KNOWN, NUMBERS, Key, shipped
-from simulator.gpu.likeness import correlation, differences, joint, likenesses, shared
+from simulator.gpu.calibration import NOTHING_KNOWN, NUMBERS, Entry, Key, shipped
+from simulator.gpu.efficiency import Efficiency
+from simulator.gpu.likeness import correlation, covariance, differences, joint, likenesses, prior
 
 FA3 = Key("h200", "sm_90", "flash_attention_3_paged", "sglang-0.5.14:fa3", 128, "bf16", "bf16")
 KEYS = [FA3, replace(FA3, head_dim=64), replace(FA3, dtype="fp8", kv_dtype="fp8", products="fp8")]
@@ -25,14 +26,12 @@ def test_the_condition_on_entries_is_that_of_the_precision_matrix():
         middle = np.median(logs)
         # The other way to condition a normal vector: blocks of the inverse of its whole covariance.
         unsure = [*[0.0] * n, *(e.unsure[c] ** 2 for e in entries)]
-        whole = (
-            shared(each, differences(every, every)) + 4.0 + each.own * np.eye(len(every)) + np.diag(unsure)
-        )
+        whole = covariance(each, differences(every, every)) + 4.0 + np.diag(unsure)
         precision = np.linalg.inv(whole)
-        covariance = np.linalg.inv(precision[:n, :n])
-        mean = middle - covariance @ precision[:n, n:] @ (logs - middle)
+        spread = np.linalg.inv(precision[:n, :n])
+        mean = middle - spread @ precision[:n, n:] @ (logs - middle)
         assert np.allclose(found.mean[:, c], mean, atol=1e-5)
-        assert np.allclose(found.covariance[c], covariance, atol=1e-5)
+        assert np.allclose(found.covariance[c], spread, atol=1e-5)
 
 
 def test_covariances_are_those_of_something():
@@ -66,3 +65,25 @@ def test_likes_are_nearer_and_devices_apart():
     assert (found[:, 0, 2] > 0).all()
     assert (found[:, 0, 3:] == 0).all()
     assert found[:, range(5), range(5)] == pytest.approx(1.0)
+
+
+def test_what_is_a_keys_own_is_shared_with_itself_alone():
+    twin = replace(FA3, dtype="fp16", kv_dtype="fp16", products="fp16")  # at the rate of bf16: the same key
+    for each in likenesses():
+        found = covariance(each, differences([FA3, twin, KEYS[1]], [FA3]))[:, 0]
+        assert found[0] == found[1] == pytest.approx(each.variance + each.own)
+        assert found[2] < each.variance
+
+
+def test_entries_whose_rows_leave_a_constant_open_say_less_of_it():
+    likes = [replace(FA3, device=d, target="sm_100") for d in ("b200", "gb200")]
+    wide = Efficiency(0.9, 5e-6, 3000.0, 0.8)
+
+    def level(unsure):
+        table = [
+            Entry(likes[0], wide, 90, (unsure, *[0.1] * 4)),
+            Entry(likes[1], replace(wide, scalar=0.3), 90, (0.1,) * 5),
+        ]
+        return np.exp(prior(FA3, table=table).mean[0])
+
+    assert 0.3 < level(1.0) < level(0.1) < 0.9
