@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simulator.gpu.calibration import NUMBERS, TABLE, Key, unsure_of
+from simulator.gpu.calibration import NUMBERS, TABLE, Key, prior, unsure_of
 from simulator.gpu.efficiency import times
 from simulator.gpu.fitting import calibrate, unsure
-from simulator.gpu.likeness import prior
 
 from .gpu_sets import CONSTANTS, Part, attention_rows, parts_of
 from .measured import PUBLISHED, read_measured

@@ -15,11 +15,11 @@ import pandas as pd
 from einsum_cascade.errors import ModelError
 from kernels.measurement import OURS
 from mappings.gpu import KernelMapping, find_kernel_mapping
+from simulator.gpu.calibration import prior
 from simulator.gpu.call import Call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.fitting import calibrate
 from simulator.gpu.launch import Launch
-from simulator.gpu.likeness import prior
 from simulator.gpu.model import key_of, lay, predict
 from simulator.gpu.sizes import call_of, words_of
 from simulator.hardware.gpu import Gpu, find_gpu

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import DataError, HardwareError, MappingError
 from mappings.gpu import find_kernel_mapping
-from simulator.gpu.calibration import Key, Prior, made
+from simulator.gpu.calibration import Key, Prior, made, prior
 from simulator.gpu.call import Call, make_call
 from simulator.gpu.efficiency import Efficiency, Times, times
 from simulator.gpu.fitting import Group, together
 from simulator.gpu.launch import Launch
-from simulator.gpu.likeness import joint, prior
+from simulator.gpu.likeness import joint
 from simulator.gpu.model import key_of, lay
 from simulator.hardware.gpu import find_gpu
 

@@ -1,4 +1,4 @@
-"""The shipped table of fitted efficiencies, and what an efficiency that it gives is worth."""
+"""Efficiencies looked up in the shipped table by likeness: what is known before anything is measured."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Floats = NDArray[np.float64]
 TABLE = Path(__file__).parent / "tables" / "efficiency.csv"
 NUMBERS = ("scalar", "launch_s", "block_cycles", "memory", "copy_cycles")
 
-# How unlike two table keys are, to name what a constant is like and to tell whose kin it is. Chosen after looking at
-# the shipped tables, by leaving out one device at a time.
+# How unlike two table keys are, and how the trust in a looked-up constant falls with it. Chosen after looking at the
+# shipped tables, by leaving out one device at a time.
 _UNLIKE = {
     "device": 1.0,
     "target": 1.5,
@@ -31,6 +31,18 @@ _UNLIKE = {
     "kv_dtype": 0.3,
 }
 _UNLIKE_HEAD_DIM = 0.7  # per factor of two
+# Weights fall by a factor of e over this part of how far the likest entry is away: an entry of the key's own rules
+# alone, while for an unseen device several moderately like entries say more than the likest one. Chosen after looking
+# at the shipped tables, by leaving out one device at a time.
+_REACH, _LEAST_REACH = 0.35, 0.1
+_SPREAD_NEAR = {"scalar": 0.25, "launch_s": 0.12, "block_cycles": 0.35, "memory": 0.08, "copy_cycles": 0.25}
+_SPREAD_PER_UNIT = {
+    "scalar": 0.20,
+    "launch_s": 0.20,
+    "block_cycles": 0.35,
+    "memory": 0.03,
+    "copy_cycles": 0.20,
+}
 NOTHING_KNOWN = (
     (0.6, 0.4),
     (3e-6, 0.6),
@@ -119,15 +131,43 @@ def made(numbers: Floats, *, source: str = "") -> Efficiency:
     return Efficiency(scalar, launch_s, block_cycles, memory, copy_cycles, source=source)
 
 
-def nearest(key: Key, entries: Sequence[Entry]) -> tuple[Entry, float]:
-    """Return the entry that is likest a key, and how unlike it is: zero for one of the key's own."""
-    unlike = [_unlikeness(e.key, key) for e in entries]
-    best = unlike.index(min(unlike))
-    return entries[best], unlike[best]
+def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: bool = False) -> Prior:
+    """Return what the shipped table says of a key, entries weighted by their likeness.
+
+    Args:
+        without_device: leave out the entries of the key's own device: an honest prediction of a device not seen.
+
+    >>> prior(Key("h100", "sm_90", "none", "none", 128, "bf16"), table=()).source
+    'assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block'
+    """
+    if table is None:
+        return _shipped_prior(key, without_device)
+    entries = [
+        e
+        for e in table
+        if e.key.direction == key.direction and not (without_device and e.key.device == key.device)
+    ]
+    if not entries:
+        values, spreads = np.array(NOTHING_KNOWN).T
+        text = "assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block"
+        return Prior(np.log(values), spreads, text, math.inf)
+    unlike = np.array([_unlikeness(e.key, key) for e in entries])
+    nearest = float(unlike.min())
+    weight = np.exp(-(unlike - nearest) / max(_REACH * nearest, _LEAST_REACH))
+    weight /= weight.sum()
+    logs = np.log([[getattr(e.efficiency, n) for n in NUMBERS] for e in entries])
+    spread = np.array([_SPREAD_NEAR[n] + _SPREAD_PER_UNIT[n] * nearest for n in NUMBERS])
+    best = entries[int(unlike.argmin())]
+    origin = best.efficiency.source if nearest == 0 else f"like {_named(best.key)}: {best.efficiency.source}"
+    return Prior(weight @ logs, spread, origin, nearest)
 
 
-def named(key: Key) -> str:
-    """Return what to call a key in a sentence."""
+@functools.cache
+def _shipped_prior(key: Key, without_device: bool) -> Prior:
+    return prior(key, table=shipped(), without_device=without_device)
+
+
+def _named(key: Key) -> str:
     return f"{key.implementation} on {key.device}, head_dim {key.head_dim}, {key.dtype}"
 
 

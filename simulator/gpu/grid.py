@@ -11,10 +11,9 @@ import numpy as np
 from mappings.gpu import TileMapping, find_kernel_mapping
 
 from ..hardware.gpu import find_gpu
-from .calibration import uncalibrated
+from .calibration import prior, uncalibrated
 from .efficiency import Efficiency, times
 from .launch import Launch
-from .likeness import prior
 from .model import key_of, lay
 from .sizes import call_of
 

@@ -1,10 +1,9 @@
-"""What is known of keys before any row: regression of the shipped table on how alike they are."""
+"""What rows of a machine are fitted from: regression of the shipped table on how alike keys are."""
 
 from __future__ import annotations
 
 import csv
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import NOTHING_KNOWN, NUMBERS, Entry, Key, Prior, named, nearest, same_rate, shipped
+from .calibration import NOTHING_KNOWN, NUMBERS, Entry, Key, same_rate, shipped
 
 Floats = NDArray[np.float64]
 
@@ -120,37 +119,6 @@ def correlation(keys: Sequence[Key]) -> Floats:
     apart = differences(keys, keys)
     same = np.array([[(a.device, a.direction) == (b.device, b.direction) for b in keys] for a in keys])
     return np.stack([same * covariance(each, apart) / (each.variance + each.own) for each in likenesses()])
-
-
-def prior(key: Key, *, table: Sequence[Entry] | None = None, without_device: bool = False) -> Prior:
-    """Return what the shipped table says of a key.
-
-    Args:
-        without_device: leave out the entries of the key's own device: an honest prediction of a device not seen.
-
-    >>> prior(Key("h100", "sm_90", "none", "none", 128, "bf16"), table=()).source
-    'assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block'
-    """
-    return _shipped_prior(key, without_device) if table is None else _prior(key, table, without_device)
-
-
-@functools.cache
-def _shipped_prior(key: Key, without_device: bool) -> Prior:
-    return _prior(key, shipped(), without_device)
-
-
-def _prior(key: Key, table: Sequence[Entry], without_device: bool) -> Prior:
-    found = joint([key], table=table, without_device=without_device)
-    spread = np.sqrt(found.covariance[:, 0, 0])
-    entries = _entries(key, table, without_device=without_device)
-    if not entries:
-        text = "assumed: no fitted entry; scalar 0.6, launch 3 us, 2500 cycles a block"
-        return Prior(found.mean[0], spread, text, math.inf)
-    likest, unlike = nearest(key, entries)
-    origin = likest.efficiency.source
-    return Prior(
-        found.mean[0], spread, origin if unlike == 0 else f"like {named(likest.key)}: {origin}", unlike
-    )
 
 
 def joint(

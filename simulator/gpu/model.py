@@ -24,14 +24,14 @@ from mappings.gpu import (
 )
 
 from ..hardware.gpu import Gpu, find_gpu
-from .calibration import Key, made, shipped, uncalibrated, unknown
+from .calibration import Key, made, prior, shipped, uncalibrated, unknown
 from .call import Call
 from .efficiency import Efficiency, Times, times
 from .energy import constants, energy_names, power
 from .fitting import Group, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
-from .likeness import joint, prior
+from .likeness import joint
 from .loops import CHAIN_CYCLES, lay_grids
 from .masks import Mask, masked_sizes
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own

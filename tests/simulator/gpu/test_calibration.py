@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError
 from mappings.gpu import find_kernel_mapping
-from simulator.gpu.calibration import Entry, Key, Prior, shipped, uncalibrated, unknown
+from simulator.gpu.calibration import Entry, Key, Prior, prior, shipped, uncalibrated, unknown
 from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.fitting import calibrate
-from simulator.gpu.likeness import prior
 from simulator.gpu.model import lay
 from simulator.hardware.gpu import find_gpu
 
@@ -66,14 +65,12 @@ def test_the_most_similar_entry_rules():
         entry(0.2, mapping="other", implementation="x"),
         entry(0.3, device="a100", target="sm_80"),
     ]
-    # 10 %: as far as the rows of an entry leave it open, so much do others count beside it.
-    assert np.exp(prior(KEY, table=table).mean[0]) == pytest.approx(0.8, rel=0.10)
+    assert np.exp(prior(KEY, table=table).mean[0]) == pytest.approx(0.8, rel=0.05)
     assert prior(KEY, table=table).source == "fitted h100"
     left_out = prior(KEY, table=table, without_device=True)
     assert "like fa3 on a100" in left_out.source
     assert np.exp(left_out.mean[0]) == pytest.approx(0.3, rel=0.1)
-    # As of a device that the table does not hold in either case: machines of one device differ too.
-    assert np.array_equal(left_out.spread, prior(KEY, table=table).spread)
+    assert (left_out.spread > prior(KEY, table=table).spread).all()
 
 
 def test_shipped_table_is_whole_and_says_where_it_comes_from():

@@ -9,7 +9,7 @@ import pytest
 
 from simulator.gpu.calibration import NOTHING_KNOWN, NUMBERS, Entry, Key, shipped
 from simulator.gpu.efficiency import Efficiency
-from simulator.gpu.likeness import correlation, covariance, differences, joint, likenesses, prior
+from simulator.gpu.likeness import correlation, covariance, differences, joint, likenesses
 
 FA3 = Key("h200", "sm_90", "flash_attention_3_paged", "sglang-0.5.14:fa3", 128, "bf16", "bf16")
 KEYS = [FA3, replace(FA3, head_dim=64), replace(FA3, dtype="fp8", kv_dtype="fp8", products="fp8")]
@@ -84,6 +84,6 @@ def test_entries_whose_rows_leave_a_constant_open_say_less_of_it():
             Entry(likes[0], wide, 90, (unsure, *[0.1] * 4)),
             Entry(likes[1], replace(wide, scalar=0.3), 90, (0.1,) * 5),
         ]
-        return np.exp(prior(FA3, table=table).mean[0])
+        return np.exp(joint([FA3], table=table).mean[0, 0])
 
     assert 0.3 < level(1.0) < level(0.1) < 0.9
