@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.gpu.calibration import NOTHING_KNOWN, NUMBERS, Entry, shipped
-from simulator.gpu.likeness import LEVEL, TABLE, WORDS, Likeness, covariance, differences
+from simulator.gpu.likeness import LEVEL, TABLE, WORDS, Likeness, covariance, differences, identical
 
 from .tables import write_rows
 
 Floats = NDArray[np.float64]
+Apart = tuple[Floats, NDArray[np.bool_]]
 
 # Where the search begins and towards what it is held, in logarithms with a spread: a fit of some 150 entries of ten
 # devices cannot tell a dozen weights apart by itself. A constant's variance begins at that of knowing nothing, a part
@@ -32,7 +33,7 @@ def fit(entries: Sequence[Entry]) -> tuple[Likeness, ...]:
         2006, sec. 5.4.2), a device at a time.
     """
     keys = [e.key for e in entries]
-    apart, devices = differences(keys, keys), np.array([k.device for k in keys])
+    apart, devices = (differences(keys, keys), identical(keys, keys)), np.array([k.device for k in keys])
     logs = np.log([[getattr(e.efficiency, n) for n in NUMBERS] for e in entries])
     unsure = np.array([e.unsure for e in entries])
     return tuple(
@@ -41,7 +42,7 @@ def fit(entries: Sequence[Entry]) -> tuple[Likeness, ...]:
     )
 
 
-def _fit(logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any], *, variance: float) -> Likeness:
+def _fit(logs: Floats, unsure: Floats, apart: Apart, devices: NDArray[Any], *, variance: float) -> Likeness:
     from scipy.optimize import minimize
 
     weights = [_FIRST.get(w, _ELSE) for w in (*WORDS, "head_dim")]
@@ -61,13 +62,14 @@ def _likeness(logs: Floats) -> Likeness:
     return Likeness(tuple(numbers[:-2]), numbers[-2], numbers[-1])
 
 
-def surprise(likeness: Likeness, logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any]) -> float:
+def surprise(likeness: Likeness, logs: Floats, unsure: Floats, apart: Apart, devices: NDArray[Any]) -> float:
     """Return minus the log density of each device's entries, given those of the other devices, without a constant.
 
     Args:
         logs: of one constant, an entry each; `unsure`: how far each entry's rows leave it open.
+        apart: of `differences` and `identical`.
     """
-    precision = np.linalg.inv(covariance(likeness, apart) + LEVEL**2 + np.diag(unsure**2))
+    precision = np.linalg.inv(covariance(likeness, *apart) + LEVEL**2 + np.diag(unsure**2))
     pulled = precision @ (logs - np.median(logs))
     out = 0.0
     for device in np.unique(devices):

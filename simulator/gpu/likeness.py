@@ -107,18 +107,28 @@ def differences(a: Sequence[Key], b: Sequence[Key]) -> Floats:
     return out
 
 
-def covariance(likeness: Likeness, apart: Floats) -> Floats:
-    """Return how a constant's logarithms vary together, from the differences of keys; what is own at none."""
-    alike = likeness.variance * np.exp(-apart @ np.array(likeness.per_word))
-    out: Floats = alike + likeness.own * (apart == 0).all(axis=-1)
+def identical(a: Sequence[Key], b: Sequence[Key]) -> NDArray[np.bool_]:
+    """Return which keys are one and the same, shape (n, m); keys may differ in nothing that `words` tells."""
+    return np.array([[one == other for other in b] for one in a])
+
+
+def covariance(likeness: Likeness, apart: Floats, same: NDArray[np.bool_]) -> Floats:
+    """Return how a constant's logarithms vary together over keys.
+
+    Args:
+        apart: of `differences`; `same`: of `identical`.
+    """
+    out: Floats = likeness.variance * np.exp(-apart @ np.array(likeness.per_word)) + likeness.own * same
     return out
 
 
 def correlation(keys: Sequence[Key]) -> Floats:
     """Return the correlation of deviations of keys, shape (constants, n, n); none between devices or directions."""
-    apart = differences(keys, keys)
-    same = np.array([[(a.device, a.direction) == (b.device, b.direction) for b in keys] for a in keys])
-    return np.stack([same * covariance(each, apart) / (each.variance + each.own) for each in likenesses()])
+    apart, same = differences(keys, keys), identical(keys, keys)
+    near = np.array([[(a.device, a.direction) == (b.device, b.direction) for b in keys] for a in keys])
+    return np.stack(
+        [near * covariance(each, apart, same) / (each.variance + each.own) for each in likenesses()]
+    )
 
 
 def joint(
@@ -154,13 +164,14 @@ def _entries(key: Key, table: Sequence[Entry], *, without_device: bool) -> tuple
 
 def _conditional(keys: Sequence[Key], entries: tuple[Entry, ...]) -> tuple[Floats, Floats]:
     """Return mean and covariance of the keys' constants, given those of the entries."""
-    across, here = differences(keys, [e.key for e in entries]), differences(keys, keys)
+    known = [e.key for e in entries]
+    across, here = [(differences(keys, others), identical(keys, others)) for others in (known, keys)]
     means, covariances = [], []
     for each, (middle, off, precision) in zip(likenesses(), _given(entries), strict=True):
-        between = covariance(each, across) + LEVEL**2
+        between = covariance(each, *across) + LEVEL**2
         gain = between @ precision
         means.append(middle + gain @ off)
-        covariances.append(covariance(each, here) + LEVEL**2 - gain @ between.T)
+        covariances.append(covariance(each, *here) + LEVEL**2 - gain @ between.T)
     return np.array(means).T, np.stack(covariances)
 
 
@@ -168,11 +179,11 @@ def _conditional(keys: Sequence[Key], entries: tuple[Entry, ...]) -> tuple[Float
 def _given(entries: tuple[Entry, ...]) -> tuple[tuple[float, Floats, Floats], ...]:
     """Return of each constant the middle of the entries' logarithms, how far they are off it, and their precision."""
     keys, out = [e.key for e in entries], []
-    inside = differences(keys, keys)
+    inside = differences(keys, keys), identical(keys, keys)
     for i, (name, each) in enumerate(zip(NUMBERS, likenesses(), strict=True)):
         logs = np.log([getattr(e.efficiency, name) for e in entries])
         middle = float(np.median(logs))
         noise = np.diag([e.unsure[i] ** 2 for e in entries])
-        precision = np.linalg.inv(covariance(each, inside) + LEVEL**2 + noise)
+        precision = np.linalg.inv(covariance(each, *inside) + LEVEL**2 + noise)
         out.append((middle, logs - middle, np.asarray(precision, dtype=np.float64)))
     return tuple(out)

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from simulator.gpu.calibration import NUMBERS, shipped
-from simulator.gpu.likeness import covariance, differences, likenesses
+from simulator.gpu.likeness import covariance, differences, identical, likenesses
 from validation.gpu_likeness import fit, surprise
 
 FORWARD = [e for e in shipped() if e.key.direction == "fwd"]
@@ -19,8 +19,8 @@ def test_the_surprise_is_that_of_each_device_given_the_others():
     few = FORWARD[::6]
     keys = [e.key for e in few]
     logs, unsure = np.log([e.efficiency.launch_s for e in few]), np.array([e.unsure[1] for e in few])
-    each = likenesses()[1]
-    whole = covariance(each, differences(keys, keys)) + 4.0 + np.diag(unsure**2)
+    each, apart = likenesses()[1], (differences(keys, keys), identical(keys, keys))
+    whole = covariance(each, *apart) + 4.0 + np.diag(unsure**2)
     devices = np.array([k.device for k in keys])
     expected, middle = 0.0, np.median(logs)
     for device in set(devices):
@@ -29,7 +29,7 @@ def test_the_surprise_is_that_of_each_device_given_the_others():
         mean = middle + gain @ (logs[there] - middle)
         spread = whole[np.ix_(here, here)] - gain @ whole[np.ix_(there, here)]
         expected -= multivariate_normal(mean, spread).logpdf(logs[here])
-    found = surprise(each, logs, unsure, differences(keys, keys), devices)
+    found = surprise(each, logs, unsure, apart, devices)
     constant = 0.5 * len(few) * np.log(2 * np.pi)
     assert found + constant == pytest.approx(expected, rel=1e-6)
 
@@ -41,7 +41,8 @@ def test_the_shipped_table_is_the_least_surprised_nearby():
         assert there.per_word == pytest.approx(here.per_word, rel=0.02), name
         assert there.variance == pytest.approx(here.variance, rel=0.02), name
     keys = [e.key for e in FORWARD]
-    devices, apart = np.array([k.device for k in keys]), differences(keys, keys)
+    devices = np.array([k.device for k in keys])
+    apart = differences(keys, keys), identical(keys, keys)
     logs, unsure = np.log([e.efficiency.scalar for e in FORWARD]), np.array([e.unsure[0] for e in FORWARD])
     least = surprise(found[0], logs, unsure, apart, devices)
     for worse in (

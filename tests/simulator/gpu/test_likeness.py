@@ -9,7 +9,7 @@ import pytest
 
 from simulator.gpu.calibration import NOTHING_KNOWN, NUMBERS, Entry, Key, shipped
 from simulator.gpu.efficiency import Efficiency
-from simulator.gpu.likeness import correlation, covariance, differences, joint, likenesses
+from simulator.gpu.likeness import correlation, covariance, differences, identical, joint, likenesses
 
 FA3 = Key("h200", "sm_90", "flash_attention_3_paged", "sglang-0.5.14:fa3", 128, "bf16", "bf16")
 KEYS = [FA3, replace(FA3, head_dim=64), replace(FA3, dtype="fp8", kv_dtype="fp8", products="fp8")]
@@ -26,7 +26,7 @@ def test_the_condition_on_entries_is_that_of_the_precision_matrix():
         middle = np.median(logs)
         # The other way to condition a normal vector: blocks of the inverse of its whole covariance.
         unsure = [*[0.0] * n, *(e.unsure[c] ** 2 for e in entries)]
-        whole = covariance(each, differences(every, every)) + 4.0 + np.diag(unsure)
+        whole = covariance(each, differences(every, every), identical(every, every)) + 4.0 + np.diag(unsure)
         precision = np.linalg.inv(whole)
         spread = np.linalg.inv(precision[:n, :n])
         mean = middle - spread @ precision[:n, n:] @ (logs - middle)
@@ -68,11 +68,15 @@ def test_likes_are_nearer_and_devices_apart():
 
 
 def test_what_is_a_keys_own_is_shared_with_itself_alone():
-    twin = replace(FA3, dtype="fp16", kv_dtype="fp16", products="fp16")  # at the rate of bf16: the same key
+    # At the rate of bf16, and no word tells them apart: yet each may be off by itself, so that both can be fitted.
+    twin = replace(FA3, dtype="fp16", kv_dtype="fp16", products="fp16")
+    keys = [FA3, twin, KEYS[1]]
     for each in likenesses():
-        found = covariance(each, differences([FA3, twin, KEYS[1]], [FA3]))[:, 0]
-        assert found[0] == found[1] == pytest.approx(each.variance + each.own)
+        found = covariance(each, differences(keys, [FA3]), identical(keys, [FA3]))[:, 0]
+        assert found[:2] == pytest.approx([each.variance + each.own, each.variance])
         assert found[2] < each.variance
+    for each in (*joint(keys).covariance, *correlation(keys)):
+        assert np.linalg.eigvalsh(each).min() > 1e-5
 
 
 def test_entries_whose_rows_leave_a_constant_open_say_less_of_it():
