@@ -36,7 +36,9 @@ from .predicates import (
 _MOST_TRIED = 6
 
 
-def touched(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> dict[str, int]:
+def touched(
+    cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int], *, demand: Sequence[Expr] = ()
+) -> dict[str, int]:
     """Return, for each tensor that an Einsum reads, at least how many elements its points need.
 
     The most that one access needs counts; what several accesses need together is not looked at. Of a tensor that is
@@ -44,6 +46,7 @@ def touched(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> dict[
 
     Args:
         sizes: of every rank.
+        demand: the elements that are needed of what it defines, as conditions on its target's variables.
 
     >>> from einsum_cascade import zoo
     >>> gemm = zoo.load("gemm")
@@ -52,9 +55,9 @@ def touched(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> dict[
     """
     most: dict[str, int] = {}
     given = {s.tensor for s in cascade.inputs}
-    exists = existing(cascade, einsum)
+    exists = (*existing(cascade, einsum), *demand)
     roots = [einsum.value, *conjuncts(einsum.where), *einsum.target.indices]
-    for access, taken in (found for root in roots for found in _reads(cascade, root, ())):
+    for access, taken in (found for root in roots for found in reads_of(cascade, root)):
         conditions = tuple(dict.fromkeys((*exists, *taken)))
         if access.tensor in given:
             words = _elements(cascade, einsum, access, conditions, sizes)
@@ -74,7 +77,7 @@ def existing(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
         for c in _inside(cascade, a)
         if not variables(c) and is_static(c)
     ]
-    return tuple(dict.fromkeys((*live_parts(cascade, einsum), *fixed)))
+    return tuple(dict.fromkeys((*live_parts(cascade, einsum, branches=True), *fixed)))
 
 
 def defined(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
@@ -124,26 +127,30 @@ def _selected(
     )
 
 
-def _reads(
-    cascade: Cascade, node: Expr, taken: tuple[Expr, ...]
+def reads_of(
+    cascade: Cascade, node: Expr, taken: tuple[Expr, ...] = ()
 ) -> Iterator[tuple[Access, tuple[Expr, ...]]]:
-    """Yield every access of an expression with the static conditions under which its value matters."""
+    """Yield every access of an expression with the static conditions under which its value matters.
+
+    Args:
+        taken: what holds already.
+    """
     if isinstance(node, Access):
         inside = (*taken, *(c for c in _inside(cascade, node) if is_static(c)))
         yield node, inside
         for index in node.indices:
-            yield from _reads(cascade, index, inside)
+            yield from reads_of(cascade, index, inside)
     elif isinstance(node, Apply) and node.op == "select":
         test, yes, no = node.args
-        yield from _reads(cascade, test, taken)
+        yield from reads_of(cascade, test, taken)
         known = is_static(test)
-        yield from _reads(cascade, yes, (*taken, *conjuncts(test)) if known else taken)
-        yield from _reads(cascade, no, (*taken, Apply("not", (test,))) if known else taken)
+        yield from reads_of(cascade, yes, (*taken, *conjuncts(test)) if known else taken)
+        yield from reads_of(cascade, no, (*taken, Apply("not", (test,))) if known else taken)
     elif isinstance(node, Apply) and node.op == "pad":
-        yield from _reads(cascade, node.args[0], taken)  # nothing is claimed for what stands outside
+        yield from reads_of(cascade, node.args[0], taken)  # nothing is claimed for what stands outside
     elif isinstance(node, (Apply, Compare)):
         for part in node.args:
-            yield from _reads(cascade, part, taken)
+            yield from reads_of(cascade, part, taken)
 
 
 def _inside(cascade: Cascade, access: Access) -> list[Expr]:
