@@ -56,9 +56,7 @@ def _likeness(logs: Floats) -> Likeness:
     return Likeness(tuple(numbers[:-2]), numbers[-2], numbers[-1])
 
 
-def surprise(
-    likeness: Likeness, logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any]
-) -> float:
+def surprise(likeness: Likeness, logs: Floats, unsure: Floats, apart: Floats, devices: NDArray[Any]) -> float:
     """Return minus the log density of each device's entries, given those of the other devices, without a constant.
 
     Args:

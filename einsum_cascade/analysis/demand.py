@@ -49,9 +49,7 @@ def demands(cascade: Cascade, sizes: Mapping[str, int]) -> Mapping[Key, tuple[De
 
 
 @functools.lru_cache(maxsize=16)
-def _demands(
-    cascade: Cascade, sizes_of: tuple[tuple[str, int], ...]
-) -> Mapping[Key, tuple[Demand, ...]]:
+def _demands(cascade: Cascade, sizes_of: tuple[tuple[str, int], ...]) -> Mapping[Key, tuple[Demand, ...]]:
     sizes = dict(sizes_of)
     found: dict[Key, dict[Demand, None]] = {}
     for s in cascade.outputs:
@@ -105,9 +103,7 @@ def _ask(
                     _note(cascade, known, passed_on, writer, sizes)
 
 
-def _covered(
-    cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes: Mapping[str, int]
-) -> bool:
+def _covered(cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes: Mapping[str, int]) -> bool:
     """Tell whether an access reaches each element of a tensor, by trying all its indices; False where too many."""
     signature = cascade.signatures[access.tensor]
     names = tuple(dict.fromkeys(v for i in access.indices for v in variables(i)))
@@ -285,7 +281,9 @@ def _inverse(node: Expr, variable: str, place: Expr, at: dict[str, Expr]) -> Exp
 def _split(cascade: Cascade, rank: str, index: Expr, place: Var, at: dict[str, Expr]) -> list[Expr]:
     rest: Expr = place
     parts = cascade.splits[rank]
-    names = {p: v for p in parts for v in variables(index) if p in (rank_of(v), cascade.aliases.get(rank_of(v)))}
+    names = {
+        p: v for p in parts for v in variables(index) if p in (rank_of(v), cascade.aliases.get(rank_of(v)))
+    }
     for part in reversed(parts[1:]):
         at[names[part]] = Apply("%", (rest, Size(part)))
         rest = Apply("//", (rest, Size(part)))

@@ -17,6 +17,7 @@ from ..expr import Access, Expr, Size, Var, accesses, variables, walk
 from ..ops import REDUCTION
 from .points import fits, numbers_of, required
 from .predicates import number, slope
+from .reach import existing
 
 # Ranks and numbers whose product is a count of words.
 Choice = tuple[str | int, ...]
@@ -148,7 +149,11 @@ def _at_one_place(
 
 
 def read_when_first(
-    cascade: Cascade, name: str, outer: Iterable[str], reads: Mapping[str, Sequence[Access]]
+    cascade: Cascade,
+    name: str,
+    outer: Iterable[str],
+    reads: Mapping[str, Sequence[Access]],
+    counted: frozenset[Expr],
 ) -> frozenset[str]:
     """Return the tensors of which all that a fiber uses has been read or made before the first point of an Einsum.
 
@@ -159,6 +164,7 @@ def read_when_first(
         name: an Einsum that waits for a value of the whole fiber.
         outer: the variables that tell fibers apart.
         reads: what the fiber uses of each tensor.
+        counted: conditions under which what the fiber uses is counted.
     """
     computed = {e.name for e in cascade.einsums}
     still = set(cascade.einsum(name).variables) - set(outer)
@@ -166,6 +172,8 @@ def read_when_first(
     least: dict[str, frozenset[int]] = {}
     while open_names:
         name, single = open_names.pop()
+        if drops_terms(cascade, cascade.einsum(name), counted):
+            continue  # it need not have read anything
         for access in needed_reads(cascade.einsum(name)):
             ranks = cascade.signatures[access.tensor].ranks
             missing = frozenset(
@@ -173,7 +181,9 @@ def read_when_first(
                 for i, (rank, index) in enumerate(zip(ranks, access.indices, strict=True))
                 if accesses(index)
                 or set(variables(index)) & single
-                or not (_whole_axis(cascade, access, i, rank) or _alike(reads.get(access.tensor, ()), i, index))
+                or not (
+                    _whole_axis(cascade, access, i, rank) or _alike(reads.get(access.tensor, ()), i, index)
+                )
             )
             before = least.get(access.tensor)
             if access.tensor == name or (before is not None and len(before) <= len(missing)):
@@ -182,6 +192,12 @@ def read_when_first(
             if access.tensor in computed:
                 open_names.append((access.tensor, _targets(cascade.einsum(access.tensor), missing)))
     return frozenset(t for t, missing in least.items() if not missing)
+
+
+def drops_terms(cascade: Cascade, einsum: Einsum, counted: frozenset[Expr] = frozenset()) -> bool:
+    """Tell whether conditions that are not counted leave terms out of what an Einsum reduces."""
+    reduced = set(einsum.reduced)
+    return any(set(variables(c)) & reduced for c in existing(cascade, einsum) if c not in counted)
 
 
 def _alike(reads: Sequence[Access], axis: int, index: Expr) -> bool:

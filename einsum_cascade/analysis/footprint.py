@@ -16,7 +16,16 @@ from ..cascade import Cascade
 from ..declarations import rank_of
 from ..expr import Access, Expr, accesses, index_variables, variables
 from .demand import demands
-from .fibers import Choice, axes, fibers_per_word, independent, needed_reads, read_when_first, times
+from .fibers import (
+    Choice,
+    axes,
+    drops_terms,
+    fibers_per_word,
+    independent,
+    needed_reads,
+    read_when_first,
+    times,
+)
 from .passes import passes, timeline
 from .points import merged_splits, numbers_of
 from .predicates import count
@@ -142,9 +151,7 @@ class Boundary:
         return best
 
 
-def _fraction(
-    cascade: Cascade, space: tuple[str, ...], parts: list[Expr], sizes: Mapping[str, int]
-) -> float:
+def _fraction(cascade: Cascade, space: tuple[str, ...], parts: list[Expr], sizes: Mapping[str, int]) -> float:
     """Return which part of a space satisfies some conditions; 0 where they speak of other variables too."""
     if any(not set(variables(p)) <= set(space) for p in parts):
         return 0.0
@@ -221,8 +228,9 @@ def _among_fibers(
     # Whichever Einsum of the next pass comes first, these inputs have been read by then.
     used = {n: [a for found in readers.values() for a in found] for n, readers in reads.items()}
     given = inputs & networkx.ancestors(cascade.graph, whole)
+    counted = frozenset(c for n in (sink, whole) for c in existing(cascade, cascade.einsum(n)))
     for first in (sink, *after.intersection(reads)):
-        given &= read_when_first(cascade, first, fixed, used)
+        given &= read_when_first(cascade, first, fixed, used, counted)
     nodes = {
         n: Node(
             n,
@@ -249,8 +257,7 @@ def _reads(cascade: Cascade, seen: RankView, sink: str) -> Reads:
         name = open_names.pop()
         einsum = cascade.einsum(name)
         walking = frozenset(walkers(cascade, einsum, seen))
-        dropped = {v for c in existing(cascade, einsum) for v in variables(c)} & set(einsum.reduced)
-        if dropped and name != sink:
+        if name != sink and drops_terms(cascade, einsum):
             continue  # which terms are left, and what they read, is not looked into
         for access in needed_reads(einsum):
             followed = any(index_variables(i) & walking for i in access.indices)

@@ -90,7 +90,7 @@ def defined(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
     found = existing(cascade, einsum)
     selecting = next((r for r in einsum.all_reductions if REDUCTION[r.op].index), None)
     if selecting is None:
-        return _counted(cascade, found, einsum.output_variables, sizes)
+        return counted(cascade, found, einsum.output_variables, sizes)
     kept = tuple(v for v in einsum.output_variables if v != selecting.into)
     each = _selected(cascade, einsum, sizes) if selecting.into else 1
     return each * _projected(cascade, found, kept, (*kept, *einsum.reduced), sizes)
@@ -101,12 +101,12 @@ def _generations(cascade: Cascade, update: Einsum, sizes: Mapping[str, int]) -> 
     total = 0
     firsts = [e for e in cascade.initial if e.name == update.name]
     for first in firsts:
-        total += _counted(cascade, existing(cascade, first), first.output_variables, sizes)
+        total += counted(cascade, existing(cascade, first), first.output_variables, sizes)
     found = existing(cascade, update)
     chained = any(a.tensor == update.name for a in required(update.value))
     if chained and (found or any(existing(cascade, first) for first in firsts)):
         return total  # which elements of the earlier generations exist is not looked into
-    return total + _counted(cascade, found, update.output_variables, sizes)
+    return total + counted(cascade, found, update.output_variables, sizes)
 
 
 def _selected(
@@ -123,7 +123,7 @@ def _selected(
     if any(not set(variables(p)) <= set(selecting.variables) for p in parts):
         return 1
     return min(
-        sizes[rank_of(str(selecting.into))], _counted(cascade, parts, tuple(selecting.variables), sizes)
+        sizes[rank_of(str(selecting.into))], counted(cascade, parts, tuple(selecting.variables), sizes)
     )
 
 
@@ -287,13 +287,17 @@ def _place_exists(
     return Compare(("<",), (Var(place), Num(_selected(cascade, writer, sizes, constant))))
 
 
-def _counted(
+def counted(
     cascade: Cascade, conditions: Sequence[Expr], space: tuple[str, ...], sizes: Mapping[str, int]
 ) -> int:
     """Return how many points of a space satisfy those conditions that speak of it alone."""
     parts = [c for c in conditions if set(variables(c)) <= set(space)]
-    merged, extents = merged_splits(cascade, parts, space, sizes)
-    return count(merged, extents, numbers_of(cascade, sizes))
+    numbers = numbers_of(cascade, sizes)
+    fixed = [c for c in parts if not variables(c)]
+    if fixed and not any_term(alternatives(fixed), {}, numbers, 1).all():
+        return 0
+    merged, extents = merged_splits(cascade, [c for c in parts if variables(c)], space, sizes)
+    return count(merged, extents, numbers)
 
 
 def _projected(

@@ -23,8 +23,8 @@ from .demand import demands, writers
 from .footprint import Boundary, Node, boundaries
 from .needed import without_unused
 from .passes import all_passes
-from .points import batch_of, fits, known_sizes, live_parts, space_points
-from .reach import defined, touched
+from .points import batch_of, fits, known_sizes, live_parts
+from .reach import counted, defined, existing, touched
 
 Array = Any
 # Lines of a bound that are tried; each holds, more are only tighter.
@@ -243,9 +243,17 @@ def _contractions(
         kept = any(s.tensor == einsum.name for s in cascade.outputs)
         mine = {a.tensor, b.tensor} | ({einsum.name} if kept else set())
         other = sum(n for t, n in words.items() if t not in mine)
-        products = space_points(cascade, einsum, einsum.variables, sizes) * batch_of(cascade, sizes)
+        products = _needed_points(cascade, einsum, sizes) * batch_of(cascade, sizes)
         out.append(Contraction(einsum.name, (a.tensor, b.tensor), kept, products, depth, other))
     return out
+
+
+def _needed_points(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
+    """Return at least how many points of an Einsum outside of blocks some output needs."""
+    exists = existing(cascade, einsum)
+    asked = demands(cascade, sizes).get((einsum.name, False), ())
+    found = [counted(cascade, (*exists, *demand), einsum.variables, sizes) for demand in asked]
+    return max(found, default=0)
 
 
 def _factors(value: Expr) -> tuple[Expr, ...]:

@@ -69,14 +69,20 @@ class Game:
     symmetries: tuple[Symmetry, ...]
 
 
-class _Reading(Interpreter):
-    """Notes what each term of each point reads; of a branch only what is taken, of a pad only what is there."""
+class Reading(Interpreter):
+    """Notes what each term of each point reads; of a branch only what is taken, of a pad only what is there.
+
+    Attributes:
+        terms: of each point, in the order of their making, what each of its terms reads.
+        places: of each term of each point the values of all variables.
+    """
 
     def __init__(self, use: Use) -> None:
         super().__init__(use)
         self.terms: dict[Point, list[frozenset[Point]]] = {}
+        self.places: dict[Point, list[tuple[dict[str, int], frozenset[Point]]]] = {}
         self.now: list[Point] = []
-        self.found: list[frozenset[Point]] = []
+        self.found: list[tuple[dict[str, int], frozenset[Point]]] = []
 
     def einsum(self, e: Einsum, fixed: dict[str, int]) -> None:
         self.tensors.setdefault(e.name, {})
@@ -87,7 +93,8 @@ class _Reading(Interpreter):
                 place = tuple(int(self.value(i, env)) for i in e.target.indices)
                 self.tensors[e.name][place] = value[()]
                 # What has no term has a value all the same; terms that read the same are absorbed together.
-                self.terms[e.name, place] = list(dict.fromkeys(self.found)) or [frozenset()]
+                self.terms[e.name, place] = list(dict.fromkeys(r for _, r in self.found)) or [frozenset()]
+                self.places[e.name, place] = self.found
 
     def reduce(self, e: Einsum, left: list[Reduction], env: dict[str, int]) -> Any:
         if left:
@@ -95,7 +102,7 @@ class _Reading(Interpreter):
         self.now = []
         value = super().reduce(e, left, env)
         if not isinstance(value, Absent):
-            self.found.append(frozenset(self.now))
+            self.found.append((dict(env), frozenset(self.now)))
         return value
 
     def value(self, node: Expr, env: dict[str, int]) -> Any:
@@ -114,13 +121,20 @@ class _Reading(Interpreter):
         return found
 
 
-def game(cascade: Cascade, sizes: dict[str, int]) -> Game:
-    """Return the points of a cascade in which coordinates alone decide what is read, and that selects nothing."""
+def reading(cascade: Cascade, sizes: dict[str, int]) -> Reading:
+    """Return what each point of a cascade reads."""
     known = resolve(cascade, dict(sizes))
     inputs = {s.tensor: np.ones([known[r] for r in s.ranks]) for s in cascade.inputs}
-    slow = _Reading(Use(cascade, known, inputs))
+    slow = Reading(Use(cascade, known, inputs))
     with np.errstate(all="ignore"):
         slow.run()
+    return slow
+
+
+def game(cascade: Cascade, sizes: dict[str, int]) -> Game:
+    """Return the points of a cascade in which coordinates alone decide what is read, and that selects nothing."""
+    slow = reading(cascade, sizes)
+    known = slow.sizes
     terms = slow.terms
     read = {p for parts in terms.values() for reads in parts for p in reads}
     points = sorted(read | terms.keys())

@@ -25,7 +25,9 @@ def test_the_condition_on_entries_is_that_of_the_precision_matrix():
         middle = np.median(logs)
         # The other way to condition a normal vector: blocks of the inverse of its whole covariance.
         unsure = [*[0.0] * n, *(e.unsure[c] ** 2 for e in entries)]
-        whole = shared(each, differences(every, every)) + 4.0 + each.own * np.eye(len(every)) + np.diag(unsure)
+        whole = (
+            shared(each, differences(every, every)) + 4.0 + each.own * np.eye(len(every)) + np.diag(unsure)
+        )
         precision = np.linalg.inv(whole)
         covariance = np.linalg.inv(precision[:n, :n])
         mean = middle - covariance @ precision[:n, n:] @ (logs - middle)
