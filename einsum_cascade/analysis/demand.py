@@ -17,7 +17,7 @@ from ..cascade import Cascade
 from ..declarations import rank_of, variable_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
-from .points import fits, numbers_of, required
+from .points import fits, is_digit, numbers_of, required
 from .predicates import alternatives, any_term, conjuncts, deciding, is_static, joined, number
 from .reach import existing, reads_of
 
@@ -171,6 +171,7 @@ def _through(
     marked = {v: Var(v + MARK) for v in writer.output_variables}
     targets = [substitute(t, marked) for t in writer.target.indices]
     axes = list(zip(cascade.signatures[access.tensor].ranks, access.indices, targets, strict=True))
+    at |= _joined_digits(cascade, axes)
     # Indices that run over an axis first: they tell the most.
     for rank, index, place in sorted(axes, key=lambda a: not fits(cascade, a[0], a[1])):
         axis = access.indices.index(index)
@@ -182,7 +183,8 @@ def _through(
             # Where data lead is not known; all of them may lead to one place.
             needs.append(Compare(("==",), (place, Num(0))))
             continue
-        needs += _solved(cascade, rank, index, place, at)
+        if not (is_digit(cascade, rank, index) and set(variables(index)) <= at.keys()):
+            needs += _solved(cascade, rank, index, place, at)
     told = (*conditions, *needs, *at.values())
     names = dict.fromkeys(v for c in told for v in variables(c))
     open_names = [v for v in names if v not in at and not v.endswith(MARK)]
@@ -276,6 +278,18 @@ def _inverse(node: Expr, variable: str, place: Expr, at: dict[str, Expr]) -> Exp
     elif node.op == "neg":
         place = Apply("neg", (place,))
     return _inverse(inner, variable, place, at)
+
+
+def _joined_digits(cascade: Cascade, axes: Sequence[tuple[str, Expr, Expr]]) -> dict[str, Expr]:
+    """Return m = m1*M0 + m0 for an access by `m // M0` and `m % M0`, in terms of the places."""
+    digits = {i: place for rank, i, place in axes if is_digit(cascade, rank, i)}
+    found: dict[str, Expr] = {}
+    for index, place in digits.items():
+        assert isinstance(index, Apply) and isinstance(index.args[0], Var)
+        other = digits.get(Apply("%", index.args))
+        if index.op == "//" and other is not None:
+            found[index.args[0].name] = Apply("+", (Apply("*", (place, index.args[1])), other))
+    return found
 
 
 def _split(cascade: Cascade, rank: str, index: Expr, place: Var, at: dict[str, Expr]) -> list[Expr]:

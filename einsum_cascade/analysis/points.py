@@ -177,7 +177,8 @@ def _inside(cascade: Cascade, access: Access) -> list[Expr]:
     signature = cascade.signatures[access.tensor]
     out: list[Expr] = []
     for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
-        if axis == signature.state or fits(cascade, rank, index) or not variables(index):
+        within = fits(cascade, rank, index) or is_digit(cascade, rank, index)
+        if axis == signature.state or within or not variables(index):
             continue
         out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
     return out
@@ -192,6 +193,14 @@ def fits(cascade: Cascade, rank: str, index: Expr) -> bool:
     parts = cascade.splits.get(rank)
     wanted = parts and _offset(parts, cascade, names)
     return bool(wanted) and index in _spellings(wanted)  # type: ignore[arg-type]
+
+
+def is_digit(cascade: Cascade, rank: str, index: Expr) -> bool:
+    """Tell whether an index is the part of a split rank that an axis is: `m // M0` along M1, `m % M0` along M0."""
+    if not isinstance(index, Apply) or index.op not in ("//", "%") or not isinstance(index.args[0], Var):
+        return False
+    parts = cascade.splits.get(rank_of(index.args[0].name), ())
+    return len(parts) == 2 and index.args[1] == Size(parts[1]) and rank == parts[index.op == "%"]
 
 
 def _offset(parts: tuple[str, ...], cascade: Cascade, names: tuple[str, ...]) -> Expr | None:

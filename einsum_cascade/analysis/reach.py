@@ -18,7 +18,7 @@ from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
 from ..ops import REDUCTION
-from .points import fits, live_parts, merged_splits, numbers_of, required
+from .points import fits, is_digit, live_parts, merged_splits, numbers_of, required
 from .predicates import (
     alternatives,
     any_term,
@@ -158,7 +158,8 @@ def _inside(cascade: Cascade, access: Access) -> list[Expr]:
     signature = cascade.signatures[access.tensor]
     out: list[Expr] = []
     for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
-        if axis != signature.state and not fits(cascade, rank, index):
+        within = fits(cascade, rank, index) or is_digit(cascade, rank, index)
+        if axis != signature.state and not within:
             out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
     return out
 

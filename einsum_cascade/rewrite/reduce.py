@@ -20,6 +20,7 @@ from .online import online
 from .reasons import reasons
 from .reduction import Reduction, Step
 from .separate import Rewritten, separations
+from .whole import with_signature_of
 
 # No cascade of the literature takes more than a dozen; a rule that went in circles would be stopped here.
 MOST_STEPS = 40
@@ -94,7 +95,7 @@ STRATEGIES = (
 
 
 def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
-    """Return an equal cascade with the fewest passes over a rank that the rules can reach.
+    """Return an equal cascade with the fewest passes over a rank that the rules can reach, outputs of the same shape.
 
     Every rewrite is evaluated against the original at small random sizes, on ordinary inputs and on inputs so large
     that an unstable form would overflow, before it is accepted. Where elements are selected from the rank (`topk`),
@@ -120,13 +121,16 @@ def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
             path += _best(cascade, here, rank, along=selected)
     stages, steps = [cascade], []
     for found in path:
-        count = passes(found.cascade, rank).count
+        shaped = with_signature_of(cascade, found.cascade, rank)
+        count = passes(shaped, rank).count
         summary = f"Found from {cascade.name}: {count} {'pass' if count == 1 else 'passes'} over {rank}."
-        stages.append(replace(found.cascade, name=_named(cascade, rank), summary=summary))
+        stages.append(replace(shaped, name=_named(cascade, rank), summary=summary))
         steps.append(Step(found.rule, found.einsum, found.why))
     current = stages[-1]
     after = passes(current, rank).count
-    stuck = tuple(reasons(current, rank)) if after > 1 else ()
+    # Told of what the rules came to, without the Einsums that only lay it out.
+    last = path[-1].cascade if path else cascade
+    stuck = tuple(reasons(last, rank)) if after > 1 else ()
     return Reduction(rank, current, before, after, tuple(steps), stuck, tuple(stages))
 
 
