@@ -168,7 +168,7 @@ def _through(
     at: dict[str, Expr] = {}
     needs: list[Expr] = []
     # Places of the writer are marked, for the reader may use the same names for other things.
-    marked = {v: Var(v + MARK) for v in writer.output_variables}
+    marked: dict[str, Expr] = {v: Var(v + MARK) for v in writer.output_variables}
     targets = [substitute(t, marked) for t in writer.target.indices]
     axes = list(zip(cascade.signatures[access.tensor].ranks, access.indices, targets, strict=True))
     at |= _joined_digits(cascade, axes)
@@ -189,13 +189,13 @@ def _through(
     names = dict.fromkeys(v for c in told for v in variables(c))
     open_names = [v for v in names if v not in at and not v.endswith(MARK)]
     places = [t for t in targets if isinstance(t, Var)]
-    tried = [[Apply("-", (Size(rank_of(v)), Num(1))), Num(0), *places] for v in open_names]
+    tried: list[list[Expr]] = [[Apply("-", (Size(rank_of(v)), Num(1))), Num(0), *places] for v in open_names]
     for choice in itertools.islice(itertools.product(*tried), MOST_DEMANDS):
-        chosen = dict(zip(open_names, choice, strict=True))
+        chosen: dict[str, Expr] = dict(zip(open_names, choice, strict=True))
         inside = [c for v, g in chosen.items() if isinstance(g, Var) for c in _within(cascade, v, g)]
         full = {**{v: substitute(g, chosen) for v, g in at.items()}, **chosen}
         made = [substitute(c, full) for c in conditions] + [substitute(n, chosen) for n in needs] + inside
-        back = {v.name: Var(name) for name, v in marked.items()}
+        back: dict[str, Expr] = {v + MARK: Var(v) for v in writer.output_variables}
         yield tuple(dict.fromkeys(substitute(c, back) for c in made if is_static(c)))
 
 

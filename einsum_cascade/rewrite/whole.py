@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 from ..cascade import Cascade
@@ -41,7 +42,7 @@ class _Split:
 
     def axis_of(self, ranks: tuple[str, ...]) -> int | None:
         """Return where the two parts stand side by side, or None."""
-        pairs = list(zip(ranks, ranks[1:], strict=False))
+        pairs = list(itertools.pairwise(ranks))
         return pairs.index((self.outer, self.inner)) if (self.outer, self.inner) in pairs else None
 
 
@@ -111,8 +112,9 @@ def _laid_out(
         return reduced
 
     def renamed(node: Expr) -> Expr:
-        found = isinstance(node, Access) and node.tensor in names
-        return replace(node, tensor=names[node.tensor]) if found else node  # type: ignore[union-attr, type-var]
+        if isinstance(node, Access) and node.tensor in names:
+            return replace(node, tensor=names[node.tensor])
+        return node
 
     def change(e: Einsum) -> Einsum:
         target = renamed(e.target)
