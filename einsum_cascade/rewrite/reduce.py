@@ -20,6 +20,7 @@ from .online import online
 from .reasons import reasons
 from .reduction import Reduction, Step
 from .separate import Rewritten, separations
+from .shift import shifts
 from .whole import with_signature_of
 
 # No cascade of the literature takes more than a dozen; a rule that went in circles would be stopped here.
@@ -51,6 +52,7 @@ def _subtract(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
     return (found for found in separations(cascade, rank) if found.cancels)
 
 
+SHIFT = Rule("shift", shifts)
 SEPARATE = Rule("separate", _separate)
 HOIST = Rule("hoist", hoists)
 FETCH = Rule("fetch", fetches)
@@ -87,10 +89,10 @@ def _patient_cost(cascade: Cascade, rank: str) -> tuple[int, ...]:
 # costs more or loses digits is asked sooner only in a later one: sums that are subtracted, one sum for each h of a sum
 # over H, elements that are fetched though nothing is gained at once.
 STRATEGIES = (
-    Strategy((SEPARATE, HOIST, FETCH, ONLINE, SUBTRACT), _cost),
-    Strategy((SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE), _cost),
-    Strategy((SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _cost),
-    Strategy((SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _patient_cost),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, ONLINE, SUBTRACT), _cost),
+    Strategy((SHIFT, SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE), _cost),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _cost),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _patient_cost),
 )
 
 

@@ -20,8 +20,8 @@ def walked(text: str, rank: str) -> int:
     """Return how often a machine walks a rank that meets its elements in order and starts anew when it has to.
 
     A point, or a term of a sum, that belongs to an element can be made when the walk is there and all that it reads has
-    been made: in the same pass at an element before it or at this one, or in an earlier pass. What belongs to no element
-    is made as soon as all that it reads is there.
+    been made: in the same pass at an element before it or at this one, or in an earlier pass. What belongs to no
+    element is made as soon as all that it reads is there.
     """
     cascade = parse(text)
     sizes = dict.fromkeys("MPE", SHORT) | {rank: LONG}

@@ -260,3 +260,34 @@ def test_outputs_keep_their_shapes(text: str, rank: str, after: int) -> None:
     left, right = evaluate(cascade, sizes, inputs), evaluate(found.cascade, split, inputs)
     assert {t: a.shape for t, a in left.items()} == {t: a.shape for t, a in right.items()}
     assert max(difference(right[t], left[t]) for t in left) <= 1e-9
+
+
+CENTRED = """cascade centred
+rank E F M P
+input Q[E, P] K[E, M] V[F, M]
+output AV[F, P]
+MK[e] = K[e, m] / M :: sum(m)
+{scores}
+GM[p] = QK[m, p] :: max(m)
+SN[m, p] = exp(QK[m, p] - GM[p])
+SD[p] = {sum} :: sum(m)
+AV[f, p] = SN[m, p] / SD[p] * V[f, m]
+"""
+
+
+@pytest.mark.parametrize(
+    ("scores", "total", "after"),
+    [
+        ("QK[m, p] = Q[e, p] * (K[e, m] - MK[e])", "SN[m, p]", 1),
+        ("KC[e, m] = K[e, m] - MK[e]\nQK[m, p] = Q[e, p] * KC[e, m] where m <= p", "SN[m, p]", 1),
+        # The summand differs from key to key, or the sum sees the scores themselves.
+        ("QK[m, p] = Q[e, p] * K[e, m] * (1 - MK[e])", "SN[m, p]", 2),
+        ("QK[m, p] = Q[e, p] * (K[e, m] - MK[e])", "SN[m, p] * QK[m, p]", 2),
+    ],
+)
+def test_what_all_scores_have_in_common_cancels(scores: str, total: str, after: int) -> None:
+    cascade = parse(CENTRED.replace("{scores}", scores).replace("{sum}", total))
+    found = reduce_passes(cascade, "M")
+    assert (found.before, found.after) == (4, after)
+    assert ("shift" in [s.rule for s in found.steps]) == (after == 1)
+    assert trial(cascade, found.cascade, scale=1.0, seed=3) <= 1e-9
