@@ -17,6 +17,7 @@ from ..cascade import Cascade
 from ..declarations import rank_of, variable_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
+from .forks import how_many, too_many
 from .points import fits, is_digit, numbers_of, required
 from .predicates import alternatives, any_term, conjuncts, deciding, is_static, joined, number
 from .reach import existing, reads_of
@@ -69,13 +70,9 @@ def _demands(cascade: Cascade, sizes_of: tuple[tuple[str, int], ...]) -> Mapping
 
 def _together(demands: tuple[Demand, ...]) -> tuple[Demand, ...]:
     """Return one demand for several, for all that any of them asks for is needed."""
-    if len(demands) < 2 or sum(map(_alternatives, demands)) > MOST_TERMS:
+    if len(demands) < 2 or sum(map(how_many, demands)) > MOST_TERMS:
         return demands
     return ((joined("or", [joined("and", d) for d in demands]),),)
-
-
-def _alternatives(demand: Demand) -> int:
-    return math.prod(len(alternatives([p])) for p in demand)
 
 
 def _ask(
@@ -112,6 +109,7 @@ def _covered(cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes
     plain = all(a != signature.state and fits(cascade, *axis) for a, axis in axes)
     if (
         plain
+        or too_many(conditions)
         or any(map(accesses, access.indices))
         or math.prod(sizes[rank_of(v)] for v in names) > MOST_LISTED
         or any(set(variables(c)) - set(names) for c in conditions if variables(c))
@@ -144,7 +142,7 @@ def _note(
     if constant and not any_term(alternatives(constant), {}, numbers, 1).all():
         return
     left = tuple(c for c in left if variables(c))
-    if any(set(d) <= set(left) for d in known) or _alternatives(left) > MOST_TERMS:
+    if any(set(d) <= set(left) for d in known) or too_many(left, MOST_TERMS):
         return
     for d in [d for d in known if set(left) <= set(d)]:
         del known[d]

@@ -26,6 +26,7 @@ from .fibers import (
     read_when_first,
     times,
 )
+from .forks import NEVER, too_many
 from .passes import passes, timeline
 from .points import merged_splits, numbers_of
 from .predicates import count
@@ -143,7 +144,10 @@ class Boundary:
         exists = [p for e in (sink, whole) for p in existing(cascade, e)]
         best = (1.0, 0.0)
         for demand in demands(cascade, sizes).get((self.sink, False), ()):
-            parts = [p for p in dict.fromkeys((*exists, *demand)) if variables(p)]
+            parts = list(dict.fromkeys((*exists, *demand)))
+            if NEVER in parts or too_many(parts):
+                continue
+            parts = [p for p in parts if variables(p)]
             by_fiber = [p for p in parts if set(variables(p)) <= set(self.outer)]
             fibers = _fraction(cascade, self.outer, by_fiber, sizes)
             pairs = _fraction(cascade, (*walking, *self.outer), parts, sizes)

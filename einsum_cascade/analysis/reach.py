@@ -18,6 +18,7 @@ from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
 from ..ops import REDUCTION
+from .forks import NEVER, too_many
 from .points import fits, is_digit, live_parts, merged_splits, numbers_of, required
 from .predicates import (
     alternatives,
@@ -34,6 +35,8 @@ from .predicates import (
 
 # Variables of which several values are tried before all are.
 _MOST_TRIED = 6
+# Alternatives of the conditions of one Einsum beyond which nothing is claimed of it: demands multiply them.
+MOST_FORKS = 64
 
 
 def touched(
@@ -59,7 +62,9 @@ def touched(
     roots = [einsum.value, *conjuncts(einsum.where), *einsum.target.indices]
     for access, taken in (found for root in roots for found in reads_of(cascade, root)):
         conditions = tuple(dict.fromkeys((*exists, *taken)))
-        if access.tensor in given:
+        if too_many(conditions):
+            words = 0
+        elif access.tensor in given:
             words = _elements(cascade, einsum, access, conditions, sizes)
         else:
             words = _projected(cascade, conditions, (), einsum.variables, sizes)
@@ -77,7 +82,10 @@ def existing(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
         for c in _inside(cascade, a)
         if not variables(c) and is_static(c)
     ]
-    return tuple(dict.fromkeys((*live_parts(cascade, einsum, branches=True), *fixed)))
+    found = tuple(dict.fromkeys((*live_parts(cascade, einsum, branches=True), *fixed)))
+    if too_many(found, MOST_FORKS):
+        return (NEVER, *live_parts(cascade, einsum))
+    return found
 
 
 def defined(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
