@@ -13,10 +13,11 @@ import numpy as np
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Expr, Var, accesses, variables, walk
+from ..expr import Access, Expr, Size, Var, accesses, variables, walk
 from ..ops import REDUCTION
 from .points import fits, numbers_of, required
 from .predicates import number, slope
+from .reach import existing
 
 # Ranks and numbers whose product is a count of words.
 Choice = tuple[str | int, ...]
@@ -147,7 +148,13 @@ def _at_one_place(
     return int(np.unique(values, return_counts=True)[1].max())
 
 
-def read_when_first(cascade: Cascade, name: str, outer: Iterable[str]) -> frozenset[str]:
+def read_when_first(
+    cascade: Cascade,
+    name: str,
+    outer: Iterable[str],
+    reads: Mapping[str, Sequence[Access]],
+    counted: frozenset[Expr],
+) -> frozenset[str]:
     """Return the tensors of which all that a fiber uses has been read or made before the first point of an Einsum.
 
     With one fiber for all queries, the first weight needs every key, but only its own row of a bias: rows that have
@@ -156,6 +163,8 @@ def read_when_first(cascade: Cascade, name: str, outer: Iterable[str]) -> frozen
     Args:
         name: an Einsum that waits for a value of the whole fiber.
         outer: the variables that tell fibers apart.
+        reads: what the fiber uses of each tensor.
+        counted: conditions under which what the fiber uses is counted.
     """
     computed = {e.name for e in cascade.einsums}
     still = set(cascade.einsum(name).variables) - set(outer)
@@ -163,11 +172,18 @@ def read_when_first(cascade: Cascade, name: str, outer: Iterable[str]) -> frozen
     least: dict[str, frozenset[int]] = {}
     while open_names:
         name, single = open_names.pop()
+        if drops_terms(cascade, cascade.einsum(name), counted):
+            continue  # it need not have read anything
         for access in needed_reads(cascade.einsum(name)):
+            ranks = cascade.signatures[access.tensor].ranks
             missing = frozenset(
                 i
-                for i, index in enumerate(access.indices)
-                if accesses(index) or set(variables(index)) & single
+                for i, (rank, index) in enumerate(zip(ranks, access.indices, strict=True))
+                if accesses(index)
+                or set(variables(index)) & single
+                or not (
+                    _whole_axis(cascade, access, i, rank) or _alike(reads.get(access.tensor, ()), i, index)
+                )
             )
             before = least.get(access.tensor)
             if access.tensor == name or (before is not None and len(before) <= len(missing)):
@@ -176,6 +192,25 @@ def read_when_first(cascade: Cascade, name: str, outer: Iterable[str]) -> frozen
             if access.tensor in computed:
                 open_names.append((access.tensor, _targets(cascade.einsum(access.tensor), missing)))
     return frozenset(t for t, missing in least.items() if not missing)
+
+
+def drops_terms(cascade: Cascade, einsum: Einsum, counted: frozenset[Expr] = frozenset()) -> bool:
+    """Tell whether conditions that are not counted leave terms out of what an Einsum reduces."""
+    reduced = set(einsum.reduced)
+    return any(set(variables(c)) & reduced for c in existing(cascade, einsum) if c not in counted)
+
+
+def _alike(reads: Sequence[Access], axis: int, index: Expr) -> bool:
+    """Tell whether all that is used of a tensor is found along an axis by the same index."""
+    return bool(reads) and all(a.indices[axis] == index for a in reads)
+
+
+def _whole_axis(cascade: Cascade, access: Access, axis: int, rank: str) -> bool:
+    """Tell whether an access moves over all of an axis; the last generation of a state stands for all before it."""
+    index = access.indices[axis]
+    if axis == cascade.signatures[access.tensor].state:
+        return index == Size(rank) or bool(variables(index))
+    return fits(cascade, rank, index)
 
 
 def _targets(einsum: Einsum, places: frozenset[int]) -> frozenset[str]:

@@ -14,11 +14,23 @@ from typing import Any
 
 from ..cascade import Cascade
 from ..declarations import rank_of
-from ..expr import Access, accesses, index_variables, variables
-from .fibers import Choice, axes, fibers_per_word, independent, needed_reads, read_when_first, times
+from ..expr import Access, Expr, accesses, index_variables, variables
+from .demand import demands
+from .fibers import (
+    Choice,
+    axes,
+    drops_terms,
+    fibers_per_word,
+    independent,
+    needed_reads,
+    read_when_first,
+    times,
+)
+from .forks import NEVER, too_many
 from .passes import passes, timeline
-from .points import live_parts, merged_splits, numbers_of
+from .points import merged_splits, numbers_of
 from .predicates import count
+from .reach import existing
 from .streams import RankView, view, walkers
 
 _SOURCE, _SINK = "the inputs", "the next pass"
@@ -122,21 +134,33 @@ class Boundary:
             graph.add_edge(start, _SINK if b == _SINK else (b, 0))
         return graph
 
-    def live_fraction(self, cascade: Cascade, sizes: Mapping[str, int]) -> float:
-        """Return which part of the (fiber, element) pairs exists under the predicates of both Einsums.
+    def live(self, cascade: Cascade, sizes: Mapping[str, int]) -> tuple[float, float]:
+        """Return which part of the fibers, and of the (fiber, element) pairs, is needed and exists.
 
-        0 where a predicate speaks of other variables too: then nothing is claimed.
+        Predicates of both Einsums count. 0 where one speaks of other variables too: then nothing is claimed.
         """
         sink, whole = cascade.einsum(self.sink), cascade.einsum(self.whole)
         walking = walkers(cascade, sink, view(cascade, self.rank))
-        space = (*walking, *self.outer)
-        parts = list(dict.fromkeys((*live_parts(cascade, sink), *live_parts(cascade, whole))))
-        parts = [p for p in parts if variables(p)]
-        if any(not set(variables(p)) <= set(space) for p in parts):
-            return 0.0
-        merged, extents = merged_splits(cascade, parts, space, sizes)
-        dense = math.prod(extents.values())
-        return count(merged, extents, numbers_of(cascade, sizes)) / dense
+        exists = [p for e in (sink, whole) for p in existing(cascade, e)]
+        best = (1.0, 0.0)
+        for demand in demands(cascade, sizes).get((self.sink, False), ()):
+            parts = list(dict.fromkeys((*exists, *demand)))
+            if NEVER in parts or too_many(parts):
+                continue
+            parts = [p for p in parts if variables(p)]
+            by_fiber = [p for p in parts if set(variables(p)) <= set(self.outer)]
+            fibers = _fraction(cascade, self.outer, by_fiber, sizes)
+            pairs = _fraction(cascade, (*walking, *self.outer), parts, sizes)
+            best = max(best, (fibers, pairs), key=lambda f: f[1])
+        return best
+
+
+def _fraction(cascade: Cascade, space: tuple[str, ...], parts: list[Expr], sizes: Mapping[str, int]) -> float:
+    """Return which part of a space satisfies some conditions; 0 where they speak of other variables too."""
+    if any(not set(variables(p)) <= set(space) for p in parts):
+        return 0.0
+    merged, extents = merged_splits(cascade, parts, space, sizes)
+    return count(merged, extents, numbers_of(cascade, sizes)) / math.prod(extents.values())
 
 
 def boundaries(cascade: Cascade, rank: str) -> tuple[Boundary, ...]:
@@ -206,9 +230,11 @@ def _among_fibers(
     states = {n for n in cascade.states.intersection(reads) if cascade.block_of(n) in outside}
     fixed = {*outer, *outside}
     # Whichever Einsum of the next pass comes first, these inputs have been read by then.
+    used = {n: [a for found in readers.values() for a in found] for n, readers in reads.items()}
     given = inputs & networkx.ancestors(cascade.graph, whole)
+    counted = frozenset(c for n in (sink, whole) for c in existing(cascade, cascade.einsum(n)))
     for first in (sink, *after.intersection(reads)):
-        given &= read_when_first(cascade, first, fixed)
+        given &= read_when_first(cascade, first, fixed, used, counted)
     nodes = {
         n: Node(
             n,
@@ -216,7 +242,7 @@ def _among_fibers(
             asked_for=n in asked,
             cuttable=n not in after or n in states,
             per_fiber=axes(cascade, n, readers, fixed),
-            reads=tuple(a for found in readers.values() for a in found),
+            reads=tuple(used[n]),
         )
         for n, readers in sorted(reads.items())
     }
@@ -235,6 +261,8 @@ def _reads(cascade: Cascade, seen: RankView, sink: str) -> Reads:
         name = open_names.pop()
         einsum = cascade.einsum(name)
         walking = frozenset(walkers(cascade, einsum, seen))
+        if name != sink and drops_terms(cascade, einsum):
+            continue  # which terms are left, and what they read, is not looked into
         for access in needed_reads(einsum):
             followed = any(index_variables(i) & walking for i in access.indices)
             if not followed or _gathered(access) or access.tensor == name:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ..cascade import Cascade
 from ..declarations import rank_of, variable_of
@@ -12,7 +13,7 @@ from ..einsum import Einsum
 from ..errors import CascadeError, nearest
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
 from ..sizes import BATCH_RANKS, parse_sizes, resolve, size_value
-from .predicates import conjuncts, count, is_static
+from .predicates import conjuncts, count, is_static, joined
 
 
 def known_sizes(cascade: Cascade, sizes: Mapping[str, int] | str) -> dict[str, int]:
@@ -98,21 +99,42 @@ def numbers_of(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, float]:
     return {**sizes, **{c.name: size_value(c.value, cascade, sizes) for c in cascade.constants}}
 
 
-def live_parts(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
+def live_parts(cascade: Cascade, einsum: Einsum, *, branches: bool = False) -> tuple[Expr, ...]:
     """Return the static conditions under which a point of an Einsum exists.
 
     These are its own `where`, the conditions of the points it reads, and that each index lies inside its tensor.
+
+    Args:
+        branches: whether what a branch reads where coordinates take it has to exist too; simulators take it as there.
     """
-    found = list(dict.fromkeys(_conditions(cascade, einsum, {})))
+    found = list(dict.fromkeys(_conditions(cascade, einsum, {}, branches=branches)))
     return tuple(p for p in found if is_static(p))
 
 
-def _conditions(cascade: Cascade, einsum: Einsum, known: dict[str, tuple[Expr, ...]]) -> tuple[Expr, ...]:
+def _conditions(
+    cascade: Cascade, einsum: Einsum, known: dict[str, tuple[Expr, ...]], *, branches: bool
+) -> tuple[Expr, ...]:
     parts = list(conjuncts(einsum.where))
-    for access in required(einsum.value) + (required(einsum.where) if einsum.where is not None else []):
+    reads = required(einsum.value) + (required(einsum.where) if einsum.where is not None else [])
+    for access in reads:
         parts += _inside(cascade, access)
-        parts += _inherited(cascade, access, known)
+        parts += _inherited(cascade, access, known, branches=branches)
+    for taken, branch in _branches(einsum.value) if branches else ():
+        found = _conditions(cascade, replace(einsum, value=branch, where=None), known, branches=True)
+        inside = [c for c in found if is_static(c)]
+        if inside:
+            parts.append(Apply("or", (Apply("not", (taken,)), joined("and", inside))))
     return tuple(dict.fromkeys(parts))
+
+
+def _branches(node: Expr) -> Iterator[tuple[Expr, Expr]]:
+    """Yield each branch on which coordinates decide, after the predicate under which it is taken."""
+    if isinstance(node, Apply) and node.op == "select" and is_static(node.args[0]):
+        yield node.args[0], node.args[1]
+        yield Apply("not", (node.args[0],)), node.args[2]
+    elif isinstance(node, Apply) and node.op not in ("pad", "select"):
+        for part in node.args:
+            yield from _branches(part)
 
 
 def required(node: Expr) -> list[Access]:
@@ -131,14 +153,17 @@ def required(node: Expr) -> list[Access]:
     return [a for p in parts for a in required(p)]
 
 
-def _inherited(cascade: Cascade, access: Access, known: dict[str, tuple[Expr, ...]]) -> list[Expr]:
+def _inherited(
+    cascade: Cascade, access: Access, known: dict[str, tuple[Expr, ...]], *, branches: bool
+) -> list[Expr]:
     """Return the conditions of the element read, in the variables of the reader."""
     signature = cascade.signatures[access.tensor]
     if signature.state is not None or all(e.name != access.tensor for e in cascade.einsums):
         return []
     if access.tensor not in known:
         known[access.tensor] = ()
-        known[access.tensor] = _conditions(cascade, cascade.einsum(access.tensor), known)
+        writer = cascade.einsum(access.tensor)
+        known[access.tensor] = _conditions(cascade, writer, known, branches=branches)
     writer = cascade.einsum(access.tensor)
     own = set(writer.output_variables)
     names = {
@@ -152,7 +177,8 @@ def _inside(cascade: Cascade, access: Access) -> list[Expr]:
     signature = cascade.signatures[access.tensor]
     out: list[Expr] = []
     for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
-        if axis == signature.state or fits(cascade, rank, index) or not variables(index):
+        within = fits(cascade, rank, index) or is_digit(cascade, rank, index)
+        if axis == signature.state or within or not variables(index):
             continue
         out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
     return out
@@ -167,6 +193,14 @@ def fits(cascade: Cascade, rank: str, index: Expr) -> bool:
     parts = cascade.splits.get(rank)
     wanted = parts and _offset(parts, cascade, names)
     return bool(wanted) and index in _spellings(wanted)  # type: ignore[arg-type]
+
+
+def is_digit(cascade: Cascade, rank: str, index: Expr) -> bool:
+    """Tell whether an index is the part of a split rank that an axis is: `m // M0` along M1, `m % M0` along M0."""
+    if not isinstance(index, Apply) or index.op not in ("//", "%") or not isinstance(index.args[0], Var):
+        return False
+    parts = cascade.splits.get(rank_of(index.args[0].name), ())
+    return len(parts) == 2 and index.args[1] == Size(parts[1]) and rank == parts[index.op == "%"]
 
 
 def _offset(parts: tuple[str, ...], cascade: Cascade, names: tuple[str, ...]) -> Expr | None:

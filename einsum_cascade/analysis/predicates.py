@@ -18,7 +18,7 @@ Array = Any
 # Points handled at a time: 2^20 float64 numbers and their intervals stay inside a cache of a few MiB.
 CHUNK = 2**20
 LIMIT_POINTS = 2**28
-LIMIT_TERMS = 64
+LIMIT_TERMS = 256
 
 _MIRROR = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
 
@@ -41,6 +41,11 @@ def conjuncts(predicate: Expr | None) -> tuple[Expr, ...]:
         pairs = zip(predicate.ops, predicate.args, predicate.args[1:], strict=False)
         return tuple(Compare((op,), (a, b)) for op, a, b in pairs)
     return (predicate,)
+
+
+def joined(op: str, predicates: Sequence[Expr]) -> Expr:
+    """Return one predicate of at least one by `and` or `or`."""
+    return functools.reduce(lambda a, b: Apply(op, (a, b)), predicates)
 
 
 def is_static(predicate: Expr) -> bool:
@@ -89,6 +94,8 @@ def deciding(
 
 
 def _always(part: Expr, sizes: Mapping[str, int], numbers: Mapping[str, float]) -> bool:
+    if isinstance(part, Compare) and part.ops == ("==",):
+        return all(_always(Compare((op,), part.args), sizes, numbers) for op in ("<=", ">="))
     if not isinstance(part, Compare) or len(part.ops) != 1 or part.ops[0] not in ("<", "<=", ">", ">="):
         return False
     low_side, high_side = part.args if part.ops[0] in ("<", "<=") else part.args[::-1]

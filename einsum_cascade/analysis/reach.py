@@ -18,7 +18,8 @@ from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
 from ..ops import REDUCTION
-from .points import fits, live_parts, merged_splits, numbers_of, required
+from .forks import NEVER, too_many
+from .points import fits, is_digit, live_parts, merged_splits, numbers_of, required
 from .predicates import (
     alternatives,
     any_term,
@@ -34,9 +35,13 @@ from .predicates import (
 
 # Variables of which several values are tried before all are.
 _MOST_TRIED = 6
+# Alternatives of the conditions of one Einsum beyond which nothing is claimed of it: demands multiply them.
+MOST_FORKS = 64
 
 
-def touched(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> dict[str, int]:
+def touched(
+    cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int], *, demand: Sequence[Expr] = ()
+) -> dict[str, int]:
     """Return, for each tensor that an Einsum reads, at least how many elements its points need.
 
     The most that one access needs counts; what several accesses need together is not looked at. Of a tensor that is
@@ -44,6 +49,7 @@ def touched(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> dict[
 
     Args:
         sizes: of every rank.
+        demand: the elements that are needed of what it defines, as conditions on its target's variables.
 
     >>> from einsum_cascade import zoo
     >>> gemm = zoo.load("gemm")
@@ -52,11 +58,13 @@ def touched(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> dict[
     """
     most: dict[str, int] = {}
     given = {s.tensor for s in cascade.inputs}
-    exists = existing(cascade, einsum)
+    exists = (*existing(cascade, einsum), *demand)
     roots = [einsum.value, *conjuncts(einsum.where), *einsum.target.indices]
-    for access, taken in (found for root in roots for found in _reads(cascade, root, ())):
+    for access, taken in (found for root in roots for found in reads_of(cascade, root)):
         conditions = tuple(dict.fromkeys((*exists, *taken)))
-        if access.tensor in given:
+        if too_many(conditions):
+            words = 0
+        elif access.tensor in given:
             words = _elements(cascade, einsum, access, conditions, sizes)
         else:
             words = _projected(cascade, conditions, (), einsum.variables, sizes)
@@ -74,7 +82,10 @@ def existing(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
         for c in _inside(cascade, a)
         if not variables(c) and is_static(c)
     ]
-    return tuple(dict.fromkeys((*live_parts(cascade, einsum), *fixed)))
+    found = tuple(dict.fromkeys((*live_parts(cascade, einsum, branches=True), *fixed)))
+    if too_many(found, MOST_FORKS):
+        return (NEVER, *live_parts(cascade, einsum))
+    return found
 
 
 def defined(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
@@ -87,7 +98,7 @@ def defined(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
     found = existing(cascade, einsum)
     selecting = next((r for r in einsum.all_reductions if REDUCTION[r.op].index), None)
     if selecting is None:
-        return _counted(cascade, found, einsum.output_variables, sizes)
+        return counted(cascade, found, einsum.output_variables, sizes)
     kept = tuple(v for v in einsum.output_variables if v != selecting.into)
     each = _selected(cascade, einsum, sizes) if selecting.into else 1
     return each * _projected(cascade, found, kept, (*kept, *einsum.reduced), sizes)
@@ -98,12 +109,12 @@ def _generations(cascade: Cascade, update: Einsum, sizes: Mapping[str, int]) -> 
     total = 0
     firsts = [e for e in cascade.initial if e.name == update.name]
     for first in firsts:
-        total += _counted(cascade, existing(cascade, first), first.output_variables, sizes)
+        total += counted(cascade, existing(cascade, first), first.output_variables, sizes)
     found = existing(cascade, update)
     chained = any(a.tensor == update.name for a in required(update.value))
     if chained and (found or any(existing(cascade, first) for first in firsts)):
         return total  # which elements of the earlier generations exist is not looked into
-    return total + _counted(cascade, found, update.output_variables, sizes)
+    return total + counted(cascade, found, update.output_variables, sizes)
 
 
 def _selected(
@@ -120,30 +131,34 @@ def _selected(
     if any(not set(variables(p)) <= set(selecting.variables) for p in parts):
         return 1
     return min(
-        sizes[rank_of(str(selecting.into))], _counted(cascade, parts, tuple(selecting.variables), sizes)
+        sizes[rank_of(str(selecting.into))], counted(cascade, parts, tuple(selecting.variables), sizes)
     )
 
 
-def _reads(
-    cascade: Cascade, node: Expr, taken: tuple[Expr, ...]
+def reads_of(
+    cascade: Cascade, node: Expr, taken: tuple[Expr, ...] = ()
 ) -> Iterator[tuple[Access, tuple[Expr, ...]]]:
-    """Yield every access of an expression with the static conditions under which its value matters."""
+    """Yield every access of an expression with the static conditions under which its value matters.
+
+    Args:
+        taken: what holds already.
+    """
     if isinstance(node, Access):
         inside = (*taken, *(c for c in _inside(cascade, node) if is_static(c)))
         yield node, inside
         for index in node.indices:
-            yield from _reads(cascade, index, inside)
+            yield from reads_of(cascade, index, inside)
     elif isinstance(node, Apply) and node.op == "select":
         test, yes, no = node.args
-        yield from _reads(cascade, test, taken)
+        yield from reads_of(cascade, test, taken)
         known = is_static(test)
-        yield from _reads(cascade, yes, (*taken, *conjuncts(test)) if known else taken)
-        yield from _reads(cascade, no, (*taken, Apply("not", (test,))) if known else taken)
+        yield from reads_of(cascade, yes, (*taken, *conjuncts(test)) if known else taken)
+        yield from reads_of(cascade, no, (*taken, Apply("not", (test,))) if known else taken)
     elif isinstance(node, Apply) and node.op == "pad":
-        yield from _reads(cascade, node.args[0], taken)  # nothing is claimed for what stands outside
+        yield from reads_of(cascade, node.args[0], taken)  # nothing is claimed for what stands outside
     elif isinstance(node, (Apply, Compare)):
         for part in node.args:
-            yield from _reads(cascade, part, taken)
+            yield from reads_of(cascade, part, taken)
 
 
 def _inside(cascade: Cascade, access: Access) -> list[Expr]:
@@ -151,7 +166,8 @@ def _inside(cascade: Cascade, access: Access) -> list[Expr]:
     signature = cascade.signatures[access.tensor]
     out: list[Expr] = []
     for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
-        if axis != signature.state and not fits(cascade, rank, index):
+        within = fits(cascade, rank, index) or is_digit(cascade, rank, index)
+        if axis != signature.state and not within:
             out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
     return out
 
@@ -280,13 +296,17 @@ def _place_exists(
     return Compare(("<",), (Var(place), Num(_selected(cascade, writer, sizes, constant))))
 
 
-def _counted(
+def counted(
     cascade: Cascade, conditions: Sequence[Expr], space: tuple[str, ...], sizes: Mapping[str, int]
 ) -> int:
     """Return how many points of a space satisfy those conditions that speak of it alone."""
     parts = [c for c in conditions if set(variables(c)) <= set(space)]
-    merged, extents = merged_splits(cascade, parts, space, sizes)
-    return count(merged, extents, numbers_of(cascade, sizes))
+    numbers = numbers_of(cascade, sizes)
+    fixed = [c for c in parts if not variables(c)]
+    if fixed and not any_term(alternatives(fixed), {}, numbers, 1).all():
+        return 0
+    merged, extents = merged_splits(cascade, [c for c in parts if variables(c)], space, sizes)
+    return count(merged, extents, numbers)
 
 
 def _projected(

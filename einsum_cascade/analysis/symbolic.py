@@ -97,9 +97,10 @@ def _moved(cascade: Cascade, boundary: Boundary, sizes: Mapping[str, int], ended
     fibers = _product(tuple(rank_of(v) for v in boundary.outer)) * _batch(cascade, sizes)
     cut = _cut(boundary, sizes)
     # Elements that a predicate removes need not wait; their share has no formula in the ranks.
-    live = Fraction(boundary.live_fraction(cascade, sizes)).limit_denominator(10**12)
-    if not names or cut == 0 or live == 0:
+    existing, pairs = (Fraction(f).limit_denominator(10**12) for f in boundary.live(cascade, sizes))
+    if not names or cut == 0 or pairs == 0:
         return 0
+    live = pairs / existing
     cost = min(cost_of_moving(boundary.nodes[n], ended) for n in names)
     supply = {
         n: cost_of_moving(node, ended) * boundary.distinct(cascade, n, sizes)
@@ -111,7 +112,8 @@ def _moved(cascade: Cascade, boundary: Boundary, sizes: Mapping[str, int], ended
         for n in boundary.least_cut(supply)[1]
     )
     per_word = sympy.Min(sympy.nsimplify(cost) * fibers, each * _batch(cascade, sizes) / cut)
-    return per_word * sympy.Max(0, sympy.Rational(live.numerator, live.denominator) * cut - kept)
+    left = sympy.Max(0, sympy.Rational(live.numerator, live.denominator) * cut - kept)
+    return sympy.Rational(existing.numerator, existing.denominator) * per_word * left
 
 
 def _distinct(cascade: Cascade, boundary: Boundary, node: str, sizes: Mapping[str, int]) -> Formula:

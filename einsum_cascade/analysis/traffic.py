@@ -19,11 +19,12 @@ from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, variables
+from .demand import demands, writers
 from .footprint import Boundary, Node, boundaries
 from .needed import without_unused
 from .passes import all_passes
-from .points import batch_of, fits, known_sizes, live_parts, space_points
-from .reach import defined, touched
+from .points import batch_of, fits, known_sizes, live_parts
+from .reach import counted, defined, existing, touched
 
 Array = Any
 # Lines of a bound that are tried; each holds, more are only tighter.
@@ -163,9 +164,7 @@ def compulsory_words(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, in
 
 def _needed(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     """Return the tensors on which some element of an output depends, with at least how many elements are read."""
-    statements: dict[str, list[Einsum]] = {}
-    for e, _ in cascade.statements:
-        statements.setdefault(e.name, []).append(e)
+    asked = demands(cascade, sizes)
     open_names = [s.tensor for s in cascade.outputs]
     most: dict[str, int] = {}
     done: set[str] = set()
@@ -174,11 +173,12 @@ def _needed(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
         if name in done:
             continue
         done.add(name)
-        for einsum in statements.get(name, ()):
-            for tensor, words in touched(cascade, einsum, sizes).items():
-                most[tensor] = max(most.get(tensor, 0), words)
-                if words:
-                    open_names.append(tensor)
+        for einsum, initial in writers(cascade, name):
+            for demand in asked.get((name, initial), ()):
+                for tensor, words in touched(cascade, einsum, sizes, demand=demand).items():
+                    most[tensor] = max(most.get(tensor, 0), words)
+                    if words:
+                        open_names.append(tensor)
     return most
 
 
@@ -197,7 +197,7 @@ def _slopes(
     if boundary.coarser is not None:
         fine = _slopes(cascade, replace(boundary, coarser=None), sizes, ended)
         return fine + _slopes(cascade, boundary.coarser, sizes, ended)
-    live = boundary.live_fraction(cascade, sizes)
+    existing, live = boundary.live(cascade, sizes)
     fibers = boundary.fibers(sizes)
     batch = batch_of(cascade, sizes)
     words = {n: boundary.words(n, sizes) for n in boundary.nodes if boundary.nodes[n].cuttable}
@@ -213,7 +213,7 @@ def _slopes(
     for share in sorted(s for s in shares if s <= most)[:MOST_LINES]:
         flow = boundary.flow({n: min(share * words[n], supply[n]) for n in words})
         if flow > 0:
-            lines.append((batch * fibers * live * flow, batch * fibers * share))
+            lines.append((batch * fibers * live * flow, batch * fibers * existing * share))
     return tuple(lines)
 
 
@@ -243,9 +243,17 @@ def _contractions(
         kept = any(s.tensor == einsum.name for s in cascade.outputs)
         mine = {a.tensor, b.tensor} | ({einsum.name} if kept else set())
         other = sum(n for t, n in words.items() if t not in mine)
-        products = space_points(cascade, einsum, einsum.variables, sizes) * batch_of(cascade, sizes)
+        products = _needed_points(cascade, einsum, sizes) * batch_of(cascade, sizes)
         out.append(Contraction(einsum.name, (a.tensor, b.tensor), kept, products, depth, other))
     return out
+
+
+def _needed_points(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
+    """Return at least how many points of an Einsum outside of blocks some output needs."""
+    exists = existing(cascade, einsum)
+    asked = demands(cascade, sizes).get((einsum.name, False), ())
+    found = [counted(cascade, (*exists, *demand), einsum.variables, sizes) for demand in asked]
+    return max(found, default=0)
 
 
 def _factors(value: Expr) -> tuple[Expr, ...]:

@@ -20,6 +20,8 @@ from .online import online
 from .reasons import reasons
 from .reduction import Reduction, Step
 from .separate import Rewritten, separations
+from .shift import shifts
+from .whole import with_signature_of
 
 # No cascade of the literature takes more than a dozen; a rule that went in circles would be stopped here.
 MOST_STEPS = 40
@@ -50,6 +52,7 @@ def _subtract(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
     return (found for found in separations(cascade, rank) if found.cancels)
 
 
+SHIFT = Rule("shift", shifts)
 SEPARATE = Rule("separate", _separate)
 HOIST = Rule("hoist", hoists)
 FETCH = Rule("fetch", fetches)
@@ -86,15 +89,15 @@ def _patient_cost(cascade: Cascade, rank: str) -> tuple[int, ...]:
 # costs more or loses digits is asked sooner only in a later one: sums that are subtracted, one sum for each h of a sum
 # over H, elements that are fetched though nothing is gained at once.
 STRATEGIES = (
-    Strategy((SEPARATE, HOIST, FETCH, ONLINE, SUBTRACT), _cost),
-    Strategy((SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE), _cost),
-    Strategy((SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _cost),
-    Strategy((SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _patient_cost),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, ONLINE, SUBTRACT), _cost),
+    Strategy((SHIFT, SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE), _cost),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _cost),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _patient_cost),
 )
 
 
 def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
-    """Return an equal cascade with the fewest passes over a rank that the rules can reach.
+    """Return an equal cascade with the fewest passes over a rank that the rules can reach, outputs of the same shape.
 
     Every rewrite is evaluated against the original at small random sizes, on ordinary inputs and on inputs so large
     that an unstable form would overflow, before it is accepted. Where elements are selected from the rank (`topk`),
@@ -120,13 +123,16 @@ def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
             path += _best(cascade, here, rank, along=selected)
     stages, steps = [cascade], []
     for found in path:
-        count = passes(found.cascade, rank).count
+        shaped = with_signature_of(cascade, found.cascade, rank)
+        count = passes(shaped, rank).count
         summary = f"Found from {cascade.name}: {count} {'pass' if count == 1 else 'passes'} over {rank}."
-        stages.append(replace(found.cascade, name=_named(cascade, rank), summary=summary))
+        stages.append(replace(shaped, name=_named(cascade, rank), summary=summary))
         steps.append(Step(found.rule, found.einsum, found.why))
     current = stages[-1]
     after = passes(current, rank).count
-    stuck = tuple(reasons(current, rank)) if after > 1 else ()
+    # Told of what the rules came to, without the Einsums that only lay it out.
+    last = path[-1].cascade if path else cascade
+    stuck = tuple(reasons(last, rank)) if after > 1 else ()
     return Reduction(rank, current, before, after, tuple(steps), stuck, tuple(stages))
 
 

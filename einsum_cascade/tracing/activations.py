@@ -54,3 +54,34 @@ def softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> Va
     if beta != 1:
         raise UntraceableError("softplus with beta")
     return elementwise(b, lambda v: Apply("softplus", (number(v),)), x)
+
+
+def mish(b: Builder, x: Value) -> Value:
+    """Return a value times tanh(softplus)."""
+
+    def mish(v: Expr) -> Expr:
+        return Apply("*", (number(v), Apply("tanh", (Apply("softplus", (number(v),)),))))
+
+    return elementwise(b, mish, x)
+
+
+def blended(b: Builder, x: Value, end: Value, weight: Value | float) -> Value:
+    """Return what lies between two values: the first, and a part of the way to the second."""
+
+    def blend(p: Expr, q: Expr, part: Expr) -> Expr:
+        return Apply("+", (number(p), Apply("*", (number(part), Apply("-", (number(q), number(p)))))))
+
+    return elementwise(b, blend, x, end, weight)
+
+
+def added(op: str) -> Callable[..., Value]:
+    """Return a handler of `addcmul` or `addcdiv`: a value, and a number of times a product or a quotient."""
+
+    def added(b: Builder, x: Value, y: Value, z: Value, *, value: float = 1) -> Value:
+        def total(p: Expr, q: Expr, r: Expr) -> Expr:
+            more = Apply(op, (number(q), number(r)))
+            return Apply("+", (number(p), more if value == 1 else Apply("*", (constant(value), more))))
+
+        return elementwise(b, total, x, y, z)
+
+    return added

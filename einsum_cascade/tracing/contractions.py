@@ -99,3 +99,14 @@ def linear(b: Builder, x: Value, weight: Value, bias: Value | None = None) -> Va
     batch = "abcdefgh"[: len(x.sizes) - 1]
     out = contracted(b, [x, weight], [batch + "k", "jk"], batch + "j")
     return out if bias is None else elementwise(b, lambda x, y: Apply("+", (x, y)), out, bias)
+
+
+def tensordot(b: Builder, x: Value, y: Value, left: Sequence[int], right: Sequence[int], **_: Any) -> Value:
+    """Return the sum of products over pairs of dimensions, one of each tensor."""
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    mine, yours = ([next(letters) for _ in v.sizes] for v in (x, y))
+    for i, j in zip(left, right, strict=True):
+        yours[j] = mine[i]
+    gone = {mine[i] for i in left}
+    out = [c for c in (*mine, *yours) if c not in gone]
+    return contracted(b, [x, y], ["".join(mine), "".join(yours)], "".join(out))

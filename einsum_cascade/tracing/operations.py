@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
-from .activations import elu, gated, gelu, leaky, softplus
-from .contractions import added_product, einsum, linear, matmul, outer
+from .activations import added, blended, elu, gated, gelu, leaky, mish, softplus
+from .contractions import added_product, einsum, linear, matmul, outer, tensordot
 from .norms import (
     average_pool,
     cosine_similarity,
@@ -35,6 +35,7 @@ from .pieces import (
     unbound,
 )
 from .reductions import log_softmax, logsumexp, reduced, softmax
+from .sequences import SEQUENCES
 from .shapes import (
     arange,
     aranged,
@@ -120,11 +121,11 @@ def _plain_power(a: Expr, b: Expr) -> Expr:
 
 
 def _add(op: str) -> Handler:
-    def added(b: Builder, x: Any, y: Any, alpha: float = 1, **_: Any) -> Value:
+    def sum_of(b: Builder, x: Any, y: Any, alpha: float = 1, **_: Any) -> Value:
         right = y if alpha == 1 else elementwise(b, _product, y, alpha)
         return elementwise(b, _apply(op), x, right)
 
-    return added
+    return sum_of
 
 
 def _where(b: Builder, condition: Value, x: Any, y: Any) -> Value:
@@ -252,6 +253,10 @@ OPERATIONS: dict[str, Handler] = {
     "glu": lambda b, x, dim=-1: elementwise(b, gated, *chunked(b, x, 2, dim)),
     "elu": elu,
     "leaky_relu": lambda b, x, slope=0.01: elementwise(b, leaky(slope), x),
+    "mish": mish,
+    "lerp": blended,
+    "addcmul": added("*"),
+    "addcdiv": added("/"),
     "hardtanh": lambda b, x, low=-1, high=1: _clamp(b, x, low, high),
     "log1p": lambda b, x: elementwise(b, lambda v: Apply("log", (Apply("+", (Num(1), v)),)), x),
     "silu": lambda b, x: elementwise(b, lambda v: Apply("*", (v, Apply("sigmoid", (v,)))), x),
@@ -312,6 +317,7 @@ OPERATIONS: dict[str, Handler] = {
     "dot": matmul,
     "linear": linear,
     "outer": outer,
+    "tensordot": tensordot,
     "addmm": added_product,
     "baddbmm": added_product,
     "scaled_dot_product_attention": attention,
@@ -378,6 +384,7 @@ OPERATIONS: dict[str, Handler] = {
     "alias": unchanged,
     "_assert_tensor_metadata": lambda *_, **__: None,
 }
+OPERATIONS |= SEQUENCES
 OPERATIONS |= {
     n: _map(n)
     for n in ("exp", "log", "sqrt", "abs", "tanh", "sigmoid", "relu", "neg", "erf", "sin", "cos", "floor")

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from ..expr import Apply, Compare, Expr, Num, Var, accesses, walk
+from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, walk
 from .shapes import axis_of, reshaped, selected, sliced
 from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number
 
@@ -146,7 +146,7 @@ def indexed(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
     def element(at: tuple[Expr, ...]) -> Expr:
         own = at[first : first + width]
         found = tuple(
-            _inside(_read(i, own), x.sizes[place], i) for place, i in zip(places, given, strict=True)
+            _inside(b, _read(i, own), x.sizes[place], i) for place, i in zip(places, given, strict=True)
         )
         return x.element((*at[:first], *found, *at[first + width :]))
 
@@ -175,9 +175,10 @@ def _read(value: Value, at: tuple[Expr, ...]) -> Expr:
     return value.element(tuple(Num(0) if n == 1 else v for n, v in zip(value.sizes, own, strict=True)))
 
 
-def _inside(index: Expr, size: int, value: Value) -> Expr:
+def _inside(b: Builder, index: Expr, size: int, value: Value) -> Expr:
     """Return an index counted from the front: where it may be negative it counts from the end, as torch does."""
-    return index if _never_negative(value) else Apply("%", (index, Num(size)))
+    selected = isinstance(index, Access) and index.tensor in b.places
+    return index if selected or _never_negative(value) else Apply("%", (index, Num(size)))
 
 
 def _never_negative(value: Value) -> bool:

@@ -228,10 +228,26 @@ def _kind(dtype: Any) -> str:
     return "truth" if str(dtype) == "torch.bool" else "whole"
 
 
-def _hint(name: str) -> str:
-    from ..errors import nearest
+# What can be said in the place of operations that people look for.
+_INSTEAD = {
+    "sort": "topk(x, k) gives the largest in order, argmax(x, dim) the first place of the largest",
+    "argsort": "topk(x, k) gives the places of the largest in order",
+    "conv2d": "conv1d and unfold are said; a second dimension is one more sum: X[c, y + u, x + v] * W[o, c, u, v]",
+    "conv_transpose1d": "conv1d is said; its transpose is a sum with a condition: sum(t) where t*s + k == i",
+    "im2col": "x.unfold(dim, size, step) is said, once for each dimension",
+    "scatter": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
+    "scatter_add": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
+    "index_add": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
+    "nonzero": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
+    "masked_select": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
+    "lstm": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",
+    "gru": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",
+}
 
-    return nearest(name, OPERATIONS)
+
+def _hint(name: str) -> str:
+    can = "maps of elements, reductions, products of matrices, norms, softmax, views, topk, cumsum and conv1d are said"
+    return _INSTEAD.get(name.strip("_"), f"{can}; other algorithms are written in the language itself")
 
 
 def _place(node: Any) -> str:
@@ -313,5 +329,8 @@ def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
 
     target = new(einsum.target)
     assert isinstance(target, Access)
-    reductions = tuple(Reduction(r.op, tuple(names[v] for v in r.variables)) for r in einsum.reductions)
+    reductions = tuple(
+        Reduction(r.op, tuple(names[v] for v in r.variables), None if r.into is None else names[r.into])
+        for r in einsum.reductions
+    )
     return Einsum(target, new(einsum.value), reductions, None if einsum.where is None else new(einsum.where))

@@ -69,11 +69,16 @@ class Value:
 
 @dataclass
 class Builder:
-    """The Einsums made so far; local to one trace."""
+    """The Einsums made so far; local to one trace.
+
+    Attributes:
+        places: tensors of indices that a selection made; none is negative.
+    """
 
     einsums: list[Einsum] = field(default_factory=list)
     axis_of: dict[str, Axis] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    places: set[str] = field(default_factory=set)
     number: int = 0
     known: dict[object, Value] = field(default_factory=dict)
 

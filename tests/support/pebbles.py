@@ -12,28 +12,40 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from interpreter import Absent, Interpreter
+from strategies import Use
 
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.declarations import rank_of
-from einsum_cascade.expr import Access, Var
+from einsum_cascade.einsum import Einsum, Reduction
+from einsum_cascade.expr import Access, Apply, Expr, variables
+from einsum_cascade.sizes import resolve
 
 Point = tuple[str, tuple[int, ...]]
 # Of points by number, those held with the terms that they have absorbed: on chip, and in memory.
 Held = tuple[tuple[int, int], ...]
 State = tuple[Held, Held]
+# Renamings that are used: each one saves states, and costs time in every state.
+MOST_SYMMETRIES = 12
 
 
 @dataclass(frozen=True)
 class Symmetry:
-    """A renaming of coordinates: where each point goes, and each set of its terms."""
+    """A renaming of coordinates: where each point goes, and each of its terms."""
 
     points: tuple[int, ...]
-    masks: tuple[tuple[int, ...], ...]
+    terms: tuple[tuple[int, ...], ...]
 
     def image(self, held: Held) -> Held:
-        return tuple(sorted((self.points[p], self.masks[p][mask]) for p, mask in held))
+        return tuple(sorted((self.points[p], self._mask(p, mask)) for p, mask in held))
+
+    def _mask(self, point: int, mask: int) -> int:
+        to = self.terms[point]
+        return sum(1 << to[k] for k in _members(mask)) if mask else 0
 
 
 @dataclass(frozen=True)
@@ -57,68 +69,132 @@ class Game:
     symmetries: tuple[Symmetry, ...]
 
 
+class Reading(Interpreter):
+    """Notes what each term of each point reads; of a branch only what is taken, of a pad only what is there.
+
+    Attributes:
+        terms: of each point, in the order of their making, what each of its terms reads.
+        places: of each term of each point the values of all variables.
+    """
+
+    def __init__(self, use: Use) -> None:
+        super().__init__(use)
+        self.terms: dict[Point, list[frozenset[Point]]] = {}
+        self.places: dict[Point, list[tuple[dict[str, int], frozenset[Point]]]] = {}
+        self.now: list[Point] = []
+        self.found: list[tuple[dict[str, int], frozenset[Point]]] = []
+
+    def einsum(self, e: Einsum, fixed: dict[str, int]) -> None:
+        self.tensors.setdefault(e.name, {})
+        for env in self.environments([v for v in e.output_variables if v not in fixed], fixed):
+            self.found = []
+            value = self.reduce(e, list(e.all_reductions), env)
+            if not isinstance(value, Absent):
+                place = tuple(int(self.value(i, env)) for i in e.target.indices)
+                self.tensors[e.name][place] = value[()]
+                # What has no term has a value all the same; terms that read the same are absorbed together.
+                self.terms[e.name, place] = list(dict.fromkeys(r for _, r in self.found)) or [frozenset()]
+                self.places[e.name, place] = self.found
+
+    def reduce(self, e: Einsum, left: list[Reduction], env: dict[str, int]) -> Any:
+        if left:
+            return super().reduce(e, left, env)
+        self.now = []
+        value = super().reduce(e, left, env)
+        if not isinstance(value, Absent):
+            self.found.append((dict(env), frozenset(self.now)))
+        return value
+
+    def value(self, node: Expr, env: dict[str, int]) -> Any:
+        if isinstance(node, Apply) and node.op == "select":
+            test = self.value(node.args[0], env)
+            if isinstance(test, Absent):
+                return test
+            found = self.value(node.args[1 if test else 2], env)
+            return Absent([frozenset(variables(node))]) if isinstance(found, Absent) else found
+        return super().value(node, env)
+
+    def read(self, node: Access, env: dict[str, int]) -> Any:
+        found = super().read(node, env)
+        if not isinstance(found, Absent):
+            self.now.append((node.tensor, tuple(int(self.value(i, env)) for i in node.indices)))
+        return found
+
+
+def reading(cascade: Cascade, sizes: dict[str, int]) -> Reading:
+    """Return what each point of a cascade reads."""
+    known = resolve(cascade, dict(sizes))
+    inputs = {s.tensor: np.ones([known[r] for r in s.ranks]) for s in cascade.inputs}
+    slow = Reading(Use(cascade, known, inputs))
+    with np.errstate(all="ignore"):
+        slow.run()
+    return slow
+
+
 def game(cascade: Cascade, sizes: dict[str, int]) -> Game:
-    """Return the points of a cascade whose indices are plain variables and that has no predicates."""
-    terms: dict[Point, list[frozenset[Point]]] = {}
-    for e in cascade.einsums:
-        assert e.where is None
-        for place in itertools.product(*(range(sizes[rank_of(v)]) for v in e.variables)):
-            at = dict(zip(e.variables, place, strict=True))
-            terms.setdefault(_point(e.target, at), []).append(frozenset(_point(a, at) for a in e.reads))
+    """Return the points of a cascade in which coordinates alone decide what is read, and that selects nothing."""
+    slow = reading(cascade, sizes)
+    known = slow.sizes
+    terms = slow.terms
     read = {p for parts in terms.values() for reads in parts for p in reads}
     points = sorted(read | terms.keys())
     number = {p: i for i, p in enumerate(points)}
     asked = {s.tensor for s in cascade.outputs}
 
-    def bits(some: Iterator[Point]) -> int:
+    def bits(some: Iterable[Point]) -> int:
         return sum(1 << number[p] for p in some)
 
     return Game(
         given=bits(p for p in points if p not in terms),
-        terms=tuple(tuple(bits(iter(reads)) for reads in terms.get(p, ())) for p in points),
+        terms=tuple(tuple(bits(reads) for reads in terms.get(p, ())) for p in points),
         full=tuple((1 << len(terms.get(p, ()))) - 1 for p in points),
         asked=bits(p for p in points if p[0] in asked and p in terms),
-        read=bits(iter(read)),
-        symmetries=tuple(_symmetries(cascade, sizes, points, terms)),
+        read=bits(read),
+        symmetries=tuple(itertools.islice(_symmetries(cascade, known, points, terms), MOST_SYMMETRIES)),
     )
-
-
-def _point(access: Access, at: dict[str, int]) -> Point:
-    return access.tensor, tuple(at[i.name] for i in access.indices if isinstance(i, Var))
 
 
 def _symmetries(
     cascade: Cascade, sizes: dict[str, int], points: list[Point], terms: dict[Point, list[frozenset[Point]]]
 ) -> Iterator[Symmetry]:
-    """Yield every renaming of the coordinates of every rank: nothing but their equality matters."""
+    """Yield the renamings of the coordinates of every rank that leave the game as it is, itself first."""
     number = {p: i for i, p in enumerate(points)}
-    ranks = sorted(r for r in sizes if r in cascade.rank_names)
+    # Generations of a state follow one another, and its axis is longer than the rank.
+    still = {cascade.signatures[n].ranks[cascade.signatures[n].state or 0] for n in cascade.states}
+    ranks = sorted(r for r in sizes if r in cascade.rank_names and r not in still)
     for orders in itertools.product(*(itertools.permutations(range(sizes[r])) for r in ranks)):
         renamed = dict(zip(ranks, orders, strict=True))
 
         def image(p: Point, renamed: dict[str, tuple[int, ...]] = renamed) -> Point:
             axes = zip(cascade.signatures[p[0]].ranks, p[1], strict=True)
-            return p[0], tuple(renamed[r][i] for r, i in axes)
+            return p[0], tuple(renamed[r][i] if r in renamed else i for r, i in axes)
 
-        masks = []
+        moves = []
         for p in points:
-            there = terms.get(image(p), [])
-            moves = [there.index(frozenset(map(image, reads))) for reads in terms.get(p, ())]
-            masks.append(
-                tuple(
-                    sum(1 << to for k, to in enumerate(moves) if m >> k & 1) for m in range(1 << len(moves))
-                )
-            )
-        yield Symmetry(tuple(number[image(p)] for p in points), tuple(masks))
+            there, here = terms.get(image(p), []), terms.get(p, [])
+            moved = [frozenset(map(image, reads)) for reads in here]
+            if image(p) not in number or set(moved) != set(there):
+                break
+            moves.append(tuple(there.index(reads) for reads in moved))
+        else:
+            yield Symmetry(tuple(number[image(p)] for p in points), tuple(moves))
 
 
-def least_words(board: Game, words: int) -> int | None:
-    """Return the least words moved with a buffer of some words, or None where nothing can be computed in it."""
+def least_words(
+    board: Game, words: int, *, below: float = math.inf, most_states: float = math.inf
+) -> int | None:
+    """Return the least words moved with a buffer of some words, or None where nothing can be computed in it.
+
+    Args:
+        below: schedules that move so many words are not looked for; None where none moves fewer.
+        most_states: after so many the search gives up, as if there were none.
+    """
     cost, start = _settled(board, {}, {})
     start = _canonical(board, start)
     best = {start: cost}
-    heap = [(cost + _at_least(board, start), -cost, start)]
-    while heap:
+    first = cost + _at_least(board, start)
+    heap = [(first, -cost, start)] if first < below else []
+    while heap and len(best) <= most_states:
         _, negative, state = heapq.heappop(heap)
         cost = -negative
         if cost > best[state]:
@@ -130,7 +206,9 @@ def least_words(board: Game, words: int) -> int | None:
             reached, following = cost + more, _canonical(board, following)
             if reached < best.get(following, math.inf):
                 best[following] = reached
-                heapq.heappush(heap, (reached + _at_least(board, following), -reached, following))
+                least = reached + _at_least(board, following)
+                if least < below:
+                    heapq.heappush(heap, (least, -reached, following))
     return None
 
 

@@ -306,6 +306,11 @@ def one_key_for_several_heads(q, k):
 
 
 SAID = [
+    (products, [(4, 5)]),
+    (lerped, [(4, 5), (4, 5)]),
+    (convolved, [(2, 3, 7), (4, 3, 3)]),
+    (top_two, [(4, 5)]),
+    (argmax_gather, [(4, 5)]),
     (einsum_over_copies, [(2, 4, 5)]),
     (product_of_copies, [(2, 4, 5)]),
     (softmax_over_copies, [(2, 4, 5)]),
@@ -352,20 +357,15 @@ SAID = [
 ]
 # Those that are refused: the language has no words for them, or not yet.
 REFUSED = [
-    (argmax_gather, [(4, 5)]),
-    (top_two, [(4, 5)]),
     (written_in_place, [(4, 5)]),
     (sorted_rows, [(4, 5)]),
     (remainders, [(4, 5), (4, 5)]),
-    (convolved, [(2, 3, 7), (4, 3, 3)]),
     (one_hot, [(4,)]),
     (extremes, [(4, 5)]),
-    (products, [(4, 5)]),
     (rounded, [(4, 5)]),
     (hyperbolic, [(4, 5)]),
     (mish, [(4, 5)]),
     (nan_safe, [(4, 5)]),
-    (lerped, [(4, 5), (4, 5)]),
     (distances, [(4, 3), (5, 3)]),
     (kronecker, [(2, 3), (3, 2)]),
     (upsampled, [(1, 2, 3, 4)]),

@@ -10,6 +10,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from pebbles import game, least_words
 from small_cascades import GEMM, NORM
+from tiny_cascades import Tiny, tiny_cascade
 
 from einsum_cascade import bounds, parse, zoo
 
@@ -81,6 +82,73 @@ def test_no_schedule_at_all_moves_less(
     bound = bounds(cascade, sizes, buffer=float(words), word="1 B").traffic_bytes
     assert bound <= least
     assert (bound == least) == reached
+
+
+# A game of more points, or a search of more states, is given up: most bounds need no search at all.
+MOST_POINTS, MOST_STATES = 26, 1000
+
+
+def beaten(tiny: Tiny) -> tuple[int, float] | None:
+    """Return the words of a schedule that moves fewer than the bound, and the bound; None if none is found."""
+    cascade = parse(tiny.text)
+    bound = bounds(cascade, tiny.sizes, buffer=float(tiny.words), word="1 B").traffic_bytes
+    board = game(cascade, tiny.sizes)
+    if len(board.terms) > MOST_POINTS:
+        return None
+    # A bound of 7.5 words is beaten by 7.
+    least = least_words(board, tiny.words, below=bound - 1e-9, most_states=MOST_STATES)
+    return None if least is None else (least, bound)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_no_schedule_of_a_random_cascade_moves_less(seed: int) -> None:
+    tiny = tiny_cascade(seed)
+    assert beaten(tiny) is None, tiny
+
+
+# What the search above found, each once the bound was too high.
+@pytest.mark.parametrize(
+    ("words", "sizes", "inputs", "output", "lines"),
+    [
+        # Of what is computed only a part is needed: no second visit for the others, no word of an input.
+        (3, (2, 1, 1), "A[M]", "Y[M]", "L[m] = A[m]; Y[m] = exp(pad(L[m+1], 0))"),
+        (4, (5, 2, 2), "B[E, M]", "U[]", "G[] = B[0, m]; Y[e] = B[e, m] * G[] :: max(m); U[] = Y[1]"),
+        (
+            3,
+            (4, 1, 2),
+            "C[M]",
+            "U[P]",
+            "G[] = C[m] :: max(m); Y[] = C[m] - G[] :: sum(m); U[p] = Y[] where p == 2",
+        ),
+        (5, (2, 1, 2), "C[M, E, P]", "U[M, P]", "Y[m, p] = C[m, e, p]; U[m, p] = Y[0, p] where m <= m"),
+        # A branch that is never taken is not read, and one that lacks its value leaves the point out.
+        (3, (2, 1, 1), "B[M]", "Y[M]", "U[m] = select(m <= m, B[m-1], 0); Y[m] = select(m < m, 0, U[m-1])"),
+        # A whole value waits for less than the fiber: one row, one column.
+        (
+            4,
+            (3, 2, 1),
+            "C[M, P]",
+            "U[M, P]",
+            "G[p] = C[m, p] :: max(m); Y[p] = C[m, p] * G[0]; U[m, p] = G[p] - Y[p]",
+        ),
+        (
+            5,
+            (6, 1, 2),
+            "A[M, P] C[]",
+            "U[M, P]",
+            "G[p] = A[m, p]; S[] = G[p] where p != 0; U[m, p] = A[m, p] * S[]",
+        ),
+        # A sum without terms costs nothing to make again.
+        (3, (5, 1, 2), "A[E, M]", "Y[]", "T[m] = A[e, m] where e > e; G[] = exp(T[m]); Y[] = T[m] * G[]"),
+    ],
+)
+def test_bounds_that_were_too_high(
+    words: int, sizes: tuple[int, int, int], inputs: str, output: str, lines: str
+) -> None:
+    body = "\n".join(lines.split("; "))
+    text = f"cascade c\nrank M P E\ninput {inputs}\noutput {output}\n{body}\n"
+    assert beaten(Tiny(text, dict(zip("MPE", sizes, strict=True)), words)) is None
 
 
 def test_what_does_not_fit_has_no_schedule() -> None:

@@ -13,9 +13,10 @@ from einsum_cascade.tracing.trace import traced
 torch = pytest.importorskip("torch")
 import torch_attentions  # noqa: E402 (it imports torch)
 import torch_maps  # noqa: E402
+import torch_sequences  # noqa: E402
 
-SAID = torch_attentions.SAID + torch_maps.SAID
-REFUSED = torch_attentions.REFUSED + torch_maps.REFUSED
+SAID = torch_attentions.SAID + torch_maps.SAID + torch_sequences.SAID
+REFUSED = torch_attentions.REFUSED + torch_maps.REFUSED + torch_sequences.REFUSED
 
 
 def name_of(fn) -> str:
@@ -51,9 +52,11 @@ def test_what_is_not_said_is_refused_with_its_line(fn, shapes) -> None:
         from_torch(fn, *arguments(shapes))
     where, _, rest = str(error.value).partition(": ")
     file, _, line = where.rpartition(":")
-    assert file.endswith(("torch_attentions.py", "torch_maps.py"))
+    assert file.endswith(("torch_attentions.py", "torch_maps.py", "torch_sequences.py"))
     assert rest.startswith(linecache.getline(file, int(line)).strip())
     assert "the language" in rest
+    # Another operation of a similar name is no help.
+    assert "did you mean" not in rest
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""Operations that walk an axis: running sums, selections, windows and convolutions along one dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..einsum import Einsum, Reduction
+from ..expr import Access, Apply, Compare, Expr, Num, Var, variables
+from .reductions import reduced
+from .shapes import axis_of, reshaped
+from .values import Axis, Builder, UntraceableError, Value, constant, number
+
+Handler = Callable[..., Any]
+
+
+def _running(op: str, wanted: str) -> Handler:
+    """Return a handler of `cumsum` or `cumprod`: each place reduces what does not come after it."""
+
+    def running(b: Builder, x: Value, dim: int) -> Value:
+        if not x.sizes:
+            return x
+        place, rank = axis_of(x, dim), len(x.sizes)
+
+        def make(at: tuple[Expr, ...]) -> Expr:
+            before = Compare(("<=",), (at[rank], at[place]))
+            value = number(x.element((*at[:place], at[rank], *at[place + 1 : rank])))
+            return Apply("select", (before, value, constant(float("-inf"))))
+
+        def over(at: tuple[Expr, ...]) -> tuple[Reduction, ...]:
+            return (Reduction(op, tuple(v.name for v in at[rank:] if isinstance(v, Var))),)
+
+        axis = x.axes[place] or Axis(x.sizes[place])
+        axes = [*x.axes[:place], axis, *x.axes[place + 1 :], axis]
+        sizes = [*x.sizes, x.sizes[place]]
+        # Written as a mask, for which points are left out: those after the place.
+        return b.define(wanted, axes, make, reductions=over, kept=rank, sizes=sizes, masks=True)
+
+    return running
+
+
+def largest(
+    b: Builder, x: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Value, Value]:
+    """Return the largest (or smallest) elements along a dimension, from the first on, and their places."""
+    if not x.sizes:
+        raise UntraceableError("topk of a single number")
+    place = axis_of(x, dim)
+    x = b.solid(x)
+    axes = [a if a is not None else Axis(n) for a, n in zip(x.axes, x.sizes, strict=True)]
+    at = tuple(b.variable(a) for a in b.separated(axes))
+    into = b.variable(Axis(k))
+    value = x.element(at)
+    if not {v.name for v in at} <= set(variables(value)):
+        raise UntraceableError("topk of a value that is the same all along a dimension")
+    name = b.name("I")
+    target = Access(name, (*at[:place], into, *at[place + 1 :]))
+    keys = value if largest else Apply("neg", (value,))
+    selection = Reduction("topk", (at[place].name,), into.name)
+    b.einsums.append(Einsum(target, keys, (selection,)))
+    b.places.add(name)
+    made = [*(b.axis_of[v.name] for v in at)]
+    made[place] = b.axis_of[into.name]
+    sizes = (*x.sizes[:place], k, *x.sizes[place + 1 :])
+    index = Value(tuple(made), sizes, lambda i: Access(name, i), plain=True)
+
+    def element(i: tuple[Expr, ...]) -> Expr:
+        return x.element((*i[:place], index.element(i), *i[place + 1 :]))
+
+    return Value(tuple(made), sizes, element), index
+
+
+def place_of(sign: int) -> Handler:
+    """Return a handler of `argmax` (sign 1) or `argmin` (sign -1); of equal elements the first counts."""
+
+    def placed(b: Builder, x: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+        if dim is None:
+            if len(x.sizes) > 1:
+                raise UntraceableError(
+                    "the place among all elements at once; name the dimension: argmax(x, dim)"
+                )
+            dim = 0
+        if sign < 0:
+            inner = x
+            x = Value(x.axes, x.sizes, lambda at: Apply("neg", (number(inner.element(at)),)))
+        found = reduced(b, x, dim, "argmax", keepdim=keepdim, wanted="I")
+        shown = found.element(tuple(Num(0) for _ in found.sizes))
+        b.places |= {shown.tensor} if isinstance(shown, Access) else set()
+        return found
+
+    return placed
+
+
+def windows(b: Builder, x: Value, dim: int, size: int, step: int) -> Value:
+    """Return the windows of a dimension, the places of each in a dimension of their own at the end."""
+    place = axis_of(x, dim)
+    count = (x.sizes[place] - size) // step + 1
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        at_window = at[place] if step == 1 else Apply("*", (at[place], Num(step)))
+        return x.element((*at[:place], Apply("+", (at_window, at[-1])), *at[place + 1 : -1]))
+
+    axes = (*x.axes[:place], Axis(count), *x.axes[place + 1 :], Axis(size))
+    return Value(axes, (*x.sizes[:place], count, *x.sizes[place + 1 :], size), element)
+
+
+def convolution(
+    b: Builder,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] | int = 1,
+    padding: Sequence[int] | int | str = 0,
+    dilation: Sequence[int] | int = 1,
+    groups: int = 1,
+) -> Value:
+    """Return a convolution along one dimension: all channels, groups of them, or each by itself."""
+    if len(x.sizes) == 2:
+        lifted = reshaped(b, x, [1, *x.sizes])
+        out = convolution(b, lifted, weight, bias, stride, padding, dilation, groups)
+        return reshaped(b, out, out.sizes[1:])
+    step, spread = _one(stride), _one(dilation)
+    made, inner, taps = weight.sizes
+    length = x.sizes[2]
+    border = (taps - 1) * spread
+    front = {"valid": 0, "same": border // 2}[padding] if isinstance(padding, str) else _one(padding)
+    around = border if padding == "same" else 2 * front
+    count = (length + around - border - 1) // step + 1
+    depthwise = groups == made and inner == 1
+    together = b.join(x.axes[1], weight.axes[0 if depthwise else 1]) if depthwise or groups == 1 else None
+    axes = [x.axes[0], together if depthwise else weight.axes[0], Axis(count), weight.axes[2]]
+    sizes = [x.sizes[0], made, count, taps]
+    if not depthwise:
+        axes.append(together if groups == 1 else weight.axes[1])
+        sizes.append(inner)
+
+    def make(at: tuple[Expr, ...]) -> Expr:
+        n, o, t, k = at[:4]
+        c = at[4] if not depthwise else Num(0)
+        channel: Expr = o if depthwise else c
+        if groups > 1 and not depthwise:
+            group = Apply("*", (Apply("//", (o, Num(made // groups))), Num(inner)))
+            channel = Apply("+", (group, c))
+        first = t if step == 1 else Apply("*", (t, Num(step)))
+        tap = k if spread == 1 else Apply("*", (k, Num(spread)))
+        place: Expr = Apply("+", (first, tap))
+        if front:
+            place = Apply("-", (place, Num(front)))
+        value = number(x.element((n, channel, place)))
+        if around and isinstance(value, Access):
+            value = Apply("pad", (value, Num(0)))
+        elif around:
+            inside = Compare(("<=", "<"), (Num(0), place, Num(length)))
+            value = Apply("select", (inside, value, Num(0)))
+        return Apply("*", (value, weight.element((o, c, k))))
+
+    out = b.define("C", axes, make, kept=3, sizes=sizes)
+    if bias is None:
+        return out
+    return Value(out.axes, out.sizes, lambda at: Apply("+", (out.element(at), bias.element((at[1],)))))
+
+
+def _one(number_of: Sequence[int] | int) -> int:
+    return number_of if isinstance(number_of, int) else number_of[0]
+
+
+SEQUENCES: dict[str, Handler] = {
+    "cumsum": _running("sum", "CS"),
+    "cumprod": _running("prod", "CP"),
+    "topk": largest,
+    "argmax": place_of(1),
+    "argmin": place_of(-1),
+    "unfold": windows,
+    "conv1d": convolution,
+}
