@@ -31,7 +31,7 @@ MOST_DEMANDS = 8
 # Stands behind the names of a writer's variables where those of a reader may be the same.
 MARK = "'"
 # Points of a reader that are listed to see whether they reach all of a tensor.
-MOST_LISTED = 2**16
+MOST_LISTED = 2**20
 # Alternatives in one predicate; others that it is joined with multiply them.
 MOST_TERMS = 4
 
@@ -127,7 +127,9 @@ def _covered(cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes
         at = np.broadcast_to(number(index, grid, numbers), (length,))
         holds = holds & (at >= 0) & (at < extent)
         places = places * extent + at
-    return len(np.unique(places[holds])) == math.prod(extents)
+    reached = np.zeros(math.prod(extents), dtype=np.bool_)
+    reached[places[holds].astype(np.int64)] = True
+    return bool(reached.all())
 
 
 def _note(

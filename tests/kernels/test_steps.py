@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from kernels import probe, report, steps, tuning
+from kernels import probe, registry, report, steps, tuning
 from kernels.aot import TARGETS, Resources
 from kernels.sass import PIPES, Loop
 from kernels.tileir import Work
@@ -74,6 +74,8 @@ def test_a_step_takes_what_the_simulator_says_of_its_tile(name):
     mapping = find_kernel_mapping("flash_attention", "triton-cascade")
     tried = 0
     for r in stored_attention(steps.target_of(machine)):
+        if r.variant in registry.find("flash_attention").modified:
+            continue  # an implementation of its own, with these rows and no others
         window = "window" in r.variant
         kind = {"head_dim": r.head_dim, "target": gpu.target, "dtype": "bf16", "causal": r.variant != "dense"}
         tile = mapping.tile(**kind, window=window)
