@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -103,10 +104,14 @@ def _ask(
 def _covered(cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes: Mapping[str, int]) -> bool:
     """Tell whether an access reaches each element of a tensor, by trying all its indices; False where too many."""
     signature = cascade.signatures[access.tensor]
-    names = tuple(dict.fromkeys(v for i in access.indices for v in variables(i)))
-    extents = [sizes[r] + (a == signature.state) for a, r in enumerate(signature.ranks)]
-    axes = enumerate(zip(signature.ranks, access.indices, strict=True))
-    plain = all(a != signature.state and fits(cascade, *axis) for a, axis in axes)
+    axes = list(enumerate(zip(signature.ranks, access.indices, strict=True)))
+    alone = [a for a, axis in axes if a != signature.state and fits(cascade, *axis)]
+    plain = len(alone) == len(axes)
+    # An axis that is run over by variables of its own is reached whatever the others do.
+    read = Counter(v for v in itertools.chain(*(set(variables(i)) for i in (*access.indices, *conditions))))
+    tried = [(a, axis) for a, axis in axes if a not in alone or any(read[v] > 1 for v in variables(axis[1]))]
+    names = tuple(dict.fromkeys(v for _, (_, i) in tried for v in variables(i)))
+    extents = [sizes[r] + (a == signature.state) for a, (r, _) in tried]
     if (
         plain
         or too_many(conditions)
@@ -123,7 +128,7 @@ def _covered(cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes
     length = math.prod(sizes[rank_of(v)] for v in names)
     holds = any_term(alternatives(conditions), grid, numbers, length)
     places = np.zeros(length)
-    for extent, index in zip(extents, access.indices, strict=True):
+    for extent, (_, (_, index)) in zip(extents, tried, strict=True):
         at = np.broadcast_to(number(index, grid, numbers), (length,))
         holds = holds & (at >= 0) & (at < extent)
         places = places * extent + at
