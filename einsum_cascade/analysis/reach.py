@@ -7,7 +7,6 @@ taken as wanted: a predicate over data removes nothing, and a place that data gi
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -334,18 +333,8 @@ def _projected(
 
 
 def _satisfiable(group: Sequence[Expr], extents: Mapping[str, int], numbers: Mapping[str, float]) -> bool:
-    """Tell whether some point satisfies all predicates."""
-    names = dict.fromkeys(v for p in group for v in variables(p))
-    return _satisfied(tuple(group), tuple((v, extents[v]) for v in names), tuple(numbers.items()))
-
-
-@functools.lru_cache(maxsize=256)
-def _satisfied(
-    group: tuple[Expr, ...], extents_of: tuple[tuple[str, int], ...], known: tuple[tuple[str, float], ...]
-) -> bool:
-    """Try ends and middles before all points; many elements ask the same, each of which may take long."""
-    extents, numbers = dict(extents_of), dict(known)
-    names = list(extents)
+    """Tell whether some point satisfies all predicates; ends and middles are tried before all points are."""
+    names = list(dict.fromkeys(v for p in group for v in variables(p)))
     tried = [np.unique([0, (extents[v] - 1) // 2, extents[v] - 1]) for v in names[:_MOST_TRIED]]
     tried += [np.array([0])] * (len(names) - len(tried))
     grid = {v: g.ravel() for v, g in zip(names, np.meshgrid(*tried, indexing="ij"), strict=True)}
@@ -353,9 +342,10 @@ def _satisfied(
     if any_term(alternatives(group), grid, numbers, length).any():
         return True
     # One variable is solved for; beyond so many points of the others nothing is claimed.
-    if math.prod(extents.values()) > _MOST_SOLVED * max(extents.values(), default=1):
+    mine = {v: extents[v] for v in names}
+    if math.prod(mine.values()) > _MOST_SOLVED * max(mine.values(), default=1):
         return False
-    return projection(group, (), extents, numbers) > 0
+    return projection(group, (), mine, numbers) > 0
 
 
 def _covers(cascade: Cascade, variable: str, told: Sequence[str]) -> bool:

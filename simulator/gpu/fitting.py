@@ -69,9 +69,7 @@ def together(
     targets = [np.log(np.concatenate([np.ones(0), *g.measured_s])) for g in groups]
 
     def errors(i: int, x: Floats) -> Floats:
-        constants = made(np.exp(means[i] + x))
-        got = [times(each, constants, exact=exact).latency_s for each in groups[i].launches]
-        return (np.log(np.concatenate(got)) - targets[i]) / _ROW_SPREAD if got else np.zeros(0)
+        return _errors(groups[i].launches, targets[i], means[i] + x, exact=exact) / _ROW_SPREAD
 
     found: Floats = means + _most_likely(errors, precision, len(groups), huber=huber)
     return list(found)
@@ -121,16 +119,21 @@ def unsure(
     logs, target = np.log([getattr(found, n) for n in NUMBERS]), np.log(np.concatenate(list(measured_s)))
 
     def errors(x: Floats) -> Floats:
-        constants = made(np.exp(logs + x))
-        got = np.concatenate([times(e, constants, exact=False).latency_s for e in launches])
-        out: Floats = np.log(got) - target
-        return out
+        return _errors(launches, target, x, exact=False)
 
-    at = errors(np.zeros(len(logs)))
+    at = errors(logs)
     spread = max(_ROW_SPREAD, float(np.sqrt((at**2).mean())))
-    slope = _slope(errors, np.zeros(len(logs)), at) / spread
+    slope = _slope(errors, logs, at) / spread
     precision = slope.T @ slope + np.diag(known.spread**-2.0)
     return np.asarray(np.sqrt(np.diag(np.linalg.inv(precision))))
+
+
+def _errors(launches: Sequence[Launch], target: Floats, logs: Floats, *, exact: bool) -> Floats:
+    """Return the log errors of all rows of one key, with the constants of these logarithms."""
+    constants = made(np.exp(logs))
+    got = [times(each, constants, exact=exact).latency_s for each in launches]
+    out: Floats = np.log(np.concatenate([np.ones(0), *got])) - target
+    return out
 
 
 def _precision(covariance: Floats) -> Floats:
