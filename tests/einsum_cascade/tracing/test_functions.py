@@ -12,8 +12,8 @@ from einsum_cascade.tracing.trace import traced
 
 torch = pytest.importorskip("torch")
 import torch_attentions  # noqa: E402 (it imports torch)
-import torch_maps  # noqa: E402
-import torch_sequences  # noqa: E402
+import torch_maps  # noqa: E402 (it imports torch)
+import torch_sequences  # noqa: E402 (it imports torch)
 
 SAID = torch_attentions.SAID + torch_maps.SAID + torch_sequences.SAID
 REFUSED = torch_attentions.REFUSED + torch_maps.REFUSED + torch_sequences.REFUSED
