@@ -19,8 +19,9 @@ from ..declarations import rank_of, variable_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
 from .forks import how_many, too_many
+from .intervals import alternatives, any_term, number
 from .points import fits, is_digit, numbers_of, required
-from .predicates import alternatives, any_term, conjuncts, deciding, is_static, joined, number
+from .predicates import conjuncts, deciding, is_static, joined
 from .reach import existing, reads_of
 
 # All existing elements that satisfy these conditions on the variables of the target are needed.

@@ -15,8 +15,8 @@ from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Expr, Size, Var, accesses, variables, walk
 from ..ops import REDUCTION
+from .intervals import number, slope
 from .points import fits, numbers_of, required
-from .predicates import number, slope
 from .reach import existing
 
 # Ranks and numbers whose product is a count of words.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..expr import Apply, Compare, Expr, Num
-from .predicates import LIMIT_TERMS
+from .intervals import LIMIT_TERMS
 
 # A condition that no point satisfies: what stands under it is in no bound.
 NEVER = Compare(("<",), (Num(0), Num(0)))

@@ -1,34 +1,33 @@
-"""Predicates over rank variables as unions of intervals, so that points are counted without listing them."""
+"""How many points satisfy predicates over rank variables, without a list of the points wherever intervals tell."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import CascadeError
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, variables, walk
-from ..ops import SCALAR
+from ..expr import Access, Apply, Compare, Expr, Num, Size, substitute, variables, walk
+from .intervals import (
+    Atom,
+    alternatives,
+    any_term,
+    inner_variable,
+    interval,
+    interval_points,
+    minus,
+    number,
+    slope,
+)
 
 Array = Any
+Item = TypeVar("Item")
 # Points handled at a time: 2^20 float64 numbers and their intervals stay inside a cache of a few MiB.
 CHUNK = 2**20
 LIMIT_POINTS = 2**28
-LIMIT_TERMS = 256
-
-_MIRROR = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
-
-
-@dataclass(frozen=True, slots=True)
-class Atom:
-    """`value <op> 0`, the smallest part of a predicate."""
-
-    value: Expr
-    op: str
 
 
 def conjuncts(predicate: Expr | None) -> tuple[Expr, ...]:
@@ -99,7 +98,7 @@ def _always(part: Expr, sizes: Mapping[str, int], numbers: Mapping[str, float]) 
     if not isinstance(part, Compare) or len(part.ops) != 1 or part.ops[0] not in ("<", "<=", ">", ">="):
         return False
     low_side, high_side = part.args if part.ops[0] in ("<", "<=") else part.args[::-1]
-    gap = _minus(low_side, high_side)
+    gap = minus(low_side, high_side)
     most = 0.0
     for v in variables(gap):
         factor = slope(gap, v, numbers)
@@ -127,70 +126,69 @@ def projection(
 def _projected(
     group: Sequence[Expr], kept: list[str], sizes: dict[str, int], numbers: Mapping[str, float]
 ) -> int:
-    if not kept:
-        return int(any(n.any() for n in _counted(group, sizes, numbers)))
+    """Return how many values of the kept variables occur; what "or" joins, and what shares no other variable, alone.
+
+    Some point satisfies one of two alternatives where it satisfies either; and where the kept variables are fixed,
+    conditions on different variables are satisfied by points of their own.
+    """
     if len(kept) == len(sizes):
         return sum(int(n.sum()) for n in _counted(group, sizes, numbers))
-    terms = alternatives(group)
-    others = [v for v in sizes if v not in kept]
-    inner = _inner_variable(terms, others, sizes, numbers)
-    if inner is None:
-        return _covered(terms, kept, sizes, numbers)
-    order = [*kept, *(v for v in others if v != inner)]
-    seen = np.zeros(math.prod(sizes[v] for v in kept), dtype=bool)
-    width = math.prod(sizes[v] for v in order) // len(seen)
-    for start, grid in _grids(order, sizes):
-        found = _interval_points(terms, inner, sizes[inner], grid, numbers, _length(order, sizes, start))
-        hit = np.flatnonzero(found) + start
-        seen[hit // width] = True
+    known: dict[tuple[Atom, ...], Array] = {}
+    seen = np.zeros([sizes[v] for v in kept], dtype=bool)
+    for term in alternatives(group):
+        holds = np.ones((1,) * len(kept), dtype=bool)
+        for _, atoms in _grouped(term, lambda atom: set(variables(atom.value)) - set(kept)):
+            if atoms not in known:
+                known[atoms] = _where_some(list(atoms), kept, sizes, numbers)
+            holds = holds & known[atoms]
+            if not holds.any():
+                break
+        seen |= holds
     return int(seen.sum())
+
+
+def _where_some(
+    term: list[Atom], kept: Sequence[str], sizes: Mapping[str, int], numbers: Mapping[str, float]
+) -> Array:
+    """Return for which values of the kept variables some point satisfies a term; one entry along axes it leaves out."""
+    names = {v for atom in term for v in variables(atom.value)}
+    mine = [v for v in kept if v in names]
+    others = sorted(names.difference(kept))
+    inner = inner_variable([term], others, sizes, numbers)
+    if inner is None and len(mine) == 1 and inner_variable([term], mine, sizes, numbers):
+        seen = _covered(term, mine[0], others, sizes, numbers)
+    else:
+        order = [*mine, *(v for v in others if v != inner)]
+        _bound_steps(order, sizes)
+        seen = np.zeros(math.prod(sizes[v] for v in mine), dtype=bool)
+        width = math.prod(sizes[v] for v in order) // len(seen)
+        for start, grid in _grids(order, sizes):
+            length = _length(order, sizes, start)
+            if inner is None:
+                found = any_term([term], grid, numbers, length)
+            else:
+                found = interval_points([term], inner, sizes[inner], grid, numbers, length)
+            seen[(np.flatnonzero(found) + start) // width] = True
+    return seen.reshape([sizes[v] if v in names else 1 for v in kept])
 
 
 def _covered(
-    terms: list[list[Atom]], kept: list[str], sizes: dict[str, int], numbers: Mapping[str, float]
-) -> int:
-    """Return how many values of one kept variable lie in the interval of some value of the others."""
-    inner = _inner_variable(terms, kept, sizes, numbers) if len(kept) == 1 else None
-    if inner is None:
-        return _listed(terms, kept, sizes, numbers)
-    order = [v for v in sizes if v != inner]
-    _bound_steps(order, sizes)
-    edges = np.zeros(sizes[inner] + 1, dtype=np.int64)
-    for start, grid in _grids(order, sizes):
-        for term in terms:
-            low, high = np.broadcast_arrays(*interval(term, inner, sizes[inner], grid, numbers))
-            low, high = (np.broadcast_to(x, _length(order, sizes, start)) for x in (low, high))
-            real = high >= low
-            np.add.at(edges, low[real], 1)
-            np.add.at(edges, high[real] + 1, -1)
-    return int((np.cumsum(edges)[:-1] > 0).sum())
-
-
-def _listed(
-    terms: list[list[Atom]], kept: list[str], sizes: dict[str, int], numbers: Mapping[str, float]
-) -> int:
-    """Return how many values of the kept variables occur, from a list of all points."""
-    order = [*kept, *(v for v in sizes if v not in kept)]
-    _bound_steps(order, sizes)
-    seen = np.zeros(math.prod(sizes[v] for v in kept), dtype=bool)
-    width = math.prod(sizes[v] for v in order) // len(seen)
-    for start, grid in _grids(order, sizes):
-        holds = any_term(terms, grid, numbers, _length(order, sizes, start))
-        seen[(np.flatnonzero(holds) + start) // width] = True
-    return int(seen.sum())
-
-
-def any_term(
-    terms: list[list[Atom]], grid: Mapping[str, Array], numbers: Mapping[str, float], length: int
+    term: list[Atom],
+    inner: str,
+    others: Sequence[str],
+    sizes: Mapping[str, int],
+    numbers: Mapping[str, float],
 ) -> Array:
-    """Return at which points of a grid one of the terms holds."""
-    holds = np.zeros(length, dtype=bool)
-    for term in terms:
-        one = np.ones(length, dtype=bool)
-        for atom in term:
-            one &= _holds(number(atom.value, grid, numbers), atom.op)
-        holds |= one
-    return holds
+    """Return which values of one variable lie in the interval that a term gives at some point of the others."""
+    _bound_steps(others, sizes)
+    edges = np.zeros(sizes[inner] + 1, dtype=np.int64)
+    for start, grid in _grids(others, sizes):
+        ends = interval(term, inner, sizes[inner], grid, numbers)
+        low, high = (np.broadcast_to(end, _length(others, sizes, start)) for end in ends)
+        real = high >= low
+        np.add.at(edges, low[real], 1)
+        np.add.at(edges, high[real] + 1, -1)
+    return np.cumsum(edges)[:-1] > 0
 
 
 def _bound_steps(order: Sequence[str], sizes: Mapping[str, int]) -> None:
@@ -208,11 +206,18 @@ def _length(order: Sequence[str], sizes: Mapping[str, int], start: int) -> int:
 
 def components(parts: Sequence[Expr]) -> list[tuple[tuple[str, ...], tuple[Expr, ...]]]:
     """Return groups of parts that share no variable; each can be counted on its own."""
-    groups: list[tuple[set[str], list[Expr]]] = []
-    for part in parts:
-        names = set(variables(part))
+    return _grouped(parts, lambda part: set(variables(part)))
+
+
+def _grouped(
+    items: Sequence[Item], names_of: Callable[[Item], set[str]]
+) -> list[tuple[tuple[str, ...], tuple[Item, ...]]]:
+    """Return groups of items that share no name, with their names; items without a name stay alone."""
+    groups: list[tuple[set[str], list[Item]]] = []
+    for item in items:
+        names = names_of(item)
         joined = [g for g in groups if g[0] & names] if names else []
-        merged = (names.union(*(g[0] for g in joined)), [p for g in joined for p in g[1]] + [part])
+        merged = (names.union(*(g[0] for g in joined)), [i for g in joined for i in g[1]] + [item])
         groups = [g for g in groups if g not in joined] + [merged]
     return [(tuple(sorted(names)), tuple(group)) for names, group in groups]
 
@@ -220,7 +225,7 @@ def components(parts: Sequence[Expr]) -> list[tuple[tuple[str, ...], tuple[Expr,
 def _counted(group: Sequence[Expr], sizes: dict[str, int], numbers: Mapping[str, float]) -> Iterator[Array]:
     """Yield, chunk by chunk of all variables but one, how many values of that one satisfy the group."""
     terms = alternatives(group)
-    inner = _inner_variable(terms, list(sizes), sizes, numbers)
+    inner = inner_variable(terms, list(sizes), sizes, numbers)
     order = [v for v in sizes if v != inner]
     _bound_steps(order, sizes)
     for start, grid in _grids(order, sizes):
@@ -228,7 +233,7 @@ def _counted(group: Sequence[Expr], sizes: dict[str, int], numbers: Mapping[str,
         if inner is None:
             yield any_term(terms, grid, numbers, length)
         else:
-            yield _interval_points(terms, inner, sizes[inner], grid, numbers, length)
+            yield interval_points(terms, inner, sizes[inner], grid, numbers, length)
 
 
 def _grids(order: Sequence[str], sizes: Mapping[str, int]) -> Iterator[tuple[int, dict[str, Array]]]:
@@ -238,160 +243,3 @@ def _grids(order: Sequence[str], sizes: Mapping[str, int]) -> Iterator[tuple[int
         flat = np.arange(start, min(start + CHUNK, total))
         places = np.unravel_index(flat, shape) if shape else ()
         yield start, dict(zip(order, places, strict=True))
-
-
-def alternatives(group: Sequence[Expr]) -> list[list[Atom]]:
-    """Return the conjunction of a group as a disjunction of conjunctions of atoms."""
-    terms: list[list[Atom]] = [[]]
-    for part in group:
-        terms = [t + more for t in terms for more in _disjuncts(part, positive=True)]
-        if len(terms) > LIMIT_TERMS:
-            raise CascadeError("a predicate has too many alternatives to count its points")
-    return terms
-
-
-def _disjuncts(node: Expr, *, positive: bool) -> list[list[Atom]]:
-    if isinstance(node, Apply) and node.op == "not":
-        return _disjuncts(node.args[0], positive=not positive)
-    if isinstance(node, Apply) and node.op in ("and", "or"):
-        left, right = (_disjuncts(a, positive=positive) for a in node.args)
-        if (node.op == "and") == positive:
-            return [a + b for a in left for b in right]
-        return left + right
-    assert isinstance(node, Compare)
-    pairs = list(zip(node.ops, node.args, node.args[1:], strict=False))
-    each = [_comparison(op if positive else _MIRROR[op], a, b) for op, a, b in pairs]
-    if not positive:
-        return [t for terms in each for t in terms]
-    out: list[list[Atom]] = [[]]
-    for terms in each:
-        out = [t + more for t in out for more in terms]
-    return out
-
-
-def _comparison(op: str, left: Expr, right: Expr) -> list[list[Atom]]:
-    if op in (">", ">="):
-        op, left, right = ("<" if op == ">" else "<="), right, left
-    if op == "!=":
-        return _comparison("<", left, right) + _comparison("<", right, left)
-    if isinstance(left, Apply) and left.op == "abs" and op in ("<", "<="):
-        inside = left.args[0]
-        return [[Atom(_minus(inside, right), op), Atom(_minus(Apply("neg", (inside,)), right), op)]]
-    if isinstance(right, Apply) and right.op == "abs" and op in ("<", "<="):
-        inside = right.args[0]
-        return [[Atom(_minus(left, inside), op)], [Atom(_minus(left, Apply("neg", (inside,))), op)]]
-    return [[Atom(_minus(left, right), op)]]
-
-
-def _minus(a: Expr, b: Expr) -> Expr:
-    return Apply("-", (a, b))
-
-
-def _inner_variable(
-    terms: list[list[Atom]], candidates: Sequence[str], sizes: Mapping[str, int], numbers: Mapping[str, float]
-) -> str | None:
-    """Return the largest variable in which every atom is linear, or None."""
-    linear = [
-        v for v in candidates if all(slope(a.value, v, numbers) is not None for term in terms for a in term)
-    ]
-    return max(linear, key=lambda v: sizes[v], default=None)
-
-
-def slope(node: Expr, variable: str, numbers: Mapping[str, float]) -> float | None:
-    """Return the constant factor of a variable in an expression that is linear in it, else None."""
-    if variable not in variables(node):
-        return 0.0
-    if isinstance(node, Var):
-        return 1.0
-    if not isinstance(node, Apply):
-        return None
-    if node.op in ("+", "-", "neg"):
-        parts = [slope(a, variable, numbers) for a in node.args]
-        if any(p is None for p in parts):
-            return None
-        known = [p for p in parts if p is not None]
-        return -known[0] if node.op == "neg" else known[0] + (known[1] if node.op == "+" else -known[1])
-    if node.op == "*":
-        for a, b in (node.args, node.args[::-1]):
-            inner = slope(a, variable, numbers)
-            if inner is not None and not variables(b):
-                return inner * float(number(b, {}, numbers))
-    return None
-
-
-def _interval_points(
-    terms: list[list[Atom]],
-    inner: str,
-    extent: int,
-    grid: dict[str, Array],
-    numbers: Mapping[str, float],
-    length: int,
-) -> Array:
-    """Return, for each point of the grid, how many values of the inner variable satisfy one of the terms."""
-    ranges = [interval(term, inner, extent, grid, numbers) for term in terms]
-    lows, highs = (
-        np.stack([np.broadcast_to(end, length) for end in side]) for side in zip(*ranges, strict=True)
-    )
-    if len(ranges) == 1:
-        return np.maximum(highs[0] - lows[0] + 1, 0)
-    empty = highs < lows
-    lows = np.where(empty, extent, lows)
-    highs = np.where(empty, extent - 1, highs)
-    order = np.argsort(lows, axis=0, kind="stable")
-    lows, highs = np.take_along_axis(lows, order, 0), np.take_along_axis(highs, order, 0)
-    reached = np.maximum.accumulate(highs, axis=0)
-    before = np.concatenate([np.full_like(reached[:1], -1), reached[:-1]])
-    return np.maximum(highs - np.maximum(lows, before + 1) + 1, 0).sum(axis=0)
-
-
-def interval(
-    term: list[Atom], inner: str, extent: int, grid: dict[str, Array], numbers: Mapping[str, float]
-) -> tuple[Array, Array]:
-    """Return the first and the last value of the inner variable for which a term holds, at each point of a grid."""
-    low: Array = np.asarray(0)
-    high: Array = np.asarray(extent - 1)
-    for atom in term:
-        factor = slope(atom.value, inner, numbers)
-        assert factor is not None
-        rest = number(substitute(atom.value, {inner: Num(0)}), grid, numbers)
-        if factor == 0:
-            high = np.where(_holds(rest, atom.op), high, -1)
-            continue
-        edge = -np.asarray(rest) / factor
-        if atom.op == "==":
-            low, high = np.maximum(low, np.ceil(edge)), np.minimum(high, np.floor(edge))
-        elif factor > 0:
-            last = np.floor(edge) if atom.op == "<=" else np.ceil(edge) - 1
-            high = np.minimum(high, last)
-        else:
-            first = np.ceil(edge) if atom.op == "<=" else np.floor(edge) + 1
-            low = np.maximum(low, first)
-    return np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
-
-
-def _holds(value: Array, op: str) -> Array:
-    if op == "==":
-        return np.equal(value, 0)
-    return np.less(value, 0) if op == "<" else np.less_equal(value, 0)
-
-
-def number(node: Expr, grid: Mapping[str, Array], numbers: Mapping[str, float]) -> Array:
-    """Return the value of an expression over coordinates and sizes, on a grid of coordinates."""
-    if isinstance(node, Num):
-        return node.value
-    if isinstance(node, Size):
-        return numbers[node.name]
-    if isinstance(node, Var):
-        return grid[node.name]
-    if isinstance(node, Apply):
-        if node.op == "select":
-            holds = np.any(
-                [
-                    np.all([_holds(number(a.value, grid, numbers), a.op) for a in t], axis=0)
-                    for t in _disjuncts(node.args[0], positive=True)
-                ],
-                axis=0,
-            )
-            return np.where(holds, number(node.args[1], grid, numbers), number(node.args[2], grid, numbers))
-        return SCALAR[node.op].function(*(number(a, grid, numbers) for a in node.args))
-    raise CascadeError("a predicate that reads tensors cannot be counted without their data")

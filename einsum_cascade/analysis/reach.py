@@ -19,19 +19,9 @@ from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
 from ..ops import REDUCTION
 from .forks import NEVER, too_many
+from .intervals import alternatives, any_term, number, slope
 from .points import fits, is_digit, live_parts, merged_splits, numbers_of, required
-from .predicates import (
-    alternatives,
-    any_term,
-    components,
-    conjuncts,
-    count,
-    deciding,
-    is_static,
-    number,
-    projection,
-    slope,
-)
+from .predicates import components, conjuncts, count, deciding, is_static, projection
 
 # Variables of which several values are tried before all are.
 _MOST_TRIED = 6

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import CascadeError
 from ..expr import Expr
-from .predicates import CHUNK, LIMIT_POINTS, alternatives, any_term, interval, slope
+from .intervals import alternatives, any_term, interval, slope
+from .predicates import CHUNK, LIMIT_POINTS
 
 Ints = NDArray[np.int64]
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import CascadeError
 from ..expr import Expr
-from .predicates import CHUNK, alternatives, any_term, components, deciding, interval, needed, slope
+from .intervals import alternatives, any_term, interval, slope
+from .predicates import CHUNK, components, deciding, needed
 
 # One digit of a coordinate: how many values it has, and whether they are told apart.
 Digit: TypeAlias = tuple[int, bool]

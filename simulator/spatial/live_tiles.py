@@ -10,15 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from einsum_cascade.analysis.predicates import (
-    Atom,
-    alternatives,
-    components,
-    deciding,
-    interval,
-    needed,
-    slope,
-)
+from einsum_cascade.analysis.intervals import Atom, alternatives, interval, slope
+from einsum_cascade.analysis.predicates import components, deciding, needed
 from einsum_cascade.analysis.tile_points import LIMIT_HIDDEN, live_settings
 from einsum_cascade.errors import CascadeError
 from einsum_cascade.expr import Compare, Expr, Num, Var
