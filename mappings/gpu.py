@@ -107,8 +107,8 @@ class TileMapping:
         splits: this kernel splits keys where its mapping says `split_keys`; False for another kernel of the family.
         planned_rows: rows of a query tile in the host's plan of splits, where they are not `query`.
         pack, order: in place of the mapping's words, for another kernel of the family.
-        head_dim, targets, dtypes, window, causal: the condition; an empty one always holds, the first tile that
-            holds is taken. `head_dim` is the largest one served.
+        head_dim, targets, dtypes, window, causal, grids: the condition; an empty one always holds, the first tile that
+            holds is taken. `head_dim` is the largest one served, `grids` are names of launches.
     """
 
     query: int
@@ -130,6 +130,7 @@ class TileMapping:
     window: bool | None = None
     causal: bool | None = None
     direction: str = ""
+    grids: tuple[str, ...] = ()
     resources: KernelResources | None = None
     source: str = ""
 
@@ -147,7 +148,15 @@ class TileMapping:
             _require_order(self.order)
 
     def serves(
-        self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
+        self,
+        *,
+        head_dim: int,
+        target: str,
+        dtype: str,
+        causal: bool,
+        window: bool,
+        direction: str = "fwd",
+        grid: str = "",
     ) -> bool:
         """Return whether the kernel takes this tile for such a call."""
         return (
@@ -157,6 +166,7 @@ class TileMapping:
             and self.causal in (None, causal)
             and self.window in (None, window)
             and self.direction in ("", direction)
+            and (not self.grids or grid in self.grids)
         )
 
 
@@ -283,19 +293,34 @@ class KernelMapping:
         return next((c for c in self.copies if not c.targets or target in c.targets), CacheCopy())
 
     def tile(
-        self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
+        self,
+        *,
+        head_dim: int,
+        target: str,
+        dtype: str,
+        causal: bool,
+        window: bool,
+        direction: str = "fwd",
+        grid: str = "",
     ) -> TileMapping:
-        """Return the tile that the kernel takes for a call.
+        """Return the tile that the kernel, or one of its launches, takes for a call.
 
         Raises:
             MappingError: the kernel has no tile for it.
         """
-        return self.tiles_for(
-            head_dim=head_dim, target=target, dtype=dtype, causal=causal, window=window, direction=direction
-        )[0]
+        kind: dict[str, Any] = {"head_dim": head_dim, "target": target, "dtype": dtype, "causal": causal}
+        return self.tiles_for(**kind, window=window, direction=direction, grid=grid)[0]
 
     def tiles_for(
-        self, *, head_dim: int, target: str, dtype: str, causal: bool, window: bool, direction: str = "fwd"
+        self,
+        *,
+        head_dim: int,
+        target: str,
+        dtype: str,
+        causal: bool,
+        window: bool,
+        direction: str = "fwd",
+        grid: str = "",
     ) -> list[TileMapping]:
         """Return every tile that serves a call, the kernel's own choice first.
 
@@ -303,7 +328,7 @@ class KernelMapping:
             MappingError: there is none.
         """
         kind: dict[str, Any] = {"head_dim": head_dim, "target": target, "dtype": dtype, "causal": causal}
-        found = [t for t in self.tiles if t.serves(**kind, window=window, direction=direction)]
+        found = [t for t in self.tiles if t.serves(**kind, window=window, direction=direction, grid=grid)]
         if found:
             return found
         raise MappingError(

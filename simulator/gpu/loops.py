@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 CHAIN_CYCLES = 93.0
 # Blocks of a grid (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"); where each takes
 # steps of its own they are written out, and more of them would fill the memory here.
-_MOST_BLOCKS, _MOST_UNLIKE = (1 << 31) - 1, 1 << 22
+MOST_BLOCKS, _MOST_UNLIKE = (1 << 31) - 1, 1 << 22
 
 
 def lay_grids(
@@ -126,7 +126,8 @@ def _tile(mapping: KernelMapping, grid: Grid, call: Call, gpu: Gpu) -> TileMappi
     if found is not None:
         return found
     if mapping.tiles:
-        return mapping.tile(**kind, causal=call.causal, window=call.windowed, direction=call.direction)
+        habits: dict[str, Any] = {"causal": call.causal, "window": call.windowed, "direction": call.direction}
+        return mapping.tile(**kind, **habits, grid=grid.name)
     made_for = compiled_targets(grid.compiled)
     here = made_for.get(gpu.target)
     known = f"expected {' or '.join(here)}" if here else f"expected a GPU of {', '.join(made_for) or 'none'}"
@@ -164,7 +165,7 @@ def _blocks(
     """Return full, masked and walked steps of the runs of blocks of a lane, and how many blocks each run has."""
     numbers = [int(_whole(grid.blocks, c, shape, f"{where}: blocks")) for c, shape in calls]
     alike = not grid.each_block(grid.steps, grid.masked, where=where)
-    most = _MOST_BLOCKS if alike else _MOST_UNLIKE
+    most = MOST_BLOCKS if alike else _MOST_UNLIKE
     if max(numbers) > most:
         raise MappingError(f"{where}: blocks: expected at most {most:,}, found {max(numbers):,}")
     out = np.zeros((2, len(calls), 1 if alike else max(*numbers, 1)))

@@ -1,0 +1,101 @@
+"""A cascade and a GPU -> kernels, and what they take: the tile simulator's face for who has a text and no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from einsum_cascade.analysis.points import batch_of, known_sizes, operations
+from einsum_cascade.cascade import Cascade, require
+from einsum_cascade.errors import MappingError, nearest
+
+from ...hardware.gpu import Gpu, find_gpu
+from ..calibration import Key, prior, uncalibrated
+from ..call import BYTES, DTYPE_WORDS
+from ..efficiency import Efficiency
+from ..model import predict
+from ..prediction import Prediction
+from .plan import FAMILY, HEAD_DIM, LIKE, Kernel, Planner, mapping_of
+from .work import Case
+
+# How a cascade may be laid out: kernels joined as far as pays, or one an Einsum.
+WAYS = ("fused", "eager")
+
+
+def predict_cascade(
+    cascade: Cascade,
+    sizes: Mapping[str, int] | str,
+    *,
+    on: str | Gpu,
+    implementation: str = "fused",
+    kernels: Sequence[Sequence[str]] | None = None,
+    dtype: str = "bf16",
+) -> Prediction:
+    """Return the predicted latency of a cascade on a GPU, with the kernels that it was laid out as.
+
+    Nobody has measured these kernels and no compiler has seen them: the constants are those of Triton's attention
+    kernels, and the interval is the widest there is.
+
+    Args:
+        cascade: any.
+        sizes: of its ranks, as for `bounds`; B and H multiply all where the text leaves them out.
+        on: a device by name or alias, or a `Gpu`.
+        implementation: "fused", Einsums share a kernel where the tile model says that it is faster; "eager", one
+            kernel an Einsum (one an iterate block), everything between them in memory.
+        kernels: in place of both, the Einsums of each kernel by name; those that are left out stay alone.
+        dtype: of all tensors in memory; sums and what stays on chip are fp32. Products of fp32 take no tensor cores.
+
+    Raises:
+        ModelError: an unknown device, way or type, sizes that are missing, or kernels that there cannot be.
+
+    >>> from einsum_cascade import zoo
+    >>> sizes = "E=64,F=64,M=4K,P=4K,H=32"
+    >>> fused, eager = (
+    ...     predict_cascade(zoo.load("attention_3pass"), sizes, on="h100", implementation=way) for way in WAYS
+    ... )
+    >>> [each["name"] for each in fused.launches], len(eager.launches)
+    (['QK+GM', 'SN+SD', 'A+AV'], 6)
+    """
+    require(cascade)
+    gpu = find_gpu(on) if isinstance(on, str) else on
+    laid = kernels_of(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype)
+    known = known_sizes(cascade, sizes)
+    mapping = mapping_of(
+        [k.grid for k in laid],
+        [k.tile for k in laid],
+        useful=2.0 * operations(cascade, known).get("mac", 0),
+    )
+    return predict(cascade.name, on=gpu, mapping=mapping, implementation=LIKE, dtype=_type(dtype))
+
+
+def kernels_of(
+    cascade: Cascade,
+    sizes: Mapping[str, int] | str,
+    gpu: Gpu,
+    *,
+    implementation: str = "fused",
+    kernels: Sequence[Sequence[str]] | None = None,
+    dtype: str = "bf16",
+) -> list[Kernel]:
+    """Return the kernels that a cascade is laid out as, in the order in which they run; arguments as above."""
+    if implementation not in WAYS:
+        raise MappingError(
+            f"unknown way '{implementation}' to run a cascade; {nearest(implementation, WAYS)}"
+        )
+    known = known_sizes(cascade, sizes)
+    word = _type(dtype)
+    case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
+    planner = Planner(case, gpu, word, by=_constants(gpu, word))
+    if kernels is not None:
+        return planner.given(kernels)
+    return planner.together() if implementation == "fused" else planner.apart()
+
+
+def _type(dtype: str) -> str:
+    word = DTYPE_WORDS.get(dtype.strip().lower(), dtype.strip().lower())
+    if word not in BYTES:
+        raise MappingError(f"dtype: unknown type '{dtype}'; {nearest(word, BYTES)}")
+    return word
+
+
+def _constants(gpu: Gpu, dtype: str) -> Efficiency:
+    return uncalibrated(prior(Key(gpu.name, gpu.target, FAMILY, LIKE, HEAD_DIM, dtype)))

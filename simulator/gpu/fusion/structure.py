@@ -1,0 +1,215 @@
+"""How one kernel runs over ranks: which tell its blocks apart, along which a block walks, which it holds.
+
+A kernel is some Einsums of a cascade that each thread block computes for a tile of its own, with nothing of what passes
+between them in memory. That asks of a rank that tells blocks apart that every Einsum keeps it and reads it in place,
+and of a rank that a block walks along that nobody comes back to it after it has been reduced: a second pass. Whatever
+can be neither lies whole in the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import Iterate, rank_of
+from einsum_cascade.einsum import Einsum
+from einsum_cascade.expr import Access, Apply, Expr, Var, variables
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What cannot be parted: an Einsum, or an iterate block with the first values of its states.
+
+    Attributes:
+        einsums: in order; `first`: those of them that give states their first values.
+        loop: the variable of the iterate block, or the empty string.
+    """
+
+    einsums: tuple[Einsum, ...]
+    first: tuple[Einsum, ...] = ()
+    loop: str = ""
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Tensors that it defines."""
+        return frozenset(e.name for e in self.einsums)
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Tensors that it reads of others."""
+        return frozenset(a.tensor for e in (*self.einsums, *self.first) for a in e.reads) - self.names
+
+
+def units_of(cascade: Cascade) -> tuple[Unit, ...]:
+    """Return the units of a cascade in order of execution."""
+    out = []
+    for item in cascade.body:
+        if isinstance(item, Iterate):
+            states = {e.name for e in item.einsums}
+            first = tuple(e for e in cascade.initial if e.name in states)
+            out.append(Unit(item.einsums, first, item.variable))
+        elif not cascade.is_initial(item, None):
+            out.append(Unit((item,)))
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """An Einsum that is a sum of products of two sides, as tensor cores compute it.
+
+    Attributes:
+        rows, columns: variables of one side alone, and of the other; `inner`: those that are summed.
+    """
+
+    einsum: Einsum
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    inner: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What the variables of a kernel's Einsums are to it.
+
+    Attributes:
+        blocks: tell its thread blocks apart.
+        walked: along these a block walks step by step, outermost first; the rest it holds whole.
+        loop: the one of them whose steps follow each other in the text, or the empty string.
+        products: of its Einsums.
+        chain: Einsums that follow each other from a state to the same state of the next step.
+    """
+
+    einsums: tuple[Einsum, ...]
+    first: tuple[Einsum, ...]
+    blocks: tuple[str, ...]
+    walked: tuple[str, ...]
+    loop: str
+    products: tuple[Product, ...]
+    chain: int
+
+
+def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
+    """Return the structure of a kernel of some units, in their order; None where their loops cannot be one.
+
+    >>> from einsum_cascade import zoo
+    >>> flash = zoo.load("attention_1pass")
+    >>> found = structure_of(flash, units_of(flash))
+    >>> found.blocks, found.walked, found.chain
+    (('p',), ('m1', 'e'), 2)
+    """
+    loops = [u for u in units if u.loop]
+    einsums = tuple(e for u in units for e in u.einsums)
+    loop = next((u.loop for u in units if u.loop), "")
+    moved = _moved(einsums)
+    kept = [v for v in einsums[0].output_variables if all(v in e.output_variables for e in einsums)]
+    blocks = tuple(v for v in kept if v != loop and v not in moved)
+    order = [v for e in reversed(einsums) for v in e.reduced]  # reduced later is walked outside
+    after = _after(cascade, einsums)
+    if len(loops) > 1 or any(_follows(cascade, u, einsums, after) for u in loops):
+        return None
+    known = {*moved, *blocks, loop}
+    walked = [v for v in dict.fromkeys(order) if v not in known and not _comes_back(einsums, after, v)]
+    walked = [loop, *walked] if loop else walked
+    products = tuple(p for e in einsums if (p := product_of(e)) is not None)
+    first = tuple(e for u in units for e in u.first)
+    chain = _chain(cascade, einsums) if loop else 0
+    return Structure(einsums, first, blocks, tuple(walked), loop, products, chain)
+
+
+def product_of(einsum: Einsum) -> Product | None:
+    """Return an Einsum as a product of two sides; None where one side has no variable of its own.
+
+    Of more than two factors one stands alone, and the others are multiplied into the other side as it is loaded.
+    """
+    reductions = einsum.all_reductions
+    if not reductions or reductions[0].op != "sum":
+        return None
+    factors = [f for f in _factors(einsum.value) if variables(f)]
+    kept = set(einsum.output_variables)
+    best: Product | None = None
+    for i, factor in enumerate(factors):
+        own = set(variables(factor))
+        others = {v for j, f in enumerate(factors) if j != i for v in variables(f)}
+        rows = tuple(v for v in einsum.output_variables if v in own - others)
+        columns = tuple(v for v in einsum.output_variables if v in others - own)
+        inner = tuple(v for v in reductions[0].variables if v in own & others and v not in kept)
+        if rows and columns and inner:
+            best = best or Product(einsum, rows, columns, inner)
+    return best
+
+
+def _factors(node: Expr) -> Iterator[Expr]:
+    if isinstance(node, Apply) and node.op == "*":
+        for part in node.args:
+            yield from _factors(part)
+    else:
+        yield node
+
+
+def _internal(einsums: Sequence[Einsum]) -> Iterator[tuple[Einsum, Einsum, Access]]:
+    """Yield each reading inside a kernel: who wrote it, who reads it, how."""
+    own = {e.name: e for e in einsums}
+    for reader in einsums:
+        for access in reader.reads:
+            if access.tensor in own:
+                yield own[access.tensor], reader, access
+
+
+def _moved(einsums: Sequence[Einsum]) -> set[str]:
+    """Return the variables at which something is read that another tile or step has made."""
+    out: set[str] = set()
+    for writer, _, access in _internal(einsums):
+        for made, read in zip(writer.target.indices, access.indices, strict=True):
+            if not (isinstance(made, Var) and made == read):
+                out |= {*variables(made), *variables(read)}
+    return out
+
+
+def _after(cascade: Cascade, einsums: Sequence[Einsum]) -> dict[str, set[str]]:
+    """Return, for each Einsum, those that need it, readings of an earlier step left out."""
+    out: dict[str, set[str]] = {e.name: set() for e in einsums}
+    edges = [(w, r) for w, r, access in _internal(einsums) if not cascade.reads_previous(access)]
+    for einsum in reversed(einsums):
+        for writer, reader in edges:
+            if writer is einsum:
+                out[einsum.name] |= {reader.name, *out[reader.name]}
+    return out
+
+
+def _comes_back(einsums: Sequence[Einsum], after: Mapping[str, set[str]], variable: str) -> bool:
+    """Tell whether somebody runs over a variable again who needs what has been reduced along it."""
+    space = {e.name: e.variables for e in einsums}
+    return any(
+        variable in e.reduced and any(variable in space[name] for name in after[e.name]) for e in einsums
+    )
+
+
+def _follows(cascade: Cascade, block: Unit, einsums: Sequence[Einsum], after: Mapping[str, set[str]]) -> bool:
+    """Tell whether somebody outside an iterate block runs along it again who may need what its last step left."""
+    late = set().union(*(after[name] for name in block.names & cascade.states)) - block.names
+    return any(block.loop in e.variables for e in einsums if e.name in late)
+
+
+def _chain(cascade: Cascade, einsums: Sequence[Einsum]) -> int:
+    """Return the most Einsums that follow each other from a state to itself a step later."""
+    readers: dict[str, set[str]] = {e.name: set() for e in einsums}
+    starts: dict[str, set[str]] = {e.name: set() for e in einsums}
+    for writer, reader, access in _internal(einsums):
+        (starts if cascade.reads_previous(access) else readers)[writer.name].add(reader.name)
+    longest = 0
+    for state, firsts in starts.items():
+        # The longest way from a reader of the state to its writer; Einsums stand in an order that they can run in.
+        steps: dict[str, int] = dict.fromkeys(firsts, 1)
+        for einsum in einsums:
+            if einsum.name in steps:
+                for name in readers[einsum.name]:
+                    steps[name] = max(steps.get(name, 0), steps[einsum.name] + 1)
+        longest = max(longest, steps.get(state, 0))
+    return longest
+
+
+def extent(variable: str, sizes: Mapping[str, int]) -> int:
+    """Return how many values a variable has."""
+    return sizes[rank_of(variable)]
