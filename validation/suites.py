@@ -17,6 +17,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "fusemax": ("published",),
     "gna": ("published",),
     "gpu": ("measured", "calibrate"),
+    "cascades": (),
     "seeds": (),
 }
 
@@ -86,6 +87,13 @@ def _gpu(measured: Path | None = None, calibrate: Path | None = None) -> dict[st
     return compare_gpu(measured, calibrate)
 
 
+def _cascades() -> dict[str, Any]:
+    from .gpu_cascades import NOT_HELD, compare
+
+    notes = [f"not held: {kernel} on {device}: {why}" for (kernel, device), why in NOT_HELD.items()]
+    return summarise("cascades", compare(), notes=notes)
+
+
 def _seeds() -> dict[str, Any]:
     from .seeds import NOT_REPRODUCED, cases
 
@@ -97,6 +105,7 @@ _SUITE: dict[str, Callable[..., dict[str, Any]]] = {
     "fusemax": _fusemax,
     "gna": _gna,
     "gpu": _gpu,
+    "cascades": _cascades,
     "seeds": _seeds,
 }
 

@@ -103,7 +103,12 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     einsums = tuple(e for u in units for e in u.einsums)
     loop = next((u.loop for u in units if u.loop), "")
     moved = _moved(einsums)
-    kept = [v for v in einsums[0].output_variables if all(v in e.output_variables for e in einsums)]
+    # What a selection makes runs over the places of one sorting, which no two blocks share.
+    kept = [
+        v
+        for v in einsums[0].output_variables
+        if all(v in e.output_variables and v in e.variables for e in einsums)
+    ]
     blocks = tuple(v for v in kept if v != loop and v not in moved)
     order = [v for e in reversed(einsums) for v in e.reduced]  # reduced later is walked outside
     after = _after(cascade, einsums)

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from einsum_cascade.analysis.intervals import slope
 from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of, space_points
@@ -58,6 +59,40 @@ class Case:
     def numbers(self) -> dict[str, float]:
         """Sizes and constants by name."""
         return numbers_of(self.cascade, self.sizes)
+
+    @functools.cached_property
+    def _known(self) -> dict[Any, Any]:
+        return {}
+
+    def conditions(self, einsum: Einsum, space: tuple[str, ...]) -> tuple[list[Expr], dict[str, int]]:
+        """Return what has to hold at a point of a space of an Einsum, and the extents of the space."""
+        key = (einsum.name, space)
+        if key not in self._known:
+            parts = [p for p in live_parts(self.cascade, einsum) if set(variables(p)) <= set(space)]
+            self._known[key] = merged_splits(self.cascade, parts, space, self.sizes)
+        found: tuple[list[Expr], dict[str, int]] = self._known[key]
+        return found
+
+    def elements(self, tensor: str) -> float:
+        """Return the elements of a tensor in memory: those that exist, and of a state the last, or all."""
+        if tensor not in self._known:
+            writer = next((e for e in self.cascade.einsums if e.name == tensor), None)
+            signature = self.cascade.signatures[tensor]
+            sizes = [self.sizes[r] for r in signature.ranks]
+            if signature.state is not None:  # one more than the steps: what it was before the first
+                sizes[signature.state] = sizes[signature.state] + 1 if _wants_all(self.cascade, tensor) else 1
+            total = math.prod(sizes)
+            if writer is not None and signature.state is None:
+                total = self._written(writer, total)
+            self._known[tensor] = float(total)
+        found: float = self._known[tensor]
+        return found
+
+    def _written(self, writer: Einsum, every: int) -> int:
+        try:
+            return space_points(self.cascade, writer, writer.output_variables, self.sizes)
+        except CascadeError:
+            return every
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +207,7 @@ class Tiling:
         Where too many coordinates would have to be looked at, the points alone.
         """
         case = self.case
-        parts = [p for p in live_parts(case.cascade, einsum) if set(variables(p)) <= set(space)]
-        merged, extents = merged_splits(case.cascade, parts, space, case.sizes)
+        merged, extents = case.conditions(einsum, space)
         digits = {v: self._digits(v) for v in extents}
         ends = [
             Compare(("<",), (Var(v), Num(n)))
@@ -219,7 +253,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
             for pipe, count in _PIPES[action.op].items():
                 pipes[pipe] += done * count
     loads, held, reads = _traffic(tiling, room=gpu.shared_bytes_per_block / 2)
-    writes = case.word * sum(_elements(case, e) for e in structure.einsums if e.name in written)
+    writes = case.word * sum(case.elements(e.name) for e in structure.einsums if e.name in written)
     sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
     rows, columns = max(sides, key=math.prod)
     return Work(
@@ -277,7 +311,7 @@ def _traffic(tiling: Tiling, *, room: float) -> tuple[float, float, float]:
     case, structure = tiling.case, tiling.structure
     own = {e.name for e in structure.einsums}
     loads = held = 0.0
-    given: dict[str, float] = {}
+    given: set[str] = set()
     for access in dict.fromkeys(a for e in (*structure.einsums, *structure.first) for a in e.reads):
         if access.tensor in own:
             continue
@@ -288,8 +322,8 @@ def _traffic(tiling: Tiling, *, room: float) -> tuple[float, float, float]:
         else:
             loads += all_of_it * (1 if moves else tiling.steps)
             held += _STAGES * case.word * tiling.part(access)
-        given[access.tensor] = max(given.get(access.tensor, 0.0), _stored(case, access.tensor))
-    return loads, held + _WORD * _most_live(tiling), case.word * sum(given.values())
+        given.add(access.tensor)
+    return loads, held + _WORD * _most_live(tiling), case.word * sum(map(case.elements, given))
 
 
 def _most_live(tiling: Tiling) -> float:
@@ -320,30 +354,11 @@ def _gathered(case: Case, structure: Structure, einsum: Einsum) -> set[str]:
     return set(structure.walked[min(depths) :]) if depths else set()
 
 
-def _stored(case: Case, tensor: str) -> float:
-    """Return the elements of a tensor in memory."""
-    writer = next((e for e in case.cascade.einsums if e.name == tensor), None)
-    if writer is not None:
-        return _elements(case, writer)
-    return float(math.prod(case.sizes[r] for r in case.cascade.signatures[tensor].ranks))
-
-
-def _elements(case: Case, einsum: Einsum) -> float:
-    """Return the elements that an Einsum writes: those that exist, and of a state the last, or all."""
-    signature = case.cascade.signatures[einsum.name]
-    if signature.state is not None:
-        last = not _wants_all(case.cascade, einsum.name)
-        ranks = [r for axis, r in enumerate(signature.ranks) if axis != signature.state or not last]
-        return float(math.prod(case.sizes[r] for r in ranks))
-    try:
-        return float(space_points(case.cascade, einsum, einsum.output_variables, case.sizes))
-    except CascadeError:
-        return float(math.prod(case.sizes[r] for r in signature.ranks))
-
-
 def _wants_all(cascade: Cascade, state: str) -> bool:
     """Tell whether all generations of a state are asked for, as an output or by who reads it outside its block."""
     axis, block = cascade.signatures[state].state, cascade.block_of(state)
+    if axis is None:
+        return True
     outside = [a for e, at in cascade.statements if at != block for a in e.reads if a.tensor == state]
     return any(s.tensor == state for s in cascade.outputs) or any(
         variables(a.indices[axis or 0]) for a in outside
