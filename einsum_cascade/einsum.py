@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -124,7 +125,8 @@ class Einsum:
         """
         space = self.variables
         maps: Counter[str] = Counter()
-        _count_maps(self.value, maps)
+        for op, n, _ in map_costs(self.value):
+            maps[op] += n
         out: list[Action] = []
         fused = False
         for position, reduction in enumerate(self.all_reductions):
@@ -145,19 +147,19 @@ def _is_product(value: Expr) -> bool:
     return isinstance(value, Apply) and value.op == "*"
 
 
-def _count_maps(node: Expr, maps: Counter[str]) -> None:
+def map_costs(node: Expr) -> Iterator[tuple[str, int, Expr]]:
+    """Yield the scalar operations of an expression: cost class, how many, and the part of it that they compute."""
     if isinstance(node, Access):
         return  # index arithmetic is addressing, not work
     if isinstance(node, Apply):
         repeats = len(node.args) - 1 if node.op in ("min", "max") else 1
         if node.op == "**" and _whole_power(node):
-            maps["mul"] += 1
+            yield "mul", 1, node
         else:
             for op, n in SCALAR[node.op].cost.items():
-                maps[op] += n * repeats
-        parts = node.args[1:] if node.op == "select" else node.args
-        for a in parts:
-            _count_maps(a, maps)
+                yield op, n * repeats, node
+        for part in node.args[1:] if node.op == "select" else node.args:
+            yield from map_costs(part)
 
 
 def _whole_power(node: Apply) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .dse.pareto import pareto
     from .dse.space import Space
     from .dse.study import sweep
+    from .gpu.fusion.predict import predict_cascade
     from .gpu.gna import gna_bounds
     from .gpu.gna_time import predict_gna
     from .gpu.gna_tune import tune_gna
@@ -29,6 +30,7 @@ _FACE = {
     "mask_tiles": ".gpu.masks",
     "pareto": ".dse.pareto",
     "predict": ".gpu.model",
+    "predict_cascade": ".gpu.fusion.predict",
     "predict_gna": ".gpu.gna_time",
     "tune_gna": ".gpu.gna_tune",
     "simulate": ".spatial.model",
@@ -43,6 +45,7 @@ __all__ = [
     "mask_tiles",
     "pareto",
     "predict",
+    "predict_cascade",
     "predict_gna",
     "simulate",
     "sweep",

@@ -307,6 +307,7 @@ def _steps(
                 "waves": float(laid.blocks[0] / laid.slots[0]),
                 "bound_by": _bound_by(laid, {"memory": memory, "compute": compute}, efficiency),
                 "latency_s": busy,
+                "bytes": float(laid.bytes_moved[0]),
             }
 
 

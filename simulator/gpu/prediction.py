@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from einsum_cascade.analysis.quantities import shown_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -24,7 +26,7 @@ class Prediction:
         power_w: of the board, if the call runs again and again; `energy_j`: power times latency, with its interval.
         assumptions: what was taken for granted; `warnings`: those of them that the caller should know first.
         launches: one by one, of a kernel that is described by them: name, blocks, steps, waves, what binds it, seconds
-            beyond the fixed cost.
+            beyond the fixed cost, bytes read and written at the least.
     """
 
     latency_s: float
@@ -92,8 +94,8 @@ class Prediction:
 
 def _of_launch(each: Mapping[str, Any]) -> str:
     return (
-        f"{each['latency_s'] * 1e6:.4g} us, {each['blocks']:,} blocks in {each['waves']:.3g} waves, "
-        f"{each['steps']:,} steps, bound by {each['bound_by']}"
+        f"{each['latency_s'] * 1e6:.4g} us, bound by {each['bound_by']}; {each['blocks']:,} blocks in "
+        f"{each['waves']:.3g} waves, {each['steps']:,} steps, {shown_bytes(each['bytes'])}"
     )
 
 

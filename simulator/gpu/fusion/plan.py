@@ -268,6 +268,8 @@ def mapping_of(grids: Sequence[Grid], tiles: Sequence[TileMapping], *, useful: f
         sole=True,
         source="derived from the text of a cascade; no compiler has seen it",
         family=FAMILY,
+        remark="laid out from its text: tiles of 16 to 128 rows, 64 terms a step; products and the rest take turns; "
+        "every block does the mean of what a mask leaves",
         overlaps=False,
         parameters={"head_dim": HEAD_DIM},
         grids=tuple(grids),

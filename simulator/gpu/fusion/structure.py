@@ -15,7 +15,9 @@ from functools import cached_property
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import Iterate, rank_of
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Access, Apply, Expr, Var, variables
+from einsum_cascade.expr import Access, Var, variables
+
+from .operations import Product, product_of
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,6 @@ def units_of(cascade: Cascade) -> tuple[Unit, ...]:
         elif not cascade.is_initial(item, None):
             out.append(Unit((item,)))
     return tuple(out)
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """An Einsum that is a sum of products of two sides, as tensor cores compute it.
-
-    Attributes:
-        rows, columns: variables of one side alone, and of the other; `inner`: those that are summed.
-    """
-
-    einsum: Einsum
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    inner: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,36 +109,6 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     first = tuple(e for u in units for e in u.first)
     chain = _chain(cascade, einsums) if loop else 0
     return Structure(einsums, first, blocks, tuple(walked), loop, products, chain)
-
-
-def product_of(einsum: Einsum) -> Product | None:
-    """Return an Einsum as a product of two sides; None where one side has no variable of its own.
-
-    Of more than two factors one stands alone, and the others are multiplied into the other side as it is loaded.
-    """
-    reductions = einsum.all_reductions
-    if not reductions or reductions[0].op != "sum":
-        return None
-    factors = [f for f in _factors(einsum.value) if variables(f)]
-    kept = set(einsum.output_variables)
-    best: Product | None = None
-    for i, factor in enumerate(factors):
-        own = set(variables(factor))
-        others = {v for j, f in enumerate(factors) if j != i for v in variables(f)}
-        rows = tuple(v for v in einsum.output_variables if v in own - others)
-        columns = tuple(v for v in einsum.output_variables if v in others - own)
-        inner = tuple(v for v in reductions[0].variables if v in own & others and v not in kept)
-        if rows and columns and inner:
-            best = best or Product(einsum, rows, columns, inner)
-    return best
-
-
-def _factors(node: Expr) -> Iterator[Expr]:
-    if isinstance(node, Apply) and node.op == "*":
-        for part in node.args:
-            yield from _factors(part)
-    else:
-        yield node
 
 
 def _internal(einsums: Sequence[Einsum]) -> Iterator[tuple[Einsum, Einsum, Access]]:

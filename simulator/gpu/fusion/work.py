@@ -18,7 +18,8 @@ from einsum_cascade.errors import CascadeError
 from einsum_cascade.expr import Access, Compare, Expr, Num, Var, accesses, index_variables, variables
 
 from ...hardware.gpu import Gpu
-from .structure import Product, Structure, extent
+from .operations import Product, actions_of
+from .structure import Structure, extent
 
 # Keys, tokens or terms that a block takes at a time: the commonest key tile of attention kernels. Assumed.
 STEP = 64
@@ -202,23 +203,28 @@ class Tiling:
         return min(every, span)
 
     def executed(self, einsum: Einsum, space: tuple[str, ...]) -> float:
-        """Return how many points of a space are computed: those of every tile that has a point left.
+        """Return the points of a space that all blocks compute: in each tile and step that has a point left, all.
 
         Where too many coordinates would have to be looked at, the points alone.
+
+        Args:
+            space: variables that the work depends on; blocks that differ in others alone do it each for itself.
         """
         case = self.case
-        merged, extents = case.conditions(einsum, space)
+        apart = tuple(v for v in self._tile if v not in space and v in einsum.variables)
+        merged, extents = case.conditions(einsum, (*space, *apart))
         digits = {v: self._digits(v) for v in extents}
         ends = [
             Compare(("<",), (Var(v), Num(n)))
             for v, n in extents.items()
             if math.prod(d for d, _ in digits[v]) > n
         ]
+        whole = math.prod(n for v, own in digits.items() if v not in apart for n, told in own if not told)
         try:
-            live = live_settings([*merged, *(ends if merged else ())], digits, case.numbers)
+            return float(live_settings([*merged, *(ends if merged else ())], digits, case.numbers)) * whole
         except CascadeError:
-            return float(space_points(case.cascade, einsum, space, case.sizes))
-        return float(live) * math.prod(n for own in digits.values() for n, told in own if not told)
+            points = space_points(case.cascade, einsum, (*space, *apart), case.sizes)
+            return points / math.prod(self._tile[v] for v in apart)
 
     def _digits(self, variable: str) -> tuple[Digit, ...]:
         """Return a variable as tiles that are told apart and places inside them, a split rank by its parts."""
@@ -243,7 +249,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
     shared = 0.0
     products = {p.einsum.name: p for p in structure.products} if case.tensor else {}
     for einsum in structure.einsums:
-        for action in einsum.actions:
+        for action in actions_of(einsum):
             done = action.count * tiling.executed(einsum, action.variables) / blocks
             product = products.get(einsum.name) if action.op == "mac" else None
             if product is not None and _on_tensor_cores(tiling, gpu, product):

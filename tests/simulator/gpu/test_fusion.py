@@ -20,6 +20,7 @@ from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError, ModelError
 from einsum_cascade.expr import Expr, Var, accesses
+from simulator.gpu.fusion.operations import actions_of
 from simulator.gpu.fusion.predict import WAYS, kernels_of, predict_cascade
 from simulator.gpu.fusion.structure import Structure, structure_of, units_of
 from simulator.gpu.fusion.work import Case, Tiling
@@ -163,6 +164,43 @@ def test_points_computed_are_those_of_live_tiles(m: int, p: int, tile: int, wher
     steps = {"m": min(64, m), "p": min(tile, p)}
     found = tiling.executed(cascade.einsum("S"), ("m", "p"))
     assert found == walked_points([where], extents, steps)
+
+
+GATED = """cascade gated
+rank E M P
+input Q[E, P] K[E, M] G[M]
+output S[M, P]
+S[m, p] = Q[e, p] * K[e, m] * sigmoid(G[m])
+"""
+
+
+def test_what_a_sum_does_not_change_is_worked_out_once():
+    (einsum,) = parse(GATED).einsums
+    found = {(a.op, a.variables): a.count for a in actions_of(einsum)}
+    assert found == {
+        ("exp", ("m",)): 1,
+        ("add", ("m",)): 1,
+        ("divide", ("m",)): 1,
+        ("mac", ("m", "p", "e")): 1,
+        ("mul", ("m", "p")): 1,
+    }
+    # Every block of 64 queries works the gates of its own keys out: 16 times as many as there are.
+    case = Case(parse(GATED), {"E": 8, "M": 256, "P": 1024}, 1, 2.0, tensor=True)
+    tiling = Tiling(case, structure_of(case.cascade, units_of(case.cascade)), {"m": 64, "p": 64})
+    assert tiling.executed(einsum, ("m",)) == 16 * 256
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_a_kernel_does_no_more_than_the_language_counts(name: str) -> None:
+    cascade = zoo.load(name)
+    sizes = known_sizes(cascade, dict.fromkeys(cascade.free_ranks, 6))
+    for einsum in cascade.einsums:
+        ours, said = (
+            sum(a.count * math.prod(sizes[rank_of(v)] for v in a.variables) for a in actions)
+            for actions in (actions_of(einsum), einsum.actions)
+        )
+        assert ours <= said
+        assert ours > 0 or said == 0
 
 
 def flash(case: str, **more):
