@@ -8,6 +8,8 @@ from typing import Any
 
 from einsum_cascade.analysis.quantities import shown_bytes
 
+_SHOWN = 4  # Einsums of a launch that are named one by one
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -81,7 +83,7 @@ class Prediction:
             ("resources", made["resources"]),
             ("waves", self.waves),
             ("parts [us]", parts),
-            *((f"launch {each['name']}", _of_launch(each)) for each in self.launches),
+            *((f"launch {_short(each['name'])}", _of_launch(each)) for each in self.launches),
             ("roofline [us]", self.roofline_s * 1e6),
             ("energy [mJ]", self.energy_j * 1e3),
             ("interval [mJ]", f"{self.energy_low_j * 1e3:.4g} to {self.energy_high_j * 1e3:.4g}"),
@@ -90,6 +92,12 @@ class Prediction:
             ("source of the constants", self.scalar_source),
             *(("assumption", text) for text in self.assumptions),
         ]
+
+
+def _short(name: str) -> str:
+    """Return the name of a launch of many Einsums by its first and its last."""
+    parts = name.split("+")
+    return name if len(parts) <= _SHOWN else f"{parts[0]}+..+{parts[-1]} ({len(parts)})"
 
 
 def _of_launch(each: Mapping[str, Any]) -> str:

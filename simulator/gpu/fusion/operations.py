@@ -1,7 +1,8 @@
 """What a good kernel computes of an Einsum: each part once for the ranks that it depends on, sums of products apart.
 
 The language counts all operations at every point of an Einsum. A kernel does not: what does not change along a rank is
-worked out before the loop over it, and a factor that the terms of a sum share multiplies the sum.
+worked out before the loop over it, a factor that the terms of a sum share multiplies the sum, and what many elements
+are divided by is inverted once.
 """
 
 from __future__ import annotations
@@ -65,7 +66,13 @@ def actions_of(einsum: Einsum) -> Iterator[Action]:
     space = einsum.variables
     for part in (*inside, *outside) or (einsum.value,):
         for op, n, node in map_costs(part):
-            yield Action(op, n, _ordered(einsum, variables(node)))
+            own = _ordered(einsum, variables(node))
+            if isinstance(node, Apply) and node.op == "/":
+                # A reciprocal for each divisor, by which all that it divides is multiplied.
+                yield Action("divide", n, _ordered(einsum, variables(node.args[1])))
+                yield Action("mul", n, own)
+            else:
+                yield Action(op, n, own)
     for position, reduction in enumerate(einsum.all_reductions):
         left = tuple(v for v in space if v not in reduction.variables)
         if position == 0 and inside:

@@ -26,14 +26,14 @@ STEP = 64
 WARPS = 4  # of a block; assumed, as most of the kernels of this package
 _WORD = 4.0  # bytes of what lies in registers: sums and softmax in fp32
 _STAGES = 2.0  # of a tile that is loaded while the one before is worked on
-# Pipes that the cost classes of Einsums keep busy. A quotient is a reciprocal of the special-function unit and a
-# product; a sine, a logarithm and a root are one instruction of that unit each, as an exponential is.
+# Pipes that the cost classes of Einsums keep busy. A reciprocal, a sine, a logarithm and a root are one instruction of
+# the special-function unit each, as an exponential is.
 _PIPES: Mapping[str, Mapping[str, float]] = {
     "mac": {"fma": 1},
     "mul": {"fma": 1},
     "add": {"fma": 1},
     "max": {"alu": 1},
-    "divide": {"exp": 1, "fma": 1},
+    "divide": {"exp": 1},
     "exp": {"exp": 1},
     "log": {"exp": 1},
     "sqrt": {"exp": 1},

@@ -103,3 +103,61 @@ def test_an_unknown_implementation_is_answered_with_a_warning():
     assert any("trition" in text for text in found["assumptions"])
     assert found["high_s"] == pytest.approx(2 * found["latency_s"])
     assert sure["high_s"] == pytest.approx(1.25 * sure["latency_s"])
+
+
+def test_a_cascade_is_predicted_by_its_sizes(tmp_path):
+    ran = run("attention_3pass", "--on", "h100", "--sizes", "BERT/4K,B=1", "--json")
+    found = json.loads(ran.stdout)
+    assert set(found) >= FIELDS
+    assert [each["name"] for each in found["launches"]] == ["QK+GM", "SN+SD+A", "AV"]
+    text = "cascade c\nrank E M P\ninput Q[E, P] K[E, M]\noutput S[M, P]\nS[m, p] = Q[e, p] * K[e, m] where m <= p\n"
+    path = tmp_path / "mine.cascade"
+    path.write_text(text)
+    assert run(str(path), "--on", "b200", "--sizes", "E=64,M=4K,P=4K", "--set", "dtype=fp16").exit_code == 0
+
+
+def test_kernels_of_a_cascade_are_given_by_the_names_that_are_printed():
+    given = ("--kernels", "QK/GM+SN+SD+A/AV")
+    ran = run("attention_3pass", "--on", "h100", "--sizes", "E=64,F=64,M=1K,P=1K,H=4", *given, "--json")
+    assert [each["name"] for each in json.loads(ran.stdout)["launches"]] == ["QK", "GM+SN+SD+A", "AV"]
+    eager = run(
+        "attention_3pass", "--on", "h100", "--sizes", "BERT/1K", "--implementation", "eager", "--json"
+    )
+    assert len(json.loads(eager.stdout)["launches"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("attention_3pass", "--on", "h100"), "is a cascade: give the sizes of its ranks, --sizes"),
+        (("attention_3pass", "--on", "h100", "--sizes", "E=64"), "F, M, P"),
+        (
+            ("attention_3pass", "--on", "h100", "--sizes", "BERT/1K", "--set", "heads=3"),
+            "'heads' is no word of",
+        ),
+        (
+            ("attention_3pass", "--on", "h100", "--sizes", "BERT/1K", "--set", "dtype=bf61"),
+            "unknown type 'bf61'",
+        ),
+        (
+            ("attention_3pass", "--on", "h100", "--sizes", "BERT/1K", "--mapping", "x.yaml"),
+            "--mapping goes with",
+        ),
+        (
+            ("attention_3pass", "--on", "h100", "--sizes", "BERT/1K", "--implementation", "triton"),
+            "eager, fused",
+        ),
+        (("attention_3pass", "--on", "h100", "--sizes", "BERT/1K", "--kernels", "QK+XX"), "no Einsum 'XX'"),
+        (
+            ("flash_attention", "--on", "h100", "--kernels", "QK", "--set", SIZES),
+            "--kernels goes with a cascade",
+        ),
+        (("flush", "--on", "h100", "--sizes", "E=1"), "the zoo has no 'flush'"),
+        (("attention_3pass", "--on", "fusemax", "--sizes", "BERT/1K"), "GPU"),
+    ],
+)
+def test_mistakes_about_a_cascade(arguments, message):
+    ran = run(*arguments)
+    assert ran.exit_code == 2
+    assert message in ran.output
+    assert "Traceback" not in ran.output
