@@ -135,7 +135,11 @@ def texts(table: pd.DataFrame) -> pd.DataFrame:
 
 def compare() -> pd.DataFrame:
     """Return one case a set: the median of predicted over measured time, or of its inverse where that is above one."""
-    found = texts(read_measured(PUBLISHED / "gpu_measured.csv"))
+    return cases_of(texts(read_measured(PUBLISHED / "gpu_measured.csv")))
+
+
+def cases_of(found: pd.DataFrame) -> pd.DataFrame:
+    """Return one case for each set of at least two rows of `texts`."""
     sets = (group for group in found.groupby(SET, sort=True) if len(group[1]) >= _LEAST_ROWS)
     return pd.DataFrame([_case(keys, rows) for keys, rows in sets])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from einsum_cascade.analysis.points import batch_of, known_sizes, operations
 from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.errors import MappingError, nearest
 
 from ...hardware.gpu import Gpu, find_gpu
-from ..calibration import Key, prior, uncalibrated
+from ..calibration import Key, prior, uncalibrated, unknown
 from ..call import BYTES, DTYPE_WORDS
 from ..efficiency import Efficiency
 from ..model import predict
@@ -32,8 +33,8 @@ def predict_cascade(
 ) -> Prediction:
     """Return the predicted latency of a cascade on a GPU, with the kernels that it was laid out as.
 
-    Nobody has measured these kernels and no compiler has seen them: the constants are those of Triton's attention
-    kernels, and the interval is the widest there is.
+    Nobody has measured these kernels and no compiler has seen them: the rates are those that Triton's attention reaches
+    on the device, the costs of a launch and of a block are assumed, and the interval is the widest there is.
 
     Args:
         cascade: any.
@@ -64,7 +65,9 @@ def predict_cascade(
         [k.tile for k in laid],
         useful=2.0 * operations(cascade, known).get("mac", 0),
     )
-    return predict(cascade.name, on=gpu, mapping=mapping, implementation=LIKE, dtype=_type(dtype))
+    word = _type(dtype)
+    by = _constants(gpu, word)
+    return predict(cascade.name, on=gpu, mapping=mapping, implementation=LIKE, calibration=by, dtype=word)
 
 
 def kernels_of(
@@ -98,4 +101,11 @@ def _type(dtype: str) -> str:
 
 
 def _constants(gpu: Gpu, dtype: str) -> Efficiency:
-    return uncalibrated(prior(Key(gpu.name, gpu.target, FAMILY, LIKE, HEAD_DIM, dtype)))
+    """Return the rates that Triton's attention reaches on a device; what its blocks cost beyond them is its own."""
+    known = uncalibrated(prior(Key(gpu.name, gpu.target, FAMILY, LIKE, HEAD_DIM, dtype)), kind="described")
+    guess = unknown(known, of="kernel")
+    usual = Efficiency(known.scalar)
+    fixed = f"assumed: {usual.block_cycles:.0f} cycles a block, {usual.launch_s * 1e6:.0f} us a launch"
+    return replace(
+        guess, launch_s=usual.launch_s, block_cycles=usual.block_cycles, source=f"{guess.source}; {fixed}"
+    )
