@@ -57,7 +57,10 @@ def read_spec(path: str | Path) -> Spec:
 
 def _spec(document: Mapping[str, Any]) -> Spec:
     axes = document.get("axes")
-    subject = subject_of([*document, *(axes if isinstance(axes, Mapping) else ())])
+    named = axes if isinstance(axes, Mapping) else {}
+    machines = named.get("hardware")
+    first = machines[0] if isinstance(machines, list) and machines else None
+    subject = subject_of([*document, *named], hardware=document.get("hardware", first))
     legal = (*subject.legal, *_SPACE, *_OBJECTIVES)
     for name in document:
         if name not in legal:

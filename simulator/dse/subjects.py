@@ -12,6 +12,7 @@ from typing import Any
 from einsum_cascade.errors import DataError, ModelError, nearest
 
 from .batch import Evaluate, EvaluateMany, flat
+from .points.gpus import is_gpu
 from .provenance import fingerprint, model_version
 from .space import Point, Range, Space
 from .store import canonical
@@ -90,8 +91,23 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
 )
 
 
-def subject_of(given: Iterable[str]) -> Subject:
+# A cascade has a subject for each kind of machine.
+_ON_GPU = Subject(
+    "a cascade on a GPU",
+    "cascade",
+    ("cascade", "hardware", "sizes"),
+    ("implementation", "dtype", "kernels"),
+    ("hardware", "sizes"),
+    ".points.text",
+)
+
+
+def subject_of(given: Iterable[str], *, hardware: Any = None) -> Subject:
     """Return the subject that the given inputs speak of.
+
+    Args:
+        given: their names.
+        hardware: the machine, or the first of several.
 
     Raises:
         DataError: none of them tells.
@@ -99,7 +115,9 @@ def subject_of(given: Iterable[str]) -> Subject:
     names = set(given)
     for key, subject in SUBJECTS.items():
         if key in names:
-            return subject
+            # Who gives a mapping means a spatial machine.
+            mapped = any(name.partition(".")[0] == "mapping" for name in names)
+            return _ON_GPU if key == _ON_GPU.key and not mapped and is_gpu(hardware) else subject
     wanted = " or ".join(f"'{key}' ({s.name})" for key, s in SUBJECTS.items())
     raise DataError(f"what is to be swept? expected {wanted}")
 
@@ -144,9 +162,9 @@ def waterfalls(
         points: by any number.
         inputs: of the sweep.
     """
-    module = importlib.import_module(
-        subject_of([*inputs, *next(iter(points.values()), {})]).module, __package__
-    )
+    first = next(iter(points.values()), {})
+    subject = subject_of([*inputs, *first], hardware={**inputs, **first}.get("hardware"))
+    module = importlib.import_module(subject.module, __package__)
     if not hasattr(module, "waterfall"):
         return {}
     try:

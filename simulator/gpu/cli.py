@@ -95,7 +95,7 @@ def _of_cascade(
     """Return the prediction of a cascade as kernels of its own."""
     from einsum_cascade import zoo
 
-    from .fusion.predict import predict_cascade
+    from .fusion.predict import named_kernels, predict_cascade
 
     for option, value in needless.items():
         if value is not None:
@@ -104,9 +104,7 @@ def _of_cascade(
             )
     if rest := sorted(given.keys() - {"dtype"}):
         raise DataError(f"--set: '{rest[0]}' is no word of a cascade; expected dtype, and sizes in --sizes")
-    groups = (
-        [part.split("+") for part in kernels.replace(" ", "").split("/")] if kernels is not None else None
-    )
+    groups = named_kernels(kernels or "")
     if groups is not None and implementation != "given":
         raise DataError("--kernels says which Einsums share a kernel; leave --implementation out")
     return predict_cascade(

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from einsum_cascade.errors import DataError, HardwareError
+from einsum_cascade.errors import DataError, HardwareError, ModelError
 
 
 def gpu_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Any:
@@ -29,6 +29,28 @@ def gpu_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Any:
             f"'hardware.{fields[0][0]}' cannot be set on an object; give hardware by name or path"
         )
     return _checked(given, getattr(given, "name", given))
+
+
+def is_gpu(hardware: Any) -> bool:
+    """Tell whether a name, a file or an object means a GPU; what cannot be read is none."""
+    from ...hardware.gpu import Gpu
+
+    if not isinstance(hardware, str):
+        return isinstance(hardware, Gpu)
+    try:
+        return isinstance(_named(hardware), Gpu)
+    except ModelError:
+        return False
+
+
+@functools.lru_cache(maxsize=64)
+def _named(name: str) -> Any:
+    from ...hardware.gpu import find_gpu
+    from ...hardware.reader import load_hardware, names
+
+    if name in names() or name.endswith((".yaml", ".yml")):
+        return load_hardware(name)
+    return find_gpu(name)
 
 
 @functools.lru_cache(maxsize=1 << 14)

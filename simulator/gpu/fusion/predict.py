@@ -93,6 +93,15 @@ def kernels_of(
     return planner.together() if implementation == "fused" else planner.apart()
 
 
+def named_kernels(text: str) -> list[list[str]] | None:
+    """Return the Einsums of each kernel from a text; None where it says nothing.
+
+    >>> named_kernels("QK/GM+SN+SD+A/AV")
+    [['QK'], ['GM', 'SN', 'SD', 'A'], ['AV']]
+    """
+    return [part.split("+") for part in text.replace(" ", "").split("/")] if text else None
+
+
 def _type(dtype: str) -> str:
     word = DTYPE_WORDS.get(dtype.strip().lower(), dtype.strip().lower())
     if word not in BYTES:

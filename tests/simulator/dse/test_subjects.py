@@ -300,3 +300,60 @@ def test_sensitivity_and_the_page_by_command(tmp_path):
     assert "stride" in run("sensitivity", tmp_path / "out").stdout
     written = json.loads(run("explore", tmp_path / "out", "--json").stdout)
     assert Path(written["page"]).stat().st_size == written["bytes"] > 10_000
+
+
+TEXT = """
+cascade: attention_3pass
+sizes: BERT/64K
+axes:
+  hardware: [a100, h100]
+  sizes.seq: [1K, 4K]
+  implementation: [fused, eager]
+minimize: [latency_s]
+"""
+
+
+def test_a_cascade_on_gpus_is_swept_as_it_is_predicted(tmp_path):
+    """The same words as on a spatial machine; the machine tells that it is a GPU."""
+    (tmp_path / "text.yaml").write_text(TEXT)
+    run("sweep", tmp_path / "text.yaml", "--out", tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out" / "table.parquet")
+    assert len(table) == 8
+    for row in table.to_dict("records"):
+        told = sim.predict_cascade(
+            zoo.load("attention_3pass"),
+            f"BERT/{row['sizes.seq']}",
+            on=row["hardware"],
+            implementation=row["implementation"],
+        )
+        assert row["latency_s"] == told.latency_s
+        assert row["launches"] == len(told.launches)
+        assert row["traffic_bytes"] == sum(each["bytes"] for each in told.launches)
+
+
+def test_kernels_and_types_of_a_cascade_are_axes_too():
+    table = sim.sweep(
+        sim.Space({"kernels": ["QK/GM+SN+SD+A/AV", "QK+GM/SN+SD+A/AV"], "dtype": ["bf16", "fp32"]}),
+        cascade="attention_3pass",
+        hardware="h100",
+        sizes="BERT/1K",
+    )
+    assert set(table["launches"]) == {3}
+    assert table["latency_s"].nunique() == 4
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"hardware": "h100", "mapping": "fusemax"}, "h100 is a GPU; expected a spatial chip"),
+        ({"hardware": "h100", "sizes": "E=3"}, "F, M, P"),
+        ({"hardware": "h100", "implementation": "lazy"}, "eager, fused"),
+        ({"hardware": "h100", "dtype": 16}, "dtype: expected a word"),
+        ({"hardware": "fusemax", "dtype": "bf16"}, "dtype"),
+    ],
+)
+def test_what_a_cascade_on_a_gpu_does_not_take(inputs, message):
+    given = {"cascade": "attention_3pass", "sizes": "BERT/1K", **inputs}
+    with pytest.raises((ModelError, TypeError)) as error:
+        sim.sweep(sim.Space({"hardware.clock": ["x1", "x2"]}), **given)
+    assert message in str(error.value)
