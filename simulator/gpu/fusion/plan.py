@@ -20,7 +20,7 @@ from .work import WARPS, Case, Tiling, Work, work_of
 
 # Rows and columns of a product's tile that are tried, and elements of a tile without a product. Assumed: the sizes
 # that kernels of this package and of others take.
-_SIDES = (128, 64, 32, 16)
+_SIDES = (256, 128, 64, 32, 16)
 _FLAT = (8192, 2048, 512, 128, 32, 8, 1)
 _GROUP_ROWS = {
     "sm_90": 64,
@@ -268,7 +268,7 @@ def mapping_of(grids: Sequence[Grid], tiles: Sequence[TileMapping], *, useful: f
         sole=True,
         source="derived from the text of a cascade; no compiler has seen it",
         family=FAMILY,
-        remark="laid out from its text: tiles of 16 to 128 rows, 64 terms a step; products and the rest take turns; "
+        remark="laid out from its text: tiles of 16 to 256 rows, 64 terms a step; products and the rest take turns; "
         "every block does the mean of what a mask leaves",
         overlaps=False,
         parameters={"head_dim": HEAD_DIM},

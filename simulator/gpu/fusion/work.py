@@ -268,7 +268,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
         rows=rows,
         columns=columns,
         loads=loads,
-        shared=shared + 2.0 * loads,
+        shared=shared + loads,
         held=held,
         reads=reads,
         writes=writes,
