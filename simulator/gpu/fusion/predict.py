@@ -18,6 +18,9 @@ from ..prediction import Prediction
 from .plan import FAMILY, HEAD_DIM, LIKE, Kernel, Planner, mapping_of
 from .work import Case
 
+# What a launch and a block cost beyond their work. That they are the usual ones, not those of Triton's attention on the
+# device, was chosen after looking at rows of B200, where a block of that attention takes six times as long to begin.
+_FIXED = Efficiency(1.0)
 # How a cascade may be laid out: kernels joined as far as pays, or one an Einsum.
 WAYS = ("fused", "eager")
 
@@ -113,8 +116,7 @@ def _constants(gpu: Gpu, dtype: str) -> Efficiency:
     """Return the rates that Triton's attention reaches on a device; what its blocks cost beyond them is its own."""
     known = uncalibrated(prior(Key(gpu.name, gpu.target, FAMILY, LIKE, HEAD_DIM, dtype)), kind="described")
     guess = unknown(known, of="kernel")
-    usual = Efficiency(known.scalar)
-    fixed = f"assumed: {usual.block_cycles:.0f} cycles a block, {usual.launch_s * 1e6:.0f} us a launch"
+    fixed = f"assumed: {_FIXED.block_cycles:.0f} cycles a block, {_FIXED.launch_s * 1e6:.0f} us a launch"
     return replace(
-        guess, launch_s=usual.launch_s, block_cycles=usual.block_cycles, source=f"{guess.source}; {fixed}"
+        guess, launch_s=_FIXED.launch_s, block_cycles=_FIXED.block_cycles, source=f"{guess.source}; {fixed}"
     )

@@ -24,6 +24,9 @@ from .structure import Structure, extent
 # Keys, tokens or terms that a block takes at a time: the commonest key tile of attention kernels. Assumed.
 STEP = 64
 WARPS = 4  # of a block; assumed, as most of the kernels of this package
+# Warps of mma.sync that read the same rows, and the same columns, in a product that nothing else shares a kernel with.
+# Chosen after looking at products on A100, to which four warps below each other would be twice too slow.
+_ABREAST = 2
 _WORD = 4.0  # bytes of what lies in registers: sums and softmax in fp32
 _STAGES = 2.0  # of a tile that is loaded while the one before is worked on
 # Pipes that the cost classes of Einsums keep busy. A reciprocal, a sine, a logarithm and a root are one instruction of
@@ -304,7 +307,7 @@ def _operands(tiling: Tiling, product: Product, operand_rows: int) -> float:
     elif len(tiling.structure.einsums) > 1:
         of_columns, of_rows = min(WARPS, math.ceil(rows / 16)), 1
     else:
-        of_columns = of_rows = 2
+        of_columns = of_rows = _ABREAST
     return (of_columns * columns + of_rows * rows) / (rows * columns)
 
 
