@@ -79,7 +79,7 @@ def _remarks(path: Path) -> Iterator[tuple[Path, str, str]]:
 def _of_code() -> Iterator[tuple[Path, str, str]]:
     """Yield constants of modules whose comment carries the mark."""
     for folder in _CODE:
-        for path in sorted(folder.glob("*.py")):
+        for path in sorted(folder.rglob("*.py")):
             text = path.read_text(encoding="utf-8")
             if "hosen after looking at" in text:
                 yield from ((path, *found) for found in _marked_constants(text))
