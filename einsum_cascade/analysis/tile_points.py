@@ -22,7 +22,11 @@ LIMIT_HIDDEN = 2**22
 
 
 def live_settings(
-    parts: Sequence[Expr], digits: Mapping[str, Sequence[Digit]], numbers: Mapping[str, float]
+    parts: Sequence[Expr],
+    digits: Mapping[str, Sequence[Digit]],
+    numbers: Mapping[str, float],
+    *,
+    most: int = LIMIT_STEPS,
 ) -> int:
     """Return how many settings of the digits that are told apart leave a point for which all parts hold.
 
@@ -33,9 +37,10 @@ def live_settings(
         parts: static predicates over the variables.
         digits: of every variable, outermost first.
         numbers: sizes and constants by their names in the predicates.
+        most: coordinates that are looked at one by one.
 
     Raises:
-        CascadeError: too many coordinates would have to be looked at one by one.
+        CascadeError: there would be more.
 
     >>> from einsum_cascade.parser import parse_expression
     >>> tiles = ((4, True), (256, False))  # four tiles of 256
@@ -48,7 +53,7 @@ def live_settings(
     for names, group in components(deciding(parts, sizes, numbers)):
         used |= set(names)
         own = tuple((v, _merged(digits[v])) for v in names)
-        total *= _settings(group, own, needed(group, numbers))
+        total *= _settings(group, own, needed(group, numbers), most)
     return total * math.prod(n for v, own in digits.items() if v not in used for n, told in own if told)
 
 
@@ -68,6 +73,7 @@ def _settings(
     group: tuple[Expr, ...],
     digits: tuple[tuple[str, tuple[Digit, ...]], ...],
     constants: tuple[tuple[str, float], ...],
+    most: int,
 ) -> int:
     numbers = dict(constants)
     terms = alternatives(group)
@@ -79,7 +85,7 @@ def _settings(
     ]
     inner, own = max(tiled, key=lambda d: math.prod(n for n, _ in d[1]), default=("", ()))
     total = 0
-    for grid, shape in _grids([d for d in digits if d[0] != inner]):
+    for grid, shape in _grids([d for d in digits if d[0] != inner], most):
         if not inner:
             total += int(any_term(terms, grid, numbers, shape[0] * shape[1]).reshape(shape).any(axis=1).sum())
             continue
@@ -94,12 +100,12 @@ def _settings(
     return total
 
 
-def _grids(digits: Sequence[tuple[str, tuple[Digit, ...]]]) -> Any:
+def _grids(digits: Sequence[tuple[str, tuple[Digit, ...]]], most: int) -> Any:
     """Yield the coordinates of all points, flat, with the shape (settings of the told digits, the others)."""
     told = [n for _, own in digits for n, kept in own if kept]
     hidden = [n for _, own in digits for n, kept in own if not kept]
     rows, columns = math.prod(told), math.prod(hidden)
-    if rows * columns > LIMIT_STEPS or columns > LIMIT_HIDDEN:
+    if rows * columns > most or columns > LIMIT_HIDDEN:
         names = ", ".join(v for v, _ in digits)
         raise CascadeError(
             f"a predicate would take {rows * columns:,} steps over {names} to count", hint="use smaller sizes"

@@ -136,13 +136,7 @@ class Planner:
         structure = structure_of(self.case.cascade, [self.units[unit]])
         assert structure is not None
         tried = [self._laid(units, structure, tile, anyway=True) for tile in self._tiles(structure)]
-        held = min((k for k in tried if k is not None), key=lambda k: k.work.held, default=None)
-        if held is None:
-            name = "+".join(sorted(self.units[unit].names))
-            raise MappingError(
-                f"{self.case.cascade.name}: {name}: expected at most {MOST_BLOCKS:,} blocks, found more"
-            )
-        return held
+        return min((k for k in tried if k is not None), key=lambda k: k.work.held)
 
     def _edges(self) -> Iterator[tuple[int, int]]:
         """Yield writer and reader of every tensor between units, the largest first."""
@@ -206,10 +200,8 @@ class Planner:
     def _laid(
         self, units: frozenset[int], structure: Structure, tile: dict[str, int], *, anyway: bool = False
     ) -> Kernel | None:
-        """Return a kernel with a tile; None where there are too many blocks, or one could not hold what it needs."""
+        """Return a kernel with a tile; None where a block could not hold what it needs."""
         tiling = Tiling(self.case, structure, tile)
-        if tiling.blocks * self.case.batch > MOST_BLOCKS:
-            return None
         group = _GROUP_ROWS.get(self.gpu.target, 16)
         needed = {name for i, u in enumerate(self.units) if i not in units for name in u.reads}
         written = frozenset(e.name for e in structure.einsums if e.name in needed | self._asked)
@@ -247,12 +239,14 @@ def _sides(structure: Structure) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _grid(name: str, case: Case, structure: Structure, work: Work) -> Grid:
+    """Return a kernel as a grid; beyond the most blocks of a launch, each takes several tiles, one after another."""
     each = {n: getattr(work, n) / work.steps for n in ("tensor", "exp", "fma", "alu", "loads", "shared")}
+    turns = -(-work.blocks * case.batch // MOST_BLOCKS)
     return Grid(
         name=name,
         lanes=float(case.batch),
-        blocks=float(work.blocks),
-        steps=float(work.steps),
+        blocks=float(-(-work.blocks // turns)),
+        steps=float(work.steps * turns),
         step=StepWork(**each, chain=float(structure.chain)),
         reads=work.reads * case.batch,
         writes=work.writes * case.batch,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from einsum_cascade.analysis.intervals import slope
-from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of, space_points
+from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of
 from einsum_cascade.analysis.tile_points import Digit, live_settings
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of, variable_of
@@ -27,6 +27,8 @@ WARPS = 4  # of a block; assumed, as most of the kernels of this package
 # Warps of mma.sync that read the same rows, and the same columns, in a product that nothing else shares a kernel with.
 # Chosen after looking at products on A100, to which four warps below each other would be twice too slow.
 _ABREAST = 2
+# Coordinates that are looked at for what a `where` leaves of tiles, 50 ms; beyond, nothing is taken to be removed.
+_MOST_LOOKED = 2**20
 _WORD = 4.0  # bytes of what lies in registers: sums and softmax in fp32
 _STAGES = 2.0  # of a tile that is loaded while the one before is worked on
 # Pipes that the cost classes of Einsums keep busy. A reciprocal, a sine, a logarithm and a root are one instruction of
@@ -93,8 +95,10 @@ class Case:
         return found
 
     def _written(self, writer: Einsum, every: int) -> int:
+        merged, extents = self.conditions(writer, writer.output_variables)
+        digits = {v: ((n, True),) for v, n in extents.items()}
         try:
-            return space_points(self.cascade, writer, writer.output_variables, self.sizes)
+            return live_settings(merged, digits, self.numbers, most=_MOST_LOOKED)
         except CascadeError:
             return every
 
@@ -208,7 +212,7 @@ class Tiling:
     def executed(self, einsum: Einsum, space: tuple[str, ...]) -> float:
         """Return the points of a space that all blocks compute: in each tile and step that has a point left, all.
 
-        Where too many coordinates would have to be looked at, the points alone.
+        Where too many coordinates would have to be looked at one by one, all points of all tiles.
 
         Args:
             space: variables that the work depends on; blocks that differ in others alone do it each for itself.
@@ -224,10 +228,12 @@ class Tiling:
         ]
         whole = math.prod(n for v, own in digits.items() if v not in apart for n, told in own if not told)
         try:
-            return float(live_settings([*merged, *(ends if merged else ())], digits, case.numbers)) * whole
+            tiles = live_settings(
+                [*merged, *(ends if merged else ())], digits, case.numbers, most=_MOST_LOOKED
+            )
         except CascadeError:
-            points = space_points(case.cascade, einsum, (*space, *apart), case.sizes)
-            return points / math.prod(self._tile[v] for v in apart)
+            tiles = math.prod(n for own in digits.values() for n, told in own if told)
+        return float(tiles) * whole
 
     def _digits(self, variable: str) -> tuple[Digit, ...]:
         """Return a variable as tiles that are told apart and places inside them, a split rank by its parts."""
