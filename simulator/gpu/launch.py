@@ -203,7 +203,8 @@ def _work(
         visits.full.astype(np.float64), visits.masked.astype(np.float64), walked
     )
     parts = np.ones(len(copies))
-    if mapping.split_keys and tile.splits:
+    # A block of the backward pass walks over queries, of which nobody makes parts.
+    if mapping.split_keys and tile.splits and direction == "fwd":
         if mapping.split_slots:
             parts = np.array([_planned(c, mapping, tile, gpu.sms) for c in calls], dtype=np.float64)
         else:
