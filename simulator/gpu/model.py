@@ -26,7 +26,7 @@ from mappings.gpu import (
 from ..hardware.gpu import Gpu, find_gpu
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown
 from .call import Call
-from .efficiency import Efficiency, Times, times
+from .efficiency import Efficiency, Times, memory_remarks, times
 from .energy import constants, energy_names, power
 from .fitting import Group, furthest, together
 from .intervals import interval, kind_of, with_interval
@@ -387,11 +387,7 @@ def _assumptions(laid: Launch) -> tuple[str, ...]:
         out.append(f"{laid.mapping.name}: tiles chosen after looking at {laid.mapping.chosen_on}")
     if laid.mapping.remark:
         out.append(f"{laid.mapping.name}: {laid.mapping.remark}")
-    if float(laid.footprint[0]) > laid.gpu.memory_bytes:
-        gib = float(laid.footprint[0]) / 2**30
-        out.append(
-            f"tensors of {gib:.3g} GiB exceed the memory of {laid.gpu.name}; the time is as if they fitted"
-        )
+    out += memory_remarks(laid)
     table = constants()
     out += [
         f"energy of {name}: {table[name].source}" for name in energy_names(laid.gpu) if table[name].assumed
