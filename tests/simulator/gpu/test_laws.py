@@ -1,4 +1,4 @@
-"""What every engineer expects of predictions, over random calls of everything that was measured, with the room it has."""
+"""What every engineer expects of predictions: laws over random calls of all that was measured, with their room."""
 
 from __future__ import annotations
 
