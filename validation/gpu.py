@@ -32,6 +32,7 @@ from .gpu_sets import (
     parts_of,
     predicted,
     roofline_calibrated,
+    unknown_names,
 )
 from .gpu_variants import summary, variants, without_model
 from .gpu_windows import dense_seconds, finding, skipping_seconds, speedups
@@ -68,7 +69,7 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
     if not len(rows):
         why = "; ".join(f"{n} rows: {rule}" for rule, n in left_out.items())
         raise DataError(f"{measured or SHIPPED}: no forward attention row on a known device ({why})")
-    fitted_on = attention_rows(read_measured(calibrate))[0] if calibrate else None
+    fitted_on, unused = _to_fit_on(rows, Path(calibrate)) if calibrate else (None, [])
     origin = "median size" if calibrate is None else Path(calibrate).name
     cases = cases_of(rows, fitted_on, origin)
     if cases["fitting"].all():
@@ -85,6 +86,8 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
     result["chosen_after_data"] = chosen_after_data()
     result["notes"] += [
         *_calibrated_by(cases, calibrate),
+        *unused,
+        *unknown_names(rows),
         *power_note(rows),
         *_aliases(rows),
         *without_model(table, told),
@@ -116,6 +119,26 @@ def cases_of(rows: pd.DataFrame, fitted_on: pd.DataFrame | None, origin: str) ->
                 out.append(_one_set(each, fits or _fits([each]), origin))
                 bar.update()
     return pd.concat(out, ignore_index=True)
+
+
+def _to_fit_on(rows: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return the attention rows of a table to calibrate on, and what to tell of those that calibrate no set.
+
+    Raises:
+        DataError: none does.
+    """
+    table = read_measured(path)
+    found, _ = attention_rows(table)
+    sets = rows.groupby(CONSTANTS, sort=True)
+    used = {i for _, group in sets for i in _calibration_rows(group, found).index}
+    if not used:
+        first = " ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in next(iter(sets.groups)))
+        raise DataError(
+            f"{path}: none of its {len(table)} rows calibrates one of {sets.ngroups} sets; "
+            f"expected forward attention rows of {first} (device, implementation, head_dim, dtype)"
+        )
+    rest = len(table) - len(used)
+    return found, [f"{rest} rows of {path.name} belong to no set of the table"] if rest else []
 
 
 @dataclass(frozen=True, slots=True)

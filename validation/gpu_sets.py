@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from einsum_cascade.errors import DataError, HardwareError, MappingError
-from mappings.gpu import find_kernel_mapping
+from mappings.gpu import find_kernel_mapping, is_described
 from simulator.gpu.calibration import Key, Prior, made, prior
 from simulator.gpu.call import Call, make_call
 from simulator.gpu.efficiency import Efficiency, Times, times
@@ -94,6 +94,16 @@ def known_device(device: str) -> bool:
     except HardwareError:
         return False
     return True
+
+
+def unknown_names(rows: pd.DataFrame) -> list[str]:
+    """Return which implementations no mapping names, with whose tiles their rows are predicted."""
+    named = ((n, find_kernel_mapping(KERNEL, n)) for n in sorted(rows["implementation"].unique()))
+    return [
+        f"implementation '{name}' is not known: predicted with the tiles of {mapping.name}"
+        for name, mapping in named
+        if not is_described(name, mapping)
+    ]
 
 
 def _callable(rows: pd.DataFrame) -> pd.Series:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from einsum_cascade.errors import DataError, nearest
+from simulator.gpu.call import DTYPE_WORDS
+from simulator.gpu.measured_rows import REMARKED
 
 from .aiconfigurator import is_parquet, read_aiconfigurator
 
@@ -22,6 +24,8 @@ OPTIONAL = (
 )  # fmt: skip
 _WORDS = ("source", "device", "kernel", "implementation", "direction", "dtype")
 _WHOLE = ("batch", "heads", "seq_q", "seq_kv", "causal")
+# As pandas and people write it.
+_TRUTHS = {"True": "1", "true": "1", "TRUE": "1", "False": "0", "false": "0", "FALSE": "0"}
 _MAY_BE_EMPTY = ("head_dim", "extra", "tflops", *OPTIONAL)
 
 PUBLISHED = Path(__file__).parent / "data" / "published"
@@ -30,7 +34,8 @@ PUBLISHED = Path(__file__).parent / "data" / "published"
 def read_measured(path: str | Path) -> pd.DataFrame:
     """Return a measured table, checked; whole numbers as integers, `kv_heads` and `window` filled in (0 for none).
 
-    A parquet file is read as aiconfigurator writes it.
+    A parquet file is read as aiconfigurator writes it. Spaces around a cell or a column's name mean nothing; `causal`
+    may be true or false, and types may have their long names.
 
     Where the table has no column `kv_heads` or `window`, the remarks in `extra` are searched for "kv heads=8" and
     "window=128".
@@ -45,11 +50,14 @@ def read_measured(path: str | Path) -> pd.DataFrame:
         if len(blank):
             why = "rows without a source are refused" if name == "source" else "expected a word"
             raise DataError(f"{path}: line {blank[0] + 2}: no {name}; {why}")
+    table["causal"] = table["causal"].replace(_TRUTHS)
+    for name in {"dtype", "kv_dtype"} & {*table.columns}:
+        table[name] = table[name].replace(DTYPE_WORDS)
     numbers = [c for c in table.columns if c not in (*_WORDS, "extra", "kv_dtype")]
     for name in numbers:
         table[name] = _numbers(table[name], name, path)
     _check_positive(table, path)
-    for name, pattern in (("kv_heads", r"kv heads=(\d+)"), ("window", r"window=(\d+)")):
+    for name, pattern in REMARKED.items():
         said = table["extra"].str.extract(pattern, expand=False).astype(float)
         given = table[name] if name in table.columns else said
         table[name] = given.fillna(said).fillna(0).astype(int)
@@ -76,19 +84,20 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: the table is empty")
     _check_shape(text, path)
     try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
+        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
         raise DataError(f"{path}: not a table: {str(e).strip().splitlines()[0]}") from None
     if not len(table):
         raise DataError(f"{path}: the table has no rows")
-    return table
+    table = table.rename(columns=str.strip).apply(lambda column: column.str.strip())
+    return table.mask(table == "")
 
 
 def _check_shape(text: str, path: Path) -> None:
     """Refuse unknown columns, and rows that are not as long as the head: pandas would shift or pad them silently."""
     lines = csv.reader(io.StringIO(text))
     head = next(lines)
-    _check_columns(head, path)
+    _check_columns([name.strip() for name in head], path)
     for row in lines:
         if row and len(row) != len(head):
             raise DataError(f"{path}: line {lines.line_num}: expected {len(head)} fields, found {len(row)}")

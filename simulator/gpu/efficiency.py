@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ _TAIL = {"launch": 1.26, "shortest_first": 1.26}
 # Seconds in which load pulls the clock down to what heat and the power limit leave: a launch of T runs on the way there
 # by a share T / (T + this). Chosen after looking at serving rows of H100, B200 and L40S.
 _WARMING_S = 10e-3
+_MOSTLY = 0.5  # part of the bytes from which on the L2 cache is told of
 # Above this many blocks a slot the closed form is within 2 % of the greedy schedule.
 _MANY_BLOCKS = 16
 
@@ -132,9 +134,26 @@ def _mean_clock(busy_s: Floats, hot_clock: float) -> Floats:
 
 def memory_seconds(launch: Launch, moved: Floats) -> Floats:
     """Return the seconds that bytes take, part of them from the L2 cache where the call's tensors fit into it."""
-    gpu = launch.gpu
-    held = 1.0 / (1.0 + (launch.footprint / gpu.l2_bytes) ** 4)
+    gpu, held = launch.gpu, held_in_l2(launch)
     return moved * (held / gpu.l2_bandwidth_bytes_per_s + (1.0 - held) / gpu.memory_bandwidth_bytes_per_s)
+
+
+def held_in_l2(launch: Launch) -> Floats:
+    """Return which part of the tensors the L2 cache holds from one call to the next."""
+    out: Floats = 1.0 / (1.0 + (launch.footprint / launch.gpu.l2_bytes) ** 4)
+    return out
+
+
+def memory_remarks(launch: Launch) -> Iterator[str]:
+    """Yield what a prediction of the first call takes for granted of the memory."""
+    gpu, held, gib = launch.gpu, float(held_in_l2(launch)[0]), float(launch.footprint[0]) / 2**30
+    if held > _MOSTLY:
+        yield (
+            f"{held:.0%} of the bytes come from the L2 cache, as where a call is timed again and again: it may take "
+            "less than the roofline, which reads them from memory"
+        )
+    if launch.footprint[0] > gpu.memory_bytes:
+        yield f"tensors of {gib:.3g} GiB exceed the memory of {gpu.name}; the time is as if they fitted"
 
 
 def _ends_seconds(launch: Launch, scalar: float) -> Floats:

@@ -75,6 +75,18 @@ def together(
     return list(found)
 
 
+def furthest(group: Group, fitted: Efficiency) -> float:
+    """Return the largest factor between a row of a group and what constants predict of it; 1 where there is none.
+
+    Far above the width of their interval, the kernel does something else than its mapping says, or the row is wrong.
+    """
+    logs = [
+        np.log(times(laid, fitted).latency_s / seconds)
+        for laid, seconds in zip(group.launches, group.measured_s, strict=True)
+    ]
+    return float(np.exp(np.abs(np.concatenate([np.zeros(1), *logs])).max()))
+
+
 def calibrate(
     launches: Sequence[Launch],
     measured_s: Sequence[Floats],

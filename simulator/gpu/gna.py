@@ -335,7 +335,6 @@ def _per_axis(name: str, value: object, axes: int) -> tuple[int, ...]:
     if len(found) == 1:
         return found * axes
     if len(found) != axes:
-        raise MappingError(
-            f"{name}: found {len(found)} numbers, expected 1 or {axes}, one for each axis of the layout"
-        )
+        legal = "1, for the one axis" if axes == 1 else f"1 or {axes}, one for each axis"
+        raise MappingError(f"{name}: found {len(found)} numbers, expected {legal} of the layout")
     return found

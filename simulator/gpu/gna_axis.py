@@ -23,7 +23,8 @@ SOURCE = (
 
 # Counting takes one array entry for each Q tile of an axis; more than this asks for gigabytes.
 MAX_TILES = 2**22
-MAX_LENGTH = 2**40
+# The (query, key) pairs of an axis are counted in 64 bits.
+MAX_LENGTH = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,11 @@ class Axis:
             if getattr(self, name) < 1:
                 raise MappingError(f"{name}: {getattr(self, name)} is not a tile, expected a positive number")
         if self.length > MAX_LENGTH:
-            raise MappingError(f"layout: {self.length} is too long, an axis has at most 2^40 tokens")
+            raise MappingError(f"layout: {self.length} is too long, an axis has at most 2^31 tokens")
         for name in ("q_tile", "kv_tile"):
             if getattr(self, name) > MAX_LENGTH:
                 raise MappingError(
-                    f"{name}: {getattr(self, name)} is too large, a tile has at most 2^40 tokens"
+                    f"{name}: {getattr(self, name)} is too large, a tile has at most 2^31 tokens"
                 )
         if self.q_tiles > MAX_TILES:
             raise MappingError(

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einsum_cascade.errors import MappingError
+from einsum_cascade.errors import DataError, MappingError
 from einsum_cascade.terminal import Json, emit_json, guarded, note, table
 
 if TYPE_CHECKING:
     from .gna_choice import GnaTuning
 
-_SUFFIX = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}  # as in sizes
 PerAxis = "Numbers per axis, such as 30,48,80; one number holds for every axis."
 
 
@@ -22,12 +21,11 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
     >>> numbers("window", "18,24,24"), numbers("window", "30x48x80"), numbers("layout", "32K")
     ((18, 24, 24), (30, 48, 80), (32768,))
     """
-    from einsum_cascade.errors import MappingError
+    from .call import whole
 
-    words = (word.strip() for word in text.replace("x", ",").split(","))
     try:
-        return tuple(int(word.rstrip("KMG")) * _SUFFIX[word.lstrip("-0123456789")] for word in words)
-    except (KeyError, ValueError):
+        return tuple(whole(name, word) for word in text.lower().replace("x", ",").split(","))
+    except DataError:
         raise MappingError(f"--{name}: found {text!r}, expected whole numbers such as 30,48,80") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -17,11 +18,12 @@ from ..hardware.gpu import Gpu, find_gpu
 from .gna import Flags, GnaBounds, Numbers, gna_bounds
 from .gna_axis import Axis, Ints, axis_trips
 from .gna_backends import Backend, Constants, TilePair, backends, check_head_dim, find_backend
-from .gna_change import as_described, constants_on, step_change
+from .gna_change import MEASURED_HEAD_DIM, as_described, constants_on, head_dim_change, step_change
 
 Floats = NDArray[np.float64]
 
 ELEMENT_BYTES = 2
+_MOST_TURNS = 1 << 27  # pairs of an SM and a Q tile in memory at a time: 1 GiB
 PERMUTED = ("query", "key", "value", "output")
 
 
@@ -209,10 +211,9 @@ def dealt_steps(trips: Sequence[Floats], *, sms: int, copies: int) -> Ints:
     """
     grid = [rows.shape[-1] for rows in trips]
     tiles = prod(grid)
-    launch = np.arange(tiles * copies)
     # How often each SM gets each Q tile does not depend on the setting, and trips are products: so the sum over the
     # Q tiles is contracted axis by axis instead of being formed for every combination.
-    times = np.bincount(launch % sms * tiles + launch % tiles, minlength=sms * tiles)
+    times = _turns(tiles, sms=sms, copies=copies)
     # No SM does more than this; below 2**24 single precision counts exactly, at twice the speed.
     most = -(-tiles * copies // sms) * prod(float(rows.max()) for rows in trips)
     kind = np.float32 if most < 2**24 else np.float64
@@ -225,6 +226,26 @@ def dealt_steps(trips: Sequence[Floats], *, sms: int, copies: int) -> Ints:
     work = work.reshape(sms, -1)
     steps: Ints = np.rint(work.max(axis=0)).astype(np.int64)
     return steps.reshape([len(rows) for rows in trips])
+
+
+def _turns(tiles: int, *, sms: int, copies: int) -> Ints:
+    """Return how often each SM gets each Q tile, shape (SMs x Q tiles,), SM by SM.
+
+    Launches repeat after the least common multiple of the two, in which each pair that ever meets does so once.
+
+    Raises:
+        MappingError: more Q tiles than can be told apart.
+    """
+    if sms * tiles > _MOST_TURNS:
+        raise MappingError(
+            f"layout: {tiles:,} Q tiles are too many to deal out to {sms} SMs; expected at most {_MOST_TURNS // sms:,}"
+        )
+    period = math.lcm(sms, tiles)
+    whole, rest = divmod(tiles * copies, period)
+    launch = np.arange(period if whole else rest)
+    place = launch % sms * tiles + launch % tiles
+    once = np.bincount(place[:rest], minlength=sms * tiles)
+    return once + whole * np.bincount(place, minlength=sms * tiles) if whole else once
 
 
 def shared_steps(total: Floats, least: Floats, most: Floats, *, q_tiles: int, sms: int, copies: int) -> Ints:
@@ -249,10 +270,15 @@ def shared_steps(total: Floats, least: Floats, most: Floats, *, q_tiles: int, sm
 
 
 def step_s(price: Constants, gpu: Gpu, pair: TilePair, head_dim: int) -> float:
-    """Return the time of one unmasked KV-tile step on one SM: its tensor operations / the SM's share of the rate."""
+    """Return the time of one unmasked KV-tile step on one SM.
+
+    With the head dimension that was measured it is the step's tensor operations / the SM's share of the rate.
+    """
     q, kv = pair.tokens
-    measured = 4 * q * kv * head_dim * as_described(gpu).sms / price.flops_per_s
-    return measured * step_change(backends()[price.backend], gpu, pair, head_dim)
+    kernel, before = backends()[price.backend], as_described(gpu)
+    measured = 4 * q * kv * MEASURED_HEAD_DIM * before.sms / price.flops_per_s
+    asked = measured * head_dim_change(kernel, before, pair, head_dim)
+    return asked * step_change(kernel, gpu, pair, head_dim)
 
 
 def dense_s(tokens: int, price: Constants, gpu: Gpu, pair: TilePair, *, copies: int, head_dim: int) -> float:
@@ -304,7 +330,9 @@ def fit_constants(
         asked = {name: value for name, value in launch.items() if name != "kernel_s"}
         found = predict_gna(**asked, on=on, backend=backend)
         q, kv = (_tokens(asked[name], asked["layout"]) for name in ("q_tile", "kv_tile"))
-        work = found.steps * 4.0 * q * kv * asked.get("head_dim", 128) * find_gpu(on).sms
+        price, pair = found.constants, TilePair((q,), (kv,), "given")
+        step = step_s(price, find_gpu(on), pair, asked.get("head_dim", MEASURED_HEAD_DIM))
+        work = found.steps * step * price.flops_per_s
         rows.append([1.0, work * (1 - found.masked), work * found.masked])
         measured.append(float(launch["kernel_s"]))
     design, time = np.array(rows), np.array(measured)

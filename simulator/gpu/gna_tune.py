@@ -29,8 +29,11 @@ from .gna_time import (
 )
 
 _AT_ONCE = 1 << 20  # Q tiles x strides scheduled at a time
+# Stride x tile pairs of one ranking, whose times are all kept: 1 GiB of them, and as much again to sort.
+_MOST_SETTINGS = 1 << 27
 _ASSUMPTIONS = (
-    "a step costs its tensor operations at a fitted rate; other head dimensions and tile sizes scale with them",
+    "a step costs its tensor operations at a fitted rate, whatever its tile",
+    "with other head dimensions than 128 it scales as its products and exponentials one after the other",
     "the cheaper mask of padded keys on NATTEN's fast path costs nothing",
     "16-bit elements; forward pass",
 )
@@ -168,6 +171,12 @@ def _launch(
 def _rank(plain: Sequence[Axis], launch: _Launch) -> list[_Ranked]:
     """Price every stride of every tile pair; pairs that agree on an axis share its table."""
     pairs = tile_pairs(launch.kernel, launch.gpu, axes=len(plain), head_dim=launch.head_dim)
+    settings = len(pairs) * prod(s.size for s in launch.strides)
+    if settings > _MOST_SETTINGS:
+        raise MappingError(
+            f"window: {settings:,} stride x tile pairs are too many to rank, expected at most {_MOST_SETTINGS:,}; "
+            "give a stride"
+        )
     tables: list[dict[Axis, AxisCounts]] = [{} for _ in plain]
     ranked = []
     for pair in pairs:

@@ -198,12 +198,13 @@ def _work(
     heads = [c.key_heads if mapping.pack and direction == "fwd" else c.heads for c in calls]
     copies = np.array([c.batch * h for c, h in zip(calls, heads, strict=True)], dtype=np.float64)
     counts = np.stack([visits.full.sum(axis=1), visits.masked.sum(axis=1), visits.skipped]) * copies
-    walked = _walked(calls, mapping, tile, visits)
+    walked = _walked(calls, mapping, tile, visits, direction)
     full, masked, walked, runs = merge(
         visits.full.astype(np.float64), visits.masked.astype(np.float64), walked
     )
     parts = np.ones(len(copies))
-    if mapping.split_keys and tile.splits:
+    # A block of the backward pass walks over queries, of which nobody makes parts.
+    if mapping.split_keys and tile.splits and direction == "fwd":
         if mapping.split_slots:
             parts = np.array([_planned(c, mapping, tile, gpu.sms) for c in calls], dtype=np.float64)
         else:
@@ -265,11 +266,13 @@ def _copied(call: Call, mapping: KernelMapping, target: str) -> float:
     return queries + keys
 
 
-def _walked(calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, visits: Visits) -> Floats:
+def _walked(
+    calls: Sequence[Call], mapping: KernelMapping, tile: TileMapping, visits: Visits, direction: str
+) -> Floats:
     """Return the tiles that the window cuts off and the kernel's loop still walks over."""
     if not mapping.walk_cycles or not any(c.window for c in calls):
         return np.zeros(visits.full.shape)
-    whole = _visits(calls, replace(mapping, skips_window=False), tile, "fwd")
+    whole = _visits(calls, replace(mapping, skips_window=False), tile, direction)
     return np.asarray(whole.visited - visits.visited, dtype=np.float64)
 
 

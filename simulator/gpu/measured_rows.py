@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from .calibration import Key
 from .call import SIZES, Call
 
 _WANTED = ("source", "device", "kernel", "implementation", "direction", "dtype", "head_dim", "latency_ms")
+# Sizes that older tables hold among the remarks of their column `extra`.
+REMARKED = {"kv_heads": r"kv heads=(\d+)", "window": r"window=(\d+)"}
 _AT_ONCE = 64  # rows of one launch: it is as wide as its longest call
 
 
@@ -81,12 +85,12 @@ def alike_rows(rows: Sequence[MeasuredRow]) -> Iterator[list[MeasuredRow]]:
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows with their line numbers; a cell that a short row lacks is empty."""
+    """Return the rows with their line numbers; a cell that a short row lacks is empty, spaces around one are none."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.DictReader(file, restval="")
-            rows = [(lines.line_num, row) for row in lines]
-            names = lines.fieldnames or ()
+            names, lines = [name.strip() for name in next(csv.reader(file), [])], csv.reader(file)
+            # The head is a line, too.
+            rows = [(lines.line_num + 1, _cells(names, row)) for row in lines if row]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as e:
@@ -99,6 +103,10 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     if not rows:
         raise DataError(f"{path}: the table has no rows")
     return rows
+
+
+def _cells(names: list[str], row: list[str]) -> dict[str, str]:
+    return dict(itertools.zip_longest(names, (cell.strip() for cell in row[: len(names)]), fillvalue=""))
 
 
 def _is_near(row: Mapping[str, str], kernels: tuple[str, ...], key: Key, direction: str) -> bool:
@@ -130,8 +138,10 @@ def _timed(
 ) -> tuple[Call, float]:
     if not row["source"].strip():
         raise DataError(f"{place}: no source; rows without a source are refused")
+    remarks = row.get("extra", "")
+    said = {n: found[1] for n, pattern in REMARKED.items() if (found := re.search(pattern, remarks))}
     try:
-        call = call_of({n: row[n] for n in sorted(SIZES) if row.get(n)}, row.get("extra", ""))
+        call = call_of(said | {n: row[n] for n in sorted(SIZES) if row.get(n)}, remarks)
     except ModelError as e:
         raise DataError(f"{place}: {e}") from None
     seconds = _number(row["latency_ms"]) * 1e-3

@@ -26,9 +26,9 @@ from mappings.gpu import (
 from ..hardware.gpu import Gpu, find_gpu
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown
 from .call import Call
-from .efficiency import Efficiency, Times, times
+from .efficiency import Efficiency, Times, memory_remarks, times
 from .energy import constants, energy_names, power
-from .fitting import Group, together
+from .fitting import Group, furthest, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
 from .likeness import joint
@@ -194,7 +194,10 @@ def _efficiency(
         source += f", {len(rows) - len(own)} of its other kernels and sizes beside them"
     groups = _groups(rows, gpu, {implementation: mapping}, first=key)
     found = together(groups, known=joint([g.key for g in groups]))
-    return with_interval(made(np.exp(found[0]), source=source), state="measured", kind=kind)
+    fitted = with_interval(made(np.exp(found[0])), state="measured", kind=kind)
+    if (worst := furthest(groups[0], fitted)) > 1 + fitted.spread:
+        source += f"; misses its own rows by a factor of up to {worst:.2g}"
+    return replace(fitted, source=source)
 
 
 def _groups(
@@ -385,11 +388,7 @@ def _assumptions(laid: Launch) -> tuple[str, ...]:
         out.append(f"{laid.mapping.name}: tiles chosen after looking at {laid.mapping.chosen_on}")
     if laid.mapping.remark:
         out.append(f"{laid.mapping.name}: {laid.mapping.remark}")
-    if float(laid.footprint[0]) > laid.gpu.memory_bytes:
-        gib = float(laid.footprint[0]) / 2**30
-        out.append(
-            f"tensors of {gib:.3g} GiB exceed the memory of {laid.gpu.name}; the time is as if they fitted"
-        )
+    out += memory_remarks(laid)
     table = constants()
     out += [
         f"energy of {name}: {table[name].source}" for name in energy_names(laid.gpu) if table[name].assumed

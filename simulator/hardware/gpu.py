@@ -16,7 +16,7 @@ _NOT_NUMBERS = ("name", "target", "summary", "source", "sources", "assumed", "me
 
 @dataclass(frozen=True, slots=True)
 class TensorRates:
-    """Dense tensor-core operations per cycle and SM; a multiply-add counts as two, zero means not supported."""
+    """Dense tensor-core operations per cycle and SM; a multiply-add counts as two, zero means no unit of its own."""
 
     fp16: float
     bf16: float
@@ -25,14 +25,26 @@ class TensorRates:
     fp32: float = 0.0
 
     def of(self, dtype: str) -> float:
-        """Return the rate of an operand type; types without a unit of their own run as fp16.
+        """Return the rate of an operand type: narrow types without a unit of their own run as fp16, fp32 as tf32.
+
+        Raises:
+            HardwareError: a type that nothing here runs.
 
         >>> TensorRates(fp16=2048, bf16=2048).of("fp8")
         2048
+        >>> TensorRates(fp16=2048, bf16=2048, tf32=1024).of("fp32")
+        1024
         """
-        known = {"fp16": self.fp16, "bf16": self.bf16, "tf32": self.tf32, "fp32": self.fp32}
-        rate = self.fp8 if dtype.startswith("fp8") else known.get(dtype, 0.0)
-        return rate or self.fp16
+        if dtype.startswith("fp8"):
+            return self.fp8 or self.fp16
+        # Half the operands fit where no unit of their own is described.
+        wide = self.tf32 or self.fp16 / 2
+        known = {"fp16": self.fp16, "bf16": self.bf16, "tf32": wide, "fp32": self.fp32 or wide}
+        if dtype not in known:
+            raise HardwareError(
+                f"{dtype}: no rate of its products is known; expected {', '.join(known)} or fp8"
+            )
+        return known[dtype]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ from scipy.stats import kendalltau
 
 from einsum_cascade.errors import DataError
 from simulator.gpu.call import make_call
+from simulator.gpu.model import predict
+from simulator.gpu.sizes import words_of
 from validation import gpu_sets
 from validation.gpu import cases_of, compare
 from validation.gpu_intervals import three_rows
 from validation.gpu_metrics import kendall_tau, relative_errors
-from validation.gpu_sets import roofline_calibrated
+from validation.gpu_sets import attention_rows, calls_of, roofline_calibrated
 from validation.gpu_windows import finding
 from validation.measured import PUBLISHED, read_measured
 
@@ -47,6 +49,10 @@ def test_fields_are_those_of_the_contract(shipped):
     calibrating = next(int(text.split()[0]) for text in shipped["notes"] if "rows calibrate" in text)
     assert rows == shipped["cells"] + sum(shipped["left_out"].values()) + calibrating
     json.dumps(shipped, allow_nan=False)
+
+
+def test_every_published_name_is_known(shipped):
+    assert not [text for text in shipped["notes"] if "is not known" in text]
 
 
 def test_names_of_one_device_are_listed(shipped):
@@ -113,6 +119,55 @@ def test_a_table_of_calibration_rows_alone_is_refused(tmp_path):
             DataError, match="each of its 1 rows calibrates its set, so none is left to judge"
         ):
             compare(path, calibrate)
+
+
+def test_a_published_row_that_calibrates_a_prediction_is_predicted_near_itself(tmp_path):
+    """Both readers, and `predict` and `validate`, take a row for the same call, its remarks included."""
+    path = PUBLISHED / "gpu_measured.csv"
+    raw, (rows, _) = pd.read_csv(path, dtype=str, keep_default_na=False), attention_rows(read_measured(path))
+    picked = [
+        rows[rows["window"] > 0].sample(4, random_state=1),
+        rows[rows["kv_heads"] > 0].sample(4, random_state=2),
+    ]
+    rows = pd.concat([*picked, rows.sample(4, random_state=3)])
+    one = tmp_path / "one.csv"
+    for place, call in zip(rows.index, calls_of(rows), strict=True):
+        raw.loc[[place]].to_csv(one, index=False)
+        row = rows.loc[place]
+        found = predict(
+            "flash_attention",
+            on=row["device"],
+            implementation=row["implementation"],
+            calibration=one,
+            **words_of(call),
+        )
+        # One row moves the constants most of the way: see test_calibration_by_a_file.
+        assert found.latency_s == pytest.approx(row["latency_ms"] * 1e-3, rel=0.1), row.to_dict()
+
+
+def test_rows_to_calibrate_on_that_belong_to_no_set_are_told(tmp_path):
+    table = pd.read_csv(PUBLISHED / "gpu_measured.csv")
+    attention = table[(table["kernel"] == "flash_attention") & (table["direction"] == "fwd")]
+    mine = attention[attention["device"] == "H200"]
+    measured, rows = tmp_path / "mine.csv", tmp_path / "rows.csv"
+    mine.to_csv(measured, index=False)
+    other = attention[attention["device"] == "B200"].head(2)
+    other.to_csv(rows, index=False)
+    with pytest.raises(
+        DataError, match=r"none of its 2 rows calibrates one of 3 sets; .* H200 cudnn-9.26 128"
+    ):
+        compare(measured, rows)
+    pd.concat([mine.head(1), other]).to_csv(rows, index=False)
+    assert "2 rows of rows.csv belong to no set of the table" in compare(measured, rows)["notes"]
+
+
+def test_names_that_nobody_described_are_told(tmp_path):
+    table = pd.read_csv(PUBLISHED / "gpu_measured.csv")
+    mine = table[(table["implementation"] == "cudnn-91901") & (table["direction"] == "fwd")]
+    path = tmp_path / "mine.csv"
+    mine.assign(implementation="my-kernel").to_csv(path, index=False)
+    said = "implementation 'my-kernel' is not known: predicted with the tiles of attention"
+    assert said in compare(path)["notes"]
 
 
 def test_impossible_rows_are_left_out_and_counted(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from einsum_cascade.errors import DataError
@@ -30,6 +31,23 @@ def test_remarks_fill_in_missing_columns(tmp_path):
     row = ROW.replace(",,0.5", ",gqa kv heads=8; window=128; more,0.5")
     table = read_measured(write(tmp_path, HEAD, row))
     assert table[["kv_heads", "window"]].iloc[0].tolist() == [8, 128]
+
+
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        (HEAD.replace(",", ", "), ROW.replace(",", " , ")),
+        (HEAD, ROW.replace(",128,1,", ",128,True,")),
+        (HEAD, ROW.replace("bf16", "bfloat16")),
+        (HEAD, ",".join(f'"{cell}"' for cell in ROW.split(","))),
+        ("\ufeff" + HEAD + "\r", ROW + "\r"),
+        (",".join(reversed(HEAD.split(","))), ",".join(reversed(ROW.split(",")))),
+    ],
+)
+def test_strangers_write_the_same_table_in_other_ways(tmp_path, head, row):
+    plain = read_measured(write(tmp_path, HEAD, ROW))
+    found = read_measured(write(tmp_path, head, row))
+    pd.testing.assert_frame_equal(found, plain, check_like=True)
 
 
 MISTAKES = [

@@ -128,6 +128,18 @@ def test_a_grid_equals_one_call_at_a_time() -> None:
         assert grid.visited[i, j] - grid.fast[i, j] == one.natten_masked
 
 
+def test_the_longest_axis_is_counted_without_overflow() -> None:
+    longest, stride = 2**31, 2**20
+    found = gna_bounds(layout=longest, window=longest, stride=longest, q_tile=2**20, kv_tile=2**10)
+    assert (found.pairs, found.visited, found.flop_speedup) == (2**62, 2**11 * 2**21, 1.0)
+    # Group k of a stride begins at key max(k s + s - w, 0), and a query ends its keys.
+    causal = gna_bounds(layout=longest, window=2**30, stride=stride, causal=True, q_tile=2**20, kv_tile=2**10)
+    starts = sum(max((k + 1) * stride - 2**30, 0) for k in range(longest // stride))
+    assert causal.pairs == longest * (longest + 1) // 2 - stride * starts
+    with pytest.raises(MappingError, match=r"layout: 2147483649 is too long, an axis has at most 2\^31"):
+        gna_bounds(layout=longest + 1, window=4, q_tile=2**20, kv_tile=4)
+
+
 def test_text_and_html_name_the_four_numbers() -> None:
     found = hunyuan(dilation=(1, 2, 1), causal=(1, 0, 0))
     assert str(found).startswith(

@@ -60,6 +60,7 @@ def test_the_table_explains_its_numbers() -> None:
         (["--q-tile", "16,0"], "q_tile: 0 is not a tile"),
         (["--layout", "8,8,8,8"], "found 4 axes"),
         (["--window", "80,80,80"], "found 3 numbers"),
+        (["--layout", "4G,256"], "axis 0: layout: 4294967296 is too long"),
     ],
 )
 def test_mistakes_end_with_one_line_and_exit_2(words: list[str], said: str) -> None:
@@ -68,6 +69,15 @@ def test_mistakes_end_with_one_line_and_exit_2(words: list[str], said: str) -> N
     assert said in result.stderr
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_numbers_are_written_as_in_sizes() -> None:
+    tiles = ["--q-tile", "128", "--kv-tile", "128", "--json"]
+    found = [
+        json.loads(run("gna", "--layout", layout, "--window", window, *tiles).stdout)
+        for layout, window in (("32768", "2048"), ("32k", "2K"), ("32K", "2k"))
+    ]
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_missing_option_is_a_mistake() -> None:

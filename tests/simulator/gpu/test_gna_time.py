@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,19 @@ from simulator.hardware.gpu import find_gpu
 FLUX: dict[str, Any] = {"layout": (256, 256), "window": 80, "heads": 24}
 HOPPER: dict[str, Any] = {"q_tile": (16, 8), "kv_tile": (16, 8), "on": "h100"}
 
+DEVICES = ("h100", "h20", "b200", "b300", "a100", "l40s", "rtx_pro_6000")
+
+
+def runs(device: str, backend: str) -> bool:
+    kernel, gpu = backends()[backend], find_gpu(device)
+    return not kernel.capabilities or int(gpu.target.removeprefix("sm_")) in kernel.capabilities
+
+
 trip_rows = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(trip_rows, min_size=1, max_size=3), st.integers(1, 13), st.integers(1, 6))
+@given(st.lists(trip_rows, min_size=1, max_size=3), st.integers(1, 13), st.integers(1, 30))
 def test_dealt_tiles_equal_a_deal_played_out(axes: list[list[int]], sms: int, copies: int) -> None:
     found = dealt_steps([np.array([row, row[::-1]], dtype=float) for row in axes], sms=sms, copies=copies)
     for which in np.ndindex(*found.shape):
@@ -34,6 +43,18 @@ def test_dealt_tiles_equal_a_deal_played_out(axes: list[list[int]], sms: int, co
         for launch, trip in enumerate(np.tile(trips.ravel(), copies)):
             busy[launch % sms] += int(trip)
         assert found[which] == max(busy)
+
+
+def test_a_deal_repeats_itself_and_is_not_played_out() -> None:
+    # 4 Q tiles over 6 SMs: after 12 launches the deal begins again; SM 0 gets tiles 0 and 2, SM 1 tiles 1 and 3.
+    found = dealt_steps([np.array([[1.0, 2.0, 3.0, 5.0]])], sms=6, copies=3 * 10**12)
+    assert found.tolist() == [10**12 * (2 + 5)]
+
+
+def test_too_many_tiles_to_deal_out_are_refused() -> None:
+    axis = {"window": 64, "q_tile": (8, 16), "kv_tile": (8, 16), "on": "h100"}
+    with pytest.raises(MappingError, match=r"8,589,934,592 Q tiles are too many to deal out to 132 SMs"):
+        predict_gna(layout=(2**20, 2**20), **axis)
 
 
 def test_long_launches_are_counted_exactly() -> None:
@@ -157,9 +178,32 @@ def test_tiles_of_a_backend_hold_the_same_work() -> None:
         for axes in (1, 2, 3):
             found = tile_pairs(backends()[backend], gpu, axes=axes, head_dim=128)
             assert {pair.tokens for pair in found} == {tokens}
+
+
+def test_a_step_with_narrower_heads_has_as_many_exponentials() -> None:
     price, gpu = constants(backends()["hopper-fna"], find_gpu("h100")), find_gpu("h100")
-    small, large = (step_s(price, gpu, TilePair((64,), (64,), ""), d) for d in (64, 128))
-    assert large == 2 * small
+    narrow, measured = (step_s(price, gpu, TilePair((64,), (64,), ""), d) for d in (64, 128))
+    assert measured == 4 * 64 * 64 * 128 * 132 / price.flops_per_s
+    # Products of 4 x 64 x 64 x 64 operations at 4096 a cycle, half as many as measured; 64 x 64 exponentials at 16.
+    assert narrow == pytest.approx(measured * (256 + 256) / (512 + 256), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("device", "backend"),
+    [(d, b) for d, b in itertools.product(DEVICES, backends()) if runs(d, b)],
+)
+def test_no_step_is_faster_than_the_pipes_of_its_sm(device: str, backend: str) -> None:
+    kernel, gpu = backends()[backend], find_gpu(device)
+    price = constants(kernel, gpu)
+    last = 0.0
+    for head_dim in (32, 64, 128, 256):
+        if head_dim not in kernel.head_dims:
+            continue
+        step = step_s(price, gpu, TilePair((128,), (128,), ""), head_dim)
+        products = 4 * 128 * 128 * head_dim / gpu.tensor.of("fp16") / gpu.clock_hz
+        exponentials = 128 * 128 / gpu.exp_per_cycle / gpu.clock_hz
+        assert step > max(products, exponentials, last)
+        last = step
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,13 @@ def test_mistakes(changes: dict[str, Any], said: str) -> None:
         tune_gna(**{**HUNYUAN, "on": "b200", **changes})
 
 
+def test_more_settings_than_can_be_kept_are_refused() -> None:
+    asked: dict[str, Any] = {"layout": (512, 512, 512), "window": 256, "on": "a100"}
+    with pytest.raises(MappingError, match="1,275,068,416 stride x tile pairs are too many to rank"):
+        tune_gna(**asked)
+    assert tune_gna(**asked, stride=256).settings == 76
+
+
 def test_advice_over_two_axes_is_the_smallest_of_all_strides_tried() -> None:
     """Every stride of every axis is counted; the smallest free one must be the advice, and none if there is none."""
     rng = np.random.default_rng(8)

@@ -90,6 +90,19 @@ def test_keys_are_split_as_the_host_plans_it():
     assert {1, 2} < seen  # some are left whole, some are cut in two, some in more
 
 
+@pytest.mark.parametrize("implementation", ["sglang-0.5.14:flashinfer", "sglang-0.5.14:fa3"])
+def test_nobody_splits_a_backward_pass(implementation):
+    mapping = find_kernel_mapping("flash_attention", implementation)
+    call = make_call(batch=1, heads=8, kv_heads=1, seq_q=2, seq_kv=16384, head_dim=128)
+    gpu = find_gpu("h100")
+    assert lay([call], gpu, mapping=mapping).parts[0] > 1
+    # Each block owns a key tile of one of 8 heads and walks over the one tile of queries.
+    backward = lay([call], gpu, mapping=mapping, direction="bwd")
+    assert backward.parts[0] == 1
+    assert backward.blocks[0] == 8 * 16384 / backward.tile.query
+    assert ((backward.full + backward.masked) * backward.blocks_of_run).sum() == backward.blocks[0]
+
+
 def test_parts_are_written_and_read_once_more():
     planned = find_kernel_mapping("flash_attention", "sglang-0.5.14:flashinfer")
     sizes = {"batch": 4, "heads": 16, "kv_heads": 8, "head_dim": 128, "causal": 1}

@@ -172,6 +172,45 @@ def test_calibration_by_a_file(tmp_path):
         predict("flash_attention", on="a100", calibration=path, **SIZES)
 
 
+ROW = ("source,device,kernel,implementation,direction,dtype,batch,heads,seq_q,seq_kv,head_dim,causal,extra,latency_ms",
+       "me,H100 SXM,flash_attention,triton,fwd,bf16,4,32,4096,4096,128,1,kv heads=8; window=128,0.2")  # fmt: skip
+
+
+def calibrated_by(path, *lines, **sizes):
+    path.write_text("".join(f"{line}\r\n" for line in lines), encoding="utf-8-sig")
+    return predict("flash_attention", on="h100", calibration=path, **{**SIZES, **sizes})
+
+
+def test_remarks_of_a_calibration_row_are_read_as_validate_reads_them(tmp_path):
+    said = calibrated_by(tmp_path / "mine.csv", *ROW, kv_heads=8, window=128)
+    told = calibrated_by(
+        tmp_path / "mine.csv",
+        f"{ROW[0]},kv_heads,window",
+        f"{ROW[1].replace('kv heads=8; window=128', '')},8,128",
+        kv_heads=8,
+        window=128,
+    )
+    assert said == told
+    # As that of a dense call of 4096 keys, 0.2 ms would have been far too little.
+    assert said.latency_s == pytest.approx(2e-4, rel=0.1)
+
+
+def test_spaces_around_the_cells_of_a_calibration_row_mean_nothing(tmp_path):
+    plain = calibrated_by(tmp_path / "mine.csv", *ROW, window=128)
+    assert calibrated_by(tmp_path / "mine.csv", *(r.replace(",", " , ") for r in ROW), window=128) == plain
+
+
+def test_rows_that_no_constants_explain_are_told(tmp_path):
+    # The same call twice, once in ten times the time: one of the two is wrong, or not of this kernel.
+    slow = ROW[1].replace(",0.2", ",2.0")
+    found = calibrated_by(tmp_path / "mine.csv", *ROW, slow, kv_heads=8, window=128)
+    factor = max(2e-3 / found.latency_s, found.latency_s / 2e-4)
+    assert factor > 3
+    assert found.scalar_source.endswith(f"misses its own rows by a factor of up to {factor:.2g}")
+    near = calibrated_by(tmp_path / "mine.csv", *ROW, kv_heads=8, window=128)
+    assert "misses" not in near.scalar_source
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
