@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypedDict
 
 import numpy as np
@@ -17,14 +17,12 @@ from .call import Call
 from .masks import Mask, mask_visits
 from .merge import merge
 from .occupancy import blocks_per_sm, require_fit
+from .splits import split
 from .tile import L2_PORT_BYTES, TileTime, l2_per_cycle, tile_time
 from .visits import Visits, reach, tile_visits
 
 Floats = NDArray[np.float64]
 
-# flash-attention, hopper/heuristics.h: key tiles up to which it does not split, the part of the chip that blocks have
-# to leave idle before it does, most parts, the part of the best fill that is good enough, and the share of a slot.
-_FEW_KEYS, _ALMOST_FULL, _MOST_PARTS, _GOOD_ENOUGH, _SHARE = 4, 0.8, 128, 0.85, 1.1
 # Bytes that an element of an output in parts passes through memory: written and read in fp32. That they do not grow
 # with the number of parts, whose rest the L2 cache holds, was chosen after looking at serving rows of L40S and H100.
 _PART_BYTES = 8.0
@@ -205,12 +203,9 @@ def _work(
     parts = np.ones(len(copies))
     # A block of the backward pass walks over queries, of which nobody makes parts.
     if mapping.split_keys and tile.splits and direction == "fwd":
-        if mapping.split_slots:
-            parts = np.array([_planned(c, mapping, tile, gpu.sms) for c in calls], dtype=np.float64)
-        else:
-            parts = _split(full + masked, runs.sum(axis=1) * copies, slots=gpu.sms * most)
-        full, masked = np.ceil(full / parts[:, None]), np.ceil(masked / parts[:, None])
-        copies = copies * parts
+        blocks = (full, masked, walked, runs)
+        dealt = split(calls, mapping=mapping, tile=tile, sms=gpu.sms, most=most, copies=copies, blocks=blocks)
+        full, masked, walked, runs, parts = (getattr(dealt, f.name) for f in fields(dealt))
     resident = np.clip(np.ceil(runs.sum(axis=1) * copies / gpu.sms), 1, most)
     return _Work(
         full=full,
@@ -298,46 +293,3 @@ def _masked(call: Call, mask: Mask, mapping: KernelMapping, tile: TileMapping, d
     forward = direction == "fwd"
     group = call.group if mapping.pack and forward else 1
     return mask_visits(mask, query=tile.query, key=tile.key, group=group, by_keys=not forward)
-
-
-def _split(tiles_of_block: Floats, blocks: Floats, *, slots: int) -> Floats:
-    """Return into how many parts each call's keys are dealt out, so that its blocks fill the chip."""
-    tiles = np.maximum(tiles_of_block.max(axis=1), 1.0)
-    parts = np.ones(len(blocks))
-    for i in np.flatnonzero((tiles > _FEW_KEYS) & (blocks < _ALMOST_FULL * slots)):
-        parts[i] = _parts(float(blocks[i]), int(tiles[i]), slots)
-    return parts
-
-
-def _planned(call: Call, mapping: KernelMapping, tile: TileMapping, sms: int) -> int:
-    """Return into how many parts the host plans to split the keys: as many as the slots that it plans for hold.
-
-    Source: flashinfer, include/flashinfer/attention/scheduler.cuh, PrefillSplitQOKVIndptr: the shortest part with which
-        query tiles, parts and key heads stay within two blocks a multiprocessor; at least 128 keys.
-
-    >>> tile = TileMapping(query=128, key=64)
-    >>> mapping = KernelMapping("m", "k", ("*",), "", (tile,), pack=True, split_slots=2)
-    >>> [_planned(Call(4, 16, n, n, 128, kv_heads=8), mapping, tile, 142) for n in (256, 512, 1024)]
-    [2, 1, 1]
-    """
-    heads = call.key_heads if mapping.pack else call.heads
-    tiles = call.batch * -(-call.seq_q * (call.heads // heads) // (tile.planned_rows or tile.query))
-    most = max(mapping.split_slots * sms // heads // tiles, 1)
-    shortest = max(-(-call.seq_kv // most), mapping.split_least)
-    return -(-call.seq_kv // shortest)
-
-
-def _parts(blocks: float, tiles: int, slots: int) -> int:
-    """Return into how many parts a kernel splits the keys: enough to fill the chip, no more than even shares ask for.
-
-    Source: flash-attention, hopper/heuristics.h, num_splits_heuristic: the least number whose last wave leaves little
-        idle; hopper/flash_prepare_scheduler.cu: key tiles per multiprocessor, a tenth more than an even share.
-
-    >>> _parts(80.0, 128, 132), _parts(1.0, 8, 132)
-    (2, 7)
-    """
-    waves = blocks * np.arange(1, min(_MOST_PARTS, slots, tiles) + 1) / slots
-    filled = waves / np.ceil(waves)
-    fills = int(np.argmax(filled >= _GOOD_ENOUGH * filled.max())) + 1
-    share = np.ceil(_SHARE * blocks * tiles / slots)
-    return int(min(fills, np.ceil(tiles / share)))

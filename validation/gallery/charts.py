@@ -17,7 +17,7 @@ _LEAST_DECADES = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: a value per length, None where there is none; `hollow` marks values that are bounds only."""
+    """One line: a value per length, None where there is none; `hollow` marks values that are guesses."""
 
     label: str
     style: str

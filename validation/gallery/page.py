@@ -22,7 +22,7 @@ from .amounts import amount, count
 from .charts import Series, chart
 from .graph import graph_svg
 from .rows import BUFFER_BYTES, LENGTHS, Point, Row, rows
-from .times import ARRAY, GPU, ROOFLINE, SEARCHED, Time, kernels
+from .times import ARRAY, FROM_TEXT, GPU, SEARCHED, Time, kernels
 
 # The length that the page shows first.
 FIRST_LENGTH = 2**14
@@ -108,7 +108,7 @@ def _data(row: Row) -> dict[str, Any]:
         "intensity": e.intensity,
         "traffic": [p.traffic_bytes for p in row.points],
         "gpu": [p.gpu.seconds for p in row.points],
-        "bound": [p.gpu.how == ROOFLINE for p in row.points],
+        "guess": [p.gpu.how == FROM_TEXT for p in row.points],
         "array": [p.array.seconds for p in row.points],
     }
 
@@ -176,7 +176,7 @@ def _traffic(points: Sequence[Point]) -> str:
 def _times(points: Sequence[Point]) -> str:
     series = (
         Series(
-            _TITLES[GPU], "blue", [p.gpu.seconds for p in points], [p.gpu.how == ROOFLINE for p in points]
+            _TITLES[GPU], "blue", [p.gpu.seconds for p in points], [p.gpu.how == FROM_TEXT for p in points]
         ),
         Series(_TITLES[ARRAY], "orange", [p.array.seconds for p in points]),
     )
@@ -213,7 +213,7 @@ def _bytes(value: float | None) -> str:
 def _time_cells(time: Time) -> str:
     if time.seconds is None:
         return f'<td class="why" colspan="2">refused: {escape(time.refused)}</td>'
-    css = ' class="bound"' if time.how == ROOFLINE else ""
+    css = ' class="guess"' if time.how == FROM_TEXT else ""
     spread = (
         f' title="{amount(time.low_s, "s")} to {amount(time.high_s, "s")}"'
         if time.low_s is not None and time.high_s is not None
@@ -227,7 +227,7 @@ def _remarks(row: Row) -> str:
     sizes = ", ".join(f"{rank} = {text}" for rank, text in row.entry.recipe.items())
     laid = kernels().get(name)
     if laid is None:
-        how = "no kernel of the GPU simulators: a roofline"
+        how = "laid out as kernels from its text"
     else:
         how = f"simulated as {laid.kernel}" + (f" ({laid.remark})" if laid.remark else "")
     return f'<p class="hint">Sizes: {escape(sizes)}. {_TITLES[GPU]}: {escape(how)}.</p>'

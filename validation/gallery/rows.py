@@ -10,14 +10,12 @@ import numpy as np
 
 from einsum_cascade import zoo
 from einsum_cascade.analysis.passes import passes
-from einsum_cascade.analysis.points import operations
 from einsum_cascade.analysis.traffic import traffic
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import CascadeError
 from einsum_cascade.zoo.entries import Entry, entry, sizes_at
-from simulator.hardware.gpu import find_gpu
 
-from .times import GPU, Time, array_times, gpu_time, on_chip_bytes
+from .times import Time, array_times, gpu_time
 
 LENGTHS = tuple(2**k for k in (10, 12, 14, 16, 18, 20))
 # Bytes of an element, and the on-chip memory for which the traffic is bounded in the plots.
@@ -100,10 +98,10 @@ def _row(told: Entry, found: tuple[Point, ...]) -> Row:
 
 def _point(name: str, cascade: Cascade, length: int, sizes: Mapping[str, int], array: Time) -> Point:
     try:
-        counts, moved = operations(cascade, sizes), traffic(cascade, sizes)
+        moved = traffic(cascade, sizes)
     except CascadeError as error:
         return Point(length, None, None, Time(None, refused=str(error)), array)
-    buffers = np.array([BUFFER_BYTES, on_chip_bytes(find_gpu(GPU))]) / WORD_BYTES
-    least, least_gpu = (float(words) * WORD_BYTES for words in moved.least_words(buffers))
-    gpu = gpu_time(name, sizes, counts, traffic_bytes=least_gpu)
-    return Point(length, moved.compulsory_words * WORD_BYTES, least, gpu, array)
+    (least,) = moved.least_words(np.array([BUFFER_BYTES / WORD_BYTES]))
+    return Point(
+        length, moved.compulsory_words * WORD_BYTES, float(least) * WORD_BYTES, gpu_time(name, sizes), array
+    )

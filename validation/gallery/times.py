@@ -1,4 +1,4 @@
-"""Predicted time of a zoo entry: the GPU simulators where they have its kernel, else a roofline; a spatial array."""
+"""Predicted time of a zoo entry: on a GPU by the model of its kernel, else laid out from its text; a spatial array."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from einsum_cascade import zoo
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError, ModelError
 from mappings.binding import SpatialMapping
-from simulator.hardware.gpu import Gpu, find_gpu
 from simulator.hardware.model import SpatialChip
 from simulator.hardware.reader import load_hardware
 from simulator.result import Estimate
@@ -24,11 +23,9 @@ from simulator.spatial.model import simulate
 
 GPU, ARRAY = "h100", "fusemax"
 DTYPE = "bf16"
-SIMULATED, ROOFLINE = "simulated", "roofline"
+SIMULATED, FROM_TEXT = "simulated", "from its text"
 # Where in the row of lengths a mapping is searched: where everything fits on chip, and where nothing does any more.
 SEARCHED = (0, 2)
-# Cost classes that the special-function units of a GPU serve; multiply-accumulates go to the tensor cores.
-_SPECIAL = ("exp", "log", "sqrt", "sin", "divide")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class Time:
     """A predicted time, or the reason why there is none.
 
     Attributes:
-        how: `simulated`, or `roofline`: no machine with these peaks is faster, a kernel may well be slower.
+        how: `simulated` by the model of a kernel, or `from its text`: no kernel is known, nor its tiles.
         low_s, high_s: the simulator's interval, where it gives one.
     """
 
@@ -70,53 +67,24 @@ def kernels() -> Mapping[str, Kernel]:
     }
 
 
-def gpu_time(
-    name: str, sizes: Mapping[str, int], operations: Mapping[str, int], *, traffic_bytes: float
-) -> Time:
+def gpu_time(name: str, sizes: Mapping[str, int]) -> Time:
     """Return the time of an entry on the GPU.
 
     Args:
         sizes: of every rank of the entry, batch ranks too.
-        operations: by cost class, for the roofline, and so is the next.
-        traffic_bytes: the least that a chip with the on-chip memory of that GPU moves.
     """
     laid = kernels().get(name)
-    if laid is None:
-        return roofline(find_gpu(GPU), operations, traffic_bytes=traffic_bytes)
-    arguments = {a: _value(text, sizes) for a, text in laid.arguments.items()}
-    # The entry's own `where` is the mask; its ranks are among the arguments.
-    if arguments.pop("mask", False):
-        arguments["cascade"] = zoo.load(name)
-    call = _neighbourhood if laid.kernel == "neighborhood" else _attention
     try:
+        if laid is None:
+            return _from_text(name, sizes)
+        arguments = {a: _value(text, sizes) for a, text in laid.arguments.items()}
+        # The entry's own `where` is the mask; its ranks are among the arguments.
+        if arguments.pop("mask", False):
+            arguments["cascade"] = zoo.load(name)
+        call = _neighbourhood if laid.kernel == "neighborhood" else _attention
         return call(laid, arguments)
     except ModelError as error:
         return Time(None, refused=str(error))
-
-
-def on_chip_bytes(gpu: Gpu) -> float:
-    """Return registers, shared memory and L2 cache of a GPU: all that may hold a value between two uses."""
-    return gpu.sms * (gpu.shared_bytes_per_sm + 4 * gpu.registers_per_sm) + gpu.l2_bytes
-
-
-def roofline(gpu: Gpu, operations: Mapping[str, int], *, traffic_bytes: float) -> Time:
-    """Return the least time that operations at the peaks and least traffic at the full bandwidth allow.
-
-    The dependence of one step on the one before is not priced: a recurrence takes longer.
-
-    Source: Williams, Waterman, Patterson, "Roofline" (2009), with a roof for each kind of unit.
-    """
-    special = sum(operations.get(op, 0) for op in _SPECIAL)
-    plain = sum(n for op, n in operations.items() if op != "mac" and op not in _SPECIAL)
-    per_s = gpu.sms * gpu.clock_hz
-    parts = {
-        "tensor cores": 2 * operations.get("mac", 0) / gpu.peak_flops(DTYPE),
-        "special functions": special / (per_s * gpu.exp_per_cycle),
-        "vector units": plain / (per_s * gpu.fma_per_cycle),
-        "memory": traffic_bytes / gpu.memory_bandwidth_bytes_per_s,
-    }
-    slowest = max(parts, key=lambda part: parts[part])
-    return Time(parts[slowest], ROOFLINE, slowest)
 
 
 def array_times(cascade: Cascade, uses: Sequence[Mapping[str, int]]) -> list[Time]:
@@ -174,6 +142,13 @@ def _attention(laid: Kernel, arguments: Mapping[str, Any]) -> Time:
 
     found = predict(laid.kernel, on=GPU, batch=1, dtype=DTYPE, **arguments)
     return Time(found.latency_s, SIMULATED, found.bound_by, found.low_s, found.high_s)
+
+
+def _from_text(name: str, sizes: Mapping[str, int]) -> Time:
+    from simulator.gpu.fusion.predict import predict_cascade
+
+    found = predict_cascade(zoo.load(name), sizes, on=GPU, dtype=DTYPE)
+    return Time(found.latency_s, FROM_TEXT, found.bound_by, found.low_s, found.high_s)
 
 
 def _neighbourhood(laid: Kernel, arguments: Mapping[str, Any]) -> Time:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mappings.gpu import CacheCopy, find_kernel_mapping
 from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
-from simulator.gpu.launch import _parts
 from simulator.gpu.model import lay
+from simulator.gpu.splits import _parts
 from simulator.hardware.gpu import find_gpu
 
 SIZES = {"batch": 4, "heads": 16, "kv_heads": 2, "seq_q": 1024, "head_dim": 128, "causal": True}

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mappings.gpu import CacheCopy, PerScore, TileMapping, find_kernel_mapping
 from simulator.gpu.call import make_call
@@ -64,8 +67,8 @@ def test_a_tile_may_say_otherwise_than_its_mapping_whether_heads_are_packed():
     packed = lay([CALL], H100, mapping=SERVED, tile=tile)
     apart = lay([CALL], H100, mapping=SERVED, tile=replace(tile, pack=False))
     # 2 x 2 groups of 4 heads x 2048 rows, or 2 x 8 heads x 2048 rows, in tiles of 128.
-    assert packed.copies[0] == 4 * packed.parts[0]
-    assert apart.copies[0] == 16 * apart.parts[0]
+    assert packed.copies[0] == 4
+    assert apart.copies[0] == 16
 
 
 def parts_by_search(call, sms, rows):
@@ -88,6 +91,56 @@ def test_keys_are_split_as_the_host_plans_it():
         assert parts == parts_by_search(call, gpu.sms, 128), call
         seen.add(parts)
     assert {1, 2} < seen  # some are left whole, some are cut in two, some in more
+
+
+SPLITTING = ["sglang-0.5.14:flashinfer", "vllm-0.24.0:vllm_flashinfer_fiprefill", "sglang-0.5.14:fa3"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(SPLITTING),
+    st.tuples(st.integers(1, 3), st.sampled_from([1, 2, 8]), st.sampled_from([1, 4])),
+    st.tuples(st.integers(1, 900), st.integers(0, 9000)),
+    st.sampled_from([64, 128, 256]),
+    st.booleans(),
+    st.sampled_from([0, 0, 128, 1024]),
+)
+def test_parts_of_the_keys_hold_each_tile_once(name, copies, lengths, head_dim, causal, window):
+    (batch, kv_heads, group), (seq_q, more) = copies, lengths
+    mapping, gpu = find_kernel_mapping("flash_attention", name), find_gpu("h100")
+    call = make_call(batch=batch, heads=kv_heads * group, kv_heads=kv_heads, seq_q=seq_q, seq_kv=seq_q + more,
+                     head_dim=head_dim, causal=causal, window=window)  # fmt: skip
+    found = lay([call], gpu, mapping=mapping)
+    whole = lay([call], gpu, mapping=replace(mapping, split_keys=False))
+    tiles, blocks = found.full + found.masked, found.blocks_of_run
+    assert (tiles * blocks).sum() == pytest.approx(((whole.full + whole.masked) * whole.blocks_of_run).sum())
+    assert (found.masked * blocks).sum() == pytest.approx((whole.masked * whole.blocks_of_run).sum())
+    assert (tiles[blocks > 0] > 0).all()
+    assert whole.blocks[0] <= found.blocks[0] <= found.parts[0] * whole.blocks[0]
+    # The longest part is a share of what the longest block visits, in whole tiles.
+    longest = float((whole.full + whole.masked).max())
+    assert tiles.max() <= 1e-9 + max(
+        np.ceil(longest / found.parts[0]), np.ceil(call.seq_kv / found.parts[0] / found.tile.key)
+    )
+    if found.parts[0] == 1:
+        assert times(found, IDEAL).latency_s == pytest.approx(times(whole, IDEAL).latency_s, rel=1e-12)
+
+
+def test_a_block_of_few_keys_is_cut_into_no_more_parts_than_it_has_tiles():
+    # 1024 causal queries of one group of 8: tiles of 64 rows see 8 queries, and 128 + 64 keys at the most by the plan.
+    mapping = find_kernel_mapping("flash_attention", "vllm-0.24.0:vllm_flashinfer_fiprefill")
+    sizes = {"batch": 1, "heads": 8, "kv_heads": 1, "seq_q": 512, "head_dim": 256, "causal": 1}
+    windowed = lay([make_call(**sizes, seq_kv=16384, window=128)], find_gpu("l40s"), mapping=mapping)
+    dense = lay([make_call(**sizes, seq_kv=16384)], find_gpu("l40s"), mapping=mapping)
+    assert windowed.parts[0] == 2
+    assert dense.parts[0] == 4  # 64 query tiles, 284 slots
+    # A window that the plan does not see: all parts are of the whole cache.
+    blind = lay(
+        [make_call(**sizes, seq_kv=16384, window=128)],
+        find_gpu("l40s"),
+        mapping=replace(mapping, skips_window=False),
+    )
+    assert blind.parts[0] == 4
 
 
 @pytest.mark.parametrize("implementation", ["sglang-0.5.14:flashinfer", "sglang-0.5.14:fa3"])

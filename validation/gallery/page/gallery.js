@@ -53,7 +53,7 @@ function fill(entry) {
     const value = entry[name][at];
     cell.textContent = value === null ? "–" : amount(value, unit);
     cell.classList.toggle("none", value === null);
-    if (name === "gpu") cell.classList.toggle("bound", value !== null && entry.bound[at]);
+    if (name === "gpu") cell.classList.toggle("guess", value !== null && entry.guess[at]);
   }
 }
 
@@ -111,7 +111,7 @@ function compare() {
   for (const [k, entry] of lines.entries()) {
     const colour = PALETTE[k % PALETTE.length];
     const dash = k < PALETTE.length ? "" : "5 3";
-    const points = gallery.lengths.map((n, i) => [x(n), entry[what][i], what === "gpu" && entry.bound[i]]).filter((p) => p[1] > 0);
+    const points = gallery.lengths.map((n, i) => [x(n), entry[what][i], what === "gpu" && entry.guess[i]]).filter((p) => p[1] > 0);
     if (!points.length) { names.push([entry, colour, high - bottom, " (refused)"]); continue; }
     drawing.append(svg("polyline", { class: "line", stroke: colour, "stroke-dasharray": dash, points: points.map((p) => `${p[0]},${y(p[1])}`).join(" ") }));
     for (const p of points) {
