@@ -156,7 +156,9 @@ class SpatialChip:
 
 def _check_order(memories: Mapping[str, Memory]) -> None:
     """Refuse a memory inside one that serves fewer elements: what it holds would be counted once for each of them."""
-    inside: dict[str, tuple[int, str]] = {}  # by array, how far a memory is shared, 2 by the chip, and its name
+    inside: dict[
+        str, tuple[int, str]
+    ] = {}  # by array, how far a memory is shared, 2 by the chip, and its name
     for name, memory in memories.items():
         shared = 0 if memory.per_element else 1 if memory.of else 2
         for array in [memory.of] if memory.of else [m.of for m in memories.values() if m.of]:
