@@ -10,8 +10,9 @@ refused. What is checked is necessary, not sufficient: words are counted, not fo
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -153,9 +154,18 @@ def _needs(
     holds: tuple[str, ...],
     single: frozenset[str],
 ) -> tuple[_Need, ...]:
-    """Return what has to stay on the chip under a mapping, given the loops of a single step."""
+    """Return what has to stay on the chip under a mapping and may not, given the loops of a single step."""
     flow = _Flow(cascade.it, layout.it, mapping.it, outermost, holds, single)
-    return tuple(flow.needs())
+    return tuple(need for need in flow.needs() if not any(map(_always, need.ways)))
+
+
+def _always(way: _Way) -> bool:
+    """Tell whether words stay whatever the sizes are: one of the tiles lies in what is held."""
+    return any(
+        replace(asked, parts=tile.parts) == tile and Counter(asked.parts) <= Counter(tile.parts)
+        for asked in way.needed
+        for tile in way.held
+    )
 
 
 class _Flow:
