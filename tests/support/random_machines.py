@@ -18,12 +18,19 @@ UNITS = ("mac", "add", "max", "exp", "divide")
 def random_machine(rng: random.Random) -> str:
     """Return the text of a chip of one to three arrays and any number of memories; the first array does everything."""
     word = rng.choice([0.5, 1, 2, 2, 4])
-    dram = f"bandwidth: {rng.choice([0.1, 1, 10, 1000])} GB/s, capacity: {rng.choice(['inf', 'inf', '1 MiB'])}"
+    dram = (
+        f"bandwidth: {rng.choice([0.1, 1, 10, 1000])} GB/s, capacity: {rng.choice(['inf', 'inf', '1 MiB'])}"
+    )
     lines = ["kind: spatial", "name: random", f"clock: {rng.choice([0.5, 1, 1.7])} GHz", f"word: {word} B"]
     lines += ["memories:", f"  DRAM: {{component: dram, kind: hbm2, row: 8 B, {dram}}}"]
     for i in range(rng.choice([0, 1, 1, 1, 1, 2, 3])):
-        words, rate = rng.choice([4, 7, 16, 24, 64, 256, 1024]), rng.choice(["inf", "inf", "1 GB/s", "10 GB/s"])
-        lines.append(f"  B{i}: {{component: sram, capacity: {words * word} B, row: {word} B, bandwidth: {rate}}}")
+        words, rate = (
+            rng.choice([4, 7, 16, 24, 64, 256, 1024]),
+            rng.choice(["inf", "inf", "1 GB/s", "10 GB/s"]),
+        )
+        lines.append(
+            f"  B{i}: {{component: sram, capacity: {words * word} B, row: {word} B, bandwidth: {rate}}}"
+        )
     arrays = [f"A{i}" for i in range(rng.choice([1, 1, 2, 2, 3]))]
     for name in arrays:
         if rng.random() < 0.15:
@@ -45,7 +52,9 @@ def _array(rng: random.Random, name: str, *, everything: bool) -> str:
     does = COST_CLASSES if everything or rng.random() < 0.5 else rng.sample(COST_CLASSES, rng.randint(1, 6))
     ops = ", ".join(f"{op}: {{{rng.choice(units)}: {rng.choice([1, 1, 1, 2, 6])}}}" for op in does)
     pipelined = str(rng.random() < 0.4).lower()
-    return f"  {name}: {{shape: {shape}, units: [{', '.join(units)}], pipelined: {pipelined}, ops: {{{ops}}}}}"
+    return (
+        f"  {name}: {{shape: {shape}, units: [{', '.join(units)}], pipelined: {pipelined}, ops: {{{ops}}}}}"
+    )
 
 
 def tight_machine(rng: random.Random) -> str:
