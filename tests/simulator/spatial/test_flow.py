@@ -77,6 +77,22 @@ def test_a_phase_finds_all_that_the_phase_before_made():
     assert moved(twice(phases=phases, time={"GlobalBuffer": ("P", "M")})) == 2 * 64 * 3
 
 
+def test_what_a_later_phase_reads_takes_room_in_those_between():
+    cascade = parse(
+        "cascade c\nrank M\ninput X[M]\noutput W[M] Y[M]\n"
+        "T[m] = X[m] * 2\nU[m] = X[m] * 3\nW[m] = U[m] + 1\nY[m] = T[m] + 1\n"
+    )
+    loops = LoopNest("c", {"others": EinsumLoops({"GlobalBuffer": ("M",)})})
+    keep = {"DRAM": ("X", "W", "Y"), "GlobalBuffer": {"T": ("T",), "U": ("U",), "W": ("U",), "Y": ("T",)}}
+    phases = {f"p{e}": ({"PE1D": (e,)},) for e in "TUWY"}
+    laid = SpatialMapping(loops, Binding({**keep, "RF1D": "all"}, phases), "mine")
+    # T waits in all of the 64 words while U is made and used: 2 * 64 words of 2 bytes.
+    with pytest.raises(MappingError, match="the tiles kept in GlobalBuffer take 256 bytes"):
+        simulate(cascade, {"M": 64}, load_hardware("fusemax", N=4, L3="128 B"), laid)
+    found = simulate(cascade, {"M": 64}, load_hardware("fusemax", N=4, L3="256 B"), laid)
+    assert next(m.held_bytes for m in found.memories if m.name == "GlobalBuffer") == 256
+
+
 def test_nothing_is_read_where_nobody_puts_it():
     cascade = parse("cascade c\nrank M\ninput X[M]\noutput Y[M]\nT[m] = X[m] * 2\nY[m] = T[m] * X[m]\n")
     chip = load_hardware("fusemax", N=4)
