@@ -50,6 +50,10 @@ class Memory:
                 raise ValueError(f"{word}: expected more than zero, found {value}")
         if not self.row_bytes < math.inf:
             raise ValueError("row: expected a finite number of bytes")
+        if self.row_bytes > self.capacity_bytes:
+            raise ValueError(
+                f"row: expected at most the capacity, {self.capacity_bytes:g} bytes, found {self.row_bytes:g}"
+            )
         if self.per_element and not self.of:
             raise ValueError("per_element: needs 'of: ARRAY'")
         interface = (self.interface_area_mm2_s_per_byte, self.interface_j_per_byte)

@@ -93,7 +93,7 @@ def check_flow(
                     if need.ways
                     else ""
                 )
-                advice = f"; keep it in {chip.outermost} too, or a larger tile inside" if need.ways else ""
+                advice = f"; keep it in {chip.outermost} too, or hold more of it inside" if need.ways else ""
                 raise MappingError(f"{mapping.name or 'mapping'}: {need.problem}{lost}{advice}")
 
 

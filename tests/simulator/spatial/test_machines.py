@@ -108,6 +108,13 @@ def test_memories_stand_outermost_first(chip, memories, message):
         chip(memories)
 
 
+def test_a_row_lies_in_its_memory(chip):
+    with pytest.raises(
+        HardwareError, match=r"GLB: row: expected at most the capacity, 4096 bytes, found 8192"
+    ):
+        chip(DRAM + BUFFER.replace("16 B", "8 KiB"))
+
+
 def test_the_power_of_interfaces_counts_in_the_search_for_the_least_energy():
     """What an interface draws while the run takes longer is part of what a slower block costs."""
     cascade = zoo.load("attention_2pass")
