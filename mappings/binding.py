@@ -47,7 +47,8 @@ class Binding:
         spill: by memory, the tensors of which a share may live outside where the tiles do not fit.
         hold: by phase, memory and tensor, the ranks and parts over which the tile of the tensor extends there while
             it waits for its readers. Without an entry a tile is what the loops at the memory and inside it span: too
-            much where Einsums share the outer ones of those loops, too little where a later pass reads the tile.
+            much where Einsums share the outer ones of those loops, too little where a later pass reads the tile: such a
+            mapping is refused unless the tensor is kept in the outermost memory too.
     """
 
     keep: Mapping[str, Kept]

@@ -292,24 +292,13 @@ class KernelMapping:
         """Return how the kernel's framework copies into the cache on a target."""
         return next((c for c in self.copies if not c.targets or target in c.targets), CacheCopy())
 
-    def tile(
-        self,
-        *,
-        head_dim: int,
-        target: str,
-        dtype: str,
-        causal: bool,
-        window: bool,
-        direction: str = "fwd",
-        grid: str = "",
-    ) -> TileMapping:
-        """Return the tile that the kernel, or one of its launches, takes for a call.
+    def tile(self, **kind: Any) -> TileMapping:
+        """Return the tile that the kernel, or one of its launches, takes for a call; arguments as of `tiles_for`.
 
         Raises:
             MappingError: the kernel has no tile for it.
         """
-        kind: dict[str, Any] = {"head_dim": head_dim, "target": target, "dtype": dtype, "causal": causal}
-        return self.tiles_for(**kind, window=window, direction=direction, grid=grid)[0]
+        return self.tiles_for(**kind)[0]
 
     def tiles_for(
         self,

@@ -50,6 +50,10 @@ class Memory:
                 raise ValueError(f"{word}: expected more than zero, found {value}")
         if not self.row_bytes < math.inf:
             raise ValueError("row: expected a finite number of bytes")
+        if self.row_bytes > self.capacity_bytes:
+            raise ValueError(
+                f"row: expected at most the capacity, {self.capacity_bytes:g} bytes, found {self.row_bytes:g}"
+            )
         if self.per_element and not self.of:
             raise ValueError("per_element: needs 'of: ARRAY'")
         interface = (self.interface_area_mm2_s_per_byte, self.interface_j_per_byte)
@@ -142,6 +146,7 @@ class SpatialChip:
                 raise ValueError(f"memories.{name}.part_of: no memory '{memory.part_of}'; {hint}")
         if next(iter(self.memories.values())).of:
             raise ValueError("memories: the first one is the outermost and serves the whole chip")
+        _check_order(self.memories)
 
     @property
     def outermost(self) -> str:
@@ -151,3 +156,21 @@ class SpatialChip:
     def hierarchy(self, array: str) -> tuple[str, ...]:
         """Return the memories above an array's units, outermost first."""
         return tuple(name for name, memory in self.memories.items() if memory.of in ("", array))
+
+
+def _check_order(memories: Mapping[str, Memory]) -> None:
+    """Refuse a memory inside one that serves fewer elements: what it holds would be counted once for each of them."""
+    inside: dict[
+        str, tuple[int, str]
+    ] = {}  # by array, how far a memory is shared, 2 by the chip, and its name
+    for name, memory in memories.items():
+        shared = 0 if memory.per_element else 1 if memory.of else 2
+        for array in [memory.of] if memory.of else [m.of for m in memories.values() if m.of]:
+            least, before = inside.get(array, (2, ""))
+            if shared > least:
+                serves = "the whole chip" if shared == 2 else f"all of {array}"
+                raise ValueError(
+                    f"memories: {name} serves {serves} and stands inside {before}, which serves "
+                    f"{'one element' if least == 0 else 'one array'}; expected the outermost first"
+                )
+            inside[array] = shared, name

@@ -12,6 +12,7 @@ from einsum_cascade.sizes import BATCH_RANKS
 
 from ..hardware.model import SpatialChip
 from .access import words
+from .area import static_power_w
 from .block import Block, read_by
 from .energy import memory_cost
 from .masks import elements_left
@@ -65,7 +66,7 @@ class Floors:
             return moved / _ROUNDING, moved / _ROUNDING, 0.0
         each = memory_cost(self.chip.memories[self.chip.outermost], self.chip)
         rows = moved / self.chip.memories[self.chip.outermost].row_bytes
-        energy = rows * min(each.read_j, each.write_j) + self.chip.static_power_w * latency
+        energy = rows * min(each.read_j, each.write_j) + static_power_w(self.chip) * latency
         return energy / _ROUNDING, moved / _ROUNDING, 0.0
 
     def _moved_words(self, einsums: Sequence[Einsum]) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -51,23 +52,26 @@ def stated_tiles(
 
 
 def held_groups(
-    uses: Iterable[Use],
+    uses: Sequence[Use],
     memory: str,
     group_of: Mapping[str, str],
     stated: Stated,
+    outermost: str,
     of: Sequence[str] | None = None,
 ) -> Groups:
     """Return the tiles that a memory holds, grouped by what lives at the same time.
 
     In a memory of the whole chip the Einsums of a phase live side by side: each tensor that it keeps is held once, by
     the tile that the mapping states, or else by its largest one. A memory of one array serves one Einsum after
-    another. Phases follow each other.
+    another. Phases follow each other; what is made in one and read in a later one, without coming from outside again,
+    is held in those between.
 
     Args:
         uses: of all memories.
         memory: one of them.
         group_of: phases by Einsum; an Einsum that is not there is a group of its own.
         stated: see `stated_tiles`.
+        outermost: the memory from which tensors come.
         of: the tensors to look at; None for all.
     """
     groups: dict[str, dict[str, dict[Tile, None]]] = {}
@@ -79,7 +83,25 @@ def held_groups(
                 continue
             tile = stated.get((phase, memory, use.operand.tensor), use.tile)
             tensors.setdefault(use.operand.tensor, {})[tile] = None
+    if len(groups) > 2 and group_of:
+        brought = {(group_of.get(u.einsum), u.operand.tensor) for u in uses if outermost in u.operand.kept}
+        _keep_between(groups, tuple(dict.fromkeys(group_of.values())), brought)
     return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())
+
+
+def _keep_between(
+    groups: dict[str, dict[str, dict[Tile, None]]],
+    phases: Sequence[str],
+    brought: Collection[tuple[str | None, str]],
+) -> None:
+    """Add to each phase the tiles of an earlier one that a later one reads, and that nobody brings again."""
+    order = [phase for phase in phases if phase in groups]
+    for tensor in dict.fromkeys(t for tensors in groups.values() for t in tensors):
+        at = [i for i, phase in enumerate(order) if tensor in groups[phase]]
+        for first, last in itertools.pairwise(at):
+            if (order[last], tensor) not in brought:
+                for phase in order[first + 1 : last]:
+                    groups[phase][tensor] = dict(groups[order[first]][tensor])
 
 
 def largest(groups: Groups) -> Groups:

@@ -17,6 +17,7 @@ from einsum_cascade.expr import variables
 from einsum_cascade.sizes import BATCH_RANKS
 
 from .access import Usage, run, run_masked, with_identities, words
+from .area import static_power_w
 from .cuts import Cut, check_cuts, cut, doubles, table_of
 from .energy import actions
 from .live import DENSE, Live
@@ -113,7 +114,7 @@ class Ledger:
         """Return the energy of the block."""
         usages = [self._usage(use, sizes) for use in self.uses]
         acts = actions(self.chip, self.nests, usages, sizes, self.live)
-        return total(a.energy_j for a in acts) + self.chip.static_power_w * latency_s
+        return total(a.energy_j for a in acts) + static_power_w(self.chip) * latency_s
 
     def _usage(self, use: Use, sizes: SizeTable) -> Usage:
         live = self.live.get(use.einsum, DENSE)

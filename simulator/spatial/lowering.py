@@ -139,11 +139,15 @@ def _lowered(cascade: Cascade, words: _Words, mapping: SpatialMapping, batch: tu
     common = words.common
     stated = stated_tiles(mapping, common, ranks.variable, words.name)
     spill = mapping.binding.spill
-    groups = {n: held_groups(uses, n, phase_of if n in common else {}, stated) for n, _, _ in words.memories}
+    outermost = words.memories[0][0]
+    groups = {
+        n: held_groups(uses, n, phase_of if n in common else {}, stated, outermost)
+        for n, _, _ in words.memories
+    }
     # What may spill is compared group by group with all that is held.
     held = {n: found if n in spill else largest(found) for n, found in groups.items()}
     loose = {
-        n: held_groups(uses, n, phase_of if n in common else {}, stated, of.tensors)
+        n: held_groups(uses, n, phase_of if n in common else {}, stated, outermost, of.tensors)
         for n, of in spill.items()
         if n in groups
     }

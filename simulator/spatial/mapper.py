@@ -161,7 +161,8 @@ def _best(
 
 def least_traffic_bytes(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> float:
     """Return the bound on traffic to the outermost memory, given every word on the chip, registers included."""
-    found = bounds(cascade, sizes, buffer=f"{on_chip_bytes(chip):.0f} B", word=f"{chip.word_bytes:.0f} B")
+    held = max(on_chip_bytes(chip), chip.word_bytes)  # a word more is at most a looser bound
+    found = bounds(cascade, sizes, buffer=held if held < math.inf else None, word=chip.word_bytes)
     return float(found.traffic_bytes)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
-from einsum_cascade.expr import Expr, Var, variables
+from einsum_cascade.expr import Expr, Size, Var, variables
 
 from ..hardware.model import SpatialChip
 from ..identity import Same
@@ -162,7 +162,8 @@ class Placed:
                 ):
                     found[tensor] = None
                 before.append(e)
-            if not self.home or e.name in block.asked_for | block.spilled:
+            # What nobody needs has to go somewhere too where it goes past the memory.
+            if not self.home or e.name in block.asked_for | block.spilled | block.direct:
                 found[e.name] = None
             out[e.name] = tuple(found)
         return out
@@ -210,7 +211,17 @@ class Placed:
         extent = dict.fromkeys(block.fused, STEP if step and not apart else BUFFERED)
         if block.stream in ranks and tensor not in block.cascade.states:
             extent[block.stream] = WHOLE if apart else STEP if step else BUFFERED
+        elif block.stream in ranks and self._recalled(writer):
+            extent[block.stream] = WHOLE
         return {r: n for r, n in extent.items() if r in ranks} | self._rest(ranks, WHOLE)
+
+    def _recalled(self, state: Einsum) -> bool:
+        """Tell whether a later pass reads another generation of a state than the last one."""
+        block = self.block
+        axis = block.cascade.signatures[state.name].state
+        later = (r for r in block.readers[state.name] if block.stage[r.name] > block.stage[state.name])
+        found = (a.indices[axis or 0] for r in later for a in r.reads if a.tensor == state.name)
+        return any(index != Size(block.stream) for index in found)
 
     def _rest(self, ranks: Sequence[str], how: int) -> dict[str, int]:
         return {r: how for r in ranks if r not in self.block.shared}

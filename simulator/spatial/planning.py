@@ -21,6 +21,7 @@ from ..identity import Same, remembered
 from .access import Usage, run, run_masked, with_identities
 from .cuts import CutTable, check_cuts, exact
 from .ends import removes, with_ends
+from .flow import check_flow
 from .initial import FirstValue, first_usages, first_values
 from .live import DENSE, Live
 from .lowering import Layout, lower
@@ -84,7 +85,7 @@ def plan(
             mapping where it is not the one that `parse_sizes` would fill in.
         hardware: a spatial chip.
         mapping: loops, what is kept where, and the schedule.
-        checked: False leaves out the check of capacities.
+        checked: False leaves out the checks of what finds room.
 
     Raises:
         MappingError: see `simulate`.
@@ -114,6 +115,7 @@ def plan(
     _check_axes(found)
     if checked:
         _check_capacity(found)
+        check_flow(cascade, layout, settled.full, hardware, mapping)
     return _noted(_masked(found), cascade)
 
 

@@ -9,7 +9,7 @@ from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import variable_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.sizes import BATCH_RANKS
-from mappings.binding import ALL, Binding, SpatialMapping, Step
+from mappings.binding import ALL, Binding, Kept, SpatialMapping, Step
 from mappings.loopnest import Copy, EinsumLoops, LoopNest
 
 from .ledger import loops
@@ -65,8 +65,14 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
         copies |= block.copies
     batch = tuple(b for b in BATCH_RANKS if b not in cascade.rank_names)
     nest = LoopNest(cascade.name, nests, split, stated, batch, copies)
-    kept = keep if any(b.placed.home for b in blocks) else dict.fromkeys(keep, ALL)
+    kept = keep if any(b.placed.home for b in blocks) else {m: _plain(of, blocks) for m, of in keep.items()}
     return SpatialMapping(nest, Binding(kept, phases, hold=hold, hardware=chip.name), name)
+
+
+def _plain(kept: Mapping[str, tuple[str, ...]], blocks: Sequence[Tiled]) -> Kept:
+    """Return what a memory keeps in a word where that is all that its Einsums touch."""
+    touched = {e.name: {e.name, *(a.tensor for a in e.reads)} for b in blocks for e in b.placed.block.einsums}
+    return ALL if all(touched[e] <= set(tensors) for e, tensors in kept.items()) else kept
 
 
 def _pieces(rank: str, low: int, high: int, whole: int, cuts: Mapping[str, Sequence[int]]) -> list[str]:

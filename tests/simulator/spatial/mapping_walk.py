@@ -129,7 +129,8 @@ class Walk:
         same_block = self.blocks[reader] == variable == self.blocks[writer]
         target = self.einsums[writer].target
         for a in self.einsums[reader].reads:
-            if a.tensor == writer and not same_block:
+            before = writer in self.cascade.states and self.cascade.reads_previous(a)
+            if a.tensor == writer and not same_block and not before:
                 pairs = [p for p in zip(target.indices, a.indices, strict=True) if variable in
                          {v for i in p for v in variables(i)}]  # fmt: skip
                 if not pairs or any(w != r for w, r in pairs):
@@ -189,9 +190,10 @@ class Walk:
     def _write(self, name, place, kept):
         buffer = self.buffers[name]
         outside = self.chip.outermost in kept
-        if place not in buffer and (name, place) in self.written and not outside:
+        needed = any(name in {a.tensor for a in e.reads} for e in self.einsums.values())
+        if place not in buffer and (name, place) in self.written and not outside and needed:
             raise MissingWordError(f"{name}{list(place)} is not finished and on the chip no more")
-        if place not in buffer and (name, place) in self.written:
+        if place not in buffer and (name, place) in self.written and outside:
             self.reads[name, name] += 1
         self.written.add((name, place))
         self._insert(name, place, name if outside else "")
@@ -205,11 +207,20 @@ class Walk:
             self._evict(tensor, buffer)
 
     def _overwrite(self, tensor, place, buffer):
-        """A state is updated in place: what was before the generation before is gone, and needs no room."""
+        """A state is updated in place: what was before the generation before is gone, and needs no room.
+
+        Where its tile extends over all generations, none of them goes.
+        """
         axis = self.cascade.signatures[tensor].state
-        if axis is not None:
+        if axis is not None and not self._all_generations(tensor, axis):
             old = tuple(i - 2 if a == axis else i for a, i in enumerate(place))
             buffer.pop(old, None)
+
+    def _all_generations(self, tensor, axis):
+        rank = self.cascade.signatures[tensor].ranks[axis]
+        own = {rank, *self.layout.ranks.parts.get(rank, ())}
+        held = (of.get(tensor, ()) for by in self.plan.mapping.binding.hold.values() for of in by.values())
+        return any(own & set(parts) for parts in held)
 
     def _evict(self, tensor, buffer):
         _, writer = buffer.popitem(last=False)
