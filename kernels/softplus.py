@@ -25,8 +25,6 @@ from .interpreter import interpreted_on_cpu
 from .primitives import launch, of_head, tile_and_lane
 
 MOST_POWER = 63
-# Some roundings of float32 and of the hardware's division: of a weight, of its share of the sum, of the sum itself.
-ROUNDED = tl.constexpr(2.0**-20)
 
 
 @triton.jit
@@ -108,8 +106,9 @@ def _reweight_tiles(acc, total, top, scaled, q, k_ptr, v_ptr, k_row, v_row, firs
             q, k_ptr, k_row, start, rows, seq_kv, warmth, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED, PRECISION
         )
         excess = weights * scaled[:, None] - 1.0
-        # The mean itself, as the weight of a query with a single key is, exceeds it by what is rounded.
-        excess = tl.where(excess > ROUNDED, excess, 0.0)
+        # The mean itself, as the weight of a query with a single key is, exceeds it by what float32 and the hardware's
+        # division round of a weight, its share and the sum: by less than 2^-20.
+        excess = tl.where(excess > 9.5367431640625e-07, excess, 0.0)
         new_top = tl.maximum(top, tl.max(excess, 1))
         safe = tl.where(new_top == 0.0, 1.0, new_top)
         powers = _power(excess / safe[:, None], POWER)
