@@ -10,7 +10,7 @@ Exact: scores, maximum, denominator and numerator are float32; half types round 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 
 import torch
@@ -228,19 +228,19 @@ def flash_attention(
     check_factors(scale=scale, soft_cap=soft_cap)
     check_each_head(heads, slopes=slopes, sink=sink)
     left, right = limits(causal=causal, window=window, farthest=seq_q + seq_kv)
-    # Modified scores need registers as windows do, and take their tiles.
-    modified = soft_cap > 0 or any(t is not None for t in (slopes, bias, sink, factor))
+    tables = {"ALIBI": slopes, "BIAS": bias, "SINK": sink, "FACTOR": factor}
+    flags = {"SOFT_CAP": soft_cap > 0} | {flag: t is not None for flag, t in tables.items()}
     tile = tile or _beside(
         tiles.choose(
             "flash_attention",
             head_dim=head_dim,
             dtype=q.dtype,
             device=q.device,
-            window=modified or left is not None,
+            # Modified scores need registers as windows do, and take their tiles.
+            window=any(flags.values()) or left is not None,
         ),
-        tables=(bias is not None) + (factor is not None),
-        sloped=slopes is not None,
-        capped=soft_cap > 0,
+        flags={flag for flag, there in flags.items() if there},
+        windowed=left is not None,
         head_dim=head_dim,
     )
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
@@ -249,19 +249,23 @@ def flash_attention(
         q, k, v, out, lse, *(q if t is None else t.contiguous() for t in (slopes, bias, sink, factor)),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], heads, heads // kv_heads, seq_q, seq_kv,
         left or 0, right or 0, scale * LOG2E, soft_cap, **of_head(head_dim, q.dtype.itemsize), BLOCK_M=tile.block_m,
-        BLOCK_N=tile.block_n, HAS_LEFT=left is not None, HAS_RIGHT=right is not None, SOFT_CAP=soft_cap > 0,
-        ALIBI=slopes is not None, BIAS=bias is not None, SINK=sink is not None, FACTOR=factor is not None,
+        BLOCK_N=tile.block_n, HAS_LEFT=left is not None, HAS_RIGHT=right is not None, **flags,
         LAST=_last(bias, factor, heads=heads),
     )  # fmt: skip
     return out, lse
 
 
-def _beside(tile: tiles.Tile, *, tables: int, sloped: bool, capped: bool, head_dim: int) -> tiles.Tile:
+def _beside(tile: tiles.Tile, *, flags: Set[str], windowed: bool, head_dim: int) -> tiles.Tile:
     """Return the shipped tile, smaller where what modifies the scores takes its part of an SM.
 
     Tables by relative position are each read through shared memory as a whole tile of scores a stage, and take
     registers, as distances do that are multiplied by a slope: data center Blackwell's tile of the largest heads spills.
+
+    Args:
+        flags: words of `MODIFIED` that are compiled in.
+        windowed: whether a query sees no further than so far to its left.
     """
+    tables, sloped, capped = len(flags & {"BIAS", "FACTOR"}), "ALIBI" in flags, "SOFT_CAP" in flags
     if not tables and not sloped and not capped:
         return tile
     if capped and head_dim <= 64 and tile.stages < 3:
@@ -271,8 +275,10 @@ def _beside(tile: tiles.Tile, *, tables: int, sloped: bool, capped: bool, head_d
     queries = min(tile.block_m, most)
     warps = max(tile.warps, queries // 16)
     large = tables > 1 and queries * tile.block_n >= 128 * 64
-    # Half as many keys a step on GPUs whose tile is that of an A100: it spills with both tables.
-    half = tables > 1 and head_dim > 64 and queries == tile.block_m
+    # Half as many keys a step on GPUs whose tile is that of an A100: it spills with both tables, and on Hopper with a
+    # factor alone in a window.
+    crowded = tables > 1 or ("FACTOR" in flags and windowed)
+    half = crowded and head_dim > 64 and queries == tile.block_m
     keys = 16 if half and tile.block_n == 32 else tile.block_n
     stages = min(tile.stages, 2) if large else tile.stages
     return replace(tile, block_m=queries, block_n=keys, warps=warps, stages=stages)
@@ -378,8 +384,7 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     """
     words = variant.split()
     flags = {flag for word in words for flag in MODIFIED.get(word, ())}
-    tables, sloped, capped = len(flags & {"BIAS", "FACTOR"}), "ALIBI" in flags, "SOFT_CAP" in flags
-    tile = _beside(tile, tables=tables, sloped=sloped, capped=capped, head_dim=head_dim)
+    tile = _beside(tile, flags=flags, windowed="window" in words, head_dim=head_dim)
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
     pointers |= dict.fromkeys(("lse_ptr", "slopes_ptr", "bias_ptr", "sink_ptr", "factor_ptr"), "*fp32")
     strides = tuple(f"{t}_{axis}" for t in "qkvo" for axis in ("batch", "head", "row"))
