@@ -10,7 +10,7 @@ Exact: scores, maximum, denominator and numerator are float32; half types round 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 
 import torch
@@ -25,6 +25,8 @@ from .interpreter import interpreted_on_cpu
 from .masks import limits
 from .primitives import LOG2E, finish, fold, launch, of_head, tile_and_lane
 
+# Rows of a tile, or tokens of a chunk, at most: offsets inside it are 32-bit numbers.
+MOST_ROWS = 256
 # What each modification of the scores compiles in, by the words of a campaign, and all of them at once.
 MODIFIED = {
     "soft-cap": ("SOFT_CAP",),
@@ -84,7 +86,8 @@ def _visit(acc, row_max, row_sum, q, k_ptr, v_ptr, k_row, v_row, first, last, ro
             if HAS_RIGHT:
                 seen = seen & (cols[None, :] <= rows[:, None] + right)
             scores = tl.where(seen, scores, float("-inf"))
-        weights, shrink, row_max, row_sum = fold(scores, factor, row_max, row_sum, MASKED)
+        # A bias of -inf hides keys too, in whole tiles as in cut ones.
+        weights, shrink, row_max, row_sum = fold(scores, factor, row_max, row_sum, MASKED or BIAS)
         if FACTOR:
             # In the numerator only: the weights of a row no longer sum to 1, as URPE means it.
             index = tl.minimum(tl.maximum(cols[None, :] - rows[:, None] + LAST, 0), 2 * LAST)
@@ -208,7 +211,7 @@ def flash_attention(
         scale: head_dim ** -0.5 where not given; positive.
         soft_cap: scores become soft_cap * tanh(score / soft_cap); 0 leaves them.
         slopes: [heads], ALiBi: slope * (m - p) is added to the score.
-        bias: [heads, 2 * last + 1], relative bias by m - p, clamped to -last .. last.
+        bias: [heads, 2 * last + 1], relative bias by m - p, clamped to -last .. last; -inf hides a key.
         sink: [heads], logit of one more key that has no value.
         factor: [heads, 2 * last + 1] like `bias`, multiplies the weights in the numerator only: URPE's Toeplitz matrix.
         tile: shape, warps and stages; the shipped choice for the device where not given.
@@ -222,23 +225,22 @@ def flash_attention(
     """
     batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
     scale = head_dim**-0.5 if scale is None else scale
-    if scale <= 0:
-        raise KernelError(f"scale={scale}: expected a positive number")
+    check_factors(scale=scale, soft_cap=soft_cap)
     check_each_head(heads, slopes=slopes, sink=sink)
-    left, right = limits(causal=causal, window=window)
-    # Modified scores need registers as windows do, and take their tiles.
-    modified = soft_cap > 0 or any(t is not None for t in (slopes, bias, sink, factor))
+    left, right = limits(causal=causal, window=window, farthest=seq_q + seq_kv)
+    tables = {"ALIBI": slopes, "BIAS": bias, "SINK": sink, "FACTOR": factor}
+    flags = {"SOFT_CAP": soft_cap > 0} | {flag: t is not None for flag, t in tables.items()}
     tile = tile or _beside(
         tiles.choose(
             "flash_attention",
             head_dim=head_dim,
             dtype=q.dtype,
             device=q.device,
-            window=modified or left is not None,
+            # Modified scores need registers as windows do, and take their tiles.
+            window=any(flags.values()) or left is not None,
         ),
-        tables=(bias is not None) + (factor is not None),
-        sloped=slopes is not None,
-        capped=soft_cap > 0,
+        flags={flag for flag, there in flags.items() if there},
+        windowed=left is not None,
         head_dim=head_dim,
     )
     out = empty((batch, heads, seq_q, head_dim), dtype=q.dtype, device=q.device)
@@ -247,19 +249,23 @@ def flash_attention(
         q, k, v, out, lse, *(q if t is None else t.contiguous() for t in (slopes, bias, sink, factor)),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], heads, heads // kv_heads, seq_q, seq_kv,
         left or 0, right or 0, scale * LOG2E, soft_cap, **of_head(head_dim, q.dtype.itemsize), BLOCK_M=tile.block_m,
-        BLOCK_N=tile.block_n, HAS_LEFT=left is not None, HAS_RIGHT=right is not None, SOFT_CAP=soft_cap > 0,
-        ALIBI=slopes is not None, BIAS=bias is not None, SINK=sink is not None, FACTOR=factor is not None,
+        BLOCK_N=tile.block_n, HAS_LEFT=left is not None, HAS_RIGHT=right is not None, **flags,
         LAST=_last(bias, factor, heads=heads),
     )  # fmt: skip
     return out, lse
 
 
-def _beside(tile: tiles.Tile, *, tables: int, sloped: bool, capped: bool, head_dim: int) -> tiles.Tile:
+def _beside(tile: tiles.Tile, *, flags: Set[str], windowed: bool, head_dim: int) -> tiles.Tile:
     """Return the shipped tile, smaller where what modifies the scores takes its part of an SM.
 
     Tables by relative position are each read through shared memory as a whole tile of scores a stage, and take
     registers, as distances do that are multiplied by a slope: data center Blackwell's tile of the largest heads spills.
+
+    Args:
+        flags: words of `MODIFIED` that are compiled in.
+        windowed: whether a query sees no further than so far to its left.
     """
+    tables, sloped, capped = len(flags & {"BIAS", "FACTOR"}), "ALIBI" in flags, "SOFT_CAP" in flags
     if not tables and not sloped and not capped:
         return tile
     if capped and head_dim <= 64 and tile.stages < 3:
@@ -269,8 +275,10 @@ def _beside(tile: tiles.Tile, *, tables: int, sloped: bool, capped: bool, head_d
     queries = min(tile.block_m, most)
     warps = max(tile.warps, queries // 16)
     large = tables > 1 and queries * tile.block_n >= 128 * 64
-    # Half as many keys a step on GPUs whose tile is that of an A100: it spills with both tables.
-    half = tables > 1 and head_dim > 64 and queries == tile.block_m
+    # Half as many keys a step on GPUs whose tile is that of an A100: it spills with both tables, and on Hopper with a
+    # factor alone in a window.
+    crowded = tables > 1 or ("FACTOR" in flags and windowed)
+    half = crowded and head_dim > 64 and queries == tile.block_m
     keys = 16 if half and tile.block_n == 32 else tile.block_n
     stages = min(tile.stages, 2) if large else tile.stages
     return replace(tile, block_m=queries, block_n=keys, warps=warps, stages=stages)
@@ -287,6 +295,18 @@ def _last(*tables: torch.Tensor | None, heads: int) -> int:
     return given[0].shape[1] // 2 if given else 0
 
 
+def check_factors(*, scale: float, soft_cap: float) -> None:
+    """Refuse a scale that is not positive, and a soft cap below 0, which would be none.
+
+    Raises:
+        KernelError: one of them, or NaN.
+    """
+    if not scale > 0:
+        raise KernelError(f"scale={scale}: expected a positive number")
+    if not soft_cap >= 0:
+        raise KernelError(f"soft_cap={soft_cap}: expected a positive number, or 0 for none")
+
+
 def check_each_head(heads: int, **given: torch.Tensor | None) -> None:
     """Refuse tensors by name that do not hold one number for each head.
 
@@ -298,6 +318,38 @@ def check_each_head(heads: int, **given: torch.Tensor | None) -> None:
             raise KernelError(f"{name}: expected [{heads}], found {list(t.shape)}")
 
 
+def check_words(**given: torch.Tensor) -> None:
+    """Refuse tensors by name that are not all of one type that the kernels take, on one device.
+
+    Raises:
+        KernelError: another type, or a mixture.
+    """
+    (first, like), *_ = given.items()
+    for name, t in given.items():
+        if t.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise KernelError(f"{name}: expected float32, float16 or bfloat16, found {t.dtype}")
+        if t.dtype != like.dtype or t.device != like.device:
+            raise KernelError(
+                f"{name}: expected {like.dtype} on {like.device} like {first}, found {t.dtype} on {t.device}"
+            )
+
+
+def check_rows(**given: torch.Tensor) -> None:
+    """Refuse tensors by name whose rows cannot be read as the kernels read them.
+
+    Raises:
+        KernelError: elements of a row that do not follow each other, or rows too far apart for 32 bits inside a tile.
+    """
+    for name, t in given.items():
+        if t.stride(-1) != 1:
+            raise KernelError(f"{name}: expected head_dim to be contiguous, found strides {t.stride()}")
+        if MOST_ROWS * t.stride(-2) >= 2**31:
+            raise KernelError(
+                f"{name}: expected rows less than {2**31 // MOST_ROWS} elements apart, found strides {t.stride()}; "
+                f"{name}.contiguous() has them"
+            )
+
+
 def checked_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[int, int, int, int, int, int]:
     """Return batch, heads, seq_q, head_dim, kv_heads, seq_kv of legal inputs.
 
@@ -307,14 +359,8 @@ def checked_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[i
     for name, t in (("q", q), ("k", k), ("v", v)):
         if t.ndim != 4:
             raise KernelError(f"{name}: expected [batch, heads, sequence, head_dim], found {list(t.shape)}")
-        if t.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise KernelError(f"{name}: expected float32, float16 or bfloat16, found {t.dtype}")
-        if t.dtype != q.dtype or t.device != q.device:
-            raise KernelError(
-                f"{name}: expected {q.dtype} on {q.device} like q, found {t.dtype} on {t.device}"
-            )
-        if t.stride(-1) != 1:
-            raise KernelError(f"{name}: expected head_dim to be contiguous, found strides {t.stride()}")
+    check_words(q=q, k=k, v=v)
+    check_rows(q=q, k=k, v=v)
     batch, heads, seq_q, head_dim = q.shape
     kv_heads, seq_kv = k.shape[1], k.shape[2]
     if k.shape != v.shape or k.shape[0] != batch or k.shape[3] != head_dim:
@@ -338,8 +384,7 @@ def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build
     """
     words = variant.split()
     flags = {flag for word in words for flag in MODIFIED.get(word, ())}
-    tables, sloped, capped = len(flags & {"BIAS", "FACTOR"}), "ALIBI" in flags, "SOFT_CAP" in flags
-    tile = _beside(tile, tables=tables, sloped=sloped, capped=capped, head_dim=head_dim)
+    tile = _beside(tile, flags=flags, windowed="window" in words, head_dim=head_dim)
     pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), POINTER[dtype])
     pointers |= dict.fromkeys(("lse_ptr", "slopes_ptr", "bias_ptr", "sink_ptr", "factor_ptr"), "*fp32")
     strides = tuple(f"{t}_{axis}" for t in "qkvo" for axis in ("batch", "head", "row"))

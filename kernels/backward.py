@@ -16,9 +16,11 @@ import torch
 import triton
 import triton.language as tl
 
+from einsum_cascade.errors import KernelError
+
 from . import tiles
 from .aot import POINTER, WORD_BYTES, Build
-from .attention import checked_shapes, flash_attention
+from .attention import check_words, checked_shapes, flash_attention
 from .interpreter import interpreted_on_cpu
 from .learnt import learnt_gradients
 from .masks import limits
@@ -224,7 +226,8 @@ def gradients_from(
     The other arguments are those of `flash_attention_gradients`.
     """
     batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
-    left, right = limits(causal=causal, window=window)
+    left, right = limits(causal=causal, window=window, farthest=seq_q + seq_kv)
+    _check_saved(q, out, lse, grad)
     modified = modified_by(heads=heads, head_dim=head_dim, **modifications)
     # As in the forward pass: modified scores take the tiles of windows.
     tile = tile or beside(
@@ -239,7 +242,7 @@ def gradients_from(
         head_dim=head_dim,
         word_bytes=q.dtype.itemsize,
     )
-    q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
+    q, k, v, out, grad, lse = (t.contiguous() for t in (q, k, v, out, grad, lse))
     delta = row_deltas(out, grad, empty)
     dq, dk, dv = (empty(tuple(t.shape), dtype=t.dtype, device=q.device) for t in (q, k, v))
     sizes = (
@@ -259,6 +262,16 @@ def gradients_from(
     )  # fmt: skip
     learnt = learnt_gradients((q, k, v, grad, lse, delta), modified, sizes, shape, tile=tile, empty=empty)
     return dq, dk, dv, *learnt
+
+
+def _check_saved(q: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, grad: torch.Tensor) -> None:
+    """Refuse what does not belong to the queries: the kernels would read beside it."""
+    check_words(q=q, out=out, grad=grad)
+    for name, t, shape in (("out", out, q.shape), ("grad", grad, q.shape), ("lse", lse, q.shape[:-1])):
+        if t.shape != shape:
+            raise KernelError(f"{name}: expected {list(shape)}, found {list(t.shape)}")
+    if lse.dtype != torch.float32 or lse.device != q.device:
+        raise KernelError(f"lse: expected {torch.float32} on {q.device}, found {lse.dtype} on {lse.device}")
 
 
 def build(tile: tiles.Tile, *, head_dim: int, dtype: str, variant: str) -> Build:

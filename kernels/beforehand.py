@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from einsum_cascade.errors import KernelError
+from einsum_cascade.terminal import note
 
 from . import offline, registry, unattended
 from .plans import Plan
@@ -58,6 +59,27 @@ def estimate_s(jobs: int, *, among: int) -> float:
     (0.0, 10.0, 12.5)
     """
     return START_S + COMPILE_S * -(-jobs // among) if jobs else 0.0
+
+
+def compile_here(jobs: Sequence[Job], *, among: int | None = None) -> None:
+    """Compile the jobs for the present GPU, and tell how long it took; what takes thrice its time is left for later.
+
+    Args:
+        among: processes side by side; as many as there are CPUs where not given.
+    """
+    if not jobs:
+        return
+    import torch
+
+    among = among or workers()
+    major, minor = torch.cuda.get_device_capability()
+    limit_s = 3.0 * estimate_s(len(jobs), among=among)
+    start = time.monotonic()
+    whole = compile_all(jobs, capability=10 * major + minor, among=among, limit_s=limit_s)
+    note(
+        f"{len(jobs)} kernels compiled in {time.monotonic() - start:.0f} s on {among} CPUs"
+        + ("" if whole else ", not all of them: the others are compiled when they are launched")
+    )
 
 
 def compile_all(

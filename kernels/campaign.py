@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from einsum_cascade.errors import KernelError
-from einsum_cascade.terminal import note
 
 from . import beforehand, ceilings, check, device, journal, registry, timing, unattended
 from .ceilings import Ceilings
@@ -178,18 +177,8 @@ def _attempt(
 
 
 def _compile(plans: Iterable[Plan], compilers: int) -> None:
-    """Compile what the plans launch on the present GPU, side by side; what takes thrice its time is left for later."""
-    jobs = beforehand.jobs_of(plans)
-    if not jobs:
-        return
-    major, minor = torch.cuda.get_device_capability()
-    limit_s = 3.0 * beforehand.estimate_s(len(jobs), among=compilers)
-    start = time.monotonic()
-    whole = beforehand.compile_all(jobs, capability=10 * major + minor, among=compilers, limit_s=limit_s)
-    note(
-        f"{len(jobs)} kernels compiled in {time.monotonic() - start:.0f} s on {compilers} CPUs"
-        + ("" if whole else ", not all of them: the others are compiled when they are measured")
-    )
+    """Compile what the plans launch on the present GPU, side by side."""
+    beforehand.compile_here(beforehand.jobs_of(plans), among=compilers)
 
 
 def _ceilings(path: Path, past: set[journal.Key], budget_s: float) -> Ceilings:

@@ -49,6 +49,7 @@ def flash_attention() -> Iterator[Case]:
     yield Case("fp32", odd, {"causal": True}, extras=("factor",))
     yield Case("bf16", odd, {"window": 19}, extras=("bias", "factor"))
     yield Case("bf16", _sizes(2, 19, 27, 64, kv_heads=1), {"causal": True, "soft_cap": 3.0})
+    yield Case("bf16", _sizes(2, 32, 32, 128), {"causal": True, "window": 7}, extras=("factor",))
     # Of large heads those that need most registers: ragged and grouped, and one head a group with nothing to mask.
     for dtype, head_dim in (("bf16", 256), ("fp32", 128)):
         grouped = _sizes(2, 19, 27, head_dim, kv_heads=1)

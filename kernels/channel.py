@@ -18,6 +18,7 @@ from einsum_cascade.errors import KernelError
 
 from . import tiles
 from .aot import POINTER, WORD_BYTES, Build
+from .attention import check_words
 from .interpreter import interpreted_on_cpu
 from .primitives import LOG2E, block_of, launch, precision, tile_and_lane
 
@@ -92,6 +93,7 @@ def channel_attention(
             f"expected q, k, v [batch, heads, 1 to {MOST_CHANNELS} channels, tokens], found {list(q.shape)}, "
             f"{list(k.shape)}, {list(v.shape)}"
         )
+    check_words(q=q, k=k, v=v)
     batch, heads, channels, tokens = q.shape
     tile = tile or tiles.choose("channel_attention", head_dim=channels, dtype=q.dtype, device=q.device)
     q, k, v = (t.contiguous() for t in (q, k, v))

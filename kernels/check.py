@@ -99,6 +99,8 @@ def run(
 ) -> tuple[Outcome, ...]:
     """Return the outcome of every check of the named kernels, or of all.
 
+    On a GPU, kernels are compiled on all CPUs first, and the checks run apart, see `kernels.apart`.
+
     Args:
         device: "cpu" or "cuda"; the GPU where there is one if not given.
         progress: wraps the cases while they run, for example tqdm.
@@ -112,14 +114,24 @@ def run(
     chosen = registry.chosen(names)
     device = resolve(device)
     work = [(entry, case) for entry in chosen for case in registry.load(entry.cases)()]
-    return tuple(_attempt(entry, case, device) for entry, case in progress(work))
+    if device == "cpu":
+        return tuple(attempt(entry, case, device) for entry, case in progress(work))
+    from . import apart, beforehand
+
+    jobs = [(entry.name, case) for entry, case in work]
+    beforehand.compile_here(jobs)
+    found = apart.outcomes(jobs, failed=lambda job, reason: _failed(*job, device, reason), serve=apart.on_gpu)
+    return tuple(outcome for _, outcome in zip(progress(work), found, strict=True))
 
 
-def _attempt(entry: KernelEntry, case: Case, device: str) -> Outcome:
+def attempt(entry: KernelEntry, case: Case, device: str) -> Outcome:
     """Return the outcome of a check; one that does not even run has failed, and the others follow."""
     try:
         return run_case(entry, case, device=device)
     except (KernelError, RuntimeError) as error:
-        reason = f"did not run: {' '.join(str(error).split())[:200]}"
-        how = "interpreted" if device == "cpu" else "compiled"
-        return Outcome(entry.name, case.label, float("inf"), LIMITS[case.dtype], reason, how)
+        return _failed(entry.name, case, device, " ".join(str(error).split())[:200])
+
+
+def _failed(kernel: str, case: Case, device: str, reason: str) -> Outcome:
+    how = "interpreted" if device == "cpu" else "compiled"
+    return Outcome(kernel, case.label, float("inf"), LIMITS[case.dtype], f"did not run: {reason}", how)

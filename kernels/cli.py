@@ -156,7 +156,8 @@ def probe(
         list[str] | None, typer.Option(help="NAME=VALUE of compile-time arguments, parted by commas.")
     ] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="NAME=TYPE: fp16, bf16, fp32, i32, i64, i32:16, scalar:fp32.")
+        list[str] | None,
+        typer.Option(help="NAME=TYPE: fp16, bf16, fp32, *i32, i32, i64, i32:16, scalar:fp32."),
     ] = None,
     warps: Annotated[int, typer.Option(help="Warps of a thread block.")] = 4,
     stages: Annotated[int, typer.Option(help="Depth of the software pipeline.")] = 3,

@@ -18,7 +18,7 @@ from einsum_cascade.errors import KernelError
 
 from . import tiles
 from .aot import POINTER, WORD_BYTES, Build
-from .attention import checked_shapes
+from .attention import check_words, checked_shapes
 from .interpreter import interpreted_on_cpu
 from .primitives import LOG2E, block_of, finish, fold, launch, of_head, tile_and_lane
 
@@ -126,6 +126,7 @@ def merge_attention(
     """
     if part_lse.shape != parts.shape[:-1]:
         raise KernelError(f"part_lse: expected {list(parts.shape[:-1])}, found {list(part_lse.shape)}")
+    check_words(parts=parts)
     parts, part_lse = parts.contiguous(), part_lse.contiguous()
     head_dim = parts.shape[-1]
     out = empty(tuple(parts.shape[1:]), dtype=dtype or parts.dtype, device=parts.device)
@@ -161,6 +162,11 @@ def decode_attention(
     batch, heads, seq_q, head_dim, kv_heads, seq_kv = checked_shapes(q, k, v)
     if splits < 1:
         raise KernelError(f"splits={splits}: expected 1 or more")
+    if seq_q * q.stride(-2) >= 2**31:
+        raise KernelError(
+            f"q: expected few queries, less than {2**31} elements from the first to the last of a head, found "
+            f"{seq_q} with strides {q.stride()}"
+        )
     tile = tile or tiles.choose("decode_attention", head_dim=head_dim, dtype=q.dtype, device=q.device)
     group = heads // kv_heads
     parts = empty((splits, batch, heads, seq_q, head_dim), dtype=torch.float32, device=q.device)

@@ -162,6 +162,8 @@ def sink_sums(sink_ptr, lse_ptr, delta_ptr, out_ptr, batch, heads, seq_q, STEP: 
         for start in range(0, seq_q, STEP):
             queries = start + tl.arange(0, STEP)
             lse = tl.load(lse_ptr + row + queries, mask=queries < seq_q, other=float("inf"))
+            # A row that sees neither a key nor the sink, one of -inf, gives it nothing.
+            lse = tl.where(lse == float("-inf"), float("inf"), lse)
             delta = tl.load(delta_ptr + row + queries, mask=queries < seq_q, other=0.0)
             total -= tl.exp2((sink - lse) * 1.4426950408889634) * delta
     tl.store(out_ptr + head, tl.sum(total, 0).to(out_ptr.dtype.element_ty))

@@ -102,6 +102,16 @@ def _run(
     return out
 
 
+def _checked_decay(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
+    """Return the rates one after the other, as the kernels read them, of tensors that belong together."""
+    _, heads, seq, _, kv_heads, seq_kv = checked_shapes(q, k, v)
+    if kv_heads != heads or seq_kv != seq or decay.shape != (heads,):
+        raise KernelError(
+            f"expected k, v like q {list(q.shape)} and decay [{heads}], found {list(k.shape)} and {list(decay.shape)}"
+        )
+    return decay.contiguous()
+
+
 @interpreted_on_cpu
 def linear_attention(
     q: torch.Tensor,
@@ -119,16 +129,13 @@ def linear_attention(
         q: [batch, heads, sequence, head_dim].
         k: like q.
         v: like q.
-        decay: [heads] float32, natural rate per token, 0 or more; 0 is plain linear attention.
+        decay: [heads] float32, natural rate per token, 0 or more; 0 is plain linear attention. The state, a sum over
+            tokens that little decay leaves long, is given to products in the words of q: float16 holds 65504.
         normalise: divide by the sum of the weights; they must be positive, as with a positive feature map.
         tile: block_m is the chunk, block_n the block of value columns.
         empty: makes the output; the checker passes one that fills it with NaN.
     """
-    _, heads, seq, _, kv_heads, seq_kv = checked_shapes(q, k, v)
-    if kv_heads != heads or seq_kv != seq or decay.shape != (heads,):
-        raise KernelError(
-            f"expected k, v like q {list(q.shape)} and decay [{heads}], found {list(k.shape)} and {list(decay.shape)}"
-        )
+    decay = _checked_decay(q, k, v, decay)
     return (_run(q, k, v, decay, reverse=False, normalise=normalise, tile=tile, empty=empty),)
 
 
@@ -151,7 +158,7 @@ def linear_attention_gradients(
 
     The other arguments are those of `linear_attention`.
     """
-    checked_shapes(q, k, v)
+    decay = _checked_decay(q, k, v, decay)
     if grad.shape != v.shape or grad.dtype != q.dtype:
         raise KernelError(
             f"grad: expected {q.dtype} {list(v.shape)} like v, found {grad.dtype} {list(grad.shape)}"

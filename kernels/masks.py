@@ -5,27 +5,30 @@ from __future__ import annotations
 from einsum_cascade.errors import KernelError
 
 
-def limits(*, causal: bool, window: int | None) -> tuple[int | None, int | None]:
+def limits(*, causal: bool, window: int | None, farthest: int | None = None) -> tuple[int | None, int | None]:
     """Return how far a query sees to the left and to the right of itself; None where nothing limits it.
 
     Args:
         causal: a query sees no key after itself.
         window: a causal query sees its last `window` keys, itself included; otherwise `window` is the whole width,
             centred on the query, and an even one looks one key further left.
+        farthest: no key is further from any query: a wider window comes to the same, and a kernel counts places in 32
+            bits.
 
     Raises:
         KernelError: a window without keys.
 
+    >>> limits(causal=True, window=2**40, farthest=90)
+    (90, 0)
     >>> limits(causal=True, window=4), limits(causal=False, window=4), limits(causal=True, window=None)
     ((3, 0), (2, 1), (None, 0))
     """
     if window is not None and window < 1:
         raise KernelError(f"window={window}: expected a number of keys, 1 or more")
-    if causal:
-        return (None if window is None else window - 1), 0
     if window is None:
-        return None, None
-    return window // 2, window - 1 - window // 2
+        return None, 0 if causal else None
+    left, right = (window - 1, 0) if causal else (window // 2, window - 1 - window // 2)
+    return (left, right) if farthest is None else (min(left, farthest), min(right, farthest))
 
 
 def visible_pairs(seq: int, *, causal: bool, window: int | None) -> int:

@@ -15,10 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from einsum_cascade.errors import KernelError
-
 from . import tiles
-from .attention import _last, _modified, check_each_head
+from .attention import _last, _modified, check_each_head, check_factors
 
 
 @triton.jit
@@ -110,11 +108,10 @@ def modified_by(*, heads: int, head_dim: int, scale: float | None = None, **opti
         head_dim: its power -0.5 is the scale where none is given.
 
     Raises:
-        KernelError: a tensor of another shape, or a scale that is not positive.
+        KernelError: a tensor of another shape, a scale that is not positive, or a soft cap below 0.
     """
     found = Modifications(head_dim**-0.5 if scale is None else scale, **options)
-    if found.scale <= 0:
-        raise KernelError(f"scale={found.scale}: expected a positive number")
+    check_factors(scale=found.scale, soft_cap=found.soft_cap)
     check_each_head(heads, slopes=found.slopes, sink=found.sink)
     return replace(found, last=_last(found.bias, found.factor, heads=heads))
 

@@ -25,6 +25,7 @@ from einsum_cascade.errors import KernelError
 
 from . import tiles
 from .aot import POINTER, WORD_BYTES, Build
+from .attention import check_words
 from .interpreter import interpreted_on_cpu
 from .primitives import LOG2E, finish, fold, launch, of_head, tile_and_lane
 
@@ -317,6 +318,7 @@ def checked_axes(
             f"expected q, k, v [batch, heads, 1 to 3 axes, head_dim] and as many windows, found {list(q.shape)}, "
             f"{list(k.shape)}, {list(v.shape)} and {len(window)}"
         )
+    check_words(q=q, k=k, v=v)
     layout = tuple(q.shape[2:-1])
     return _axes(
         layout, window, stride or (1,) * rank, dilation or (1,) * rank, causal or (False,) * rank,

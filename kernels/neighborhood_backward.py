@@ -21,6 +21,7 @@ from einsum_cascade.errors import KernelError
 
 from . import tiles
 from .aot import POINTER, WORD_BYTES, Build
+from .attention import check_words
 from .backward import row_deltas
 from .interpreter import interpreted_on_cpu
 from .neighborhood import (
@@ -260,6 +261,7 @@ def neighborhood_gradients_from(
             f"expected a result and its gradient like q, {list(q.shape)}, and a log-sum-exp for each query, found "
             f"{list(out.shape)}, {list(grad.shape)} and {list(lse.shape)}"
         )
+    check_words(q=q, out=out, grad=grad)
     q_shape, k_shape = [a.q_tile for a in axes], [a.k_tile for a in axes]
     boxed = (batch, heads, *(a.length for a in axes))
 

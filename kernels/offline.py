@@ -53,8 +53,8 @@ class Launch:
         return self.fits and (self.known or not self.spills)
 
 
-class _Driver:
-    """As much of a driver as Triton asks for before it launches."""
+class StandIn:
+    """As much of a driver as Triton asks for before it launches, and files for where they run."""
 
     def __init__(self, capability: int) -> None:
         from triton.backends.compiler import GPUTarget
@@ -62,13 +62,22 @@ class _Driver:
         self._target = GPUTarget("cuda", capability, 32)
 
     def get_current_target(self) -> Any:
+        """Return the target that is compiled for."""
         return self._target
 
     def get_current_device(self) -> int:
+        """Return a number for each target."""
         # A function keeps what was compiled for a device, and for which target: each target is a device of its own.
         return int(self._target.arch)
 
+    def get_active_torch_device(self) -> Any:
+        """Return the device that a GPU would have in PyTorch."""
+        import torch
+
+        return torch.device("cuda", 0)
+
     def get_current_stream(self, device: int) -> int:
+        """Return a number for each device."""
         return device
 
 
@@ -135,7 +144,7 @@ def launching_on(capability: int) -> Iterator[list[tuple[str, Any]]]:
 
     with (
         _instead(compile_only, lambda asked: _row(asked, capability).tile),
-        mock.patch.object(driver, "_active", _Driver(capability)),
+        mock.patch.object(driver, "_active", StandIn(capability)),
     ):
         yield made
 

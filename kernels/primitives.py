@@ -15,6 +15,8 @@ from einsum_cascade.errors import KernelError
 from .tiles import Tile
 
 LOG2E = math.log2(math.e)
+# Of the first axis of a grid. Source: CUDA C++ Programming Guide, technical specifications per compute capability.
+MOST_PROGRAMS = 2**31 - 1
 
 
 @triton.jit
@@ -69,7 +71,14 @@ def launch(kernel: Any, programs: int, tile: Tile) -> Callable[..., None]:
 
     Registers that spill are warned of: the result is right, but its time says little. The call raises KernelError where
     the device has not what the kernel needs, or where the compiler refuses it.
+
+    Raises:
+        KernelError: more programs than a launch may have.
     """
+    if programs > MOST_PROGRAMS:
+        raise KernelError(
+            f"{kernel.fn.__name__}, {tile}: {programs} thread blocks, more than the {MOST_PROGRAMS} of a launch"
+        )
     options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
 
     def call(*arguments: Any, **constants: Any) -> None:

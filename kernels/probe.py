@@ -7,7 +7,9 @@ import importlib
 import importlib.util
 import sys
 import textwrap
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,19 +17,23 @@ from typing import Any
 from unittest import mock
 
 from einsum_cascade.errors import KernelError, nearest
+from einsum_cascade.terminal import note
 
+from . import offline
 from .aot import POINTER, TARGETS, Build, Resources, compile_build, compiler
 from .steps import alone, blocks_per_sm, busiest, rates, step_cycles
 from .tiles import Tile
 
 SCALARS = ("i32", "i64", "fp32")
+# What a tensor may hold, as Triton writes it; an index, say, is *i32.
+WORDS = (
+    "u1", "i1", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64",
+    "fp8e4nv", "fp8e5", "fp16", "bf16", "fp32", "fp64",
+)  # fmt: skip
+# Source: CUDA C++ Programming Guide, technical specifications per compute capability.
+MOST_THREADS = 1024
 # Of a number that is always a multiple of 16, as Triton's own ahead-of-time compiler writes it: launches find that out.
 _MULTIPLE = ":16"
-# What a file may raise while it is executed, and what is then the user's mistake and not ours.
-_FAILURES = (
-    SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, ArithmeticError, LookupError,
-    RuntimeError, OSError, AssertionError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,8 @@ def _warnings(r: Resources, resident: int) -> Iterator[str]:
 def load_kernel(place: str) -> Any:
     """Return the Triton function at "FILE.py:name".
 
-    The file is executed, as Python executes any module that is imported.
+    The file is executed as `python FILE.py` does it, its folder first on the path and with a GPU to ask for; one that
+    goes on to use it fails there, and what it has defined before that is found.
 
     Raises:
         KernelError: no such file or function, or an error while it is executed.
@@ -98,23 +105,55 @@ def load_kernel(place: str) -> Any:
     if not path.is_file():
         raise KernelError(f"{path}: no such file")
     compiler()
-    return _function(_execute(path), name, path)
+    module, failure = _execute(path)
+    found = _kernels(module)
+    if name in found:
+        if failure is not None:
+            note(f"{_told(path, failure)}; the kernel was defined before that")
+        return found[name]
+    if failure is not None:
+        raise KernelError(_told(path, failure)) from failure
+    raise KernelError(f"{path}: no kernel '{name}': {nearest(name, found)}")
 
 
-def _execute(path: Path) -> ModuleType:
+def _execute(path: Path) -> tuple[ModuleType, BaseException | None]:
+    """Return the module of a file, as far as it came, and what stopped it."""
     spec = importlib.util.spec_from_file_location(f"probed_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise KernelError(f"{path}: expected a Python file, *.py")
+    found = importlib.util.module_from_spec(spec)
     try:
-        found = _of_package(path)
-        if found is None:
-            found = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(found)
-    except SystemExit as error:
-        raise KernelError(f"{path}: it ends the program while it is loaded (exit {error.code})") from error
-    except _FAILURES as error:
-        raise KernelError(f"{path}: {type(error).__name__}: {error}") from error
-    return found
+        with _device_to_ask():
+            whole = _of_package(path)
+            if whole is None:
+                with mock.patch.object(sys, "path", [str(path.resolve().parent), *sys.path]):
+                    spec.loader.exec_module(found)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # The file is a stranger's, who raises what he likes.
+        return found, error
+    return whole or found, None
+
+
+def _told(path: Path, error: BaseException) -> str:
+    """Return in one line what a file raised while it was executed, and at which of its lines."""
+    steps = traceback.extract_tb(error.__traceback__)
+    lines = [s.lineno for s in steps if s.lineno and Path(s.filename).resolve() == path.resolve()]
+    place = f"{path}:{lines[-1]}" if lines else str(path)
+    if isinstance(error, SystemExit):
+        return f"{place}: it ends the program while it is loaded (exit {error.code})"
+    return f"{place}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@contextmanager
+def _device_to_ask() -> Iterator[None]:
+    """Let a file ask Triton for its device where none is: many do in their first lines, before any kernel."""
+    import torch
+    from triton.runtime import driver
+
+    if torch.cuda.is_available():
+        yield
+        return
+    with mock.patch.object(driver, "_active", offline.StandIn(TARGETS["sm_90"])):
+        yield
 
 
 def _of_package(path: Path) -> ModuleType | None:
@@ -132,7 +171,8 @@ def _of_package(path: Path) -> ModuleType | None:
     return found if Path(found.__file__ or "").resolve() == path.resolve() else None
 
 
-def _function(module: ModuleType, name: str, path: Path) -> Any:
+def _kernels(module: ModuleType) -> dict[str, Any]:
+    """Return the Triton functions of a module by name, of those that are tuned the function itself."""
     from triton.runtime.jit import JITFunction
 
     found = {}
@@ -145,9 +185,7 @@ def _function(module: ModuleType, name: str, path: Path) -> Any:
             found[key] = value
         elif isinstance(inner, JITFunction):
             found[key] = inner
-    if name not in found:
-        raise KernelError(f"{path}: no kernel '{name}': {nearest(name, found)}")
-    return found[name]
+    return found
 
 
 def parse_pairs(words: Sequence[str], option: str) -> dict[str, str]:
@@ -209,13 +247,16 @@ def prepared(
         place: "FILE.py:KERNEL".
         constants: value of every `tl.constexpr` argument that has no default.
         arguments: type of the others: fp16, bf16 or fp32 for the tensor behind a pointer (`*fp16` too), i32, i64 or
-            scalar:fp32 for a number, i32:16 for one that is always a multiple of 16. Where not given: what the kernel
-            loads from or stores to is a bf16 tensor, the rest are i32. Pointers and strides are taken to be multiples
-            of 16.
+            scalar:fp32 for a number, i32:16 for one that is always a multiple of 16; *i32 and other words of Triton for
+            a tensor of them. Where not given: as the kernel annotates it; else what it loads from or stores to is a
+            bf16 tensor, a number with a default that is a fraction is fp32, the rest are i32. Pointers and strides are
+            taken to be multiples of 16.
 
     Raises:
         KernelError: an argument that the kernel does not have, or a compile-time one without a value.
     """
+    if 32 * warps > MOST_THREADS:
+        raise KernelError(f"warps={warps}: a thread block has at most {MOST_THREADS // 32} of 32 threads")
     kernel = load_kernel(place)
     constants, arguments = dict(constants or {}), dict(arguments or {})
     for name in (*constants, *arguments):
@@ -227,7 +268,11 @@ def prepared(
                 raise KernelError(f"{place}: --constexpr {parameter.name}=... is missing")
             constants[parameter.name] = parameter.default
     found = pointers_of(kernel.src, functions=_functions(kernel))
-    types = {n: _type(n, arguments.get(n), n in found) for n in kernel.arg_names if n not in constants}
+    types = {
+        p.name: _type(p.name, arguments.get(p.name), p.name in found, hint=_hint(p))
+        for p in kernel.params
+        if p.name not in constants
+    }
     multiples = {n for n, t in types.items() if t.endswith(_MULTIPLE)}
     types = {n: t.removesuffix(_MULTIPLE) for n, t in types.items()}
     pointers = {n: t for n, t in types.items() if t.startswith("*") or t not in ("i32", "fp32")}
@@ -284,7 +329,9 @@ def _roots(source: str, functions: Mapping[str, Any], above: frozenset[int]) -> 
         place = addresses.pop()
         while isinstance(place, ast.BinOp):
             place = place.left if not isinstance(place.left, ast.Constant) else place.right
-        if isinstance(place, ast.Name) and place.id not in roots:
+        if isinstance(place, ast.IfExp):
+            addresses += [place.body, place.orelse]
+        elif isinstance(place, ast.Name) and place.id not in roots:
             roots.add(place.id)
             addresses += values.get(place.id, [])
     return roots & parameters
@@ -304,9 +351,16 @@ def _addresses(call: str) -> bool:
     return call in ("load", "store", "make_block_ptr", "make_tensor_descriptor") or call.startswith("atomic_")
 
 
-def _type(name: str, given: str | None, addressed: bool) -> str:
+def _hint(parameter: Any) -> str:
+    """Return the type that a parameter's annotation or default tells, or no word; Triton itself obeys the former."""
+    if (told := parameter.annotation_type.replace("*k", "*")).removeprefix("*") in (*WORDS, *SCALARS):
+        return str(told)
+    return "fp32" if parameter.has_default and isinstance(parameter.default, float) else ""
+
+
+def _type(name: str, given: str | None, addressed: bool, *, hint: str = "") -> str:
     if given is None:
-        return "*bf16" if addressed or "ptr" in name.lower() else "i32"
+        return hint or ("*bf16" if addressed or "ptr" in name.lower() else "i32")
     if given.startswith("scalar:"):
         given = given.removeprefix("scalar:")
         if given in SCALARS:
@@ -315,6 +369,8 @@ def _type(name: str, given: str | None, addressed: bool) -> str:
         return given
     elif given.removeprefix("*") in POINTER:
         return POINTER[given.removeprefix("*")]
+    elif given.startswith("*") and given.removeprefix("*") in WORDS:
+        return given
     raise KernelError(
-        f"--arg {name}={given}: expected fp16, bf16, fp32 (tensors), i32, i64, i32:16 or scalar:fp32 (numbers)"
+        f"--arg {name}={given}: expected fp16, bf16, fp32, *i32 ... (tensors), i32, i64, i32:16, scalar:fp32 (numbers)"
     )

@@ -289,7 +289,9 @@ def _softplus_weights(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, t
     length = seen.max(1).values.to(q.dtype) + 1
     dim = torch.tensor(q.shape[-1], dtype=q.dtype)
     warmth = torch.log(dim) * torch.log(length) / dim.sqrt()
-    weights = functional.softplus((q @ k.transpose(-1, -2)) * warmth[:, None], threshold=1e6) * (seen >= 0)
+    scores = (q @ k.transpose(-1, -2)) * warmth[:, None]
+    # PyTorch's own softplus overflows, or below its threshold is none.
+    weights = torch.logaddexp(scores, torch.zeros_like(scores)) * (seen >= 0)
     return weights / weights.sum(-1, keepdim=True), length
 
 

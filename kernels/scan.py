@@ -18,6 +18,7 @@ from einsum_cascade.errors import KernelError
 
 from . import tiles
 from .aot import POINTER, WORD_BYTES, Build
+from .attention import check_rows, check_words
 from .interpreter import interpreted_on_cpu
 from .primitives import LOG2E, launch, of_head
 
@@ -102,10 +103,8 @@ def prefix_attention(
             f"expected q [heads, head_dim], k and v [batch, heads, sequence, head_dim], found {list(q.shape)}, "
             f"{list(k.shape)}, {list(v.shape)}"
         )
-    if k.stride(-1) != 1 or v.stride(-1) != 1:
-        raise KernelError(
-            f"k, v: expected head_dim to be contiguous, found strides {k.stride()}, {v.stride()}"
-        )
+    check_words(k=k, v=v, q=q)
+    check_rows(k=k, v=v)
     batch, heads, seq, head_dim = k.shape
     tile = tile or tiles.choose("prefix_attention", head_dim=head_dim, dtype=k.dtype, device=k.device)
     out = empty((batch, heads, seq, head_dim), dtype=k.dtype, device=k.device)

@@ -28,6 +28,23 @@ MOST_POWER = 63
 
 
 @triton.jit
+def _log2_above_one(t):
+    """log2(1 + t) for t from 0 to 1, to 2e-7 of itself: a sum with 1 would lose what is small, which may be all.
+
+    Coefficients: the Chebyshev polynomial of degree 8 of log2(1 + t) / t, in float32.
+    """
+    p = 0.007579137511424914
+    p = p * t - 0.042687192884289224
+    p = p * t + 0.1130519898499299
+    p = p * t - 0.1972852243993128
+    p = p * t + 0.27571966844568524
+    p = p * t - 0.35842849237996777
+    p = p * t + 0.48069547531883405
+    p = p * t - 0.721340328851908
+    return (p * t + 1.4426949983881152) * t
+
+
+@triton.jit
 def _weights(q, k_ptr, k_row, start, rows, seq_kv, warmth, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
              BLOCK_N: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Softplus of the scores of one key tile, over ln 2; 0 where a key is not seen."""
@@ -38,7 +55,7 @@ def _weights(q, k_ptr, k_row, start, rows, seq_kv, warmth, HEAD_DIM: tl.constexp
     k = tl.load(k_ptrs, mask=(cols[None, :] < seq_kv) & (dims[:, None] < HEAD_DIM), other=0.0)
     scores = tl.dot(q, k, input_precision=PRECISION) * warmth[:, None]
     # log2(1 + 2^x), in a form that does not overflow; what is factored out cancels in every quotient of weights.
-    weights = tl.maximum(scores, 0.0) + tl.log2(1.0 + tl.exp2(-tl.abs(scores)))
+    weights = tl.maximum(scores, 0.0) + _log2_above_one(tl.exp2(-tl.abs(scores)))
     if MASKED:
         weights = tl.where((cols[None, :] < seq_kv) & (cols[None, :] <= rows[:, None]), weights, 0.0)
     return weights
@@ -88,7 +105,10 @@ def _reweight_tiles(acc, total, top, scaled, q, k_ptr, v_ptr, k_row, v_row, firs
         weights = _weights(
             q, k_ptr, k_row, start, rows, seq_kv, warmth, HEAD_DIM, BLOCK_D, BLOCK_N, MASKED, PRECISION
         )
-        excess = tl.maximum(weights * scaled[:, None] - 1.0, 0.0)
+        excess = weights * scaled[:, None] - 1.0
+        # The mean itself, as the weight of a query with a single key is, exceeds it by what float32 and the hardware's
+        # division round of a weight, its share and the sum: by less than 2^-20.
+        excess = tl.where(excess > 9.5367431640625e-07, excess, 0.0)
         new_top = tl.maximum(top, tl.max(excess, 1))
         safe = tl.where(new_top == 0.0, 1.0, new_top)
         powers = _power(excess / safe[:, None], POWER)
@@ -131,7 +151,8 @@ def softplus_forward(q_ptr, k_ptr, v_ptr, sum_ptr, out_ptr, q_batch, q_head, q_r
     sums = sum_ptr + lane * seq_q + p0 + steps
     if PASS == 2:
         top = tl.zeros([BLOCK_M], tl.float32)
-        scaled = length / tl.load(sums, mask=there, other=1.0)
+        # A row without weights has none above the mean, and no infinity to multiply them with.
+        scaled = tl.minimum(length / tl.load(sums, mask=there, other=1.0), 3.0e38)
         acc, total, top = _reweight_tiles(
             acc, total, top, scaled, q, k_ptr, v_ptr, k_row, v_row, 0, whole, rows, seq_kv, warmth, POWER, HEAD_DIM,
             BLOCK_D, BLOCK_N, False, PRECISION,
@@ -152,7 +173,8 @@ def softplus_forward(q_ptr, k_ptr, v_ptr, sum_ptr, out_ptr, q_batch, q_head, q_r
         tl.store(sums, total, mask=there)
     else:
         out_ptr += (lane * seq_q + p0) * HEAD_DIM
-        out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
+        # A row of none but weights that are 0, see `softplus_attention`, is 0.
+        out = (acc / tl.where(total == 0.0, 1.0, total)[:, None]).to(out_ptr.dtype.element_ty)
         tl.store(out_ptr + (steps[:, None] * HEAD_DIM + dims[None, :]), out, mask=inside)
 
 
@@ -166,6 +188,9 @@ def softplus_attention(
     empty: Callable[..., torch.Tensor] = torch.empty,
 ) -> tuple[torch.Tensor]:
     """Return causal attention with weights softplus(log(d) log(p + 1) / sqrt(d) * q_p . k_m), divided by their sum.
+
+    A weight below 2^-126 counts as 0, as half types flush still larger ones (float16 below 2^-24) and float16 ends at
+    65504: a query whose scores, of which 0 is a weight of ln 2, are all below about -87 has the result 0.
 
     Args:
         q: [batch, heads, seq_q, head_dim]; the last query stands on the last key, so seq_q is at most seq_kv.
