@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from .gpu import LIBRARY, KernelMapping, KernelResources, LoopWork, TileMapping
+from .gpu import LIBRARY, KernelMapping
+from .tiles import KernelResources, LoopWork, TileMapping
 
 TABLES = ("resources.csv", "tutorial_resources.csv")
 

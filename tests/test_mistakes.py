@@ -289,11 +289,14 @@ def test_the_page_of_a_sweep_is_tried_before_it_is_made(
 
 def test_a_gpu_is_refused_before_its_fields(tmp_path: Path) -> None:
     on_gpu = ["--on", "h100", "--sizes", "BERT/1K"]
-    message = "h100 is a GPU; expected a spatial chip: edge, flat, fusemax, tpu_v4i"
+    message = (
+        "h100 is a GPU; expected a spatial chip: edge, flat, fusemax, tpu_v4i; "
+        "`cascade predict CASCADE --on h100 --sizes ...` lays a cascade on a GPU"
+    )
     assert refused("simulate", "attention_1pass", *on_gpu, "--set", "hardware.N=64") == message
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        "cascade: attention_1pass\nhardware: h100\nsizes: BERT/1K\naxes: {hardware.N: [64, 128]}\n"
+        "cascade: attention_1pass\nhardware: h100\nmapping: fusemax\nsizes: BERT/1K\naxes: {hardware.N: [64, 128]}\n"
     )
     assert refused("sweep", str(spec), "--out", str(tmp_path / "out")) == message
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mappings.gpu import TileMapping, find_kernel_mapping
+from mappings.gpu import find_kernel_mapping
+from mappings.tiles import TileMapping
 
 from ..hardware.gpu import find_gpu
 from .calibration import prior, uncalibrated

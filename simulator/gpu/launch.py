@@ -9,8 +9,9 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from mappings.gpu import KernelMapping, TileMapping
+from mappings.gpu import KernelMapping
 from mappings.pipes import READ_TOGETHER
+from mappings.tiles import TileMapping
 
 from ..hardware.gpu import Gpu
 from .call import Call

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import MappingError
 from mappings.compiled import compiled_targets, compiled_tile
-from mappings.gpu import KernelMapping, TileMapping
+from mappings.gpu import KernelMapping
 from mappings.grids import Grid, StepWork, value_of
 from mappings.pipes import MMA_FLOPS, READ_TOGETHER, SYNC_SHARE
+from mappings.tiles import TileMapping
 
 from ..hardware.gpu import Gpu
 from .call import BYTES, Call

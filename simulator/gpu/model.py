@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError, nearest
 from mappings.compiled import with_compiled
-from mappings.gpu import (
-    KernelMapping,
-    TileMapping,
-    find_kernel_mapping,
-    is_described,
-    kernel_names,
-    read_kernel_mapping,
-)
+from mappings.gpu import KernelMapping, find_kernel_mapping, is_described, kernel_names, read_kernel_mapping
+from mappings.tiles import TileMapping
 
 from ..hardware.gpu import Gpu, find_gpu
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown

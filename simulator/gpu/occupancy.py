@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from einsum_cascade.errors import MappingError
-from mappings.gpu import KernelResources, TileMapping
+from mappings.tiles import KernelResources, TileMapping
 
 from ..hardware.gpu import Gpu
 from .call import BYTES

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mappings.gpu import KernelMapping, TileMapping
+from mappings.gpu import KernelMapping
+from mappings.tiles import TileMapping
 
 from .call import Call
 from .visits import reach

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mappings.gpu import PerScore, TileMapping
 from mappings.pipes import MMA_FLOPS, READ_TOGETHER, busy_cycles, serial_cycles
+from mappings.tiles import PerScore, TileMapping
 
 from ..hardware.gpu import Gpu
 from .call import BYTES

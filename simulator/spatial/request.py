@@ -93,7 +93,10 @@ def load_spatial(on: str, changes: Mapping[str, str]) -> SpatialChip:
             load_spatial(on, {})
         raise
     if not isinstance(chip, SpatialChip):
-        raise HardwareError(f"{on} is a GPU; expected a spatial chip: {', '.join(names('spatial'))}")
+        raise HardwareError(
+            f"{on} is a GPU; expected a spatial chip: {', '.join(names('spatial'))}; "
+            f"`cascade predict CASCADE --on {on} --sizes ...` lays a cascade on a GPU"
+        )
     return chip
 
 

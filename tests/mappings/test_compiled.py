@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from mappings.compiled import TABLES, with_compiled
-from mappings.gpu import LIBRARY, TileMapping, find_kernel_mapping
+from mappings.gpu import LIBRARY, find_kernel_mapping
+from mappings.tiles import TileMapping
 
 OURS = replace(find_kernel_mapping("flash_attention", "triton"), compiled=("flash_attention",))
 TILE = TileMapping(query=128, key=64, warps=8, stages=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mappings.gpu import TileMapping
+from mappings.tiles import TileMapping
 from simulator.gpu.grid import predict_grid
 from simulator.gpu.model import predict
 

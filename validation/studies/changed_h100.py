@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mappings.gpu import PerScore, TileMapping
+from mappings.tiles import PerScore, TileMapping
 from simulator.gpu.gna_choice import Choice
 from simulator.gpu.gna_time import predict_gna
 from simulator.gpu.gna_tune import tune_gna

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from einsum_cascade.errors import MappingError, nearest
-from mappings.gpu import KernelMapping, TileMapping
+from mappings.gpu import KernelMapping
 from mappings.grids import Grid, StepWork
 from mappings.pipes import SYNC_SHARE
+from mappings.tiles import TileMapping
 
 from ...hardware.gpu import Gpu
 from ..call import make_call

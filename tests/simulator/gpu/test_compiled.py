@@ -10,7 +10,8 @@ import pytest
 
 from einsum_cascade.errors import MappingError
 from mappings.compiled import with_compiled
-from mappings.gpu import KernelResources, LoopWork, TileMapping, find_kernel_mapping
+from mappings.gpu import find_kernel_mapping
+from mappings.tiles import KernelResources, LoopWork, TileMapping
 from simulator.gpu.call import make_call
 from simulator.gpu.model import lay, predict
 from simulator.gpu.occupancy import occupancy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mappings.gpu import TileMapping
+from mappings.tiles import TileMapping
 from simulator.gpu.grid import predict_grid
 from simulator.gpu.model import predict
 

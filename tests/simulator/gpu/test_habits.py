@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mappings.gpu import CacheCopy, PerScore, TileMapping, find_kernel_mapping
+from mappings.gpu import CacheCopy, find_kernel_mapping
+from mappings.tiles import PerScore, TileMapping
 from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.model import lay

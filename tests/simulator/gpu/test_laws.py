@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from einsum_cascade.errors import HardwareError, MappingError
-from mappings.gpu import TileMapping, find_kernel_mapping
+from mappings.gpu import find_kernel_mapping
+from mappings.tiles import TileMapping
 from simulator.gpu.calibration import shipped
 from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from einsum_cascade.errors import DataError, MappingError
 from kernels import registry
 from kernels.registry import Case
-from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping, kernel_mappings
+from mappings.gpu import KernelMapping, find_kernel_mapping, kernel_mappings
 from mappings.grids import Grid, StepWork, padded, value_of
+from mappings.tiles import TileMapping
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.grid import predict_grid
 from simulator.gpu.loops import lay_grids

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from einsum_cascade.errors import DataError, HardwareError, MappingError
-from mappings.gpu import TileMapping, find_kernel_mapping, kernel_mappings
+from mappings.gpu import find_kernel_mapping, kernel_mappings
+from mappings.tiles import TileMapping
 from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.intervals import with_interval

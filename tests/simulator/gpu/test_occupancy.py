@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade.errors import MappingError
-from mappings.gpu import KernelResources, TileMapping
+from mappings.tiles import KernelResources, TileMapping
 from simulator.gpu.occupancy import blocks_per_sm, occupancy, require_fit
 from simulator.hardware.gpu import find_gpu
 

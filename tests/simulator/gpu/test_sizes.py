@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade.errors import DataError, MappingError, ModelError
-from mappings.gpu import KernelMapping, TileMapping, find_kernel_mapping
+from mappings.gpu import KernelMapping, find_kernel_mapping
 from mappings.grids import Grid, StepWork
+from mappings.tiles import TileMapping
 from simulator.gpu.model import predict
 from simulator.gpu.sizes import call_of
 

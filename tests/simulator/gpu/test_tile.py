@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mappings.gpu import PerScore, TileMapping
+from mappings.tiles import PerScore, TileMapping
 from simulator.gpu.tile import tile_time
 from simulator.hardware.gpu import find_gpu
 
