@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import graphlib
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from einsum_cascade.errors import MappingError, nearest
@@ -82,13 +84,14 @@ class Planner:
             changed = False
             for writer, reader in self._edges():
                 a, b = found[writer], found[reader]
-                if a is b or not self._can_join(a.units | b.units):
+                groups = {k.units for k in found.values()} - {a.units, b.units}
+                if a is b or self._order([*groups, a.units | b.units]) is None:
                     continue
                 joined = self.kernel(a.units | b.units)
                 if joined and joined.busy_s < a.busy_s + b.busy_s + self.by.launch_s:
                     found.update(dict.fromkeys(joined.units, joined))
                     changed = True
-        return sorted(dict.fromkeys(found.values()), key=lambda k: max(k.units))
+        return self._sorted(found.values())
 
     def given(self, groups: Sequence[Sequence[str]]) -> list[Kernel]:
         """Return the kernels that somebody has chosen, each by the names of its Einsums; the others stay alone.
@@ -110,7 +113,10 @@ class Planner:
                 raise MappingError(
                     f"kernels: '{twice}' is in two kernels, or in one iterate block with another name"
                 )
-            if not self._can_join(units):
+            if (
+                self._order([units, *(frozenset((i,)) for i in range(len(self.units)) if i not in units)])
+                is None
+            ):
                 raise MappingError(f"kernels: {shown}: what stands between two of them is in another kernel")
             kernel = self.kernel(units)
             if kernel is None:
@@ -120,7 +126,7 @@ class Planner:
                 )
             left -= units
             found.append(kernel)
-        return sorted([*found, *map(self._alone, left)], key=lambda k: max(k.units))
+        return self._sorted([*found, *map(self._alone, left)])
 
     def kernel(self, units: frozenset[int]) -> Kernel | None:
         """Return the fastest kernel of some units; None where no block can hold what it needs."""
@@ -143,29 +149,37 @@ class Planner:
         """Yield writer and reader of every tensor between units, the largest first."""
         writers = {name: i for i, u in enumerate(self.units) for name in u.names}
         edges = [(name, i) for i, u in enumerate(self.units) for name in sorted(u.reads) if name in writers]
-        ranks = {name: self.case.cascade.signatures[name].ranks for name, _ in edges}
-        size = {name: self._size(ranks[name]) for name in ranks}
+        signatures = self.case.cascade.signatures
+        size = {name: math.prod(self.case.sizes[r] for r in signatures[name].ranks) for name, _ in edges}
         for name, reader in sorted(edges, key=lambda e: (-size[e[0]], e[1])):
             yield writers[name], reader
 
-    def _size(self, ranks: Sequence[str]) -> int:
-        total = 1
-        for rank in ranks:
-            total *= self.case.sizes[rank]
-        return total
+    def _order(self, groups: Sequence[frozenset[int]]) -> list[frozenset[int]] | None:
+        """Return groups of units, each whole, in an order in which they can run; None where two wait for each other."""
+        group_of = {i: group for group in groups for i in group}
+        writers = {name: i for i, u in enumerate(self.units) for name in u.names}
+        graph: dict[frozenset[int], list[frozenset[int]]] = {}
+        for group in sorted(groups, key=min):
+            read = sorted({writers[n] for i in group for n in self.units[i].reads if n in writers})
+            graph[group] = [group_of[i] for i in read if i not in group]
+        try:
+            return list(graphlib.TopologicalSorter(graph).static_order())
+        except graphlib.CycleError:
+            return None
 
-    def _can_join(self, units: frozenset[int]) -> bool:
-        """Tell whether nothing outside some units stands between two of them."""
-        reached = set(units)
-        outside: set[str] = set()
-        for i, unit in enumerate(self.units):  # in the order of execution
-            depends = any(unit.reads & self.units[j].names for j in reached if j < i)
-            if i in units:
-                if unit.reads & outside:
-                    return False
-            elif depends or unit.reads & outside:
-                outside |= unit.names
-        return True
+    def _sorted(self, kernels: Iterable[Kernel]) -> list[Kernel]:
+        """Return kernels in the order in which they run.
+
+        Raises:
+            MappingError: there is none.
+        """
+        known = {kernel.units: kernel for kernel in kernels}
+        order = self._order(list(known))
+        if order is None:
+            raise MappingError(
+                "kernels: two of them wait for each other; expected an order in which they can run"
+            )
+        return [known[units] for units in order]
 
     def _fastest(self, units: frozenset[int]) -> Kernel | None:
         structure = structure_of(self.case.cascade, [self.units[i] for i in sorted(units)])

@@ -309,6 +309,30 @@ def test_no_kernel_stands_between_its_own_einsums():
     assert one.einsums == ("A", "B", "C")
 
 
+def test_no_two_kernels_wait_for_each_other():
+    """A feeds B and D feeds C: each pair could share a kernel, both pairs could not."""
+    text = "cascade c\nrank P\ninput X[P] Y[P]\noutput B[P] C[P]\n"
+    text += "A[p] = exp(X[p])\nD[p] = exp(Y[p])\nB[p] = A[p] + Y[p]\nC[p] = D[p] + X[p]\n"
+    cascade = parse(text)
+    for group in (["A", "C"], ["B", "D"]):
+        assert len(kernels_of(cascade, "P=1K", H100, kernels=[group])) == 3
+    with pytest.raises(MappingError, match="two of them wait for each other"):
+        kernels_of(cascade, "P=1K", H100, kernels=[["A", "C"], ["B", "D"]])
+
+
+@pytest.mark.parametrize(
+    "name", ["landmark", "bispa", "additive_adversarial", "attention_differential", "evit"]
+)
+def test_kernels_run_in_an_order_in_which_each_has_what_it_reads(name):
+    cascade = zoo.load(name)
+    sizes = known_sizes(cascade, dict.fromkeys(cascade.free_ranks, 24))
+    there = {s.tensor for s in cascade.inputs}
+    for kernel in kernels_of(cascade, sizes, H100):
+        own = set(kernel.einsums)
+        assert {a.tensor for n in own for a in cascade.einsum(n).reads} <= there | own
+        there |= own
+
+
 def test_the_text_and_the_description_of_attention_agree_within_the_interval():
     for name, kernel in (("attention_1pass", "flash_attention"), ("attention_3pass", "unfused_attention")):
         ours = predict_cascade(zoo.load(name), "E=128,F=128,M=8K,P=8K,B=4,H=32", on="h100")
