@@ -133,6 +133,7 @@ def _projected(
     """
     if len(kept) == len(sizes):
         return sum(int(n.sum()) for n in _counted(group, sizes, numbers))
+    _bound_steps(kept, sizes)
     known: dict[tuple[Atom, ...], Array] = {}
     seen = np.zeros([sizes[v] for v in kept], dtype=bool)
     for term in alternatives(group):

@@ -82,6 +82,12 @@ def test_what_shares_only_a_kept_variable_is_not_walked_together() -> None:
     assert projection(conjuncts(parse_expression(text)), ["p"], sizes, {}) == 10**5
 
 
+def test_more_places_than_memory_has_are_refused() -> None:
+    sizes = dict.fromkeys("pmt", 10**6)
+    with pytest.raises(CascadeError, match="would take 1,000,000,000,000 steps"):
+        projection([parse_expression("t <= p % 64 and t <= m % 64")], ["p", "m"], sizes, {})
+
+
 def test_a_million_by_a_million_is_counted_by_intervals() -> None:
     n, w = 2**20, 4096
     got = points(zoo.load("attention_1pass_sliding_window"), "QK", f"E=1,F=1,M={n},P={n},W={w}")
