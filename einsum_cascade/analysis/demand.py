@@ -121,12 +121,14 @@ def _covered(cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes
         or any(set(variables(c)) - set(names) for c in conditions if variables(c))
     ):
         return not conditions and plain
+    length = math.prod(sizes[rank_of(v)] for v in names)
+    if math.prod(extents) > length:
+        return False  # more elements than points that read one each
     grid = dict(
         zip(names, np.meshgrid(*(np.arange(sizes[rank_of(v)]) for v in names), indexing="ij"), strict=True)
     )
     numbers = numbers_of(cascade, sizes)
     grid = {v: g.ravel() for v, g in grid.items()}
-    length = math.prod(sizes[rank_of(v)] for v in names)
     holds = any_term(alternatives(conditions), grid, numbers, length)
     places = np.zeros(length)
     for extent, (_, (_, index)) in zip(extents, tried, strict=True):

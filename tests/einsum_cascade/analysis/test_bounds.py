@@ -208,3 +208,12 @@ def test_amounts_without_a_unit_are_refused(text: str, message: str) -> None:
 def test_missing_sizes_are_refused() -> None:
     with pytest.raises(CascadeError, match="needs the size"):
         bounds(zoo.load("attention_3pass"), "E=4")
+
+
+def test_a_million_tokens_squared_are_not_listed() -> None:
+    """One row of a matrix of 10^12 scores is read apart: it would take a terabyte to note which element is."""
+    n = 2**20
+    sizes = {"D": 4, "E": 2, "F": 2, "H": 2, "J": 8, "M": n, "P": n}
+    words = compulsory_words(zoo.load("evit"), sizes)
+    queries_keys_values_outputs, tokens = 2 * (2 + 2 + 2 + 2) * n, 4 * n
+    assert queries_keys_values_outputs < words <= queries_keys_values_outputs + tokens + 4 * (8 + 1)
