@@ -214,6 +214,6 @@ def test_a_million_tokens_squared_are_not_listed() -> None:
     """One row of a matrix of 10^12 scores is read apart: it would take a terabyte to note which element is."""
     n = 2**20
     sizes = {"D": 4, "E": 2, "F": 2, "H": 2, "J": 8, "M": n, "P": n}
-    words = compulsory_words(zoo.load("evit"), sizes)
+    words = bounds(zoo.load("evit"), sizes).compulsory_bytes / 2
     queries_keys_values_outputs, tokens = 2 * (2 + 2 + 2 + 2) * n, 4 * n
     assert queries_keys_values_outputs < words <= queries_keys_values_outputs + tokens + 4 * (8 + 1)
