@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import Use, uses
 
 from einsum_cascade import parse, zoo
 from einsum_cascade.analysis.bounds import bounds
@@ -26,7 +27,6 @@ from simulator.gpu.fusion.structure import Structure, structure_of, units_of
 from simulator.gpu.fusion.work import Case, Tiling
 from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
-from tests.support.strategies import Use, uses
 
 H100 = find_gpu("h100")
 

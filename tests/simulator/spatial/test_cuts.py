@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import MORE
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -102,7 +103,7 @@ def refused(nest, table):
     return False
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200 * MORE, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cut_nests())
 def test_counts_equal_the_walk(drawn):
     """Words of one instance of each memory; an element on an axis is the first one, which works to the end."""
@@ -119,7 +120,7 @@ def test_counts_equal_the_walk(drawn):
         assert got.instances == math.prod(sizes[part] for part in use.copies)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60 * MORE, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cut_nests())
 def test_what_is_held_is_the_fullest_tile(drawn):
     nest, sizes, cuts, ends = drawn
@@ -130,7 +131,7 @@ def test_what_is_held_is_the_fullest_tile(drawn):
             assert words(use.tile, table.full) == most, use
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60 * MORE, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cut_nests())
 def test_nothing_is_refused_without_reason(drawn):
     """Where a nest is refused, some count or the number of steps differs from the walk."""
@@ -145,7 +146,7 @@ def test_nothing_is_refused_without_reason(drawn):
     )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50 * MORE, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cut_nests())
 def test_steps_are_those_that_the_longest_element_takes(drawn):
     nest, sizes, cuts, ends = drawn

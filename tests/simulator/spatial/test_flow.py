@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from examples import MORE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_machines import random_mapping, tight_machine
@@ -21,7 +21,6 @@ from mappings.loopnest import EinsumLoops, LoopNest
 from simulator import load_hardware, simulate
 from simulator.spatial.mapper import on_chip_bytes
 
-MORE = 20 if os.environ.get("HYPOTHESIS_PROFILE") == "search" else 1
 TWICE = """
 cascade twice
 rank M P

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import random
 from pathlib import Path
 
 import pytest
+from examples import MORE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_machines import random_machine
@@ -25,7 +25,6 @@ _spec = importlib.util.spec_from_file_location("mapping_walk", Path(__file__).pa
 mapping_walk = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(mapping_walk)
 
-MORE = 20 if os.environ.get("HYPOTHESIS_PROFILE") == "search" else 1
 ROUNDING = 1 + 1e-9  # sums of floats in another order
 ARRAY = """
 arrays:
