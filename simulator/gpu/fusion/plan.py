@@ -77,12 +77,22 @@ class Planner:
         return [self._alone(i) for i in range(len(self.units))]
 
     def together(self) -> list[Kernel]:
-        """Return kernels joined as long as that is predicted to be faster, the largest tensors first."""
+        """Return kernels joined as long as that is predicted to be faster, by the better of two orders.
+
+        Joins are taken one by one, so that one may stand in the way of a better one: the largest tensors are kept out
+        of memory first, or else those that the text has first.
+        """
+        edges = list(self._edges())
+        tried = [self._joined(order) for order in (edges, sorted(edges, key=lambda e: e[::-1]))]
+        return min(tried, key=lambda found: sum(k.busy_s + self.by.launch_s for k in found))
+
+    def _joined(self, edges: Sequence[tuple[int, int]]) -> list[Kernel]:
+        """Return kernels joined along edges from writers to readers, in their order, until nothing is gained."""
         found = dict(enumerate(self.apart()))
         changed = True
         while changed:
             changed = False
-            for writer, reader in self._edges():
+            for writer, reader in edges:
                 a, b = found[writer], found[reader]
                 groups = {k.units for k in found.values()} - {a.units, b.units}
                 if a is b or self._order([*groups, a.units | b.units]) is None:
