@@ -144,24 +144,13 @@ class KernelMapping:
         """
         return self.tiles_for(**kind)[0]
 
-    def tiles_for(
-        self,
-        *,
-        head_dim: int,
-        target: str,
-        dtype: str,
-        causal: bool,
-        window: bool,
-        direction: str = "fwd",
-        grid: str = "",
-    ) -> list[TileMapping]:
-        """Return every tile that serves a call, the kernel's own choice first.
+    def tiles_for(self, *, head_dim: int, target: str, dtype: str, **kind: Any) -> list[TileMapping]:
+        """Return every tile that serves a call, the kernel's own choice first; arguments as of `TileMapping.serves`.
 
         Raises:
             MappingError: there is none.
         """
-        kind: dict[str, Any] = {"head_dim": head_dim, "target": target, "dtype": dtype, "causal": causal}
-        found = [t for t in self.tiles if t.serves(**kind, window=window, direction=direction, grid=grid)]
+        found = [t for t in self.tiles if t.serves(head_dim=head_dim, target=target, dtype=dtype, **kind)]
         if found:
             return found
         raise MappingError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
+from einsum_cascade.einsum import Einsum
 from einsum_cascade.ops import COST_CLASSES
 from mappings.binding import Binding, SpatialMapping
 from mappings.loopnest import EinsumLoops, LoopNest
@@ -110,8 +111,8 @@ def random_mapping(
     return SpatialMapping(LoopNest(cascade.name, nests, split, given), Binding(keep, steps), "random")
 
 
-def _tensors(einsum: object) -> list[str]:
-    return list(dict.fromkeys([*(a.tensor for a in einsum.reads), einsum.name]))  # type: ignore[attr-defined]
+def _tensors(einsum: Einsum) -> list[str]:
+    return list(dict.fromkeys([*(a.tensor for a in einsum.reads), einsum.name]))
 
 
 def _splits(

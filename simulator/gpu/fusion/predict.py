@@ -61,15 +61,11 @@ def predict_cascade(
     """
     require(cascade)
     gpu = find_gpu(on) if isinstance(on, str) else on
-    laid = kernels_of(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype)
-    known = known_sizes(cascade, sizes)
-    mapping = mapping_of(
-        [k.grid for k in laid],
-        [k.tile for k in laid],
-        useful=2.0 * operations(cascade, known).get("mac", 0),
-    )
-    word = _type(dtype)
-    by = _constants(gpu, word)
+    planner = _planner(cascade, sizes, gpu, dtype)
+    laid = _laid(planner, implementation, kernels)
+    useful = 2.0 * operations(cascade, planner.case.sizes).get("mac", 0)
+    mapping = mapping_of([k.grid for k in laid], [k.tile for k in laid], useful=useful)
+    by, word = planner.by, planner.dtype
     return predict(cascade.name, on=gpu, mapping=mapping, implementation=LIKE, calibration=by, dtype=word)
 
 
@@ -83,14 +79,21 @@ def kernels_of(
     dtype: str = "bf16",
 ) -> list[Kernel]:
     """Return the kernels that a cascade is laid out as, in the order in which they run; arguments as above."""
+    return _laid(_planner(cascade, sizes, gpu, dtype), implementation, kernels)
+
+
+def _planner(cascade: Cascade, sizes: Mapping[str, int] | str, gpu: Gpu, dtype: str) -> Planner:
+    known = known_sizes(cascade, sizes)
+    word = _type(dtype)
+    case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
+    return Planner(case, gpu, word, by=_constants(gpu, word))
+
+
+def _laid(planner: Planner, implementation: str, kernels: Sequence[Sequence[str]] | None) -> list[Kernel]:
     if implementation not in WAYS:
         raise MappingError(
             f"unknown way '{implementation}' to run a cascade; {nearest(implementation, WAYS)}"
         )
-    known = known_sizes(cascade, sizes)
-    word = _type(dtype)
-    case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
-    planner = Planner(case, gpu, word, by=_constants(gpu, word))
     if kernels is not None:
         return planner.given(kernels)
     return planner.together() if implementation == "fused" else planner.apart()
