@@ -108,8 +108,11 @@ class Launch:
 
     @property
     def port_share(self) -> float:
-        """The part of the SMs that may ask for tiles before an SM's port, not the L2 cache, is what holds it up."""
-        return min(READ_TOGETHER * l2_per_cycle(self.gpu) / L2_PORT_BYTES, 1.0)
+        """The part of the SMs that may ask for tiles before an SM's port, not the L2 cache, is what holds it up.
+
+        More than one where the ports of all SMs together take less than the cache gives.
+        """
+        return READ_TOGETHER * l2_per_cycle(self.gpu) / L2_PORT_BYTES
 
     @property
     def asking(self) -> Floats:
@@ -118,7 +121,7 @@ class Launch:
         An SM gets more than its even share of the chip's rate where few ask, up to what its port takes.
         """
         busy = np.minimum(self.blocks, self.gpu.sms) / self.gpu.sms
-        out: Floats = np.maximum(busy, min(l2_per_cycle(self.gpu) / L2_PORT_BYTES, 1.0))
+        out: Floats = np.maximum(busy, l2_per_cycle(self.gpu) / L2_PORT_BYTES)
         return out
 
     @property

@@ -22,7 +22,18 @@ from simulator.gpu.visits import FAR, reach, tile_visits
 from simulator.hardware.gpu import find_gpu, unsourced
 from simulator.hardware.reader import names
 
-BETTER = ["sms", "clock_hz", "memory_bandwidth_bytes_per_s", "l2_bandwidth_bytes_per_s"]
+BETTER = [
+    "sms",
+    "clock_hz",
+    "memory_bandwidth_bytes_per_s",
+    "l2_bandwidth_bytes_per_s",
+    "l2_bytes",
+    "exp_per_cycle",
+    "fma_per_cycle",
+    "alu_per_cycle",
+    "issue_per_cycle",
+    "shared_bytes_per_cycle",
+]
 IDEAL = Efficiency(scalar=1.0, launch_s=1e-9, block_cycles=0.0, memory=1.0, source="ideal")
 SIZES = {"batch": 4, "heads": 32, "seq_q": 4096, "seq_kv": 4096, "head_dim": 128, "causal": True}
 
@@ -91,13 +102,26 @@ def test_counted_tiles_cover_the_whole_score_matrix(sizes, mapping):
 
 def test_worked_example():
     # One block on one SM: 4 heads x 1 query tile of 128 x 128, 4 tiles' time each, no overheads: all run at once. The
-    # first softmax hides behind nothing: 128 x 128 exponentials, 16 a cycle.
+    # first softmax hides behind nothing: 128 x 128 exponentials, 16 a cycle. Nor do queries and outputs, 2 x 128 x 128
+    # x 2 bytes at 64 a cycle: however fast the L2 cache, they go through the SM's port.
     mapping = replace(find_kernel_mapping("flash_attention", "fa3"), pack=False, mask_factor=1.0)
     tile = TileMapping(query=128, key=128, operand_rows=64)
     gpu = replace(find_gpu("h100"), l2_bandwidth_bytes_per_s=1e30, hot_clock=1.0)
     call = make_call(batch=1, heads=4, seq_q=128, seq_kv=512, head_dim=128)
     t = times(launch([call], gpu, mapping=mapping, tile=tile), IDEAL)
-    assert t.compute_s[0] == pytest.approx((4 * 2048 + 1024) / 1755e6, rel=1e-12)
+    assert t.compute_s[0] == pytest.approx((4 * 2048 + 1024 + 1024) / 1755e6, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["a100", "b200", "h100", "l40s"])
+def test_no_sm_takes_more_than_its_port_from_however_fast_a_cache(name):
+    mapping = replace(
+        find_kernel_mapping("flash_attention", "fa2"), pack=False, mask_factor=1.0, hides_ends=True
+    )
+    tile, fast = TileMapping(query=16, key=64, warps=4, operand_rows=16), replace(IDEAL, scalar=1e6)
+    gpu = replace(find_gpu(name), l2_bandwidth_bytes_per_s=1e18, hot_clock=1.0)
+    call = make_call(batch=1, heads=gpu.sms, seq_q=16, seq_kv=6400, head_dim=128)
+    found = times(launch([call], gpu, mapping=mapping, tile=tile), fast).compute_s[0]
+    assert found == pytest.approx(100 * 2 * 64 * 128 * 2 / 64 / gpu.clock_hz)
 
 
 def test_few_blocks_take_what_their_ports_do_and_many_what_the_l2_cache_gives():
