@@ -35,6 +35,7 @@ class StepWork:
         loads: bytes that the step asks of the L2 cache.
         shared: bytes that pass through shared memory; twice the loads where not given.
         chain: products of which each waits for the one before, and the next step for the last.
+        trips: times that a step waits for memory at the least: one, where it has what was asked for a step ahead.
     """
 
     tensor: Text = 0.0
@@ -44,6 +45,7 @@ class StepWork:
     loads: Text = 0.0
     shared: Text = ""
     chain: Text = 0.0
+    trips: Text = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Grid:
         steps: of block i; `masked`: those of them that take the loop for masked steps.
         step: what one step does.
         reads, writes: bytes that the launch reads and writes at the least, each address once.
+        parts: blocks that make a part each of the same sums, which a second kernel adds up; `partial`: elements of
+            those sums.
         order: in which order the blocks are handed out.
         compiled: "kernel" or "kernel/variant" under which the tables of compiled resources hold it.
         of_compiled: how many steps of the compiled loop one step is, where a size of the call changes the step.
@@ -77,6 +81,8 @@ class Grid:
     masked: Text = 0.0
     reads: Text = 0.0
     writes: Text = 0.0
+    parts: Text = 1.0
+    partial: Text = 0.0
     order: str = "launch"
     compiled: str = ""
     of_compiled: Text = 1.0

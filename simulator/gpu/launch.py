@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 # Bytes that an element of an output in parts passes through memory: written and read in fp32. That they do not grow
 # with the number of parts, whose rest the L2 cache holds, was chosen after looking at serving rows of L40S and H100.
-_PART_BYTES = 8.0
+PART_BYTES = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ def _bytes(
 
 def _bytes_of_parts(calls: Sequence[Call], parts: Floats) -> Floats:
     """Return the bytes of outputs that one kernel writes in parts and another one reads and adds up."""
-    return np.where(parts > 1, _PART_BYTES * np.array([c.query_elements() for c in calls]), 0.0)
+    return np.where(parts > 1, PART_BYTES * np.array([c.query_elements() for c in calls]), 0.0)
 
 
 def _copied(call: Call, mapping: KernelMapping, target: str) -> float:

@@ -15,8 +15,9 @@ from ..call import BYTES, DTYPE_WORDS
 from ..efficiency import Efficiency
 from ..model import predict
 from ..prediction import Prediction
-from .plan import FAMILY, HEAD_DIM, LIKE, Kernel, Planner, mapping_of
-from .work import Case
+from .case import Case
+from .kernels import FAMILY, HEAD_DIM, LIKE, Kernel, mapping_of
+from .plan import Planner
 
 # What a launch and a block cost beyond their work. That they are the usual ones, not those of Triton's attention on the
 # device, was chosen after looking at rows of B200, where a block of that attention takes six times as long to begin.
@@ -65,8 +66,14 @@ def predict_cascade(
     laid = _laid(planner, implementation, kernels)
     useful = 2.0 * operations(cascade, planner.case.sizes).get("mac", 0)
     mapping = mapping_of([k.grid for k in laid], [k.tile for k in laid], useful=useful)
-    by, word = planner.by, planner.dtype
-    return predict(cascade.name, on=gpu, mapping=mapping, implementation=LIKE, calibration=by, dtype=word)
+    return predict(
+        cascade.name,
+        on=gpu,
+        mapping=mapping,
+        implementation=LIKE,
+        calibration=planner.by,
+        dtype=planner.dtype,
+    )
 
 
 def kernels_of(

@@ -16,8 +16,10 @@ from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import Iterate, rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access, Var, variables
+from einsum_cascade.ops import REDUCTION
 
 from .operations import Product, product_of
+from .scans import is_running
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Structure:
         loop: the one of them whose steps follow each other in the text, or the empty string.
         products: of its Einsums.
         chain: Einsums that follow each other from a state to the same state of the next step.
+        running: whether many steps of the loop can be worked out at a time, all its states being running sums.
     """
 
     einsums: tuple[Einsum, ...]
@@ -76,6 +79,32 @@ class Structure:
     loop: str
     products: tuple[Product, ...]
     chain: int
+    running: bool
+
+    @property
+    def outer(self) -> tuple[str, ...]:
+        """What a block walks along outermost: its loop, or the variables that its last sum is over."""
+        if self.loop or not self.walked:
+            return self.walked[:1]
+        last = next(e for e in reversed(self.einsums) if self.walked[0] in e.reduced)
+        return tuple(v for v in self.walked if v in last.reduced)
+
+    @property
+    def parted(self) -> str:
+        """The variable of which several blocks may take a part each, or the empty string.
+
+        Nothing that is reduced along it may be read in the kernel, and parts of it have to be reduced as all of it is.
+        """
+        if self.loop or not self.walked:
+            return ""
+        variable = self.walked[0]
+        read = {a.tensor for e in self.einsums for a in e.reads}
+        over = [e for e in self.einsums if variable in e.reduced]
+        alike = all(
+            variable in (last := e.all_reductions[-1]).variables and not REDUCTION[last.op].index
+            for e in over
+        )
+        return variable if alike and not read & {e.name for e in over} else ""
 
 
 def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
@@ -108,7 +137,8 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     products = tuple(p for e in einsums if (p := product_of(e)) is not None)
     first = tuple(e for u in units for e in u.first)
     chain = _chain(cascade, einsums) if loop else 0
-    return Structure(einsums, first, blocks, tuple(walked), loop, products, chain)
+    running = bool(loop) and all(is_running(cascade, u.einsums) for u in loops)
+    return Structure(einsums, first, blocks, tuple(walked), loop, products, chain, running)
 
 
 def _internal(einsums: Sequence[Einsum]) -> Iterator[tuple[Einsum, Einsum, Access]]:

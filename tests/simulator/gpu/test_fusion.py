@@ -21,10 +21,11 @@ from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError, ModelError
 from einsum_cascade.expr import Expr, Var, accesses
+from simulator.gpu.fusion.case import Case
 from simulator.gpu.fusion.operations import actions_of
 from simulator.gpu.fusion.predict import WAYS, kernels_of, predict_cascade
 from simulator.gpu.fusion.structure import Structure, structure_of, units_of
-from simulator.gpu.fusion.work import Case, Tiling
+from simulator.gpu.fusion.tiling import Tiling
 from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
 
@@ -248,13 +249,13 @@ def test_a_single_query_takes_no_more_tensor_operations_than_it_saves():
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_cascade_is_laid_out_whole(name: str) -> None:
-    """Each Einsum in one kernel, nothing moved that is less than what no machine can avoid, fused never slower."""
+    """Each Einsum in some kernel, nothing moved that is less than what no machine can avoid, fused never slower."""
     cascade = zoo.load(name)
     sizes = known_sizes(cascade, {r: 16 if r in ("G", "N", "T", "M1") else 32 for r in cascade.free_ranks})
     laid = {way: kernels_of(cascade, sizes, H100, implementation=way) for way in WAYS}
     moved = {}
     for way, kernels in laid.items():
-        assert sorted(n for k in kernels for n in k.einsums) == sorted(e.name for e in cascade.einsums)
+        assert {n for k in kernels for n in k.einsums} == {e.name for e in cascade.einsums}
         assert all(math.isfinite(k.busy_s) and k.busy_s > 0 for k in kernels)
         moved[way] = sum(k.work.reads + k.work.writes for k in kernels) * batch_of(cascade, sizes)
     assert min(moved.values()) >= bounds(cascade, sizes).compulsory_bytes * (1 - 1e-12)
@@ -288,7 +289,7 @@ def test_kernels_that_somebody_has_chosen():
     [
         ([["QK", "AV"]], "QK+AV: what stands between two of them is in another kernel"),
         ([["QX"]], "no Einsum 'QX'; known: A, AV, GM, QK, SD, SN"),
-        ([["QK"], ["GM", "QK"]], "'QK' is in two kernels"),
+        ([["QK", "GM", "QK"]], "QK+GM+QK: 'QK' stands twice in it"),
         ([["QK", "GM", "SN", "SD", "A", "AV"]], "no block can hold what passes between them"),
     ],
 )
@@ -318,19 +319,6 @@ def test_no_two_kernels_wait_for_each_other():
         assert len(kernels_of(cascade, "P=1K", H100, kernels=[group])) == 3
     with pytest.raises(MappingError, match="two of them wait for each other"):
         kernels_of(cascade, "P=1K", H100, kernels=[["A", "C"], ["B", "D"]])
-
-
-@pytest.mark.parametrize(
-    "name", ["landmark", "bispa", "additive_adversarial", "attention_differential", "evit"]
-)
-def test_kernels_run_in_an_order_in_which_each_has_what_it_reads(name):
-    cascade = zoo.load(name)
-    sizes = known_sizes(cascade, dict.fromkeys(cascade.free_ranks, 24))
-    there = {s.tensor for s in cascade.inputs}
-    for kernel in kernels_of(cascade, sizes, H100):
-        own = set(kernel.einsums)
-        assert {a.tensor for n in own for a in cascade.einsum(n).reads} <= there | own
-        there |= own
 
 
 def test_the_text_and_the_description_of_attention_agree_within_the_interval():

@@ -1,0 +1,118 @@
+"""A cascade at some sizes in a type: what its kernels are asked for."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of
+from einsum_cascade.analysis.tile_points import Digit, live_settings
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.einsum import Einsum
+from einsum_cascade.errors import CascadeError
+from einsum_cascade.expr import Compare, Expr, Num, Var, variables
+
+# Coordinates that are looked at for what a `where` leaves of tiles, 50 ms; beyond, nothing is taken to be removed.
+_MOST_LOOKED = 2**20
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a kernel is asked for: a cascade at some sizes, in a type.
+
+    Attributes:
+        sizes: of every rank; `batch`: how often all of it occurs, by ranks that the text leaves out.
+        word: bytes of an element in memory; `tensor`: whether tensor cores multiply that type.
+    """
+
+    cascade: Cascade
+    sizes: Mapping[str, int]
+    batch: int
+    word: float
+    tensor: bool
+
+    @functools.cached_property
+    def numbers(self) -> dict[str, float]:
+        """Sizes and constants by name."""
+        return numbers_of(self.cascade, self.sizes)
+
+    @functools.cached_property
+    def _known(self) -> dict[Any, Any]:
+        return {}
+
+    def conditions(self, einsum: Einsum, space: tuple[str, ...]) -> tuple[list[Expr], dict[str, int]]:
+        """Return what has to hold at a point of a space of an Einsum, and the extents of the space."""
+        key = (einsum.name, space)
+        if key not in self._known:
+            parts = [p for p in live_parts(self.cascade, einsum) if set(variables(p)) <= set(space)]
+            self._known[key] = merged_splits(self.cascade, parts, space, self.sizes)
+        found: tuple[list[Expr], dict[str, int]] = self._known[key]
+        return found
+
+    def live_tiles(
+        self, einsum: Einsum, space: tuple[str, ...], digits: Mapping[str, tuple[Digit, ...]]
+    ) -> int:
+        """Return how many tiles of a space have a point that an Einsum computes; too many to look at: all.
+
+        Args:
+            digits: of each variable that `conditions` names, the extents of its digits and whether they tell tiles
+                apart.
+        """
+        key = (einsum.name, space, tuple(digits.items()))
+        if key not in self._known:
+            self._known[key] = self._counted(einsum, space, digits)
+        found: int = self._known[key]
+        return found
+
+    def _counted(
+        self, einsum: Einsum, space: tuple[str, ...], digits: Mapping[str, tuple[Digit, ...]]
+    ) -> int:
+        merged, extents = self.conditions(einsum, space)
+        ends = [
+            Compare(("<",), (Var(v), Num(n)))
+            for v, n in extents.items()
+            if math.prod(d for d, _ in digits[v]) > n
+        ]
+        try:
+            return live_settings(
+                [*merged, *(ends if merged else ())], digits, self.numbers, most=_MOST_LOOKED
+            )
+        except CascadeError:
+            return math.prod(n for own in digits.values() for n, told in own if told)
+
+    def elements(self, tensor: str) -> float:
+        """Return the elements of a tensor in memory: those that exist, and of a state the last, or all."""
+        if tensor not in self._known:
+            writer = next((e for e in self.cascade.einsums if e.name == tensor), None)
+            signature = self.cascade.signatures[tensor]
+            sizes = [self.sizes[r] for r in signature.ranks]
+            if signature.state is not None:  # one more than the steps: what it was before the first
+                sizes[signature.state] = sizes[signature.state] + 1 if _wants_all(self.cascade, tensor) else 1
+            total = math.prod(sizes)
+            if writer is not None and signature.state is None:
+                total = self._written(writer, total)
+            self._known[tensor] = float(total)
+        found: float = self._known[tensor]
+        return found
+
+    def _written(self, writer: Einsum, every: int) -> int:
+        merged, extents = self.conditions(writer, writer.output_variables)
+        digits = {v: ((n, True),) for v, n in extents.items()}
+        try:
+            return live_settings(merged, digits, self.numbers, most=_MOST_LOOKED)
+        except CascadeError:
+            return every
+
+
+def _wants_all(cascade: Cascade, state: str) -> bool:
+    """Tell whether all generations of a state are asked for, as an output or by who reads it outside its block."""
+    axis, block = cascade.signatures[state].state, cascade.block_of(state)
+    if axis is None:
+        return True
+    outside = [a for e, at in cascade.statements if at != block for a in e.reads if a.tensor == state]
+    return any(s.tensor == state for s in cascade.outputs) or any(
+        variables(a.indices[axis or 0]) for a in outside
+    )

@@ -1,0 +1,155 @@
+"""Groups of units that share a kernel: what each writes for the others, what nobody needs, in which order they run."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from einsum_cascade.cascade import Cascade
+
+from .structure import Unit, units_of
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Units of one kernel, by their place in the text.
+
+    Attributes:
+        own: those whose tensors it writes where another group reads them; each unit is of one group at the most.
+        again: those that it computes for itself although another group does too, so that they need not be written.
+    """
+
+    own: frozenset[int]
+    again: frozenset[int] = frozenset()
+
+    @property
+    def units(self) -> frozenset[int]:
+        """All that it computes."""
+        return self.own | self.again
+
+
+Groups = tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Units of a cascade, and who reads what of whom."""
+
+    cascade: Cascade
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """Units in the order of the text."""
+        return units_of(self.cascade)
+
+    @cached_property
+    def writers(self) -> Mapping[str, int]:
+        """The unit that computes each tensor."""
+        return {name: i for i, u in enumerate(self.units) for name in u.names}
+
+    @cached_property
+    def asked(self) -> frozenset[str]:
+        """Tensors that the cascade is asked for."""
+        return frozenset(s.tensor for s in self.cascade.outputs)
+
+    @cached_property
+    def _made(self) -> tuple[frozenset[str], ...]:
+        """Tensors of other units that each unit reads."""
+        return tuple(frozenset(n for n in u.reads if n in self.writers) for u in self.units)
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        """Units that are computed for their own sake: an output is of them, or nobody reads them at all."""
+        read = frozenset().union(*self._made)
+        return frozenset(i for i, u in enumerate(self.units) if u.names & self.asked or not u.names & read)
+
+    def names(self, units: Iterable[int]) -> frozenset[str]:
+        """Return the tensors that some units compute."""
+        return frozenset(n for i in units for n in self.units[i].names)
+
+    def alone(self) -> Groups:
+        """Return every unit in a group of its own."""
+        return tuple(Group(frozenset((i,))) for i in range(len(self.units)))
+
+    def edges(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each tensor that a unit reads of another one, with its writer and its reader."""
+        for reader, read in enumerate(self._made):
+            for name in sorted(read):
+                yield name, self.writers[name], reader
+
+    def read(self, group: Group) -> frozenset[str]:
+        """Return the tensors that a group reads of other groups."""
+        units = group.units
+        return frozenset(n for i in units for n in self._made[i] if self.writers[n] not in units)
+
+    def written(self, groups: Groups) -> list[frozenset[str]]:
+        """Return the tensors that each group has to write: its own that another one reads, or that are asked for."""
+        wanted = self.asked.union(*(self.read(g) for g in groups))
+        return [self.names(g.own) & wanted for g in groups]
+
+    def pruned(self, groups: Groups) -> Groups:
+        """Return groups without the units that nobody needs any more."""
+        while True:
+            wanted = frozenset().union(*(self.read(g) for g in groups))
+            kept = _owned(tuple(k for g in groups if (k := self._needed(g, wanted)).own))
+            if kept == groups:
+                return kept
+            groups = kept
+
+    def _needed(self, group: Group, wanted: frozenset[str]) -> Group:
+        """Return a group with what its ends need; `wanted` are the tensors that other groups read."""
+        left = sorted(group.own)
+        ends = {i for i in left if i in self._ends or self.units[i].names & wanted}
+        units, found, todo = group.units, set(ends), list(ends)
+        while todo:
+            more = {self.writers[n] for n in self._made[todo.pop()]} & units - found
+            found |= more
+            todo += more
+        return Group(group.own & found, group.again & found)
+
+    def in_order(self, groups: Groups) -> Groups | None:
+        """Return groups, each whole, in an order in which they can run; None where two wait for each other."""
+        owner = {i: group for group in groups for i in group.own}
+        waits = {
+            group: [owner[self.writers[n]] for n in sorted(self.read(group))]
+            for group in sorted(groups, key=lambda g: min(g.units))
+        }
+        try:
+            return tuple(graphlib.TopologicalSorter(waits).static_order())
+        except graphlib.CycleError:
+            return None
+
+    def joined(self, groups: Groups, a: int, b: int) -> Groups:
+        """Return groups with two of them, by their place, as one."""
+        own = groups[a].own | groups[b].own
+        one = Group(own, (groups[a].again | groups[b].again) - own)
+        return (*(g for i, g in enumerate(groups) if i not in (a, b)), one)
+
+    def repeated(self, groups: Groups, at: int, units: frozenset[int]) -> Groups:
+        """Return groups in which the one at a place computes more for itself, without what that spares."""
+        more = Group(groups[at].own, groups[at].again | (units - groups[at].own))
+        return self.pruned((*groups[:at], more, *groups[at + 1 :]))
+
+
+def _owned(groups: Groups) -> Groups:
+    """Return groups of which the first that computes a unit again owns it, where its owner has let it go."""
+    owned = frozenset().union(*(g.own for g in groups))
+    out = []
+    for group in groups:
+        taken = group.again - owned
+        owned |= taken
+        out.append(Group(group.own | taken, group.again - taken))
+    return tuple(out)
+
+
+def of_names(graph: Graph, groups: Sequence[Sequence[str]]) -> Groups:
+    """Return groups from the names of their Einsums; the first that names one owns it, and the others stay alone."""
+    left = set(range(len(graph.units)))
+    found = []
+    for group in groups:
+        units = frozenset(graph.writers[name] for name in group)
+        found.append(Group(units & left, units - left))
+        left -= units
+    return (*found, *(Group(frozenset((i,))) for i in sorted(left)))

@@ -1,0 +1,132 @@
+"""Tiles and steps of a kernel's blocks: how many there are, and what each has before it at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from einsum_cascade.analysis.intervals import slope
+from einsum_cascade.analysis.tile_points import Digit
+from einsum_cascade.declarations import rank_of, variable_of
+from einsum_cascade.einsum import Einsum
+from einsum_cascade.expr import Access, Expr, accesses, index_variables, variables
+
+from .case import Case
+from .structure import Structure, extent
+
+# Keys, tokens or terms that a block takes at a time: the commonest key tile of attention kernels. Assumed.
+STEP = 64
+
+
+class Tiling:
+    """A structure with the extents of its tile.
+
+    Args:
+        tile: of the variables that tell blocks apart; the others of them are 1.
+        parts: blocks that share a tile, each of which walks along a part of what is walked; `most_parts` at the most.
+        scanned: steps of the loop that are worked out at a time, where it is a running sum.
+    """
+
+    def __init__(
+        self, case: Case, structure: Structure, tile: Mapping[str, int], *, parts: int = 1, scanned: int = 1
+    ) -> None:
+        """See the class."""
+        self.case, self.structure, self.parts, self.scanned = case, structure, parts, scanned
+        self.tile = {v: min(tile.get(v, 1), extent(v, case.sizes)) for v in structure.blocks}
+        self._steps = self._cut()
+
+    def _cut(self) -> dict[str, int]:
+        """Return the extent of a step along each variable that is walked; those summed together share one length."""
+        loop = self.structure.loop
+        out = {loop: min(self.scanned, extent(loop, self.case.sizes))} if loop else {}
+        for einsum in self.structure.einsums:
+            left = STEP
+            for v in reversed(einsum.reduced):
+                if v in self.structure.walked and v not in out:
+                    out[v] = min(max(left, 1), extent(v, self.case.sizes))
+                    left //= out[v]
+        return {v: out[v] for v in self.structure.walked}
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the kernel, batch left out."""
+        return self.parts * math.prod(-(-extent(v, self.case.sizes) // t) for v, t in self.tile.items())
+
+    @property
+    def most_parts(self) -> int:
+        """The most blocks that can share a tile: each takes a step at the least."""
+        return self._steps_along(self.structure.parted) if self.structure.parted else 1
+
+    @property
+    def steps(self) -> int:
+        """Steps of a block along what it walks outermost, with what is summed along with it."""
+        return math.prod(-(-self._of_block(v) // self._steps[v]) for v in self.structure.outer)
+
+    def _steps_along(self, variable: str) -> int:
+        return -(-extent(variable, self.case.sizes) // self._steps[variable])
+
+    def _of_block(self, variable: str) -> int:
+        """Return how many values of a variable that is not a tile's a block comes to see."""
+        every = extent(variable, self.case.sizes)
+        if self.parts == 1 or variable != self.structure.parted:
+            return every
+        return min(every, -(-self._steps_along(variable) // self.parts) * self._steps[variable])
+
+    def now(self, variable: str, *, whole: Iterable[str] = ()) -> int:
+        """Return how many values of a variable a block has before it at a time.
+
+        Args:
+            whole: variables of which it has all, if they do not tell blocks apart.
+        """
+        if variable in self.tile:
+            return self.tile[variable]
+        if variable in self._steps and variable not in whole:
+            return self._steps[variable]
+        return self._of_block(variable)
+
+    def part(self, access: Access, *, whole: Iterable[str] = ()) -> float:
+        """Return how many elements of a tensor a block has before it at a time, at the most."""
+        signature = self.case.cascade.signatures[access.tensor]
+        total = 1.0
+        for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
+            most = self.case.sizes[rank] + (axis == signature.state)  # and what it was before the first step
+            total *= min(self._places(index, whole), most)
+        return total
+
+    def _places(self, index: Expr, whole: Iterable[str]) -> float:
+        """Return how many values an index takes, at the most: as far as it moves, where it is linear."""
+        names = variables(index)
+        every = math.prod(self.now(v, whole=whole) for v in names)
+        if accesses(index):
+            return every
+        span = 1.0
+        for v in index_variables(index):
+            step = slope(index, v, self.case.numbers)
+            if step is None:
+                return every
+            span += abs(step) * (self.now(v, whole=whole) - 1)
+        return min(every, span)
+
+    def executed(self, einsum: Einsum, space: tuple[str, ...]) -> float:
+        """Return the points of a space that all blocks compute: in each tile and step that has a point left, all.
+
+        Where too many coordinates would have to be looked at one by one, all points of all tiles.
+
+        Args:
+            space: variables that the work depends on; blocks that differ in others alone do it each for itself.
+        """
+        apart = tuple(v for v in self.tile if v not in space and v in einsum.variables)
+        _, extents = self.case.conditions(einsum, (*space, *apart))
+        digits = {v: self._digits(v) for v in extents}
+        whole = math.prod(n for v, own in digits.items() if v not in apart for n, told in own if not told)
+        return float(self.case.live_tiles(einsum, (*space, *apart), digits)) * whole
+
+    def _digits(self, variable: str) -> tuple[Digit, ...]:
+        """Return a variable as tiles that are told apart and places inside them, a split rank by its parts."""
+        rank = rank_of(variable)
+        if rank in self.case.cascade.splits and variable not in (*self.tile, *self._steps):
+            parts = [variable_of(r) for r in self.case.cascade.splits[rank]]
+            if any(v in (*self.tile, *self._steps) for v in parts):
+                return tuple(d for v in parts for d in self._digits(v))
+        size, now = extent(variable, self.case.sizes), self.now(variable)
+        return ((-(-size // now), True), (now, False)) if now < size else ((size, False),)
