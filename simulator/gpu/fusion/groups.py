@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -121,11 +121,11 @@ class Graph:
         except graphlib.CycleError:
             return None
 
-    def joined(self, groups: Groups, a: int, b: int) -> Groups:
-        """Return groups with two of them, by their place, as one."""
-        own = groups[a].own | groups[b].own
-        one = Group(own, (groups[a].again | groups[b].again) - own)
-        return (*(g for i, g in enumerate(groups) if i not in (a, b)), one)
+    def joined(self, groups: Groups, places: Collection[int]) -> Groups:
+        """Return groups with some of them, by their place, as one."""
+        own = frozenset().union(*(groups[i].own for i in places))
+        again = frozenset().union(*(groups[i].again for i in places)) - own
+        return (*(g for i, g in enumerate(groups) if i not in places), Group(own, again))
 
     def repeated(self, groups: Groups, at: int, units: frozenset[int]) -> Groups:
         """Return groups in which the one at a place computes more for itself, without what that spares."""

@@ -125,10 +125,16 @@ class Planner:
                 return groups
 
     def _joined(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
-        """Yield groups in which writer and reader share one."""
+        """Yield groups in which writer and reader share one, and then all that read what the writer's group makes."""
         owner = {i: place for place, g in enumerate(groups) for i in g.own}
-        if writer in owner and reader in owner and owner[writer] != owner[reader]:
-            yield self.graph.joined(groups, owner[writer], owner[reader])
+        if writer not in owner or reader not in owner or owner[writer] == owner[reader]:
+            return
+        at = owner[writer]
+        yield self.graph.joined(groups, (at, owner[reader]))
+        made = self.graph.names(groups[at].own)
+        readers = [i for i, g in enumerate(groups) if i != at and self.graph.read(g) & made]
+        if len(readers) > 1:
+            yield self.graph.joined(groups, (at, *readers))
 
     def _repeated(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
         """Yield groups in which a reader computes for itself what it reads, and more and more of what that needs."""

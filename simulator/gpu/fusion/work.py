@@ -127,7 +127,7 @@ def _padding(tiling: Tiling, product: Product) -> float:
 def _on_tensor_cores(tiling: Tiling, gpu: Gpu, product: Product) -> bool:
     """Tell whether tensor cores are the faster ones, for all that they have to pad."""
     rate = gpu.tensor.fp16 / 2.0 / _padding(tiling, product)
-    return rate > gpu.fma_per_cycle
+    return rate > min(gpu.fma_per_cycle, 32 * gpu.issue_per_cycle)
 
 
 def _operands(tiling: Tiling, product: Product, operand_rows: int) -> float:
