@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from einsum_cascade.analysis.intervals import slope
 from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of
 from einsum_cascade.analysis.tile_points import Digit, live_settings
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.einsum import Einsum
+from einsum_cascade.einsum import Action, Einsum
 from einsum_cascade.errors import CascadeError
-from einsum_cascade.expr import Compare, Expr, Num, Var, variables
+from einsum_cascade.expr import Compare, Expr, Num, Var, accesses, index_variables, variables
+
+from .operations import actions_of
+
+T = TypeVar("T")
 
 # Coordinates that are looked at for what a `where` leaves of tiles, 50 ms; beyond, nothing is taken to be removed.
 _MOST_LOOKED = 2**20
@@ -45,11 +50,35 @@ class Case:
 
     def conditions(self, einsum: Einsum, space: tuple[str, ...]) -> tuple[list[Expr], dict[str, int]]:
         """Return what has to hold at a point of a space of an Einsum, and the extents of the space."""
-        key = (einsum.name, space)
-        if key not in self._known:
+
+        def found() -> tuple[list[Expr], dict[str, int]]:
             parts = [p for p in live_parts(self.cascade, einsum) if set(variables(p)) <= set(space)]
-            self._known[key] = merged_splits(self.cascade, parts, space, self.sizes)
-        found: tuple[list[Expr], dict[str, int]] = self._known[key]
+            return merged_splits(self.cascade, parts, space, self.sizes)
+
+        return self._once((einsum.name, space), found)
+
+    def actions(self, einsum: Einsum) -> tuple[Action, ...]:
+        """Return what a kernel computes of an Einsum."""
+        return self._once(("actions", einsum.name), lambda: tuple(actions_of(einsum)))
+
+    def moves(self, index: Expr) -> tuple[tuple[str, ...], tuple[tuple[str, float], ...] | None]:
+        """Return the variables of an index of the text, and how far it moves with each; None where that is not linear.
+
+        One that reads a tensor may point anywhere.
+        """
+        return self._once(("moves", id(index)), lambda: (variables(index), self._slopes(index)))
+
+    def _slopes(self, index: Expr) -> tuple[tuple[str, float], ...] | None:
+        if accesses(index):
+            return None
+        found = [(v, slope(index, v, self.numbers)) for v in index_variables(index)]
+        known = tuple((v, abs(step)) for v, step in found if step is not None)
+        return known if len(known) == len(found) else None
+
+    def _once(self, key: object, make: Callable[[], T]) -> T:
+        if key not in self._known:
+            self._known[key] = make()
+        found: T = self._known[key]
         return found
 
     def live_tiles(
@@ -62,10 +91,7 @@ class Case:
                 apart.
         """
         key = (einsum.name, space, tuple(digits.items()))
-        if key not in self._known:
-            self._known[key] = self._counted(einsum, space, digits)
-        found: int = self._known[key]
-        return found
+        return self._once(key, lambda: self._counted(einsum, space, digits))
 
     def _counted(
         self, einsum: Einsum, space: tuple[str, ...], digits: Mapping[str, tuple[Digit, ...]]

@@ -100,14 +100,18 @@ class Graph:
 
     def _needed(self, group: Group, wanted: frozenset[str]) -> Group:
         """Return a group with what its ends need; `wanted` are the tensors that other groups read."""
-        left = sorted(group.own)
-        ends = {i for i in left if i in self._ends or self.units[i].names & wanted}
-        units, found, todo = group.units, set(ends), list(ends)
-        while todo:
-            more = {self.writers[n] for n in self._made[todo.pop()]} & units - found
-            found |= more
-            todo += more
+        ends = {i for i in group.own if i in self._ends or self.units[i].names & wanted}
+        found = self._sources(ends, group.units)
         return Group(group.own & found, group.again & found)
+
+    def _sources(self, ends: Iterable[int], inside: frozenset[int]) -> frozenset[int]:
+        """Return units with those that they need, as far as these are inside a group."""
+        found, todo = set(ends), sorted(ends)
+        while todo:
+            more = {self.writers[n] for n in self._made[todo.pop()]} & inside - found
+            found |= more
+            todo += sorted(more)
+        return frozenset(found)
 
     def in_order(self, groups: Groups) -> Groups | None:
         """Return groups, each whole, in an order in which they can run; None where two wait for each other."""
@@ -126,6 +130,13 @@ class Graph:
         own = frozenset().union(*(groups[i].own for i in places))
         again = frozenset().union(*(groups[i].again for i in places)) - own
         return (*(g for i, g in enumerate(groups) if i not in places), Group(own, again))
+
+    def cut(self, groups: Groups, at: int, unit: int) -> Groups:
+        """Return groups of which the one at a place is two: a unit with what it needs there, and the rest."""
+        group = groups[at]
+        first = self._sources((unit,), group.own)
+        two = Group(first, group.again), Group(group.own - first, group.again)
+        return self.pruned((*groups[:at], *two, *groups[at + 1 :]))
 
     def repeated(self, groups: Groups, at: int, units: frozenset[int]) -> Groups:
         """Return groups in which the one at a place computes more for itself, without what that spares."""

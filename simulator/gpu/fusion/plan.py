@@ -15,6 +15,8 @@ from .kernels import Kernel, Layer
 
 # Less of a gain is none: a millionth, above what sums of floating-point numbers differ by.
 _GAIN = 1e-6
+# Units of a run of the text that are tried as one kernel.
+_LONGEST_RUN = 12
 # Units that a kernel is offered at once to compute again: scores, their weights and what both are changed by.
 _MOST_AGAIN = 5
 
@@ -38,12 +40,30 @@ class Planner:
     def together(self) -> list[Kernel]:
         """Return kernels joined, and what they share computed again in each, as long as that is predicted to be faster.
 
-        Steps are taken one by one, so that one may stand in the way of a better one: the largest tensors are kept out
-        of memory first, or else those that the text has first.
+        Steps are taken one by one, so that one may stand in the way of a better one. They are taken from several
+        places: from every unit alone, with the largest tensors kept out of memory first, or the smallest, or those that
+        the text has first; and from the best of all ways to cut the text into runs.
         """
-        edges = list(self._edges())
-        tried = [self._improved(order) for order in (edges, sorted(edges, key=lambda e: e[::-1]))]
-        return self._kernels(min(tried, key=self._seconds))
+        edges, alone = list(self._edges()), self.graph.alone()
+        orders = (edges, edges[::-1], sorted(edges, key=lambda e: e[::-1]))
+        tried = [self._improved(alone, order) for order in orders]
+        return self._kernels(min([*tried, self._improved(self._runs(), edges)], key=self._seconds))
+
+    def _runs(self) -> Groups:
+        """Return the fastest groups of units that follow each other in the text, among all of them."""
+        count = len(self.graph.units)
+        least: list[tuple[float, Groups]] = [(0.0, ())]
+        for end in range(1, count + 1):
+            found = []
+            for start in range(max(0, end - _LONGEST_RUN), end):
+                group = Group(frozenset(range(start, end)))
+                rest = [Group(frozenset((i,))) for i in range(count) if not start <= i < end]
+                kernel = self._layer.kernel(group.units, self.graph.written((group, *rest))[0])
+                if kernel is not None:
+                    before, groups = least[start]
+                    found.append((before + kernel.busy_s + self.by.launch_s, (*groups, group)))
+            least.append(min(found, key=lambda each: each[0]))
+        return least[-1][1]
 
     def given(self, names: Sequence[Sequence[str]]) -> list[Kernel]:
         """Return the kernels that somebody has chosen, each by the names of its Einsums; the others stay alone.
@@ -101,14 +121,14 @@ class Planner:
             total += self.by.launch_s + (math.inf if kernel is None else kernel.busy_s)
         return total
 
-    def _improved(self, edges: Sequence[tuple[int, int]]) -> Groups:
+    def _improved(self, groups: Groups, edges: Sequence[tuple[int, int]]) -> Groups:
         """Return groups that no step along an edge from a writer to a reader makes faster, in the order of the edges.
 
-        Groups are joined first, and then asked what they had better compute again; which may make way for a join.
+        Groups are joined first, then asked what they had better compute again, and where they had better be cut, which
+        may make way for another join.
         """
-        groups = self.graph.alone()
         least = self._seconds(groups)
-        steps = (self._joined, self._repeated)
+        steps = (self._joined, self._repeated, self._cut)
         while True:
             before = least
             for step in steps:
@@ -148,6 +168,12 @@ class Planner:
                 if not read:
                     break
                 taken |= {self.graph.writers[max(read, key=self._elements)]}
+
+    def _cut(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
+        """Yield groups of which the one that writer and reader share is cut between them."""
+        for place, group in enumerate(groups):
+            if writer in group.own and reader in group.own:
+                yield self.graph.cut(groups, place, writer)
 
     def _edges(self) -> Iterator[tuple[int, int]]:
         """Yield writer and reader of every tensor between units, the largest first."""

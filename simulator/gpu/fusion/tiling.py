@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from einsum_cascade.analysis.intervals import slope
 from einsum_cascade.analysis.tile_points import Digit
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Access, Expr, accesses, index_variables, variables
+from einsum_cascade.expr import Access, Expr
 
 from .case import Case
 from .structure import Structure, extent
@@ -95,17 +94,11 @@ class Tiling:
 
     def _places(self, index: Expr, whole: Iterable[str]) -> float:
         """Return how many values an index takes, at the most: as far as it moves, where it is linear."""
-        names = variables(index)
+        names, steps = self.case.moves(index)
         every = math.prod(self.now(v, whole=whole) for v in names)
-        if accesses(index):
+        if steps is None:
             return every
-        span = 1.0
-        for v in index_variables(index):
-            step = slope(index, v, self.case.numbers)
-            if step is None:
-                return every
-            span += abs(step) * (self.now(v, whole=whole) - 1)
-        return min(every, span)
+        return min(every, 1.0 + sum(step * (self.now(v, whole=whole) - 1) for v, step in steps))
 
     def executed(self, einsum: Einsum, space: tuple[str, ...]) -> float:
         """Return the points of a space that all blocks compute: in each tile and step that has a point left, all.

@@ -11,7 +11,7 @@ from einsum_cascade.expr import variables
 
 from ...hardware.gpu import Gpu
 from .case import Case
-from .operations import Product, actions_of
+from .operations import Product
 from .structure import Structure
 from .tiling import Tiling
 
@@ -80,7 +80,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
     shared = 0.0
     products = {p.einsum.name: p for p in structure.products} if case.tensor else {}
     for einsum in structure.einsums:
-        for action in actions_of(einsum):
+        for action in case.actions(einsum):
             done = action.count * tiling.executed(einsum, action.variables) / blocks
             if tiling.parts > 1 and structure.parted not in action.variables:
                 done *= tiling.parts  # what all blocks that share a tile need, each works out for itself
