@@ -49,6 +49,7 @@ class KernelMapping:
         score_bytes: bytes of each score that pass through memory, summed over writes and reads; zero where fused.
         mask_passes: what applying a causal mask moves more, as a part of `score_bytes`.
         remark: what a reader of the prediction has to know.
+        runs_on: targets whose instructions it is written for; empty where its source is compiled for any.
         aliases: other names of the kernel.
         family: the mapping whose measured constants say the most about this one, where that is another: the same
             compiler and habits, other tiles.
@@ -94,6 +95,7 @@ class KernelMapping:
     score_bytes: float = 0.0
     mask_passes: float = 0.0
     remark: str = ""
+    runs_on: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     family: str = ""
     sole: bool = False

@@ -26,7 +26,7 @@ from .fitting import Group, furthest, together
 from .intervals import interval, kind_of, with_interval
 from .launch import Launch, launch
 from .likeness import joint
-from .loops import CHAIN_CYCLES, lay_grids
+from .loops import CHAIN_CYCLES, TRIP_CYCLES, lay_grids
 from .masks import Mask, masked_sizes
 from .measured_rows import MeasuredRow, alike_rows, calibration_rows, is_own
 from .occupancy import occupancy
@@ -93,7 +93,9 @@ def predict(
         for d, e in zip(parts, efficiencies, strict=True)
     ]
     results = [times(each, e) for each, e in zip(launches, efficiencies, strict=True)]
-    return _prediction(launches, efficiencies, results, mask=mask, warnings=_warnings(implementation, laid))
+    return _prediction(
+        launches, efficiencies, results, mask=mask, warnings=_warnings(implementation, laid, gpu)
+    )
 
 
 def lay(
@@ -173,7 +175,7 @@ def _efficiency(
         guess = uncalibrated(prior(key), kind=kind)
         if mapping.grids:
             return unknown(guess, of="kernel")
-        return unknown(guess) if _warnings(implementation, mapping) else guess
+        return unknown(guess) if _unnamed(implementation, mapping) else guess
     kernels = (kernel, mapping.kernel, *mapping.aliases)
     rows = calibration_rows(
         given,
@@ -224,17 +226,29 @@ def _measured(mapping: str) -> frozenset[str]:
     return frozenset(e.key.implementation for e in shipped() if e.key.mapping == mapping)
 
 
-def _warnings(implementation: str, mapping: KernelMapping) -> tuple[str, ...]:
-    """Return what to tell somebody whose implementation neither a mapping nor the shipped table names."""
-    if mapping.sole or is_described(implementation, mapping) or implementation in _measured(mapping.name):
-        return ()
-    words = {
-        w for e in shipped() for w in (e.key.implementation, e.key.implementation.partition(":")[2]) if w
-    }
-    return (
-        f"implementation '{implementation}' is not known; {nearest(implementation, words)}; "
-        f"tiles of {mapping.name} and the constants of its neighbours, with the widest interval",
-    )
+def _unnamed(implementation: str, mapping: KernelMapping) -> bool:
+    """Tell whether neither a mapping nor the shipped table names an implementation."""
+    named = is_described(implementation, mapping) or implementation in _measured(mapping.name)
+    return not (mapping.sole or named)
+
+
+def _warnings(implementation: str, mapping: KernelMapping, gpu: Gpu) -> tuple[str, ...]:
+    """Return what to tell somebody whose implementation nobody knows, or does not run on his GPU."""
+    out = []
+    if _unnamed(implementation, mapping):
+        words = {
+            w for e in shipped() for w in (e.key.implementation, e.key.implementation.partition(":")[2]) if w
+        }
+        out.append(
+            f"implementation '{implementation}' is not known; {nearest(implementation, words)}; "
+            f"tiles of {mapping.name} and the constants of its neighbours, with the widest interval"
+        )
+    if mapping.runs_on and gpu.target not in mapping.runs_on:
+        out.append(
+            f"{mapping.name} is written for {' and '.join(mapping.runs_on)}; it does not run on {gpu.name} "
+            f"({gpu.target}), and the time is that of such tiles there, if they ran"
+        )
+    return tuple(out)
 
 
 def _prediction(
@@ -371,7 +385,7 @@ def _assumptions(laid: Launch) -> tuple[str, ...]:
     if laid.chain_cycles:
         out.append(
             f"a step takes {laid.chain_cycles:.0f} cycles at the least, {CHAIN_CYCLES:.0f} for each product that waits "
-            "for the one before: microbenchmarks of other GPUs"
+            f"for the one before, {TRIP_CYCLES:.0f} for what it waits for from memory: microbenchmarks of other GPUs"
         )
     made = laid.tile.resources
     if made and made.loop and made.loop.local:

@@ -18,8 +18,8 @@ class Prediction:
     Attributes:
         latency_s: expected; `low_s`, `high_s`: the interval that goes with the source of the constants.
         tflops: useful operations per second, as published tables count them.
-        bound_by: the slowest pipe of the tile; "chain" where its products wait for each other longer; "memory",
-            "launch" or "waves" where that part is the largest.
+        bound_by: the slowest pipe of the tile; "chain" where its products wait for each other, or for what
+            comes from memory, longer; "memory", "launch" or "waves" where that part is the largest.
         tiles: score tiles of the whole call: full, masked, skipped.
         waves: blocks over slots.
         scalar: the part of the slowest pipe's rate; `scalar_source`: where it comes from.

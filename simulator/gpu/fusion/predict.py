@@ -44,9 +44,10 @@ def predict_cascade(
         cascade: any.
         sizes: of its ranks, as for `bounds`; B and H multiply all where the text leaves them out.
         on: a device by name or alias, or a `Gpu`.
-        implementation: "fused", Einsums share a kernel where the tile model says that it is faster; "eager", one
-            kernel an Einsum (one an iterate block), everything between them in memory.
-        kernels: in place of both, the Einsums of each kernel by name; those that are left out stay alone.
+        implementation: "fused", Einsums share a kernel, and are computed again in another one, where the tile model
+            says that it is faster; "eager", one kernel an Einsum (one an iterate block), all between them in memory.
+        kernels: in place of both, the Einsums of each kernel by name; those that are left out stay alone. One of
+            several kernels is computed in each, and written by the first of them where another one reads it.
         dtype: of all tensors in memory; sums and what stays on chip are fp32. Products of fp32 take no tensor cores.
 
     Raises:

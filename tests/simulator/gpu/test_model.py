@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from einsum_cascade.errors import DataError, HardwareError, MappingError
 from mappings.gpu import find_kernel_mapping, kernel_mappings
 from mappings.tiles import TileMapping
+from simulator.gpu.calibration import shipped
 from simulator.gpu.call import make_call
 from simulator.gpu.efficiency import Efficiency, times
 from simulator.gpu.intervals import with_interval
@@ -354,3 +355,16 @@ def test_every_kernel_of_ours_is_predicted_or_tells_where():
             head = {} if entry.name.endswith("_gate") else {"head_dim": 128}
             found = predict(entry.name, on="h100", implementation="triton-cascade", **sizes, **head)
             assert found.latency_s > 0, entry.name
+
+
+def test_a_kernel_that_does_not_run_on_a_gpu_says_so():
+    told = predict("flash_attention", on="l40s", implementation="fa4", **SIZES).warnings
+    assert [w for w in told if "does not run on l40s (sm_89)" in w]
+    assert not predict("flash_attention", on="b200", implementation="fa4", **SIZES).warnings
+    assert not predict("flash_attention", on="l40s", implementation="triton", **SIZES).warnings
+
+
+def test_kernels_that_were_measured_on_a_gpu_are_said_to_run_on_it():
+    named = {m.name: m for m in kernel_mappings()}
+    for entry in shipped():
+        assert entry.key.target in (named[entry.key.mapping].runs_on or (entry.key.target,))
