@@ -7,18 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from einsum_cascade.errors import DataError
 
+from .formulas import magnitudes
 from .pareto import hypervolume, knee, pareto
 from .spec import read_spec
 from .store import read_manifest
 from .study import sweep
 from .tables import CSV, PARQUET, plain_rows, read_table
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_sweep(spec: Path, out: Path, *, jobs: int | None = None, scheduler: str = "") -> dict[str, Any]:
@@ -119,7 +117,18 @@ def run_sensitivity(folder: Path, objectives: Sequence[str]) -> list[dict[str, A
     if manifest.get("design") == SALTELLI:
         return plain_rows(sobol_indices(table, space_of(manifest), objectives=wanted))
     axes = [a for a in [*manifest["axes"], *manifest["derived"]] if table[a].nunique() > 1]
-    return plain_rows(sensitivity(table, axes=axes, objectives=wanted))
+    orders = {a: _in_order(table[a], manifest["axes"].get(a)) for a in axes}
+    return plain_rows(sensitivity(table, axes=orders, objectives=wanted))
+
+
+def _in_order(column: Any, stated: Any) -> list[Any]:
+    """Return the values of an axis as its list states them, or from the least to the greatest where none does."""
+    found = column.unique().tolist()
+    if isinstance(stated, list):
+        # A column with a text in it holds texts alone.
+        return [str(v) for v in stated] if any(isinstance(v, str) for v in found) else stated
+    sizes = magnitudes(found)
+    return [found[i] for i in sizes.argsort(kind="stable")]
 
 
 # Axes below these words change what is computed, not the machine that computes it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _GROUPS = 16
 
 
-def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequence[str]) -> pd.DataFrame:
+def sensitivity(
+    table: pd.DataFrame, *, axes: Sequence[str] | Mapping[str, Sequence[Any]], objectives: Sequence[str]
+) -> pd.DataFrame:
     """Return how much each axis moves each objective, the strongest first.
 
     Columns:
@@ -32,7 +34,8 @@ def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequenc
 
     Args:
         table: one row a point; rows with an `error` take no part.
-        axes: columns to move, their values in the order of the space.
+        axes: columns to move; as a mapping, with the values of each in their order. Without it they stand in the order
+            in which the rows first have them, which a constraint, or a sample, may change.
         objectives: columns of positive numbers.
 
     Raises:
@@ -50,7 +53,8 @@ def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequenc
             raise DataError(f"unknown column '{axis}'; {nearest(axis, table.columns)}")
     usable, costs = costs_of(table, minimize=objectives)
     logs = logarithms(costs, objectives)
-    codes = {axis: pd.factorize(usable[axis])[0] for axis in axes}
+    orders = axes if isinstance(axes, Mapping) else {axis: table[axis].unique() for axis in axes}
+    codes = {axis: pd.Index(order).get_indexer(usable[axis]) for axis, order in orders.items()}
     rows = []
     for name, values in zip(objectives, logs.T, strict=True):
         found = []

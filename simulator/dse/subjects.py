@@ -14,8 +14,9 @@ from einsum_cascade.errors import DataError, ModelError, nearest
 from .batch import Evaluate, EvaluateMany, flat
 from .points.gpus import is_gpu
 from .provenance import fingerprint, model_version
-from .space import Point, Range, Space
+from .space import Range, Space
 from .store import canonical
+from .trials import check_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +137,7 @@ def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Eval
         if axis in inputs:
             raise DataError(f"'{axis}' is both a field and an axis; give it once")
     module = importlib.import_module(subject.module, __package__)
-    first = space[0]
-    module.prepare(first, inputs=inputs)
-    for point in _neighbours(space, first):
-        module.prepare(point, inputs=inputs)
+    check_values(space, functools.partial(module.prepare, inputs=inputs))
     evaluate: Evaluate = functools.partial(module.evaluate, inputs=dict(inputs))
     return evaluate
 
@@ -221,19 +219,6 @@ def _first_row(space: Space, evaluate: Evaluate) -> dict[str, Any]:
         except ModelError:
             continue  # a point that does not fit says so in the table
     return {}
-
-
-# Values of an axis beyond these are not tried before the sweep begins; they speak for themselves in the table.
-_TRIED = 32
-
-
-def _neighbours(space: Space, first: Point) -> Iterable[Point]:
-    """Yield points that differ from the first in one axis, so that a misspelt value is found at once."""
-    for name, values in space.axes.items():
-        if not isinstance(values, Range):
-            for value in values[: _TRIED + 1]:
-                if value != first[name]:
-                    yield {**first, name: value}
 
 
 def context_of(space: Space, inputs: Mapping[str, Any]) -> str:

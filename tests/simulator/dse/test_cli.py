@@ -284,3 +284,17 @@ def test_a_sweep_of_nothing_but_failures(tmp_path):
     assert "all 8 points fail; most often:" in refused(
         "sweep", path, "--out", tmp_path / "out", "--jobs", "1"
     )
+
+
+def test_sensitivity_goes_from_the_first_value_of_the_file_to_the_last(tmp_path):
+    # The constraint leaves the array of 64 to stand first in the table; the file's first one is 256.
+    changed = SPEC.replace("[64, 128, 512]", "[256, 64]").replace(
+        'where: ["hardware.N <= 256", "hardware.L3 * 2 >= 8 MiB"]',
+        'where: ["hardware.N < 256 or hardware.L3 > 4 MiB"]',
+    )
+    (tmp_path / "spec.yaml").write_text(changed)
+    assert cascade("sweep", tmp_path / "spec.yaml", "--out", tmp_path / "out", "--jobs", "1").exit_code == 0
+    rows = json.loads(cascade("sensitivity", tmp_path / "out", "--of", "latency_s", "--json").stdout)
+    (array,) = [row for row in rows if row["axis"] == "hardware.N"]
+    assert array["last_to_first"] == pytest.approx(array["typical"])
+    assert array["last_to_first"] > 10

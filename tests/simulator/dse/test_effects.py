@@ -65,3 +65,17 @@ def test_errors_and_what_is_refused():
         sensitivity(table, axes=["b"], objectives=["t"])
     with pytest.raises(DataError, match="positive numbers"):
         sensitivity(table.assign(t=[0.0, 1.0, 2.0]), axes=["a"], objectives=["t"])
+
+
+def test_the_first_value_is_that_of_the_space_whatever_rows_are_left():
+    # t = a falls from the first value, 4, to the last, 1; where b = 1 the row with a = 4 is missing.
+    axes = {"a": [4, 2, 1], "b": [1, 2]}
+    rows = [(a, b, float(a)) for b, a in itertools.product(axes["b"], axes["a"]) if (a, b) != (4, 1)]
+    table = pd.DataFrame(rows, columns=["a", "b", "t"])
+    found = sensitivity(table, axes=axes, objectives=["t"]).set_index("axis")
+    # Two lines: 2 -> 1 and 4 -> 1.
+    assert found["last_to_first"]["a"] == pytest.approx(math.sqrt(1 / 2 * 1 / 4))
+    # A row that failed still tells where its value stands.
+    failed = pd.concat([pd.DataFrame([{"a": 4, "b": 1, "error": "no room"}]), table], ignore_index=True)
+    told = sensitivity(failed, axes=["a", "b"], objectives=["t"]).set_index("axis")
+    assert told["last_to_first"]["a"] == found["last_to_first"]["a"]
