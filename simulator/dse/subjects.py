@@ -65,7 +65,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
                 "a kernel on a GPU",
                 "kernel",
                 ("kernel", "hardware", "sizes"),
-                ("implementation", "mask"),
+                ("implementation", "mask", "mapping"),
                 ("hardware", "sizes"),
                 ".points.kernel",
             ),

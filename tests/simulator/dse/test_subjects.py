@@ -164,6 +164,56 @@ def test_a_kernel_on_a_gpu_with_more_of_one_pipe(tmp_path):
     assert by["512", "x0.5", "x2"] == found.latency_s
 
 
+def test_gradients_by_the_name_that_predict_takes(tmp_path):
+    table = swept(tmp_path, KERNEL.replace("flash_attention", "flash_attention_gradients"))
+    call = {"batch": 4, "heads": 32, "head_dim": 128, "dtype": "bf16"}
+    for row in table.to_dict("records"):
+        gpu = sim.load_hardware("h100", {"clock": row["hardware.clock"]})
+        words = {"seq_q": row["sizes.seq_q"], "causal": row["sizes.causal"]}
+        both = [
+            sim.predict("flash_attention", on=gpu, direction=d, **words, **call).latency_s
+            for d in ("fwd", "bwd")
+        ]
+        assert row["latency_s"] == pytest.approx(sum(both), rel=1e-12)
+
+
+OWN = """
+kind: gpu
+name: copies
+kernel: copies
+implementations: ["*"]
+family: copies
+source: "written for a test"
+tiles: [{query: 64, key: 1, warps: 4}]
+grids: [{name: copy, blocks: "batch * heads", steps: 1, step: {loads: 1024}, reads: "WORDS * batch * seq_q * word", writes: 0}]
+"""
+
+
+def test_a_kernel_of_your_own_by_its_mapping_files(tmp_path):
+    for name, factor in (("once", "1"), ("twice", "2")):
+        (tmp_path / f"{name}.yaml").write_text(OWN.replace("WORDS", factor))
+    files = [str(tmp_path / f"{name}.yaml") for name in ("once", "twice")]
+    text = f"""
+kernel: copies
+sizes: {{batch: 64, heads: 8}}
+axes:
+  mapping: {files}
+  hardware: [a100, h100]
+  sizes.seq_q: [64K, 1M]
+minimize: [latency_s]
+"""
+    table = swept(tmp_path, text)
+    assert len(table) == 8
+    for row in table.to_dict("records"):
+        found = sim.predict(
+            "copies", on=row["hardware"], mapping=row["mapping"], batch=64, heads=8, seq_q=row["sizes.seq_q"]
+        )
+        assert row["latency_s"] == found.latency_s
+    (tmp_path / "lacking").mkdir()
+    with pytest.raises(AssertionError, match=r"none\.yaml: .*no such file"):
+        swept(tmp_path / "lacking", text.replace("once.yaml", "none.yaml"))
+
+
 @pytest.mark.parametrize(
     ("text", "given", "message"),
     [
