@@ -185,7 +185,8 @@ implementations: ["*"]
 family: copies
 source: "written for a test"
 tiles: [{query: 64, key: 1, warps: 4}]
-grids: [{name: copy, blocks: "batch * heads", steps: 1, step: {loads: 1024}, reads: "WORDS * batch * seq_q * word", writes: 0}]
+grids:
+- {name: copy, blocks: "batch * heads", steps: 1, step: {loads: 1024}, reads: "WORDS * batch * seq_q * word", writes: 0}
 """
 
 
