@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError
 from einsum_cascade.outputs import PICTURES
+from einsum_cascade.pictures import COLOURS, GRID, MARKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,11 +22,11 @@ def axis_label(column: str) -> str:
     """Return a column's name and unit for people.
 
     >>> axis_label("latency_s"), axis_label("traffic_bytes"), axis_label("hardware.N")
-    ('latency (s)', 'traffic (B)', 'hardware.N')
+    ('latency [s]', 'traffic [B]', 'hardware.N')
     """
     name, _, suffix = column.rpartition("_")
     if name and suffix in _UNITS and "." not in column:
-        return f"{name.replace('_', ' ')} ({_UNITS[suffix]})"
+        return f"{name.replace('_', ' ')} [{_UNITS[suffix]}]"
     return column
 
 
@@ -68,7 +69,9 @@ def plot_front(
     for name, scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
         if _is_wide(every[name].to_numpy(dtype=float)):
             scale("log")
-    axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, which="major", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
     # Above the axes, where it hides no design.
     entries = len(axes.get_legend_handles_labels()[1])
     axes.legend(
@@ -83,11 +86,12 @@ def _is_wide(values: Any) -> bool:
 
 def _draw_groups(axes: Any, front: pd.DataFrame, x: str, y: str, by: Sequence[str]) -> None:
     groups = front.groupby(list(by), sort=False) if by else [((), front)]
-    for values, own in groups:
+    for i, (values, own) in enumerate(groups):
         named = ", ".join(f"{name} {v}" for name, v in zip(by, values, strict=True))
         label = f"front, {named}" if named else f"Pareto front, {len(own):,} designs"
         ordered = own.sort_values(x)
-        axes.plot(ordered[x], ordered[y], marker="o", markersize=5, linewidth=0.8, label=label)
+        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)]}
+        axes.plot(ordered[x], ordered[y], markersize=5, linewidth=0.8, label=label, **look)
 
 
 def save_front(
