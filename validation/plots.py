@@ -207,15 +207,15 @@ def ratio_bars(table: pd.DataFrame, *, column: str) -> Axes:
 
 
 def area_latency(table: pd.DataFrame) -> Axes:
-    """Draw latency against area for growing arrays; needs model, PE_dim, area_mm2, latency (s)."""
+    """Draw latency against area for growing arrays; needs model, PE_dim, area_mm2, latency_s."""
     axes = _axes()
     for ink, mark, (name, rows) in zip(COLOURS, MARKS, table.groupby("model", sort=False), strict=False):
-        axes.loglog(rows["area_mm2"], rows["latency"], f"{mark}-", color=ink, label=str(name))
+        axes.loglog(rows["area_mm2"], rows["latency_s"], f"{mark}-", color=ink, label=str(name))
     last = table[table["model"] == table["model"].iloc[0]]
     for _, row in last.iterrows():
         axes.annotate(
             f"{row['PE_dim']:.0f}",
-            (row["area_mm2"], row["latency"]),
+            (row["area_mm2"], row["latency_s"]),
             fontsize=7,
             xytext=(4, 4),
             textcoords="offset points",
