@@ -118,7 +118,7 @@ def run_sensitivity(folder: Path, objectives: Sequence[str]) -> list[dict[str, A
         return plain_rows(sobol_indices(table, space_of(manifest), objectives=wanted))
     axes = [a for a in [*manifest["axes"], *manifest["derived"]] if table[a].nunique() > 1]
     orders = {a: _in_order(table[a], manifest["axes"].get(a)) for a in axes}
-    return plain_rows(sensitivity(table, axes=orders, objectives=wanted))
+    return plain_rows(sensitivity(table, axes=orders, objectives=wanted, derived=tuple(manifest["derived"])))
 
 
 def _in_order(column: Any, stated: Any) -> list[Any]:
