@@ -55,7 +55,7 @@ def pareto(
     json: Json = False,
 ) -> None:
     """Print the designs that no other beats, sorted; without --min and --max those of the sweep file."""
-    from .commands import run_pareto, short_names
+    from .commands import brief, run_pareto, short_names
 
     if plot is not None:
         check_writable(plot, PICTURES)
@@ -63,7 +63,9 @@ def pareto(
     if json:
         emit_json(front.rows)
     else:
-        cells = [[row[c] for c in front.columns] for row in front.rows]
+        cells = [
+            [brief(v) if isinstance(v := row[c], str) else v for c in front.columns] for row in front.rows
+        ]
         table(f"Pareto front, {len(cells)} designs", short_names(front.columns), cells)
     for remark in front.remarks:
         note(remark)

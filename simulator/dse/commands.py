@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def run_pareto(
     elif not by and len(minimize) + len(maximize) > 1:
         bend = knee(table, minimize=minimize, maximize=maximize)
         volume = hypervolume(table, minimize=minimize, maximize=maximize)
-        named = ", ".join(f"{s} {bend[a]}" for s, a in zip(short_names(axes), axes, strict=True))
+        named = ", ".join(f"{s} {brief(bend[a])}" for s, a in zip(short_names(axes), axes, strict=True))
         remarks.append(f"knee: {named}; the front dominates {volume:.1%} of the box that the designs span")
     shown = dict.fromkeys([*axes, *minimize, *maximize, *(["bound_by"] if "bound_by" in front else [])])
     return Front(plain_rows(front.drop(columns="error", errors="ignore")), list(shown), remarks)
@@ -133,6 +134,19 @@ def _in_order(column: Any, stated: Any) -> list[Any]:
 
 # Axes below these words change what is computed, not the machine that computes it.
 _WORK = frozenset({"sizes"})
+
+
+_LONG = re.compile(r"(\d+\.\d{4,}(?:e[-+]?\d+)?)( \S+)?")
+
+
+def brief(value: Any) -> Any:
+    """Return a value as a table shows it: a drawn amount in five digits, all else as it is.
+
+    >>> brief("54.68719917438009 MiB"), brief(0.123456789), brief("16 MiB"), brief(1024), brief("16,8,8")
+    ('54.687 MiB', '0.12346', '16 MiB', 1024, '16,8,8')
+    """
+    match = _LONG.fullmatch(str(value)) if isinstance(value, (str, float)) else None
+    return f"{float(match[1]):.5g}{match[2] or ''}" if match else value
 
 
 def short_names(columns: Sequence[str]) -> list[str]:

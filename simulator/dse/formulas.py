@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,18 @@ def magnitudes(values: Sequence[Any]) -> Any:
 
 
 # The units a description may use, each with its dimension; a text that fits none of them is a word.
-_UNITS = ("byte", "byte/second", "hertz", "second", "joule", "watt", "meter**2", "flop/second")
+_UNITS: Mapping[str, str] = MappingProxyType(
+    {
+        "byte": "B",
+        "byte/second": "B/s",
+        "hertz": "Hz",
+        "second": "s",
+        "joule": "J",
+        "watt": "W",
+        "meter**2": "m²",
+        "flop/second": "FLOP/s",
+    }
+)
 
 
 def magnitude(value: Any) -> float | None:
@@ -202,6 +214,21 @@ def magnitude(value: Any) -> float | None:
         except HardwareError:
             continue
     return None
+
+
+def unit_of(value: Any) -> str:
+    """Return the symbol of the SI unit in which `magnitude` gives an amount; empty for what has none.
+
+    >>> unit_of("400 GiB/s"), unit_of("64K"), unit_of(3)
+    ('B/s', '', '')
+    """
+    for unit, symbol in _UNITS.items():
+        try:
+            quantity(str(value), unit, where="axis")
+        except HardwareError:
+            continue
+        return symbol
+    return ""
 
 
 def _literal(text: str, where: str) -> float:

@@ -10,6 +10,9 @@ from einsum_cascade.errors import DataError
 from einsum_cascade.outputs import PICTURES
 from einsum_cascade.pictures import COLOURS, GRID, MARKS
 
+from .formulas import unit_of
+from .pareto import numbers_in
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -18,8 +21,8 @@ _UNITS = {"s": "s", "j": "J", "bytes": "B", "mm2": "mm²", "hz": "Hz", "w": "W"}
 _LOG_FROM = 30.0
 
 
-def axis_label(column: str) -> str:
-    """Return a column's name and unit for people.
+def axis_label(column: str, values: pd.Series | None = None) -> str:
+    """Return a column's name and unit for people; amounts have the unit in which they are drawn.
 
     >>> axis_label("latency_s"), axis_label("traffic_bytes"), axis_label("hardware.N")
     ('latency [s]', 'traffic [B]', 'hardware.N')
@@ -27,7 +30,14 @@ def axis_label(column: str) -> str:
     name, _, suffix = column.rpartition("_")
     if name and suffix in _UNITS and "." not in column:
         return f"{name.replace('_', ' ')} [{_UNITS[suffix]}]"
-    return column
+    unit = unit_of(values.iloc[0]) if values is not None and isinstance(values.iloc[0], str) else ""
+    return f"{column} [{unit}]" if unit else column
+
+
+def _in_numbers(table: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
+    """Return the rows without error, objectives that are amounts as numbers."""
+    usable = table[table["error"].isna()] if "error" in table else table
+    return usable.assign(**{name: numbers_in(usable[name]) for name in objectives})
 
 
 def plot_front(
@@ -57,15 +67,16 @@ def plot_front(
 
         axes = Figure(figsize=(7.0, 4.6), layout="constrained").add_subplot()
     x, y, *rest = objectives
-    every = table[table["error"].isna()] if "error" in table else table
+    labels = {name: axis_label(name, table[name]) for name in objectives}
+    every, front = (_in_numbers(t, objectives) for t in (table, front))
     axes.scatter(every[x], every[y], s=9, color="0.75", linewidths=0, label=f"all {len(every):,} designs")
     _draw_groups(axes, front, x, y, by)
     if rest:
         values = front[rest[0]].to_numpy(dtype=float)
         norm = "log" if _is_wide(values) else None
         drawn = axes.scatter(front[x], front[y], s=26, c=values, cmap="viridis", norm=norm, zorder=3)
-        axes.figure.colorbar(drawn, ax=axes, label=axis_label(rest[0]))
-    axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
+        axes.figure.colorbar(drawn, ax=axes, label=labels[rest[0]])
+    axes.set(xlabel=labels[x], ylabel=labels[y])
     for name, scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
         if _is_wide(every[name].to_numpy(dtype=float)):
             scale("log")

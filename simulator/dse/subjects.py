@@ -12,6 +12,7 @@ from typing import Any
 from einsum_cascade.errors import DataError, ModelError, nearest
 
 from .batch import Evaluate, EvaluateMany, flat
+from .formulas import magnitude
 from .points.gpus import is_gpu
 from .provenance import fingerprint, model_version
 from .space import Range, Space
@@ -204,8 +205,10 @@ def check_objectives(space: Space, evaluate: Evaluate, objectives: Mapping[str, 
     for i, (sense, name) in enumerate(named):
         if row and name not in row:
             raise DataError(f"{sense}: unknown column '{name}'; {nearest(name, row)}")
-        if isinstance(row.get(name), str):
-            raise DataError(f"{sense}: column '{name}' holds texts; an objective is a number")
+        if isinstance(row.get(name), str) and magnitude(row[name]) is None:
+            raise DataError(
+                f"{sense}: column '{name}' holds texts; an objective is a number, or an amount such as 16 MiB"
+            )
         if name in [other for _, other in named[:i]]:
             raise DataError(f"{sense}: '{name}' is named as an objective twice")
 

@@ -211,7 +211,6 @@ REPLACED = [
     ),
     ("minimize: [latency_s, area_mm2]", "maximize: utilization.PE2", "did you mean 'utilization.PE2D'"),
     ("minimize: [latency_s, area_mm2]", "minimize: [bound_by]", "'bound_by' holds texts"),
-    ("minimize: [latency_s, area_mm2]", "minimize: [hardware.L3]", "'hardware.L3' holds texts"),
     ("minimize: [latency_s, area_mm2]", "minimize: [latency_s]\nmaximize: [latency_s]", "objective twice"),
     ("minimize: [latency_s, area_mm2]", "samples: -3", "whole number from 1"),
     ("minimize: [latency_s, area_mm2]", "seed: x", "seed: expected a whole number"),
@@ -298,3 +297,21 @@ def test_sensitivity_goes_from_the_first_value_of_the_file_to_the_last(tmp_path)
     (array,) = [row for row in rows if row["axis"] == "hardware.N"]
     assert array["last_to_first"] == pytest.approx(array["typical"])
     assert array["last_to_first"] > 10
+
+
+def test_a_front_of_amounts(tmp_path):
+    """Latency against the bandwidth that it takes: what stands for the cost of a GPU, which has no area."""
+    (tmp_path / "spec.yaml").write_text(
+        SPEC.replace("latency_s, area_mm2", "latency_s, hardware.memories.DRAM.bandwidth")
+    )
+    assert cascade("sweep", tmp_path / "spec.yaml", "--out", tmp_path / "out", "--jobs", "1").exit_code == 0
+    shown = cascade(
+        "pareto", tmp_path / "out", "--by", "sizes.seq", "--plot", tmp_path / "front.svg", "--json"
+    )
+    rows = json.loads(shown.stdout)
+    # Bound by the arrays: the least bandwidth is as fast as any.
+    assert {row["hardware.memories.DRAM.bandwidth"] for row in rows} == {"200 GiB/s"}
+    assert {row["hardware.N"] for row in rows} == {128}
+    assert (tmp_path / "front.svg").stat().st_size > 0
+    larger = json.loads(cascade("pareto", tmp_path / "out", "--max", "hardware.L3", "--json").stdout)
+    assert {row["hardware.L3"] for row in larger} == {"16 MiB"}
