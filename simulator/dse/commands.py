@@ -17,6 +17,7 @@ from .pareto import hypervolume, knee, pareto
 from .spec import read_spec
 from .store import read_manifest
 from .study import sweep
+from .subjects import changes_work
 from .tables import CSV, PARQUET, plain_rows, read_table
 
 
@@ -90,7 +91,7 @@ def run_pareto(
 
         save_front(plot, table, front, [*minimize, *maximize], by=by)
         remarks.append(f"wrote {plot}")
-    work = [a for a in axes if a.partition(".")[0] in _WORK and table[a].nunique() > 1 and a not in by]
+    work = [a for a in axes if changes_work(a) and table[a].nunique() > 1 and a not in by]
     if work:
         groups = " ".join(f"--by {a}" for a in work)
         remarks.append(f"the designs do different work; one front for each: {groups}")
@@ -130,10 +131,6 @@ def _in_order(column: Any, stated: Any) -> list[Any]:
         return [str(v) for v in stated] if any(isinstance(v, str) for v in found) else stated
     sizes = magnitudes(found)
     return [found[i] for i in sizes.argsort(kind="stable")]
-
-
-# Axes below these words change what is computed, not the machine that computes it.
-_WORK = frozenset({"sizes"})
 
 
 _LONG = re.compile(r"(\d+\.\d{4,}(?:e[-+]?\d+)?)( \S+)?")

@@ -93,6 +93,19 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
 )
 
 
+# Axes of these names, or below them, change what is computed, not the machine or the way in which it is.
+_WORK = frozenset({"sizes", "mask", "layout", "window", "dilation", "causal", "heads", "head_dim", "batch"})
+
+
+def changes_work(axis: str) -> bool:
+    """Tell whether points that differ in an axis do different work, so that they are not to be compared.
+
+    >>> changes_work("sizes.seq"), changes_work("window"), changes_work("hardware.N"), changes_work("stride")
+    (True, True, False, False)
+    """
+    return axis.partition(".")[0] in _WORK
+
+
 # A cascade has a subject for each kind of machine.
 _ON_GPU = Subject(
     "a cascade on a GPU",

@@ -408,3 +408,12 @@ def test_what_a_cascade_on_a_gpu_does_not_take(inputs, message):
     with pytest.raises((ModelError, TypeError)) as error:
         sim.sweep(sim.Space({"hardware.clock": ["x1", "x2"]}), **given)
     assert message in str(error.value)
+
+
+def test_windows_and_heads_are_different_work(tmp_path):
+    text = NEIGHBOURHOOD.replace("window: [18, 24, 24]\n", "").replace(
+        "axes:", 'axes:\n  window: ["18,24,24", "16,16,16"]'
+    )
+    table = swept(tmp_path, text)
+    assert table["window"].nunique() == 2
+    assert "one front for each: --by window" in run("pareto", tmp_path / "out").stderr
