@@ -117,12 +117,22 @@ _ON_GPU = Subject(
 )
 
 
+_ANYWHERE = Subject(
+    "a cascade on machines of both kinds",
+    "cascade",
+    ("cascade", "hardware", "sizes"),
+    (),
+    ("hardware", "sizes"),
+    ".points.either",
+)
+
+
 def subject_of(given: Iterable[str], *, hardware: Any = None) -> Subject:
     """Return the subject that the given inputs speak of.
 
     Args:
         given: their names.
-        hardware: the machine, or the first of several.
+        hardware: the machine, or a list of several.
 
     Raises:
         DataError: none of them tells.
@@ -130,11 +140,18 @@ def subject_of(given: Iterable[str], *, hardware: Any = None) -> Subject:
     names = set(given)
     for key, subject in SUBJECTS.items():
         if key in names:
-            # Who gives a mapping means a spatial machine.
-            mapped = any(name.partition(".")[0] == "mapping" for name in names)
-            return _ON_GPU if key == _ON_GPU.key and not mapped and is_gpu(hardware) else subject
+            return subject if key != _ON_GPU.key else _by_machines(names, subject, hardware)
     wanted = " or ".join(f"'{key}' ({s.name})" for key, s in SUBJECTS.items())
     raise DataError(f"what is to be swept? expected {wanted}")
+
+
+def _by_machines(names: Iterable[str], spatial: Subject, hardware: Any) -> Subject:
+    """Return the subject of a cascade on some machines."""
+    # Who gives a mapping means a spatial machine.
+    if any(name.partition(".")[0] == "mapping" for name in names):
+        return spatial
+    kinds = {is_gpu(each) for each in (hardware if isinstance(hardware, (list, tuple)) else [hardware])}
+    return _ANYWHERE if len(kinds) > 1 else _ON_GPU if kinds == {True} else spatial
 
 
 def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Evaluate:

@@ -16,6 +16,7 @@ from einsum_cascade import zoo
 from einsum_cascade.errors import DataError, ModelError
 from einsum_cascade.sizes import parse_sizes
 from simulator.dse import cli
+from simulator.spatial.default import default_mapping
 from simulator.spatial.model import simulate
 from simulator.spatial.request import resolve
 
@@ -417,3 +418,31 @@ def test_windows_and_heads_are_different_work(tmp_path):
     table = swept(tmp_path, text)
     assert table["window"].nunique() == 2
     assert "one front for each: --by window" in run("pareto", tmp_path / "out").stderr
+
+
+def test_a_cascade_on_machines_of_both_kinds(tmp_path):
+    text = """
+cascade: attention_1pass
+sizes: BERT,B=1
+axes:
+  hardware: [h100, fusemax, b200, edge]
+  sizes.seq: [1K, 64K]
+minimize: [latency_s]
+"""
+    table = swept(tmp_path, text)
+    assert len(table) == 8
+    cascade = zoo.load("attention_1pass")
+    for row in table.to_dict("records"):
+        sizes = parse_sizes(f"BERT/{row['sizes.seq']},B=1", cascade)
+        if row["hardware"] in ("h100", "b200"):
+            found = sim.predict_cascade(cascade, sizes, on=row["hardware"])
+            assert pd.isna(row["area_mm2"])
+        else:
+            chip = sim.load_hardware(row["hardware"])
+            found = simulate(cascade, sizes, chip, default_mapping(cascade, sizes, chip))
+            assert pd.isna(row["high_s"])
+        assert row["latency_s"] == found.latency_s
+    # A field of one kind alone is told, for no point of the other can have it.
+    (tmp_path / "field").mkdir()
+    with pytest.raises(AssertionError, match="hardware: fusemax: "):
+        swept(tmp_path / "field", text.replace("axes:", "axes:\n  hardware.sms: [66, 132]"))
