@@ -133,7 +133,7 @@ def value_of(formula: Formula, columns: Mapping[str, Any]) -> Any:
             return _value(formula.expr, leaves)
     except TypeError:
         raise DataError(
-            f"'{formula.text}' compares or computes with an axis whose values are not numbers"
+            f"'{formula.text}' mixes numbers and words; a word stands in quotes, an amount such as 16 MiB does not"
         ) from None
 
 
@@ -148,9 +148,15 @@ def _value(node: Expr, leaves: Mapping[str, Any]) -> Any:
         args = [_value(a, leaves) for a in node.args]
         out: Any = True
         for op, left, right in zip(node.ops, args, args[1:], strict=False):
+            if _is_text(left) != _is_text(right):
+                raise TypeError  # unequal for every point, which nobody asks
             out = np.logical_and(out, COMPARISON[op](left, right))
         return out
     raise TypeError(type(node).__name__)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype.kind == "O")
 
 
 def magnitudes(values: Sequence[Any]) -> Any:
