@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -315,3 +318,23 @@ def test_a_front_of_amounts(tmp_path):
     assert (tmp_path / "front.svg").stat().st_size > 0
     larger = json.loads(cascade("pareto", tmp_path / "out", "--max", "hardware.L3", "--json").stdout)
     assert {row["hardware.L3"] for row in larger} == {"16 MiB"}
+
+
+def test_a_folder_whose_name_the_locale_cannot_say(tmp_path):
+    (tmp_path / "swéep.yaml").write_text(SPEC.replace("[64, 128, 512]", "[64]"), encoding="utf-8")
+    code = "import typer; from simulator.dse import cli; app = typer.Typer(); cli.register(app); app()"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for arguments in (
+        ["sweep", "swéep.yaml", "--out", "öut", "--jobs", "1"],
+        ["pareto", "öut"],
+        ["explore", "öut"],
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env=plain,
+            capture_output=True,
+            timeout=120,
+        )
+        assert ran.returncode == 0, ran.stderr
+    assert len(pd.read_parquet(tmp_path / "öut" / "table.parquet")) == 8
