@@ -49,6 +49,10 @@ def pareto(
     minimize: Least = None,
     maximize: Most = None,
     by: Groups = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="What a design has to meet, as in 'area_mm2 <= 500'; repeat it."),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write the front as .svg, .png or .pdf.")
     ] = None,
@@ -59,7 +63,9 @@ def pareto(
 
     if plot is not None:
         check_writable(plot, PICTURES)
-    front = run_pareto(folder, minimize=minimize or (), maximize=maximize or (), by=by or (), plot=plot)
+    front = run_pareto(
+        folder, minimize=minimize or (), maximize=maximize or (), by=by or (), where=where or (), plot=plot
+    )
     if json:
         emit_json(front.rows)
     else:

@@ -8,17 +8,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from einsum_cascade.errors import DataError
 
-from .formulas import magnitudes
-from .pareto import hypervolume, knee, pareto
+from .formulas import magnitudes, read_formula, value_of
+from .pareto import hypervolume, knee, numbers_in, pareto
 from .spec import read_spec
 from .store import read_manifest
 from .study import sweep
 from .subjects import changes_work
 from .tables import CSV, PARQUET, plain_rows, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run_sweep(spec: Path, out: Path, *, jobs: int | None = None, scheduler: str = "") -> dict[str, Any]:
@@ -73,14 +78,18 @@ def run_pareto(
     minimize: Sequence[str] = (),
     maximize: Sequence[str] = (),
     by: Sequence[str] = (),
+    where: Sequence[str] = (),
     plot: Path | None = None,
 ) -> Front:
     """Return the front of a sweep, by the objectives of its file where none are given.
 
+    Args:
+        where: constraints over axes and results that a design has to meet, for example `area_mm2 <= 500`.
+
     Raises:
-        DataError: no finished sweep, or no such column.
+        DataError: no finished sweep, no such column, or no design that meets the constraints.
     """
-    table, manifest = read_table(folder), read_manifest(folder)
+    table, manifest = within(read_table(folder), where), read_manifest(folder)
     if not minimize and not maximize:
         minimize, maximize = manifest.get("minimize", ()), manifest.get("maximize", ())
     front = pareto(table, minimize=minimize, maximize=maximize, by=by)
@@ -102,6 +111,33 @@ def run_pareto(
         remarks.append(f"knee: {named}; the front dominates {volume:.1%} of the box that the designs span")
     shown = dict.fromkeys([*axes, *minimize, *maximize, *(["bound_by"] if "bound_by" in front else [])])
     return Front(plain_rows(front.drop(columns="error", errors="ignore")), list(shown), remarks)
+
+
+def within(table: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
+    """Return the designs that meet every constraint over the columns of a table; those with an error meet none.
+
+    Raises:
+        DataError: an unknown column, no constraint, or no design that meets them all.
+
+    >>> import pandas as pd
+    >>> within(pd.DataFrame({"N": [64, 128], "area_mm2": [90.0, 330.0]}), ["area_mm2 <= 100"])["N"].tolist()
+    [64]
+    """
+    for text in where:
+        formula = read_formula(text, [c for c in table.columns if c != "error"], where="--where")
+        if not formula.logical:
+            raise DataError(f"--where: '{text}' is a number; a constraint compares, as in '{text} <= 256'")
+        usable = table[table["error"].isna()] if "error" in table else table
+        columns = {name: _compared(usable[name]) for name in formula.axes.values()}
+        table = usable[np.broadcast_to(value_of(formula, columns), len(usable)).astype(bool)]
+        if not len(table):
+            raise DataError(f"--where: none of {len(usable):,} designs meets '{text}'")
+    return table
+
+
+def _compared(column: pd.Series) -> Any:
+    numbers = numbers_in(column)
+    return column.astype(object).fillna("").map(str).to_numpy() if numbers is None else numbers
 
 
 def run_sensitivity(folder: Path, objectives: Sequence[str]) -> list[dict[str, Any]]:

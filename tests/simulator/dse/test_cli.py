@@ -338,3 +338,19 @@ def test_a_folder_whose_name_the_locale_cannot_say(tmp_path):
         )
         assert ran.returncode == 0, ran.stderr
     assert len(pd.read_parquet(tmp_path / "öut" / "table.parquet")) == 8
+
+
+def test_a_front_within_a_budget(swept):
+    table = pd.read_parquet(swept / "table.parquet")
+    budget = float(table["area_mm2"].median())
+    asked = ["pareto", swept, "--by", "sizes.seq", "--json", "--where", f"area_mm2 <= {budget!r}"]
+    rows = json.loads(cascade(*asked).stdout)
+    fit = table[table["area_mm2"] <= budget]
+    wanted = sim.pareto(fit, minimize=["latency_s", "area_mm2"], by=["sizes.seq"])
+    assert [row["latency_s"] for row in rows] == wanted["latency_s"].tolist()
+    assert 0 < len(fit) < len(table)
+    both = json.loads(cascade(*asked, "--where", "hardware.L3 > 4 MiB and bound_by != 'DRAM'").stdout)
+    assert {row["hardware.L3"] for row in both} == {"16 MiB"}
+    assert "none of 16 designs meets 'area_mm2 <= 1'" in refused("pareto", swept, "--where", "area_mm2 <= 1")
+    assert "did you mean 'area_mm2'" in refused("pareto", swept, "--where", "area_mm <= 1")
+    assert "a constraint compares" in refused("pareto", swept, "--where", "area_mm2")
