@@ -57,6 +57,7 @@ def file_fields(cls: type) -> Mapping[str, FileField]:
     return types.MappingProxyType(out)
 
 
+@functools.cache
 def unit_of(hint: Any) -> tuple[Unit | None, Any]:
     """Return the mark of an annotation, if it has one, and the bare type.
 
@@ -73,6 +74,7 @@ def unit_of(hint: Any) -> tuple[Unit | None, Any]:
     return None, hint
 
 
+@functools.cache
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     origin = typing.get_origin(hint)
     if origin is typing.Union or origin is types.UnionType:
@@ -80,6 +82,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
+@functools.cache
 def element_type(hint: Any) -> Any:
     """Return the type of the values of a mapping or sequence type, or None for anything else.
 
@@ -95,6 +98,7 @@ def element_type(hint: Any) -> Any:
     return None
 
 
+@functools.cache
 def dataclass_of(hint: Any) -> type | None:
     """Return the dataclass that an annotation stands for, `| None` set aside."""
     for part in _alternatives(hint):

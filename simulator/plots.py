@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError
 from einsum_cascade.outputs import PICTURES
+from einsum_cascade.pictures import COLOURS
 
 from .result import Estimate
 
@@ -63,12 +64,21 @@ def energy_stack(estimates: dict[str, Estimate], ax: Axes | None = None) -> Axes
     ax = ax if ax is not None else plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
     components = list(dict.fromkeys(c for e in estimates.values() for c in e.energy_by_component))
     bottom = [0.0] * len(estimates)
-    for component in components:
+    for i, component in enumerate(components):
         heights = [float(e.energy_by_component.get(component, 0.0)) for e in estimates.values()]
-        ax.bar(list(estimates), heights, bottom=bottom, label=component)
+        ax.bar(
+            list(estimates),
+            heights,
+            bottom=bottom,
+            label=component,
+            color=COLOURS[i % len(COLOURS)],
+            edgecolor="white",
+        )
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
     ax.set_ylabel("energy [J]")
-    ax.legend(fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    # Beside the bars, in the order in which they lie on each other.
+    ax.legend(fontsize=8, frameon=False, reverse=True, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
 

@@ -119,7 +119,7 @@ def reproduce(
 def gallery(
     out: Annotated[Path, typer.Option(help="folder for index.html")],
     only: Annotated[list[str] | None, typer.Option(help="an entry of the zoo; may be repeated")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes; default: one a core")] = None,
     json: Json = False,
 ) -> None:
     """Write one page over the whole zoo: text, passes, bounds and predicted times at 1K to 1M, to compare."""

@@ -98,11 +98,19 @@ def against(table: pd.DataFrame, baseline: str, column: str) -> pd.DataFrame:
     return table.assign(ratio=ratio)
 
 
+# The artifact's columns have no units in their names.
+_UNITS = {
+    "traffic": "traffic_bytes",
+    **{name: f"{name}_s" for name in ("mem_lat", "comp_2d_lat", "comp_1d_lat", "latency")},
+    **{name: f"{name}_um2" for name in ("array_2d_area", "area")},
+}
+
+
 def pareto_table(quirks: Quirks) -> pd.DataFrame:
     """Return area against latency of +Binding at 256K for growing arrays."""
     rows = [{"model": m, "PE_dim": p, **pareto(m, p, quirks)} for m in workloads() for p in PE_DIMENSIONS]
-    table = pd.DataFrame(rows)
-    return table.assign(area_mm2=table["area"] / 1e6)
+    table = pd.DataFrame(rows).rename(columns=_UNITS)
+    return table.assign(area_mm2=table["area_um2"] / 1e6)
 
 
 _Part = tuple[str, pd.DataFrame, Any]

@@ -49,21 +49,29 @@ def pareto(
     minimize: Least = None,
     maximize: Most = None,
     by: Groups = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="What a design has to meet, as in 'area_mm2 <= 500'; repeat it."),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write the front as .svg, .png or .pdf.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Print the designs that no other beats, sorted; without --min and --max those of the sweep file."""
-    from .commands import run_pareto, short_names
+    from .commands import brief, run_pareto, short_names
 
     if plot is not None:
         check_writable(plot, PICTURES)
-    front = run_pareto(folder, minimize=minimize or (), maximize=maximize or (), by=by or (), plot=plot)
+    front = run_pareto(
+        folder, minimize=minimize or (), maximize=maximize or (), by=by or (), where=where or (), plot=plot
+    )
     if json:
         emit_json(front.rows)
     else:
-        cells = [[row[c] for c in front.columns] for row in front.rows]
+        cells = [
+            [brief(v) if isinstance(v := row[c], str) else v for c in front.columns] for row in front.rows
+        ]
         table(f"Pareto front, {len(cells)} designs", short_names(front.columns), cells)
     for remark in front.remarks:
         note(remark)

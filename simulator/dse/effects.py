@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from einsum_cascade.errors import DataError, nearest
 
+from .formulas import magnitudes
 from .pareto import objectives as costs_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Sampled axes have no two points that differ in nothing else; their share is taken over so many equal groups.
-_GROUPS = 16
+# Sampled axes have no two points that differ in nothing else; their share is taken over so many equal groups at most,
+# each of so many points at least.
+_GROUPS, _IN_GROUP = 16, 4
 
 
-def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequence[str]) -> pd.DataFrame:
+def sensitivity(
+    table: pd.DataFrame,
+    *,
+    axes: Sequence[str] | Mapping[str, Sequence[Any]],
+    objectives: Sequence[str],
+    derived: Sequence[str] = (),
+) -> pd.DataFrame:
     """Return how much each axis moves each objective, the strongest first.
 
     Columns:
@@ -26,14 +35,17 @@ def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequenc
         largest: the greatest such factor anywhere in the space.
         last_to_first: factor from the axis's first value to its last, all else equal; below 1 it lowers the objective.
         share: of the variance of the objective's logarithm that the axis alone explains (first-order Sobol index);
-            exact on a full grid, and the shares of all axes add to less than 1 by what they do together.
+            exact on a full grid, and the shares of all axes add to less than 1 by what they do together. Of a sample,
+            what chance alone gives an axis is taken off.
 
     The first three are missing where no two points differ in the axis alone, as in a sample of ranges.
 
     Args:
         table: one row a point; rows with an `error` take no part.
-        axes: columns to move, their values in the order of the space.
+        axes: columns to move; as a mapping, with the values of each in their order. Without it they stand in the order
+            in which the rows first have them, which a constraint, or a sample, may change.
         objectives: columns of positive numbers.
+        derived: those of the axes that follow from the others.
 
     Raises:
         DataError: an unknown column, or an objective that is not positive.
@@ -50,14 +62,19 @@ def sensitivity(table: pd.DataFrame, *, axes: Sequence[str], objectives: Sequenc
             raise DataError(f"unknown column '{axis}'; {nearest(axis, table.columns)}")
     usable, costs = costs_of(table, minimize=objectives)
     logs = logarithms(costs, objectives)
-    codes = {axis: pd.factorize(usable[axis])[0] for axis in axes}
+    orders = axes if isinstance(axes, Mapping) else {axis: table[axis].unique() for axis in axes}
+    codes = {axis: pd.Index(order).get_indexer(usable[axis]) for axis, order in orders.items()}
+    full = math.prod(len(np.unique(c)) for a, c in codes.items() if a not in derived) == len(usable)
+    groups = {axis: codes[axis] if full else _groups(usable[axis], codes[axis]) for axis in axes}
     rows = []
     for name, values in zip(objectives, logs.T, strict=True):
         found = []
         for axis in axes:
             factors = _one_at_a_time(codes, axis, values)
-            found.append((_share(usable[axis], values), {"objective": name, "axis": axis, **factors}))
-        found.sort(key=lambda pair: -pair[0])
+            found.append(
+                (_share(groups[axis], values, full=full), {"objective": name, "axis": axis, **factors})
+            )
+        found.sort(key=lambda pair: -np.nan_to_num(pair[0], nan=-1.0))
         rows += [{**row, "share": share} for share, row in found]
     return pd.DataFrame(rows)
 
@@ -89,17 +106,44 @@ def _one_at_a_time(codes: dict[str, Any], axis: str, logs: Any) -> dict[str, flo
     }
 
 
-def _share(axis: pd.Series, logs: Any) -> float:
-    """Return the variance of the objective's mean over the axis, as a share of all of it."""
+def _groups(axis: pd.Series, codes: Any) -> Any:
+    """Return the group of each point: its value, or, where few points share one, a range of values."""
     import pandas as pd
 
-    groups = axis
-    if pd.api.types.is_numeric_dtype(axis) and axis.nunique() > 4 * _GROUPS:
-        groups = pd.qcut(axis.rank(method="first"), _GROUPS, labels=False)
-    total = float(np.var(logs))
+    count, distinct = len(axis), axis.nunique()
+    if distinct <= 4 * _GROUPS and distinct * _IN_GROUP <= count:
+        return codes
+    values = axis
+    if not pd.api.types.is_numeric_dtype(axis):
+        found = magnitudes(axis.astype(str).tolist())
+        if found.dtype == object:
+            return codes  # words have no order in which some could be neighbours
+        values = pd.Series(found)
+    return pd.qcut(
+        values.rank(method="first"), min(_GROUPS, max(2, count // _IN_GROUP)), labels=False
+    ).to_numpy()
+
+
+def _share(groups: Any, logs: Any, *, full: bool) -> float:
+    """Return the variance of the objective's mean over groups of points, as a share of all of it.
+
+    Args:
+        groups: one for each point.
+        logs: of the objective.
+        full: whether the points are a full grid; else groups differ by chance too, as much as the variance inside them
+            lets expect: epsilon squared of T. Kelley, "An unbiased correlation ratio measure" (1935).
+    """
+    _, own = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(own)
+    total = float(np.sum((logs - logs.mean()) ** 2))
     if total == 0.0:
         return 0.0
-    means = pd.Series(logs).groupby(groups.to_numpy()).transform("mean")
-    share = float(np.var(means)) / total
+    means = np.bincount(own, weights=logs) / sizes
+    between = float(np.sum(sizes * (means - logs.mean()) ** 2))
+    if not full:
+        if len(sizes) == len(logs):
+            return float("nan")  # every point has a value of its own: nothing tells chance from effect
+        between -= (len(sizes) - 1) * (total - between) / (len(logs) - len(sizes))
+    share = between / total
     # Means that are equal come out a rounding apart, and its square is no share.
     return share if share > float(np.finfo(float).eps) else 0.0

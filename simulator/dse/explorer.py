@@ -22,7 +22,7 @@ from .pareto import pareto
 from .plots import axis_label
 from .provenance import model_version
 from .store import read_manifest, write_atomically
-from .subjects import waterfalls
+from .subjects import changes_work, waterfalls
 from .tables import plain_rows, read_table
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _schedules(table: pd.DataFrame, manifest: Mapping[str, Any]) -> Mapping[int,
     usable = table[table["error"].isna()].reset_index(drop=True)
     chosen = usable
     if len(usable) > _MOST_SCHEDULES and (minimize or maximize):
-        work = [a for a in axes if a.startswith("sizes")]
+        work = [a for a in axes if changes_work(a)]
         chosen = pareto(usable, minimize=minimize, maximize=maximize, by=work)
     if not inputs or len(chosen) > _MOST_SCHEDULES or manifest.get("model") != model_version():
         return {}
@@ -93,8 +93,9 @@ def page_of(
         raise DataError("every point of the sweep has failed; there is nothing to explore")
     axes = [*manifest.get("axes", {}), *manifest.get("derived", ())]
     objectives = [*manifest.get("minimize", ()), *manifest.get("maximize", ())]
+    stated = {**dict(manifest.get("derived") or {}), **manifest.get("axes", {})}
     columns = [
-        _column(usable[name], manifest.get("axes", {}).get(name)) | {"objective": name in objectives}
+        _column(usable[name], stated.get(name)) | {"objective": name in objectives}
         for name in usable.columns
         if name != "error" and usable[name].notna().any()
     ]
@@ -125,8 +126,16 @@ def _subject(manifest: Mapping[str, Any]) -> str:
 
 
 def _column(values: pd.Series, order: Any) -> dict[str, Any]:
-    """Return a column for the page: numbers, or codes of levels in the order of the axis."""
+    """Return a column for the page: numbers, or codes of levels in the order of the axis.
+
+    Args:
+        values: the column.
+        order: what the manifest says of the axis: a list, or a mapping with the unit of values that were drawn.
+    """
     name = str(values.name)
+    if isinstance(order, Mapping) and (unit := order.get("unit")):
+        numbers = values.str.removesuffix(f" {unit}").astype(float).to_numpy(dtype="<f8")
+        return {"name": name, "label": f"{name} [{unit}]", "unit": unit, "data": _base64(numbers)}
     out: dict[str, Any] = {"name": name, "label": axis_label(name)}
     listed = [str(v) for v in order] if isinstance(order, list) else []
     if not 0 < len(listed) <= _FEW:
@@ -151,11 +160,9 @@ def _start(columns: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> d
     """Return what the page shows first: the objectives, and a front for each kind of work."""
     numbers = [c["name"] for c in columns if "levels" not in c]
     results = [c["name"] for c in columns if c["role"] == "result" and "levels" not in c]
-    wanted = list(dict.fromkeys([*objectives, *results, *numbers]))
+    wanted = list(dict.fromkeys([*(o for o in objectives if o in numbers), *results, *numbers]))
     axes = [c["name"] for c in columns if c["role"] == "axis"]
     if len(wanted) < 2:
         raise DataError("the table has fewer than two columns of numbers; there is nothing to draw")
-    work = [
-        c["name"] for c in columns if c["role"] == "axis" and "levels" in c and c["name"].startswith("sizes")
-    ]
+    work = [c["name"] for c in columns if c["role"] == "axis" and "levels" in c and changes_work(c["name"])]
     return {"x": wanted[0], "y": wanted[1], "color": axes[0], "group": work[0] if work else ""}

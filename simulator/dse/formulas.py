@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def value_of(formula: Formula, columns: Mapping[str, Any]) -> Any:
             return _value(formula.expr, leaves)
     except TypeError:
         raise DataError(
-            f"'{formula.text}' compares or computes with an axis whose values are not numbers"
+            f"'{formula.text}' mixes numbers and words; a word stands in quotes, an amount such as 16 MiB does not"
         ) from None
 
 
@@ -147,9 +148,15 @@ def _value(node: Expr, leaves: Mapping[str, Any]) -> Any:
         args = [_value(a, leaves) for a in node.args]
         out: Any = True
         for op, left, right in zip(node.ops, args, args[1:], strict=False):
+            if _is_text(left) != _is_text(right):
+                raise TypeError  # unequal for every point, which nobody asks
             out = np.logical_and(out, COMPARISON[op](left, right))
         return out
     raise TypeError(type(node).__name__)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype.kind == "O")
 
 
 def magnitudes(values: Sequence[Any]) -> Any:
@@ -174,7 +181,18 @@ def magnitudes(values: Sequence[Any]) -> Any:
 
 
 # The units a description may use, each with its dimension; a text that fits none of them is a word.
-_UNITS = ("byte", "byte/second", "hertz", "second", "joule", "watt", "meter**2", "flop/second")
+_UNITS: Mapping[str, str] = MappingProxyType(
+    {
+        "byte": "B",
+        "byte/second": "B/s",
+        "hertz": "Hz",
+        "second": "s",
+        "joule": "J",
+        "watt": "W",
+        "meter**2": "m²",
+        "flop/second": "FLOP/s",
+    }
+)
 
 
 def magnitude(value: Any) -> float | None:
@@ -202,6 +220,21 @@ def magnitude(value: Any) -> float | None:
         except HardwareError:
             continue
     return None
+
+
+def unit_of(value: Any) -> str:
+    """Return the symbol of the SI unit in which `magnitude` gives an amount; empty for what has none.
+
+    >>> unit_of("400 GiB/s"), unit_of("64K"), unit_of(3)
+    ('B/s', '', '')
+    """
+    for unit, symbol in _UNITS.items():
+        try:
+            quantity(str(value), unit, where="axis")
+        except HardwareError:
+            continue
+        return symbol
+    return ""
 
 
 def _literal(text: str, where: str) -> float:

@@ -9,6 +9,8 @@ import numpy as np
 
 from einsum_cascade.errors import DataError, nearest
 
+from .formulas import magnitudes
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -27,13 +29,13 @@ def pareto(
 
     Args:
         table: one row a point.
-        minimize: columns of which less is better.
+        minimize: columns of which less is better; an axis too, and amounts such as `16 MiB`.
         maximize: columns of which more is better.
         by: columns of which each combination of values has a front of its own, for example the length of the
             sequence: designs that do different work are not to be compared.
 
     Raises:
-        DataError: no objective, an unknown or textual column, a value that is not finite, or an empty table.
+        DataError: no objective, an unknown column or one of words, a value that is not finite, or an empty table.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"latency_s": [1.0, 2.0, 3.0], "area_mm2": [9.0, 4.0, 5.0]})
@@ -92,15 +94,32 @@ def _names(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _finite(table: pd.DataFrame, name: str) -> Any:
-    try:
-        values = table[name].to_numpy(dtype=float, na_value=np.nan)
-    except (TypeError, ValueError):
-        raise DataError(f"column '{name}' holds texts; an objective is a number") from None
+    values = numbers_in(table[name])
+    if values is None:
+        raise DataError(f"column '{name}' holds texts; an objective is a number, or an amount such as 16 MiB")
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         row, value = table.index[bad[0]], values[bad[0]]
         raise DataError(f"column '{name}' is {value} in row {row}; a front needs finite numbers")
     return values
+
+
+def numbers_in(column: pd.Series) -> Any:
+    """Return a column as numbers, amounts such as `16 MiB` in SI units; None where it holds words.
+
+    >>> import pandas as pd
+    >>> numbers_in(pd.Series(["4 KiB", "1 MiB"])).tolist(), numbers_in(pd.Series(["DRAM"]))
+    ([4096.0, 1048576.0], None)
+    """
+    try:
+        return column.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError):
+        pass
+    try:
+        found = magnitudes(column.tolist())
+    except DataError:
+        return None  # words among amounts
+    return None if found.dtype == object else found.astype(float)
 
 
 def normalized(costs: Any) -> Any:

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.errors import DataError
 from einsum_cascade.outputs import PICTURES
+from einsum_cascade.pictures import COLOURS, GRID, MARKS
+
+from .formulas import unit_of
+from .pareto import numbers_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,16 +21,23 @@ _UNITS = {"s": "s", "j": "J", "bytes": "B", "mm2": "mm²", "hz": "Hz", "w": "W"}
 _LOG_FROM = 30.0
 
 
-def axis_label(column: str) -> str:
-    """Return a column's name and unit for people.
+def axis_label(column: str, values: pd.Series | None = None) -> str:
+    """Return a column's name and unit for people; amounts have the unit in which they are drawn.
 
     >>> axis_label("latency_s"), axis_label("traffic_bytes"), axis_label("hardware.N")
-    ('latency (s)', 'traffic (B)', 'hardware.N')
+    ('latency [s]', 'traffic [B]', 'hardware.N')
     """
     name, _, suffix = column.rpartition("_")
     if name and suffix in _UNITS and "." not in column:
-        return f"{name.replace('_', ' ')} ({_UNITS[suffix]})"
-    return column
+        return f"{name.replace('_', ' ')} [{_UNITS[suffix]}]"
+    unit = unit_of(values.iloc[0]) if values is not None and isinstance(values.iloc[0], str) else ""
+    return f"{column} [{unit}]" if unit else column
+
+
+def _in_numbers(table: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
+    """Return the rows without error, objectives that are amounts as numbers."""
+    usable = table[table["error"].isna()] if "error" in table else table
+    return usable.assign(**{name: numbers_in(usable[name]) for name in objectives})
 
 
 def plot_front(
@@ -56,19 +67,22 @@ def plot_front(
 
         axes = Figure(figsize=(7.0, 4.6), layout="constrained").add_subplot()
     x, y, *rest = objectives
-    every = table[table["error"].isna()] if "error" in table else table
+    labels = {name: axis_label(name, table[name]) for name in objectives}
+    every, front = (_in_numbers(t, objectives) for t in (table, front))
     axes.scatter(every[x], every[y], s=9, color="0.75", linewidths=0, label=f"all {len(every):,} designs")
     _draw_groups(axes, front, x, y, by)
     if rest:
         values = front[rest[0]].to_numpy(dtype=float)
         norm = "log" if _is_wide(values) else None
         drawn = axes.scatter(front[x], front[y], s=26, c=values, cmap="viridis", norm=norm, zorder=3)
-        axes.figure.colorbar(drawn, ax=axes, label=axis_label(rest[0]))
-    axes.set(xlabel=axis_label(x), ylabel=axis_label(y))
+        axes.figure.colorbar(drawn, ax=axes, label=labels[rest[0]])
+    axes.set(xlabel=labels[x], ylabel=labels[y])
     for name, scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
         if _is_wide(every[name].to_numpy(dtype=float)):
             scale("log")
-    axes.grid(visible=True, which="major", linewidth=0.4, alpha=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, which="major", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
     # Above the axes, where it hides no design.
     entries = len(axes.get_legend_handles_labels()[1])
     axes.legend(
@@ -83,11 +97,12 @@ def _is_wide(values: Any) -> bool:
 
 def _draw_groups(axes: Any, front: pd.DataFrame, x: str, y: str, by: Sequence[str]) -> None:
     groups = front.groupby(list(by), sort=False) if by else [((), front)]
-    for values, own in groups:
+    for i, (values, own) in enumerate(groups):
         named = ", ".join(f"{name} {v}" for name, v in zip(by, values, strict=True))
         label = f"front, {named}" if named else f"Pareto front, {len(own):,} designs"
         ordered = own.sort_values(x)
-        axes.plot(ordered[x], ordered[y], marker="o", markersize=5, linewidth=0.8, label=label)
+        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)]}
+        axes.plot(ordered[x], ordered[y], markersize=5, linewidth=0.8, label=label, **look)
 
 
 def save_front(

@@ -14,7 +14,7 @@ import numpy as np
 from einsum_cascade.errors import DataError, nearest
 
 from .coded import coded
-from .formulas import magnitude
+from .formulas import magnitude, magnitudes
 from .runner import Pending, Runner
 from .segments import Segment, decode, digest
 from .space import Range, Space, Value, rows
@@ -124,8 +124,11 @@ def _costs(found: Segment, search: Search) -> dict[Any, tuple[float, ...] | None
     """Return the costs of each point of a segment; None where it cannot be had."""
     columns = []
     for name, sign in search.signs.items():
-        values = found.results.get(name, [None] * found.count)
-        listed = values if isinstance(values, list) else values.to_pylist()
+        if name in found.points:  # an axis that costs something itself
+            listed = magnitudes(found.points[name].values)[found.points[name].which].tolist()
+        else:
+            values = found.results.get(name, [None] * found.count)
+            listed = values if isinstance(values, list) else values.to_pylist()
         columns.append([None if v is None else sign * float(v) for v in listed])
     costs = zip(*columns, strict=True)
     return {

@@ -58,9 +58,7 @@ def read_spec(path: str | Path) -> Spec:
 def _spec(document: Mapping[str, Any]) -> Spec:
     axes = document.get("axes")
     named = axes if isinstance(axes, Mapping) else {}
-    machines = named.get("hardware")
-    first = machines[0] if isinstance(machines, list) and machines else None
-    subject = subject_of([*document, *named], hardware=document.get("hardware", first))
+    subject = subject_of([*document, *named], hardware=document.get("hardware", named.get("hardware")))
     legal = (*subject.legal, *_SPACE, *_OBJECTIVES)
     for name in document:
         if name not in legal:

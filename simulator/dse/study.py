@@ -52,7 +52,7 @@ def sweep(
     True
     """
     space = space if isinstance(space, Space) else Space(space)
-    subject = subject_of([*inputs, *space.names], hardware=inputs.get("hardware", space[0].get("hardware")))
+    subject = subject_of([*inputs, *space.names], hardware=inputs.get("hardware", space.axes.get("hardware")))
     for name in inputs:
         if name not in subject.legal:
             raise TypeError(

@@ -12,10 +12,12 @@ from typing import Any
 from einsum_cascade.errors import DataError, ModelError, nearest
 
 from .batch import Evaluate, EvaluateMany, flat
+from .formulas import magnitude
 from .points.gpus import is_gpu
 from .provenance import fingerprint, model_version
-from .space import Point, Range, Space
+from .space import Range, Space
 from .store import canonical
+from .trials import check_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
                 "a kernel on a GPU",
                 "kernel",
                 ("kernel", "hardware", "sizes"),
-                ("implementation", "mask"),
+                ("implementation", "mask", "mapping"),
                 ("hardware", "sizes"),
                 ".points.kernel",
             ),
@@ -91,6 +93,19 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
 )
 
 
+# Axes of these names, or below them, change what is computed, not the machine or the way in which it is.
+_WORK = frozenset({"sizes", "mask", "layout", "window", "dilation", "causal", "heads", "head_dim", "batch"})
+
+
+def changes_work(axis: str) -> bool:
+    """Tell whether points that differ in an axis do different work, so that they are not to be compared.
+
+    >>> changes_work("sizes.seq"), changes_work("window"), changes_work("hardware.N"), changes_work("stride")
+    (True, True, False, False)
+    """
+    return axis.partition(".")[0] in _WORK
+
+
 # A cascade has a subject for each kind of machine.
 _ON_GPU = Subject(
     "a cascade on a GPU",
@@ -102,12 +117,22 @@ _ON_GPU = Subject(
 )
 
 
+_ANYWHERE = Subject(
+    "a cascade on machines of both kinds",
+    "cascade",
+    ("cascade", "hardware", "sizes"),
+    (),
+    ("hardware", "sizes"),
+    ".points.either",
+)
+
+
 def subject_of(given: Iterable[str], *, hardware: Any = None) -> Subject:
     """Return the subject that the given inputs speak of.
 
     Args:
         given: their names.
-        hardware: the machine, or the first of several.
+        hardware: the machine, or a list of several.
 
     Raises:
         DataError: none of them tells.
@@ -115,11 +140,18 @@ def subject_of(given: Iterable[str], *, hardware: Any = None) -> Subject:
     names = set(given)
     for key, subject in SUBJECTS.items():
         if key in names:
-            # Who gives a mapping means a spatial machine.
-            mapped = any(name.partition(".")[0] == "mapping" for name in names)
-            return _ON_GPU if key == _ON_GPU.key and not mapped and is_gpu(hardware) else subject
+            return subject if key != _ON_GPU.key else _by_machines(names, subject, hardware)
     wanted = " or ".join(f"'{key}' ({s.name})" for key, s in SUBJECTS.items())
     raise DataError(f"what is to be swept? expected {wanted}")
+
+
+def _by_machines(names: Iterable[str], spatial: Subject, hardware: Any) -> Subject:
+    """Return the subject of a cascade on some machines."""
+    # Who gives a mapping means a spatial machine.
+    if any(name.partition(".")[0] == "mapping" for name in names):
+        return spatial
+    kinds = {is_gpu(each) for each in (hardware if isinstance(hardware, (list, tuple)) else [hardware])}
+    return _ANYWHERE if len(kinds) > 1 else _ON_GPU if kinds == {True} else spatial
 
 
 def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Evaluate:
@@ -136,10 +168,7 @@ def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Eval
         if axis in inputs:
             raise DataError(f"'{axis}' is both a field and an axis; give it once")
     module = importlib.import_module(subject.module, __package__)
-    first = space[0]
-    module.prepare(first, inputs=inputs)
-    for point in _neighbours(space, first):
-        module.prepare(point, inputs=inputs)
+    check_values(space, functools.partial(module.prepare, inputs=inputs))
     evaluate: Evaluate = functools.partial(module.evaluate, inputs=dict(inputs))
     return evaluate
 
@@ -206,8 +235,10 @@ def check_objectives(space: Space, evaluate: Evaluate, objectives: Mapping[str, 
     for i, (sense, name) in enumerate(named):
         if row and name not in row:
             raise DataError(f"{sense}: unknown column '{name}'; {nearest(name, row)}")
-        if isinstance(row.get(name), str):
-            raise DataError(f"{sense}: column '{name}' holds texts; an objective is a number")
+        if isinstance(row.get(name), str) and magnitude(row[name]) is None:
+            raise DataError(
+                f"{sense}: column '{name}' holds texts; an objective is a number, or an amount such as 16 MiB"
+            )
         if name in [other for _, other in named[:i]]:
             raise DataError(f"{sense}: '{name}' is named as an objective twice")
 
@@ -221,19 +252,6 @@ def _first_row(space: Space, evaluate: Evaluate) -> dict[str, Any]:
         except ModelError:
             continue  # a point that does not fit says so in the table
     return {}
-
-
-# Values of an axis beyond these are not tried before the sweep begins; they speak for themselves in the table.
-_TRIED = 32
-
-
-def _neighbours(space: Space, first: Point) -> Iterable[Point]:
-    """Yield points that differ from the first in one axis, so that a misspelt value is found at once."""
-    for name, values in space.axes.items():
-        if not isinstance(values, Range):
-            for value in values[: _TRIED + 1]:
-                if value != first[name]:
-                    yield {**first, name: value}
 
 
 def context_of(space: Space, inputs: Mapping[str, Any]) -> str:

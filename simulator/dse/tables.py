@@ -173,9 +173,10 @@ def write_table(folder: Path, table: pd.DataFrame, provenance: Mapping[str, Any]
     metadata = {**(arrow.schema.metadata or {}), b"sweep": canonical(provenance).encode()}
     # What repeats is worth a dictionary.
     words = [f.name for f in arrow.schema if not pa.types.is_floating(f.type)]
-    with replacing(folder / PARQUET) as file:
+    # Opened here: pyarrow takes no names that the encoding of the system cannot say.
+    with replacing(folder / PARQUET) as path, path.open("wb") as file:
         pq.write_table(arrow.replace_schema_metadata(metadata), file, use_dictionary=words)
-    with replacing(folder / CSV) as file:
+    with replacing(folder / CSV) as path, path.open("wb") as file:
         write_csv(arrow, file)
 
 
@@ -191,7 +192,8 @@ def read_table(folder: str | Path) -> pd.DataFrame:
     if read_manifest(folder).get("status") != "complete":
         raise DataError(f"{folder}: the sweep is not finished; run the same cascade sweep again, it goes on")
     try:
-        return pd.read_parquet(folder / PARQUET)
+        with (folder / PARQUET).open("rb") as file:
+            return pd.read_parquet(file)
     except FileNotFoundError:
         raise DataError(
             f"{folder / PARQUET}: no such file; run the same cascade sweep again, which writes it from the points"

@@ -74,7 +74,7 @@ def predict(
     """
     gpu = find_gpu(on) if isinstance(on, str) else on
     if mapping is None:
-        kernel, sizes = _of_gradients(kernel, sizes)
+        kernel, sizes = of_gradients(kernel, sizes)
     laid = _mapping(kernel, implementation, mapping)
     mask = None
     if cascade is not None:
@@ -143,7 +143,7 @@ def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, di
     return Key(gpu.name, gpu.target, mapping.family or mapping.name, implementation, *of_call)
 
 
-def _of_gradients(kernel: str, sizes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def of_gradients(kernel: str, sizes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the kernel whose gradients are asked for and the direction; a kernel of its own as it is."""
     forward = kernel.removesuffix("_gradients")
     if forward == kernel or kernel in kernel_names() or forward not in kernel_names():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
+
+from einsum_cascade.pictures import BLUE, COLOURS, DARK, GREY, GRID, MARKS, PALE, RED
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Axes = Any
 _BAND = 0.10
-_DARK, _GRID = "#1c2430", "#e6eaef"
-_MARKERS = "os^Dv"
+# The chip in the name of a device: A100 of "A100 80GB PCIe cudnn-9.27".
+_CHIP = re.compile(r"[A-Za-z]*\d+[A-Za-z]*")
 _SHOWN = 4.0  # ceilings up to so many times the lowest one are drawn
 
 
@@ -19,48 +22,53 @@ def _axes(axes: Axes, width: float = 6.4, height: float = 4.6) -> Axes:
 
     ax = axes if axes is not None else plt.subplots(figsize=(width, height), layout="constrained")[1]
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, color=_GRID, linewidth=0.8)
+    ax.grid(True, color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
 
 
 def predicted_against_measured(cases: pd.DataFrame, axes: Axes = None) -> Axes:
-    """Draw predicted against measured seconds, log-log with a 10 % band, one colour a group.
+    """Draw predicted against measured seconds, log-log with a 10 % band; a colour and a mark a group.
 
-    Neighbours in the list of many groups look alike and have different markers.
+    More groups than there are colours are drawn by the chip in their names, for nobody tells forty of them apart.
 
     Args:
         cases: columns `expected`, `got` in seconds, and `group`.
     """
-    import matplotlib as mpl
-
-    ax = _axes(axes, 11.0, 6.4)
-    groups = cases["group"].nunique()
-    few, many = mpl.colormaps["tab10"], mpl.colormaps["turbo"]
-    for i, (name, rows) in enumerate(cases.groupby("group", sort=True)):
-        mark = {"marker": _MARKERS[i % len(_MARKERS)], "linestyle": "none", "alpha": 0.75}
-        ink = few(i) if groups <= few.N else many(i / (groups - 1))
-        style = {"color": ink, "markersize": 3.5, "markeredgewidth": 0}
+    ax = _axes(axes, 7.2, 6.0)
+    groups = cases["group"]
+    if groups.nunique() > len(COLOURS):
+        groups = groups.map(_chip)
+    for i, (name, rows) in enumerate(cases.groupby(groups, sort=True)):
+        mark = {"marker": MARKS[i % len(MARKS)], "linestyle": "none", "alpha": 0.75}
+        style = {"color": COLOURS[i % len(COLOURS)], "markersize": 4.5, "markeredgewidth": 0}
         ax.plot(1e3 * rows["expected"], 1e3 * rows["got"], **mark, **style, label=f"{name} ({len(rows)})")
     ends = [
         1e3 * cases[["expected", "got"]].min().min() / 1.5,
         1e3 * cases[["expected", "got"]].max().max() * 1.5,
     ]
-    ax.plot(ends, ends, color=_DARK, linewidth=0.8)
+    ax.plot(ends, ends, color=DARK, linewidth=0.8)
     low, high = ([e * (1 + s * _BAND) for e in ends] for s in (-1, 1))
-    ax.fill_between(ends, low, high, color=_DARK, alpha=0.12, linewidth=0, label="within 10 %")
+    ax.fill_between(ends, low, high, color=DARK, alpha=0.12, linewidth=0, label="within 10 %")
     inside = ((cases["got"] / cases["expected"] - 1).abs() <= _BAND).mean()
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     ax.set(xlabel="measured latency [ms]", ylabel="predicted latency [ms]")
     ax.set_title(f"Predicted against measured: {len(cases):,} launches, {100 * inside:.0f} % within 10 %")
-    ax.legend(
-        fontsize=6,
-        frameon=False,
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        ncols=1 + len(ax.lines) // 36,
-    )
+    ax.legend(fontsize=8, frameon=False, loc="upper left", ncols=2 if len(ax.lines) > 12 else 1)
     return ax
+
+
+def _chip(group: str) -> str:
+    """Return the chip that a group was measured on, or its first word.
+
+    >>> _chip("A100-80G (not stated in README) cuda-fa2"), _chip("RTX 3090 triton"), _chip("mine")
+    ('A100', 'RTX 3090', 'mine')
+    """
+    words = group.split()
+    for i, word in enumerate(words):
+        if found := _CHIP.match(word):
+            return " ".join((*words[:i], found.group()))
+    return words[0] if words else ""
 
 
 def error_by_set(sets: pd.DataFrame, axes: Axes = None) -> Axes:
@@ -72,16 +80,16 @@ def error_by_set(sets: pd.DataFrame, axes: Axes = None) -> Axes:
     rows = sets.sort_values("mape_calibrated", ascending=False).reset_index(drop=True)
     ax = _axes(axes, 8.6, 1.4 + 0.2 * len(rows))
     place = rows.index.to_numpy()
-    ax.barh(place + 0.2, 100 * rows["mape_calibrated"], height=0.38, color="#1f6feb", label="tile simulator")
+    ax.barh(place + 0.2, 100 * rows["mape_calibrated"], height=0.38, color=BLUE, label="tile simulator")
     ax.barh(
-        place - 0.2, 100 * rows["mape_roofline"], height=0.38, color="#c9d1d9",
+        place - 0.2, 100 * rows["mape_roofline"], height=0.38, color=PALE,
         label="roofline, treated the same way",
     )  # fmt: skip
     ax.plot(
         100 * rows["worst"],
         place + 0.2,
         ".",
-        color="#d1495b",
+        color=RED,
         markersize=5,
         label="tile simulator, worst row",
     )
@@ -122,13 +130,13 @@ def roofline(points: pd.DataFrame, ceilings: pd.DataFrame, axes: Axes = None) ->
         _slope(ax, row, left=left, bottom=bottom, top=top)
     steepest = slopes["bandwidth_tb_s"].max() if len(slopes) else float("inf")
     for i, row in enumerate(flat[flat["tflops"] <= top].to_dict("records")):
-        ink, width = ("#d1495b", 1.8) if i == 0 else ("#9a9fa6", 1.0)
+        ink, width = (RED, 1.8) if i == 0 else (GREY, 1.0)
         ax.plot([max(left, row["tflops"] / steepest), right], [row["tflops"]] * 2, color=ink, linewidth=width)
         label = f"{row['name']} {row['tflops']:,.0f}"
         ax.text(right, row["tflops"], f" {label}", fontsize=7, va="center", color=ink)
     kinds = points.groupby("kind", sort=False) if "kind" in points else [("kernels", points)]
-    for (kind, rows), mark, fill in zip(kinds, "oD", ("#1f6feb", "none"), strict=False):
-        style = {"color": "#1f6feb", "markerfacecolor": fill, "markersize": 5, "linestyle": "none"}
+    for (kind, rows), mark, fill in zip(kinds, "oD", (BLUE, "none"), strict=False):
+        style = {"color": BLUE, "markerfacecolor": fill, "markersize": 5, "linestyle": "none"}
         ax.plot(rows["intensity"], rows["tflops"], marker=mark, **style, label=str(kind))
     for name, rows in points.groupby("name"):
         place = rows["intensity"].iloc[0], rows["tflops"].min()
@@ -138,7 +146,7 @@ def roofline(points: pd.DataFrame, ceilings: pd.DataFrame, axes: Axes = None) ->
         f"{r['name']} {r['tflops']:,.0f}" for r in flat[flat["tflops"] > top].to_dict("records")
     )
     more = f"; higher: {hidden}" if hidden else ""
-    ax.set_title(f"What every pipe of an SM allows a tile (red: the one that binds{more})", fontsize=10)
+    ax.set_title(f"What every pipe of an SM allows a tile (thick: the one that binds{more})", fontsize=10)
     ax.legend(fontsize=8, frameon=False, loc="lower right")
     return ax
 
@@ -146,7 +154,7 @@ def roofline(points: pd.DataFrame, ceilings: pd.DataFrame, axes: Axes = None) ->
 def _slope(ax: Axes, row: dict[Any, Any], *, left: float, bottom: float, top: float) -> None:
     """Draw a bandwidth as a line up to the upper edge, with its name along it."""
     rate = row["bandwidth_tb_s"]
-    ax.plot([left, top / rate], [left * rate, top], color=_DARK, linewidth=1.4)
+    ax.plot([left, top / rate], [left * rate, top], color=DARK, linewidth=1.4)
     place = max(left, bottom / rate) * 1.3
     label = f"{row['name']}: {rate:.3g} TB/s"
     ax.annotate(label, (place, place * rate), xytext=(8, -4), textcoords="offset points", fontsize=7.5)

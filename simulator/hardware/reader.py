@@ -229,7 +229,7 @@ def _scalar(value: Any, names: Mapping[str, Any], where: str) -> Any:
         raise HardwareError(f"{where}: expected a number, a quantity or an expression, found {value!r}")
     if isinstance(value, str) and _QUANTITY.match(value):
         try:
-            return _registry().Quantity(value)
+            return _literal(value)
         except (PintError, ValueError, SyntaxError, TypeError, AttributeError) as e:
             reason = str(e).splitlines()[0] if str(e) else "not a quantity"
             message = f"{where}: '{value}' is not a quantity: {reason}; units: KiB, MiB, GB/s, MHz, pJ, mm^2"
@@ -238,6 +238,18 @@ def _scalar(value: Any, names: Mapping[str, Any], where: str) -> Any:
         return evaluate_expression(value, {"inf": math.inf, **names}, where=where, error=HardwareError)
     except PintError as e:
         raise HardwareError(f"{where}: '{value}': {e}") from None
+
+
+# Of the quantities of a file few change from one chip of a sweep to the next.
+@functools.lru_cache(maxsize=4096)
+def _literal(text: str) -> Any:
+    return _registry().Quantity(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _amount(text: str, unit: str, where: str) -> float:
+    """Return a quantity that names nothing of its file as a number of the given unit."""
+    return _in_unit(_scalar(text, {}, where), unit, text, where)
 
 
 def _in_unit(value: Any, unit: str, text: Any, where: str) -> float:
@@ -278,6 +290,8 @@ def _resolved(
         return [_resolved(element, unit, v, names, where, (*path, str(i))) for i, v in enumerate(data)]
     place = f"{where}: {'.'.join(path)}"
     if unit and isinstance(data, (str, int, float)) and not isinstance(data, bool):
+        if isinstance(data, str) and _QUANTITY.match(data):
+            return _amount(data, unit, place)
         return _in_unit(_scalar(data, names, place), unit, data, place)
     if isinstance(data, str) and _is_number(kind):
         value = _scalar(data, names, place)

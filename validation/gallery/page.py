@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
@@ -15,6 +16,7 @@ from einsum_cascade import zoo
 from einsum_cascade.analysis.quantities import shown_bytes
 from einsum_cascade.errors import DataError
 from einsum_cascade.mathml import mathml
+from einsum_cascade.outputs import check_writable
 from einsum_cascade.printer import latex, render
 from einsum_cascade.zoo.entries import STATED_LENGTH
 
@@ -29,13 +31,13 @@ FIRST_LENGTH = 2**14
 _TITLES = {GPU: "H100", ARRAY: "FuseMax"}
 
 
-def gallery(out: Path, *, only: Sequence[str] = (), jobs: int = 1) -> Path:
+def gallery(out: Path, *, only: Sequence[str] = (), jobs: int | None = None) -> Path:
     """Write index.html into a folder and return its path.
 
     Args:
         out: the folder; made if it is not there.
         only: names of entries; all of the zoo without any.
-        jobs: processes that work side by side.
+        jobs: processes that work side by side; None for one a core.
 
     Raises:
         CascadeError: no such entry.
@@ -45,20 +47,32 @@ def gallery(out: Path, *, only: Sequence[str] = (), jobs: int = 1) -> Path:
     for name in names:
         zoo.load(name)
     page = out / "index.html"
-    # A folder that takes no file is told before the minute of work, not after it; an older page stays until then.
-    _write(page, "", mode="a")
+    # A folder that takes no file is told before the minutes of work, not after them; an older page stays until then.
+    _made(out)
+    check_writable(page)
+    jobs = jobs or min(len(os.sched_getaffinity(0)), len(names))
     found = list(tqdm(rows(names, jobs=jobs), total=len(names), desc="gallery", unit="entry", disable=None))
-    _write(page, page_of(found), mode="w")
+    _write(page, page_of(found))
     return page
 
 
-def _write(page: Path, text: str, *, mode: str) -> None:
+def _made(folder: Path) -> None:
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        with page.open(mode, encoding="utf-8") as file:
-            file.write(text)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+def _write(page: Path, text: str) -> None:
+    """Write a page that takes the place of an older one once it is whole."""
+    whole = page.with_name(f".{page.name}.{os.getpid()}")
+    try:
+        whole.write_text(text, encoding="utf-8")
+        whole.replace(page)
     except OSError as error:
         raise DataError(f"cannot write {page}: {error.strerror or error}") from None
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def page_of(found: Sequence[Row]) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from einsum_cascade.pictures import COLOURS, DARK, GRID, LINES
+
 Axes = Any
-_DARK, _GRID = "#1c2430", "#e6eaef"
-_INK = (
-    "#1f6feb", "#d1495b", "#2a9d5c", "#8250df", "#b7791f", "#57606a", "#0a9fbf", "#e36209", "#9a9fa6", "#d16ba5",
-)  # fmt: skip
+# Ten attentions: three more colours, darker than those of all pictures.
+_INK = (*COLOURS, "#332288", "#882255", "#117733")
 _APART = 1.25  # marks closer than this share a label
 _LIVE: Mapping[str, Any] = {
-    "marker": "o", "linestyle": "none", "markerfacecolor": "none", "markeredgecolor": _DARK, "markeredgewidth": 0.7,
+    "marker": "o", "linestyle": "none", "markerfacecolor": "none", "markeredgecolor": DARK, "markeredgewidth": 0.7,
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def fastest_design(best: pd.DataFrame, live: pd.DataFrame, *, title: str) -> Axe
         design, late = f"{row['array']}$^2$, {row['buffer']}", row["relative"]
         text = f"{design}\n{late:.2f}x" if late >= 1.005 else design
         place = lengths.index(row["length"]), bandwidths.index(row["bandwidth"])
-        axes.text(*place, text, ha="center", va="center", fontsize=8, color="white" if late > 6 else _DARK)
+        axes.text(*place, text, ha="center", va="center", fontsize=8, color="white" if late > 6 else DARK)
     x = [lengths.index(n) + 0.42 for n in live["length"]]
     y = [bandwidths.index(b) + 0.36 for b in live["bandwidth"]]
     axes.plot(x, y, **_LIVE, markersize=4, label="recomputed in this run, equal")
@@ -121,7 +121,8 @@ def times_by_length(
     from matplotlib import pyplot
 
     machines, kinds = (list(dict.fromkeys(times[c])) for c in ("machine", "attention"))
-    inks = dict(zip([k for k in kinds if k != baseline], _INK, strict=False)) | {baseline: _DARK}
+    inks = dict(zip([k for k in kinds if k != baseline], _INK, strict=False)) | {baseline: DARK}
+    lines = {k: LINES[i % len(LINES)] for i, k in enumerate(k for k in kinds if k != baseline)}
     shape = {"figsize": (13, 7.4), "sharex": True, "layout": "constrained"}
     figure, panels = pyplot.subplots(2, -(-len(machines) // 2), **shape)
     least, most = int(times["tokens"].min()), int(times["tokens"].max())
@@ -130,7 +131,8 @@ def times_by_length(
         for kind in kinds:
             rows = times[(times["machine"] == machine) & (times["attention"] == kind)]
             width, above = (2.6, 2.5) if kind == baseline else (1.3, 2)
-            _line(axes, rows, color=inks[kind], linewidth=width, zorder=above, label=names[kind])
+            style = {"color": inks[kind], "linestyle": lines.get(kind, "-"), "linewidth": width}
+            _line(axes, rows, **style, zorder=above, label=names[kind])
         now = live[live["machine"] == machine]
         axes.plot(now["tokens"], _each(now, "latency_s"), **_LIVE, markersize=3)
         _crossings(axes, crossings[crossings["machine"] == machine], inks, first=least)
@@ -138,7 +140,7 @@ def times_by_length(
         axes.set_xlabel("tokens" if machine in machines[-panels.shape[1] :] else "")
         axes.set_xticks(ticks, [tokens_text(n) for n in ticks])
         axes.minorticks_off()
-        axes.grid(True, color=_GRID, linewidth=0.8)
+        axes.grid(True, color=GRID, linewidth=0.8)
     figure.supylabel("time a token [ns]", fontsize=10)
     lines = panels.flat[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
@@ -195,15 +197,15 @@ def changed_device(table: pd.DataFrame, live: pd.DataFrame, *, title: str) -> Ax
             axes.plot(
                 [labels.index(n) + shift for n in now["label"]], [0.45] * len(now), **_LIVE, markersize=4
             )
-        axes.axhline(1, color=_DARK, linewidth=0.9)
+        axes.axhline(1, color=DARK, linewidth=0.9)
         axes.set(ylabel="speedup [x]", ylim=(0.4, 1.7))
         axes.set_title(variant, fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(True, axis="y", color=_GRID, linewidth=0.8)
+        axes.grid(True, axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
     panels[-1].set_xticks(range(len(labels)), labels, fontsize=8)
     panels[0].plot([], [], **_LIVE, markersize=4, label="recomputed in this run, equal")
-    panels[0].plot([], [], color=_DARK, linewidth=2, label="pipes overlap, blocks in step")
+    panels[0].plot([], [], color=DARK, linewidth=2, label="pipes overlap, blocks in step")
     panels[0].legend(frameon=False, fontsize=8, ncols=len(dims) + 2, loc="upper right")
     figure.suptitle(title, fontsize=11)
     return panels[0]
@@ -214,7 +216,7 @@ def _bars(axes: Axes, x: list[float], rows: pd.DataFrame, *, width: float, color
     low, high = (rows[["speedup", "speedup_apart"]].agg(f, axis=1) for f in ("min", "max"))
     axes.bar(x, high - low, bottom=low, width=width, color=color, alpha=0.75, label=label)
     axes.hlines(
-        rows["speedup"], [p - width / 2 for p in x], [p + width / 2 for p in x], color=_DARK, linewidth=2
+        rows["speedup"], [p - width / 2 for p in x], [p + width / 2 for p in x], color=DARK, linewidth=2
     )
     for place, top, bound_by in zip(x, high, rows["bound_by"], strict=True):
         style = {"rotation": 90, "fontsize": 7, "ha": "center", "va": "bottom"}

@@ -105,7 +105,8 @@ function quoted(value) {
 function yamlOf(i) {
   const fixed = Object.entries(page.inputs).map(([k, v]) => `${k}: ${quoted(v)}`);
   const axes = columns.filter((c) => c.role === "axis").map((c) => {
-    return `  ${c.name}: [${quoted(c.levels ? c.levels[c.values[i]] : c.values[i])}]`;
+    const value = c.levels ? c.levels[c.values[i]] : c.values[i];
+    return `  ${c.name}: [${quoted(c.unit ? `${value} ${c.unit}` : value)}]`;
   });
   return [...fixed, "axes:", ...axes].join("\n");
 }

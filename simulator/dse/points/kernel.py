@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .gpus import gpu_of
 
 if TYPE_CHECKING:
     from einsum_cascade.cascade import Cascade
+    from mappings.gpu import KernelMapping
 
 _KEPT = (
     "latency_s",
@@ -25,31 +27,66 @@ _KEPT = (
 )
 
 
-def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the device and the words of the call that a point asks for.
+def prepare(
+    point: Mapping[str, Any], *, inputs: Mapping[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the kernel, the words of the call, and the other arguments of the prediction that a point asks for.
 
     Args:
         point: by axis: `hardware.FIELD`, `sizes.WORD`, or a whole input.
-        inputs: kernel, hardware, sizes (`batch=4,heads=32,seq_q=8K,head_dim=128`), implementation, and the cascade
-            whose `where` is the mask.
+        inputs: kernel, hardware, sizes (`batch=4,heads=32,seq_q=8K,head_dim=128`), implementation; the cascade whose
+            `where` is the mask; a mapping file of your own kernel.
 
     Raises:
         ModelError: something cannot be read, or a field does not exist.
     """
-    from mappings.gpu import find_kernel_mapping
-
     from ...gpu.call import pairs_of
     from ...gpu.masks import masked_sizes
+    from ...gpu.model import of_gradients
     from ...gpu.sizes import call_of
 
     given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
     changes = {k.removeprefix("sizes."): v for k, v in point.items() if k.startswith("sizes.")}
     sizes = given["sizes"]
     words = {**(pairs_of([sizes]) if isinstance(sizes, str) else sizes), **changes}
-    mapping = find_kernel_mapping(given["kernel"], given.get("implementation", "triton"))
-    cascade = _mask(given.get("mask"))
+    kernel, implementation, cascade = (
+        given["kernel"],
+        given.get("implementation", "triton"),
+        _mask(given.get("mask")),
+    )
+    if "mapping" not in given:
+        kernel, words = of_gradients(kernel, words)
+    mapping = _mapping(kernel, implementation, given.get("mapping"))
     call_of(mapping, masked_sizes(cascade, words)[1] if cascade else words)
-    return gpu_of(point, inputs=inputs), words
+    return (
+        kernel,
+        words,
+        {
+            "on": gpu_of(point, inputs=inputs),
+            "implementation": implementation,
+            "mapping": mapping,
+            "cascade": cascade,
+        },
+    )
+
+
+def _mapping(kernel: str, implementation: str, given: Any) -> KernelMapping:
+    """Return how the kernel is laid out: as the library says, or a file, or a mapping itself."""
+    from mappings.gpu import KernelMapping, find_kernel_mapping
+
+    if given is None:
+        return find_kernel_mapping(kernel, implementation)
+    if isinstance(given, KernelMapping):
+        return given
+    path = Path(str(given))
+    return _read(str(path), path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _read(path: str, modified_ns: int) -> KernelMapping:
+    from mappings.gpu import read_kernel_mapping
+
+    return read_kernel_mapping(path)
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,8 +104,6 @@ def evaluate(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> dict[str
     """
     from ...gpu.model import predict
 
-    gpu, words = prepare(point, inputs=inputs)
-    given = {**inputs, **{k: v for k, v in point.items() if "." not in k}}
-    implementation, cascade = given.get("implementation", "triton"), _mask(given.get("mask"))
-    found = predict(given["kernel"], on=gpu, implementation=implementation, cascade=cascade, **words)
+    kernel, words, arguments = prepare(point, inputs=inputs)
+    found = predict(kernel, **arguments, **words)
     return {name: getattr(found, name) for name in _KEPT} | {"assumptions": len(found.assumptions)}

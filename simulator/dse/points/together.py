@@ -28,8 +28,6 @@ _NUMBERS: Mapping[type, frozenset[str]] = {
     Memory: frozenset({"row_bytes", "capacity_bytes", "bandwidth_bytes_per_s"}),
     Array: frozenset({"shape"}),
 }
-# Fewer points than these are not worth an array.
-_ALONE = 4
 # A grid of which at least one point in so many is wanted is computed whole.
 _SPARSE = 2
 
@@ -80,6 +78,9 @@ class _Frame:
 def evaluate_many(columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results of points as arrays, equal to those of `evaluate` one by one; `error` where there are none.
 
+    What a point comes to does not depend on the points beside it, to the last bit. Where tiles do not divide their rank
+    it may be a rounding away from `evaluate`, which counts in fractions.
+
     Args:
         columns: the points, one list of values an axis, or `Coded` ones.
         inputs: cascade, hardware, mapping and sizes, by name, path or object.
@@ -99,7 +100,7 @@ def evaluate_many(columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, 
 
 def _solved(batch: _Batch, positions: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     """Yield parts of a batch with their results; where one point spoils all, halves are tried, then each alone."""
-    if batch.count < _ALONE or not ("mapping" in batch.inputs or "mapping" in batch.columns):
+    if not ("mapping" in batch.inputs or "mapping" in batch.columns):
         yield from _alone(batch, positions)
         return
     for frame in _frames(batch):
@@ -115,6 +116,9 @@ def _solved(batch: _Batch, positions: Any) -> Iterator[tuple[Any, Mapping[str, A
         # A mapping may say what only a single number can answer, such as min(P, 256): NumPy then raises these two.
         except (ModelError, ValueError, TypeError):
             continue
+        return
+    if batch.count == 1:
+        yield from _alone(batch, positions)
         return
     half = batch.count // 2
     for part in (np.arange(half), np.arange(half, batch.count)):
@@ -201,7 +205,7 @@ def _results(chips: _Distinct, works: _Distinct, frame: _Frame) -> dict[str, Any
     cascade, mapping, ranks = works.values[0]
     if mapping is None:
         raise ModelError("a mapping is made for one point at a time")
-    sizes = {name: _numbers([w[2][name] for w in works.values], works.which) for name in ranks}
+    sizes = {name: _sizes([w[2][name] for w in works.values], works.which) for name in ranks}
     chip = stacked(chips.values, chips.which)
     found = simulate(cascade, sizes, chip, mapping)
     columns = {name: getattr(found, name) for name in RESULTS}
@@ -276,6 +280,16 @@ def stacked(chips: Sequence[Any], which: Any) -> Any:
     if isinstance(first, tuple):
         return tuple(stacked(values, which) for values in zip(*chips, strict=True))
     return first if isinstance(first, str) else _numbers(chips, which)
+
+
+def _sizes(values: Sequence[int], which: Any) -> Any:
+    """Return sizes of a rank as an array, of one size where they are equal.
+
+    The mean of tiles that do not divide it is a fraction, exact for numbers and rounded in arrays: a point alone is an
+    array too, so that its results do not depend on the points beside it.
+    """
+    found = _numbers(values, which)
+    return found if isinstance(found, np.ndarray) else np.full((1,) * np.ndim(which), found)
 
 
 def _numbers(values: Sequence[Any], which: Any) -> Any:

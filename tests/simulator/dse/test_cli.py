@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -211,7 +214,6 @@ REPLACED = [
     ),
     ("minimize: [latency_s, area_mm2]", "maximize: utilization.PE2", "did you mean 'utilization.PE2D'"),
     ("minimize: [latency_s, area_mm2]", "minimize: [bound_by]", "'bound_by' holds texts"),
-    ("minimize: [latency_s, area_mm2]", "minimize: [hardware.L3]", "'hardware.L3' holds texts"),
     ("minimize: [latency_s, area_mm2]", "minimize: [latency_s]\nmaximize: [latency_s]", "objective twice"),
     ("minimize: [latency_s, area_mm2]", "samples: -3", "whole number from 1"),
     ("minimize: [latency_s, area_mm2]", "seed: x", "seed: expected a whole number"),
@@ -284,3 +286,71 @@ def test_a_sweep_of_nothing_but_failures(tmp_path):
     assert "all 8 points fail; most often:" in refused(
         "sweep", path, "--out", tmp_path / "out", "--jobs", "1"
     )
+
+
+def test_sensitivity_goes_from_the_first_value_of_the_file_to_the_last(tmp_path):
+    # The constraint leaves the array of 64 to stand first in the table; the file's first one is 256.
+    changed = SPEC.replace("[64, 128, 512]", "[256, 64]").replace(
+        'where: ["hardware.N <= 256", "hardware.L3 * 2 >= 8 MiB"]',
+        'where: ["hardware.N < 256 or hardware.L3 > 4 MiB"]',
+    )
+    (tmp_path / "spec.yaml").write_text(changed)
+    assert cascade("sweep", tmp_path / "spec.yaml", "--out", tmp_path / "out", "--jobs", "1").exit_code == 0
+    rows = json.loads(cascade("sensitivity", tmp_path / "out", "--of", "latency_s", "--json").stdout)
+    (array,) = [row for row in rows if row["axis"] == "hardware.N"]
+    assert array["last_to_first"] == pytest.approx(array["typical"])
+    assert array["last_to_first"] > 10
+
+
+def test_a_front_of_amounts(tmp_path):
+    """Latency against the bandwidth that it takes: what stands for the cost of a GPU, which has no area."""
+    (tmp_path / "spec.yaml").write_text(
+        SPEC.replace("latency_s, area_mm2", "latency_s, hardware.memories.DRAM.bandwidth")
+    )
+    assert cascade("sweep", tmp_path / "spec.yaml", "--out", tmp_path / "out", "--jobs", "1").exit_code == 0
+    shown = cascade(
+        "pareto", tmp_path / "out", "--by", "sizes.seq", "--plot", tmp_path / "front.svg", "--json"
+    )
+    rows = json.loads(shown.stdout)
+    # Bound by the arrays: the least bandwidth is as fast as any.
+    assert {row["hardware.memories.DRAM.bandwidth"] for row in rows} == {"200 GiB/s"}
+    assert {row["hardware.N"] for row in rows} == {128}
+    assert (tmp_path / "front.svg").stat().st_size > 0
+    larger = json.loads(cascade("pareto", tmp_path / "out", "--max", "hardware.L3", "--json").stdout)
+    assert {row["hardware.L3"] for row in larger} == {"16 MiB"}
+
+
+def test_a_folder_whose_name_the_locale_cannot_say(tmp_path):
+    (tmp_path / "swéep.yaml").write_text(SPEC.replace("[64, 128, 512]", "[64]"), encoding="utf-8")
+    code = "import typer; from simulator.dse import cli; app = typer.Typer(); cli.register(app); app()"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for arguments in (
+        ["sweep", "swéep.yaml", "--out", "öut", "--jobs", "1"],
+        ["pareto", "öut"],
+        ["explore", "öut"],
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env=plain,
+            capture_output=True,
+            timeout=120,
+        )
+        assert ran.returncode == 0, ran.stderr
+    assert len(pd.read_parquet(tmp_path / "öut" / "table.parquet")) == 8
+
+
+def test_a_front_within_a_budget(swept):
+    table = pd.read_parquet(swept / "table.parquet")
+    budget = float(table["area_mm2"].median())
+    asked = ["pareto", swept, "--by", "sizes.seq", "--json", "--where", f"area_mm2 <= {budget!r}"]
+    rows = json.loads(cascade(*asked).stdout)
+    fit = table[table["area_mm2"] <= budget]
+    wanted = sim.pareto(fit, minimize=["latency_s", "area_mm2"], by=["sizes.seq"])
+    assert [row["latency_s"] for row in rows] == wanted["latency_s"].tolist()
+    assert 0 < len(fit) < len(table)
+    both = json.loads(cascade(*asked, "--where", "hardware.L3 > 4 MiB and bound_by != 'DRAM'").stdout)
+    assert {row["hardware.L3"] for row in both} == {"16 MiB"}
+    assert "none of 16 designs meets 'area_mm2 <= 1'" in refused("pareto", swept, "--where", "area_mm2 <= 1")
+    assert "did you mean 'area_mm2'" in refused("pareto", swept, "--where", "area_mm <= 1")
+    assert "a constraint compares" in refused("pareto", swept, "--where", "area_mm2")

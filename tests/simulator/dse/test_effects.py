@@ -65,3 +65,57 @@ def test_errors_and_what_is_refused():
         sensitivity(table, axes=["b"], objectives=["t"])
     with pytest.raises(DataError, match="positive numbers"):
         sensitivity(table.assign(t=[0.0, 1.0, 2.0]), axes=["a"], objectives=["t"])
+
+
+def test_the_first_value_is_that_of_the_space_whatever_rows_are_left():
+    # t = a falls from the first value, 4, to the last, 1; where b = 1 the row with a = 4 is missing.
+    axes = {"a": [4, 2, 1], "b": [1, 2]}
+    rows = [(a, b, float(a)) for b, a in itertools.product(axes["b"], axes["a"]) if (a, b) != (4, 1)]
+    table = pd.DataFrame(rows, columns=["a", "b", "t"])
+    found = sensitivity(table, axes=axes, objectives=["t"]).set_index("axis")
+    # Two lines: 2 -> 1 and 4 -> 1.
+    assert found["last_to_first"]["a"] == pytest.approx(math.sqrt(1 / 2 * 1 / 4))
+    # A row that failed still tells where its value stands.
+    failed = pd.concat([pd.DataFrame([{"a": 4, "b": 1, "error": "no room"}]), table], ignore_index=True)
+    told = sensitivity(failed, axes=["a", "b"], objectives=["t"]).set_index("axis")
+    assert told["last_to_first"]["a"] == found["last_to_first"]["a"]
+
+
+@pytest.mark.parametrize("unit", ["", " MiB"])
+@pytest.mark.parametrize("count", [60, 78, 200, 3000])
+def test_a_sampled_axis_that_moves_nothing_has_no_share_by_chance(unit, count):
+    # Without a correction, groups of g points out of n give an axis without effect about n/g/n = 1/g of the variance.
+    rng = np.random.default_rng(count)
+    shares = {"x": [], "y": []}
+    for _ in range(40):
+        x, y = rng.random((2, count))
+        table = pd.DataFrame(
+            {"x": [f"{v!r}{unit}" if unit else v for v in x.tolist()], "y": y, "t": np.exp(y)}
+        )
+        found = sensitivity(table, axes=["x", "y"], objectives=["t"]).set_index("axis")["share"]
+        for name, own in shares.items():
+            own.append(found[name])
+    # The standard deviation of the share of g = 16 groups without effect is sqrt(2 g) / n; what lies below zero is cut
+    # off, which leaves a mean of less than half of that, and of uncorrected shares g / n or more.
+    assert np.mean(shares["x"]) < math.sqrt(2 * 16) / count
+    # Groups lose 1/g^2 of the variance that the axis gives.
+    assert np.mean(shares["y"]) > 0.98
+
+
+def test_an_axis_that_follows_from_another_leaves_a_grid_full():
+    rows = [(a, b, f"{64 - a} MiB", a**2 * b) for a, b in itertools.product([1, 2, 4], [1, 3])]
+    table = pd.DataFrame(rows, columns=["a", "b", "c", "t"])
+    found = sensitivity(table, axes=["a", "b", "c"], objectives=["t"], derived=["c"])
+    found = found.set_index("axis")["share"]
+    parts = [np.var([0, math.log(4), math.log(16)]), np.var([0, math.log(3)])]
+    assert found["a"] == pytest.approx(parts[0] / sum(parts))
+    assert found["b"] == pytest.approx(parts[1] / sum(parts))
+    assert found["c"] == pytest.approx(found["a"])
+
+
+def test_words_of_which_each_is_another_tell_nothing():
+    table = pd.DataFrame({"a": ["p", "q", "r"], "b": [1, 2, 3], "t": [1.0, 5.0, 2.0]})
+    found = sensitivity(table, axes=["a"], objectives=["t"])
+    assert found["share"].tolist() == [1.0]  # a grid of its own
+    both = pd.DataFrame({"a": list("pqrs"), "b": [1, 1, 2, 3], "t": [1.0, 5.0, 2.0, 3.0]})
+    assert sensitivity(both, axes=["a", "b"], objectives=["t"]).set_index("axis")["share"].isna()["a"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -144,6 +145,32 @@ def test_the_yaml_of_a_design_is_a_sweep_file(tmp_path):
     assert list(spec.space) == [
         {"hardware.N": 64, "hardware.memories.DRAM.bandwidth": "200 GiB/s", "sizes.seq": "4K"}
     ]
+
+
+def columns_of(text: str) -> dict:
+    data = json.loads(text.split('<script id="data" type="application/json">')[1].split("</script>")[0])
+    return {c["name"]: c for c in data["columns"]} | {"start": data["start"]}
+
+
+def test_drawn_amounts_are_numbers_of_their_unit():
+    table = designs(200)
+    amounts = np.random.default_rng(2).random((2, 200)).tolist()
+    table["hardware.L3"] = [f"{v!r} MiB" for v in amounts[0]]
+    table["hardware.RF"] = [f"{v!r} KiB" for v in amounts[1]]
+    manifest = {
+        **MANIFEST,
+        "axes": {**MANIFEST["axes"], "hardware.L3": {"from": 0, "to": 1, "unit": "MiB"}},
+        "derived": {"hardware.RF": {"formula": "1", "unit": "KiB"}},
+        "minimize": ["hardware.memories.DRAM.bandwidth", "latency_s", "hardware.L3"],
+    }
+    found = columns_of(page_of(table, manifest, title="t"))
+    for name, unit, wanted in (("hardware.L3", "MiB", amounts[0]), ("hardware.RF", "KiB", amounts[1])):
+        column = found[name]
+        assert "levels" not in column
+        assert column["label"] == f"{name} [{unit}]"
+        assert np.frombuffer(base64.b64decode(column["data"]), dtype="<f8").tolist() == wanted
+    # An objective that is a list of a few amounts is a level, and no axis of the scatter.
+    assert (found["start"]["x"], found["start"]["y"]) == ("latency_s", "hardware.L3")
 
 
 def test_a_page_is_self_contained_and_closed_to_injection(tmp_path):

@@ -30,3 +30,12 @@ def test_the_legend_stands_beside_the_designs(by):
 def test_a_third_objective_over_decades_is_coloured_by_its_logarithm(rows, norm):
     axes = plot_front(rows, pareto(rows, minimize=OBJECTIVES, by=["seq"]), OBJECTIVES, by=["seq"])
     assert type(axes.collections[-1].norm) is norm
+
+
+def test_amounts_lie_along_an_axis_of_numbers():
+    rows = TABLE.assign(**{"hardware.L3": [f"{n} MiB" for n in TABLE["n"]]})
+    names = ["hardware.L3", "latency_s"]
+    axes = plot_front(rows, pareto(rows, minimize=names), names)
+    assert axes.get_xlabel() == "hardware.L3 [B]"
+    low, high = axes.collections[0].get_offsets()[:, 0].min(), axes.collections[0].get_offsets()[:, 0].max()
+    assert (low, high) == (2**20, 8 * 2**20)

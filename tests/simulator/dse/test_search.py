@@ -191,3 +191,18 @@ def test_a_missing_package_is_named(monkeypatch, package):
         DataError, match=rf"{package} is not installed; install it: pip install 'einsum-cascade"
     ):
         sweep(space(10), evaluate=evaluate, search=search(package))
+
+
+def test_an_axis_may_be_what_is_minimized(method):
+    # Amounts with a unit too: n KiB beside the distance from 17.
+    axes = {"n": [f"{n} KiB" for n in range(1, 41)], "x": Range(0, 1)}
+
+    def evaluate(point):
+        return {"cost": (point["x"] - 0.3) ** 2}
+
+    table = sweep(
+        Space(axes, samples=384, seed=3), evaluate=evaluate, search=search(method, minimize=("cost", "n"))
+    )
+    sizes = table["n"].str.removesuffix(" KiB").astype(int)
+    # By chance the mean is 20.5, with a standard deviation of 11.5 / sqrt(150) = 0.9 among the later half.
+    assert sizes.iloc[len(sizes) // 2 :].mean() < 17

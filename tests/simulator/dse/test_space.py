@@ -119,7 +119,7 @@ def test_a_large_grid_is_not_built():
         (lambda: Space({"N": [1]}, where=("frob(N) <= 4",)), "unknown axis 'frob'"),
         (lambda: Space({"N": [1]}, where=("min(N) <= 4",)), "takes 2 to 8 arguments, not 1"),
         (lambda: Space({"N": [1]}, where=("N[1] <= 4",)), "only axes and numbers"),
-        (lambda: Space({"m": ["flat"]}, where=("m <= 4",)), "not numbers"),
+        (lambda: Space({"m": ["flat"]}, where=("m <= 4",)), "numbers and words"),
         (lambda: Space({"N": [1]}, where=(4,)), "expected a formula"),
         (lambda: Space({"N": [1]}, where=("__import__('os').x < 1",)), "unknown axis '__import__'"),
         (lambda: Space({"N": [1]}, derived={"N": "2"}), "an axis already"),
@@ -183,3 +183,14 @@ def test_a_batch_of_a_grid_is_a_grid():
         sizes.append(space.run(at, 90))
         at += sizes[-1]
     assert sizes == [80, 80, 80]
+
+
+@pytest.mark.parametrize(
+    "where",
+    ['L3 == "16 MiB"', 'L3 != "16 MiB"', 'N != "64"', "word != 3", "word == N", "2 * word > 1", 'N < "b"'],
+)
+def test_numbers_and_words_are_not_compared(where):
+    axes = {"L3": ["4 MiB", "16 MiB"], "N": [64, 128], "word": ["a", "b"]}
+    with pytest.raises(DataError, match="mixes numbers and words"):
+        Space(axes, where=(where,))
+    assert len(Space(axes, where=('word != "a" and L3 != 16 MiB',))) == 2

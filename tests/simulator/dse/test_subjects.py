@@ -16,6 +16,7 @@ from einsum_cascade import zoo
 from einsum_cascade.errors import DataError, ModelError
 from einsum_cascade.sizes import parse_sizes
 from simulator.dse import cli
+from simulator.spatial.default import default_mapping
 from simulator.spatial.model import simulate
 from simulator.spatial.request import resolve
 
@@ -162,6 +163,57 @@ def test_a_kernel_on_a_gpu_with_more_of_one_pipe(tmp_path):
     call = {"batch": 4, "heads": 32, "head_dim": 128, "dtype": "bf16"}
     found = sim.predict("flash_attention", on=gpu, seq_q=512, **call)
     assert by["512", "x0.5", "x2"] == found.latency_s
+
+
+def test_gradients_by_the_name_that_predict_takes(tmp_path):
+    table = swept(tmp_path, KERNEL.replace("flash_attention", "flash_attention_gradients"))
+    call = {"batch": 4, "heads": 32, "head_dim": 128, "dtype": "bf16"}
+    for row in table.to_dict("records"):
+        gpu = sim.load_hardware("h100", {"clock": row["hardware.clock"]})
+        words = {"seq_q": row["sizes.seq_q"], "causal": row["sizes.causal"]}
+        both = [
+            sim.predict("flash_attention", on=gpu, direction=d, **words, **call).latency_s
+            for d in ("fwd", "bwd")
+        ]
+        assert row["latency_s"] == pytest.approx(sum(both), rel=1e-12)
+
+
+OWN = """
+kind: gpu
+name: copies
+kernel: copies
+implementations: ["*"]
+family: copies
+source: "written for a test"
+tiles: [{query: 64, key: 1, warps: 4}]
+grids:
+- {name: copy, blocks: "batch * heads", steps: 1, step: {loads: 1024}, reads: "WORDS * batch * seq_q * word", writes: 0}
+"""
+
+
+def test_a_kernel_of_your_own_by_its_mapping_files(tmp_path):
+    for name, factor in (("once", "1"), ("twice", "2")):
+        (tmp_path / f"{name}.yaml").write_text(OWN.replace("WORDS", factor))
+    files = [str(tmp_path / f"{name}.yaml") for name in ("once", "twice")]
+    text = f"""
+kernel: copies
+sizes: {{batch: 64, heads: 8}}
+axes:
+  mapping: {files}
+  hardware: [a100, h100]
+  sizes.seq_q: [64K, 1M]
+minimize: [latency_s]
+"""
+    table = swept(tmp_path, text)
+    assert len(table) == 8
+    for row in table.to_dict("records"):
+        found = sim.predict(
+            "copies", on=row["hardware"], mapping=row["mapping"], batch=64, heads=8, seq_q=row["sizes.seq_q"]
+        )
+        assert row["latency_s"] == found.latency_s
+    (tmp_path / "lacking").mkdir()
+    with pytest.raises(AssertionError, match=r"none\.yaml: .*no such file"):
+        swept(tmp_path / "lacking", text.replace("once.yaml", "none.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -357,3 +409,40 @@ def test_what_a_cascade_on_a_gpu_does_not_take(inputs, message):
     with pytest.raises((ModelError, TypeError)) as error:
         sim.sweep(sim.Space({"hardware.clock": ["x1", "x2"]}), **given)
     assert message in str(error.value)
+
+
+def test_windows_and_heads_are_different_work(tmp_path):
+    text = NEIGHBOURHOOD.replace("window: [18, 24, 24]\n", "").replace(
+        "axes:", 'axes:\n  window: ["18,24,24", "16,16,16"]'
+    )
+    table = swept(tmp_path, text)
+    assert table["window"].nunique() == 2
+    assert "one front for each: --by window" in run("pareto", tmp_path / "out").stderr
+
+
+def test_a_cascade_on_machines_of_both_kinds(tmp_path):
+    text = """
+cascade: attention_1pass
+sizes: BERT,B=1
+axes:
+  hardware: [h100, fusemax, b200, edge]
+  sizes.seq: [1K, 64K]
+minimize: [latency_s]
+"""
+    table = swept(tmp_path, text)
+    assert len(table) == 8
+    cascade = zoo.load("attention_1pass")
+    for row in table.to_dict("records"):
+        sizes = parse_sizes(f"BERT/{row['sizes.seq']},B=1", cascade)
+        if row["hardware"] in ("h100", "b200"):
+            found = sim.predict_cascade(cascade, sizes, on=row["hardware"])
+            assert pd.isna(row["area_mm2"])
+        else:
+            chip = sim.load_hardware(row["hardware"])
+            found = simulate(cascade, sizes, chip, default_mapping(cascade, sizes, chip))
+            assert pd.isna(row["high_s"])
+        assert row["latency_s"] == found.latency_s
+    # A field of one kind alone is told, for no point of the other can have it.
+    (tmp_path / "field").mkdir()
+    with pytest.raises(AssertionError, match="hardware: fusemax: "):
+        swept(tmp_path / "field", text.replace("axes:", "axes:\n  hardware.sms: [66, 132]"))

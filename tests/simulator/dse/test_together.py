@@ -1,4 +1,4 @@
-"""Points evaluated together are, to the last bit, those evaluated one by one; errors included."""
+"""Points evaluated together are those evaluated one by one, errors included, whichever points are beside them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALUES = {
     "cascade": ["attention_1pass", "attention_3pass"],
     "mapping": ["fusemax", "fusemax_stalled", "flat", "nowhere"],
     "mapping.sizes.P1": [1, 4, "fit(GlobalBuffer)", "search(GlobalBuffer)"],
-    "sizes.seq": ["1K", "6000", "64K", "1M", 1.5],
+    "sizes.seq": ["1K", "6144", "64K", "1M", 1.5],
     "sizes.M0": [32, "64", 7],
     "sizes.B": [1, 3, 3.0],
     "sizes.model": ["BERT", "XLM"],
@@ -62,8 +62,57 @@ def as_rows(found):
 @given(batches())
 def test_together_is_one_by_one(batch):
     columns, inputs = batch
-    # No tolerance: whole numbers below 2^53 are exact in doubles, and the operations are the same in the same order.
+    # No tolerance: tiles divide these lengths, whole numbers below 2^53 are exact in doubles, and the operations are
+    # the same in the same order.
     assert as_rows(together.evaluate_many(columns, inputs=inputs)) == one_by_one(columns, inputs)
+
+
+# Tiles of 256 or 96 elements divide few of these lengths; then a mean of tiles is a fraction.
+UNEVEN = {
+    "sizes.seq": [577, 1000, 1731, 4096, 5000, 999_983],
+    "sizes.B": [1, 3, 7],
+    "hardware.N": [64, 96, 256],
+    "hardware.clock": ["333 MHz", "1 GHz"],
+    "hardware.memories.DRAM.bandwidth": ["7 GiB/s", "1 TB/s"],
+}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(
+        [("attention_1pass", "fusemax"), ("attention_3pass", "flat"), ("attention_3pass", "unfused")]
+    ),
+    st.data(),
+)
+def test_the_points_beside_it_do_not_change_a_point(kind, data):
+    cascade, mapping = kind
+    inputs = {"cascade": cascade, "mapping": mapping, "hardware": "flat", "sizes": "BERT/4K"}
+    names = data.draw(st.lists(st.sampled_from(sorted(UNEVEN)), min_size=1, max_size=4, unique=True))
+    count = data.draw(st.integers(1, 8))
+    columns = {n: [data.draw(st.sampled_from(UNEVEN[n])) for _ in range(count)] for n in names}
+    whole = as_rows(together.evaluate_many(columns, inputs=inputs))
+    # No tolerance: equal designs have to stay equal on a front, and a sweep that goes on gives the same table.
+    parts = [
+        {n: [v] for n, v in zip(columns, values, strict=True)}
+        for values in zip(*columns.values(), strict=True)
+    ]
+    assert [as_rows(together.evaluate_many(part, inputs=inputs))[0] for part in parts] == whole
+    for found, wanted in zip(whole, one_by_one(columns, inputs), strict=True):
+        # Some tens of roundings of a double.
+        assert found == {
+            k: pytest.approx(v, rel=1e-14) if isinstance(v, float) else v for k, v in wanted.items()
+        }
+
+
+def test_equal_designs_stay_together_on_a_front_where_tiles_are_uneven():
+    # Bound by the arrays at every bandwidth, so that all four designs are equal.
+    axes = {
+        "hardware.memories.DRAM.bandwidth": ["2 TB/s", "4 TB/s", "8 TB/s", "16 TB/s"],
+        "sizes.seq": [577, 1000],
+    }
+    inputs = {"cascade": "attention_3pass", "hardware": "flat", "mapping": "flat", "sizes": "BERT/577,B=1"}
+    table = sim.sweep(sim.Space({name: axes[name] for name in reversed(axes)}), **inputs)
+    assert len(sim.pareto(table, minimize=["latency_s", "energy_j"], by="sizes.seq")) == 8
 
 
 def grid(axes):

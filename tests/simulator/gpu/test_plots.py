@@ -44,10 +44,26 @@ def test_every_plot_labels_its_axes():
     assert len(drawn[-1].patches) == 8
 
 
-def test_each_set_has_a_colour_of_its_own():
-    names = [f"set {i:02d}" for i in range(40)]
+def _dots(ax):
+    return [line for line in ax.lines if line.get_marker() in set("os^Dv")]
+
+
+def test_few_groups_have_a_colour_and_a_mark_of_their_own():
+    names = [f"set {i}" for i in range(7)]
     ax = predicted_against_measured(pd.DataFrame({"expected": 1e-4, "got": 1e-4, "group": names}))
-    dots = [line for line in ax.lines if line.get_marker() in "os^Dv"]
-    assert len({mpl.colors.to_hex(line.get_color()) for line in dots}) == len(dots) == 40
+    dots = _dots(ax)
+    assert len({mpl.colors.to_hex(line.get_color()) for line in dots}) == len(dots) == 7
     assert all(a.get_marker() != b.get_marker() for a, b in itertools.pairwise(dots))
+    mpl.pyplot.close(ax.figure)
+
+
+def test_many_sets_are_drawn_by_their_chip_and_none_is_lost():
+    chips = ["A10", "A100", "B200", "GB200", "GB300", "H20", "H100", "H200", "L40S"]
+    names = [f"{chip} 80GB SXM{i} kernel-{j}" for chip in chips for i in (4, 5) for j in range(3)]
+    ax = predicted_against_measured(pd.DataFrame({"expected": 1e-4, "got": 1e-4, "group": names}))
+    dots = _dots(ax)
+    assert sorted(line.get_label() for line in dots) == sorted(f"{chip} (6)" for chip in chips)
+    looks = {(mpl.colors.to_hex(line.get_color()), line.get_marker()) for line in dots}
+    assert len(looks) == len(dots)
+    assert sum(len(line.get_xdata()) for line in dots) == len(names)
     mpl.pyplot.close(ax.figure)

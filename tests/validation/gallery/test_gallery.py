@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from browser import CHROMIUM, Browser, in_browser
 
+import validation.gallery.page as page_module
 from einsum_cascade import CascadeError, bounds, zoo
 from einsum_cascade.errors import DataError
 from einsum_cascade.zoo.entries import sizes_at
@@ -176,6 +177,20 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write"):
         gallery(tmp_path / "file", only=["squeeze_excite"])
+
+
+def test_what_is_interrupted_leaves_an_older_page_and_no_empty_one(tmp_path, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(page_module, "rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gallery(tmp_path / "new", only=["squeeze_excite"])
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "index.html").write_text("older")
+    with pytest.raises(KeyboardInterrupt):
+        gallery(tmp_path, only=["squeeze_excite"])
+    assert (tmp_path / "index.html").read_text() == "older"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the gallery was not opened")

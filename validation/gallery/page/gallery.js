@@ -3,7 +3,7 @@ const $ = (id) => document.getElementById(id);
 const gallery = JSON.parse($("data").textContent);
 const rows = new Map([...document.querySelectorAll("details.row")].map((e) => [e.dataset.name, e]));
 const view = { sort: "title", down: false, chosen: new Set() };
-const PALETTE = ["#1f5fa8", "#c2560c", "#2e7d4f", "#8a3ffc", "#b03060", "#00798c", "#7a5c00", "#5c6773"];
+const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#57606a", "#8a7500"];
 const PREFIX = { "-12": "p", "-9": "n", "-6": "µ", "-3": "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E" };
 
 function amount(value, unit) {
