@@ -114,7 +114,7 @@ def _is_near(row: Mapping[str, str], kernels: tuple[str, ...], key: Key, directi
         row["kernel"].startswith(kernels)
         and row["direction"] == direction
         and _number(row["head_dim"]) >= 0  # 0 of a kernel without heads
-        and _device(row["device"]) == key.device
+        and key.device in (row["device"], _device(row["device"]))
     )
 
 

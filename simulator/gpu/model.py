@@ -18,6 +18,7 @@ from mappings.gpu import KernelMapping, find_kernel_mapping, is_described, kerne
 from mappings.tiles import TileMapping
 
 from ..hardware.gpu import Gpu, find_gpu
+from ..hardware.reader import names
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown
 from .call import Call
 from .efficiency import Efficiency, Times, memory_remarks, times
@@ -59,7 +60,7 @@ def predict(
         implementation: a name that measured tables use; it chooses tiles and constants.
         calibration: an efficiency, or a measured table whose rows of this device, implementation, head_dim and dtype
             calibrate, together with what rows of its other kernels and sizes on this device tell; None takes the
-            shipped constants.
+            shipped constants. Rows of a GPU of the library are of what the library says of it, whatever `on` changes.
         mapping: how the kernel is laid out, in place of the library's; `tile` replaces its tile.
         cascade: its `where` says which scores there are, in place of `causal` and `window`.
         **sizes: of the call: batch, heads, kv_heads, seq_q, seq_kv, head_dim, causal, window, dtype, kv_dtype,
@@ -188,12 +189,17 @@ def _efficiency(
     source = f"calibrated on {len(own)} row(s) of {Path(given).name}"
     if len(rows) > len(own):
         source += f", {len(rows) - len(own)} of its other kernels and sizes beside them"
-    groups = _groups(rows, gpu, {implementation: mapping}, first=key)
+    groups = _groups(rows, _as_measured(gpu), {implementation: mapping}, first=key)
     found = together(groups, known=joint([g.key for g in groups]))
     fitted = with_interval(made(np.exp(found[0])), state="measured", kind=kind)
     if (worst := furthest(groups[0], fitted)) > 1 + fitted.spread:
         source += f"; misses its own rows by a factor of up to {worst:.2g}"
     return replace(fitted, source=source)
+
+
+def _as_measured(gpu: Gpu) -> Gpu:
+    """Return the GPU on which rows of its name were measured: the library's, whatever has been changed of it here."""
+    return find_gpu(gpu.name) if gpu.name in names("gpu") else gpu
 
 
 def _groups(

@@ -21,7 +21,7 @@ from simulator.gpu.launch import launch
 from simulator.gpu.model import lay, predict
 from simulator.gpu.visits import FAR, reach, tile_visits
 from simulator.hardware.gpu import find_gpu, unsourced
-from simulator.hardware.reader import names
+from simulator.hardware.reader import load_hardware, names
 
 BETTER = [
     "sms",
@@ -368,3 +368,33 @@ def test_kernels_that_were_measured_on_a_gpu_are_said_to_run_on_it():
     named = {m.name: m for m in kernel_mappings()}
     for entry in shipped():
         assert entry.key.target in (named[entry.key.mapping].runs_on or (entry.key.target,))
+
+
+@pytest.fixture
+def own_rows(tmp_path):
+    """A table of one row of an H100 and one of a GPU that the library does not have, both of 300 us."""
+    path = tmp_path / "rows.csv"
+    head = "device,kernel,implementation,dtype,direction,batch,heads,seq_q,seq_kv,head_dim,causal,latency_ms,source"
+    rows = [f"{d},flash_attention,triton,fp16,fwd,2,16,4096,4096,64,0,0.3,made up" for d in ("H100 SXM", "my_gpu")]
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+CALIBRATED = {"batch": 2, "heads": 16, "seq_q": 4096, "head_dim": 64, "dtype": "fp16"}
+
+
+def test_what_a_change_of_a_chip_does_is_not_calibrated_away(own_rows):
+    """Rows were measured on the chip as it is; twice the clock is what it is with them and without."""
+    faster = load_hardware("h100", {"clock": "x2"})
+    as_is, changed = (
+        predict("flash_attention", on=on, calibration=own_rows, **CALIBRATED) for on in ("h100", faster)
+    )
+    assert as_is.latency_s == pytest.approx(300e-6, rel=0.05)
+    plain = [predict("flash_attention", on=on, **CALIBRATED).latency_s for on in ("h100", faster)]
+    assert changed.latency_s / as_is.latency_s == pytest.approx(plain[1] / plain[0], rel=0.05)
+
+
+def test_a_gpu_of_your_own_is_calibrated_by_rows_of_its_name(own_rows):
+    mine = replace(find_gpu("h100"), name="my_gpu", clock_hz=find_gpu("h100").clock_hz * 2)
+    found = predict("flash_attention", on=mine, calibration=own_rows, **CALIBRATED)
+    assert found.latency_s == pytest.approx(300e-6, rel=0.1)
