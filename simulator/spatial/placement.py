@@ -20,6 +20,7 @@ from .factors import divisor
 from .idle import skipped
 from .nest import Count
 from .registers import register_words, registers
+from .shelf import Shelf
 
 # How far a tile of a rank extends in a memory: one step on the arrays, the tile at the memory, the whole rank.
 STEP, BUFFERED, WHOLE = 0, 1, 2
@@ -35,6 +36,7 @@ class Placed:
         home: the memory of the whole chip that holds the tiles; the empty string where only the outermost one exists.
         span: cycles of the busiest array with the widest tiles, per element of the batch: no tiles take fewer.
         narrow: how many times shorter the axes are taken than they are, for smaller steps.
+        shelves: memories between the home and the outermost one that keep larger tiles, innermost first.
     """
 
     block: Block
@@ -45,6 +47,7 @@ class Placed:
     home: str
     span: float
     narrow: int = 1
+    shelves: tuple[Shelf, ...] = ()
 
     @cached_property
     def extents(self) -> Mapping[str, tuple[int, ...]]:
@@ -75,6 +78,10 @@ class Placed:
     def cuts(self, rank: str, tile: int) -> tuple[int, ...]:
         """Return the sizes at which a tile cuts its rank: the tile, and what lies on axes; largest first."""
         return tuple(min(n, self.sizes[rank]) for n in (tile, *self.widths(rank, tile)))
+
+    def outer(self, rank: str, tiles: Mapping[str, Count]) -> tuple[Count, ...]:
+        """Return the tiles of a rank on the shelves, innermost first; none of a rank that has no loops outside home."""
+        return tuple(tiles[s.tile(rank)] for s in self.shelves) if rank in self.block.order else ()
 
     @cached_property
     def passed(self) -> frozenset[str]:
@@ -127,7 +134,8 @@ class Placed:
     @cached_property
     def keep(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
         """By memory and Einsum, the tensors that the memory keeps tiles of."""
-        out = {self.chip.outermost: self._fetched()}
+        out = {self.chip.outermost: self.exchanged}
+        out |= {shelf.memory: dict(shelf.kept) for shelf in self.shelves}
         if self.home:
             out[self.home] = {e.name: self._at_home(e) for e in self.block.einsums}
         for name, memory in self.chip.memories.items():
@@ -137,8 +145,16 @@ class Placed:
                 out[name] = {e.name: registers(e, self.sizes, room) for e in here}
         return out
 
+    @cached_property
+    def exchanged(self) -> dict[str, tuple[str, ...]]:
+        """By Einsum, the tensors that it exchanges with the outermost memory."""
+        found = self._fetched()
+        for shelf in self.shelves:
+            found = {e: tuple(t for t in of if t not in shelf.only.get(e, ())) for e, of in found.items()}
+        return found
+
     def _fetched(self) -> dict[str, tuple[str, ...]]:
-        """Return what each Einsum exchanges with the outermost memory.
+        """Return what each Einsum exchanges with the memories outside its home.
 
         What several Einsums of a pass read at the same indices comes for the first of them; what has no streamed rank
         stays for the later passes too. One that skips points brings nothing for those that do not skip them.
