@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from einsum_cascade.declarations import rank_of
-from einsum_cascade.expr import variables
+from einsum_cascade.expr import Expr, Var
 from einsum_cascade.sizes import BATCH_RANKS
 
 from ..hardware.model import SpatialChip
@@ -100,11 +100,33 @@ class Shelving:
             made |= placed.block.by_name.keys()
         out = []
         for tensor, at in users.items():
-            if len(at) > 1 and tensor not in cascade.states:
+            if len(at) > 1 and tensor not in cascade.states and (tensor in made or self._all_brought(tensor, at)):
                 words = math.prod(self.sizes[r] for r in cascade.signatures[tensor].ranks) * batch
                 out.append(Stay(tensor, words, at[0], at[-1], tensor in made, tensor in outputs))
         spared = {s.tensor: len(users[s.tensor]) - (not s.made or s.asked) for s in out}
         return sorted(out, key=lambda s: (-spared[s.tensor] / (s.last - s.first + 1), s.words))
+
+    def _all_brought(self, tensor: str, at: Sequence[int]) -> bool:
+        """Tell whether the first block that reads an input brings all that the others read of it."""
+        reads = [
+            [(e, a.indices) for e in block.einsums for a in e.reads if a.tensor == tensor]
+            for block in (self.path[i].placed.block for i in at)
+        ]
+        cascade = self.path[0].placed.block.given
+
+        def covers(indices: Sequence[Expr], others: Sequence[Expr]) -> bool:
+            names = [i.name for i in indices if isinstance(i, Var)]
+            ranks = cascade.signatures[tensor].ranks
+            whole = len(set(names)) == len(indices) and all(
+                self.sizes[rank_of(v)] == self.sizes[r] for v, r in zip(names, ranks, strict=True)
+            )
+            return whole or tuple(indices) == tuple(others)
+
+        return all(
+            any(covers(i, j) and skipped(cascade, d) <= skipped(cascade, e) for d, i in reads[0])
+            for of in reads[1:]
+            for e, j in of
+        )
 
     def _with(self, stays: Sequence[Stay]) -> tuple[Tiled, ...] | None:
         """Return the blocks with some tensors that stay, those first that move most; None where they do not fit."""
