@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from .live import DENSE, Live
 from .masks import constants, masks_of
 from .nest import Count, Dimension, Level, Loop, Nest, Operand, SizeTable, Work
 from .operands import operands_in, with_generations
-from .placement import STEP, WHOLE, Placed, in_series
+from .placement import BUFFERED, STEP, WHOLE, Placed, in_series
 from .programs import Use, program
 from .work import cycles, greatest, total
 
@@ -70,7 +71,7 @@ class Ledger:
         """Return the sizes of all loops for some tiles: `P.2` over tiles, `P.1` over steps, `P.0` inside a step.
 
         Where a shelf keeps larger tiles, `P.2` steps over those of the home in one of the shelf, `P.3` over the latter,
-        and so on outwards. On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`. A tile need not
+        and so on outwards; where a bench keeps smaller ones, `P.1` steps over those and `P.1.L1` inside them. On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`. A tile need not
         divide its rank, see cuts.py.
         """
         sizes: dict[str, Count] = {**self.known}
@@ -79,10 +80,15 @@ class Ledger:
             tile = tiles[rank]
             step, *narrower = self.placed.widths(rank, tile)
             whole = self.placed.sizes[rank]
-            edges = (step, tile, *self.placed.outer(rank, tiles))
+            edges = (tile, *self.placed.outer(rank, tiles))
             top = len(edges)
-            found = {f"{rank}.{top}": -(-whole // edges[-1])}
-            found |= {f"{rank}.{i}": edges[i] // edges[i - 1] for i in range(top - 1, 0, -1)}
+            found = {f"{rank}.{top + 1}": -(-whole // edges[-1])}
+            found |= {f"{rank}.{i + 1}": edges[i] // edges[i - 1] for i in range(top - 1, 0, -1)}
+            around = (tile, *self.placed.inner(rank, tiles), step)
+            found |= {
+                part: wide // narrow
+                for part, (wide, narrow) in zip(inside(self.placed, rank), itertools.pairwise(around), strict=True)
+            }
             found[f"{rank}.0"] = step
             parts = [tuple(found)]
             for extent, width in zip(self.placed.extents[rank][1:], narrower, strict=True):
@@ -91,7 +97,7 @@ class Ledger:
                 parts.append((*parts[0][:-1], turns, axis))
             found = doubles(found)
             sizes |= found
-            if any(np.any(whole % edge) for edge in edges[1:]):
+            if any(np.any(whole % edge) for edge in edges):
                 cuts += [cut(rank, whole, of, [found[p] for p in of]) for of in parts]
         return table_of(sizes, cuts)
 
@@ -140,15 +146,24 @@ class Ledger:
     def fits(self, sizes: SizeTable, *, loose: bool = False) -> Count:
         """Tell whether all that is held fits."""
         fits: Count = True
+        benches = {b.memory for b in self.placed.benches}
         for name, memory in self.chip.memories.items():
-            if not memory.of and memory.capacity_bytes < math.inf:
+            if (not memory.of or name in benches) and memory.capacity_bytes < math.inf:
                 held = self.held(name, sizes, loose=loose) * self.chip.word_bytes
                 fits = fits & (held <= memory.capacity_bytes)
         return fits
 
     def held(self, memory: str, sizes: SizeTable, *, loose: bool = False) -> Count:
-        """Return the words that a memory of the whole chip holds; loosely: as if a step were a single element."""
+        """Return the words that a memory holds; loosely: as if a step were a single element.
+
+        One of the whole chip holds what all Einsums of the block need, one of an array serves one after another.
+        """
+        if self.chip.memories[memory].of:
+            return greatest([0, *(self._held_for(e.name, memory, sizes) for e in self.block.einsums)])
         extents = self.placed.hold if memory == self.placed.home else {}
+        bench = next((b for b in self.placed.benches if b.memory == memory), None)
+        if bench:
+            extents = self.placed.on_bench(bench)
         shelf = next((s for s in self.placed.shelves if s.memory == memory), None)
         tiles: dict[str, Count] = dict(shelf.whole) if shelf else {}
         if shelf:
@@ -159,6 +174,14 @@ class Ledger:
                 tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes.full)))
         stated = (self._extent(extent, sizes, loose) for extent in extents.values())
         return total((*tiles.values(), *stated))
+
+    def _held_for(self, einsum: str, memory: str, sizes: SizeTable) -> Count:
+        here = (u for u in self.uses if u.memory == memory and u.einsum == einsum)
+        tiles: dict[str, Count] = {}
+        for use in here:
+            tensor = use.operand.tensor
+            tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes.full)))
+        return total(tiles.values())
 
     def _extent(self, extent: Mapping[str, int], sizes: SizeTable, loose: bool) -> Count:
         out: Count = 1
@@ -173,7 +196,8 @@ class Ledger:
         if rank not in self.block.ranks:
             return (rank,)
         top = how + len(self.placed.shelves) * (how == WHOLE and rank in self.block.order)
-        return tuple(f"{rank}.{level}" for level in range(top, -1, -1))
+        outside = tuple(f"{rank}.{level}" for level in range(top, BUFFERED, -1))
+        return (*outside, *(inside(self.placed, rank) if how > STEP else ()), f"{rank}.0")
 
     def _counted(self, einsum: Einsum, built: Built) -> tuple[Nest, tuple[Use, ...], Live]:
         array = self.placed.arrays[einsum.name]
@@ -234,8 +258,9 @@ def _loop(rank: str, part: str) -> Loop:
 def loops(placed: Placed, einsum: Einsum) -> Loops:
     """Return the loops of an Einsum as (rank, loop), outermost first: those at each memory, and those on the axes.
 
-    The memories outside the home step over tiles. Inside a tile stand the loops that are shared, then results before reductions, so that a sum is done in one go; of either
-    kind those that move a tensor which goes past the memory stand outside, so that it comes as rarely as can be.
+    The memories outside the home step over tiles. Inside a tile stand the loops that are shared, then results before
+    reductions, so that a sum is done in one go; of either kind those that move a tensor which goes past the memory
+    stand outside, so that it comes as rarely as can be.
     """
     block = placed.block
     found = [rank_of(v) for v in einsum.variables]
@@ -250,16 +275,31 @@ def loops(placed: Placed, einsum: Einsum) -> Loops:
         memory: [(r, f"{r}.{level}") for r in order if r in found]
         for level, (memory, order) in enumerate(zip(outside, orders, strict=True), start=2)
     }
-    inside = [(r, f"{r}.1") for r in ranks if r in block.shared]
-    for summed in (False, True):
-        here = sorted((r for r in found if (r not in output) == summed), key=lambda r: r not in moving)
-        own = [r for r in here if r in block.ranks and r not in block.shared]
-        inside += [(r, f"{r}.1") for r in own] + [(r, f"{r}.2") for r in own if r not in block.order]
-        inside += [(r, r) for r in here if r not in block.ranks]
-        inside += [(r, turns) for r in here if r in block.ranks and (turns := _turns(placed, einsum, r))]
+    memory = placed.home or placed.chip.outermost
+    for level, bench in enumerate((None, *placed.benches)):
+        if bench is not None and bench.memory in placed.chip.hierarchy(placed.arrays[einsum.name]):
+            memory = bench.memory
+        last = level == len(placed.benches)
+        steps = {r: inside(placed, r)[level] for r in block.ranks}
+        here = [(r, steps[r]) for r in ranks if r in block.shared]
+        for summed in (False, True):
+            of = sorted((r for r in found if (r not in output) == summed), key=lambda r: r not in moving)
+            own = [r for r in of if r in block.ranks and r not in block.shared]
+            here += [(r, steps[r]) for r in own]
+            if last:
+                here += [(r, f"{r}.2") for r in own if r not in block.order]
+                here += [(r, r) for r in of if r not in block.ranks]
+                here += [(r, turns) for r in of if r in block.ranks and (turns := _turns(placed, einsum, r))]
+        if not last and placed.benches[level].order:
+            here.sort(key=lambda loop: placed.benches[level].order.index(loop[0]))
+        time.setdefault(memory, []).extend(here)
     space = [(r, _on_axis(placed, einsum, r)) for r in placed.axes[einsum.name]]
-    time.setdefault(placed.home or placed.chip.outermost, []).extend(inside)
     return time, space
+
+
+def inside(placed: Placed, rank: str) -> tuple[str, ...]:
+    """Return the loops over the steps of a tile of a rank at home, outermost first: around benches, and on them."""
+    return (f"{rank}.1", *(f"{rank}.1.{bench.memory}" for bench in placed.benches))
 
 
 def _on_axis(placed: Placed, einsum: Einsum, rank: str) -> str:

@@ -17,7 +17,7 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..result import Estimate
 from .factors import divisor, divisors
-from .hierarchy import grown, levels, pairs, with_levels
+from .hierarchy import grown, levels, pairs
 from .model import simulate
 from .search import EFFORT, OBJECTIVES, Search, merit_of
 from .tiling import Merit, Tiled
@@ -125,8 +125,7 @@ def _on_levels(
     tolerance: float,
 ) -> Iterator[tuple[Mapping[str, int], tuple[Tiled, ...] | None, int]]:
     """Yield the blocks found from each pair of levels, with the sizes of what the cascade itself splits."""
-    for pair in pairs(chip):
-        two = with_levels(chip, pair)
+    for pair, two in pairs(chip):
         try:
             found, counted = _best(cascade, sizes, two, objective, effort=effort, tolerance=tolerance)
         except MappingError:

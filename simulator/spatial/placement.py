@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from .factors import divisor
 from .idle import skipped
 from .nest import Count
 from .registers import register_words, registers
-from .shelf import Shelf
+from .shelf import Bench, Shelf
 
 # How far a tile of a rank extends in a memory: one step on the arrays, the tile at the memory, the whole rank.
 STEP, BUFFERED, WHOLE = 0, 1, 2
@@ -37,6 +37,7 @@ class Placed:
         span: cycles of the busiest array with the widest tiles, per element of the batch: no tiles take fewer.
         narrow: how many times shorter the axes are taken than they are, for smaller steps.
         shelves: memories between the home and the outermost one that keep larger tiles, innermost first.
+        benches: memories inside the home that keep smaller tiles, outermost first.
     """
 
     block: Block
@@ -48,6 +49,7 @@ class Placed:
     span: float
     narrow: int = 1
     shelves: tuple[Shelf, ...] = ()
+    benches: tuple[Bench, ...] = ()
 
     @cached_property
     def extents(self) -> Mapping[str, tuple[int, ...]]:
@@ -82,6 +84,10 @@ class Placed:
     def outer(self, rank: str, tiles: Mapping[str, Count]) -> tuple[Count, ...]:
         """Return the tiles of a rank on the shelves, innermost first; none of a rank that has no loops outside home."""
         return tuple(tiles[s.tile(rank)] for s in self.shelves) if rank in self.block.order else ()
+
+    def inner(self, rank: str, tiles: Mapping[str, Count]) -> tuple[Count, ...]:
+        """Return the tiles of a rank on the benches, outermost first."""
+        return tuple(tiles[b.tile(rank)] for b in self.benches)
 
     @cached_property
     def passed(self) -> frozenset[str]:
@@ -138,6 +144,10 @@ class Placed:
         out |= {shelf.memory: dict(shelf.kept) for shelf in self.shelves}
         if self.home:
             out[self.home] = {e.name: self._at_home(e) for e in self.block.einsums}
+        for i, bench in enumerate(self.benches):
+            out[bench.memory] = dict(bench.kept)
+            for memory in (self.home, *(b.memory for b in self.benches[:i])):
+                out[memory] = {e: tuple(t for t in of if t not in bench.only) for e, of in out[memory].items()}
         for name, memory in self.chip.memories.items():
             if memory.per_element:
                 here = [e for e in self.block.einsums if self.arrays[e.name] == memory.of]
@@ -205,7 +215,13 @@ class Placed:
         """
         if not self.home or len(self.block.einsums) == 1:
             return {}
-        kept = {t for tensors in self.keep[self.home].values() for t in tensors}
+        return self._extents({t for tensors in self.keep[self.home].values() for t in tensors})
+
+    def on_bench(self, bench: Bench) -> Mapping[str, Mapping[str, int]]:
+        """Return the same of the tensors that a bench has in the place of the home."""
+        return self._extents(bench.only)
+
+    def _extents(self, kept: Collection[str]) -> Mapping[str, Mapping[str, int]]:
         extents = {t: self._extent(t) for t in sorted(kept)}
         return {t: extent for t, extent in extents.items() if extent is not None}
 

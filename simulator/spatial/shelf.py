@@ -1,4 +1,4 @@
-"""A shelf: a memory between the home of a block and the outermost one that keeps larger tiles, or whole tensors."""
+"""Shelves and benches: memories outside the home of a block that keep larger tiles, and inside it smaller ones."""
 
 from __future__ import annotations
 
@@ -32,4 +32,25 @@ class Shelf:
         >>> Shelf("HBM", ("P",), {}).tile("P")
         'P@HBM'
         """
+        return f"{rank}@{self.memory}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a memory inside the home of a block, of the whole chip or of one array, keeps meanwhile.
+
+    Attributes:
+        memory: its name.
+        kept: by Einsum, the tensors that have a tile here.
+        only: those of them that pass between Einsums within a step and have none at home.
+        order: ranks of the loops around its tiles, outermost first, where they do not stand as they do in a tile.
+    """
+
+    memory: str
+    kept: Mapping[str, tuple[str, ...]]
+    only: Collection[str] = ()
+    order: tuple[str, ...] = ()
+
+    def tile(self, rank: str) -> str:
+        """Return the name of the tile of a rank here."""
         return f"{rank}@{self.memory}"

@@ -27,8 +27,8 @@ class Tiled:
 
     Attributes:
         merit: those of several blocks add up.
-        tiles: the tile of each rank at home, in elements, and as `P@HBM` that on a shelf; it may reach beyond the end
-            of the rank.
+        tiles: the tile of each rank at home, in elements, and as `P@HBM` that on a shelf or a bench; it may reach
+            beyond the end of the rank.
     """
 
     merit: Merit
@@ -36,9 +36,12 @@ class Tiled:
     tiles: Mapping[str, int]
 
     def cuts(self, rank: str) -> tuple[int, ...]:
-        """Return the sizes at which a rank is cut: tiles on shelves and at home, and what lies on axes; largest first."""
-        outer = (min(n, self.placed.sizes[rank]) for n in reversed(self.placed.outer(rank, self.tiles)))
-        return (*outer, *self.placed.cuts(rank, self.tiles[rank]))
+        """Return the sizes at which a rank is cut: all its tiles, and what lies on axes; largest first."""
+        whole = self.placed.sizes[rank]
+        outer = (min(n, whole) for n in reversed(self.placed.outer(rank, self.tiles)))
+        inner = (min(n, whole) for n in self.placed.inner(rank, self.tiles))
+        tile, *axes = self.placed.cuts(rank, self.tiles[rank])
+        return (*outer, tile, *inner, *axes)
 
 
 def best_tiles(

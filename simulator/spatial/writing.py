@@ -12,7 +12,7 @@ from einsum_cascade.sizes import BATCH_RANKS
 from mappings.binding import ALL, Binding, Kept, SpatialMapping, Step
 from mappings.loopnest import Copy, EinsumLoops, LoopNest
 
-from .ledger import loops
+from .ledger import inside, loops
 from .placement import in_series
 from .tiling import Tiled
 
@@ -38,12 +38,12 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
         if rank not in cascade.splits
     }
     split = {r: tuple(f"{r}_{i}" for i in range(len(at), -1, -1)) for r, at in cuts.items() if at}
-    stated: dict[str, str | int] = {}
+    given: dict[str, str | int] = {}
     for rank, parts in split.items():
         steps = [b // a for a, b in itertools.pairwise((1, *cuts[rank]))]
-        stated |= dict(zip(parts[1:], reversed(steps), strict=True))
+        given |= dict(zip(parts[1:], reversed(steps), strict=True))
     for parts in cascade.splits.values():
-        stated |= {p: sizes[p] for p in parts[1:] if p in sizes}
+        given |= {p: sizes[p] for p in parts[1:] if p in sizes}
     nests: dict[str, EinsumLoops] = {}
     keep: dict[str, dict[str, tuple[str, ...]]] = {}
     hold: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {}
@@ -55,11 +55,15 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
             nests[e.name] = _loops(e, b, cuts)
         for memory, by_einsum in placed.keep.items():
             keep.setdefault(memory, {}).update(by_einsum)
-        held = {
-            tensor: tuple(p for rank, how in extent.items() for p in _extent(rank, how, b, cuts))
-            for tensor, extent in placed.hold.items()
+        stated = {placed.home: placed.hold, **{bench.memory: placed.on_bench(bench) for bench in placed.benches}}
+        waiting = {
+            memory: {
+                tensor: tuple(p for rank, how in extent.items() for p in _extent(rank, how, b, cuts))
+                for tensor, extent in extents.items()
+            }
+            for memory, extents in stated.items()
+            if extents
         }
-        waiting = {placed.home: held} if held else {}
         for shelf in placed.shelves:
             if shelf.whole:
                 waiting[shelf.memory] = {t: _whole(t, cascade, sizes, cuts) for t in shelf.whole}
@@ -68,7 +72,7 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
         phases[f"phase_{number}"] = _steps(b)
         copies |= block.copies
     batch = tuple(b for b in BATCH_RANKS if b not in cascade.rank_names)
-    nest = LoopNest(cascade.name, nests, split, stated, batch, copies)
+    nest = LoopNest(cascade.name, nests, split, given, batch, copies)
     kept = keep if any(b.placed.home for b in blocks) else {m: _plain(of, blocks) for m, of in keep.items()}
     return SpatialMapping(nest, Binding(kept, phases, hold=hold, hardware=chip.name), name)
 
@@ -93,10 +97,14 @@ def _span(rank: str, level: str, b: Tiled) -> tuple[int, int]:
     """Return the tile sizes between which a loop of a block steps."""
     tile, step, *narrower = b.placed.cuts(rank, b.tiles[rank])
     kind, _, extent = level.partition(".")
+    whole = b.placed.sizes[rank]
+    if kind == "1":
+        steps = (tile, *(min(n, whole) for n in b.placed.inner(rank, b.tiles)), step)
+        at = inside(b.placed, rank).index(f"{rank}.{level}")
+        return steps[at + 1], steps[at]
     if extent:
         width = narrower[b.placed.extents[rank][1:].index(int(extent))]
         return (width, step) if kind == "turns" else (1, width)
-    whole = b.placed.sizes[rank]
     edges = (1, step, tile, *(min(n, whole) for n in b.placed.outer(rank, b.tiles)), whole)
     return edges[int(level)], edges[int(level) + 1]
 
