@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from ..hardware.model import SpatialChip
 from .benching import Benching, benches
-from .placement import shared_memories
+from .placement import InnerLevels, shared_memories
 from .shelving import Shelving
 from .tiling import Tiled
 from .writing import boundaries
@@ -27,7 +27,11 @@ def levels(chip: SpatialChip) -> tuple[str, ...]:
 
 def with_levels(chip: SpatialChip, names: Collection[str]) -> SpatialChip:
     """Return a chip with some of its memories of the whole chip, and all of those of arrays."""
-    return replace(chip, memories={n: m for n, m in chip.memories.items() if m.of or n in names})
+    memories = {n: m for n, m in chip.memories.items() if m.of or n in names}
+    if chip.outermost in names:
+        return replace(chip, memories=memories)
+    same = {f.name: getattr(chip, f.name) for f in fields(chip)}
+    return InnerLevels(**{**same, "memories": memories})
 
 
 def pairs(chip: SpatialChip) -> Iterator[tuple[tuple[str, str], SpatialChip]]:

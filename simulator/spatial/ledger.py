@@ -25,7 +25,7 @@ from .live import DENSE, Live
 from .masks import constants, masks_of
 from .nest import Count, Dimension, Level, Loop, Nest, Operand, SizeTable, Work
 from .operands import operands_in, with_generations
-from .placement import BUFFERED, STEP, WHOLE, Placed, in_series
+from .placement import BUFFERED, STEP, WHOLE, InnerLevels, Placed, in_series
 from .programs import Use, program
 from .work import cycles, greatest, total
 
@@ -148,6 +148,8 @@ class Ledger:
         fits: Count = True
         benches = {b.memory for b in self.placed.benches}
         for name, memory in self.chip.memories.items():
+            if name == self.chip.outermost and isinstance(self.chip, InnerLevels):
+                continue
             if (not memory.of or name in benches) and memory.capacity_bytes < math.inf:
                 held = self.held(name, sizes, loose=loose) * self.chip.word_bytes
                 fits = fits & (held <= memory.capacity_bytes)

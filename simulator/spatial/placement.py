@@ -26,6 +26,11 @@ from .shelf import Bench, Shelf
 STEP, BUFFERED, WHOLE = 0, 1, 2
 
 
+@dataclass(frozen=True, slots=True)
+class InnerLevels(SpatialChip):
+    """A chip without the memories outside some level: what that one keeps, and whether it has room, is asked later."""
+
+
 @dataclass(frozen=True)  # without slots, so that what follows from it is derived once
 class Placed:
     """A block on a chip, tile sizes still open.
