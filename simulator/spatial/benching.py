@@ -98,7 +98,10 @@ class Benching:
             yield {**known, **{names[r]: found for r, found in every.items()}}
             return
         for shared in (True, False):
-            cut = {r: of if (r in block.shared) == shared else (of[-1:] if shared else of[:1]) for r, of in every.items()}
+            cut = {
+                r: of if (r in block.shared) == shared else (of[-1:] if shared else of[:1])
+                for r, of in every.items()
+            }
             if any(len(of) > 1 for of in cut.values()):
                 yield {**known, **{names[r]: found for r, found in cut.items()}}
 
@@ -164,5 +167,9 @@ def benches(chip: SpatialChip) -> tuple[str, ...]:
     return tuple(
         name
         for name, m in chip.memories.items()
-        if m.of and not m.per_element and not m.part_of and m.component != "wires" and m.capacity_bytes < math.inf
+        if m.of
+        and not m.per_element
+        and not m.part_of
+        and m.component != "wires"
+        and m.capacity_bytes < math.inf
     )

@@ -25,6 +25,11 @@ def levels(chip: SpatialChip) -> tuple[str, ...]:
     return (chip.outermost, *shared_memories(chip))
 
 
+def deep(chip: SpatialChip) -> bool:
+    """Tell whether tiles may be kept in more than one memory between the outermost one and the registers."""
+    return len(levels(chip)) > 2 or bool(len(levels(chip)) > 1 and benches(chip))
+
+
 def with_levels(chip: SpatialChip, names: Collection[str]) -> SpatialChip:
     """Return a chip with some of its memories of the whole chip, and all of those of arrays."""
     memories = {n: m for n, m in chip.memories.items() if m.of or n in names}

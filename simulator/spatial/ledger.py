@@ -87,7 +87,9 @@ class Ledger:
             around = (tile, *self.placed.inner(rank, tiles), step)
             found |= {
                 part: wide // narrow
-                for part, (wide, narrow) in zip(inside(self.placed, rank), itertools.pairwise(around), strict=True)
+                for part, (wide, narrow) in zip(
+                    inside(self.placed, rank), itertools.pairwise(around), strict=True
+                )
             }
             found[f"{rank}.0"] = step
             parts = [tuple(found)]
@@ -236,7 +238,11 @@ class Ledger:
         at = (len(hierarchy) if elements is None else elements) - 1
         space = tuple((_loop(r, p),) for r, p in axes)
         levels = tuple(
-            Level(m, tuple(_loop(r, p) for r, p in (*(batch if i == 0 else ()), *time.get(m, ()))), space if i == at else ())
+            Level(
+                m,
+                tuple(_loop(r, p) for r, p in (*(batch if i == 0 else ()), *time.get(m, ()))),
+                space if i == at else (),
+            )
             for i, m in enumerate(hierarchy)
         )
         around = tuple(Dimension(((variable_of(b), 1),)) for b in self.batch)

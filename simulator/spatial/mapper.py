@@ -17,7 +17,7 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..result import Estimate
 from .factors import divisor, divisors
-from .hierarchy import grown, levels, pairs
+from .hierarchy import deep, grown, pairs
 from .model import simulate
 from .search import EFFORT, OBJECTIVES, Search, merit_of
 from .tiling import Merit, Tiled
@@ -55,6 +55,9 @@ def find_mapping(
 ) -> Found:
     """Return the best mapping that the search finds.
 
+    On a chip of several levels of memory that is done for each pair of them, and what is found is laid on the others:
+    those between and outside keep larger tiles or whole tensors, also from phase to phase, those inside smaller ones.
+
     It goes through the ways to fuse consecutive Einsums; for each through loop orders, the rank that the passes of a
     phase stream over, and what becomes of a tensor that a later pass needs again: it is kept whole, written out and
     read back, or computed again. Einsums go to the arrays that balance best. Tiles are divisors of their ranks, and at
@@ -87,8 +90,10 @@ def find_mapping(
     tolerance = 1 + slack if objective == "latency_s" else 1.0
     first, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
     found = [_written(cascade, sizes, chip, first.settled, first.path)]
-    if len(levels(chip)) > 2:
-        for settled, path, counted in _on_levels(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance):
+    if deep(chip):
+        for settled, path, counted in _on_levels(
+            cascade, sizes, chip, objective, effort=effort, tolerance=tolerance
+        ):
             evaluated += counted
             if path is not None:
                 found.append(_written(cascade, sizes, chip, settled, path))
@@ -99,6 +104,8 @@ def find_mapping(
 
 @dataclass(frozen=True, slots=True)
 class _Written:
+    """A mapping and what it costs, with the sizes of what the cascade itself splits."""
+
     settled: Mapping[str, int]
     mapping: SpatialMapping
     estimate: Estimate

@@ -21,7 +21,7 @@ from .ledger import Built, Ledger
 from .placement import Placed
 from .search import dividing, merit_of
 from .shelf import Shelf
-from .tiling import Merit, Tiled, best_among
+from .tiling import Tiled, best_among
 from .writing import boundaries
 
 # All sets of tensors are tried up to so many, beyond that one tensor is added after another.
@@ -100,7 +100,11 @@ class Shelving:
             made |= placed.block.by_name.keys()
         out = []
         for tensor, at in users.items():
-            if len(at) > 1 and tensor not in cascade.states and (tensor in made or self._all_brought(tensor, at)):
+            if (
+                len(at) > 1
+                and tensor not in cascade.states
+                and (tensor in made or self._all_brought(tensor, at))
+            ):
                 words = math.prod(self.sizes[r] for r in cascade.signatures[tensor].ranks) * batch
                 out.append(Stay(tensor, words, at[0], at[-1], tensor in made, tensor in outputs))
         spared = {s.tensor: len(users[s.tensor]) - (not s.made or s.asked) for s in out}
@@ -282,7 +286,11 @@ class _Plan:
         order = [self._name(r) for r in self.block.order]
         for at, name in enumerate(order):
             outer, inner = ({n: every[n] for n in of} for of in (order[:at], order[at + 1 :]))
-            yield {**every, **{n: of[:1] for n, of in outer.items()}, **{n: of[-1:] for n, of in inner.items()}}
+            yield {
+                **every,
+                **{n: of[:1] for n, of in outer.items()},
+                **{n: of[-1:] for n, of in inner.items()},
+            }
 
     def _name(self, rank: str) -> str:
         return f"{rank}@{self.memory}"

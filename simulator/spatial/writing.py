@@ -55,7 +55,10 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
             nests[e.name] = _loops(e, b, cuts)
         for memory, by_einsum in placed.keep.items():
             keep.setdefault(memory, {}).update(by_einsum)
-        stated = {placed.home: placed.hold, **{bench.memory: placed.on_bench(bench) for bench in placed.benches}}
+        stated = {
+            placed.home: placed.hold,
+            **{bench.memory: placed.on_bench(bench) for bench in placed.benches},
+        }
         waiting = {
             memory: {
                 tensor: tuple(p for rank, how in extent.items() for p in _extent(rank, how, b, cuts))
@@ -118,7 +121,10 @@ def _loops(einsum: Einsum, b: Tiled, cuts: Mapping[str, Sequence[int]]) -> Einsu
         return _pieces(rank, *_span(rank, level, b), sizes[rank], cuts) if dot else [rank]
 
     around, axes = loops(placed, einsum)
-    time = {memory: tuple(p for rank, loop in found for p in parts(rank, loop)) for memory, found in around.items()}
+    time = {
+        memory: tuple(p for rank, loop in found for p in parts(rank, loop))
+        for memory, found in around.items()
+    }
     space = tuple(" ".join(parts(rank, loop)) for rank, loop in axes)
     single = tuple(r for r in placed.block.ranks if sizes[r] == 1 and variable_of(r) in einsum.variables)
     innermost = placed.home or placed.chip.outermost
