@@ -71,7 +71,8 @@ class Ledger:
         """Return the sizes of all loops for some tiles: `P.2` over tiles, `P.1` over steps, `P.0` inside a step.
 
         Where a shelf keeps larger tiles, `P.2` steps over those of the home in one of the shelf, `P.3` over the latter,
-        and so on outwards; where a bench keeps smaller ones, `P.1` steps over those and `P.1.L1` inside them. On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`. A tile need not
+        and so on outwards; where a bench keeps smaller ones, `P.1` steps over those and `P.1.L1` inside them. On an
+        axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`. A tile need not
         divide its rank, see cuts.py.
         """
         sizes: dict[str, Count] = {**self.known}
@@ -232,7 +233,8 @@ class Ledger:
 
     def _nest(self, einsum: Einsum, array: str, looped: Loops, kept: Sequence[tuple[str, ...]]) -> Nest:
         time, axes = looped
-        batch = [(b, b) for b in self.batch]
+        outermost = self.chip.outermost
+        time = {**time, outermost: [*((b, b) for b in self.batch), *time[outermost]]}
         hierarchy = self.chip.hierarchy(array)
         elements = next((i for i, m in enumerate(hierarchy) if self.chip.memories[m].per_element), None)
         at = (len(hierarchy) if elements is None else elements) - 1
@@ -240,7 +242,7 @@ class Ledger:
         levels = tuple(
             Level(
                 m,
-                tuple(_loop(r, p) for r, p in (*(batch if i == 0 else ()), *time.get(m, ()))),
+                tuple(_loop(r, p) for r, p in time.get(m, ())),
                 space if i == at else (),
             )
             for i, m in enumerate(hierarchy)

@@ -151,10 +151,8 @@ class Placed:
             out[self.home] = {e.name: self._at_home(e) for e in self.block.einsums}
         for i, bench in enumerate(self.benches):
             out[bench.memory] = dict(bench.kept)
-            for memory in (self.home, *(b.memory for b in self.benches[:i])):
-                out[memory] = {
-                    e: tuple(t for t in of if t not in bench.only) for e, of in out[memory].items()
-                }
+            for outer in (self.home, *(b.memory for b in self.benches[:i])):
+                out[outer] = {e: tuple(t for t in of if t not in bench.only) for e, of in out[outer].items()}
         for name, memory in self.chip.memories.items():
             if memory.per_element:
                 here = [e for e in self.block.einsums if self.arrays[e.name] == memory.of]

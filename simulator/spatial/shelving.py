@@ -284,7 +284,7 @@ class _Plan:
             yield every
             return
         order = [self._name(r) for r in self.block.order]
-        for at, name in enumerate(order):
+        for at in range(len(order)):
             outer, inner = ({n: every[n] for n in of} for of in (order[:at], order[at + 1 :]))
             yield {
                 **every,
