@@ -89,7 +89,7 @@ class Ledger:
             found |= {
                 part: wide // narrow
                 for part, (wide, narrow) in zip(
-                    inside(self.placed, rank), itertools.pairwise(around), strict=True
+                    self.placed.steps[rank], itertools.pairwise(around), strict=True
                 )
             }
             found[f"{rank}.0"] = step
@@ -202,7 +202,7 @@ class Ledger:
             return (rank,)
         top = how + len(self.placed.shelves) * (how == WHOLE and rank in self.block.order)
         outside = tuple(f"{rank}.{level}" for level in range(top, BUFFERED, -1))
-        return (*outside, *(inside(self.placed, rank) if how > STEP else ()), f"{rank}.0")
+        return (*outside, *(self.placed.steps[rank] if how > STEP else ()), f"{rank}.0")
 
     def _counted(self, einsum: Einsum, built: Built) -> tuple[Nest, tuple[Use, ...], Live]:
         array = self.placed.arrays[einsum.name]
@@ -290,12 +290,11 @@ def loops(placed: Placed, einsum: Einsum) -> Loops:
         if bench is not None and bench.memory in placed.chip.hierarchy(placed.arrays[einsum.name]):
             memory = bench.memory
         last = level == len(placed.benches)
-        steps = {r: inside(placed, r)[level] for r in block.ranks}
-        here = [(r, steps[r]) for r in ranks if r in block.shared]
+        here = [(r, placed.steps[r][level]) for r in ranks if r in block.shared]
         for summed in (False, True):
             of = sorted((r for r in found if (r not in output) == summed), key=lambda r: r not in moving)
             own = [r for r in of if r in block.ranks and r not in block.shared]
-            here += [(r, steps[r]) for r in own]
+            here += [(r, placed.steps[r][level]) for r in own]
             if last:
                 here += [(r, f"{r}.2") for r in own if r not in block.order]
                 here += [(r, r) for r in of if r not in block.ranks]
@@ -305,11 +304,6 @@ def loops(placed: Placed, einsum: Einsum) -> Loops:
         time.setdefault(memory, []).extend(here)
     space = [(r, _on_axis(placed, einsum, r)) for r in placed.axes[einsum.name]]
     return time, space
-
-
-def inside(placed: Placed, rank: str) -> tuple[str, ...]:
-    """Return the loops over the steps of a tile of a rank at home, outermost first: around benches, and on them."""
-    return (f"{rank}.1", *(f"{rank}.1.{bench.memory}" for bench in placed.benches))
 
 
 def _on_axis(placed: Placed, einsum: Einsum, rank: str) -> str:

@@ -95,6 +95,12 @@ class Placed:
         return tuple(tiles[b.tile(rank)] for b in self.benches)
 
     @cached_property
+    def steps(self) -> Mapping[str, tuple[str, ...]]:
+        """By rank, the loops over the steps of a tile at home, outermost first: around benches, and on them."""
+        inside = [bench.memory for bench in self.benches]
+        return {r: (f"{r}.1", *(f"{r}.1.{memory}" for memory in inside)) for r in self.block.ranks}
+
+    @cached_property
     def passed(self) -> frozenset[str]:
         """Tensors that stay in the registers of the elements that make them until their readers are done.
 

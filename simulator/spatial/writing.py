@@ -12,7 +12,7 @@ from einsum_cascade.sizes import BATCH_RANKS
 from mappings.binding import ALL, Binding, Kept, SpatialMapping, Step
 from mappings.loopnest import Copy, EinsumLoops, LoopNest
 
-from .ledger import inside, loops
+from .ledger import loops
 from .placement import in_series
 from .tiling import Tiled
 
@@ -103,7 +103,7 @@ def _span(rank: str, level: str, b: Tiled) -> tuple[int, int]:
     whole = b.placed.sizes[rank]
     if kind == "1":
         steps = (tile, *(min(n, whole) for n in b.placed.inner(rank, b.tiles)), step)
-        at = inside(b.placed, rank).index(f"{rank}.{level}")
+        at = b.placed.steps[rank].index(f"{rank}.{level}")
         return steps[at + 1], steps[at]
     if extent:
         width = narrower[b.placed.extents[rank][1:].index(int(extent))]

@@ -116,14 +116,15 @@ def test_a_buffer_of_one_array_relieves_the_shared_one(tmp_path):
 
 
 def test_only_what_was_brought_whole_stays(tmp_path):
-    """The first phase brings the diagonal of A alone; the last one reads all of it."""
+    """The first phase brings a diagonal of A alone; the last one reads all of it."""
     text = (
-        "cascade c\nrank I P\ninput A[I, P]\noutput U[I, P]\n"
-        "T[p] = A[p, p] + 1\nY[] = T[p] :: max(p)\nU[i, p] = A[i, p] * Y[]\n"
+        "cascade c\nrank M P E\ninput A[M, E, P]\noutput U[E, P]\n"
+        "T[e, p] = exp(A[m, p, p - 1]) :: sum(m)\nG[e] = T[e, 0]\n"
+        "Y[] = T[e, p] * G[e] :: sum(p, e)\nU[e, p] = pad(Y[], 0) + A[m, e, p] :: sum(m)\n"
     )
-    memories = [("DRAM", 0, 1), ("L2", 512, 4), ("L1", 24, 16)]
-    found = best(parse(text), {"I": 8, "P": 8}, machine(tmp_path, memories), objective="traffic_bytes")
-    assert found.estimate.traffic_bytes >= 2 * (64 + 64)
+    memories = [("DRAM", 0, 0.5), ("L2", 512, 4), ("L1", 48, 1)]
+    found = best(parse(text), {"M": 2, "P": 2, "E": 4}, machine(tmp_path, memories, lanes=2), effort=4)
+    assert found.estimate.traffic_bytes >= 2 * (2 * 4 * 2 + 4 * 2)
 
 
 CASCADES = {
