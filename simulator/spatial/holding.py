@@ -63,8 +63,8 @@ def held_groups(
 
     In a memory of the whole chip the Einsums of a phase live side by side: each tensor that it keeps is held once, by
     the tile that the mapping states, or else by its largest one. A memory of one array serves one Einsum after
-    another. Phases follow each other; what is made in one and read in a later one, without coming from outside again,
-    is held in those between.
+    another. Phases follow each other; what is made in one and read in a later one, without coming from a memory outside
+    again, is held in those between.
 
     Args:
         uses: of all memories.
@@ -84,7 +84,12 @@ def held_groups(
             tile = stated.get((phase, memory, use.operand.tensor), use.tile)
             tensors.setdefault(use.operand.tensor, {})[tile] = None
     if len(groups) > 2 and group_of:
-        brought = {(group_of.get(u.einsum), u.operand.tensor) for u in uses if outermost in u.operand.kept}
+        brought = {
+            (group_of.get(u.einsum), u.operand.tensor)
+            for u in uses
+            if outermost in u.operand.kept
+            or (u.memory == memory and not u.outermost and not u.operand.output)  # from a level between
+        }
         _keep_between(groups, tuple(dict.fromkeys(group_of.values())), brought)
     return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())
 

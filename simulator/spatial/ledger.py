@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from .live import DENSE, Live
 from .masks import constants, masks_of
 from .nest import Count, Dimension, Level, Loop, Nest, Operand, SizeTable, Work
 from .operands import operands_in, with_generations
-from .placement import STEP, Placed, in_series
+from .placement import BUFFERED, STEP, WHOLE, InnerLevels, Placed, in_series
 from .programs import Use, program
 from .work import cycles, greatest, total
 
@@ -38,8 +39,8 @@ class Cost:
     fits: Count
 
 
-# Loops over tiles, inside a tile, and on the axes, as (rank, loop).
-Loops: TypeAlias = tuple[list[tuple[str, str]], ...]
+# Loops as (rank, loop), outermost first: those at each memory, and those on the axes.
+Loops: TypeAlias = tuple[dict[str, list[tuple[str, str]]], list[tuple[str, str]]]
 # What was built for an Einsum, by all that it depends on.
 Built: TypeAlias = dict[Any, tuple[Nest, tuple[Use, ...], Live]]
 
@@ -69,23 +70,37 @@ class Ledger:
     def table(self, tiles: Mapping[str, Count]) -> SizeTable:
         """Return the sizes of all loops for some tiles: `P.2` over tiles, `P.1` over steps, `P.0` inside a step.
 
-        On an axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`. A tile need not
+        Where a shelf keeps larger tiles, `P.2` steps over those of the home in one of the shelf, `P.3` over the latter,
+        and so on outwards; where a bench keeps smaller ones, `P.1` steps over those and `P.1.L1` inside them. On an
+        axis of length 128, shorter than others, a step takes `P.turns.128` turns of `P.axis.128`. A tile need not
         divide its rank, see cuts.py.
         """
         sizes: dict[str, Count] = {**self.known}
         cuts: list[Cut] = []
-        for rank, tile in tiles.items():
+        for rank in self.block.ranks:
+            tile = tiles[rank]
             step, *narrower = self.placed.widths(rank, tile)
             whole = self.placed.sizes[rank]
-            found = {f"{rank}.2": -(-whole // tile), f"{rank}.1": tile // step, f"{rank}.0": step}
+            edges = (tile, *self.placed.outer(rank, tiles))
+            top = len(edges)
+            found = {f"{rank}.{top + 1}": -(-whole // edges[-1])}
+            found |= {f"{rank}.{i + 1}": edges[i] // edges[i - 1] for i in range(top - 1, 0, -1)}
+            around = (tile, *self.placed.inner(rank, tiles), step)
+            found |= {
+                part: wide // narrow
+                for part, (wide, narrow) in zip(
+                    self.placed.steps[rank], itertools.pairwise(around), strict=True
+                )
+            }
+            found[f"{rank}.0"] = step
             parts = [tuple(found)]
             for extent, width in zip(self.placed.extents[rank][1:], narrower, strict=True):
                 turns, axis = f"{rank}.turns.{extent}", f"{rank}.axis.{extent}"
                 found |= {turns: step // width, axis: width}
-                parts.append((*parts[0][:2], turns, axis))
+                parts.append((*parts[0][:-1], turns, axis))
             found = doubles(found)
             sizes |= found
-            if np.any(whole % tile):
+            if any(np.any(whole % edge) for edge in edges):
                 cuts += [cut(rank, whole, of, [found[p] for p in of]) for of in parts]
         return table_of(sizes, cuts)
 
@@ -134,22 +149,44 @@ class Ledger:
     def fits(self, sizes: SizeTable, *, loose: bool = False) -> Count:
         """Tell whether all that is held fits."""
         fits: Count = True
+        benches = {b.memory for b in self.placed.benches}
         for name, memory in self.chip.memories.items():
-            if not memory.of and memory.capacity_bytes < math.inf:
+            if name == self.chip.outermost and isinstance(self.chip, InnerLevels):
+                continue
+            if (not memory.of or name in benches) and memory.capacity_bytes < math.inf:
                 held = self.held(name, sizes, loose=loose) * self.chip.word_bytes
                 fits = fits & (held <= memory.capacity_bytes)
         return fits
 
     def held(self, memory: str, sizes: SizeTable, *, loose: bool = False) -> Count:
-        """Return the words that a memory of the whole chip holds; loosely: as if a step were a single element."""
+        """Return the words that a memory holds; loosely: as if a step were a single element.
+
+        One of the whole chip holds what all Einsums of the block need, one of an array serves one after another.
+        """
+        if self.chip.memories[memory].of:
+            return greatest([0, *(self._held_for(e.name, memory, sizes) for e in self.block.einsums)])
         extents = self.placed.hold if memory == self.placed.home else {}
-        tiles: dict[str, Count] = {}
+        bench = next((b for b in self.placed.benches if b.memory == memory), None)
+        if bench:
+            extents = self.placed.on_bench(bench)
+        shelf = next((s for s in self.placed.shelves if s.memory == memory), None)
+        tiles: dict[str, Count] = dict(shelf.whole) if shelf else {}
+        if shelf:
+            tiles[""] = shelf.reserved
         for use in self.uses:
             tensor = use.operand.tensor
             if use.memory == memory and tensor not in extents:
                 tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes.full)))
         stated = (self._extent(extent, sizes, loose) for extent in extents.values())
         return total((*tiles.values(), *stated))
+
+    def _held_for(self, einsum: str, memory: str, sizes: SizeTable) -> Count:
+        here = (u for u in self.uses if u.memory == memory and u.einsum == einsum)
+        tiles: dict[str, Count] = {}
+        for use in here:
+            tensor = use.operand.tensor
+            tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes.full)))
+        return total(tiles.values())
 
     def _extent(self, extent: Mapping[str, int], sizes: SizeTable, loose: bool) -> Count:
         out: Count = 1
@@ -163,7 +200,9 @@ class Ledger:
         """Return the loops over a rank up to some extent."""
         if rank not in self.block.ranks:
             return (rank,)
-        return tuple(f"{rank}.{level}" for level in range(how, -1, -1))
+        top = how + len(self.placed.shelves) * (how == WHOLE and rank in self.block.order)
+        outside = tuple(f"{rank}.{level}" for level in range(top, BUFFERED, -1))
+        return (*outside, *(self.placed.steps[rank] if how > STEP else ()), f"{rank}.0")
 
     def _counted(self, einsum: Einsum, built: Built) -> tuple[Nest, tuple[Use, ...], Live]:
         array = self.placed.arrays[einsum.name]
@@ -173,7 +212,8 @@ class Ledger:
         operands = self._operands(einsum)
         kept = [tuple(m for m in hierarchy if o.tensor in keep.get(m, ())) for o in operands]
         names = tuple((o.tensor, o.carried) for o in operands)
-        key = (einsum.name, array, self.placed.home, tuple(map(tuple, looped)), names, tuple(kept))
+        time = tuple((memory, tuple(of)) for memory, of in looped[0].items())
+        key = (einsum.name, array, self.placed.home, time, tuple(looped[1]), names, tuple(kept))
         if key not in built:
             nest = self._nest(einsum, array, looped, kept)
             live = masks_of(self.block.given, self.block.originals[einsum.name], nest, self.placed.sizes)
@@ -192,20 +232,24 @@ class Ledger:
         )
 
     def _nest(self, einsum: Einsum, array: str, looped: Loops, kept: Sequence[tuple[str, ...]]) -> Nest:
-        around, inside, axes = looped
-        time = {self.chip.outermost: [*((b, b) for b in self.batch), *around]}
-        time.setdefault(self.placed.home or self.chip.outermost, []).extend(inside)
+        time, axes = looped
+        outermost = self.chip.outermost
+        time = {**time, outermost: [*((b, b) for b in self.batch), *time[outermost]]}
         hierarchy = self.chip.hierarchy(array)
         elements = next((i for i, m in enumerate(hierarchy) if self.chip.memories[m].per_element), None)
         at = (len(hierarchy) if elements is None else elements) - 1
         space = tuple((_loop(r, p),) for r, p in axes)
         levels = tuple(
-            Level(m, tuple(_loop(r, p) for r, p in time.get(m, ())), space if i == at else ())
+            Level(
+                m,
+                tuple(_loop(r, p) for r, p in time.get(m, ())),
+                space if i == at else (),
+            )
             for i, m in enumerate(hierarchy)
         )
-        batch = tuple(Dimension(((variable_of(b), 1),)) for b in self.batch)
+        around = tuple(Dimension(((variable_of(b), 1),)) for b in self.batch)
         operands = tuple(
-            replace(o, dimensions=(*batch, *o.dimensions), kept=memories)
+            replace(o, dimensions=(*around, *o.dimensions), kept=memories)
             for o, memories in zip(self._operands(einsum), kept, strict=True)
         )
         work = []
@@ -222,10 +266,11 @@ def _loop(rank: str, part: str) -> Loop:
 
 
 def loops(placed: Placed, einsum: Einsum) -> Loops:
-    """Return the loops of an Einsum as (rank, loop), outermost first: over tiles, inside a tile, and on the axes.
+    """Return the loops of an Einsum as (rank, loop), outermost first: those at each memory, and those on the axes.
 
-    Inside stand the loops that are shared, then results before reductions, so that a sum is done in one go; of either
-    kind those that move a tensor which goes past the memory stand outside, so that it comes as rarely as can be.
+    The memories outside the home step over tiles. Inside a tile stand the loops that are shared, then results before
+    reductions, so that a sum is done in one go; of either kind those that move a tensor which goes past the memory
+    stand outside, so that it comes as rarely as can be.
     """
     block = placed.block
     found = [rank_of(v) for v in einsum.variables]
@@ -234,16 +279,31 @@ def loops(placed: Placed, einsum: Einsum) -> Loops:
     moving = {rank_of(v) for a in past for i in a.indices for v in variables(i)}
     ranks = [r for r in (*block.shared, *found) if r in found and r in block.ranks]
     ranks = list(dict.fromkeys(ranks))
-    around = [(r, f"{r}.2") for r in block.order if r in found]
-    inside = [(r, f"{r}.1") for r in ranks if r in block.shared]
-    for summed in (False, True):
-        here = sorted((r for r in found if (r not in output) == summed), key=lambda r: r not in moving)
-        own = [r for r in here if r in block.ranks and r not in block.shared]
-        inside += [(r, f"{r}.1") for r in own] + [(r, f"{r}.2") for r in own if r not in block.order]
-        inside += [(r, r) for r in here if r not in block.ranks]
-        inside += [(r, turns) for r in here if r in block.ranks and (turns := _turns(placed, einsum, r))]
+    outside = (*(shelf.memory for shelf in placed.shelves), placed.chip.outermost)
+    orders = (block.order, *(shelf.order for shelf in placed.shelves))
+    time = {
+        memory: [(r, f"{r}.{level}") for r in order if r in found]
+        for level, (memory, order) in enumerate(zip(outside, orders, strict=True), start=2)
+    }
+    memory = placed.home or placed.chip.outermost
+    for level, bench in enumerate((None, *placed.benches)):
+        if bench is not None and bench.memory in placed.chip.hierarchy(placed.arrays[einsum.name]):
+            memory = bench.memory
+        last = level == len(placed.benches)
+        here = [(r, placed.steps[r][level]) for r in ranks if r in block.shared]
+        for summed in (False, True):
+            of = sorted((r for r in found if (r not in output) == summed), key=lambda r: r not in moving)
+            own = [r for r in of if r in block.ranks and r not in block.shared]
+            here += [(r, placed.steps[r][level]) for r in own]
+            if last:
+                here += [(r, f"{r}.2") for r in own if r not in block.order]
+                here += [(r, r) for r in of if r not in block.ranks]
+                here += [(r, turns) for r in of if r in block.ranks and (turns := _turns(placed, einsum, r))]
+        if not last and placed.benches[level].order:
+            here.sort(key=lambda loop: placed.benches[level].order.index(loop[0]))
+        time.setdefault(memory, []).extend(here)
     space = [(r, _on_axis(placed, einsum, r)) for r in placed.axes[einsum.name]]
-    return around, inside, space
+    return time, space
 
 
 def _on_axis(placed: Placed, einsum: Einsum, rank: str) -> str:

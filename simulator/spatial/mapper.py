@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from einsum_cascade.analysis.bounds import bounds
@@ -17,6 +17,7 @@ from mappings.binding import SpatialMapping
 from ..hardware.model import SpatialChip
 from ..result import Estimate
 from .factors import divisor, divisors
+from .hierarchy import deep, grown, pairs
 from .model import simulate
 from .search import EFFORT, OBJECTIVES, Search, merit_of
 from .tiling import Merit, Tiled
@@ -54,6 +55,9 @@ def find_mapping(
 ) -> Found:
     """Return the best mapping that the search finds.
 
+    On a chip of several levels of memory that is done for each pair of them, and what is found is laid on the others:
+    those between and outside keep larger tiles or whole tensors, also from phase to phase, those inside smaller ones.
+
     It goes through the ways to fuse consecutive Einsums; for each through loop orders, the rank that the passes of a
     phase stream over, and what becomes of a tensor that a later pass needs again: it is kept whole, written out and
     read back, or computed again. Einsums go to the arrays that balance best. Tiles are divisors of their ranks, and at
@@ -84,11 +88,71 @@ def find_mapping(
     _check(objective, effort, slack)
     begin = time.perf_counter()
     tolerance = 1 + slack if objective == "latency_s" else 1.0
-    found, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
-    mapping = write(cascade, found.settled, found.path, "found")
-    estimate = simulate(cascade, sizes, chip, mapping)
-    gap = _gap(float(estimate.traffic_bytes), least_traffic_bytes(cascade, found.settled, chip))
-    return Found(mapping, estimate, gap, evaluated, time.perf_counter() - begin)
+    first, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
+    found = [_written(cascade, sizes, chip, first.settled, first.path)]
+    if deep(chip):
+        for settled, path, counted in _on_levels(
+            cascade, sizes, chip, objective, effort=effort, tolerance=tolerance
+        ):
+            evaluated += counted
+            if path is not None:
+                found.append(_written(cascade, sizes, chip, settled, path))
+    best = _chosen([w for w in found if w is not None], objective, tolerance)
+    gap = _gap(float(best.estimate.traffic_bytes), least_traffic_bytes(cascade, best.settled, chip))
+    return Found(best.mapping, best.estimate, gap, evaluated, time.perf_counter() - begin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A mapping and what it costs, with the sizes of what the cascade itself splits."""
+
+    settled: Mapping[str, int]
+    mapping: SpatialMapping
+    estimate: Estimate
+
+
+def _written(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    settled: Mapping[str, int],
+    path: Sequence[Tiled],
+) -> _Written:
+    mapping = write(cascade, settled, path, "found")
+    return _Written(settled, mapping, simulate(cascade, sizes, chip, mapping))
+
+
+def _on_levels(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    objective: str,
+    *,
+    effort: int,
+    tolerance: float,
+) -> Iterator[tuple[Mapping[str, int], tuple[Tiled, ...] | None, int]]:
+    """Yield the blocks found from each pair of levels, with the sizes of what the cascade itself splits."""
+    for pair, two in pairs(chip):
+        try:
+            found, counted = _best(cascade, sizes, two, objective, effort=effort, tolerance=tolerance)
+        except MappingError:
+            continue  # nothing fits the inner one; the search over the whole chip has said whether that matters
+        path, more = grown(found.path, found.settled, chip, pair, objective)
+        yield found.settled, path, counted + more
+
+
+def _chosen(found: Sequence[_Written], objective: str, tolerance: float) -> _Written:
+    """Return the best mapping; within a tolerance of the least latency, that of least energy times delay."""
+
+    def merit(written: _Written) -> Merit:
+        e = written.estimate
+        return float(getattr(e, objective)), float(e.traffic_bytes), float(e.energy_j)
+
+    if tolerance == 1:
+        return min(found, key=merit)
+    most = min(float(w.estimate.latency_s) for w in found) * tolerance
+    able = [w for w in found if w.estimate.latency_s <= most]
+    return min(able, key=lambda w: float(w.estimate.latency_s * w.estimate.energy_j))
 
 
 def _check(objective: str, effort: int, slack: float) -> None:

@@ -17,8 +17,8 @@ from .idle import Removed, idle
 from .live import DENSE, Live, Mask, live_of, settings_of_tiles
 from .nest import Level, Loop, Nest, Operand, SizeTable
 
-# Parts of a rank, outermost first: over tiles, over steps of a tile, over turns of a step, on an axis.
-_DEPTH = {"2": 0, "1": 1, "turns": 2, "axis": 3, "0": 3}
+# Parts of a rank inside a tile, outermost first: over steps, over turns of a step, on an axis.
+_DEPTH = {"1": 1, "turns": 2, "axis": 3, "0": 3}
 _removed = remembered(maxsize=256)(idle)
 
 
@@ -56,8 +56,12 @@ def masked(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> bool:
 
 
 def _depth(part: str) -> int:
+    """Return where a part stands among those of its rank; `P.2` and those with larger numbers step over tiles."""
     _, dot, level = part.partition(".")
-    return _DEPTH[level.partition(".")[0]] if dot else 0
+    if not dot:
+        return 0
+    kind = level.partition(".")[0]
+    return _DEPTH[kind] if kind in _DEPTH else -int(kind)
 
 
 def _removal(cascade: Cascade, einsum: Einsum) -> Removed | None:

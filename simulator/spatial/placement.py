@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,9 +20,15 @@ from .factors import divisor
 from .idle import skipped
 from .nest import Count
 from .registers import register_words, registers
+from .shelf import Bench, Shelf
 
 # How far a tile of a rank extends in a memory: one step on the arrays, the tile at the memory, the whole rank.
 STEP, BUFFERED, WHOLE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class InnerLevels(SpatialChip):
+    """A chip without the memories outside some level: what that one keeps, and whether it has room, is asked later."""
 
 
 @dataclass(frozen=True)  # without slots, so that what follows from it is derived once
@@ -35,6 +41,8 @@ class Placed:
         home: the memory of the whole chip that holds the tiles; the empty string where only the outermost one exists.
         span: cycles of the busiest array with the widest tiles, per element of the batch: no tiles take fewer.
         narrow: how many times shorter the axes are taken than they are, for smaller steps.
+        shelves: memories between the home and the outermost one that keep larger tiles, innermost first.
+        benches: memories inside the home that keep smaller tiles, outermost first.
     """
 
     block: Block
@@ -45,6 +53,8 @@ class Placed:
     home: str
     span: float
     narrow: int = 1
+    shelves: tuple[Shelf, ...] = ()
+    benches: tuple[Bench, ...] = ()
 
     @cached_property
     def extents(self) -> Mapping[str, tuple[int, ...]]:
@@ -75,6 +85,20 @@ class Placed:
     def cuts(self, rank: str, tile: int) -> tuple[int, ...]:
         """Return the sizes at which a tile cuts its rank: the tile, and what lies on axes; largest first."""
         return tuple(min(n, self.sizes[rank]) for n in (tile, *self.widths(rank, tile)))
+
+    def outer(self, rank: str, tiles: Mapping[str, Count]) -> tuple[Count, ...]:
+        """Return the tiles of a rank on the shelves, innermost first; none of a rank that has no loops outside home."""
+        return tuple(tiles[s.tile(rank)] for s in self.shelves) if rank in self.block.order else ()
+
+    def inner(self, rank: str, tiles: Mapping[str, Count]) -> tuple[Count, ...]:
+        """Return the tiles of a rank on the benches, outermost first."""
+        return tuple(tiles[b.tile(rank)] for b in self.benches)
+
+    @cached_property
+    def steps(self) -> Mapping[str, tuple[str, ...]]:
+        """By rank, the loops over the steps of a tile at home, outermost first: around benches, and on them."""
+        inside = [bench.memory for bench in self.benches]
+        return {r: (f"{r}.1", *(f"{r}.1.{memory}" for memory in inside)) for r in self.block.ranks}
 
     @cached_property
     def passed(self) -> frozenset[str]:
@@ -127,9 +151,14 @@ class Placed:
     @cached_property
     def keep(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
         """By memory and Einsum, the tensors that the memory keeps tiles of."""
-        out = {self.chip.outermost: self._fetched()}
+        out = {self.chip.outermost: self.exchanged}
+        out |= {shelf.memory: dict(shelf.kept) for shelf in self.shelves}
         if self.home:
             out[self.home] = {e.name: self._at_home(e) for e in self.block.einsums}
+        for i, bench in enumerate(self.benches):
+            out[bench.memory] = dict(bench.kept)
+            for outer in (self.home, *(b.memory for b in self.benches[:i])):
+                out[outer] = {e: tuple(t for t in of if t not in bench.only) for e, of in out[outer].items()}
         for name, memory in self.chip.memories.items():
             if memory.per_element:
                 here = [e for e in self.block.einsums if self.arrays[e.name] == memory.of]
@@ -137,8 +166,16 @@ class Placed:
                 out[name] = {e.name: registers(e, self.sizes, room) for e in here}
         return out
 
+    @cached_property
+    def exchanged(self) -> dict[str, tuple[str, ...]]:
+        """By Einsum, the tensors that it exchanges with the outermost memory."""
+        found = self._fetched()
+        for shelf in self.shelves:
+            found = {e: tuple(t for t in of if t not in shelf.only.get(e, ())) for e, of in found.items()}
+        return found
+
     def _fetched(self) -> dict[str, tuple[str, ...]]:
-        """Return what each Einsum exchanges with the outermost memory.
+        """Return what each Einsum exchanges with the memories outside its home.
 
         What several Einsums of a pass read at the same indices comes for the first of them; what has no streamed rank
         stays for the later passes too. One that skips points brings nothing for those that do not skip them.
@@ -189,7 +226,13 @@ class Placed:
         """
         if not self.home or len(self.block.einsums) == 1:
             return {}
-        kept = {t for tensors in self.keep[self.home].values() for t in tensors}
+        return self._extents({t for tensors in self.keep[self.home].values() for t in tensors})
+
+    def on_bench(self, bench: Bench) -> Mapping[str, Mapping[str, int]]:
+        """Return the same of the tensors that a bench has in the place of the home."""
+        return self._extents(bench.only)
+
+    def _extents(self, kept: Collection[str]) -> Mapping[str, Mapping[str, int]]:
         extents = {t: self._extent(t) for t in sorted(kept)}
         return {t: extent for t, extent in extents.items() if extent is not None}
 

@@ -169,7 +169,7 @@ class Search:
             limit = tiled.merit[0] * scale, tiled.merit[1] * CLOSE
             for placed in self._alternatives(tiled, limit[0]):
                 self.evaluated += 1
-                found = thriftiest(placed, limit, built=self.built, allowed=_dividing(cuts, self.sizes))
+                found = thriftiest(placed, limit, built=self.built, allowed=dividing(cuts, self.sizes))
                 if found is not None and found.merit[0] * found.merit[2] < out[i].merit[0] * out[i].merit[2]:
                     out[i] = found
         return tuple(out)
@@ -203,7 +203,7 @@ class Search:
         """Return blocks whose tiles of a rank divide each other, those that move least made anew where they do not."""
         chosen: list[Tiled] = []
         for tiled in sorted(path, key=lambda t: -t.merit[1]):
-            allowed = _dividing(boundaries(chosen), self.sizes)
+            allowed = dividing(boundaries(chosen), self.sizes)
             agrees = all(allowed(r, tiled.cuts(r)) for r in tiled.tiles)
             found = tiled if agrees else self.block(self._originals(tiled), allowed)
             if found is None:
@@ -223,7 +223,7 @@ class Search:
         for i, tiled in sorted(enumerate(path), key=lambda pair: -pair[1].merit[1]):
             if not _reached(tiled, self.floors.of(self._originals(tiled)), 2):
                 self.evaluated += 1
-                allowed = _dividing(boundaries([*out[:i], *out[i + 1 :]]), self.sizes)
+                allowed = dividing(boundaries([*out[:i], *out[i + 1 :]]), self.sizes)
                 for placed in _siblings(tiled.placed):
                     near, limit = tiled.tiles, out[i].merit
                     found = refined(placed, near, limit, self.objective, built=self.built, allowed=allowed)
@@ -361,7 +361,7 @@ def _reached(found: Tiled, floor: Merit, count: int) -> bool:
     return all(a <= b * CLOSE for a, b in zip(found.merit[:count], floor, strict=False))
 
 
-def _dividing(cuts: Mapping[str, set[int]], sizes: Mapping[str, int]) -> Allowed:
+def dividing(cuts: Mapping[str, set[int]], sizes: Mapping[str, int]) -> Allowed:
     """Return the test whether a rank may be cut at some sizes: where it is cut, one size divides another."""
 
     def allowed(rank: str, found: Sequence[int]) -> bool:

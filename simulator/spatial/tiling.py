@@ -27,7 +27,8 @@ class Tiled:
 
     Attributes:
         merit: those of several blocks add up.
-        tiles: the tile of each rank at home, in elements; it may reach beyond the end of the rank.
+        tiles: the tile of each rank at home, in elements, and as `P@HBM` that on a shelf or a bench; it may reach
+            beyond the end of the rank.
     """
 
     merit: Merit
@@ -35,8 +36,12 @@ class Tiled:
     tiles: Mapping[str, int]
 
     def cuts(self, rank: str) -> tuple[int, ...]:
-        """Return the sizes at which a rank is cut: the tile, and what lies on axes; largest first."""
-        return self.placed.cuts(rank, self.tiles[rank])
+        """Return the sizes at which a rank is cut: all its tiles, and what lies on axes; largest first."""
+        whole = self.placed.sizes[rank]
+        outer = (min(n, whole) for n in reversed(self.placed.outer(rank, self.tiles)))
+        inner = (min(n, whole) for n in self.placed.inner(rank, self.tiles))
+        tile, *axes = self.placed.cuts(rank, self.tiles[rank])
+        return (*outer, tile, *inner, *axes)
 
 
 def best_tiles(
@@ -66,6 +71,19 @@ def best_tiles(
     lists = candidates(placed, allowed)
     if lists is None or not ledger.fits(ledger.table(smallest(placed))):
         return None, math.inf
+    found, bound = best_among(ledger, lists, objective, limit)
+    if found is not None and ledger.refused(found.tiles):
+        even = candidates(placed, allowed, uneven=False)
+        found = None if even is None else _best_of(ledger, thinned(even), objective, limit)[0]
+    if found is not None and limit is not None and found.merit[:2] > limit[:2]:
+        return None, bound
+    return found, bound
+
+
+def best_among(
+    ledger: Ledger, lists: Mapping[str, Sequence[int]], objective: str, limit: Merit | None
+) -> tuple[Tiled | None, float]:
+    """Return the best of all combinations of some tiles, thinned out where there are too many, and the bound."""
     thin = thinned(lists)
     loose = (limit[0] * _HOPE, math.inf, math.inf) if thin != lists and limit else limit
     found, bound = _best_of(ledger, thin, objective, loose)
@@ -73,11 +91,6 @@ def best_tiles(
         nearby = {r: around(found.tiles[r], thin[r], lists[r]) for r in lists}
         better, _ = _best_of(ledger, thinned(nearby), objective, found.merit)
         found = better or found
-    if found is not None and ledger.refused(found.tiles):
-        even = candidates(placed, allowed, uneven=False)
-        found = None if even is None else _best_of(ledger, thinned(even), objective, limit)[0]
-    if found is not None and limit is not None and found.merit[:2] > limit[:2]:
-        return None, bound
     return found, bound
 
 

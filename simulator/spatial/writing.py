@@ -21,7 +21,7 @@ def boundaries(blocks: Sequence[Tiled]) -> dict[str, set[int]]:
     """Return, by rank, the tile sizes that some block uses, in memory or on the axes."""
     out: dict[str, set[int]] = {}
     for b in blocks:
-        for rank in b.tiles:
+        for rank in b.placed.block.ranks:
             out.setdefault(rank, set()).update(b.cuts(rank))
     return out
 
@@ -38,12 +38,12 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
         if rank not in cascade.splits
     }
     split = {r: tuple(f"{r}_{i}" for i in range(len(at), -1, -1)) for r, at in cuts.items() if at}
-    stated: dict[str, str | int] = {}
+    given: dict[str, str | int] = {}
     for rank, parts in split.items():
         steps = [b // a for a, b in itertools.pairwise((1, *cuts[rank]))]
-        stated |= dict(zip(parts[1:], reversed(steps), strict=True))
+        given |= dict(zip(parts[1:], reversed(steps), strict=True))
     for parts in cascade.splits.values():
-        stated |= {p: sizes[p] for p in parts[1:] if p in sizes}
+        given |= {p: sizes[p] for p in parts[1:] if p in sizes}
     nests: dict[str, EinsumLoops] = {}
     keep: dict[str, dict[str, tuple[str, ...]]] = {}
     hold: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {}
@@ -55,16 +55,27 @@ def write(cascade: Cascade, sizes: Mapping[str, int], blocks: Sequence[Tiled], n
             nests[e.name] = _loops(e, b, cuts)
         for memory, by_einsum in placed.keep.items():
             keep.setdefault(memory, {}).update(by_einsum)
-        held = {
-            tensor: tuple(p for rank, how in extent.items() for p in _extent(rank, how, b, cuts))
-            for tensor, extent in placed.hold.items()
+        stated = {
+            placed.home: placed.hold,
+            **{bench.memory: placed.on_bench(bench) for bench in placed.benches},
         }
-        if held:
-            hold[f"phase_{number}"] = {placed.home: held}
+        waiting = {
+            memory: {
+                tensor: tuple(p for rank, how in extent.items() for p in _extent(rank, how, b, cuts))
+                for tensor, extent in extents.items()
+            }
+            for memory, extents in stated.items()
+            if extents
+        }
+        for shelf in placed.shelves:
+            if shelf.whole:
+                waiting[shelf.memory] = {t: _whole(t, cascade, sizes, cuts) for t in shelf.whole}
+        if waiting:
+            hold[f"phase_{number}"] = waiting
         phases[f"phase_{number}"] = _steps(b)
         copies |= block.copies
     batch = tuple(b for b in BATCH_RANKS if b not in cascade.rank_names)
-    nest = LoopNest(cascade.name, nests, split, stated, batch, copies)
+    nest = LoopNest(cascade.name, nests, split, given, batch, copies)
     kept = keep if any(b.placed.home for b in blocks) else {m: _plain(of, blocks) for m, of in keep.items()}
     return SpatialMapping(nest, Binding(kept, phases, hold=hold, hardware=chip.name), name)
 
@@ -87,12 +98,18 @@ def _pieces(rank: str, low: int, high: int, whole: int, cuts: Mapping[str, Seque
 
 def _span(rank: str, level: str, b: Tiled) -> tuple[int, int]:
     """Return the tile sizes between which a loop of a block steps."""
-    tile, step, *narrower = b.cuts(rank)
+    tile, step, *narrower = b.placed.cuts(rank, b.tiles[rank])
     kind, _, extent = level.partition(".")
+    whole = b.placed.sizes[rank]
+    if kind == "1":
+        steps = (tile, *(min(n, whole) for n in b.placed.inner(rank, b.tiles)), step)
+        at = b.placed.steps[rank].index(f"{rank}.{level}")
+        return steps[at + 1], steps[at]
     if extent:
         width = narrower[b.placed.extents[rank][1:].index(int(extent))]
         return (width, step) if kind == "turns" else (1, width)
-    return ((1, step), (step, tile), (tile, b.placed.sizes[rank]))[int(level)]
+    edges = (1, step, tile, *(min(n, whole) for n in b.placed.outer(rank, b.tiles)), whole)
+    return edges[int(level)], edges[int(level) + 1]
 
 
 def _loops(einsum: Einsum, b: Tiled, cuts: Mapping[str, Sequence[int]]) -> EinsumLoops:
@@ -103,22 +120,32 @@ def _loops(einsum: Einsum, b: Tiled, cuts: Mapping[str, Sequence[int]]) -> Einsu
         _, dot, level = loop.partition(".")
         return _pieces(rank, *_span(rank, level, b), sizes[rank], cuts) if dot else [rank]
 
-    around, inside, axes = loops(placed, einsum)
-    outer, inner = (tuple(p for rank, loop in found for p in parts(rank, loop)) for found in (around, inside))
+    around, axes = loops(placed, einsum)
+    time = {
+        memory: tuple(p for rank, loop in found for p in parts(rank, loop))
+        for memory, found in around.items()
+    }
     space = tuple(" ".join(parts(rank, loop)) for rank, loop in axes)
     single = tuple(r for r in placed.block.ranks if sizes[r] == 1 and variable_of(r) in einsum.variables)
-    outermost = placed.chip.outermost
-    if not placed.home:
-        return EinsumLoops({outermost: (*outer, *inner, *single)}, space)
-    return EinsumLoops({outermost: outer, placed.home: (*inner, *single)}, space)
+    innermost = placed.home or placed.chip.outermost
+    return EinsumLoops({**time, innermost: (*time[innermost], *single)}, space)
 
 
 def _extent(rank: str, how: int, b: Tiled, cuts: Mapping[str, Sequence[int]]) -> list[str]:
     if rank not in b.tiles:
         return [rank]
-    tile, step, *_ = b.cuts(rank)
+    tile, step, *_ = b.placed.cuts(rank, b.tiles[rank])
     top = (step, tile, b.placed.sizes[rank])[how]
     return _pieces(rank, 1, top, b.placed.sizes[rank], cuts)
+
+
+def _whole(
+    tensor: str, cascade: Cascade, sizes: Mapping[str, int], cuts: Mapping[str, Sequence[int]]
+) -> tuple[str, ...]:
+    """Return all ranks of a tensor, in the parts in which loops have them."""
+    batch = (b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
+    ranks = cascade.signatures[tensor].ranks
+    return (*batch, *(p for r in ranks for p in _pieces(r, 1, sizes[r], sizes[r], cuts)))
 
 
 def _steps(b: Tiled) -> tuple[Mapping[str, tuple[str, ...]], ...]:

@@ -43,14 +43,27 @@ class Walk:
         self.stored = {s.tensor for s in self.cascade.inputs}
         self.initial = {e.name for e in self.cascade.initial}
         order = list(mapping.nest.nests)  # the mapper writes them in order of execution
+        stays = {}
         for phase in mapping.binding.phases:
             names = [e for e in order if self.layout.phase_of[e] == phase]
             self.room = {t: self._room(t, names) for n in names for t in self._tensors(n)}
-            self.buffers = {t: OrderedDict() for t in self.room}
-            self._run(names, 0, {})
+            self.buffers = {t: stays.pop(t, OrderedDict()) for t in self.room}
             for tensor, buffer in self.buffers.items():
+                while len(buffer) > self.room[tensor]:
+                    self._evict(tensor, buffer)
+            self._run(names, 0, {})
+            later = order[max(order.index(e) for e in names) + 1 :]
+            for tensor, buffer in self.buffers.items():
+                left = OrderedDict.fromkeys(buffer, "")  # what goes outside stays as well
                 while buffer:
                     self._evict(tensor, buffer)
+                if self._waits(tensor, later):
+                    stays[tensor] = left
+
+    def _waits(self, tensor, later):
+        """Tell whether the next phase that reads a tensor finds it on the chip."""
+        kept = (o.kept for e in later for o in self.nests[e].operands if o.tensor == tensor)
+        return self.chip.outermost not in next(kept, (self.chip.outermost,))
 
     def _tensors(self, name):
         return {o.tensor for o in self.nests[name].operands}
