@@ -375,7 +375,9 @@ def own_rows(tmp_path):
     """A table of one row of an H100 and one of a GPU that the library does not have, both of 300 us."""
     path = tmp_path / "rows.csv"
     head = "device,kernel,implementation,dtype,direction,batch,heads,seq_q,seq_kv,head_dim,causal,latency_ms,source"
-    rows = [f"{d},flash_attention,triton,fp16,fwd,2,16,4096,4096,64,0,0.3,made up" for d in ("H100 SXM", "my_gpu")]
+    rows = [
+        f"{d},flash_attention,triton,fp16,fwd,2,16,4096,4096,64,0,0.3,made up" for d in ("H100 SXM", "my_gpu")
+    ]
     path.write_text("\n".join([head, *rows]) + "\n")
     return path
 
