@@ -28,21 +28,24 @@ def _axes(axes: Axes, width: float = 6.4, height: float = 4.6) -> Axes:
 
 
 def predicted_against_measured(cases: pd.DataFrame, axes: Axes = None) -> Axes:
-    """Draw predicted against measured seconds, log-log with a 10 % band; a colour and a mark a group.
+    """Draw predicted against measured seconds, log-log with a 10 % band; a colour a group.
 
-    More groups than there are colours are drawn by the chip in their names, for nobody tells forty of them apart.
+    Of more groups than there are colours, those of one chip share a mark, a hue and a line of the legend, and differ in
+    their shade: nobody tells forty of them apart by name.
 
     Args:
         cases: columns `expected`, `got` in seconds, and `group`.
     """
     ax = _axes(axes, 7.2, 6.0)
-    groups = cases["group"]
-    if groups.nunique() > len(COLOURS):
-        groups = groups.map(_chip)
-    for i, (name, rows) in enumerate(cases.groupby(groups, sort=True)):
+    many = cases["group"].nunique() > len(COLOURS)
+    families = cases["group"].map(_chip) if many else cases["group"]
+    for i, (family, rows) in enumerate(cases.groupby(families, sort=True)):
         mark = {"marker": MARKS[i % len(MARKS)], "linestyle": "none", "alpha": 0.75}
-        style = {"color": COLOURS[i % len(COLOURS)], "markersize": 4.5, "markeredgewidth": 0}
-        ax.plot(1e3 * rows["expected"], 1e3 * rows["got"], **mark, **style, label=f"{name} ({len(rows)})")
+        hue, label = COLOURS[i % len(COLOURS)], f"{family} ({len(rows)})"
+        groups = list(rows.groupby("group", sort=True))
+        for k, (_, own) in enumerate(groups):
+            style = {"color": _shade(hue, k, len(groups)), "markersize": 4.5, "markeredgewidth": 0}
+            ax.plot(1e3 * own["expected"], 1e3 * own["got"], **mark, **style, label="" if k else label)
     ends = [
         1e3 * cases[["expected", "got"]].min().min() / 1.5,
         1e3 * cases[["expected", "got"]].max().max() * 1.5,
@@ -54,8 +57,16 @@ def predicted_against_measured(cases: pd.DataFrame, axes: Axes = None) -> Axes:
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     ax.set(xlabel="measured latency [ms]", ylabel="predicted latency [ms]")
     ax.set_title(f"Predicted against measured: {len(cases):,} launches, {100 * inside:.0f} % within 10 %")
-    ax.legend(fontsize=8, frameon=False, loc="upper left", ncols=2 if len(ax.lines) > 12 else 1)
+    ax.legend(fontsize=8, frameon=False, loc="upper left", ncols=2 if families.nunique() > 12 else 1)
     return ax
+
+
+def _shade(colour: str, place: int, of: int) -> tuple[float, ...]:
+    """Return one of several shades of a colour, from itself to half way to white."""
+    from matplotlib.colors import to_rgb
+
+    pale = 0.5 * place / max(of - 1, 1)
+    return tuple(c + (1 - c) * pale for c in to_rgb(colour))
 
 
 def _chip(group: str) -> str:

@@ -62,8 +62,10 @@ def test_many_sets_are_drawn_by_their_chip_and_none_is_lost():
     names = [f"{chip} 80GB SXM{i} kernel-{j}" for chip in chips for i in (4, 5) for j in range(3)]
     ax = predicted_against_measured(pd.DataFrame({"expected": 1e-4, "got": 1e-4, "group": names}))
     dots = _dots(ax)
-    assert sorted(line.get_label() for line in dots) == sorted(f"{chip} (6)" for chip in chips)
+    assert sorted(t.get_text() for t in ax.get_legend().get_texts()) == sorted(
+        [*(f"{chip} (6)" for chip in chips), "within 10 %"]
+    )
     looks = {(mpl.colors.to_hex(line.get_color()), line.get_marker()) for line in dots}
-    assert len(looks) == len(dots)
+    assert len(looks) == len(dots) == len(names)
     assert sum(len(line.get_xdata()) for line in dots) == len(names)
     mpl.pyplot.close(ax.figure)
