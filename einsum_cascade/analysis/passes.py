@@ -175,6 +175,10 @@ def _einsum_time(
     """Return when an Einsum's tensor is there, and its pass if it visits elements."""
     if not walking and all(times.get(a.tensor) is _GIVEN for a in einsum.reads):
         return _GIVEN, None
+    chosen = _selections(einsum, times)
+    covered = frozenset().union(*walking.values())
+    if chosen and seen.components[0] not in covered:
+        walking = {}  # places inside selected blocks: the blocks are what is walked
     latest, anywhere = 0.0, 0.0
     cause: str | None = None
     variables = frozenset(walking)
@@ -183,12 +187,10 @@ def _einsum_time(
         anywhere = max(anywhere, seen_at.anywhere)
         if seen_at.streams > latest:
             latest, cause = seen_at.streams, access.tensor
-    covered = frozenset().union(*walking.values())
     visits = len(covered) == len(seen.components) or _gathers(cascade, einsum, seen, times)
     level = max(1, math.ceil(latest)) if visits else None
     out = float(level) if level is not None else latest
     left = any(v in walking for v in einsum.output_variables)
-    chosen = _selections(einsum, times)
     if _has_ended(einsum, walking, chosen, visits=visits):
         out = math.floor(out) + 0.5
     recomputed = block is None and left

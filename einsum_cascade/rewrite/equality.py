@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..cascade import Cascade
+from ..errors import CascadeError
 from ..evaluator import difference, evaluate, random_inputs
 from ..expr import Var, accesses, walk
 from ..sizes import SEQUENCE_RANKS, resolve
@@ -16,26 +17,53 @@ from ..sizes import SEQUENCE_RANKS, resolve
 # Float64 sums of a few hundred terms in another order differ by some 1e-14 of the largest; the rest is room for
 # sums of squares, which lose digits when a variance is taken from them.
 TOLERANCE = 1e-9
-# Inputs so large that their products pass 1e3, where exp without a maximum overflows.
-LARGE = 30.0
+# Inputs so large that their products pass 1e3, where exp without a maximum overflows; and some between, for which
+# the original may still be finite where a form that goes by a running sum is not.
+LARGE = (5.0, 30.0)
 SEEDS = (0, 1)
 # Queries beyond the last key, so many that a window leaves some of them without any.
 BEYOND = 9
+# How much larger ranks are made, one after the other, where a text cannot be evaluated at the usual sizes.
+GROWTH = (1, 4, 16)
 
 
 def equal(a: Cascade, b: Cascade, rank: str) -> bool:
     """Tell whether two cascades give the same outputs at small random sizes, also for large inputs.
 
-    Where the first is itself not finite on large inputs they decide nothing.
+    Where the first is itself not finite on large inputs they decide nothing. Ranks that are too small for its text,
+    as two buckets are where it divides them into four, are made larger.
 
     Args:
         rank: the rank that one of them may split, so that both sizes of its parts are tried.
+
+    Raises:
+        CascadeError: the first cannot be evaluated at any of the sizes that are tried.
     """
-    return all(_agree(a, b, sizes, seed) for seed in SEEDS for sizes in trial_sizes(a, b, rank))
+    trials = _trials_of(a, b, rank)
+    return all(_agree(a, b, sizes, seed) for seed in SEEDS for sizes in trials)
 
 
-def trial_sizes(a: Cascade, b: Cascade, rank: str) -> list[tuple[dict[str, int], dict[str, int]]]:
-    """Return small sizes for both cascades; a rank that is split takes several blocks of several elements."""
+def _trials_of(a: Cascade, b: Cascade, rank: str) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """Return the smallest of the sizes to try at which the first cascade can be evaluated."""
+    for times in GROWTH[:-1]:
+        try:
+            trials = trial_sizes(a, b, rank, times=times)
+            for mine, _ in trials:
+                evaluate(a, mine, random_inputs(a, mine, seed=SEEDS[0]))
+            return trials
+        except CascadeError:
+            continue
+    return trial_sizes(a, b, rank, times=GROWTH[-1])
+
+
+def trial_sizes(
+    a: Cascade, b: Cascade, rank: str, *, times: int = 1
+) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """Return small sizes for both cascades; a rank that is split takes several blocks of several elements.
+
+    Args:
+        times: by how much the other ranks are larger than usual.
+    """
     out = []
     for outer, inner, more in ((3, 4, 0), (4, 1, BEYOND)):
         wanted = {rank: outer * inner}
@@ -44,17 +72,18 @@ def trial_sizes(a: Cascade, b: Cascade, rank: str) -> list[tuple[dict[str, int],
             wanted |= dict(zip(parts, (outer, *(1,) * (len(parts) - 2), inner), strict=True))
         if rank in a.aliases:
             wanted[a.aliases[rank]] = outer * inner
-        mine = _sizes(a, wanted, more)
+        mine = _sizes(a, wanted, more, times)
         shared = {r: n for r, n in {**mine, **wanted}.items() if r in b.free_ranks}
         out.append((mine, resolve(b, shared)))
     return out
 
 
-def _sizes(cascade: Cascade, wanted: Mapping[str, int], more: int) -> dict[str, int]:
+def _sizes(cascade: Cascade, wanted: Mapping[str, int], more: int, times: int) -> dict[str, int]:
     """Return a size for every rank: other ranks 2, 3, ..., those that are only numbers (a window) 2.
 
     Args:
         more: queries beyond the last key.
+        times: by how much the other ranks are larger.
     """
     axes = {r for s in cascade.signatures.values() for r in s.ranks}
     walked = {n.name for e, _ in cascade.statements for n in walk(e.value) if isinstance(n, Var)}
@@ -66,7 +95,7 @@ def _sizes(cascade: Cascade, wanted: Mapping[str, int], more: int) -> dict[str, 
         if r in given or (r in parts and r not in wanted):
             continue
         only_number = r not in axes and r[0].lower() + r[1:] not in walked
-        given[r] = 2 if only_number else 2 + i % 3
+        given[r] = times * (2 if only_number else 2 + i % 3)
     # A query per key, so that masks by position (m <= p) have something to keep and something to remove; and keys
     # enough for a window.
     for r in SEQUENCE_RANKS:
@@ -78,13 +107,13 @@ def _sizes(cascade: Cascade, wanted: Mapping[str, int], more: int) -> dict[str, 
 def _agree(a: Cascade, b: Cascade, sizes: tuple[dict[str, int], dict[str, int]], seed: int) -> bool:
     plain = random_inputs(a, sizes[0], seed=seed)
     indices = {s.tensor for s in a.inputs if _indexes(a, s.tensor)}
-    large = {t: x if t in indices else x * LARGE for t, x in plain.items()}
-    for inputs in (plain, large):
+    large = [{t: x if t in indices else x * much for t, x in plain.items()} for much in LARGE]
+    for inputs in (plain, *large):
         left, right = evaluate(a, sizes[0], inputs), evaluate(b, sizes[1], inputs)
         if left.keys() != right.keys():
             return False
         for t in left:
-            if inputs is large and not np.isfinite(left[t]).all():
+            if inputs is not plain and not np.isfinite(left[t]).all():
                 continue
             if left[t].size != right[t].size or not _close(left[t], right[t]):
                 return False

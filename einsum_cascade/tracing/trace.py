@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from ..einsum import Einsum, Reduction
 from ..errors import CascadeError, ModelError
 from ..expr import Access, Expr, Num, Size, walk
 from .names import Names
-from .operations import OPERATIONS, converted
+from .operations import OPERATIONS
+from .rounding import converted
 from .values import Axis, Builder, UntraceableError, Value, constant, number, rename
 
 _SOURCE = "source"
@@ -27,7 +29,8 @@ def from_torch(fn: Callable[..., Any], *example_inputs: Any) -> Cascade:
 
     Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
     Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number. Parameters, and
-    tables that the function makes of lists, are inputs before those of the function.
+    tables that the function makes of lists, are inputs before those of the function. What is written in place
+    (`a *= 2`, `a[:, 0] = x`) is a new tensor; the cascade gives what the function returns.
 
     Args:
         fn: a function of tensors (or a module) that gives a tensor or several.
@@ -64,15 +67,18 @@ def _exported(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
     from torch.fx import traceback as marks
     from torch.overrides import TorchFunctionMode
 
+    last = ("", 0)
+
     class Lines(TorchFunctionMode):
         """Marks every operation with the line of the caller's source."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal last
             frame: Any = sys._getframe(1)
             while frame is not None and ("/torch/" in frame.f_code.co_filename or frame.f_code is forward):
                 frame = frame.f_back
-            place = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)
-            with marks.annotate({_SOURCE: place}):
+            last = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)
+            with marks.annotate({_SOURCE: last}):
                 return func(*args, **(kwargs or {}))
 
     class Wrapped(torch.nn.Module):
@@ -87,11 +93,24 @@ def _exported(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
     forward = Wrapped.forward.__code__
     module = Wrapped().eval()
     try:
-        with torch.no_grad(), marks.preserve_node_meta():
-            return torch.export.export(module, tuple(example_inputs), strict=False)
+        with torch.no_grad(), marks.preserve_node_meta(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch speaks of its own use of itself
+            exported = torch.export.export(module, tuple(example_inputs), strict=False)
+            # What is written in place is said as a new tensor, and regions such as autocast are opened.
+            return exported.run_decompositions({}) if _is_mutable(exported) else exported
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         first = str(error).strip().splitlines()
-        raise CascadeError(f"torch cannot trace this function: {first[0] if first else error!r}") from None
+        why = first[0] if first else repr(error)
+        raise CascadeError(f"{_line(*last)}torch cannot trace this function: {why}") from None
+
+
+def _is_mutable(exported: Any) -> bool:
+    """Tell whether a graph writes tensors in place or has graphs inside."""
+    for node in exported.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if node.op == "get_attr" or (schema is not None and getattr(schema, "is_mutable", False)):
+            return True
+    return False
 
 
 def _inputs(
@@ -155,7 +174,10 @@ def _walk(
         if node.op == "placeholder":
             values[node] = inputs[node.name][1] if node.name in inputs else _number_of(exported, node)
         elif node.op == "output":
-            found = [_given(values, x) for x in node.args[0]]
+            # Inputs and buffers that were written in place stand among the results too.
+            specs = exported.graph_signature.output_specs
+            asked = [x for x, s in zip(node.args[0], specs, strict=True) if s.kind.name == "USER_OUTPUT"]
+            found = [_given(values, x) for x in asked]
             if not all(isinstance(x, Value) for x in found):
                 raise CascadeError("a traced function gives tensors, nothing else")
             return found
@@ -232,7 +254,6 @@ def _kind(dtype: Any) -> str:
 _INSTEAD = {
     "sort": "topk(x, k) gives the largest in order, argmax(x, dim) the first place of the largest",
     "argsort": "topk(x, k) gives the places of the largest in order",
-    "conv2d": "conv1d and unfold are said; a second dimension is one more sum: X[c, y + u, x + v] * W[o, c, u, v]",
     "conv_transpose1d": "conv1d is said; its transpose is a sum with a condition: sum(t) where t*s + k == i",
     "im2col": "x.unfold(dim, size, step) is said, once for each dimension",
     "scatter": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
@@ -246,13 +267,16 @@ _INSTEAD = {
 
 
 def _hint(name: str) -> str:
-    can = "maps of elements, reductions, products of matrices, norms, softmax, views, topk, cumsum and conv1d are said"
+    can = "maps of elements, reductions, products, norms, softmax, views, topk, cumsum and convolutions are said"
     return _INSTEAD.get(name.strip("_"), f"{can}; other algorithms are written in the language itself")
 
 
 def _place(node: Any) -> str:
     """Return `file:line: source` of an operation, for a message."""
-    file, line = (node.meta.get("custom") or {}).get(_SOURCE, ("", 0))
+    return _line(*(node.meta.get("custom") or {}).get(_SOURCE, ("", 0)))
+
+
+def _line(file: str, line: int) -> str:
     if not file:
         return ""
     text = linecache.getline(file, line).strip()
