@@ -259,11 +259,13 @@ def _settled(cascade: Cascade, name: str, sizes: Mapping[str, int]) -> bool:
 
 
 def _name_again(cascade: Cascade, sizes: dict[str, int]) -> None:
-    """Give a rank the size of its second name: with `rank T = S` it is enough to give T, be S split or not."""
+    """Give a rank the size of its second name: with `rank T = S` it is enough to give either, be S split or not."""
     for _ in cascade.aliases:
         for name, meant in cascade.aliases.items():
-            if name in sizes and not _settled(cascade, meant, sizes):
-                sizes.setdefault(meant, sizes[name])
+            if meant in sizes:
+                sizes.setdefault(name, sizes[meant])
+            elif name in sizes and not _settled(cascade, meant, sizes):
+                sizes[meant] = sizes[name]
 
 
 def _split(cascade: Cascade, sizes: dict[str, int], tile: int | None) -> None:

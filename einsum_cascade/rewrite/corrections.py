@@ -71,18 +71,24 @@ def _carried(plan: Plan, einsum: Einsum) -> Running | Obstacle:
 
 
 def _unbounded(plan: Plan, correction: Expr) -> str | None:
-    """Return a sum of which a correction takes the exponential, or None.
+    """Return a sum by which alone a correction takes an exponential, or None.
 
     A running maximum only grows, so what is corrected by it stays between nothing and its end. A running sum may lie
     far below its end, and exp of the way left is then infinite.
     """
     for node in walk(correction):
-        for access in accesses(node) if isinstance(node, Apply) and node.op == "exp" else ():
-            name = access.tensor.removesuffix("'")
-            reductions = plan.cascade.einsum(name).all_reductions if name in plan.running else ()
-            if any(r.op == "sum" for r in reductions[:1]):
-                return name
+        if not (isinstance(node, Apply) and node.op == "exp"):
+            continue
+        names = [a.tensor.removesuffix("'") for a in accesses(node)]
+        kinds = {n: _kind(plan, n) for n in names if n in plan.running}
+        if kinds and set(kinds.values()) == {"sum"}:
+            return names[0]
     return None
+
+
+def _kind(plan: Plan, running: str) -> str:
+    """Return by what a running value is gathered up; nothing for a reference, which is made of such values."""
+    return next((r.op for r in plan.cascade.einsum(running).all_reductions), "")
 
 
 def _mixing_reason(plan: Plan, culprit: str) -> str:
