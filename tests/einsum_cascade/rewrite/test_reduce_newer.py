@@ -152,19 +152,19 @@ O[f, p] = T[m, p] * V[f, m]
 
 def test_passes_over_selected_pages_end_with_the_selection() -> None:
     """What is gathered up inside a page is gathered while pages stream; only all pages together end the visit."""
+    # a bound of each page from all its keys, the page's own largest score, and the sum of those
     text = """cascade inside
 rank E G I P R
 rank M = G * I
-input Q[E, P] K[E, M] J[R, P]
+input Q[E, P] K[E, M]
 output L[R, P] T[P]
 KX[g] = K[e, g*I + i] :: max(e, i)
-TOP[r, p] = KX[g] * Q[e, p] :: topk(g -> r)
+UB[g, p] = KX[g] * Q[e, p]
+TOP[r, p] = UB[g, p] :: topk(g -> r)
+S[r, i, p] = Q[e, p] * K[e, TOP[r, p] * I + i]
+L[r, p] = S[r, i, p] :: max(i)
+T[p] = L[r, p] :: sum(r)
 """
-    # a bound of each page from all its keys, the page's own largest score, and the largest of those
-    text = text.replace(" J[R, P]", "").replace(
-        "TOP[r, p] = KX[g] * Q[e, p]", "UB[g, p] = KX[g] * Q[e, p]\nTOP[r, p] = UB[g, p]"
-    )
-    text += "S[r, i, p] = Q[e, p] * K[e, TOP[r, p] * I + i]\nL[r, p] = S[r, i, p] :: max(i)\nT[p] = L[r, p] :: sum(r)\n"
     found = passes(parse(text), "M")
     assert found.count == 2
     assert found.summaries["L"] == 2 and found.summaries["T"] == 2.5
