@@ -168,3 +168,29 @@ T[p] = L[r, p] :: sum(r)
     found = passes(parse(text), "M")
     assert found.count == 2
     assert found.summaries["L"] == 2 and found.summaries["T"] == 2.5
+
+
+def test_keys_chosen_by_weights_that_were_gathered_online() -> None:
+    """H2O: keys that drew the most attention are kept; both softmaxes run online, over keys and over kept ones."""
+    text = """cascade heavy
+rank E M P R
+input Q[E, P] K[E, M] N[E]
+output TOP[] SUM[]
+QK[m, p] = Q[e, p] * K[e, m] where m <= p
+GM[p] = QK[m, p] :: max(m)
+SN[m, p] = exp(QK[m, p] - GM[p])
+SD[p] = SN[m, p] :: sum(m)
+A[m, p] = SN[m, p] / SD[p]
+HH[m] = A[m, p] :: sum(p)
+J[r] = HH[m] :: topk(m -> r)
+S[r] = N[e] * K[e, J[r]]
+TOP[] = S[r] :: max(r)
+Y[r] = exp(S[r] - TOP[]) * K[0, J[r]]
+SUM[] = Y[r] :: sum(r)
+"""
+    _, x, got = reduced(text, "M", "E=3,M=6,P=6,R=3", 5, 3)
+    seen = np.where(np.arange(6)[:, None] <= np.arange(6), x["K"].T @ x["Q"], -np.inf)
+    best = np.argsort(-softmax(seen.T).sum(0))[:3]
+    scores = x["N"] @ x["K"][:, best]
+    np.testing.assert_allclose(got["TOP"], scores.max(), atol=1e-12)
+    np.testing.assert_allclose(got["SUM"], np.exp(scores - scores.max()) @ x["K"][0, best], atol=1e-12)
