@@ -187,6 +187,8 @@ def _streams(cascade: Cascade, of: Group, sizes: Mapping[str, int]) -> tuple[str
     """Return the ranks worth streaming over: that of an iterate block, or any that several Einsums step over."""
     if of.iterated:
         return (of.iterated,)
+    if any(cascade.block_of(e.name) is not None for e in of.einsums):
+        return ("",)  # generations of one block and of another: no pass goes along both
     counts: dict[str, int] = {}
     for e in of.einsums:
         for rank in map(rank_of, e.variables):
@@ -261,9 +263,7 @@ def _fates(cascade: Cascade, of: Group, stream: str, stage: Mapping[str, int]) -
                 if a.tensor in by_name and variable in by_name[a.tensor].output_variables
             ]
     names = [e.name for e in of.einsums if e.name in waiting]
-    legal = [
-        [f for f in _FATES if f != AGAIN or _repeatable(cascade, by_name[n], of, variable)] for n in names
-    ]
+    legal = [[f for f in _FATES if f != AGAIN or _repeatable(by_name[n], of, variable)] for n in names]
     if len(names) <= _MOST_TENSORS:
         for choice in itertools.product(*legal):
             yield dict(zip(names, choice, strict=True))
@@ -274,14 +274,8 @@ def _fates(cascade: Cascade, of: Group, stream: str, stage: Mapping[str, int]) -
         yield {n: HOLD if n == odd else AGAIN for n, ok in zip(names, legal, strict=True) if AGAIN in ok}
 
 
-def _repeatable(cascade: Cascade, einsum: Einsum, of: Group, variable: str) -> bool:
-    """Tell whether an Einsum can be computed again where it is read: all who read it do so where it was written.
-
-    What an iterate block makes belongs to its generation, and what a block reads is not made anew in each.
-    """
-    readers = [e for e in of.einsums if any(a.tensor == einsum.name for a in e.reads)]
-    if any(cascade.block_of(e.name) is not None for e in (einsum, *readers)):
-        return False
+def _repeatable(einsum: Einsum, of: Group, variable: str) -> bool:
+    """Tell whether an Einsum can be computed again where it is read: all who read it do so where it was written."""
     reads = [a for e in of.einsums for a in e.reads if a.tensor == einsum.name]
     return variable not in einsum.reduced and all(_flows(variable, einsum.target, a) for a in reads)
 
