@@ -9,6 +9,7 @@ from typing import Any
 from ..expr import Apply, Compare, Expr, Num
 from .activations import added, blended, elu, gated, gelu, leaky, log_sigmoid, mish, softplus
 from .contractions import added_product, einsum, linear, matmul, outer, tensordot
+from .flexible import read_by_index
 from .norms import (
     average_pool,
     cosine_similarity,
@@ -235,6 +236,9 @@ OPERATIONS: dict[str, Handler] = {
     "addcmul": added("*"),
     "addcdiv": added("/"),
     "hardtanh": lambda b, x, low=-1, high=1: _clamp(b, x, low, high),
+    "exp2": lambda b, x: elementwise(b, lambda v: Apply("exp", (Apply("*", (v, Num(math.log(2)))),)), x),
+    "expm1": lambda b, x: elementwise(b, lambda v: Apply("-", (Apply("exp", (v,)), Num(1))), x),
+    "log2": lambda b, x: elementwise(b, lambda v: Apply("/", (Apply("log", (v,)), Num(math.log(2)))), x),
     "log1p": lambda b, x: elementwise(b, lambda v: Apply("log", (Apply("+", (Num(1), v)),)), x),
     "silu": lambda b, x: elementwise(b, lambda v: Apply("*", (v, Apply("sigmoid", (v,)))), x),
     "clamp": _clamp,
@@ -354,6 +358,7 @@ OPERATIONS: dict[str, Handler] = {
     "copy": lambda b, x, y, *_: expanded(b, y, x.sizes),
     "select_scatter": with_place,
     "slice_scatter": with_slice,
+    "flat_apply": lambda b, *args: read_by_index(b, args),
     "gather": gathered,
     "embedding": lambda b, table, places, *_, **__: indexed(b, table, [places]),
     "slice": sliced,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its usual name)
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 
 def in_place(x):
@@ -159,6 +160,30 @@ def stick_breaking(x):
     return torch.exp(F.logsigmoid(z) + after).tril(-1) @ x
 
 
+def near_and_capped(q, k, v):
+    """FlexAttention: a window as a block mask, capped scores."""
+    blocks = create_block_mask(lambda b, h, p, m: (p >= m) & (p - m < 3), None, None, 8, 8, device="cpu")
+    return flex_attention(q, k, v, lambda s, b, h, p, m: 20 * torch.tanh(s / 20), blocks)
+
+
+def sloped(q, k, v):
+    """ALiBi as a function of scores, keys shared by two heads each."""
+    return flex_attention(
+        q, k, v, lambda s, b, h, p, m: s + (m - p) * torch.exp2(-(h + 1) * 4.0), scale=0.3, enable_gqa=True
+    )
+
+
+def in_documents(q, k, v, ends, bias):
+    """Tensors of their own: a mask by document, a bias by distance."""
+    documents = (ends > 0).long().cumsum(-1)
+
+    def alike(b, h, p, m):
+        return (documents[b, p] == documents[b, m]) & (p >= m)
+
+    blocks = create_block_mask(alike, 2, None, 8, 8, device="cpu")
+    return flex_attention(q, k, v, lambda s, b, h, p, m: s + bias[h, p - m + 7], blocks)
+
+
 def sorted_in_place(x):
     y = x * 1
     y += 1
@@ -192,6 +217,9 @@ SAID = [
     (two_ways, [X]),
     (uneven, [(2, 7, 8)]),
     (stick_breaking, [X]),
+    (near_and_capped, [(2, 2, 8, 4), (2, 2, 8, 4), (2, 2, 8, 3)]),
+    (sloped, [(2, 4, 8, 4), (2, 2, 8, 4), (2, 2, 8, 3)]),
+    (in_documents, [(2, 2, 8, 4), (2, 2, 8, 4), (2, 2, 8, 3), (2, 8), (2, 15)]),
 ]
 REFUSED = [
     (sorted_in_place, [(4, 5)]),
