@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .expr import Access, Apply, Expr, Num, Place, Var, accesses, index_variables, variables
+from .expr import Access, Apply, Expr, Num, Place, Var, accesses, index_variables, variables, walk
 from .ops import REDUCTION, SCALAR
 
 
@@ -121,24 +121,29 @@ class Einsum:
         """Scalar operations, by cost class and by the space over which they run.
 
         Maps run once per point of the iteration space, each reduction once per term that enters it. A product
-        that is summed is one multiply-accumulate. Index arithmetic and predicates are free.
+        that is summed is one multiply-accumulate. Index arithmetic and predicates are free, and so is what is known
+        before the data: numbers, sizes and what is made of them. Such a number before or under a sum, the scale of
+        scores, multiplies the sum, not its terms.
         """
         space = self.variables
+        summed = any(r.op == "sum" for r in self.all_reductions[:1])
+        value, scaled = _without_scale(self.value) if summed else (self.value, False)
         maps: Counter[str] = Counter()
-        for op, n, _ in map_costs(self.value):
+        for op, n, _ in map_costs(value):
             maps[op] += n
         out: list[Action] = []
-        fused = False
+        fused = summed and _is_product(value)
         for position, reduction in enumerate(self.all_reductions):
             cost = dict(REDUCTION[reduction.op].cost)
-            if position == 0 and reduction.op == "sum" and _is_product(self.value):
+            if position == 0 and fused:
                 maps["mul"] -= 1
                 cost = {"mac": 1}
-                fused = True
             out += [Action(op, n, space) for op, n in cost.items() if n]
             space = tuple(v for v in space if v not in reduction.variables)
             if reduction.into:
                 space = (*space, reduction.into)
+            if position == 0 and scaled:
+                out.append(Action("mul", 1, space))
         first = [Action(op, n, self.variables) for op, n in maps.items() if n > 0]
         return tuple(out[:1] + first + out[1:]) if fused else tuple(first + out)
 
@@ -147,11 +152,46 @@ def _is_product(value: Expr) -> bool:
     return isinstance(value, Apply) and value.op == "*"
 
 
+def factors(node: Expr) -> Iterator[tuple[Expr, bool]]:
+    """Yield what a product multiplies, each with True where it is divided by."""
+    if isinstance(node, Apply) and node.op == "*":
+        for part in node.args:
+            yield from factors(part)
+    elif isinstance(node, Apply) and node.op == "/":
+        yield from factors(node.args[0])
+        yield from ((part, not under) for part, under in factors(node.args[1]))
+    else:
+        yield node, False
+
+
+def is_constant(node: Expr) -> bool:
+    """Tell whether a value is known before the data: it is made of numbers and sizes alone."""
+    return not any(isinstance(n, (Access, Var)) for n in walk(node))
+
+
+def _without_scale(value: Expr) -> tuple[Expr, bool]:
+    """Return a product without the numbers in it that are known before the data, and whether there are any."""
+    parts = [(part, under) for part, under in factors(value) if not is_constant(part)]
+    above = [part for part, under in parts if not under]
+    if not above or len(parts) == len(tuple(factors(value))):
+        return value, False
+    out = above[0]
+    for part in above[1:]:
+        out = Apply("*", (out, part))
+    for part in (part for part, under in parts if under):
+        out = Apply("/", (out, part))
+    return out, True
+
+
 def map_costs(node: Expr) -> Iterator[tuple[str, int, Expr]]:
     """Yield the scalar operations of an expression: cost class, how many, and the part of it that they compute."""
-    if isinstance(node, Access):
+    if isinstance(node, Access) or is_constant(node):
         return  # index arithmetic is addressing, not work
     if isinstance(node, Apply):
+        if node.op == "/" and is_constant(node.args[1]):
+            yield "mul", 1, node  # by the reciprocal, which is known too
+            yield from map_costs(node.args[0])
+            return
         repeats = len(node.args) - 1 if node.op in ("min", "max") else 1
         if node.op == "**" and _whole_power(node):
             yield "mul", 1, node

@@ -167,6 +167,7 @@ def resolve(
     for name, value in (soft or {}).items():
         if name in BATCH_RANKS or (name in names and not _settled(cascade, name, sizes)):
             sizes.setdefault(name, value)
+    _name_again(cascade, sizes)
     _split(cascade, sizes, tile)
     missing = [r for r in cascade.free_ranks if r not in sizes]
     if missing:
@@ -255,6 +256,16 @@ def _settled(cascade: Cascade, name: str, sizes: Mapping[str, int]) -> bool:
     """Tell whether the given parts of a split already say how large the whole is."""
     parts = cascade.splits.get(name)
     return parts is not None and all(p in sizes for p in parts)
+
+
+def _name_again(cascade: Cascade, sizes: dict[str, int]) -> None:
+    """Give a rank the size of its second name: with `rank T = S` it is enough to give either, be S split or not."""
+    for _ in cascade.aliases:
+        for name, meant in cascade.aliases.items():
+            if meant in sizes:
+                sizes.setdefault(name, sizes[meant])
+            elif name in sizes and not _settled(cascade, meant, sizes):
+                sizes[meant] = sizes[name]
 
 
 def _split(cascade: Cascade, sizes: dict[str, int], tile: int | None) -> None:

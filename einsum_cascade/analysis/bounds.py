@@ -200,7 +200,7 @@ def _free_pass(cascade: Cascade, sizes: Mapping[str, int]) -> tuple[int, tuple[s
     """Return the largest of the minimum cuts between two passes, in words of one fiber, and what it holds."""
     best, kept = 0, tuple[str, ...]()
     for rank in ranks_with_passes(cascade):
-        for between in boundaries(cascade, rank):
+        for between in boundaries(cascade, rank, sizes):
             words, names = between.cut(sizes)
             if words > best:
                 best, kept = words, names

@@ -20,7 +20,7 @@ from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
 from .forks import how_many, too_many
 from .intervals import alternatives, any_term, number
-from .points import fits, is_digit, numbers_of, required
+from .points import fits, is_digit, numbers_of, required, unshifted
 from .predicates import conjuncts, deciding, is_static, joined
 from .reach import existing, reads_of
 
@@ -252,7 +252,12 @@ def _solved(cascade: Cascade, rank: str, index: Expr, place: Expr, at: dict[str,
         at[index.name] = place
         return _within(cascade, index.name, place)
     if fits(cascade, rank, index) and len(fresh) == len(variables(index)) and isinstance(place, Var):
-        return _split(cascade, rank, index, place, at)
+        run, shift = unshifted(index)
+        found = place if run == index else Apply("%", (Apply("-", (place, shift)), Size(rank)))
+        if isinstance(run, Var):
+            at[run.name] = found
+            return []
+        return _split(cascade, rank, run, found, at)
     own = variable_of(rank)
     needs: list[Expr] = []
     if own in fresh and len(fresh) > 1:
@@ -300,8 +305,7 @@ def _joined_digits(cascade: Cascade, axes: Sequence[tuple[str, Expr, Expr]]) -> 
     return found
 
 
-def _split(cascade: Cascade, rank: str, index: Expr, place: Var, at: dict[str, Expr]) -> list[Expr]:
-    rest: Expr = place
+def _split(cascade: Cascade, rank: str, index: Expr, rest: Expr, at: dict[str, Expr]) -> list[Expr]:
     parts = cascade.splits[rank]
     names = {
         p: v for p in parts for v in variables(index) if p in (rank_of(v), cascade.aliases.get(rank_of(v)))

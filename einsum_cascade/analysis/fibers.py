@@ -58,7 +58,11 @@ def independent(cascade: Cascade, einsum: Einsum, variable: str) -> bool:
 
 
 def axes(
-    cascade: Cascade, tensor: str, readers: Mapping[str, Sequence[Access]], fixed: set[str]
+    cascade: Cascade,
+    tensor: str,
+    readers: Mapping[str, Sequence[Access]],
+    fixed: set[str],
+    sizes: Mapping[str, int],
 ) -> tuple[tuple[Choice, ...], ...]:
     """Return what bounds the words of a tensor in one fiber along each axis: the axis, or what the indices can reach.
 
@@ -68,17 +72,20 @@ def axes(
     Args:
         readers: the accesses of each Einsum on the way.
         fixed: variables that stand still within a fiber.
+        sizes: of every rank.
     """
     out = []
     for axis, rank in enumerate(cascade.signatures[tensor].ranks):
         choices: list[Choice] = [(rank,)]
         for found in readers.values():
-            choices += _reached(cascade, rank, [a.indices[axis] for a in found], fixed)
+            choices += _reached(cascade, rank, [a.indices[axis] for a in found], fixed, sizes)
         out.append(tuple(dict.fromkeys(choices)))
     return tuple(out)
 
 
-def _reached(cascade: Cascade, rank: str, indices: Sequence[Expr], fixed: set[str]) -> list[Choice]:
+def _reached(
+    cascade: Cascade, rank: str, indices: Sequence[Expr], fixed: set[str], sizes: Mapping[str, int]
+) -> list[Choice]:
     """Return upper bounds of the elements along an axis that the indices of one Einsum reach in a fiber."""
     distinct = dict.fromkeys(indices)
     if not any(variables(i) for i in distinct):
@@ -92,8 +99,26 @@ def _reached(cascade: Cascade, rank: str, indices: Sequence[Expr], fixed: set[st
         elif all(_moves(index, v) for v in free):
             out += [(rank_of(v),) for v in free] or [()]
         else:
-            out.append(())
+            out.append(_listed(cascade, rank, index, free, sizes))
     return out
+
+
+def _listed(
+    cascade: Cascade, rank: str, index: Expr, free: Sequence[str], sizes: Mapping[str, int]
+) -> Choice:
+    """Return how many elements an index of one variable reaches, by trying all its values; one where it has more."""
+    names = variables(index)
+    if (
+        len(names) != 1
+        or list(names) != list(free)
+        or accesses(index)
+        or sizes[rank_of(names[0])] > _MOST_LISTED
+    ):
+        return ()
+    values = number(index, {names[0]: np.arange(sizes[rank_of(names[0])])}, numbers_of(cascade, sizes))
+    places = np.unique(np.floor(values))
+    reached = int(np.count_nonzero((places >= 0) & (places < sizes[rank])))
+    return (rank_of(names[0]),) if reached == sizes[rank_of(names[0])] else (reached,)
 
 
 def _moves(index: Expr, variable: str) -> bool:

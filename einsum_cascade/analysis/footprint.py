@@ -163,19 +163,32 @@ def _fraction(cascade: Cascade, space: tuple[str, ...], parts: list[Expr], sizes
     return count(merged, extents, numbers_of(cascade, sizes)) / math.prod(extents.values())
 
 
-def boundaries(cascade: Cascade, rank: str) -> tuple[Boundary, ...]:
-    """Return what lies between each two consecutive passes over a rank."""
+def boundaries(cascade: Cascade, rank: str, sizes: Mapping[str, int]) -> tuple[Boundary, ...]:
+    """Return what lies between each two consecutive passes over a rank.
+
+    Args:
+        sizes: of every rank; they tell which conditions hold everywhere, as `e + 1 - 2*(e%2) < E` does for even E.
+    """
     found = passes(cascade, rank)
     if found.count == 1:
         return ()
     seen = view(cascade, rank)
     times = timeline(cascade, rank)
+    sure = _sure(cascade, sizes)
     out = []
     for ended in range(1, found.count):
         pair = _chain_pair(cascade, found.chain, found.levels, times, ended)
         if pair is not None:
-            out.append(_boundary(cascade, seen, ended, *pair, chain=found.chain))
+            out.append(_boundary(cascade, seen, (ended, *pair), found.chain, sure, sizes))
     return tuple(out)
+
+
+def _sure(cascade: Cascade, sizes: Mapping[str, int]) -> frozenset[Expr]:
+    """Return the conditions under which points exist that hold at every point."""
+    found = {c for e in cascade.einsums for c in existing(cascade, e) if variables(c)}
+    return frozenset(
+        c for c in found if not too_many([c]) and _fraction(cascade, variables(c), [c], sizes) == 1
+    )
 
 
 def _chain_pair(
@@ -195,9 +208,15 @@ def _chain_pair(
 
 
 def _boundary(
-    cascade: Cascade, seen: RankView, ended: int, whole: str, sink: str, *, chain: tuple[str, ...]
+    cascade: Cascade,
+    seen: RankView,
+    between_passes: tuple[int, str, str],
+    chain: tuple[str, ...],
+    sure: frozenset[Expr],
+    sizes: Mapping[str, int],
 ) -> Boundary:
-    reads = _reads(cascade, seen, sink)
+    ended, whole, sink = between_passes
+    reads = _reads(cascade, seen, sink, sure)
     inputs = {s.tensor for s in cascade.inputs}
     blocks = {cascade.block_of(n) for n in (*chain, *reads)} - {None}
     outside = frozenset(b for b in blocks if b is not None and rank_of(b) not in seen.components)
@@ -209,21 +228,22 @@ def _boundary(
     where = (seen.rank, ended, whole, sink)
     coarser = None
     if run_along != outer:
-        coarser = _among_fibers(cascade, where, reads, run_along, outside, None)
-    return _among_fibers(cascade, where, reads, outer, outside, coarser)
+        coarser = _among_fibers(cascade, where, reads, (run_along, outside), None, sure, sizes)
+    return _among_fibers(cascade, where, reads, (outer, outside), coarser, sure, sizes)
 
 
 def _among_fibers(
     cascade: Cascade,
     where: tuple[str, int, str, str],
     reads: Reads,
-    outer: tuple[str, ...],
-    outside: frozenset[str],
+    along: tuple[tuple[str, ...], frozenset[str]],
     coarser: Boundary | None,
+    sure: frozenset[Expr],
+    sizes: Mapping[str, int],
 ) -> Boundary:
     import networkx
 
-    _, _, whole, sink = where
+    (_, _, whole, sink), (outer, outside) = where, along
     inputs, asked = ({s.tensor for s in group} for group in (cascade.inputs, cascade.outputs))
     after = networkx.descendants(cascade.graph, whole)
     # Inside an iterate block over another rank the state that a generation starts with is its input.
@@ -232,7 +252,7 @@ def _among_fibers(
     # Whichever Einsum of the next pass comes first, these inputs have been read by then.
     used = {n: [a for found in readers.values() for a in found] for n, readers in reads.items()}
     given = inputs & networkx.ancestors(cascade.graph, whole)
-    counted = frozenset(c for n in (sink, whole) for c in existing(cascade, cascade.einsum(n)))
+    counted = sure.union(c for n in (sink, whole) for c in existing(cascade, cascade.einsum(n)))
     for first in (sink, *after.intersection(reads)):
         given &= read_when_first(cascade, first, fixed, used, counted)
     nodes = {
@@ -241,7 +261,7 @@ def _among_fibers(
             given=n in inputs,
             asked_for=n in asked,
             cuttable=n not in after or n in states,
-            per_fiber=axes(cascade, n, readers, fixed),
+            per_fiber=axes(cascade, n, readers, fixed, sizes),
             reads=tuple(used[n]),
         )
         for n, readers in sorted(reads.items())
@@ -252,7 +272,7 @@ def _among_fibers(
     return Boundary(*where, outer, nodes, tuple(edges), not outside, coarser)
 
 
-def _reads(cascade: Cascade, seen: RankView, sink: str) -> Reads:
+def _reads(cascade: Cascade, seen: RankView, sink: str, sure: frozenset[Expr]) -> Reads:
     """Return how each tensor is read, element by element of the rank, by the Einsums on the way to the sink."""
     found: Reads = {}
     open_names, done = [sink], {sink}
@@ -261,7 +281,7 @@ def _reads(cascade: Cascade, seen: RankView, sink: str) -> Reads:
         name = open_names.pop()
         einsum = cascade.einsum(name)
         walking = frozenset(walkers(cascade, einsum, seen))
-        if name != sink and drops_terms(cascade, einsum):
+        if name != sink and drops_terms(cascade, einsum, sure):
             continue  # which terms are left, and what they read, is not looked into
         for access in needed_reads(einsum):
             followed = any(index_variables(i) & walking for i in access.indices)

@@ -193,5 +193,8 @@ def number(node: Expr, grid: Mapping[str, Array], numbers: Mapping[str, float]) 
                 axis=0,
             )
             return np.where(holds, number(node.args[1], grid, numbers), number(node.args[2], grid, numbers))
-        return SCALAR[node.op].function(*(number(a, grid, numbers) for a in node.args))
+        values = [number(a, grid, numbers) for a in node.args]
+        if node.op == "**":
+            values = [np.asarray(v, dtype=float) for v in values]  # NumPy refuses 2 ** -1 of whole numbers
+        return SCALAR[node.op].function(*values)
     raise CascadeError("a predicate that reads tensors cannot be counted without their data")

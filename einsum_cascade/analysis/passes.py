@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..cascade import Cascade, require
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Num, Var, index_variables
+from ..expr import Access, Apply, Compare, Expr, Num, Var, index_variables
+from .points import live_parts
 from .streams import RankView, runs_backward, view, walkers
 
 
@@ -175,20 +176,22 @@ def _einsum_time(
     """Return when an Einsum's tensor is there, and its pass if it visits elements."""
     if not walking and all(times.get(a.tensor) is _GIVEN for a in einsum.reads):
         return _GIVEN, None
+    chosen = _selections(einsum, times)
+    covered = frozenset().union(*walking.values())
+    if chosen and seen.components[0] not in covered:
+        walking = {}  # places inside selected blocks: the blocks are what is walked
     latest, anywhere = 0.0, 0.0
     cause: str | None = None
     variables = frozenset(walking)
     for access, moves in zip(einsum.reads, einsum.moves, strict=True):
-        seen_at = _read_time(cascade, access, moves, block, variables, seen, times, first)
+        seen_at = _read_time(cascade, (einsum, access), moves, block, variables, seen, times, first)
         anywhere = max(anywhere, seen_at.anywhere)
         if seen_at.streams > latest:
             latest, cause = seen_at.streams, access.tensor
-    covered = frozenset().union(*walking.values())
     visits = len(covered) == len(seen.components) or _gathers(cascade, einsum, seen, times)
     level = max(1, math.ceil(latest)) if visits else None
     out = float(level) if level is not None else latest
     left = any(v in walking for v in einsum.output_variables)
-    chosen = _selections(einsum, times)
     if _has_ended(einsum, walking, chosen, visits=visits):
         out = math.floor(out) + 0.5
     recomputed = block is None and left
@@ -249,7 +252,7 @@ def _ended(time: float) -> float:
 
 def _read_time(
     cascade: Cascade,
-    access: Access,
+    read: tuple[Einsum, Access],
     moves: tuple[frozenset[str], ...],
     block: str | None,
     walking: frozenset[str],
@@ -257,7 +260,8 @@ def _read_time(
     times: dict[str, _Time],
     first: dict[str, _Time],
 ) -> _Time:
-    """Return when what an access reads is there."""
+    """Return when what an Einsum reads by an access is there."""
+    einsum, access = read
     name = access.tensor
     time = times.get(name) or first.get(name) or _GIVEN
     signature = cascade.signatures[name]
@@ -277,8 +281,10 @@ def _read_time(
     if chosen and all(chosen) and not walking:
         moving |= frozenset().union(*chosen)
     if not moving:
-        other_name = _through_alias(cascade, access, moves, seen)
-        return _Time(time.anywhere, time.anywhere) if other_name else _Time(time.streams + 0.5, time.anywhere)
+        if not _through_alias(cascade, access, moves, seen):
+            return _Time(time.streams + 0.5, time.anywhere)
+        passed = time.anywhere > time.streams and _has_passed(cascade, einsum, access, walking, seen)
+        return time if passed else _Time(time.anywhere, time.anywhere)
     for rank, index in zip(signature.ranks, access.indices, strict=True):
         if rank in seen.wholes and runs_backward(index, walking):
             return _Time(time.streams + 0.5, time.anywhere)
@@ -295,6 +301,42 @@ def _through_alias(
         rank in seen.wholes and any(rank_of(v) in names for v in moved)
         for rank, moved in zip(ranks, moves, strict=True)
     )
+
+
+def _has_passed(
+    cascade: Cascade, einsum: Einsum, access: Access, walking: frozenset[str], seen: RankView
+) -> bool:
+    """Tell whether a place under a second name is one that the walk has reached: `C[s + 1]` where s <= t, at t."""
+    if len(seen.components) != 1:
+        return False
+    signature = cascade.signatures[access.tensor]
+    reached: set[Expr] = set()
+    for earlier, later in _in_order(live_parts(cascade, einsum)):
+        if isinstance(later, Var) and later.name in walking and isinstance(earlier, Var):
+            reached.add(earlier)
+    for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
+        if rank not in seen.wholes:
+            continue
+        # The state that generation s leaves is s + 1.
+        is_next = axis == signature.state and isinstance(index, Apply) and index.op == "+"
+        place = index.args[0] if is_next and index.args[1] == Num(1) else index  # type: ignore[union-attr]
+        if place not in reached:
+            return False
+    return True
+
+
+def _in_order(parts: Iterable[Expr]) -> Iterator[tuple[Expr, Expr]]:
+    """Yield pairs of which conditions say that the first is at most the second."""
+    for part in parts:
+        if not isinstance(part, Compare):
+            continue
+        for op, left, right in zip(part.ops, part.args, part.args[1:], strict=False):
+            if op not in ("<", "<=", ">", ">="):
+                continue
+            low, high = (left, right) if op in ("<", "<=") else (right, left)
+            yield low, high
+            if low == Num(0) and isinstance(high, Apply) and high.op == "-":
+                yield high.args[1], high.args[0]
 
 
 def _gathers(cascade: Cascade, einsum: Einsum, seen: RankView, times: dict[str, _Time]) -> bool:

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from ..cascade import Cascade
 from ..declarations import rank_of, variable_of
-from ..einsum import Einsum
+from ..einsum import Einsum, is_constant
 from ..errors import CascadeError, nearest
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, children, substitute, transform, variables
 from ..sizes import BATCH_RANKS, parse_sizes, resolve, size_value
 from .predicates import conjuncts, count, is_static, joined
 
@@ -177,7 +177,7 @@ def _inside(cascade: Cascade, access: Access) -> list[Expr]:
     signature = cascade.signatures[access.tensor]
     out: list[Expr] = []
     for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
-        within = fits(cascade, rank, index) or is_digit(cascade, rank, index)
+        within = fits(cascade, rank, index) or stays_inside(cascade, rank, index)
         if axis == signature.state or within or not variables(index):
             continue
         out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
@@ -185,14 +185,41 @@ def _inside(cascade: Cascade, access: Access) -> list[Expr]:
 
 
 def fits(cascade: Cascade, rank: str, index: Expr) -> bool:
-    """Tell whether an index runs over exactly the elements of a rank: a variable of it, or the offset of its parts."""
+    """Tell whether an index runs over exactly the elements of a rank.
+
+    A variable of it does, the offset of its parts, and either of them shifted in a circle: `(e + E // 2) % E`.
+    """
     if isinstance(index, Var):
         mine = rank_of(index.name)
         return mine == rank or cascade.aliases.get(mine) == rank or cascade.aliases.get(rank) == mine
+    if isinstance(index, Apply) and index.op == "%" and _names(cascade, rank, index.args[1]):
+        return fits(cascade, rank, unshifted(index)[0])
     names = variables(index)
     parts = cascade.splits.get(rank)
     wanted = parts and _offset(parts, cascade, names)
     return bool(wanted) and index in _spellings(wanted)  # type: ignore[arg-type]
+
+
+def _names(cascade: Cascade, rank: str, size: Expr) -> bool:
+    """Tell whether a size is that of a rank, under whichever of its names."""
+    if not isinstance(size, Size):
+        return False
+    return rank in (size.name, cascade.aliases.get(size.name)) or cascade.aliases.get(rank) == size.name
+
+
+def unshifted(index: Expr) -> tuple[Expr, Expr]:
+    """Return what an index shifts in a circle, and by how much: e and E // 2 for `(e + E // 2) % E`.
+
+    Any other index is itself, shifted by 0.
+    """
+    shift: Expr = Num(0)
+    if not (isinstance(index, Apply) and index.op == "%"):
+        return index, shift
+    run = index.args[0]
+    while isinstance(run, Apply) and run.op in ("+", "-") and is_constant(run.args[1]):
+        shift = Apply(run.op, (shift, run.args[1]))
+        run = run.args[0]
+    return run, shift
 
 
 def is_digit(cascade: Cascade, rank: str, index: Expr) -> bool:
@@ -201,6 +228,37 @@ def is_digit(cascade: Cascade, rank: str, index: Expr) -> bool:
         return False
     parts = cascade.splits.get(rank_of(index.args[0].name), ())
     return len(parts) == 2 and index.args[1] == Size(parts[1]) and rank == parts[index.op == "%"]
+
+
+def stays_inside(cascade: Cascade, rank: str, index: Expr) -> bool:
+    """Tell whether the form of an index keeps it inside a rank whatever the sizes: a remainder by it, a digit, a clamp.
+
+    >>> from einsum_cascade import zoo
+    >>> from einsum_cascade.parser import parse_expression
+    >>> gemm = zoo.load("gemm")
+    >>> stays_inside(gemm, "K", parse_expression("3 * k % K")), stays_inside(gemm, "K", parse_expression("3 * k"))
+    (True, False)
+    """
+    if is_digit(cascade, rank, index):
+        return True
+    if not isinstance(index, Apply):
+        return False
+    if index.op == "%":
+        return _names(cascade, rank, index.args[1])
+    if index.op == "clamp":
+        least, most = index.args[1:]
+        last = isinstance(most, Apply) and most.op == "-" and most.args[1] == Num(1)
+        return least == Num(0) and last and _names(cascade, rank, children(most)[0])
+    if (
+        index.op == "//"
+    ):  # the first digit of what stays inside the whole: `(y + 3) % Y // I` along Wy of Y = Wy * I
+        whole = next((w for w, parts in cascade.splits.items() if len(parts) == 2 and parts[0] == rank), None)
+        return (
+            whole is not None
+            and index.args[1] == Size(cascade.splits[whole][1])
+            and (fits(cascade, whole, index.args[0]) or stays_inside(cascade, whole, index.args[0]))
+        )
+    return False
 
 
 def _offset(parts: tuple[str, ...], cascade: Cascade, names: tuple[str, ...]) -> Expr | None:

@@ -20,7 +20,7 @@ from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, subst
 from ..ops import REDUCTION
 from .forks import NEVER, too_many
 from .intervals import alternatives, any_term, number, slope
-from .points import fits, is_digit, live_parts, merged_splits, numbers_of, required
+from .points import fits, live_parts, merged_splits, numbers_of, required, stays_inside
 from .predicates import components, conjuncts, count, deciding, is_static, projection
 
 # Variables of which several values are tried before all are.
@@ -158,7 +158,7 @@ def _inside(cascade: Cascade, access: Access) -> list[Expr]:
     signature = cascade.signatures[access.tensor]
     out: list[Expr] = []
     for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
-        within = fits(cascade, rank, index) or is_digit(cascade, rank, index)
+        within = fits(cascade, rank, index) or stays_inside(cascade, rank, index)
         if axis != signature.state and not within:
             out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
     return out

@@ -31,7 +31,7 @@ def formulas(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, str]:
     out = {"compulsory_bytes": str(_compulsory(cascade, sizes) * symbol("word"))}
     cuts = []
     for rank in ranks_with_passes(cascade):
-        between = boundaries(cascade, rank)
+        between = boundaries(cascade, rank, sizes)
         cuts += [_cut(b, sizes) for b in between]
         extra = sum(
             _moved(cascade, b, sizes, sum(x.countable for x in between)) for b in between if b.countable

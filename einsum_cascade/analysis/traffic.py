@@ -184,7 +184,7 @@ def _needed(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
 
 def pass_term(cascade: Cascade, rank: str, sizes: Mapping[str, int]) -> PassTerm:
     """Return what the passes over a rank beyond the first must move."""
-    between = tuple(b for b in boundaries(cascade, rank) if b.countable)
+    between = tuple(b for b in boundaries(cascade, rank, sizes) if b.countable)
     slopes = tuple(_slopes(cascade, b, sizes, len(between)) for b in between)
     used = [i for i, s in enumerate(slopes) if s]
     return PassTerm(rank, tuple(between[i] for i in used), tuple(slopes[i] for i in used))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import accesses
+from ..expr import Apply, Expr, accesses, walk
 from .elements import inline, is_flat, plain_target
 from .moments import recentred
 from .plan import Obstacle, Plan, Running, corrected_by, opened_summaries, plan_of
@@ -63,7 +63,32 @@ def _carried(plan: Plan, einsum: Einsum) -> Running | Obstacle:
         shown = ", ".join(sorted(waits))
         why = f"it depends on {shown} through each element, and no factor corrects that"
         return Obstacle(einsum.name, why)
+    wild = None if found is None else _unbounded(plan, found)
+    if wild is not None:
+        why = f"{wild} may pass the range of exp on the way, though not in the end: it is no running maximum"
+        return Obstacle(einsum.name, why)
     return Running(einsum.name, plan.fresh(f"R{einsum.name}"), found)
+
+
+def _unbounded(plan: Plan, correction: Expr) -> str | None:
+    """Return a sum by which alone a correction takes an exponential, or None.
+
+    A running maximum only grows, so what is corrected by it stays between nothing and its end. A running sum may lie
+    far below its end, and exp of the way left is then infinite.
+    """
+    for node in walk(correction):
+        if not (isinstance(node, Apply) and node.op == "exp"):
+            continue
+        names = [a.tensor.removesuffix("'") for a in accesses(node)]
+        kinds = {n: _kind(plan, n) for n in names if n in plan.running}
+        if kinds and set(kinds.values()) == {"sum"}:
+            return names[0]
+    return None
+
+
+def _kind(plan: Plan, running: str) -> str:
+    """Return by what a running value is gathered up; nothing for a reference, which is made of such values."""
+    return next((r.op for r in plan.cascade.einsum(running).all_reductions), "")
 
 
 def _mixing_reason(plan: Plan, culprit: str) -> str:

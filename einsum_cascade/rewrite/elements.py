@@ -19,7 +19,8 @@ class Along:
     """A cascade along a rank.
 
     Attributes:
-        walking: of each Einsum the variables that walk the rank.
+        walking: of each Einsum the variables that walk the rank; of a split one none where an Einsum stays inside
+            every block alike, as a table of places (`W[m0]`) or the elements of selected blocks do.
         whole: Einsums that reduce the rank: their values need every element of a fiber.
         waiting: tensors that depend, element by element or not, on such a value.
         settled: Einsums that are taken as given; to the others their tensors are as inputs are.
@@ -56,7 +57,9 @@ def along(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) ->
     for einsum in cascade.einsums:
         if einsum.name in settled:
             continue
-        mine = frozenset(walkers(cascade, einsum, seen))
+        found = walkers(cascade, einsum, seen)
+        moves = seen.components[0] in frozenset().union(*found.values())
+        mine = frozenset(found) if moves else frozenset()
         walking[einsum.name] = mine
         reads = {a.tensor for a in einsum.reads}
         if reads & (whole | waiting):

@@ -151,11 +151,12 @@ def _early(plan: Plan) -> set[str]:
 
     One that meets the rank under its second name (`K[p, e]` with `rank M = P`) is among them, and so is what reads it.
     """
-    inside = {plan.block, *(variable_of(r) for r in plan.inner)}
+    inner = {variable_of(r) for r in plan.inner}
     found: set[str] = set()
     open_names = {e.name for e in plan.open}
     for einsum in plan.open:
         needs = {a.tensor for a in einsum.reads} & open_names
+        inside = {plan.block} | (inner if plan.seen.walking.get(einsum.name) else set())
         if einsum.name not in plan.running and needs <= found and not inside & set(einsum.variables):
             found.add(einsum.name)
     return found

@@ -24,7 +24,7 @@ def reasons(cascade: Cascade, rank: str) -> Iterator[Stuck]:
     levels = level_of(cascade, rank)
     times = timeline(cascade, rank)
     late = {n for n, level in levels.items() if level > 1}
-    read_by_late = {a.tensor for n in late for a in cascade.einsum(n).reads}
+    read_by_late = {a.tensor for n in late for a in cascade.einsum(n).reads if a.tensor != n}
     named: set[str] = set()
     for einsum in cascade.einsums:
         if einsum.name not in late or einsum.name in read_by_late:

@@ -56,6 +56,15 @@ def softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> Va
     return elementwise(b, lambda v: Apply("softplus", (number(v),)), x)
 
 
+def log_sigmoid(b: Builder, x: Value) -> Value:
+    """Return the logarithm of a sigmoid: minus the softplus of what is negated."""
+
+    def log_of(v: Expr) -> Expr:
+        return Apply("neg", (Apply("softplus", (Apply("neg", (number(v),)),)),))
+
+    return elementwise(b, log_of, x)
+
+
 def mish(b: Builder, x: Value) -> Value:
     """Return a value times tanh(softplus)."""
 

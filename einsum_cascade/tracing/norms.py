@@ -7,8 +7,8 @@ from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
 from .reductions import log_softmax, reduced
-from .shapes import axis_of
-from .values import Builder, UntraceableError, Value, constant, elementwise, size_of
+from .shapes import axis_of, reshaped
+from .values import Builder, UntraceableError, Value, constant, elementwise, number, size_of
 
 Dims = Sequence[int] | int | None
 
@@ -131,6 +131,14 @@ def cosine_similarity(b: Builder, x: Value, y: Value, dim: int = 1, eps: float =
         return elementwise(b, lambda n: Apply("max", (n, constant(eps))), vector_norm(b, v, 2, dim))
 
     return _divided(b, product, _times(b, norm(x), norm(y)))
+
+
+def distances(b: Builder, x: Value, y: Value, p: float = 2, mode: Any = None) -> Value:
+    """Return the distance of each row of one value from each row of another."""
+    rows = reshaped(b, x, [*x.sizes[:-1], 1, x.sizes[-1]])
+    columns = reshaped(b, y, [*y.sizes[:-2], 1, *y.sizes[-2:]])
+    apart = elementwise(b, lambda v, w: Apply("-", (number(v), number(w))), rows, columns)
+    return vector_norm(b, apart, p, -1)
 
 
 def average_pool(b: Builder, x: Value, sizes: Sequence[int]) -> Value:

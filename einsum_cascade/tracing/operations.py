@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
-from .activations import added, blended, elu, gated, gelu, leaky, mish, softplus
+from .activations import added, blended, elu, gated, gelu, leaky, log_sigmoid, mish, softplus
 from .contractions import added_product, einsum, linear, matmul, outer, tensordot
+from .flexible import read_by_index
 from .norms import (
     average_pool,
     cosine_similarity,
     cross_entropy,
     deviation,
+    distances,
     layer_norm,
     mean,
     rms_norm,
@@ -23,6 +25,7 @@ from .norms import (
 )
 from .pieces import (
     chunked,
+    evenly_split,
     flipped,
     gathered,
     indexed,
@@ -35,6 +38,7 @@ from .pieces import (
     unbound,
 )
 from .reductions import log_softmax, logsumexp, reduced, softmax
+from .rounding import converted, divided, sign, towards_zero
 from .sequences import SEQUENCES
 from .shapes import (
     arange,
@@ -70,6 +74,7 @@ from .values import (
     size_of,
     truth,
 )
+from .writes import put, with_place, with_slice
 
 Handler = Callable[..., Any]
 
@@ -184,34 +189,6 @@ def _dropout(b: Builder, x: Value, p: float, train: bool) -> Value:
     return x
 
 
-def _divide(b: Builder, x: Any, y: Any, *, rounding_mode: str | None = None) -> Value:
-    quotient = elementwise(b, _apply("/"), x, y)
-    if rounding_mode is None:
-        return quotient
-    return elementwise(b, _apply("floor") if rounding_mode == "floor" else _towards_zero, quotient)
-
-
-def _towards_zero(v: Expr) -> Expr:
-    up = Apply("neg", (Apply("floor", (Apply("neg", (number(v),)),)),))
-    return Apply("select", (Compare(("<",), (number(v), Num(0))), up, Apply("floor", (number(v),))))
-
-
-def _sign(v: Expr) -> Expr:
-    above, below = (Compare((op,), (v, Num(0))) for op in (">", "<"))
-    return Apply("select", (above, Num(1), Apply("select", (below, Apply("neg", (Num(1),)), Num(0)))))
-
-
-def converted(b: Builder, x: Value, kind: str) -> Value:
-    """Return a value as another kind of number: what is not 0 is true, and whole numbers drop what is behind the point.
-
-    Args:
-        kind: "truth", "whole" or "real".
-    """
-    if kind == "truth":
-        return elementwise(b, truth, x)
-    return elementwise(b, _towards_zero if kind == "whole" else number, x)
-
-
 def _quantified(op: str) -> Handler:
     """Return a handler of `any` (the largest of 0 and 1) or `all` (the smallest)."""
 
@@ -237,11 +214,11 @@ OPERATIONS: dict[str, Handler] = {
     "sub": _add("-"),
     "rsub": lambda b, x, y, alpha=1: _add("-")(b, y, x, alpha),
     "mul": lambda b, x, y: elementwise(b, _product, x, y),
-    "div": _divide,
-    "floor_divide": lambda b, x, y: _divide(b, x, y, rounding_mode="floor"),
+    "div": divided,
+    "floor_divide": lambda b, x, y: divided(b, x, y, rounding_mode="floor"),
     "remainder": _map("%"),
-    "sign": lambda b, x: elementwise(b, _sign, x),
-    "trunc": lambda b, x: elementwise(b, _towards_zero, x),
+    "sign": lambda b, x: elementwise(b, sign, x),
+    "trunc": lambda b, x: elementwise(b, towards_zero, x),
     "pow": lambda b, x, y: elementwise(b, _plain_power, x, y),
     "reciprocal": lambda b, x: elementwise(b, _apply("/"), 1, x),
     "rsqrt": lambda b, x: elementwise(b, lambda v: Apply("/", (Num(1), Apply("sqrt", (v,)))), x),
@@ -249,6 +226,7 @@ OPERATIONS: dict[str, Handler] = {
     "maximum": _map("max"),
     "minimum": _map("min"),
     "softplus": softplus,
+    "log_sigmoid": log_sigmoid,
     "gelu": gelu,
     "glu": lambda b, x, dim=-1: elementwise(b, gated, *chunked(b, x, 2, dim)),
     "elu": elu,
@@ -258,6 +236,9 @@ OPERATIONS: dict[str, Handler] = {
     "addcmul": added("*"),
     "addcdiv": added("/"),
     "hardtanh": lambda b, x, low=-1, high=1: _clamp(b, x, low, high),
+    "exp2": lambda b, x: elementwise(b, lambda v: Apply("exp", (Apply("*", (v, Num(math.log(2)))),)), x),
+    "expm1": lambda b, x: elementwise(b, lambda v: Apply("-", (Apply("exp", (v,)), Num(1))), x),
+    "log2": lambda b, x: elementwise(b, lambda v: Apply("/", (Apply("log", (v,)), Num(math.log(2)))), x),
     "log1p": lambda b, x: elementwise(b, lambda v: Apply("log", (Apply("+", (Num(1), v)),)), x),
     "silu": lambda b, x: elementwise(b, lambda v: Apply("*", (v, Apply("sigmoid", (v,)))), x),
     "clamp": _clamp,
@@ -291,6 +272,7 @@ OPERATIONS: dict[str, Handler] = {
     "linalg_vector_norm": vector_norm,
     "norm": vector_norm,
     "cosine_similarity": cosine_similarity,
+    "cdist": distances,
     "adaptive_avg_pool1d": average_pool,
     "adaptive_avg_pool2d": average_pool,
     "adaptive_avg_pool3d": average_pool,
@@ -359,6 +341,7 @@ OPERATIONS: dict[str, Handler] = {
     "split": split,
     "split_with_sizes": split,
     "chunk": chunked,
+    "tensor_split": evenly_split,
     "unbind": unbound,
     "flip": flipped,
     "repeat": tiled,
@@ -368,6 +351,14 @@ OPERATIONS: dict[str, Handler] = {
     "index_select": lambda b, x, dim, index: indexed(b, x, [*(None,) * axis_of(x, dim), index]),
     "roll": rolled,
     "index": indexed,
+    "index_put": put,
+    "fill": lambda b, x, new: (
+        expanded(b, new, x.sizes) if isinstance(new, Value) else filled_like(None)(b, x, new)
+    ),
+    "copy": lambda b, x, y, *_: expanded(b, y, x.sizes),
+    "select_scatter": with_place,
+    "slice_scatter": with_slice,
+    "flat_apply": lambda b, *args: read_by_index(b, args),
     "gather": gathered,
     "embedding": lambda b, table, places, *_, **__: indexed(b, table, [places]),
     "slice": sliced,
@@ -376,6 +367,7 @@ OPERATIONS: dict[str, Handler] = {
     "dropout": _dropout,
     "lift_fresh_copy": unchanged,
     "to": unchanged,
+    "type_as": lambda b, x, like: x,
     "_to_copy": unchanged,
     "clone": unchanged,
     "contiguous": unchanged,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, walk
+from ..ops import INDEX_OPS
 from .shapes import axis_of, reshaped, selected, sliced
 from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number
 
@@ -55,6 +56,19 @@ def chunked(b: Builder, x: Value, count: int, dim: int = 0) -> list[Value]:
     """Return a value cut into a number of pieces, the last one perhaps smaller."""
     n = x.sizes[axis_of(x, dim)]
     return split(b, x, -(-n // count), dim)
+
+
+def evenly_split(b: Builder, x: Value, parts: int | Sequence[int], dim: int = 0) -> list[Value]:
+    """Return a value cut into a number of pieces, the first ones larger by one, or cut before some places."""
+    n = x.sizes[axis_of(x, dim)]
+    if isinstance(parts, int):
+        counts = [n // parts + (i < n % parts) for i in range(parts)]
+    else:
+        cuts = [0, *(min(p if p >= 0 else p + n, n) for p in parts), n]
+        counts = [max(0, end - start) for start, end in itertools.pairwise(cuts)]
+    if 0 in counts:
+        raise UntraceableError("a piece without elements")
+    return split(b, x, counts, dim)
 
 
 def unbound(b: Builder, x: Value, dim: int = 0) -> list[Value]:
@@ -139,6 +153,7 @@ def indexed(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
         raise UntraceableError("index tensors with other dimensions between them")
     if any(is_truth(i.element(tuple(Num(0) for _ in i.sizes))) for i in given):
         raise UntraceableError("an index by truth values: the shape of the result depends on the data")
+    given = [_as_index(b, index) for index in given]
     axes, sizes = _broadcast(b, given)
     first, width = places[0], len(sizes)
     after = first + len(places)
@@ -153,6 +168,15 @@ def indexed(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
     return Value(
         (*x.axes[:first], *axes, *x.axes[after:]), (*x.sizes[:first], *sizes, *x.sizes[after:]), element
     )
+
+
+def _as_index(b: Builder, index: Value) -> Value:
+    """Return an index as the language takes one: what is more than sums and remainders is a tensor of its own."""
+    shown = index.element(tuple(Var(f"c{i}") for i in range(len(index.sizes))))
+    plain = all(
+        not isinstance(n, Compare) and (not isinstance(n, Apply) or n.op in INDEX_OPS) for n in walk(shown)
+    )
+    return index if plain else b.solid(index, "I")
 
 
 def _broadcast(b: Builder, values: Sequence[Value]) -> tuple[list[Axis | None], list[int]]:
@@ -203,6 +227,7 @@ def _sum(node: Expr) -> float:
 def gathered(b: Builder, x: Value, dim: int, index: Value, **_: Any) -> Value:
     """Return a value read along one dimension at the places of an index of its shape."""
     place = axis_of(x, dim)
+    index = _as_index(b, index)
     axes = tuple(
         i if axis == place or n != m else b.join(a, i)
         for axis, (a, i, n, m) in enumerate(zip(x.axes, index.axes, x.sizes, index.sizes, strict=True))

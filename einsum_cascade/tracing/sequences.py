@@ -1,14 +1,15 @@
-"""Operations that walk an axis: running sums, selections, windows and convolutions along one dimension."""
+"""Operations that walk an axis: running sums, selections, windows; the table of these and of convolutions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Compare, Expr, Num, Var, variables
+from .convolutions import convolution
 from .reductions import reduced
-from .shapes import axis_of, reshaped
+from .shapes import axis_of
 from .values import Axis, Builder, UntraceableError, Value, constant, number
 
 Handler = Callable[..., Any]
@@ -104,66 +105,6 @@ def windows(b: Builder, x: Value, dim: int, size: int, step: int) -> Value:
     return Value(axes, (*x.sizes[:place], count, *x.sizes[place + 1 :], size), element)
 
 
-def convolution(
-    b: Builder,
-    x: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Sequence[int] | int = 1,
-    padding: Sequence[int] | int | str = 0,
-    dilation: Sequence[int] | int = 1,
-    groups: int = 1,
-) -> Value:
-    """Return a convolution along one dimension: all channels, groups of them, or each by itself."""
-    if len(x.sizes) == 2:
-        lifted = reshaped(b, x, [1, *x.sizes])
-        out = convolution(b, lifted, weight, bias, stride, padding, dilation, groups)
-        return reshaped(b, out, out.sizes[1:])
-    step, spread = _one(stride), _one(dilation)
-    made, inner, taps = weight.sizes
-    length = x.sizes[2]
-    border = (taps - 1) * spread
-    front = {"valid": 0, "same": border // 2}[padding] if isinstance(padding, str) else _one(padding)
-    around = border if padding == "same" else 2 * front
-    count = (length + around - border - 1) // step + 1
-    depthwise = groups == made and inner == 1
-    together = b.join(x.axes[1], weight.axes[0 if depthwise else 1]) if depthwise or groups == 1 else None
-    axes = [x.axes[0], together if depthwise else weight.axes[0], Axis(count), weight.axes[2]]
-    sizes = [x.sizes[0], made, count, taps]
-    if not depthwise:
-        axes.append(together if groups == 1 else weight.axes[1])
-        sizes.append(inner)
-
-    def make(at: tuple[Expr, ...]) -> Expr:
-        n, o, t, k = at[:4]
-        c = at[4] if not depthwise else Num(0)
-        channel: Expr = o if depthwise else c
-        if groups > 1 and not depthwise:
-            group = Apply("*", (Apply("//", (o, Num(made // groups))), Num(inner)))
-            channel = Apply("+", (group, c))
-        first = t if step == 1 else Apply("*", (t, Num(step)))
-        tap = k if spread == 1 else Apply("*", (k, Num(spread)))
-        place: Expr = Apply("+", (first, tap))
-        if front:
-            place = Apply("-", (place, Num(front)))
-        value = number(x.element((n, channel, place)))
-        if around and isinstance(value, Access):
-            value = Apply("pad", (value, Num(0)))
-        elif around:
-            inside = Compare(("<=", "<"), (Num(0), place, Num(length)))
-            value = Apply("select", (inside, value, Num(0)))
-        return Apply("*", (value, weight.element((o, c, k))))
-
-    out = b.define("C", axes, make, kept=3, sizes=sizes)
-    if bias is None:
-        return out
-    return Value(out.axes, out.sizes, lambda at: Apply("+", (out.element(at), bias.element((at[1],)))))
-
-
-def _one(number_of: Sequence[int] | int) -> int:
-    return number_of if isinstance(number_of, int) else number_of[0]
-
-
 SEQUENCES: dict[str, Handler] = {
     "cumsum": _running("sum", "CS"),
     "cumprod": _running("prod", "CP"),
@@ -171,5 +112,7 @@ SEQUENCES: dict[str, Handler] = {
     "argmax": place_of(1),
     "argmin": place_of(-1),
     "unfold": windows,
-    "conv1d": convolution,
+    "conv1d": convolution(1),
+    "conv2d": convolution(2),
+    "conv3d": convolution(3),
 }

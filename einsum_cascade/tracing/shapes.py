@@ -216,6 +216,10 @@ def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
         if len(old) == 1 and len(new) == 1:
             axes.append(mine[0])
             index.append(lambda at, j=first: [at[j]])  # type: ignore[misc]
+        elif new and old and (len(old) > 1 < len(new) or not _divides(mine[0], [sizes[j] for j in new])):
+            axes += [Axis(sizes[j]) for j in new]
+            shapes = tuple(counts), tuple(sizes[j] for j in new)
+            index.append(lambda at, j=first, s=shapes: _found(at[j : j + len(s[1])], *s))  # type: ignore[misc]
         elif len(old) == 1 and new:
             parts = _parts(builder, mine[0], [sizes[j] for j in new])
             axes += parts
@@ -272,8 +276,6 @@ def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
             else:
                 right.append(right[-1] + 1)
                 b *= new[right[-1]]
-        if len(left) > 1 and len(right) > 1:
-            raise UntraceableError(f"a reshape from {tuple(old)} to {tuple(new)} cuts across axes")
         groups.append((left, right))
         i, j = left[-1] + 1, right[-1] + 1
     return groups
@@ -286,9 +288,26 @@ def _parts(builder: Builder, axis: Axis | None, sizes: Sequence[int]) -> list[Ax
     root = axis.origin
     if not root.parts:
         root.parts = tuple(Axis(n) for n in sizes)
-    if tuple(p.size for p in root.parts) != tuple(sizes):
-        raise UntraceableError(f"an axis of {root.size} elements is split in two different ways")
     return list(root.parts)
+
+
+def _divides(axis: Axis | None, sizes: Sequence[int]) -> bool:
+    """Tell whether a dimension may be the product of some sizes: it is not the product of others already."""
+    parts = axis.origin.parts if axis is not None else ()
+    return len(sizes) == 1 or not parts or [p.size for p in parts] == list(sizes)
+
+
+def _found(at: Sequence[Expr], old: Sequence[int], new: Sequence[int]) -> list[Expr]:
+    """Return the indices under an old shape of the element at some indices under a new one."""
+    place = at[0]
+    for index, n in zip(at[1:], new[1:], strict=True):
+        place = Apply("+", (Apply("*", (place, Num(n))), index))
+    out: list[Expr] = []
+    for i, n in enumerate(old):
+        inner = math.prod(old[i + 1 :])
+        rest = place if inner == 1 else Apply("//", (place, Num(inner)))
+        out.append(rest if i == 0 else Apply("%", (rest, Num(n))))
+    return out
 
 
 def _offset(at: Sequence[Expr], parts: Sequence[Axis | None]) -> Expr:

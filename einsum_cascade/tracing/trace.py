@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import linecache
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,11 +12,14 @@ from ..declarations import Signature, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError, ModelError
 from ..expr import Access, Expr, Num, Size, walk
+from .export import SOURCE, exported_by, line_of
+from .flexible import flexible_attention
 from .names import Names
-from .operations import OPERATIONS, converted
+from .operations import OPERATIONS
+from .rounding import converted
 from .values import Axis, Builder, UntraceableError, Value, constant, number, rename
 
-_SOURCE = "source"
+_FLEXIBLE = "flex_attention"
 # Arguments that say where and how numbers are kept, not which they are.
 _STORAGE = ("dtype", "device", "pin_memory", "layout", "memory_format")
 
@@ -27,7 +29,8 @@ def from_torch(fn: Callable[..., Any], *example_inputs: Any) -> Cascade:
 
     Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
     Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number. Parameters, and
-    tables that the function makes of lists, are inputs before those of the function.
+    tables that the function makes of lists, are inputs before those of the function. What is written in place
+    (`a *= 2`, `a[:, 0] = x`) is a new tensor; the cascade gives what the function returns.
 
     Args:
         fn: a function of tensors (or a module) that gives a tensor or several.
@@ -51,47 +54,12 @@ def traced(fn: Callable[..., Any], *example_inputs: Any) -> tuple[Cascade, dict[
         raise ModelError("from_torch needs PyTorch: pip install torch") from None
     if not any(isinstance(x, torch.Tensor) for x in example_inputs):
         raise CascadeError("from_torch needs example tensors: from_torch(fn, q, k, v)")
-    exported = _exported(fn, example_inputs)
+    exported = exported_by(fn, example_inputs)
     builder = Builder()
     inputs = _inputs(builder, exported, fn, example_inputs)
     outputs = _walk(builder, exported, inputs)
     name = getattr(fn, "__name__", type(fn).__name__)
     return _assembled(builder, name if name.isidentifier() else "traced", inputs, outputs)
-
-
-def _exported(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
-    import torch
-    from torch.fx import traceback as marks
-    from torch.overrides import TorchFunctionMode
-
-    class Lines(TorchFunctionMode):
-        """Marks every operation with the line of the caller's source."""
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            frame: Any = sys._getframe(1)
-            while frame is not None and ("/torch/" in frame.f_code.co_filename or frame.f_code is forward):
-                frame = frame.f_back
-            place = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)
-            with marks.annotate({_SOURCE: place}):
-                return func(*args, **(kwargs or {}))
-
-    class Wrapped(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = fn
-
-        def forward(self, *args: Any) -> Any:
-            with Lines():
-                return self.inner(*args)
-
-    forward = Wrapped.forward.__code__
-    module = Wrapped().eval()
-    try:
-        with torch.no_grad(), marks.preserve_node_meta():
-            return torch.export.export(module, tuple(example_inputs), strict=False)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        first = str(error).strip().splitlines()
-        raise CascadeError(f"torch cannot trace this function: {first[0] if first else error!r}") from None
 
 
 def _inputs(
@@ -154,16 +122,58 @@ def _walk(
     for node in exported.graph.nodes:
         if node.op == "placeholder":
             values[node] = inputs[node.name][1] if node.name in inputs else _number_of(exported, node)
-        elif node.op == "output":
-            found = [_given(values, x) for x in node.args[0]]
-            if not all(isinstance(x, Value) for x in found):
-                raise CascadeError("a traced function gives tensors, nothing else")
-            return found
+    # Inputs and buffers that were written in place stand among the results too.
+    specs = exported.graph_signature.output_specs
+    user = [i for i, s in enumerate(specs) if s.kind.name == "USER_OUTPUT"]
+    found = _run(builder, exported.graph_module, values, user)
+    if not all(isinstance(x, Value) for x in found):
+        raise CascadeError("a traced function gives tensors, nothing else")
+    return found
+
+
+def _run(builder: Builder, module: Any, values: dict[Any, Any], asked: Sequence[int]) -> list[Any]:
+    """Return some results of a graph whose inputs have values; what they do not need is not looked at."""
+    results = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    several = isinstance(results, (list, tuple))
+    results = [results[i] for i in asked] if several else [results]
+    needed = _needed(results)
+    for node in module.graph.nodes:
+        if node in values or node not in needed:
+            continue
+        if node.op == "get_attr":
+            values[node] = getattr(module, node.target)
         elif node.op == "call_function":
             values[node] = _called(builder, node, values)
-        else:
+        elif node.op != "placeholder":
             raise CascadeError(f"{_place(node)}the language cannot say {node.op} {node.target}")
-    return []
+    return [_given(values, x) for x in results]
+
+
+def _needed(results: Sequence[Any]) -> set[Any]:
+    """Return the nodes on which results depend; of a block mask only the function that says it."""
+    found: set[Any] = set()
+    open_nodes = list(results)
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, (list, tuple)):
+            open_nodes += node
+        elif hasattr(node, "op") and node not in found:
+            found.add(node)
+            args = list(node.args)
+            if _name(node) == _FLEXIBLE:
+                args[4] = args[4][-1]
+            open_nodes += [*args, *node.kwargs.values()]
+    return found
+
+
+def _inner(builder: Builder, module: Any, given: Sequence[Any]) -> Any:
+    """Return what the graph of a function inside gives for some values."""
+    places = [n for n in module.graph.nodes if n.op == "placeholder"]
+    return _run(builder, module, dict(zip(places, given, strict=True)), [0])[0]
+
+
+def _name(node: Any) -> str:
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0]
 
 
 def _given(values: dict[Any, Any], argument: Any) -> Any:
@@ -176,7 +186,9 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
     args = [_given(values, a) for a in node.args]
     kwargs = {k: _given(values, a) for k, a in node.kwargs.items()}
     kwargs = {k: v for k, v in kwargs.items() if k not in _STORAGE}
-    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+    name = _name(node)
+    if name == _FLEXIBLE:
+        return flexible_attention(builder, functools.partial(_inner, builder), *args)
     if name == "getitem":
         item = args[0][args[1]]
         if item is None and node.users:
@@ -232,7 +244,6 @@ def _kind(dtype: Any) -> str:
 _INSTEAD = {
     "sort": "topk(x, k) gives the largest in order, argmax(x, dim) the first place of the largest",
     "argsort": "topk(x, k) gives the places of the largest in order",
-    "conv2d": "conv1d and unfold are said; a second dimension is one more sum: X[c, y + u, x + v] * W[o, c, u, v]",
     "conv_transpose1d": "conv1d is said; its transpose is a sum with a condition: sum(t) where t*s + k == i",
     "im2col": "x.unfold(dim, size, step) is said, once for each dimension",
     "scatter": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
@@ -246,17 +257,13 @@ _INSTEAD = {
 
 
 def _hint(name: str) -> str:
-    can = "maps of elements, reductions, products of matrices, norms, softmax, views, topk, cumsum and conv1d are said"
+    can = "maps of elements, reductions, products, norms, softmax, views, topk, cumsum and convolutions are said"
     return _INSTEAD.get(name.strip("_"), f"{can}; other algorithms are written in the language itself")
 
 
 def _place(node: Any) -> str:
     """Return `file:line: source` of an operation, for a message."""
-    file, line = (node.meta.get("custom") or {}).get(_SOURCE, ("", 0))
-    if not file:
-        return ""
-    text = linecache.getline(file, line).strip()
-    return f"{file}:{line}: {text}\n  " if text else f"{file}:{line}: "
+    return line_of(*(node.meta.get("custom") or {}).get(SOURCE, ("", 0)))
 
 
 def _assembled(

@@ -187,6 +187,8 @@ def _streams(cascade: Cascade, of: Group, sizes: Mapping[str, int]) -> tuple[str
     """Return the ranks worth streaming over: that of an iterate block, or any that several Einsums step over."""
     if of.iterated:
         return (of.iterated,)
+    if any(cascade.block_of(e.name) is not None for e in of.einsums):
+        return ("",)  # generations of one block and of another: no pass goes along both
     counts: dict[str, int] = {}
     for e in of.einsums:
         for rank in map(rank_of, e.variables):

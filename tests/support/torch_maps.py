@@ -306,6 +306,8 @@ def one_key_for_several_heads(q, k):
 
 
 SAID = [
+    (written_in_place, [(4, 5)]),
+    (distances, [(4, 3), (5, 3)]),
     (products, [(4, 5)]),
     (lerped, [(4, 5), (4, 5)]),
     (convolved, [(2, 3, 7), (4, 3, 3)]),
@@ -357,7 +359,6 @@ SAID = [
 ]
 # Those that are refused: the language has no words for them, or not yet.
 REFUSED = [
-    (written_in_place, [(4, 5)]),
     (sorted_rows, [(4, 5)]),
     (remainders, [(4, 5), (4, 5)]),
     (one_hot, [(4,)]),
@@ -366,7 +367,6 @@ REFUSED = [
     (hyperbolic, [(4, 5)]),
     (mish, [(4, 5)]),
     (nan_safe, [(4, 5)]),
-    (distances, [(4, 3), (5, 3)]),
     (kronecker, [(2, 3), (3, 2)]),
     (upsampled, [(1, 2, 3, 4)]),
     (scatter_add, [(4, 5)]),

@@ -124,6 +124,7 @@ def chosen_by_data(x):
 
 
 SAID = [
+    (two_dimensional, [(1, 2, 4, 4), (3, 2, 2, 2)]),
     (running_sums, [(3, 4)]),
     (running_mean, [(2, 5)]),
     (reversed_decay, [(2, 4), (2, 4)]),
@@ -146,7 +147,6 @@ SAID = [
 ]
 REFUSED = [
     (whole_sort, [(4, 5)]),
-    (two_dimensional, [(1, 2, 4, 4), (3, 2, 2, 2)]),
     (place_among_all, [(4, 5)]),
     (chosen_by_data, [(4, 5)]),
 ]

@@ -1,18 +1,20 @@
 """What a good kernel computes of an Einsum: each part once for the ranks that it depends on, sums of products apart.
 
-The language counts all operations at every point of an Einsum. A kernel does not: what does not change along a rank is
+The language counts operations at every point of an Einsum. A kernel does not: what does not change along a rank is
 worked out before the loop over it, a factor that the terms of a sum share multiplies the sum, and what many elements
 are divided by is inverted once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from einsum_cascade.einsum import Action, Einsum, map_costs
-from einsum_cascade.expr import Apply, Expr, variables
+from einsum_cascade.einsum import Action, Einsum, factors, is_constant, map_costs
+from einsum_cascade.expr import Apply, Expr, Num, variables
 from einsum_cascade.ops import REDUCTION
+
+_ONE = Num(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,11 @@ def actions_of(einsum: Einsum) -> Iterator[Action]:
     for part in (*inside, *outside) or (einsum.value,):
         for op, n, node in map_costs(part):
             own = _ordered(einsum, variables(node))
-            if isinstance(node, Apply) and node.op == "/":
+            if op == "divide" and isinstance(node, Apply) and node.op == "/":
                 # A reciprocal for each divisor, by which all that it divides is multiplied.
                 yield Action("divide", n, _ordered(einsum, variables(node.args[1])))
-                yield Action("mul", n, own)
+                if node.args[0] != _ONE:
+                    yield Action("mul", n, own)
             else:
                 yield Action(op, n, own)
     for position, reduction in enumerate(einsum.all_reductions):
@@ -80,7 +83,7 @@ def actions_of(einsum: Einsum) -> Iterator[Action]:
             product = product_of(einsum)
             for count, where in (
                 (len(inside) - 2, product.joined if product else space),
-                (len(outside), left),
+                (_multiplications(outside), left),
             ):
                 if count > 0:
                     yield Action("mul", count, where)
@@ -92,11 +95,11 @@ def actions_of(einsum: Einsum) -> Iterator[Action]:
 def _of_sum(einsum: Einsum) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
     """Return the factors of a sum of products that are multiplied in each term, and those of the sum; else nothing."""
     first = einsum.all_reductions[:1]
-    factors = tuple(_factors(einsum.value))
-    if not first or first[0].op != "sum" or len(factors) < 2:
+    found = tuple(Apply("/", (_ONE, f)) if under else f for f, under in factors(einsum.value))
+    if not first or first[0].op != "sum" or len(found) < 2:
         return (), ()
-    inside = [f for f in factors if set(variables(f)) & set(first[0].variables)]
-    outside = [f for f in factors if f not in inside]
+    inside = [f for f in found if set(variables(f)) & set(first[0].variables)]
+    outside = [f for f in found if f not in inside]
     if not inside:
         return (), ()
     if len(inside) == 1:  # the addition of a term multiplies it for nothing
@@ -104,12 +107,10 @@ def _of_sum(einsum: Einsum) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
     return tuple(inside), tuple(outside)
 
 
-def _factors(node: Expr) -> Iterator[Expr]:
-    if isinstance(node, Apply) and node.op == "*":
-        for part in node.args:
-            yield from _factors(part)
-    else:
-        yield node
+def _multiplications(shared: Sequence[Expr]) -> int:
+    """Return by how much a sum is multiplied; numbers that are known before the data are one."""
+    known = sum(map(is_constant, shared))
+    return len(shared) - known + min(known, 1)
 
 
 def _ordered(einsum: Einsum, names: Iterable[str]) -> tuple[str, ...]:

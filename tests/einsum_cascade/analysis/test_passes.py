@@ -242,3 +242,32 @@ def test_every_reduced_rank_is_reported() -> None:
 def test_an_unknown_rank_is_refused_with_the_nearest() -> None:
     with pytest.raises(CascadeError, match="no rank N"):
         passes(zoo.load("attention_3pass"), "N")
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ("s <= t", 1),
+        ("t > s and s % 2 == 0", 1),
+        ("0 <= t - s < 4", 1),
+        ("s - t < 3", 2),
+        ("s >= t", 2),
+        ("t != s", 2),
+    ],
+)
+def test_states_up_to_here_need_no_further_pass(where: str, count: int) -> None:
+    """Decay from place s to place t, by the running sum of both: at t, those up to t are known, later ones are not."""
+    cascade = parse(f"""cascade decay
+rank E T
+rank S = T
+input Q[E, T] K[E, T] G[T]
+output O[T]
+CG[0] = 0
+iterate t {{
+  CG[t + 1] = CG[t] + G[t]
+}}
+QK[s, t] = Q[e, t] * K[e, s] where {where}
+W[s, t] = QK[s, t] * exp(CG[t + 1] - CG[s + 1])
+O[t] = W[s, t] :: sum(s)
+""")
+    assert passes(cascade, "T").count == count

@@ -14,9 +14,10 @@ torch = pytest.importorskip("torch")
 import torch_attentions  # noqa: E402 (it imports torch)
 import torch_maps  # noqa: E402 (it imports torch)
 import torch_sequences  # noqa: E402 (it imports torch)
+import torch_written  # noqa: E402 (it imports torch)
 
-SAID = torch_attentions.SAID + torch_maps.SAID + torch_sequences.SAID
-REFUSED = torch_attentions.REFUSED + torch_maps.REFUSED + torch_sequences.REFUSED
+SAID = torch_attentions.SAID + torch_maps.SAID + torch_sequences.SAID + torch_written.SAID
+REFUSED = torch_attentions.REFUSED + torch_maps.REFUSED + torch_sequences.REFUSED + torch_written.REFUSED
 
 
 def name_of(fn) -> str:
@@ -52,7 +53,7 @@ def test_what_is_not_said_is_refused_with_its_line(fn, shapes) -> None:
         from_torch(fn, *arguments(shapes))
     where, _, rest = str(error.value).partition(": ")
     file, _, line = where.rpartition(":")
-    assert file.endswith(("torch_attentions.py", "torch_maps.py", "torch_sequences.py"))
+    assert file.endswith(("torch_attentions.py", "torch_maps.py", "torch_sequences.py", "torch_written.py"))
     assert rest.startswith(linecache.getline(file, int(line)).strip())
     assert "the language" in rest
     # Another operation of a similar name is no help.
@@ -82,3 +83,10 @@ def test_softmax_in_them_comes_down_to_one_pass(fn) -> None:
 
 def test_there_are_many() -> None:
     assert len(SAID) >= 60
+
+
+def test_what_torch_cannot_trace_is_refused_with_its_line() -> None:
+    with pytest.raises(
+        CascadeError, match=r"torch_written.py:\d+: return x if x.sum\(\) > 0 else -x\n  torch cannot"
+    ):
+        from_torch(torch_written.decided_by_data, torch.randn(3, 4))

@@ -12,7 +12,7 @@ from mappings.binding import Binding, SpatialMapping
 from mappings.loopnest import EinsumLoops, LoopNest
 from simulator import load_hardware
 from simulator.spatial.default import default_mapping
-from simulator.spatial.mapper import least_traffic_bytes
+from simulator.spatial.mapper import find_mapping, least_traffic_bytes
 from simulator.spatial.model import plan, simulate
 from simulator.spatial.planning import count_all
 
@@ -91,3 +91,27 @@ def test_the_best_mapping_moves_what_has_to_move(cascade):
     least = SIZES["I"] + SIZES["T"] + SIZES["I"] * (SIZES["T"] + 1)
     assert found.traffic_bytes == least * machine.word_bytes
     assert found.traffic_bytes >= least_traffic_bytes(cascade, SIZES, machine)
+
+
+def test_two_blocks_one_after_the_other_share_no_pass():
+    """The states of one block are what another begins with; neither's generations follow the passes of a third rank."""
+    text = """cascade two_blocks
+rank K M N
+input B[K] V[K, M]
+output O[K]
+Z[0, k] = B[k]
+iterate n {
+  Y[n, k] = Z[n, k] * 2
+  G[n] = Y[n, k] :: max(k)
+  Z[n + 1, k] = Y[n, k] - G[n]
+}
+D[0, k] = 0
+iterate m {
+  D[m + 1, k] = D[m, k] + Z[N, k] * V[k, m]
+}
+O[k] = D[M, k]
+"""
+    found = find_mapping(parse(text), {"M": 64, "K": 512, "N": 4}, load_hardware("fusemax", N=64), effort=20)
+    # B, V and O once, each of 2 bytes
+    assert found.estimate.traffic_bytes == 2 * (512 + 512 * 64 + 512)
+    assert found.gap == 1
