@@ -69,6 +69,10 @@ class Case:
         """
         return self._once(("moves", id(index)), lambda: (variables(index), self._slopes(index)))
 
+    def names(self, access: Access) -> frozenset[str]:
+        """Return the variables of a reading of the text."""
+        return self._once(("names", id(access)), lambda: frozenset(variables(access)))
+
     def _slopes(self, index: Expr) -> tuple[tuple[str, float], ...] | None:
         if accesses(index):
             return None

@@ -60,7 +60,7 @@ def units_of(cascade: Cascade) -> tuple[Unit, ...]:
     return tuple(out)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Structure:
     """What the variables of a kernel's Einsums are to it.
 
@@ -86,7 +86,18 @@ class Structure:
     masked: frozenset[str]
     idle: frozenset[str]
 
-    @property
+    @cached_property
+    def readings(self) -> Mapping[Access, Sequence[Einsum]]:
+        """What it reads of memory, each reading with the Einsums that share it."""
+        own = {e.name for e in self.einsums}
+        out: dict[Access, list[Einsum]] = {}
+        for einsum in (*self.einsums, *self.first):
+            for access in einsum.reads:
+                if access.tensor not in own:
+                    out.setdefault(access, []).append(einsum)
+        return out
+
+    @cached_property
     def outer(self) -> tuple[str, ...]:
         """What a block walks along outermost: its loop, or the variables that its last sum is over."""
         if self.loop or not self.walked:
@@ -94,7 +105,7 @@ class Structure:
         last = next(e for e in reversed(self.einsums) if self.walked[0] in e.reduced)
         return tuple(v for v in self.walked if v in last.reduced)
 
-    @property
+    @cached_property
     def parted(self) -> str:
         """The variable of which several blocks may take a part each, or the empty string.
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from einsum_cascade.analysis.tile_points import Digit
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Access, variables
+from einsum_cascade.expr import Access
 
 from .case import Case
 from .structure import Structure, extent
@@ -86,7 +86,7 @@ class Tiling:
     def part(self, access: Access, *, whole: Iterable[str] = ()) -> float:
         """Return how many elements of a tensor a block has before it at a time, at the most."""
         signature = self.case.cascade.signatures[access.tensor]
-        now = {v: self.now(v, whole=whole) for v in variables(access)}
+        now = {v: self.now(v, whole=whole) for v in self.case.names(access)}
         total = 1.0
         for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
             most = self.case.sizes[rank] + (axis == signature.state)  # and what it was before the first step
@@ -113,6 +113,8 @@ class Tiling:
             along: those of them whose steps are told apart.
         """
         ordered, digits, _ = self._told(einsum, tuple(v for v in einsum.variables if v in space), along)
+        if not self.case.conditions(einsum, ordered)[0]:
+            return 1.0
         every = math.prod(n for own in digits.values() for n, told in own if told)
         return self.case.live_tiles(einsum, ordered, digits) / every
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Access, variables
 
 from ...hardware.gpu import Gpu
 from .case import Case
@@ -98,7 +97,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
                 continue
             for pipe, count in _PIPES[action.op].items():
                 pipes[pipe] += done * count
-    active, loads, held, reads = _traffic(tiling, room=gpu.shared_bytes_per_block / 2)
+    active, loads, reads = _traffic(tiling, gpu)
     writes = case.word * sum(case.elements(e.name) for e in structure.einsums if e.name in written)
     partial = sum(case.elements(e.name) for e in structure.einsums if structure.parted in e.reduced)
     sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
@@ -110,7 +109,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
         columns=columns,
         loads=loads,
         shared=shared + loads,
-        held=held,
+        held=held_of(tiling, gpu),
         reads=reads,
         writes=writes,
         parts=tiling.parts,
@@ -151,38 +150,48 @@ def _operands(tiling: Tiling, product: Product, operand_rows: int) -> float:
     return (of_columns * columns + of_rows * rows) / (rows * columns)
 
 
-def _traffic(tiling: Tiling, *, room: float) -> tuple[float, float, float, float]:
-    """Return the share of the steps that find something to do, and bytes: loaded, held, and read at the least.
-
-    The first three are a block's, the last is the kernel's. Of what moves with the steps only the tiles are loaded of
-    which a `where` leaves a point, and a step for which it leaves nothing to load is left out.
-
-    Args:
-        room: bytes beyond which an operand that does not move with the steps is loaded anew in each of them.
-    """
-    case, structure = tiling.case, tiling.structure
-    outer = set(structure.outer)
-    loads = held = 0.0
-    busy: list[float] = []
-    anew = 0.0
-    given: dict[str, float] = {}
-    for access, readers in _readings(structure).items():
+def held_of(tiling: Tiling, gpu: Gpu) -> float:
+    """Return the bytes that a block holds: of what it reads, and the most of its own at a time."""
+    case, structure, room = tiling.case, tiling.structure, _room(gpu)
+    held = _WORD * _most_live(tiling)
+    for access in structure.readings:
         all_of_it = case.word * tiling.part(access, whole=structure.walked)
-        names = set(variables(access))
-        if names & outer:
+        if all_of_it > room or not case.names(access).isdisjoint(structure.outer):
+            held += _STAGES * case.word * tiling.part(access)
+        else:
+            held += all_of_it
+    return held
+
+
+def _room(gpu: Gpu) -> float:
+    """Return the bytes beyond which an operand that does not move with the steps is loaded anew in each of them."""
+    return gpu.shared_bytes_per_block / 2
+
+
+def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float]:
+    """Return the share of the steps that find something to do, the bytes that a block loads, and a kernel reads.
+
+    Of what moves with the steps only the tiles are loaded of which a `where` leaves a point, and a step for which it
+    leaves nothing to load is left out.
+    """
+    case, structure, room = tiling.case, tiling.structure, _room(gpu)
+    loads = anew = 0.0
+    busy: list[float] = []
+    given: dict[str, float] = {}
+    for access, readers in structure.readings.items():
+        all_of_it = case.word * tiling.part(access, whole=structure.walked)
+        names = case.names(access)
+        if not names.isdisjoint(structure.outer):
             loads += all_of_it * max(tiling.live(e, names, names) for e in readers)
-            busy.append(max(tiling.live(e, names, outer) for e in readers))
+            busy.append(max(tiling.live(e, names, structure.outer) for e in readers))
         elif all_of_it <= room:
-            loads, held = loads + all_of_it, held + all_of_it
+            loads += all_of_it
         else:
             anew += all_of_it
-        if names & outer or all_of_it > room:
-            held += _STAGES * case.word * tiling.part(access)
         given[access.tensor] = given.get(access.tensor, 0.0) + case.reached(access)
     active = max(busy, default=1.0)
     read = sum(min(n, case.elements(tensor)) for tensor, n in given.items())
-    loads += anew * tiling.steps * active
-    return active, loads, held + _WORD * _most_live(tiling), case.word * read
+    return active, loads + anew * tiling.steps * active, case.word * read
 
 
 def _busy(tiling: Tiling) -> float:
@@ -190,17 +199,6 @@ def _busy(tiling: Tiling) -> float:
     structure = tiling.structure
     masked = [e for e in structure.einsums if e.name in structure.masked]
     return max((tiling.live(e, e.variables, structure.outer) for e in masked), default=1.0)
-
-
-def _readings(structure: Structure) -> dict[Access, list[Einsum]]:
-    """Return what a kernel reads of memory, each reading with the Einsums that share it."""
-    own = {e.name for e in structure.einsums}
-    out: dict[Access, list[Einsum]] = {}
-    for einsum in (*structure.einsums, *structure.first):
-        for access in einsum.reads:
-            if access.tensor not in own:
-                out.setdefault(access, []).append(einsum)
-    return out
 
 
 def _most_live(tiling: Tiling) -> float:
