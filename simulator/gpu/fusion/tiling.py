@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 
 from einsum_cascade.analysis.tile_points import Digit
 from einsum_cascade.declarations import rank_of, variable_of
@@ -92,6 +93,11 @@ class Tiling:
             most = self.case.sizes[rank] + (axis == signature.state)  # and what it was before the first step
             total *= min(self.case.places(index, now), most)
         return min(total, math.prod(now.values()))
+
+    @cached_property
+    def loaded(self) -> tuple[float, ...]:
+        """Elements that a block comes to see of each reading of memory, in the order of the structure's."""
+        return tuple(self.part(access, whole=self.structure.walked) for access in self.structure.readings)
 
     def executed(self, einsum: Einsum, space: tuple[str, ...]) -> float:
         """Return the points of a space that all blocks compute: in each tile and step that has a point left, all.

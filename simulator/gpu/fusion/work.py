@@ -154,8 +154,8 @@ def held_of(tiling: Tiling, gpu: Gpu) -> float:
     """Return the bytes that a block holds: of what it reads, and the most of its own at a time."""
     case, structure, room = tiling.case, tiling.structure, _room(gpu)
     held = _WORD * _most_live(tiling)
-    for access in structure.readings:
-        all_of_it = case.word * tiling.part(access, whole=structure.walked)
+    for access, loaded in zip(structure.readings, tiling.loaded, strict=True):
+        all_of_it = case.word * loaded
         if all_of_it > room or not case.names(access).isdisjoint(structure.outer):
             held += _STAGES * case.word * tiling.part(access)
         else:
@@ -178,8 +178,8 @@ def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float]:
     loads = anew = 0.0
     busy: list[float] = []
     given: dict[str, float] = {}
-    for access, readers in structure.readings.items():
-        all_of_it = case.word * tiling.part(access, whole=structure.walked)
+    for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
+        all_of_it = case.word * loaded
         names = case.names(access)
         if not names.isdisjoint(structure.outer):
             loads += all_of_it * max(tiling.live(e, names, names) for e in readers)
