@@ -185,6 +185,8 @@ def value_of(text: Text, names: Mapping[str, Any], *, where: str) -> Any:
     >>> value_of("cdiv(seq_q, block_m)", {"seq_q": 100, "block_m": 64}, where="example")
     2
     """
+    if isinstance(text, float) and 0.0 <= text < math.inf:
+        return text
     with np.errstate(all="ignore"):
         found = evaluate_expression(text, names, where=where, functions=FUNCTIONS)
         if isinstance(found, complex):  # a root of a negative number

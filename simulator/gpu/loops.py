@@ -210,4 +210,5 @@ def _work(step: StepWork, call: Call, shape: Mapping[str, float], where: str) ->
 
 
 def _value(text: str | float, call: Call, more: Mapping[str, Any], where: str) -> Any:
-    return value_of(text, {**names_of(call), **more}, where=where)
+    names = {**names_of(call), **more} if isinstance(text, str) else {}
+    return value_of(text, names, where=where)

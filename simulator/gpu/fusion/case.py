@@ -12,9 +12,10 @@ from einsum_cascade.analysis.intervals import slope
 from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of
 from einsum_cascade.analysis.tile_points import Digit, live_settings
 from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Action, Einsum
 from einsum_cascade.errors import CascadeError
-from einsum_cascade.expr import Compare, Expr, Num, Var, accesses, index_variables, variables
+from einsum_cascade.expr import Access, Compare, Expr, Num, Var, accesses, index_variables, variables
 
 from .operations import actions_of
 
@@ -55,11 +56,11 @@ class Case:
             parts = [p for p in live_parts(self.cascade, einsum) if set(variables(p)) <= set(space)]
             return merged_splits(self.cascade, parts, space, self.sizes)
 
-        return self._once((einsum.name, space), found)
+        return self._once((id(einsum), space), found)
 
     def actions(self, einsum: Einsum) -> tuple[Action, ...]:
         """Return what a kernel computes of an Einsum."""
-        return self._once(("actions", einsum.name), lambda: tuple(actions_of(einsum)))
+        return self._once(("actions", id(einsum)), lambda: tuple(actions_of(einsum)))
 
     def moves(self, index: Expr) -> tuple[tuple[str, ...], tuple[tuple[str, float], ...] | None]:
         """Return the variables of an index of the text, and how far it moves with each; None where that is not linear.
@@ -67,6 +68,10 @@ class Case:
         One that reads a tensor may point anywhere.
         """
         return self._once(("moves", id(index)), lambda: (variables(index), self._slopes(index)))
+
+    def names(self, access: Access) -> frozenset[str]:
+        """Return the variables of a reading of the text."""
+        return self._once(("names", id(access)), lambda: frozenset(variables(access)))
 
     def _slopes(self, index: Expr) -> tuple[tuple[str, float], ...] | None:
         if accesses(index):
@@ -90,7 +95,7 @@ class Case:
             digits: of each variable that `conditions` names, the extents of its digits and whether they tell tiles
                 apart.
         """
-        key = (einsum.name, space, tuple(digits.items()))
+        key = (id(einsum), space, tuple(digits.items()))
         return self._once(key, lambda: self._counted(einsum, space, digits))
 
     def _counted(
@@ -123,6 +128,32 @@ class Case:
             self._known[tensor] = float(total)
         found: float = self._known[tensor]
         return found
+
+    def reached(self, access: Access) -> float:
+        """Return how many elements of a tensor in memory a reading comes to, at the most.
+
+        That is all of the tensor only where the indices move over it: not of one place of a rank, nor of as many
+        places as somebody looks up in a table.
+        """
+
+        def found() -> float:
+            whole = {v: self.sizes[rank_of(v)] for v in variables(access)}
+            places = math.prod(self.places(index, whole) for index in access.indices)
+            return min(places, math.prod(whole.values()), self.elements(access.tensor))
+
+        return self._once(("reached", access), found)
+
+    def places(self, index: Expr, extents: Mapping[str, int]) -> float:
+        """Return how many values an index takes, at the most: as far as it moves, where it is linear.
+
+        Args:
+            extents: how many values each of its variables has.
+        """
+        names, steps = self.moves(index)
+        every = math.prod(extents[v] for v in names)
+        if steps is None:
+            return every
+        return min(every, 1.0 + sum(step * (extents[v] - 1) for v, step in steps))
 
     def _written(self, writer: Einsum, every: int) -> int:
         merged, extents = self.conditions(writer, writer.output_variables)

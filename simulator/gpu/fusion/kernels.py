@@ -19,7 +19,7 @@ from .case import Case
 from .groups import Graph
 from .structure import Structure, extent, structure_of
 from .tiling import STEP, Tiling
-from .work import WARPS, Work, work_of
+from .work import WARPS, Work, held_of, work_of
 
 # Rows and columns of a product's tile that are tried, and elements of a tile without a product. Assumed: the sizes
 # that kernels of this package and of others take.
@@ -103,15 +103,15 @@ class Layer:
         if structure is None:
             return None
         found: list[Kernel] = []
-        least: tuple[Tiling, Work] | None = None
+        least: tuple[float, Tiling] | None = None
         for tiling in self._tilings(structure):
-            work = work_of(tiling, self.gpu, operand_rows=self._group_rows, written=written)
-            if work.held <= self.room:
-                found.append(self._laid(units, tiling, work, written))
-            elif least is None or work.held < least[1].held:
-                least = (tiling, work)
+            held = held_of(tiling, self.gpu)
+            if held <= self.room:
+                found.append(self._laid(units, tiling, written))
+            elif least is None or held < least[0]:
+                least = held, tiling
         if not found and least is not None and len(units) == 1:
-            return self._laid(units, *least, written)
+            return self._laid(units, least[1], written)
         return min(found, key=lambda k: k.busy_s, default=None)
 
     def _tilings(self, structure: Structure) -> Iterator[Tiling]:
@@ -148,8 +148,9 @@ class Layer:
             length //= tile[v]
         return tile
 
-    def _laid(self, units: frozenset[int], tiling: Tiling, work: Work, written: frozenset[str]) -> Kernel:
+    def _laid(self, units: frozenset[int], tiling: Tiling, written: frozenset[str]) -> Kernel:
         group, structure = self._group_rows, tiling.structure
+        work = work_of(tiling, self.gpu, operand_rows=group, written=written)
         wide = work.rows >= group
         made = TileMapping(
             query=work.rows,

@@ -18,6 +18,7 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access, Var, variables
 from einsum_cascade.ops import REDUCTION
 
+from .idle import idle_of, masked_of
 from .operations import Product, product_of
 from .scans import is_running
 
@@ -59,7 +60,7 @@ def units_of(cascade: Cascade) -> tuple[Unit, ...]:
     return tuple(out)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Structure:
     """What the variables of a kernel's Einsums are to it.
 
@@ -70,6 +71,8 @@ class Structure:
         products: of its Einsums.
         chain: Einsums that follow each other from a state to the same state of the next step.
         running: whether many steps of the loop can be worked out at a time, all its states being running sums.
+        masked: Einsums of the loop of which coordinates decide in which steps they have points; `idle`: those that have
+            nothing to do in a step in which none of them has.
     """
 
     einsums: tuple[Einsum, ...]
@@ -80,8 +83,21 @@ class Structure:
     products: tuple[Product, ...]
     chain: int
     running: bool
+    masked: frozenset[str]
+    idle: frozenset[str]
 
-    @property
+    @cached_property
+    def readings(self) -> Mapping[Access, Sequence[Einsum]]:
+        """What it reads of memory, each reading with the Einsums that share it."""
+        own = {e.name for e in self.einsums}
+        out: dict[Access, list[Einsum]] = {}
+        for einsum in (*self.einsums, *self.first):
+            for access in einsum.reads:
+                if access.tensor not in own:
+                    out.setdefault(access, []).append(einsum)
+        return out
+
+    @cached_property
     def outer(self) -> tuple[str, ...]:
         """What a block walks along outermost: its loop, or the variables that its last sum is over."""
         if self.loop or not self.walked:
@@ -89,7 +105,7 @@ class Structure:
         last = next(e for e in reversed(self.einsums) if self.walked[0] in e.reduced)
         return tuple(v for v in self.walked if v in last.reduced)
 
-    @property
+    @cached_property
     def parted(self) -> str:
         """The variable of which several blocks may take a part each, or the empty string.
 
@@ -119,7 +135,8 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     loops = [u for u in units if u.loop]
     einsums = tuple(e for u in units for e in u.einsums)
     loop = next((u.loop for u in units if u.loop), "")
-    moved = _moved(einsums)
+    first = tuple(e for u in units for e in u.first)
+    moved = _moved((*einsums, *first))
     # What a selection makes runs over the places of one sorting, which no two blocks share.
     kept = [
         v
@@ -128,22 +145,31 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     ]
     blocks = tuple(v for v in kept if v != loop and v not in moved)
     order = [v for e in reversed(einsums) for v in e.reduced]  # reduced later is walked outside
-    after = _after(cascade, einsums)
+    after = _after(cascade, einsums, units)
     if len(loops) > 1 or any(_follows(cascade, u, einsums, after) for u in loops):
+        return None
+    if loop and _comes_back(einsums, after, loop):
         return None
     known = {*moved, *blocks, loop}
     walked = [v for v in dict.fromkeys(order) if v not in known and not _comes_back(einsums, after, v)]
     walked = [loop, *walked] if loop else walked
     products = tuple(p for e in einsums if (p := product_of(e)) is not None)
-    first = tuple(e for u in units for e in u.first)
     chain = _chain(cascade, einsums) if loop else 0
     running = bool(loop) and all(is_running(cascade, u.einsums) for u in loops)
-    return Structure(einsums, first, blocks, tuple(walked), loop, products, chain, running)
+    inside = [e for u in loops for e in u.einsums]
+    masked, idle = (of(cascade, inside, loop) for of in (masked_of, idle_of))
+    return Structure(einsums, first, blocks, tuple(walked), loop, products, chain, running, masked, idle)
 
 
 def _internal(einsums: Sequence[Einsum]) -> Iterator[tuple[Einsum, Einsum, Access]]:
-    """Yield each reading inside a kernel: who wrote it, who reads it, how."""
-    own = {e.name: e for e in einsums}
+    """Yield each reading inside a kernel: who wrote it, who reads it, how.
+
+    Args:
+        einsums: those that give states their first values behind those that go on from there.
+    """
+    own: dict[str, Einsum] = {}
+    for einsum in einsums:
+        own.setdefault(einsum.name, einsum)
     for reader in einsums:
         for access in reader.reads:
             if access.tensor in own:
@@ -160,14 +186,20 @@ def _moved(einsums: Sequence[Einsum]) -> set[str]:
     return out
 
 
-def _after(cascade: Cascade, einsums: Sequence[Einsum]) -> dict[str, set[str]]:
-    """Return, for each Einsum, those that need it, readings of an earlier step left out."""
+def _after(cascade: Cascade, einsums: Sequence[Einsum], units: Sequence[Unit]) -> dict[str, set[str]]:
+    """Return, for each Einsum, those that need it, readings of an earlier step left out.
+
+    What the first value of a state is made of, all of its iterate block needs.
+    """
     out: dict[str, set[str]] = {e.name: set() for e in einsums}
-    edges = [(w, r) for w, r, access in _internal(einsums) if not cascade.reads_previous(access)]
+    edges = [(w.name, r.name) for w, r, access in _internal(einsums) if not cascade.reads_previous(access)]
+    for unit in units:
+        begins = {a.tensor for e in unit.first for a in e.reads} & out.keys() - unit.names
+        edges += [(name, needs) for name in begins for needs in unit.names]
     for einsum in reversed(einsums):
         for writer, reader in edges:
-            if writer is einsum:
-                out[einsum.name] |= {reader.name, *out[reader.name]}
+            if writer == einsum.name:
+                out[writer] |= {reader, *out[reader]}
     return out
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 
 from einsum_cascade.analysis.tile_points import Digit
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Access, Expr
+from einsum_cascade.expr import Access
 
 from .case import Case
 from .structure import Structure, extent
@@ -86,19 +87,17 @@ class Tiling:
     def part(self, access: Access, *, whole: Iterable[str] = ()) -> float:
         """Return how many elements of a tensor a block has before it at a time, at the most."""
         signature = self.case.cascade.signatures[access.tensor]
+        now = {v: self.now(v, whole=whole) for v in self.case.names(access)}
         total = 1.0
         for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
             most = self.case.sizes[rank] + (axis == signature.state)  # and what it was before the first step
-            total *= min(self._places(index, whole), most)
-        return total
+            total *= min(self.case.places(index, now), most)
+        return min(total, math.prod(now.values()))
 
-    def _places(self, index: Expr, whole: Iterable[str]) -> float:
-        """Return how many values an index takes, at the most: as far as it moves, where it is linear."""
-        names, steps = self.case.moves(index)
-        every = math.prod(self.now(v, whole=whole) for v in names)
-        if steps is None:
-            return every
-        return min(every, 1.0 + sum(step * (self.now(v, whole=whole) - 1) for v, step in steps))
+    @cached_property
+    def loaded(self) -> tuple[float, ...]:
+        """Elements that a block comes to see of each reading of memory, in the order of the structure's."""
+        return tuple(self.part(access, whole=self.structure.walked) for access in self.structure.readings)
 
     def executed(self, einsum: Einsum, space: tuple[str, ...]) -> float:
         """Return the points of a space that all blocks compute: in each tile and step that has a point left, all.
@@ -108,18 +107,41 @@ class Tiling:
         Args:
             space: variables that the work depends on; blocks that differ in others alone do it each for itself.
         """
-        apart = tuple(v for v in self.tile if v not in space and v in einsum.variables)
-        _, extents = self.case.conditions(einsum, (*space, *apart))
-        digits = {v: self._digits(v) for v in extents}
+        space, digits, apart = self._told(einsum, space)
         whole = math.prod(n for v, own in digits.items() if v not in apart for n, told in own if not told)
-        return float(self.case.live_tiles(einsum, (*space, *apart), digits)) * whole
+        return float(self.case.live_tiles(einsum, space, digits)) * whole
 
-    def _digits(self, variable: str) -> tuple[Digit, ...]:
+    def live(self, einsum: Einsum, space: Collection[str], along: Collection[str]) -> float:
+        """Return the share of all tiles and of the steps along some variables in which an Einsum has a point left.
+
+        Args:
+            space: variables at which a point is looked for.
+            along: those of them whose steps are told apart.
+        """
+        ordered, digits, _ = self._told(einsum, tuple(v for v in einsum.variables if v in space), along)
+        if not self.case.conditions(einsum, ordered)[0]:
+            return 1.0
+        every = math.prod(n for own in digits.values() for n, told in own if told)
+        return self.case.live_tiles(einsum, ordered, digits) / every
+
+    def _told(
+        self, einsum: Einsum, space: tuple[str, ...], along: Collection[str] | None = None
+    ) -> tuple[tuple[str, ...], dict[str, tuple[Digit, ...]], tuple[str, ...]]:
+        """Return a space with what tells blocks apart, the digits of its variables, and what was added."""
+        apart = tuple(v for v in self.tile if v not in space)
+        space = (*space, *apart)
+        _, extents = self.case.conditions(einsum, space)
+        told = {*self.tile, *(self._steps if along is None else along)}
+        return space, {v: self._digits(v, told) for v in extents}, apart
+
+    def _digits(self, variable: str, told: Collection[str]) -> tuple[Digit, ...]:
         """Return a variable as tiles that are told apart and places inside them, a split rank by its parts."""
         rank = rank_of(variable)
         if rank in self.case.cascade.splits and variable not in (*self.tile, *self._steps):
             parts = [variable_of(r) for r in self.case.cascade.splits[rank]]
             if any(v in (*self.tile, *self._steps) for v in parts):
-                return tuple(d for v in parts for d in self._digits(v))
+                return tuple(d for v in parts for d in self._digits(v, told))
         size, now = extent(variable, self.case.sizes), self.now(variable)
-        return ((-(-size // now), True), (now, False)) if now < size else ((size, False),)
+        return (
+            ((-(-size // now), True), (now, False)) if now < size and variable in told else ((size, False),)
+        )

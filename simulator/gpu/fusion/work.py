@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import variables
 
 from ...hardware.gpu import Gpu
 from .case import Case
@@ -41,7 +40,8 @@ class Work:
     """What a block of a kernel does, on average over all of them.
 
     Attributes:
-        blocks: how many there are, batch left out; `steps`: that each takes along what it walks.
+        blocks: how many there are, batch left out; `steps`: that each takes along what it walks, where a `where` leaves
+            something to do.
         rows, columns: of its products, the largest.
         tensor, exp, fma, alu: operations of a block, a multiply and an add on tensor cores counted as two.
         loads, shared: bytes that a block asks of the L2 cache and of shared memory.
@@ -78,34 +78,38 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
     case, structure, blocks = tiling.case, tiling.structure, tiling.blocks
     pipes = dict.fromkeys(("tensor", "exp", "fma", "alu"), 0.0)
     shared = 0.0
-    products = {p.einsum.name: p for p in structure.products} if case.tensor else {}
-    for einsum in structure.einsums:
+    busy = _busy(tiling)
+    products = {id(p.einsum): p for p in structure.products} if case.tensor else {}
+    scanned = {id(e) for e in structure.einsums if e.name in case.cascade.states and tiling.scanned > 1}
+    for einsum in (*structure.einsums, *structure.first):
         for action in case.actions(einsum):
             done = action.count * tiling.executed(einsum, action.variables) / blocks
             if tiling.parts > 1 and structure.parted not in action.variables:
                 done *= tiling.parts  # what all blocks that share a tile need, each works out for itself
-            if einsum.name in case.cascade.states and tiling.scanned > 1:
+            if einsum.name in structure.idle and structure.loop in action.variables:
+                done *= busy
+            if id(einsum) in scanned:
                 done *= math.log2(tiling.scanned)  # of a scan by doubling, as threads of a warp do it
-            product = products.get(einsum.name) if action.op == "mac" else None
+            product = products.get(id(einsum)) if action.op == "mac" else None
             if product is not None and _on_tensor_cores(tiling, gpu, product):
                 pipes["tensor"] += 2.0 * done * _padding(tiling, product)
                 shared += done * case.word * _operands(tiling, product, operand_rows)
                 continue
             for pipe, count in _PIPES[action.op].items():
                 pipes[pipe] += done * count
-    loads, held, reads = _traffic(tiling, room=gpu.shared_bytes_per_block / 2)
+    active, loads, reads = _traffic(tiling, gpu)
     writes = case.word * sum(case.elements(e.name) for e in structure.einsums if e.name in written)
     partial = sum(case.elements(e.name) for e in structure.einsums if structure.parted in e.reduced)
     sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
     rows, columns = max(sides, key=math.prod)
     return Work(
         blocks=blocks,
-        steps=tiling.steps,
+        steps=max(1, math.ceil(tiling.steps * active - 1e-9)),  # not one more for the rounding of the share
         rows=rows,
         columns=columns,
         loads=loads,
         shared=shared + loads,
-        held=held,
+        held=held_of(tiling, gpu),
         reads=reads,
         writes=writes,
         parts=tiling.parts,
@@ -146,28 +150,55 @@ def _operands(tiling: Tiling, product: Product, operand_rows: int) -> float:
     return (of_columns * columns + of_rows * rows) / (rows * columns)
 
 
-def _traffic(tiling: Tiling, *, room: float) -> tuple[float, float, float]:
-    """Return the bytes that a block loads, the bytes that it holds, and the least that its kernel reads.
-
-    Args:
-        room: bytes beyond which an operand that does not move with the steps is loaded anew in each of them.
-    """
-    case, structure = tiling.case, tiling.structure
-    own = {e.name for e in structure.einsums}
-    loads = held = 0.0
-    given: set[str] = set()
-    for access in dict.fromkeys(a for e in (*structure.einsums, *structure.first) for a in e.reads):
-        if access.tensor in own:
-            continue
-        all_of_it = case.word * tiling.part(access, whole=structure.walked)
-        moves = set(structure.outer) & set(variables(access))
-        if not moves and all_of_it <= room:
-            loads, held = loads + all_of_it, held + all_of_it
-        else:
-            loads += all_of_it * (1 if moves else tiling.steps)
+def held_of(tiling: Tiling, gpu: Gpu) -> float:
+    """Return the bytes that a block holds: of what it reads, and the most of its own at a time."""
+    case, structure, room = tiling.case, tiling.structure, _room(gpu)
+    held = _WORD * _most_live(tiling)
+    for access, loaded in zip(structure.readings, tiling.loaded, strict=True):
+        all_of_it = case.word * loaded
+        if all_of_it > room or not case.names(access).isdisjoint(structure.outer):
             held += _STAGES * case.word * tiling.part(access)
-        given.add(access.tensor)
-    return loads, held + _WORD * _most_live(tiling), case.word * sum(map(case.elements, given))
+        else:
+            held += all_of_it
+    return held
+
+
+def _room(gpu: Gpu) -> float:
+    """Return the bytes beyond which an operand that does not move with the steps is loaded anew in each of them."""
+    return gpu.shared_bytes_per_block / 2
+
+
+def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float]:
+    """Return the share of the steps that find something to do, the bytes that a block loads, and a kernel reads.
+
+    Of what moves with the steps only the tiles are loaded of which a `where` leaves a point, and a step for which it
+    leaves nothing to load is left out.
+    """
+    case, structure, room = tiling.case, tiling.structure, _room(gpu)
+    loads = anew = 0.0
+    busy: list[float] = []
+    given: dict[str, float] = {}
+    for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
+        all_of_it = case.word * loaded
+        names = case.names(access)
+        if not names.isdisjoint(structure.outer):
+            loads += all_of_it * max(tiling.live(e, names, names) for e in readers)
+            busy.append(max(tiling.live(e, names, structure.outer) for e in readers))
+        elif all_of_it <= room:
+            loads += all_of_it
+        else:
+            anew += all_of_it
+        given[access.tensor] = given.get(access.tensor, 0.0) + case.reached(access)
+    active = max(busy, default=1.0)
+    read = sum(min(n, case.elements(tensor)) for tensor, n in given.items())
+    return active, loads + anew * tiling.steps * active, case.word * read
+
+
+def _busy(tiling: Tiling) -> float:
+    """Return the share of the steps of a loop in which coordinates leave some Einsum of it a point."""
+    structure = tiling.structure
+    masked = [e for e in structure.einsums if e.name in structure.masked]
+    return max((tiling.live(e, e.variables, structure.outer) for e in masked), default=1.0)
 
 
 def _most_live(tiling: Tiling) -> float:
