@@ -60,7 +60,7 @@ def predict_cascade(
     ...     predict_cascade(zoo.load("attention_3pass"), sizes, on="h100", implementation=way) for way in WAYS
     ... )
     >>> [each["name"] for each in fused.launches], len(eager.launches)
-    (['QK+GM', 'SN+SD+A', 'AV'], 6)
+    (['QK+GM', 'QK+SN+SD', 'QK+SN+A+AV'], 6)
     """
     require(cascade)
     gpu = find_gpu(on) if isinstance(on, str) else on

@@ -109,7 +109,7 @@ def test_a_cascade_is_predicted_by_its_sizes(tmp_path):
     ran = run("attention_3pass", "--on", "h100", "--sizes", "BERT/4K,B=1", "--json")
     found = json.loads(ran.stdout)
     assert set(found) >= FIELDS
-    assert [each["name"] for each in found["launches"]] == ["QK+GM", "SN+SD+A", "AV"]
+    assert [each["name"] for each in found["launches"]] == ["QK+GM", "QK+SN+SD", "QK+SN+A+AV"]
     text = "cascade c\nrank E M P\ninput Q[E, P] K[E, M]\noutput S[M, P]\nS[m, p] = Q[e, p] * K[e, m] where m <= p\n"
     path = tmp_path / "mine.cascade"
     path.write_text(text)
