@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -102,15 +102,28 @@ class Case:
         self, einsum: Einsum, space: tuple[str, ...], digits: Mapping[str, tuple[Digit, ...]]
     ) -> int:
         merged, extents = self.conditions(einsum, space)
+        return self.live_among(merged, digits, extents)
+
+    def live_among(
+        self, parts: Sequence[Expr], digits: Mapping[str, tuple[Digit, ...]], extents: Mapping[str, int]
+    ) -> int:
+        """Return how many settings of the digits that are told apart have a point left; all, if it takes too long.
+
+        Args:
+            parts: what has to hold at a point.
+            extents: of each variable, beyond which a last tile has no places.
+        """
         ends = [
             Compare(("<",), (Var(v), Num(n)))
             for v, n in extents.items()
-            if math.prod(d for d, _ in digits[v]) > n
+            if v in digits and math.prod(d for d, _ in digits[v]) > n
         ]
+        key = ("live", tuple(parts), tuple(digits.items()))
+        return self._once(key, lambda: self._settings([*parts, *(ends if parts else ())], digits))
+
+    def _settings(self, parts: Sequence[Expr], digits: Mapping[str, tuple[Digit, ...]]) -> int:
         try:
-            return live_settings(
-                [*merged, *(ends if merged else ())], digits, self.numbers, most=_MOST_LOOKED
-            )
+            return live_settings(parts, digits, self.numbers, most=_MOST_LOOKED)
         except CascadeError:
             return math.prod(n for own in digits.values() for n, told in own if told)
 

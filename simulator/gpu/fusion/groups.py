@@ -138,9 +138,14 @@ class Graph:
         two = Group(first, group.again), Group(group.own - first, group.again)
         return self.pruned((*groups[:at], *two, *groups[at + 1 :]))
 
-    def repeated(self, groups: Groups, at: int, units: frozenset[int]) -> Groups:
-        """Return groups in which the one at a place computes more for itself, without what that spares."""
-        more = Group(groups[at].own, groups[at].again | (units - groups[at].own))
+    def repeated(self, groups: Groups, at: int, units: frozenset[int], *, instead: bool = False) -> Groups:
+        """Return groups in which the one at a place computes more for itself, without what that spares.
+
+        Args:
+            instead: of what it has computed again so far, which it then reads.
+        """
+        before = frozenset() if instead else groups[at].again
+        more = Group(groups[at].own, before | (units - groups[at].own))
         return self.pruned((*groups[:at], more, *groups[at + 1 :]))
 
 

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from mappings.gpu import KernelMapping
 from mappings.grids import Grid, StepWork
 from mappings.pipes import SYNC_SHARE
@@ -35,6 +37,7 @@ FAMILY, LIKE, HEAD_DIM = "triton_attention", "triton", 128
 _AHEAD = (
     64 * 128 * 2.0
 )  # bytes that a block asks for at a time: 64 keys of 128 elements, the commonest tile; assumed
+_MOST_UNEVEN = 1 << 16  # blocks that are told apart by their steps; of more, one is a small part of an SM's
 _MOST_RESIDENT = 8  # blocks an SM; more hide nothing that fewer do not
 
 
@@ -183,19 +186,34 @@ def _sides(structure: Structure) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _grid(name: str, case: Case, structure: Structure, work: Work) -> Grid:
     """Return a kernel as a grid; beyond the most blocks of a launch, each takes several tiles, one after another."""
-    each = {n: getattr(work, n) / work.steps for n in ("tensor", "exp", "fma", "alu", "loads", "shared")}
     turns = -(-work.blocks * case.batch // MOST_BLOCKS)
+    steps, mean = _steps(work) if turns == 1 else (float(work.steps * turns), float(work.steps))
+    each = {n: getattr(work, n) / mean for n in ("tensor", "exp", "fma", "alu", "loads", "shared")}
     return Grid(
         name=name,
         lanes=float(case.batch),
         blocks=float(-(-work.blocks // turns)),
-        steps=float(work.steps * turns),
+        steps=steps,
+        order="longest_first",
         step=StepWork(**each, chain=float(structure.chain), trips=_trips(structure, work)),
         reads=work.reads * case.batch,
         writes=work.writes * case.batch,
         parts=float(work.parts),
         partial=work.partial * case.batch,
     )
+
+
+def _steps(work: Work) -> tuple[str | float, float]:
+    """Return the steps of block i, and the mean of them.
+
+    Where a mask leaves one block more than another, they are taken to fall evenly from the fullest, as under a
+    triangle.
+    """
+    if work.fullest == work.steps or not 1 < work.blocks <= _MOST_UNEVEN:
+        return float(work.steps), float(work.steps)
+    fall = 2.0 * (work.fullest - work.steps) / (work.blocks - 1)
+    each = np.maximum(1.0, np.ceil(work.fullest - fall * np.arange(work.blocks)))
+    return f"max(1, ceil({work.fullest} - {fall!r} * i))", float(each.mean())
 
 
 def _trips(structure: Structure, work: Work) -> float:
@@ -218,7 +236,7 @@ def mapping_of(grids: Sequence[Grid], tiles: Sequence[TileMapping], *, useful: f
         source="derived from the text of a cascade; no compiler has seen it",
         family=FAMILY,
         remark="laid out from its text: tiles of 16 to 256 rows, 64 terms a step; products and the rest take turns; "
-        "every block does the mean of what a mask leaves",
+        "blocks do from the most to the least of what a mask leaves, as under a triangle",
         overlaps=False,
         parameters={"head_dim": HEAD_DIM},
         grids=tuple(grids),

@@ -157,13 +157,18 @@ class Planner:
             yield self.graph.joined(groups, (at, *readers))
 
     def _repeated(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
-        """Yield groups in which a reader computes for itself what it reads, and more and more of what that needs."""
+        """Yield groups in which a reader computes for itself what it reads, and more and more of what that needs.
+
+        Beside what its kernel computes again so far, or in place of that: a maximum that it reads leaves it one pass.
+        """
         for place, group in enumerate(groups):
             if reader not in group.units or writer in group.units:
                 continue
             taken = frozenset((writer,))
             for _ in range(_MOST_AGAIN):
                 yield self.graph.repeated(groups, place, taken)
+                if group.again:
+                    yield self.graph.repeated(groups, place, taken, instead=True)
                 read = self.graph.read(Group(taken)) - self.graph.names(group.units)
                 if not read:
                     break

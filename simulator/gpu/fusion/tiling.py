@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
@@ -9,7 +10,7 @@ from functools import cached_property
 from einsum_cascade.analysis.tile_points import Digit
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Access
+from einsum_cascade.expr import Access, Apply, Expr, Num, Var, substitute, variables
 
 from .case import Case
 from .structure import Structure, extent
@@ -123,6 +124,34 @@ class Tiling:
             return 1.0
         every = math.prod(n for own in digits.values() for n, told in own if told)
         return self.case.live_tiles(einsum, ordered, digits) / every
+
+    def fullest(self, einsum: Einsum, space: Collection[str], along: Collection[str]) -> float:
+        """Return the share of the steps along some variables in which the fullest block has a point left.
+
+        Looked at are the first block, the last one and one in the middle along each variable that a condition names:
+        under a triangle, a band or some of either end, one of them is the fullest, or a step less, by how it lies.
+        """
+        ordered, digits, _ = self._told(einsum, tuple(v for v in einsum.variables if v in space), along)
+        parts, extents = self.case.conditions(einsum, ordered)
+        named = {v for p in parts for v in variables(p)}
+        cut = [v for v in self.tile if v in named and v in extents and self.tile[v] < extents[v]]
+        digits = {v: own for v, own in digits.items() if v not in self.tile or v in cut}
+        every = math.prod(n for v, own in digits.items() if v not in cut for n, told in own if told)
+        most = 0.0
+        for first in itertools.product(*(self._some(v, extents[v]) for v in cut)):
+            at = dict(zip(cut, first, strict=True))
+            moved: dict[str, Expr] = {v: Apply("+", (Var(v), Num(a))) if a else Var(v) for v, a in at.items()}
+            inside = {v: ((min(self.tile[v], extents[v] - a), False),) for v, a in at.items()}
+            here = {**{v: ((extents[v], False),) for v in named if v in extents}, **digits, **inside}
+            most = max(
+                most, self.case.live_among([substitute(p, moved) for p in parts], here, extents) / every
+            )
+        return most
+
+    def _some(self, variable: str, size: int) -> tuple[int, ...]:
+        """Return where the first, the middle and the last tile along a variable begin."""
+        last = (size - 1) // self.tile[variable]
+        return tuple(self.tile[variable] * i for i in sorted({0, last // 2, last}))
 
     def _told(
         self, einsum: Einsum, space: tuple[str, ...], along: Collection[str] | None = None

@@ -41,7 +41,7 @@ class Work:
 
     Attributes:
         blocks: how many there are, batch left out; `steps`: that each takes along what it walks, where a `where` leaves
-            something to do.
+            something to do; `fullest`: those of the block that takes the most.
         rows, columns: of its products, the largest.
         tensor, exp, fma, alu: operations of a block, a multiply and an add on tensor cores counted as two.
         loads, shared: bytes that a block asks of the L2 cache and of shared memory.
@@ -53,6 +53,7 @@ class Work:
 
     blocks: int
     steps: int
+    fullest: int
     rows: int
     columns: int
     tensor: float
@@ -97,14 +98,15 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
                 continue
             for pipe, count in _PIPES[action.op].items():
                 pipes[pipe] += done * count
-    active, loads, reads = _traffic(tiling, gpu)
+    active, fullest, loads, reads = _traffic(tiling, gpu)
     writes = case.word * sum(case.elements(e.name) for e in structure.einsums if e.name in written)
     partial = sum(case.elements(e.name) for e in structure.einsums if structure.parted in e.reduced)
     sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
     rows, columns = max(sides, key=math.prod)
     return Work(
         blocks=blocks,
-        steps=max(1, math.ceil(tiling.steps * active - 1e-9)),  # not one more for the rounding of the share
+        steps=_whole(tiling.steps * active),
+        fullest=_whole(tiling.steps * fullest),
         rows=rows,
         columns=columns,
         loads=loads,
@@ -116,6 +118,11 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
         partial=partial if tiling.parts > 1 else 0.0,
         **pipes,
     )
+
+
+def _whole(steps: float) -> int:
+    """Return steps as a number of them, at least one, and not one more for the rounding of a share."""
+    return max(1, math.ceil(steps - 1e-9))
 
 
 def _side(tiling: Tiling, names: Sequence[str]) -> int:
@@ -168,30 +175,38 @@ def _room(gpu: Gpu) -> float:
     return gpu.shared_bytes_per_block / 2
 
 
-def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float]:
-    """Return the share of the steps that find something to do, the bytes that a block loads, and a kernel reads.
+def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float, float]:
+    """Return shares of the steps that find something to do, and the bytes that a block loads and a kernel reads.
 
+    The first share is the mean over all blocks, the second that of the fullest.
     Of what moves with the steps only the tiles are loaded of which a `where` leaves a point, and a step for which it
     leaves nothing to load is left out.
     """
     case, structure, room = tiling.case, tiling.structure, _room(gpu)
     loads = anew = 0.0
-    busy: list[float] = []
+    busy: list[tuple[float, float]] = []
     given: dict[str, float] = {}
     for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
         all_of_it = case.word * loaded
         names = case.names(access)
         if not names.isdisjoint(structure.outer):
             loads += all_of_it * max(tiling.live(e, names, names) for e in readers)
-            busy.append(max(tiling.live(e, names, structure.outer) for e in readers))
+            busy.append(max(_shares(tiling, e, names) for e in readers))
         elif all_of_it <= room:
             loads += all_of_it
         else:
             anew += all_of_it
         given[access.tensor] = given.get(access.tensor, 0.0) + case.reached(access)
-    active = max(busy, default=1.0)
+    active, fullest = max(busy, default=(1.0, 1.0))
     read = sum(min(n, case.elements(tensor)) for tensor, n in given.items())
-    return active, loads + anew * tiling.steps * active, case.word * read
+    return active, fullest, loads + anew * tiling.steps * active, case.word * read
+
+
+def _shares(tiling: Tiling, einsum: Einsum, names: frozenset[str]) -> tuple[float, float]:
+    """Return the share of the steps in which an Einsum has a point left, of all blocks and of the fullest."""
+    outer = tiling.structure.outer
+    mean = tiling.live(einsum, names, outer)
+    return mean, max(mean, tiling.fullest(einsum, names, outer)) if mean < 1.0 else 1.0
 
 
 def _busy(tiling: Tiling) -> float:

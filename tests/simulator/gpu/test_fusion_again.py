@@ -311,3 +311,15 @@ def test_a_loop_that_is_none_waits_for_memory_in_each_step():
     assert running.busy_s < step.busy_s
     # What is held of 64 steps is 64 times as much: a tile of fewer columns.
     assert running.work.held < 227 * 1024 + 128 * 1024
+
+
+def test_what_is_computed_again_may_take_the_place_of_something_else():
+    """Twice the SMs made scores go through memory: a maximum that each pass computed again kept it from making them."""
+    text = zoo.load("attention_sink_logit")
+    sizes = {"E": 64, "F": 64, "H": 64, "M": 1024, "P": 1536}
+    gpu = find_gpu("l40s")
+    few, many = (
+        sum(k.busy_s + 3e-6 for k in kernels_of(text, sizes, each))
+        for each in (gpu, replace(gpu, sms=2 * gpu.sms))
+    )
+    assert many <= few * 1.003

@@ -9,10 +9,12 @@ import pytest
 
 from einsum_cascade import evaluate, parse, zoo
 from einsum_cascade.analysis.points import known_sizes
+from simulator.gpu.fusion.case import Case
 from simulator.gpu.fusion.idle import idle_of
 from simulator.gpu.fusion.predict import kernels_of, predict_cascade
 from simulator.gpu.fusion.structure import structure_of, units_of
-from simulator.gpu.fusion.tiling import STEP
+from simulator.gpu.fusion.tiling import STEP, Tiling
+from simulator.gpu.fusion.work import work_of
 from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
 
@@ -84,7 +86,9 @@ def test_a_window_loads_the_tiles_that_it_leaves(window: int, length: int) -> No
     """Tiles of keys listed one by one: those with a key that some query of the block sees."""
     sizes = f"E=64,F=32,M={length},P={length},W={window}"
     (kernel,) = kernels_of(parse(WINDOW), sizes, H100, kernels=[["S", "X", "O"]])
-    rows = length // kernel.work.blocks
+    parts = kernel.work.parts  # blocks that share a tile of queries
+    tiles = kernel.work.blocks // parts
+    rows = length // tiles
     seen = sum(
         any(
             0 <= p - m < window
@@ -93,10 +97,12 @@ def test_a_window_loads_the_tiles_that_it_leaves(window: int, length: int) -> No
         )
         or (i * rows < (j + 1) * STEP and j * STEP < (i + 1) * rows)
         or 0 < i * rows - (j + 1) * STEP + 1 < window
-        for i, j in itertools.product(range(kernel.work.blocks), range(length // STEP))
+        for i, j in itertools.product(range(tiles), range(length // STEP))
     )
     queries = WORD * 64 * length
-    assert kernel.work.loads * kernel.work.blocks == pytest.approx(queries + seen * WORD * STEP * (64 + 32))
+    assert kernel.work.loads * kernel.work.blocks == pytest.approx(
+        parts * queries + seen * WORD * STEP * (64 + 32)
+    )
     assert kernel.work.steps == -(-seen // kernel.work.blocks)
 
 
@@ -177,3 +183,48 @@ def test_what_somebody_reads_of_every_step_is_made_in_every_step():
     cascade = parse(text + "  S[t + 1, f] = S[t, f] + A[t, f]\n}\nY[f] = S[T, f]\n")
     (loop,) = (u for u in units_of(cascade) if u.loop)
     assert not idle_of(cascade, loop.einsums, "t")
+
+
+MASKED = """cascade c
+rank M P
+input X[M, P]
+output Y[P]
+Y[p] = X[m, p] :: sum(m) where {}
+"""
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["m <= p", "m >= p", "m + 300 < p", "0 <= p - m < 200", "m + p < P", "m < 64 or m <= p", "m >= 0"],
+)
+@pytest.mark.parametrize("tile", [32, 100, 128])
+def test_the_fullest_block_is_found(where: str, tile: int) -> None:
+    """Steps of every block listed: those with a point for which the mask holds."""
+    length = 1024
+    cascade = parse(MASKED.format(where))
+    structure = structure_of(cascade, units_of(cascade))
+    tiling = Tiling(Case(cascade, {"M": length, "P": length}, 1, WORD, True), structure, {"p": tile})
+    m, p = np.indices((length, length))
+    holds = eval(
+        where.replace(" or ", ") | (").replace("0 <= p - m < 200", "(p - m >= 0) & (p - m < 200)").join("()"),
+        {"m": m, "p": p, "P": length},
+    )
+    steps = np.add.reduceat(np.add.reduceat(holds, range(0, length, STEP), 0), range(0, length, tile), 1) > 0
+    work = work_of(tiling, H100, operand_rows=16, written=frozenset("Y"))
+    most = steps.sum(axis=0).max()
+    assert most - (tile < STEP) <= work.fullest <= most  # of a band, tiles lie across more steps or fewer
+    assert work.steps == -(-steps.sum() // steps.shape[1])
+
+
+def test_few_blocks_take_what_the_fullest_takes() -> None:
+    """Four heads of 4,096 tokens are fewer blocks than SMs: half the scores, and the last block has all of its own."""
+    sizes = "E=128,F=128,M1=64,M0=64,P=4096,H={}"
+    few, many = (
+        [
+            predict_cascade(zoo.load(name), sizes.format(heads), on="h100").latency_s
+            for name in ("attention_1pass_causal", "attention_1pass")
+        ]
+        for heads in (4, 256)
+    )
+    assert few[0] == pytest.approx(few[1], rel=0.1)
+    assert many[0] == pytest.approx(many[1] / 2, rel=0.1)
