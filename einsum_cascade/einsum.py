@@ -171,9 +171,10 @@ def is_constant(node: Expr) -> bool:
 
 def _without_scale(value: Expr) -> tuple[Expr, bool]:
     """Return a product without the numbers in it that are known before the data, and whether there are any."""
-    parts = [(part, under) for part, under in factors(value) if not is_constant(part)]
+    every = tuple(factors(value))
+    parts = [(part, under) for part, under in every if not is_constant(part)]
     above = [part for part, under in parts if not under]
-    if not above or len(parts) == len(tuple(factors(value))):
+    if not above or len(parts) == len(every):
         return value, False
     out = above[0]
     for part in above[1:]:

@@ -8,11 +8,11 @@ no argument of a kernel.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from einsum_cascade.errors import KernelError
+from einsum_cascade.machine import cpus
 from einsum_cascade.terminal import note
 
 from . import offline, registry, unattended
@@ -32,9 +32,7 @@ Job = tuple[str, Case]
 
 def workers() -> int:
     """Return how many processes compile side by side here."""
-    # Of this process, where the system tells: a container may have fewer than the machine.
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, here)
+    return min(MOST_WORKERS, cpus())
 
 
 def gate_case(entry: str) -> Case:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from einsum_cascade.errors import DataError, nearest
-from einsum_cascade.outputs import check_writable
+from einsum_cascade.outputs import check_writable, make_folder
 from einsum_cascade.sizes import workloads
 
 from . import fusemax, gna, plots
@@ -39,8 +39,8 @@ def reproduce(subject: str, out: Path) -> list[Path]:
     if subject not in _SUBJECTS:
         raise DataError(f"cannot reproduce '{subject}'; {nearest(subject, _SUBJECTS)}")
     written: list[Path] = []
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         check_writable(out / f".{subject}")  # a folder that takes no file is told before the work
         for name, frame, axes in _SUBJECTS[subject]():
             table = out / f"{name}.csv"

@@ -318,8 +318,14 @@ def _has_passed(
         if rank not in seen.wholes:
             continue
         # The state that generation s leaves is s + 1.
-        is_next = axis == signature.state and isinstance(index, Apply) and index.op == "+"
-        place = index.args[0] if is_next and index.args[1] == Num(1) else index  # type: ignore[union-attr]
+        place = index
+        if (
+            axis == signature.state
+            and isinstance(index, Apply)
+            and index.op == "+"
+            and index.args[1] == Num(1)
+        ):
+            place = index.args[0]
         if place not in reached:
             return False
     return True

@@ -249,9 +249,8 @@ def stays_inside(cascade: Cascade, rank: str, index: Expr) -> bool:
         least, most = index.args[1:]
         last = isinstance(most, Apply) and most.op == "-" and most.args[1] == Num(1)
         return least == Num(0) and last and _names(cascade, rank, children(most)[0])
-    if (
-        index.op == "//"
-    ):  # the first digit of what stays inside the whole: `(y + 3) % Y // I` along Wy of Y = Wy * I
+    if index.op == "//":
+        # The first digit of what stays inside the whole: `(y + 3) % Y // I` along Wy of Y = Wy * I.
         whole = next((w for w, parts in cascade.splits.items() if len(parts) == 2 and parts[0] == rank), None)
         return (
             whole is not None

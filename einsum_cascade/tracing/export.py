@@ -57,7 +57,8 @@ def exported_by(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
                 exported = torch.export.export(Wrapped(around).eval(), tuple(example_inputs), strict=False)
                 # What is written in place is said as a new tensor, and regions such as autocast are opened.
                 return exported.run_decompositions({}) if _is_mutable(exported) else exported
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        # torch's own errors are RuntimeErrors; what the function itself raises on its way comes through as it is.
+        except (RuntimeError, TypeError, ValueError) as error:
             first = str(error).strip().splitlines()
             why = first[0] if first else repr(error)
             found = found or CascadeError(f"{line_of(*last)}torch cannot trace this function: {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -218,8 +219,7 @@ def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
             index.append(lambda at, j=first: [at[j]])  # type: ignore[misc]
         elif new and old and (len(old) > 1 < len(new) or not _divides(mine[0], [sizes[j] for j in new])):
             axes += [Axis(sizes[j]) for j in new]
-            shapes = tuple(counts), tuple(sizes[j] for j in new)
-            index.append(lambda at, j=first, s=shapes: _found(at[j : j + len(s[1])], *s))  # type: ignore[misc]
+            index.append(functools.partial(_found, first, tuple(counts), tuple(sizes[j] for j in new)))
         elif len(old) == 1 and new:
             parts = _parts(builder, mine[0], [sizes[j] for j in new])
             axes += parts
@@ -297,10 +297,10 @@ def _divides(axis: Axis | None, sizes: Sequence[int]) -> bool:
     return len(sizes) == 1 or not parts or [p.size for p in parts] == list(sizes)
 
 
-def _found(at: Sequence[Expr], old: Sequence[int], new: Sequence[int]) -> list[Expr]:
-    """Return the indices under an old shape of the element at some indices under a new one."""
-    place = at[0]
-    for index, n in zip(at[1:], new[1:], strict=True):
+def _found(first: int, old: Sequence[int], new: Sequence[int], at: Sequence[Expr]) -> list[Expr]:
+    """Return the indices under an old shape of the element at some indices under a new one, from the first of it on."""
+    place = at[first]
+    for index, n in zip(at[first + 1 : first + len(new)], new[1:], strict=True):
         place = Apply("+", (Apply("*", (place, Num(n))), index))
     out: list[Expr] = []
     for i, n in enumerate(old):

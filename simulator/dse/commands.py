@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from einsum_cascade.errors import DataError
+from einsum_cascade.machine import cpus
 
 from .formulas import magnitudes, read_formula, value_of
 from .pareto import hypervolume, knee, numbers_in, pareto
@@ -44,7 +44,7 @@ def run_sweep(spec: Path, out: Path, *, jobs: int | None = None, scheduler: str 
         table = sweep(
             found.space,
             out=out,
-            jobs=len(os.sched_getaffinity(0)) if jobs is None else jobs,
+            jobs=cpus() if jobs is None else jobs,
             workers=workers,
             progress=True,
             objectives={"minimize": found.minimize, "maximize": found.maximize},

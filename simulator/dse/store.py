@@ -16,6 +16,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from einsum_cascade import outputs
 from einsum_cascade.errors import DataError
 
 POINTS, MANIFEST, LOCK = "points.log", "manifest.json", ".lock"
@@ -191,16 +192,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DataError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with outputs.replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         kept = f"; the points are saved in {POINTS}" if (path.parent / POINTS).exists() else ""
         raise DataError(f"{path}: cannot write: {error.strerror or error}{kept}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

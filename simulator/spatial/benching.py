@@ -8,18 +8,16 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..hardware.model import SpatialChip
-from .candidates import Lists
+from .candidates import Lists, orders_of
 from .factors import divisors
 from .ledger import Built, Ledger
 from .placement import STEP, Placed
 from .search import dividing
-from .shelf import Bench
+from .shelf import Bench, tile_at
 from .tiling import Tiled, best_among
 
 # All sets of tensors are tried up to so many, beyond that each is added once where that is better.
 _MOST_TENSORS = 3
-# All orders of the loops of an Einsum that runs alone are tried up to so many ranks, beyond that those of a tile.
-_MOST_RANKS = 3
 
 
 @dataclass(slots=True)
@@ -77,11 +75,9 @@ class Benching:
     def _orders(self) -> Iterator[tuple[str, ...]]:
         """Yield orders of the loops around the tiles; empty for those of a tile."""
         placed = self.tiled.placed
-        long = [r for r in placed.block.ranks if placed.sizes[r] > 1]
         yield ()
-        if self._alone and not placed.block.iterated and len(long) <= _MOST_RANKS:
-            rest = tuple(r for r in placed.block.ranks if r not in long)
-            yield from ((*rest, *p) for p in itertools.permutations(long))
+        if self._alone and not placed.block.iterated:
+            yield from orders_of(placed.block.ranks, placed.sizes)
 
     def _tiles(self) -> Iterator[Lists]:
         """Yield the tiles that are looked at together.
@@ -92,7 +88,7 @@ class Benching:
         placed, tiles = self.tiled.placed, self.tiled.tiles
         block = placed.block
         every = {r: self._parts(r) for r in block.ranks}
-        names = {r: f"{r}@{self.memory}" for r in block.ranks}
+        names = {r: tile_at(self.memory, r) for r in block.ranks}
         known: Lists = {name: (tile,) for name, tile in tiles.items()}
         if self._alone:
             yield {**known, **{names[r]: found for r, found in every.items()}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -18,9 +19,24 @@ from .placement import Placed
 MOST_POINTS = 1 << 13
 # Divisors that are further apart have tiles with a shorter last one between them; what lies closer is refined later.
 _FAR_APART = 4
+# All orders of the loops of an Einsum that runs alone are tried up to so many ranks.
+_MOST_RANKS = 3
 # Whether a rank may be cut at some sizes.
 Allowed: TypeAlias = Callable[[str, Sequence[int]], bool]
 Lists: TypeAlias = dict[str, Sequence[int]]
+
+
+def orders_of(ranks: Sequence[str], sizes: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+    """Return all orders of loops over ranks, those of one element outermost; none where they are too many.
+
+    >>> orders_of(("M", "P", "B"), {"M": 8, "P": 4, "B": 1})
+    (('B', 'M', 'P'), ('B', 'P', 'M'))
+    """
+    long = [r for r in ranks if sizes[r] > 1]
+    if len(long) > _MOST_RANKS:
+        return ()
+    rest = tuple(r for r in ranks if r not in long)
+    return tuple((*rest, *p) for p in itertools.permutations(long))
 
 
 def candidates(placed: Placed, allowed: Allowed | None, *, uneven: bool = True) -> Lists | None:

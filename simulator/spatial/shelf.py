@@ -6,6 +6,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 
+def tile_at(memory: str, rank: str) -> str:
+    """Return the name of the tile of a rank in a memory outside or inside the home.
+
+    >>> tile_at("HBM", "P")
+    'P@HBM'
+    """
+    return f"{rank}@{memory}"
+
+
+def is_at(memory: str, tile: str) -> bool:
+    """Tell whether a tile is one in a memory, by its name."""
+    return tile.endswith(tile_at(memory, ""))
+
+
 @dataclass(frozen=True, slots=True)
 class Shelf:
     """What a memory outside the home of a block keeps meanwhile, tile sizes still open.
@@ -27,12 +41,8 @@ class Shelf:
     reserved: float = 0.0
 
     def tile(self, rank: str) -> str:
-        """Return the name of the tile of a rank here.
-
-        >>> Shelf("HBM", ("P",), {}).tile("P")
-        'P@HBM'
-        """
-        return f"{rank}@{self.memory}"
+        """Return the name of the tile of a rank here."""
+        return tile_at(self.memory, rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +63,4 @@ class Bench:
 
     def tile(self, rank: str) -> str:
         """Return the name of the tile of a rank here."""
-        return f"{rank}@{self.memory}"
+        return tile_at(self.memory, rank)

@@ -14,20 +14,18 @@ from einsum_cascade.sizes import BATCH_RANKS
 
 from ..hardware.model import SpatialChip
 from .block import Block
-from .candidates import Lists
+from .candidates import Lists, orders_of
 from .factors import divisors
 from .idle import skipped
 from .ledger import Built, Ledger
 from .placement import Placed
 from .search import dividing, merit_of
-from .shelf import Shelf
+from .shelf import Shelf, is_at, tile_at
 from .tiling import Tiled, best_among
 from .writing import boundaries
 
 # All sets of tensors are tried up to so many, beyond that one tensor is added after another.
 _MOST_TENSORS = 4
-# All orders of the loops of an Einsum that runs alone are tried up to so many ranks, beyond that the block's own.
-_MOST_RANKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +195,7 @@ class Shelving:
             return best
         self.evaluated += 1
         if not placed.shelves or placed.shelves[-1].memory != self.memory:
-            lists = {name: tiles for name, tiles in lists.items() if not name.endswith(f"@{self.memory}")}
+            lists = {name: tiles for name, tiles in lists.items() if not is_at(self.memory, name)}
         ledger = Ledger(placed, self.built)
         limit = None if best is None else best.merit
         found, _ = best_among(ledger, lists, self.objective, limit)
@@ -239,12 +237,8 @@ class _Plan:
     @property
     def orders(self) -> tuple[tuple[str, ...], ...]:
         """Orders of the loops over the tiles in the memory."""
-        order = self.block.order
-        long = [r for r in order if self.before.sizes[r] > 1]
-        if not self.alone or len(long) > _MOST_RANKS:
-            return (order,)
-        rest = tuple(r for r in order if r not in long)
-        return tuple((*rest, *p) for p in itertools.permutations(long))
+        found = orders_of(self.block.order, self.before.sizes) if self.alone else ()
+        return found or (self.block.order,)
 
     @property
     def passes(self) -> Mapping[str, frozenset[str]]:
@@ -283,7 +277,7 @@ class _Plan:
         if self.alone:
             yield every
             return
-        order = [self._name(r) for r in self.block.order]
+        order = [tile_at(self.memory, r) for r in self.block.order]
         for at in range(len(order)):
             outer, inner = ({n: every[n] for n in of} for of in (order[:at], order[at + 1 :]))
             yield {
@@ -291,9 +285,6 @@ class _Plan:
                 **{n: of[:1] for n, of in outer.items()},
                 **{n: of[-1:] for n, of in inner.items()},
             }
-
-    def _name(self, rank: str) -> str:
-        return f"{rank}@{self.memory}"
 
     def _tiles(self, tiles: Mapping[str, int], cuts: Mapping[str, set[int]], *, through: bool) -> Lists:
         out: Lists = {name: (tile,) for name, tile in tiles.items()}
@@ -307,7 +298,7 @@ class _Plan:
                 found = [n for n in divisors(whole) if n % tile == 0 and (n in found or allowed(rank, (n,)))]
             if through and rank == self.block.stream:
                 found = [end]
-            out[self._name(rank)] = tuple(dict.fromkeys(found))
+            out[tile_at(self.memory, rank)] = tuple(dict.fromkeys(found))
         return out
 
     def placed(self, order: tuple[str, ...], kept: Collection[str], *, through: bool) -> Placed | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
@@ -15,8 +14,9 @@ from tqdm.auto import tqdm
 from einsum_cascade import zoo
 from einsum_cascade.analysis.quantities import shown_bytes
 from einsum_cascade.errors import DataError
+from einsum_cascade.machine import cpus
 from einsum_cascade.mathml import mathml
-from einsum_cascade.outputs import check_writable
+from einsum_cascade.outputs import check_writable, make_folder, replacing
 from einsum_cascade.printer import latex, render
 from einsum_cascade.zoo.entries import STATED_LENGTH
 
@@ -48,31 +48,21 @@ def gallery(out: Path, *, only: Sequence[str] = (), jobs: int | None = None) -> 
         zoo.load(name)
     page = out / "index.html"
     # A folder that takes no file is told before the minutes of work, not after them; an older page stays until then.
-    _made(out)
+    make_folder(out)
     check_writable(page)
-    jobs = jobs or min(len(os.sched_getaffinity(0)), len(names))
+    jobs = jobs or min(cpus(), len(names))
     found = list(tqdm(rows(names, jobs=jobs), total=len(names), desc="gallery", unit="entry", disable=None))
     _write(page, page_of(found))
     return page
 
 
-def _made(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error.strerror or error}") from None
-
-
 def _write(page: Path, text: str) -> None:
     """Write a page that takes the place of an older one once it is whole."""
-    whole = page.with_name(f".{page.name}.{os.getpid()}")
     try:
-        whole.write_text(text, encoding="utf-8")
-        whole.replace(page)
+        with replacing(page) as whole:
+            whole.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {page}: {error.strerror or error}") from None
-    finally:
-        whole.unlink(missing_ok=True)
 
 
 def page_of(found: Sequence[Row]) -> str:

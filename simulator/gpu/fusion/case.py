@@ -95,14 +95,12 @@ class Case:
             digits: of each variable that `conditions` names, the extents of its digits and whether they tell tiles
                 apart.
         """
-        key = (id(einsum), space, tuple(digits.items()))
-        return self._once(key, lambda: self._counted(einsum, space, digits))
 
-    def _counted(
-        self, einsum: Einsum, space: tuple[str, ...], digits: Mapping[str, tuple[Digit, ...]]
-    ) -> int:
-        merged, extents = self.conditions(einsum, space)
-        return self.live_among(merged, digits, extents)
+        def found() -> int:
+            merged, extents = self.conditions(einsum, space)
+            return self.live_among(merged, digits, extents)
+
+        return self._once((id(einsum), space, tuple(digits.items())), found)
 
     def live_among(
         self, parts: Sequence[Expr], digits: Mapping[str, tuple[Digit, ...]], extents: Mapping[str, int]
@@ -129,18 +127,20 @@ class Case:
 
     def elements(self, tensor: str) -> float:
         """Return the elements of a tensor in memory: those that exist, and of a state the last, or all."""
-        if tensor not in self._known:
+
+        def found() -> float:
             writer = next((e for e in self.cascade.einsums if e.name == tensor), None)
             signature = self.cascade.signatures[tensor]
             sizes = [self.sizes[r] for r in signature.ranks]
             if signature.state is not None:  # one more than the steps: what it was before the first
                 sizes[signature.state] = sizes[signature.state] + 1 if _wants_all(self.cascade, tensor) else 1
-            total = math.prod(sizes)
-            if writer is not None and signature.state is None:
-                total = self._written(writer, total)
-            self._known[tensor] = float(total)
-        found: float = self._known[tensor]
-        return found
+            elif writer is not None:
+                space = writer.output_variables
+                _, extents = self.conditions(writer, space)
+                return float(self.live_tiles(writer, space, {v: ((n, True),) for v, n in extents.items()}))
+            return float(math.prod(sizes))
+
+        return self._once(("elements", tensor), found)
 
     def reached(self, access: Access) -> float:
         """Return how many elements of a tensor in memory a reading comes to, at the most.
@@ -167,14 +167,6 @@ class Case:
         if steps is None:
             return every
         return min(every, 1.0 + sum(step * (extents[v] - 1) for v, step in steps))
-
-    def _written(self, writer: Einsum, every: int) -> int:
-        merged, extents = self.conditions(writer, writer.output_variables)
-        digits = {v: ((n, True),) for v, n in extents.items()}
-        try:
-            return live_settings(merged, digits, self.numbers, most=_MOST_LOOKED)
-        except CascadeError:
-            return every
 
 
 def _wants_all(cascade: Cascade, state: str) -> bool:

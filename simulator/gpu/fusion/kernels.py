@@ -27,16 +27,12 @@ from .work import WARPS, Work, held_of, work_of
 # that kernels of this package and of others take.
 _SIDES = (256, 128, 64, 32, 16)
 _FLAT = (8192, 2048, 512, 128, 32, 8, 1)
-_GROUP_ROWS = {
-    "sm_90": 64,
-    "sm_100": 128,
-    "sm_103": 128,
-}  # that share one reading of an operand; mma.sync has 16
+# Rows that share one reading of an operand; mma.sync has 16.
+_GROUP_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
 # Of the measured kernels whose constants say the most: what a compiler makes of a fused loop.
 FAMILY, LIKE, HEAD_DIM = "triton_attention", "triton", 128
-_AHEAD = (
-    64 * 128 * 2.0
-)  # bytes that a block asks for at a time: 64 keys of 128 elements, the commonest tile; assumed
+# Bytes that a block asks for at a time: 64 keys of 128 elements, the commonest tile; assumed.
+_AHEAD = 64 * 128 * 2.0
 _MOST_UNEVEN = 1 << 16  # blocks that are told apart by their steps; of more, one is a small part of an SM's
 _MOST_RESIDENT = 8  # blocks an SM; more hide nothing that fewer do not
 
@@ -72,7 +68,7 @@ class Layer:
 
     def __init__(self, case: Case, graph: Graph, gpu: Gpu, dtype: str, *, by: Efficiency) -> None:
         """See the class."""
-        self.case, self.graph, self.gpu, self.dtype, self.by = case, graph, gpu, dtype, by
+        self.case, self.graph, self.gpu, self.by = case, graph, gpu, by
         self._call = make_call(batch=1, heads=1, seq_q=1, head_dim=HEAD_DIM, dtype=dtype)
         self._group_rows = _GROUP_ROWS.get(gpu.target, 16)
         self._known: dict[tuple[frozenset[int], frozenset[str]], Kernel | None] = {}
@@ -110,11 +106,11 @@ class Layer:
         for tiling in self._tilings(structure):
             held = held_of(tiling, self.gpu)
             if held <= self.room:
-                found.append(self._laid(units, tiling, written))
+                found.append(self._laid(units, tiling, held, written))
             elif least is None or held < least[0]:
                 least = held, tiling
         if not found and least is not None and len(units) == 1:
-            return self._laid(units, least[1], written)
+            return self._laid(units, least[1], least[0], written)
         return min(found, key=lambda k: k.busy_s, default=None)
 
     def _tilings(self, structure: Structure) -> Iterator[Tiling]:
@@ -151,9 +147,9 @@ class Layer:
             length //= tile[v]
         return tile
 
-    def _laid(self, units: frozenset[int], tiling: Tiling, written: frozenset[str]) -> Kernel:
+    def _laid(self, units: frozenset[int], tiling: Tiling, held: float, written: frozenset[str]) -> Kernel:
         group, structure = self._group_rows, tiling.structure
-        work = work_of(tiling, self.gpu, operand_rows=group, written=written)
+        work = work_of(tiling, self.gpu, held=held, operand_rows=group, written=written)
         wide = work.rows >= group
         made = TileMapping(
             query=work.rows,

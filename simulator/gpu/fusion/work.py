@@ -69,10 +69,11 @@ class Work:
     partial: float
 
 
-def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[str]) -> Work:
+def work_of(tiling: Tiling, gpu: Gpu, *, held: float, operand_rows: int, written: frozenset[str]) -> Work:
     """Return what a block of a kernel does.
 
     Args:
+        held: bytes that it holds, of `held_of`, which is asked before all else.
         operand_rows: rows of a product that share one reading of its columns from shared memory; 16 of mma.sync.
         written: tensors that others read, or that are asked for.
     """
@@ -111,7 +112,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, operand_rows: int, written: frozenset[s
         columns=columns,
         loads=loads,
         shared=shared + loads,
-        held=held_of(tiling, gpu),
+        held=held,
         reads=reads,
         writes=writes,
         parts=tiling.parts,

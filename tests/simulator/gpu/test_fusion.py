@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from fused import structures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Use, uses
@@ -30,16 +30,6 @@ from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
 
 H100 = find_gpu("h100")
-
-
-def structures(cascade: Cascade) -> Iterator[Structure]:
-    """Yield the structures of all runs of up to four units."""
-    units = units_of(cascade)
-    for first in range(len(units)):
-        for last in range(first + 1, min(first + 4, len(units)) + 1):
-            found = structure_of(cascade, units[first:last])
-            if found is not None:
-                yield found
 
 
 def places(einsum: Einsum, index: Expr, sizes: dict[str, int], names: dict[str, float]) -> np.ndarray:

@@ -25,7 +25,7 @@ from simulator.gpu.fusion.predict import kernels_of, predict_cascade
 from simulator.gpu.fusion.scans import is_running
 from simulator.gpu.fusion.structure import structure_of, units_of
 from simulator.gpu.fusion.tiling import STEP, Tiling
-from simulator.gpu.fusion.work import Work, work_of
+from simulator.gpu.fusion.work import Work, held_of, work_of
 from simulator.gpu.loops import TRIP_CYCLES, lay_grids
 from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
@@ -160,7 +160,7 @@ def works(name: str, sizes: str, units: list[str], parts: int) -> tuple[Tiling, 
     found = structure_of(cascade, [u for u in units_of(cascade) if u.names & set(units)])
     tiling = Tiling(Case(cascade, known, 1, 2.0, True), found, {"m": 16, "n": 16, "p": 16}, parts=parts)
     written = frozenset(units[-1:])
-    return tiling, work_of(tiling, H100, operand_rows=16, written=written)
+    return tiling, work_of(tiling, H100, held=held_of(tiling, H100), operand_rows=16, written=written)
 
 
 @pytest.mark.parametrize("parts", [2, 8, 5])

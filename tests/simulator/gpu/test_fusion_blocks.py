@@ -7,11 +7,12 @@ What they need of the same kernel and have not made themselves is missing then, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from fused import structures
 from hypothesis import given, settings
 from strategies import Use, uses
 
@@ -23,20 +24,10 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.evaluator import points
 from einsum_cascade.expr import Apply, Compare, Num, Var
 from einsum_cascade.ops import REDUCTION
-from simulator.gpu.fusion.structure import Structure, structure_of, units_of
+from simulator.gpu.fusion.structure import Structure
 
 Span = tuple[int, int]
 Values = dict[str, np.ndarray]
-
-
-def structures(cascade: Cascade) -> Iterator[Structure]:
-    """Yield the structures of all runs of up to four units."""
-    units = units_of(cascade)
-    for first in range(len(units)):
-        for last in range(first + 1, min(first + 4, len(units)) + 1):
-            found = structure_of(cascade, units[first:last])
-            if found is not None:
-                yield found
 
 
 def kept_to(einsum: Einsum, spans: Mapping[str, Span]) -> Einsum:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-from pathlib import Path
 
+import mapping_walk
 import pytest
 from examples import MORE
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from spatial_cascades import CASCADES
 
 import mappings
 from einsum_cascade import bounds, zoo
@@ -21,10 +21,6 @@ from simulator.spatial.access import run
 from simulator.spatial.hierarchy import levels
 from simulator.spatial.mapper import find_mapping
 from simulator.spatial.planning import plan
-
-_spec = importlib.util.spec_from_file_location("mapping_walk", Path(__file__).parent / "mapping_walk.py")
-mapping_walk = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(mapping_walk)
 
 ROUNDING = 1 + 1e-9  # sums of floats in another order
 OPS = ", ".join(f"{op}: {{mac: 1}}" for op in COST_CLASSES)
@@ -127,15 +123,6 @@ def test_only_what_was_brought_whole_stays(tmp_path):
     assert found.estimate.traffic_bytes >= 2 * (2 * 4 * 2 + 4 * 2)
 
 
-CASCADES = {
-    "attention_3pass": {"E": 16, "F": 16, "M": 64, "P": 64},
-    "attention_2pass": {"E": 16, "F": 8, "M": 48, "P": 24},
-    "attention_1pass": {"E": 16, "F": 16, "M1": 4, "M0": 16, "M": 64, "P": 64},
-    "channel_attention": {"C": 16, "D": 16, "T": 64},
-    "gemm": {"M": 48, "N": 36, "K": 64},
-}
-
-
 def random_levels(rng):
     """Two or three levels inside the outermost one, each smaller and no slower than the one before."""
     words = [rng.choice([512, 1024, 2048, 8192, 32768])]
@@ -199,14 +186,7 @@ def test_every_word_is_where_the_mapping_says(tmp_path_factory, seed, name, obje
     assert again.to_dict() | {"mapping": ""} == found.estimate.to_dict() | {"mapping": ""}
     assert found.gap >= 1 - 1e-12
     assert all(m.held_bytes <= m.capacity_bytes and m.busy <= ROUNDING for m in found.estimate.memories)
-    walk = mapping_walk.Walk(cascade, sizes, chip, found.mapping)
-    claimed = {}
-    for use in (u for u in walk.layout.uses if u.memory == chip.outermost):
-        counted = run(use, walk.plan.sizes)
-        reads, writes = claimed.get((use.einsum, use.operand.tensor), (0, 0))
-        claimed[use.einsum, use.operand.tensor] = reads + counted.reads, writes + counted.updates
-    for key, (reads, writes) in claimed.items():
-        assert walk.reads[key] <= reads and walk.writes[key] <= writes, key
+    mapping_walk.check_moved(mapping_walk.Walk(cascade, sizes, chip, found.mapping))
     for at in range(len(memories) - 1):
         check_cut(cascade, sizes, chip, found.mapping, at)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
-from pathlib import Path
 
+import mapping_walk
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from spatial_cascades import CASCADES
 from strategies import Use, uses
 
 import mappings
@@ -17,17 +17,6 @@ from einsum_cascade.parser import parse
 from simulator import load_hardware, simulate
 from simulator.spatial.mapper import find_mapping, least_traffic_bytes
 
-_spec = importlib.util.spec_from_file_location("mapping_walk", Path(__file__).parent / "mapping_walk.py")
-mapping_walk = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(mapping_walk)
-
-CASCADES = {
-    "attention_3pass": {"E": 16, "F": 16, "M": 64, "P": 64},
-    "attention_2pass": {"E": 16, "F": 8, "M": 48, "P": 24},
-    "attention_1pass": {"E": 16, "F": 16, "M1": 4, "M0": 16, "M": 64, "P": 64},
-    "channel_attention": {"C": 16, "D": 16, "T": 64},
-    "gemm": {"M": 48, "N": 36, "K": 64},
-}
 ROUNDING = 1 + 1e-9  # sums of floats in another order
 
 

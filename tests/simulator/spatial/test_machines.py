@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import random
-from pathlib import Path
 
+import mapping_walk
 import pytest
 from examples import MORE
 from hypothesis import given, settings
@@ -20,10 +19,6 @@ from einsum_cascade.errors import HardwareError, MappingError
 from einsum_cascade.parser import parse
 from simulator import load_hardware, simulate
 from simulator.spatial.mapper import find_mapping
-
-_spec = importlib.util.spec_from_file_location("mapping_walk", Path(__file__).parent / "mapping_walk.py")
-mapping_walk = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(mapping_walk)
 
 ROUNDING = 1 + 1e-9  # sums of floats in another order
 ARRAY = """

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
-from pathlib import Path
 
+import mapping_walk
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,15 +16,10 @@ from einsum_cascade.errors import MappingError
 from einsum_cascade.parser import parse
 from einsum_cascade.zoo.entries import sizes_at
 from simulator import load_hardware, simulate
-from simulator.spatial.access import run
 from simulator.spatial.default import default_mapping
 from simulator.spatial.ledger import Ledger
 from simulator.spatial.mapper import find_mapping, least_traffic_bytes
 from simulator.spatial.search import Search
-
-_spec = importlib.util.spec_from_file_location("mapping_walk", Path(__file__).parent / "mapping_walk.py")
-mapping_walk = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(mapping_walk)
 
 BERT = {"B": 64, "H": 12, "E": 64, "F": 64}
 
@@ -236,14 +230,7 @@ def test_every_word_is_where_the_mapping_says(of, buffer_bytes, objective):
     except MappingError as e:
         assert "fit" in str(e)
         return
-    walk = mapping_walk.Walk(cascade, sizes, chip, found.mapping)
-    claimed = {}
-    for use in (u for u in walk.layout.uses if u.memory == chip.outermost):
-        counted = run(use, walk.plan.sizes)
-        reads, writes = claimed.get((use.einsum, use.operand.tensor), (0, 0))
-        claimed[use.einsum, use.operand.tensor] = reads + counted.reads, writes + counted.updates
-    for key, (reads, writes) in claimed.items():
-        assert walk.reads[key] <= reads and walk.writes[key] <= writes, key
+    mapping_walk.check_moved(mapping_walk.Walk(cascade, sizes, chip, found.mapping))
 
 
 def test_more_buffer_never_means_more_traffic():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import mapping_walk
 import pytest
 
 from einsum_cascade.parser import parse
@@ -15,10 +13,6 @@ from simulator.spatial.default import default_mapping
 from simulator.spatial.mapper import find_mapping, least_traffic_bytes
 from simulator.spatial.model import plan, simulate
 from simulator.spatial.planning import count_all
-
-_spec = importlib.util.spec_from_file_location("mapping_walk", Path(__file__).parent / "mapping_walk.py")
-mapping_walk = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(mapping_walk)
 
 SELF = parse(
     "cascade scan\nrank I T\ninput A[I] B[T]\noutput R[T, I]\nR[0, i] = A[i]\n"

@@ -16,6 +16,7 @@ import numpy as np
 
 from einsum_cascade.declarations import rank_of, variable_of
 from einsum_cascade.expr import Num, Size, Var, variables
+from simulator.spatial import access
 from simulator.spatial.access import words
 from simulator.spatial.model import plan
 from simulator.spatial.recompute import with_copies
@@ -239,3 +240,14 @@ class Walk:
         _, writer = buffer.popitem(last=False)
         if writer:
             self.writes[writer, tensor] += 1
+
+
+def check_moved(walk):
+    """A walk moves no more past the outermost memory than the simulator counts, of any tensor, for any Einsum."""
+    claimed = {}
+    for use in (u for u in walk.layout.uses if u.memory == walk.chip.outermost):
+        counted = access.run(use, walk.plan.sizes)
+        reads, writes = claimed.get((use.einsum, use.operand.tensor), (0, 0))
+        claimed[use.einsum, use.operand.tensor] = reads + counted.reads, writes + counted.updates
+    for key, (reads, writes) in claimed.items():
+        assert walk.reads[key] <= reads and walk.writes[key] <= writes, key
