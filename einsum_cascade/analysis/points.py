@@ -111,13 +111,24 @@ def live_parts(cascade: Cascade, einsum: Einsum, *, branches: bool = False) -> t
     return tuple(p for p in found if is_static(p))
 
 
+def all_parts(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
+    """Return every condition under which a point of an Einsum exists, those that read data among them."""
+    return _conditions(cascade, einsum, {}, branches=True)
+
+
+def parts_of_access(cascade: Cascade, access: Access) -> tuple[Expr, ...]:
+    """Return the conditions under which an element that is read exists, in the variables of its reader."""
+    inherited = _inherited(cascade, access, {}, branches=True)
+    return tuple(dict.fromkeys((*inside_parts(cascade, access), *inherited)))
+
+
 def _conditions(
     cascade: Cascade, einsum: Einsum, known: dict[str, tuple[Expr, ...]], *, branches: bool
 ) -> tuple[Expr, ...]:
     parts = list(conjuncts(einsum.where))
     reads = required(einsum.value) + (required(einsum.where) if einsum.where is not None else [])
     for access in reads:
-        parts += _inside(cascade, access)
+        parts += inside_parts(cascade, access)
         parts += _inherited(cascade, access, known, branches=branches)
     for taken, branch in _branches(einsum.value) if branches else ():
         found = _conditions(cascade, replace(einsum, value=branch, where=None), known, branches=True)
@@ -172,7 +183,7 @@ def _inherited(
     return [substitute(p, names) for p in known[access.tensor] if set(variables(p)) <= own]
 
 
-def _inside(cascade: Cascade, access: Access) -> list[Expr]:
+def inside_parts(cascade: Cascade, access: Access) -> list[Expr]:
     """Return the conditions that keep an access inside its tensor, where they do not hold by themselves."""
     signature = cascade.signatures[access.tensor]
     out: list[Expr] = []

@@ -133,7 +133,7 @@ class Case:
             signature = self.cascade.signatures[tensor]
             sizes = [self.sizes[r] for r in signature.ranks]
             if signature.state is not None:  # one more than the steps: what it was before the first
-                sizes[signature.state] = sizes[signature.state] + 1 if _wants_all(self.cascade, tensor) else 1
+                sizes[signature.state] = sizes[signature.state] + 1 if self.wants_all(tensor) else 1
             elif writer is not None:
                 space = writer.output_variables
                 _, extents = self.conditions(writer, space)
@@ -141,6 +141,16 @@ class Case:
             return float(math.prod(sizes))
 
         return self._once(("elements", tensor), found)
+
+    def wants_all(self, state: str) -> bool:
+        """Tell whether all generations of a state are asked for, as an output or by who reads it outside its block."""
+        axis, block = self.cascade.signatures[state].state, self.cascade.block_of(state)
+        if axis is None:
+            return True
+        outside = [a for e, at in self.cascade.statements if at != block for a in e.reads if a.tensor == state]
+        return any(s.tensor == state for s in self.cascade.outputs) or any(
+            variables(a.indices[axis]) for a in outside
+        )
 
     def reached(self, access: Access) -> float:
         """Return how many elements of a tensor in memory a reading comes to, at the most.
@@ -167,14 +177,3 @@ class Case:
         if steps is None:
             return every
         return min(every, 1.0 + sum(step * (extents[v] - 1) for v, step in steps))
-
-
-def _wants_all(cascade: Cascade, state: str) -> bool:
-    """Tell whether all generations of a state are asked for, as an output or by who reads it outside its block."""
-    axis, block = cascade.signatures[state].state, cascade.block_of(state)
-    if axis is None:
-        return True
-    outside = [a for e, at in cascade.statements if at != block for a in e.reads if a.tensor == state]
-    return any(s.tensor == state for s in cascade.outputs) or any(
-        variables(a.indices[axis or 0]) for a in outside
-    )

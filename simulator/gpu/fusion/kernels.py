@@ -47,6 +47,7 @@ class Kernel:
         grid, tile: as the tile simulator takes them.
         work: of a block.
         busy_s: predicted seconds beyond the fixed cost of a launch.
+        tiling: its structure with the extents of its tile.
     """
 
     units: frozenset[int]
@@ -56,6 +57,7 @@ class Kernel:
     tile: TileMapping
     work: Work
     busy_s: float
+    tiling: Tiling
 
 
 class Layer:
@@ -163,7 +165,7 @@ class Layer:
         grid = _grid("+".join(names), self.case, structure, work)
         laid = lay_grids([self._call], self.gpu, mapping=mapping_of([grid], [made]), tile=made)
         found = times(laid, self.by)
-        return Kernel(units, names, written, grid, made, work, float(found.latency_s[0]) - self.by.launch_s)
+        return Kernel(units, names, written, grid, made, work, float(found.latency_s[0]) - self.by.launch_s, tiling)
 
 
 def _sides(structure: Structure) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -24,6 +24,7 @@ class Product:
     Attributes:
         rows, columns: variables of one side alone, and of the other; `inner`: those that are summed.
         joined: variables of the factors that are multiplied into one side before.
+        alone: the place of the factor that is the other side, among those of `sum_of_products`.
     """
 
     einsum: Einsum
@@ -31,6 +32,7 @@ class Product:
     columns: tuple[str, ...]
     inner: tuple[str, ...]
     joined: tuple[str, ...]
+    alone: int = 0
 
 
 def product_of(einsum: Einsum) -> Product | None:
@@ -43,7 +45,7 @@ def product_of(einsum: Einsum) -> Product | None:
     >>> found.rows, found.columns, found.inner
     (('m',), ('n',), ('k',))
     """
-    inside, _ = _of_sum(einsum)
+    inside, _ = sum_of_products(einsum)
     kept = einsum.output_variables
     for i, factor in enumerate(inside):
         own = set(variables(factor))
@@ -52,7 +54,7 @@ def product_of(einsum: Einsum) -> Product | None:
         columns = tuple(v for v in kept if v in others - own)
         inner = tuple(v for v in einsum.all_reductions[0].variables if v in own & others)
         if rows and columns and inner:
-            return Product(einsum, rows, columns, inner, _ordered(einsum, others))
+            return Product(einsum, rows, columns, inner, _ordered(einsum, others), i)
     return None
 
 
@@ -64,7 +66,7 @@ def actions_of(einsum: Einsum) -> Iterator[Action]:
     >>> [(a.op, a.count, "".join(a.variables)) for a in actions_of(weighted)]
     [('mac', 1, 'fpgt'), ('mul', 1, 'pgt')]
     """
-    inside, outside = _of_sum(einsum)
+    inside, outside = sum_of_products(einsum)
     space = einsum.variables
     for part in (*inside, *outside) or (einsum.value,):
         for op, n, node in map_costs(part):
@@ -92,7 +94,7 @@ def actions_of(einsum: Einsum) -> Iterator[Action]:
         space = (*left, reduction.into) if reduction.into else left
 
 
-def _of_sum(einsum: Einsum) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+def sum_of_products(einsum: Einsum) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
     """Return the factors of a sum of products that are multiplied in each term, and those of the sum; else nothing."""
     first = einsum.all_reductions[:1]
     found = tuple(Apply("/", (_ONE, f)) if under else f for f, under in factors(einsum.value))

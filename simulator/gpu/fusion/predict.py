@@ -93,7 +93,7 @@ def kernels_of(
 
 def _planner(cascade: Cascade, sizes: Mapping[str, int] | str, gpu: Gpu, dtype: str) -> Planner:
     known = known_sizes(cascade, sizes)
-    word = _type(dtype)
+    word = word_of(dtype)
     case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
     return Planner(case, gpu, word, by=_constants(gpu))
 
@@ -117,7 +117,8 @@ def named_kernels(text: str) -> list[list[str]] | None:
     return [part.split("+") for part in text.replace(" ", "").split("/")] if text else None
 
 
-def _type(dtype: str) -> str:
+def word_of(dtype: str) -> str:
+    """Return a type by the name that tables go by."""
     word = DTYPE_WORDS.get(dtype.strip().lower(), dtype.strip().lower())
     if word not in BYTES:
         raise MappingError(f"dtype: unknown type '{dtype}'; {nearest(word, BYTES)}")

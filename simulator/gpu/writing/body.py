@@ -1,0 +1,90 @@
+"""The lines of a kernel: nested loops, what each scope has defined, and names that nothing else has."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+_INDENT = "    "
+# Names that a written kernel uses itself.
+_TAKEN = frozenset({*keyword.kwlist, "tl", "triton", "torch", "pid", "batch", "range", "float", "min", "max", "sum"})
+
+
+@dataclass
+class Scope:
+    """The body of a loop, or of the kernel.
+
+    Attributes:
+        defines: rank variables that get their values there.
+        known: what it has worked out so far, by what it was asked for.
+    """
+
+    defines: frozenset[str]
+    lines: list[str] = field(default_factory=list)
+    known: dict[Any, Any] = field(default_factory=dict)
+
+
+class Body:
+    """Lines in nested scopes, outermost first.
+
+    Args:
+        taken: names that are in use before the first line.
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        """See the class."""
+        self._names = {*taken, *_TAKEN}
+        self.scopes = [Scope(frozenset())]
+        self._at: Scope | None = None
+
+    def fresh(self, wanted: str) -> str:
+        """Return a name like the one that is wanted, which nothing has so far."""
+        name, n = wanted, 1
+        while name in self._names:
+            n += 1
+            name = f"{wanted}_{n}"
+        self._names.add(name)
+        return name
+
+    @contextmanager
+    def inside(self, scope: Scope) -> Iterator[None]:
+        """Add lines to a scope, in place of the innermost one."""
+        before, self._at = self._at, scope
+        try:
+            yield
+        finally:
+            self._at = before
+
+    def line(self, text: str) -> None:
+        """Add a line."""
+        (self._at or self.scopes[-1]).lines.append(text)
+
+    def let(self, wanted: str, text: str) -> str:
+        """Give a value a name, which is returned."""
+        name = self.fresh(wanted)
+        self.line(f"{name} = {text}")
+        return name
+
+    def scope_of(self, variables: Iterable[str]) -> Scope:
+        """Return the outermost scope in which all of some variables have values."""
+        wanted = set(variables)
+        return next((s for s in reversed(self.scopes) if s.defines & wanted), self.scopes[0])
+
+    def open(self, defines: Iterable[str]) -> None:
+        """Begin a loop that gives some variables their values."""
+        self.scopes.append(Scope(frozenset(defines)))
+
+    def close(self, header: str) -> None:
+        """End the innermost loop."""
+        inner = self.scopes.pop()
+        self.line(header)
+        for text in inner.lines:
+            self.line(_INDENT + text)
+
+    @property
+    def text(self) -> str:
+        """The lines of the kernel, indented as the body of a function."""
+        return "\n".join(_INDENT + text for text in self.scopes[0].lines)

@@ -1,0 +1,174 @@
+"""A cascade as a Python file of Triton kernels that runs by itself: the plan's kernels, and a function that calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from einsum_cascade.analysis.points import batch_of, known_sizes
+from einsum_cascade.cascade import Cascade, require
+from einsum_cascade.printer import render
+
+from ...hardware.gpu import Gpu, find_gpu
+from ..call import BYTES
+from ..fusion.case import Case
+from ..fusion.kernels import Kernel
+from ..fusion.predict import kernels_of, word_of
+from .memory import Memory
+from .nest import Written, write_kernel
+from .operators import HELPERS
+from .sums import TYPES
+from .terms import CannotWrite
+
+
+
+@dataclass(frozen=True)
+class Program:
+    """A written file.
+
+    Attributes:
+        text: Python source; `kernels`: the plan that it follows.
+    """
+
+    text: str
+    kernels: tuple[Kernel, ...]
+
+
+def write_program(
+    cascade: Cascade,
+    sizes: Mapping[str, int] | str,
+    *,
+    on: str | Gpu = "h100",
+    implementation: str = "fused",
+    kernels: Sequence[Sequence[str]] | None = None,
+    dtype: str = "bf16",
+) -> Program:
+    """Return a cascade as a Python file of Triton kernels.
+
+    Args:
+        sizes: of its ranks, for which alone the kernels are written; B and H multiply all where the text leaves them
+            out.
+        on: a GPU, for which Einsums are grouped and tiles chosen.
+        implementation, kernels: as for `predict_cascade`.
+        dtype: of all tensors in memory, fp32, bf16 or fp16; sums and what stays on chip are fp32.
+
+    Raises:
+        CannotWrite: something has no form in Triton.
+    """
+    require(cascade)
+    gpu = find_gpu(on) if isinstance(on, str) else on
+    word = word_of(dtype)
+    if word not in TYPES:
+        raise CannotWrite(f"dtype: found {dtype}; expected one of {', '.join(TYPES)}")
+    known = known_sizes(cascade, sizes)
+    case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
+    memory = Memory(case)
+    laid = kernels_of(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype)
+    names = _names([k.einsums for k in laid])
+    written = [
+        write_kernel(n, k.tiling, memory, k.written, word=word, title=f"{' + '.join(k.einsums)}.")
+        for n, k in zip(names, laid, strict=True)
+    ]
+    return Program(_text(case, gpu, word, laid, written, memory), tuple(laid))
+
+
+def _names(kernels: Sequence[Sequence[str]]) -> list[str]:
+    """Return a name for each kernel: the Einsums of it, or the first and the last."""
+    out: list[str] = []
+    for einsums in kernels:
+        short = einsums if len(einsums) <= 3 else (einsums[0], "to", einsums[-1])
+        name = "_".join(e.lower() for e in short)
+        out.append(name if name not in out else f"{name}_{len(out) + 1}")
+    return out
+
+
+def _text(
+    case: Case, gpu: Gpu, word: str, laid: Sequence[Kernel], written: Sequence[Written], memory: Memory
+) -> str:
+    cascade = case.cascade
+    inputs = [s.tensor for s in cascade.inputs]
+    outputs = [s.tensor for s in cascade.outputs]
+    made = list(dict.fromkeys(t for w in written for t in w.writes))
+    helpers = dict.fromkeys(h for w in written for h in w.helpers)
+    parts = [
+        _head(case, gpu, word, laid),
+        "import torch\nimport triton\nimport triton.language as tl\n",
+        _constants(case, word, memory, [*inputs, *made]),
+        *(f"\n{HELPERS[h]}" for h in helpers),
+        *(f"\n{w.text}" for w in written),
+        f"\n{_launches(written)}",
+        f"\n{_run(inputs, outputs, made, case.batch)}",
+    ]
+    return "\n".join(parts)
+
+
+def _head(case: Case, gpu: Gpu, word: str, laid: Sequence[Kernel]) -> str:
+    sizes = ", ".join(f"{r}={n}" for r, n in case.sizes.items())
+    return f'''"""Triton kernels of {case.cascade.name} for {sizes}, in {word}.
+
+Written from its text; grouped and tiled for {gpu.name}. Change them as you like: nothing else depends on them.
+"""
+'''
+
+
+def _constants(case: Case, word: str, memory: Memory, tensors: Sequence[str]) -> str:
+    text = render(case.cascade).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    shapes = "\n".join(f'    "{t}": ({memory.shape(t)}, {_type(t, word, memory)}),' for t in tensors)
+    return f'''# What the kernels compute, for checks.
+CASCADE = """{text}"""
+SIZES = {dict(case.sizes)}
+BATCH = {case.batch}
+
+# Shape of each tensor, batch left out, and its type in memory.
+TENSORS = {{
+{shapes}
+}}
+'''
+
+
+def _type(tensor: str, word: str, memory: Memory) -> str:
+    name = "tl.int32" if tensor in memory.indices else TYPES[word]
+    return name.replace("tl.", "torch.")
+
+
+def _launches(written: Sequence[Written]) -> str:
+    """Return what each launch takes, as data."""
+    rows = []
+    for w in written:
+        names = ", ".join(f'"{t}"' for t in (*w.reads, *w.writes))
+        constants = ", ".join(f"{c}={n}" for c, n in w.constants.items())
+        rows.append(f"    ({w.name}, [{names}], {w.blocks}, dict({constants}), {w.warps}),")
+    lines = "\n".join(rows)
+    return f"""# In order: the kernel, its tensors, its blocks for one element of the batch, its constants, its warps.
+LAUNCHES = [
+{lines}
+]
+"""
+
+
+def _run(inputs: Sequence[str], outputs: Sequence[str], made: Sequence[str], batch: int) -> str:
+    takes = ", ".join(inputs)
+    given = ", ".join(f'"{t}": {t}' for t in inputs)
+    returned = ", ".join(f'tensors["{t}"]' for t in outputs)
+    return f'''def run({takes}, *, empty=torch.empty):
+    """Return {', '.join(outputs)}.
+
+    Args:
+        {takes}: contiguous tensors on one device, of the shapes in TENSORS{f", {batch} of each one after another" if batch > 1 else ""}.
+        empty: makes the other tensors.
+    """
+    tensors = {{{given}}}
+    for name, tensor in tensors.items():
+        shape, dtype = TENSORS[name]
+        expected = ({"BATCH, " if batch > 1 else ""}*shape)
+        if tuple(tensor.shape) != expected or tensor.dtype != dtype or not tensor.is_contiguous():
+            raise ValueError(f"{{name}}: expected a contiguous {{dtype}} of shape {{expected}}")
+    device = next(iter(tensors.values())).device
+    for function, names, blocks, constants, warps in LAUNCHES:
+        for name in names:
+            if name not in tensors:
+                shape, dtype = TENSORS[name]
+                tensors[name] = empty(({"BATCH, " if batch > 1 else ""}*shape), dtype=dtype, device=device)
+        function[(blocks * BATCH,)](*(tensors[n] for n in names), **constants, num_warps=warps)
+    return {returned}
+'''

@@ -1,0 +1,142 @@
+"""How far whole-number expressions reach: which conditions hold by themselves, and which steps of a loop have points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from einsum_cascade.analysis.intervals import alternatives, number, slope
+from einsum_cascade.declarations import rank_of
+from einsum_cascade.errors import CascadeError
+from einsum_cascade.expr import Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
+
+_ALL = (-math.inf, math.inf)
+Range = tuple[float, float]
+
+
+def reach(node: Expr, numbers: Mapping[str, float]) -> Range:
+    """Return the least and the greatest value of an expression over the ranks of its variables, or wider.
+
+    >>> from einsum_cascade.parser import parse_expression
+    >>> reach(parse_expression("(m - 3) % M0 + 2 * p"), {"M": 8, "M0": 4, "P": 5})
+    (0.0, 11.0)
+    """
+    if isinstance(node, Num):
+        return float(node.value), float(node.value)
+    if isinstance(node, Size):
+        return float(numbers[node.name]), float(numbers[node.name])
+    if isinstance(node, Var):
+        return 0.0, float(numbers[rank_of(node.name)] - 1)
+    if not isinstance(node, Apply):
+        return _ALL
+    parts = [reach(a, numbers) for a in node.args]
+    if any(not math.isfinite(end) for part in parts for end in part) and node.op not in ("%", "clamp"):
+        return _ALL
+    return _applied(node.op, parts)
+
+
+def _applied(op: str, parts: Sequence[Range]) -> Range:
+    (low, high), (least, most) = parts[0], parts[-1]
+    if op == "+":
+        return low + least, high + most
+    if op == "-":
+        return low - most, high - least
+    if op == "neg":
+        return -high, -low
+    if op == "*":
+        ends = [a * b for a in (low, high) for b in (least, most)]
+        return min(ends), max(ends)
+    if op == "//" and least == most and least > 0:
+        return low // least, high // least
+    if op == "%" and least == most and least > 0:
+        return (low, high) if 0 <= low and high < least else (0.0, least - 1)
+    if op in ("min", "max"):
+        pick = min if op == "min" else max
+        return pick(p[0] for p in parts), pick(p[1] for p in parts)
+    if op == "clamp":
+        return max(low, parts[1][0]), min(high, parts[2][1]) if math.isfinite(high) else parts[2][1]
+    if op == "abs":
+        return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
+    return _ALL
+
+
+def always(part: Expr, numbers: Mapping[str, float]) -> bool:
+    """Tell whether a condition holds at every point, as far as the ends of its sides tell."""
+    if not isinstance(part, Compare) or accesses(part):
+        return False
+    sides = [reach(a, numbers) for a in part.args]
+    return all(_holds(op, a, b) for op, a, b in zip(part.ops, sides, sides[1:], strict=False))
+
+
+def _holds(op: str, a: Range, b: Range) -> bool:
+    if op in (">", ">="):
+        a, b, op = b, a, "<" if op == ">" else "<="
+    return (op == "<" and a[1] < b[0]) or (op == "<=" and a[1] <= b[0])
+
+
+def ends(
+    parts: Iterable[Expr], variable: str, seen: Mapping[str, tuple[str, str]], numbers: Mapping[str, float]
+) -> tuple[list[str], list[str]]:
+    """Return what bounds a loop over a variable from below, and from above (the first value that is too large).
+
+    A step is left out only where no value that the block holds of the other variables satisfies a condition; one that
+    is not linear, or of which there are alternatives, bounds nothing.
+
+    Args:
+        parts: conditions, all of which have to hold.
+        seen: of each variable that a block does not hold whole, the names of its first and its last value there.
+    """
+    low: list[str] = []
+    high: list[str] = []
+    for part in parts:
+        try:
+            terms = alternatives([part]) if variable in variables(part) and not accesses(part) else []
+        except CascadeError:
+            continue
+        for atom in terms[0] if len(terms) == 1 else ():
+            for value in (atom.value, Apply("neg", (atom.value,))) if atom.op == "==" else (atom.value,):
+                found = _end(value, variable, seen, numbers, strict=atom.op == "<")
+                if found is not None:
+                    (high if found[0] else low).append(found[1])
+    return list(dict.fromkeys(low)), list(dict.fromkeys(high))
+
+
+def _end(
+    value: Expr, variable: str, seen: Mapping[str, tuple[str, str]], numbers: Mapping[str, float], *, strict: bool
+) -> tuple[bool, str] | None:
+    """Return whether `value <= 0` bounds a variable from above, and by what; None where it is not linear."""
+    names = variables(value)
+    slopes = {v: slope(value, v, numbers) for v in names}
+    steps = {v: int(s) for v, s in slopes.items() if s is not None and float(s).is_integer()}
+    if len(steps) < len(names) or not steps[variable]:
+        return None
+    rest = float(number(substitute(value, {v: Num(0) for v in names}), {}, numbers))
+    if not rest.is_integer():
+        return None
+    # What is left of the other side at its most: the bound of all values that the block holds.
+    terms, most = [], -int(rest) - strict
+    for v, step in steps.items():
+        if v == variable:
+            continue
+        if v in seen:
+            terms.append(_times(-step, seen[v][0] if step > 0 else seen[v][1]))
+        elif step < 0:
+            most -= step * int(numbers[rank_of(v)] - 1)
+    factor = steps[variable]
+    if factor > 0:  # variable <= most / factor
+        text = _sum(terms, most + factor)
+        return True, f"tl.maximum({text}, 0) // {factor}" if factor > 1 else text
+    text = _sum(terms, most)  # variable >= -most / -factor
+    text = f"-({text})"
+    return False, text if factor == -1 else f"(tl.maximum({text}, 0) + {-factor - 1}) // {-factor}"
+
+
+def _times(factor: int, name: str) -> str:
+    sign = "-" if factor < 0 else "+"
+    return f"{sign} {name}" if abs(factor) == 1 else f"{sign} {abs(factor)} * {name}"
+
+
+def _sum(terms: Sequence[str], constant: int) -> str:
+    every = [*terms, *([f"{'-' if constant < 0 else '+'} {abs(constant)}"] if constant or not terms else [])]
+    text = " ".join(every)
+    return text.removeprefix("+ ").replace("- ", "-", 1) if text.startswith("- ") else text.removeprefix("+ ")

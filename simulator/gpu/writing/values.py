@@ -1,0 +1,298 @@
+"""Expressions of the language as Triton terms: what lies in registers by its name, what lies in memory by a load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from einsum_cascade.analysis.intervals import number
+from einsum_cascade.analysis.points import inside_parts, parts_of_access
+from einsum_cascade.einsum import Einsum, is_constant
+from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
+
+from .body import Body
+from .lanes import Lanes
+from .memory import Memory
+from .operators import ANY, FLOOR_FLOAT, FLOOR_INT, FUNCTIONS, INFIX
+from .ranges import always, reach
+from .terms import CannotWrite, Term, joined, literal
+
+
+@dataclass
+class Values:
+    """What the expressions of a kernel mean where it stands now.
+
+    Attributes:
+        held: of each Einsum that the kernel has computed, its value; of a state that of the step before.
+        made: of each state that has got its next value in this step, that value.
+        writers: the Einsums of the kernel, by name.
+        read: tensors that it has loaded, in the order of their first loads.
+        walked: whether its loop of the text is over.
+    """
+
+    body: Body
+    lanes: Lanes
+    memory: Memory
+    word: str
+    held: dict[str, Term] = field(default_factory=dict)
+    made: dict[str, Term] = field(default_factory=dict)
+    writers: dict[str, Einsum] = field(default_factory=dict)
+    read: dict[str, None] = field(default_factory=dict)
+    walked: bool = False
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """Sizes and constants by name."""
+        return self.memory.case.numbers
+
+    def term(self, node: Expr) -> Term:
+        """Return an expression as a term."""
+        if isinstance(node, Num):
+            return literal(node.value)
+        if isinstance(node, Size) and node.name in self.memory.case.sizes:
+            return Term(node.name, kind="int", plain=True)
+        if is_constant(node):
+            return literal(float(number(node, {}, self.numbers)))
+        if isinstance(node, Var):
+            return Term(node.name, self.lanes.ordered((node.name,)), "int")
+        if isinstance(node, Access):
+            return self.access(node)
+        if isinstance(node, Compare):
+            return self._compared(node)
+        return self._applied(node)
+
+    def all_of(self, parts: Sequence[Expr]) -> Term | None:
+        """Return the conjunction of conditions that do not hold by themselves; None where all do."""
+        found = [self.term(p) for p in parts if not always(p, self.numbers)]
+        return self._conjunction(found)
+
+    def _conjunction(self, found: Sequence[Term]) -> Term | None:
+        if not found:
+            return None
+        if len(found) == 1:
+            return found[0]
+        ordered = sorted(found, key=lambda t: len(t.axes))
+        return joined(self.lanes.order, lambda *t: " & ".join(t), *ordered, kind="bool", whole=False)
+
+    def chosen(self, where: Term | None, value: Term, other: float) -> Term:
+        """Return a value where a condition holds, and a number elsewhere."""
+        if where is None:
+            return value
+        otherwise = literal(other)
+        if value.kind == "float" and otherwise.kind == "int":
+            otherwise = replace(otherwise, text=f"{otherwise.text}.0", kind="float")
+        form = "tl.where({}, {}, {})".format
+        return joined(self.lanes.order, form, where, value, otherwise, kind=value.kind, whole=True)
+
+    def access(self, access: Access) -> Term:
+        """Return an element that is read."""
+        if access.tensor in self.writers:
+            return self._held(access)
+        loaded = self.load(access)
+        if loaded.kind == "int" or self.word == "fp32":
+            return loaded
+        return replace(loaded, text=f"{loaded.text}.to(tl.float32)")
+
+    def load(self, access: Access, order: Sequence[str] | None = None) -> Term:
+        """Return what is loaded from memory, in the type that lies there.
+
+        Args:
+            order: of its axes, if not the kernel's; a product wants one of its sides the other way round.
+        """
+        scope = self.body.scope_of(variables(access))
+        axes = self.lanes.ordered(variables(access))
+        order = tuple(order) if order is not None and set(order) == set(axes) else axes
+        key = ("load", access, order)
+        if key not in scope.known:
+            with self.body.inside(scope):
+                name = self.body.let(access.tensor.lower(), self._load(access, order))
+            kind = "int" if access.tensor in self.memory.indices else "float"
+            scope.known[key] = Term(name, order, kind)
+        found: Term = scope.known[key]
+        return found
+
+    def _load(self, access: Access, order: Sequence[str]) -> str:
+        place = {v: i for i, v in enumerate(order)}
+        self.read[access.tensor] = None
+        offset, _ = self.address(access, place)
+        inside = inside_parts(self.memory.cascade, access)
+        conditions = [*self.lanes.bounds(variables(access)), *inside]
+        terms = [self.term(p) for p in conditions if not always(p, self.numbers)]
+        if not terms:
+            return f"tl.load({offset})"
+        shown = " & ".join(t.along(order) for t in terms)
+        return f"tl.load({offset}, mask={shown}, other={'0' if access.tensor in self.memory.indices else '0.0'})"
+
+    def address(self, access: Access, place: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
+        """Return the address of an element with the axes along which it moves, in a given order of axes."""
+        strides = self.memory.strides(access.tensor)
+        wide = self.memory.is_wide(access.tensor)
+        parts: list[Term] = []
+        for i, stride in strides.items():
+            index = self.term(access.indices[i])
+            if index.text == "0":
+                continue
+            if wide and stride:
+                index = replace(index, text=f"tl.cast({index.text}, tl.int64)", whole=True)
+            text = " * ".join((index.bracketed, *stride)) if stride else index.text
+            parts.append(replace(index, text=text, whole=not stride and index.whole))
+        axes = tuple(sorted({a for p in parts for a in p.axes}, key=place.__getitem__))
+        shown = [f"({p.text})" if p.axes and p.axes != axes and not p.whole else p.text for p in parts]
+        texts = [replace(p, text=s, whole=True).along(axes) for p, s in zip(parts[::-1], shown[::-1], strict=True)]
+        return " + ".join((f"{access.tensor}_ptr", *texts)), axes
+
+    def _held(self, access: Access) -> Term:
+        """Return what the kernel has computed itself, as its reader names the axes."""
+        writer = self.writers[access.tensor]
+        signature = self.memory.cascade.signatures[access.tensor]
+        value = self.held.get(access.tensor)
+        renamed: dict[str, str] = {}
+        for axis, (made, read) in enumerate(zip(writer.target.indices, access.indices, strict=True)):
+            if axis == signature.state:
+                value = self._generation(access, read)
+                continue
+            if not isinstance(made, Var) or not isinstance(read, Var):
+                raise CannotWrite(f"{access.tensor}: a kernel that computes it reads it at another place")
+            if made != read and self._part(made.name, read.name):
+                raise CannotWrite(f"{access.tensor}: another tile of it is read in the kernel that computes it")
+            renamed[made.name] = read.name
+        if value is None:
+            raise CannotWrite(f"{access.tensor} is read before it is computed")
+        if len(set(renamed.values())) < len(renamed):
+            raise CannotWrite(f"{access.tensor}: its diagonal is read in the kernel that computes it")
+        return self._in_order(replace(value, axes=tuple(renamed[a] for a in value.axes)))
+
+    def _part(self, made: str, read: str) -> bool:
+        """Tell whether two variables do not have the same values before a block."""
+        some = {*self.lanes.tiled, *self.lanes.stepped}
+        alike = self.lanes.lanes.get(made) == self.lanes.lanes.get(read)
+        return bool({made, read} & some) or not alike
+
+    def _generation(self, access: Access, index: Expr) -> Term | None:
+        """Return the value of a state at the generation that is asked for."""
+        loop = self.lanes.loop
+        if loop in variables(index):
+            if index == Var(loop):
+                return self.held.get(access.tensor)
+            if index == Apply("+", (Var(loop), Num(1))):
+                return self.made.get(access.tensor)
+        elif not variables(index):
+            begun = any(loop in s.defines for s in self.body.scopes)
+            if not begun and number(index, {}, self.numbers) == (self.lanes.extent(loop) if self.walked else 0):
+                return self.held.get(access.tensor)
+        raise CannotWrite(f"{access.tensor}: a generation is read that no register holds")
+
+    def _in_order(self, term: Term) -> Term:
+        """Return a term with its axes in the kernel's order."""
+        axes = tuple(sorted(term.axes, key=self.lanes.order.__getitem__))
+        if axes == term.axes:
+            return term
+        turned = tuple(term.axes.index(a) for a in axes)
+        return replace(term, text=f"tl.permute({term.text}, {turned})", axes=axes, whole=True)
+
+    def _compared(self, node: Compare) -> Term:
+        sides = [self.term(a) for a in node.args]
+        pairs = list(zip(node.ops, sides, sides[1:], strict=False))
+        order = self.lanes.order
+        found = [
+            joined(order, lambda a, b, op=op: f"({a} {op} {b})", a, b, kind="bool", whole=True)
+            for op, a, b in pairs
+        ]
+        together = self._conjunction(found)
+        assert together is not None
+        return together
+
+    def _applied(self, node: Apply) -> Term:
+        op, order = node.op, self.lanes.order
+        if op == "pad":
+            return self._padded(node)
+        parts = [self.term(a) for a in node.args]
+        if op in FUNCTIONS:
+            only = parts[0].as_float()
+            named = only.bracketed if only.text.isidentifier() or not FUNCTIONS[op].count("{0}") > 1 else None
+            name = named or self.body.let(op, only.text)
+            return Term(FUNCTIONS[op].format(name), only.axes)
+        if op in ("//", "%"):
+            return self._floored(node, parts)
+        kind = "int" if all(p.kind == "int" for p in parts) else "float"
+        if op == "/":
+            return self._divided(*(p.as_float() for p in parts))
+        if op == "**":
+            return self._power(node, parts)
+        if op in INFIX:
+            both = f"{{}} {INFIX[op]} {{}}".format
+            return joined(order, both, *parts, kind="bool" if op in ("and", "or") else kind, whole=False)
+        if op in ("neg", "not"):
+            one = parts[0]
+            sign = "-" if op == "neg" else "~"
+            return replace(one, text=f"{sign}{one.bracketed}", whole=False)
+        if op in ("min", "max"):
+            out = parts[0]
+            form = f"tl.{op}imum({{}}, {{}})".format
+            for more in parts[1:]:
+                out = joined(order, form, out, more, kind=kind, whole=True)
+            return out
+        if op == "select":
+            test, one, other = parts
+            kind = "int" if one.kind == other.kind == "int" else "float"
+            return joined(order, "tl.where({}, {}, {})".format, test, one, other, kind=kind, whole=True)
+        if op in ANY:
+            return joined(order, ANY[op].format, *parts, kind=kind, whole=True)
+        raise CannotWrite(f"'{op}' has no form in Triton yet")
+
+    def _padded(self, node: Apply) -> Term:
+        access, otherwise = node.args
+        assert isinstance(access, Access)
+        where = self.all_of(parts_of_access(self.memory.cascade, access))
+        value, other = self.access(access), self.term(otherwise)
+        if where is None:
+            return value
+        form = "tl.where({}, {}, {})".format
+        return joined(self.lanes.order, form, where, value, other.as_float(), kind=value.kind, whole=True)
+
+    def _floored(self, node: Apply, parts: Sequence[Term]) -> Term:
+        order = self.lanes.order
+        if any(p.kind != "int" for p in parts):
+            return joined(order, FLOOR_FLOAT[node.op].format, *parts, kind="float", whole=False)
+        positive = all(reach(a, self.numbers)[0] >= 0 for a in node.args)
+        form = FLOOR_INT[node.op][not positive]
+        return joined(order, form.format, *parts, kind="int", whole=not positive)
+
+    def _divided(self, above: Term, below: Term) -> Term:
+        """Return a quotient; what many elements are divided by is inverted once."""
+        order = self.lanes.order
+        if set(below.axes) < set(above.axes):
+            below = Term(f"(1.0 / {below.bracketed})", below.axes, plain=below.plain)
+            if above.text in ("1", "1.0"):
+                return below
+            return joined(order, "{} * {}".format, above, below, kind="float", whole=False)
+        return joined(order, "{} / {}".format, above, below, kind="float", whole=False)
+
+    def _power(self, node: Apply, parts: Sequence[Term]) -> Term:
+        base, exponent = (p.as_float() for p in parts)
+        order, top = self.lanes.order, node.args[1]
+        if is_constant(top):
+            n = float(number(top, {}, self.numbers))
+            if n.is_integer() and 1 <= n <= 4:
+                name = base.bracketed if base.text.isidentifier() else self.body.let("base", base.text)
+                return Term(" * ".join([name] * int(n)), base.axes, whole=False)
+        if base.plain:
+            value = float(number(node.args[0], {}, self.numbers))
+            if value <= 0:
+                raise CannotWrite(f"a power of {value:g} has no form in Triton yet")
+            log = literal(math.log2(value)).as_float()
+        else:
+            log = Term(f"tl.log2({base.text})", base.axes)
+        return joined(order, "tl.exp2({1} * {0})".format, log, exponent, kind="float", whole=True)
+
+    def known_once(self, key: Any, wanted: str, term: Term, names: Sequence[str]) -> Term:
+        """Return a term under a name that it is given once in the scope of its variables."""
+        scope = self.body.scope_of(names)
+        if key not in scope.known:
+            with self.body.inside(scope):
+                scope.known[key] = replace(term, text=self.body.let(wanted, term.text), whole=True)
+        found: Term = scope.known[key]
+        return found
+
