@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -60,17 +61,23 @@ class Kernel:
     tiling: Tiling
 
 
+Able: TypeAlias = Callable[[Tiling], bool]
+
+
 class Layer:
     """Lays units of a cascade on a GPU as one kernel, and remembers what it has laid.
 
     Args:
         graph: of the cascade's units.
         by: constants of all kernels.
+        able: which tilings there may be, if not all; of a structure none where it is for none of them.
     """
 
-    def __init__(self, case: Case, graph: Graph, gpu: Gpu, dtype: str, *, by: Efficiency) -> None:
+    def __init__(
+        self, case: Case, graph: Graph, gpu: Gpu, dtype: str, *, by: Efficiency, able: Able | None = None
+    ) -> None:
         """See the class."""
-        self.case, self.graph, self.gpu, self.by = case, graph, gpu, by
+        self.case, self.graph, self.gpu, self.by, self._able = case, graph, gpu, by, able
         self._call = make_call(batch=1, heads=1, seq_q=1, head_dim=HEAD_DIM, dtype=dtype)
         self._group_rows = _GROUP_ROWS.get(gpu.target, 16)
         self._known: dict[tuple[frozenset[int], frozenset[str]], Kernel | None] = {}
@@ -106,6 +113,8 @@ class Layer:
         found: list[Kernel] = []
         least: tuple[float, Tiling] | None = None
         for tiling in self._tilings(structure):
+            if self._able is not None and not self._able(tiling):
+                continue
             held = held_of(tiling, self.gpu)
             if held <= self.room:
                 found.append(self._laid(units, tiling, held, written))

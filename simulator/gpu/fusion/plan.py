@@ -11,7 +11,7 @@ from ...hardware.gpu import Gpu
 from ..efficiency import Efficiency
 from .case import Case
 from .groups import Graph, Group, Groups, of_names
-from .kernels import Kernel, Layer
+from .kernels import Able, Kernel, Layer
 
 # Less of a gain is none: a millionth, above what sums of floating-point numbers differ by.
 _GAIN = 1e-6
@@ -26,12 +26,15 @@ class Planner:
 
     Args:
         by: constants of all kernels.
+        able: which tilings there may be, if not all.
     """
 
-    def __init__(self, case: Case, gpu: Gpu, dtype: str, *, by: Efficiency) -> None:
+    def __init__(
+        self, case: Case, gpu: Gpu, dtype: str, *, by: Efficiency, able: Able | None = None
+    ) -> None:
         """See the class."""
         self.case, self.graph, self.dtype, self.by = case, Graph(case.cascade), dtype, by
-        self._layer = Layer(case, self.graph, gpu, dtype, by=by)
+        self._layer = Layer(case, self.graph, gpu, dtype, by=by, able=able)
 
     def apart(self) -> list[Kernel]:
         """Return one kernel a unit, as a framework runs them that fuses nothing."""

@@ -16,7 +16,7 @@ from ..efficiency import Efficiency
 from ..model import predict
 from ..prediction import Prediction
 from .case import Case
-from .kernels import FAMILY, HEAD_DIM, LIKE, Kernel, mapping_of
+from .kernels import FAMILY, HEAD_DIM, LIKE, Able, Kernel, mapping_of
 from .plan import Planner
 
 # What a launch and a block cost beyond their work. That they are the usual ones, not those of Triton's attention on the
@@ -86,16 +86,23 @@ def kernels_of(
     implementation: str = "fused",
     kernels: Sequence[Sequence[str]] | None = None,
     dtype: str = "bf16",
+    able: Able | None = None,
 ) -> list[Kernel]:
-    """Return the kernels that a cascade is laid out as, in the order in which they run; arguments as above."""
-    return _laid(_planner(cascade, sizes, gpu, dtype), implementation, kernels)
+    """Return the kernels that a cascade is laid out as, in the order in which they run; arguments as above.
+
+    Args:
+        able: which tilings there may be, if not all.
+    """
+    return _laid(_planner(cascade, sizes, gpu, dtype, able), implementation, kernels)
 
 
-def _planner(cascade: Cascade, sizes: Mapping[str, int] | str, gpu: Gpu, dtype: str) -> Planner:
+def _planner(
+    cascade: Cascade, sizes: Mapping[str, int] | str, gpu: Gpu, dtype: str, able: Able | None = None
+) -> Planner:
     known = known_sizes(cascade, sizes)
     word = word_of(dtype)
     case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
-    return Planner(case, gpu, word, by=_constants(gpu))
+    return Planner(case, gpu, word, by=_constants(gpu), able=able)
 
 
 def _laid(planner: Planner, implementation: str, kernels: Sequence[Sequence[str]] | None) -> list[Kernel]:

@@ -296,7 +296,7 @@ class _Kernel:
             return
         if value.kind != "int" or einsum.name not in self.memory.indices:
             value = value.as_float()
-        name = self.body.let(einsum.name.lower(), value.text)
+        name = value.text if value.text.isidentifier() else self.body.let(einsum.name.lower(), value.text)
         self.values.held[einsum.name] = Term(name, value.axes, value.kind)
         if einsum.name in self.written:
             self._store(einsum, self.values.held[einsum.name])
@@ -317,9 +317,8 @@ class _Kernel:
                 value = self.values.chosen(where, value, 0.0)
         place = self.lanes.order
         address, axes = self.values.address(target, place)
-        bounds = self.lanes.bounds(axes)
         shown = value.along(axes) if value.axes else value.text
-        mask = self.values.all_of(bounds)
+        mask = self.values.all_of((), inside=axes)
         more = f", mask={mask.along(axes)}" if mask is not None else ""
         self.body.line(f"tl.store({address}, {shown}{more})")
 

@@ -14,6 +14,8 @@ from ..call import BYTES
 from ..fusion.case import Case
 from ..fusion.kernels import Kernel
 from ..fusion.predict import kernels_of, word_of
+from ..fusion.structure import units_of
+from .able import Writable
 from .memory import Memory
 from .nest import Written, write_kernel
 from .operators import HELPERS
@@ -63,7 +65,12 @@ def write_program(
     known = known_sizes(cascade, sizes)
     case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
     memory = Memory(case)
-    laid = kernels_of(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype)
+    able = Writable(memory, word)
+    for unit in units_of(cascade):
+        able.require(unit)
+    laid = kernels_of(
+        cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype, able=able
+    )
     names = _names([k.einsums for k in laid])
     written = [
         write_kernel(n, k.tiling, memory, k.written, word=word, title=f"{' + '.join(k.einsums)}.")
@@ -149,6 +156,7 @@ LAUNCHES = [
 def _run(inputs: Sequence[str], outputs: Sequence[str], made: Sequence[str], batch: int) -> str:
     takes = ", ".join(inputs)
     given = ", ".join(f'"{t}": {t}' for t in inputs)
+    whole = "(BATCH, *shape)" if batch > 1 else "shape"
     returned = ", ".join(f'tensors["{t}"]' for t in outputs)
     return f'''def run({takes}, *, empty=torch.empty):
     """Return {', '.join(outputs)}.
@@ -160,7 +168,7 @@ def _run(inputs: Sequence[str], outputs: Sequence[str], made: Sequence[str], bat
     tensors = {{{given}}}
     for name, tensor in tensors.items():
         shape, dtype = TENSORS[name]
-        expected = ({"BATCH, " if batch > 1 else ""}*shape)
+        expected = {whole}
         if tuple(tensor.shape) != expected or tensor.dtype != dtype or not tensor.is_contiguous():
             raise ValueError(f"{{name}}: expected a contiguous {{dtype}} of shape {{expected}}")
     device = next(iter(tensors.values())).device
@@ -168,7 +176,7 @@ def _run(inputs: Sequence[str], outputs: Sequence[str], made: Sequence[str], bat
         for name in names:
             if name not in tensors:
                 shape, dtype = TENSORS[name]
-                tensors[name] = empty(({"BATCH, " if batch > 1 else ""}*shape), dtype=dtype, device=device)
+                tensors[name] = empty({whole}, dtype=dtype, device=device)
         function[(blocks * BATCH,)](*(tensors[n] for n in names), **constants, num_warps=warps)
     return {returned}
 '''

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
 from einsum_cascade.analysis.points import all_parts
 from einsum_cascade.einsum import Einsum, Reduction
-from einsum_cascade.expr import Access, Apply, Compare, Expr, variables
+from einsum_cascade.expr import Access, Apply, Expr, variables
 from einsum_cascade.ops import REDUCTION
 
 from ..fusion.operations import product_of, sum_of_products
@@ -133,7 +133,7 @@ class Sums:
         """Return a value reduced along the vectors of a reduction, without the points that do not exist."""
         op = reduction.op
         along = self.lanes.ordered(reduction.variables)
-        where = self.values.all_of([*parts, *self.lanes.bounds(along)])
+        where = self.values.all_of(parts, inside=along)
         if REDUCTION[op].index:
             return self._picked(value.as_float(), reduction, where, bool(parts))
         value = self.values.chosen(where, value.as_float(), float(REDUCTION[op].identity))
@@ -223,10 +223,9 @@ class Sums:
         self, einsum: Einsum, left: set[str], right: set[str]
     ) -> tuple[tuple[Expr, ...], tuple[Expr, ...]] | None:
         """Return the conditions of the terms of a sum by the side that they act on; None where one names both."""
-        parts = [p for p in self.stages(einsum)[0] if not isinstance(p, Compare) or True]
         of_left: list[Expr] = []
         of_right: list[Expr] = []
-        for part in parts:
+        for part in self.stages(einsum)[0]:
             names = set(self.lanes.ordered(variables(part)))
             if names <= left:
                 of_left.append(part)
@@ -253,15 +252,17 @@ class Sums:
 
     def _operand(self, side: Operand, dot: Dot) -> str:
         """Return one side of a product as a matrix in the type of its tensors."""
-        bounds: list[Expr] = []
+        bounds: tuple[str, ...] = ()
         if isinstance(side.value, Access) and side.value.tensor not in self.values.writers:
-            term = self.values.load(side.value, side.axes)
+            # What is masked is put together with masks in the kernel's order, and turned behind.
+            turned = side.axes if self.values.all_of(side.parts) is None else None
+            term = self.values.load(side.value, turned)
             if term.kind == "int":
                 term = term.as_float()
         else:
             term = self.values.term(side.value).as_float()
-            bounds = list(self.lanes.bounds(dot.inner))
-        where = self.values.all_of([*side.parts, *bounds])
+            bounds = dot.inner
+        where = self.values.all_of(side.parts, inside=bounds)
         if where is not None:
             term = self.values.chosen(where, term, 0.0)
         text, axes = term.text, term.axes
@@ -281,4 +282,3 @@ class Sums:
 
 
 TYPES = {"fp32": "tl.float32", "bf16": "tl.bfloat16", "fp16": "tl.float16"}
-Form = Callable[..., str]

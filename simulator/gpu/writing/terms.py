@@ -47,6 +47,8 @@ class Term:
         """Return the expression as a floating-point number."""
         if self.kind == "float":
             return self
+        if self.plain and self.text.lstrip("-").isdigit():
+            return replace(self, text=f"{self.text}.0", kind="float")
         if self.plain:
             return replace(self, text=f"{self.bracketed} * 1.0", kind="float", whole=False)
         return replace(self, text=f"tl.cast({self.text}, tl.float32)", kind="float", whole=True)

@@ -63,10 +63,14 @@ class Values:
             return self._compared(node)
         return self._applied(node)
 
-    def all_of(self, parts: Sequence[Expr]) -> Term | None:
-        """Return the conjunction of conditions that do not hold by themselves; None where all do."""
-        found = [self.term(p) for p in parts if not always(p, self.numbers)]
-        return self._conjunction(found)
+    def all_of(self, parts: Sequence[Expr], *, inside: Sequence[str] = ()) -> Term | None:
+        """Return the conjunction of conditions that do not hold by themselves; None where all do.
+
+        Args:
+            inside: variables of which a lane behind the end of its rank does not count.
+        """
+        wanted = [*self.lanes.bounds(inside), *(p for p in parts if not always(p, self.numbers))]
+        return self._conjunction([self.term(p) for p in wanted])
 
     def _conjunction(self, found: Sequence[Term]) -> Term | None:
         if not found:
@@ -117,13 +121,14 @@ class Values:
         place = {v: i for i, v in enumerate(order)}
         self.read[access.tensor] = None
         offset, _ = self.address(access, place)
-        inside = inside_parts(self.memory.cascade, access)
-        conditions = [*self.lanes.bounds(variables(access)), *inside]
-        terms = [self.term(p) for p in conditions if not always(p, self.numbers)]
-        if not terms:
+        mask = self.all_of(inside_parts(self.memory.cascade, access), inside=variables(access))
+        if mask is None:
             return f"tl.load({offset})"
-        shown = " & ".join(t.along(order) for t in terms)
-        return f"tl.load({offset}, mask={shown}, other={'0' if access.tensor in self.memory.indices else '0.0'})"
+        other = "0" if access.tensor in self.memory.indices else "0.0"
+        if mask.axes != order and set(mask.axes) == set(order):
+            turned = tuple(mask.axes.index(a) for a in order)
+            mask = Term(f"tl.permute({mask.text}, {turned})", order, "bool")
+        return f"tl.load({offset}, mask={mask.along(order)}, other={other})"
 
     def address(self, access: Access, place: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
         """Return the address of an element with the axes along which it moves, in a given order of axes."""
@@ -134,6 +139,8 @@ class Values:
             index = self.term(access.indices[i])
             if index.text == "0":
                 continue
+            if index.kind == "float":
+                index = replace(index, text=f"tl.cast({index.text}, tl.int32)", kind="int", whole=True)
             if wide and stride:
                 index = replace(index, text=f"tl.cast({index.text}, tl.int64)", whole=True)
             text = " * ".join((index.bracketed, *stride)) if stride else index.text

@@ -1,0 +1,182 @@
+"""Files of kernels written from the text of a cascade: run, checked against that text, and compiled.
+
+A file says itself what it computes (its text and sizes), how its tensors lie in memory, and what each launch takes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.errors import KernelError
+from einsum_cascade.evaluator import evaluate, random_inputs
+from einsum_cascade.parser import parse
+
+from .aot import Build, Resources, compile_build
+from .check import LIMITS, Outcome, poisoned, relative_error
+from .interpreter import interpreting
+from .tiles import Tile
+
+if TYPE_CHECKING:
+    import torch
+
+# What a file has to define.
+PARTS = ("CASCADE", "SIZES", "BATCH", "TENSORS", "LAUNCHES", "run")
+_ANNOTATED = {"torch.bfloat16": "*bf16", "torch.float16": "*fp16", "torch.float32": "*fp32", "torch.int32": "*i32"}
+_WORDS = {"*bf16": "bf16", "*fp16": "fp16", "*fp32": "fp32"}
+_STAGES = 3
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A loaded file of written kernels.
+
+    Attributes:
+        sizes: of all ranks; `batch`: how often all of it occurs.
+        tensors: shape, batch left out, and type of each tensor in memory.
+        launches: function, tensors, blocks of one element of the batch, constants, warps.
+    """
+
+    path: Path
+    module: ModuleType
+    cascade: Cascade
+    sizes: dict[str, int]
+    batch: int
+    tensors: dict[str, tuple[tuple[int, ...], Any]]
+    launches: Sequence[tuple[Any, Sequence[str], int, dict[str, int], int]]
+    run: Callable[..., Any]
+
+    @property
+    def word(self) -> str:
+        """The type of its tensors."""
+        return next(w for t in self.cascade.outputs if (w := _WORDS.get(self.pointer(t.tensor), "")))
+
+    def pointer(self, tensor: str) -> str:
+        """Return the type of a tensor's pointer as Triton's compiler names it."""
+        return _ANNOTATED[str(self.tensors[tensor][1])]
+
+
+def load_written(path: Path) -> WrittenFile:
+    """Return a file of written kernels.
+
+    Raises:
+        KernelError: no such file, one that cannot be executed, or not of this kind.
+    """
+    if not path.is_file():
+        raise KernelError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"{__package__}.written_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise KernelError(f"{path}: expected a Python file, *.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # A file of somebody's may raise what it likes.
+        raise KernelError(f"{path}: {type(error).__name__}: {error}") from error
+    missing = [name for name in PARTS if not hasattr(module, name)]
+    if missing:
+        raise KernelError(f"{path}: no {missing[0]}; expected a file that `cascade write` has made")
+    return WrittenFile(
+        path, module, parse(module.CASCADE), dict(module.SIZES), int(module.BATCH), module.TENSORS,
+        module.LAUNCHES, module.run,
+    )  # fmt: skip
+
+
+def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> Outcome:
+    """Return how far the kernels of a file are from the float64 evaluation of its text.
+
+    Args:
+        device: "cpu" runs Triton's interpreter, "cuda" the compiled kernels.
+    """
+    import torch
+
+    given, expected = _inputs(file, seed)
+    launched = [given[s.tensor].to(device) for s in file.cascade.inputs]
+    with runnable(file) if device == "cpu" else _as_it_is():
+        found = file.run(*launched, empty=_poisoned)
+    found = found if isinstance(found, tuple) else (found,)
+    errors = {
+        s.tensor: relative_error(t, torch.from_numpy(expected[s.tensor]))
+        for s, t in zip(file.cascade.outputs, found, strict=True)
+    }
+    worst = max(errors, key=lambda k: errors[k])
+    sizes = " ".join(f"{r}={n}" for r, n in file.sizes.items())
+    how = "interpreted" if device == "cpu" else "compiled"
+    return Outcome(file.cascade.name, f"{file.word} {sizes}", errors[worst], LIMITS[file.word], worst, how)
+
+
+def _poisoned(shape: tuple[int, ...], **kwargs: Any) -> torch.Tensor:
+    """Return a tensor full of what nobody should read: not a number, or a place far outside."""
+    import torch
+
+    if kwargs["dtype"] == torch.int32:
+        return torch.full(shape, 2**30, **kwargs)
+    return poisoned(shape, **kwargs)
+
+
+def _inputs(file: WrittenFile, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return inputs in the types of a file, and what its text makes of these very numbers in float64."""
+    import numpy as np
+    import torch
+
+    given: dict[str, list[Any]] = {}
+    expected: dict[str, list[Any]] = {}
+    for lane in range(file.batch):
+        drawn = random_inputs(file.cascade, file.sizes, seed=seed + lane)
+        rounded = {n: torch.from_numpy(np.asarray(v)).to(file.tensors[n][1]) for n, v in drawn.items()}
+        exact = {n: t.double().numpy() for n, t in rounded.items()}
+        for name, tensor in rounded.items():
+            given.setdefault(name, []).append(tensor)
+        for name, array in evaluate(file.cascade, file.sizes, exact).items():
+            expected.setdefault(name, []).append(np.asarray(array))
+    if file.batch == 1:
+        return {n: t[0].contiguous() for n, t in given.items()}, {n: a[0] for n, a in expected.items()}
+    return {n: torch.stack(t) for n, t in given.items()}, {n: np.stack(a) for n, a in expected.items()}
+
+
+@contextmanager
+def runnable(file: WrittenFile) -> Iterator[None]:
+    """Let a file's kernels run in Triton's interpreter inside the block."""
+    sys.modules[file.module.__name__] = file.module
+    functions = {id(value): name for name, value in vars(file.module).items()}
+    names = [functions[id(launch[0])] for launch in file.launches]
+    before = list(file.module.LAUNCHES)
+    try:
+        with interpreting():
+            file.module.LAUNCHES[:] = [
+                (getattr(file.module, n), *rest) for n, (_, *rest) in zip(names, before, strict=True)
+            ]
+            yield
+    finally:
+        file.module.LAUNCHES[:] = before
+        del sys.modules[file.module.__name__]
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+def compile_written(file: WrittenFile, target: str) -> list[Resources]:
+    """Return what the compiler makes of each kernel of a file, in the order of their launches.
+
+    Raises:
+        KernelError: a target that is unknown, or a kernel that the compiler refuses.
+    """
+    return [compile_build(_build(file, launch), target) for launch in file.launches]
+
+
+def _build(file: WrittenFile, launch: tuple[Any, Sequence[str], int, dict[str, int], int]) -> Build:
+    function, names, _, constants, warps = launch
+    pointers = {f"{n}_ptr": file.pointer(n) for n in names}
+    return Build(
+        kernel=function.__name__, variant=file.cascade.name, head_dim=0, dtype=file.word,
+        tile=Tile(16, 16, warps, _STAGES), function=function, pointers=pointers, floats=(), aligned=(),
+        constants=constants,
+    )  # fmt: skip

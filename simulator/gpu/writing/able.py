@@ -1,0 +1,66 @@
+"""Which kernels of a plan have a form in Triton."""
+
+from __future__ import annotations
+
+import math
+
+from ..fusion.structure import Structure, Unit, structure_of
+from ..fusion.tiling import Tiling
+from .lanes import lanes_of
+from .memory import Memory
+from .nest import write_kernel
+from .terms import CannotWrite
+
+# Elements of a tile that Triton takes, at the most. Source: triton.language.core, TRITON_MAX_TENSOR_NUMEL.
+MOST_ELEMENTS = 2**20
+
+
+class Writable:
+    """Tells for a tiling whether its kernel can be written; of a structure it is found out once, by writing it.
+
+    Args:
+        word: type of tensors in memory.
+    """
+
+    def __init__(self, memory: Memory, word: str) -> None:
+        """See the class."""
+        self._memory, self._word = memory, word
+        self._reasons: dict[int, tuple[Structure, CannotWrite | None]] = {}
+
+    def __call__(self, tiling: Tiling) -> bool:
+        """Tell whether a tiling can be written; one in parts, or of many steps of a scan at a time, cannot yet."""
+        return tiling.parts == 1 == tiling.scanned and self._reason(tiling) is None and _fits(tiling)
+
+    def require(self, unit: Unit) -> None:
+        """Refuse a text of which one unit alone has no form in Triton.
+
+        Raises:
+            CannotWrite: naming the Einsum, and what there is no form for.
+        """
+        structure = structure_of(self._memory.cascade, (unit,))
+        if structure is None:
+            raise CannotWrite(f"{', '.join(sorted(unit.names))}: no loops compute it")
+        reason = self._reason(Tiling(self._memory.case, structure, {}))
+        if reason is not None:
+            raise reason
+
+    def _reason(self, tiling: Tiling) -> CannotWrite | None:
+        """Return why a structure has no form, or None."""
+        key = id(tiling.structure)
+        if key not in self._reasons:
+            names = {e.name for e in tiling.structure.einsums}
+            try:
+                write_kernel("kernel", tiling, self._memory, names, word=self._word)
+                self._reasons[key] = (tiling.structure, None)
+            except CannotWrite as reason:
+                self._reasons[key] = (tiling.structure, reason)
+        return self._reasons[key][1]
+
+
+def _fits(tiling: Tiling) -> bool:
+    """Tell whether no tile of what a kernel computes has more elements than Triton takes."""
+    lanes = lanes_of(tiling)
+    return all(
+        math.prod(lanes.lanes[v] for v in lanes.ordered(e.variables)) <= MOST_ELEMENTS or e.reduced
+        for e in tiling.structure.einsums
+    )
