@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..cascade import Cascade
 from ..declarations import rank_of, variable_of
@@ -14,6 +14,18 @@ from ..errors import CascadeError, nearest
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, children, substitute, transform, variables
 from ..sizes import BATCH_RANKS, parse_sizes, resolve, size_value
 from .predicates import conjuncts, count, is_static, joined
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What has to hold for a point to exist, and the variables that it is said to name.
+
+    Those of a conjunct are its own, those of an index that may leave its tensor the index's; an element that does not
+    exist names all variables of its access. Where one of them is reduced, terms are removed, else points of the output.
+    """
+
+    holds: Expr
+    names: frozenset[str]
 
 
 def known_sizes(cascade: Cascade, sizes: Mapping[str, int] | str) -> dict[str, int]:
@@ -107,35 +119,37 @@ def live_parts(cascade: Cascade, einsum: Einsum, *, branches: bool = False) -> t
     Args:
         branches: whether what a branch reads where coordinates take it has to exist too; simulators take it as there.
     """
-    found = list(dict.fromkeys(_conditions(cascade, einsum, {}, branches=branches)))
+    found = dict.fromkeys(c.holds for c in _conditions(cascade, einsum, {}, branches=branches))
     return tuple(p for p in found if is_static(p))
 
 
-def all_parts(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
+def conditions_of(cascade: Cascade, einsum: Einsum) -> tuple[Condition, ...]:
     """Return every condition under which a point of an Einsum exists, those that read data among them."""
     return _conditions(cascade, einsum, {}, branches=True)
 
 
-def parts_of_access(cascade: Cascade, access: Access) -> tuple[Expr, ...]:
+def conditions_of_access(cascade: Cascade, access: Access) -> tuple[Condition, ...]:
     """Return the conditions under which an element that is read exists, in the variables of its reader."""
     inherited = _inherited(cascade, access, {}, branches=True)
-    return tuple(dict.fromkeys((*inside_parts(cascade, access), *inherited)))
+    return tuple(dict.fromkeys((*inside(cascade, access), *inherited)))
 
 
 def _conditions(
-    cascade: Cascade, einsum: Einsum, known: dict[str, tuple[Expr, ...]], *, branches: bool
-) -> tuple[Expr, ...]:
-    parts = list(conjuncts(einsum.where))
+    cascade: Cascade, einsum: Einsum, known: dict[str, tuple[Condition, ...]], *, branches: bool
+) -> tuple[Condition, ...]:
+    found = [Condition(p, frozenset(variables(p))) for p in conjuncts(einsum.where)]
     reads = required(einsum.value) + (required(einsum.where) if einsum.where is not None else [])
     for access in reads:
-        parts += inside_parts(cascade, access)
-        parts += _inherited(cascade, access, known, branches=branches)
+        found += inside(cascade, access)
+        found += _inherited(cascade, access, known, branches=branches)
     for taken, branch in _branches(einsum.value) if branches else ():
-        found = _conditions(cascade, replace(einsum, value=branch, where=None), known, branches=True)
-        inside = [c for c in found if is_static(c)]
-        if inside:
-            parts.append(Apply("or", (Apply("not", (taken,)), joined("and", inside))))
-    return tuple(dict.fromkeys(parts))
+        under = _conditions(cascade, replace(einsum, value=branch, where=None), known, branches=True)
+        held = [c for c in under if is_static(c.holds)]
+        if held:
+            names = frozenset(variables(taken)).union(*(c.names for c in held))
+            either = Apply("or", (Apply("not", (taken,)), joined("and", [c.holds for c in held])))
+            found.append(Condition(either, names))
+    return tuple(dict.fromkeys(found))
 
 
 def _branches(node: Expr) -> Iterator[tuple[Expr, Expr]]:
@@ -165,33 +179,37 @@ def required(node: Expr) -> list[Access]:
 
 
 def _inherited(
-    cascade: Cascade, access: Access, known: dict[str, tuple[Expr, ...]], *, branches: bool
-) -> list[Expr]:
-    """Return the conditions of the element read, in the variables of the reader."""
+    cascade: Cascade, access: Access, known: dict[str, tuple[Condition, ...]], *, branches: bool
+) -> list[Condition]:
+    """Return the conditions of the element read, in the variables of the reader.
+
+    What removes terms of a sum that has made the element does not remove the element.
+    """
     signature = cascade.signatures[access.tensor]
     if signature.state is not None or all(e.name != access.tensor for e in cascade.einsums):
         return []
+    writer = cascade.einsum(access.tensor)
     if access.tensor not in known:
         known[access.tensor] = ()
-        writer = cascade.einsum(access.tensor)
         known[access.tensor] = _conditions(cascade, writer, known, branches=branches)
-    writer = cascade.einsum(access.tensor)
     own = set(writer.output_variables)
-    names = {
+    renamed = {
         t.name: i for t, i in zip(writer.target.indices, access.indices, strict=True) if isinstance(t, Var)
     }
-    return [substitute(p, names) for p in known[access.tensor] if set(variables(p)) <= own]
+    names = frozenset(variables(access))
+    return [Condition(substitute(c.holds, renamed), names) for c in known[access.tensor] if c.names <= own]
 
 
-def inside_parts(cascade: Cascade, access: Access) -> list[Expr]:
+def inside(cascade: Cascade, access: Access) -> list[Condition]:
     """Return the conditions that keep an access inside its tensor, where they do not hold by themselves."""
     signature = cascade.signatures[access.tensor]
-    out: list[Expr] = []
+    out: list[Condition] = []
     for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
         within = fits(cascade, rank, index) or stays_inside(cascade, rank, index)
-        if axis == signature.state or within or not variables(index):
+        if axis == signature.state or within:
             continue
-        out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
+        both: list[Expr] = [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
+        out += [Condition(p, frozenset(variables(index))) for p in both]
     return out
 
 

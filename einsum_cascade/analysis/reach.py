@@ -20,7 +20,7 @@ from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, subst
 from ..ops import REDUCTION
 from .forks import NEVER, too_many
 from .intervals import alternatives, any_term, number, slope
-from .points import fits, live_parts, merged_splits, numbers_of, required, stays_inside
+from .points import fits, inside, live_parts, merged_splits, numbers_of, required
 from .predicates import components, conjuncts, count, deciding, is_static, projection
 
 # Variables of which several values are tried before all are.
@@ -65,16 +65,8 @@ def touched(
 
 
 def existing(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
-    """Return the static conditions under which a point exists, those on indices without a variable included."""
-    roots = [einsum.value] + ([einsum.where] if einsum.where is not None else [])
-    fixed = [
-        c
-        for r in roots
-        for a in required(r)
-        for c in _inside(cascade, a)
-        if not variables(c) and is_static(c)
-    ]
-    found = tuple(dict.fromkeys((*live_parts(cascade, einsum, branches=True), *fixed)))
+    """Return the static conditions under which a point exists, what branches read included."""
+    found = live_parts(cascade, einsum, branches=True)
     if too_many(found, MOST_FORKS):
         return (NEVER, *live_parts(cascade, einsum))
     return found
@@ -136,10 +128,10 @@ def reads_of(
         taken: what holds already.
     """
     if isinstance(node, Access):
-        inside = (*taken, *(c for c in _inside(cascade, node) if is_static(c)))
-        yield node, inside
+        held = (*taken, *(c.holds for c in inside(cascade, node) if is_static(c.holds)))
+        yield node, held
         for index in node.indices:
-            yield from reads_of(cascade, index, inside)
+            yield from reads_of(cascade, index, held)
     elif isinstance(node, Apply) and node.op == "select":
         test, yes, no = node.args
         yield from reads_of(cascade, test, taken)
@@ -151,17 +143,6 @@ def reads_of(
     elif isinstance(node, (Apply, Compare)):
         for part in node.args:
             yield from reads_of(cascade, part, taken)
-
-
-def _inside(cascade: Cascade, access: Access) -> list[Expr]:
-    """Return the conditions that keep an access inside its tensor, those without a variable included."""
-    signature = cascade.signatures[access.tensor]
-    out: list[Expr] = []
-    for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
-        within = fits(cascade, rank, index) or stays_inside(cascade, rank, index)
-        if axis != signature.state and not within:
-            out += [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
-    return out
 
 
 @dataclass(slots=True)

@@ -89,17 +89,13 @@ def _decays(rng: Any, n: Sizes) -> dict[str, Any]:
     return {"ALPHA": rng.uniform(0.05, 0.95, (n["E"], n["T"])), "BETA": rng.uniform(0.05, 0.95, n["T"])}
 
 
-def _certain(rng: Any, n: Sizes) -> dict[str, Any]:
-    """Weights above zero and many small heads: index scores that tie at zero would be chosen by chance."""
-    return {"WI": rng.uniform(0.1, 1.0, (n["N"], n["P"]))}
-
-
 TABLE = {
     "attention_differential": Reference(_differential, {"P": "M"}, _shares),
     "attention_forgetting": Reference(_forgetting, {"P": "M"}, _gates),
     "attention_cosine": Reference(_cosine, {"H": (1, 3)}, _temperatures),
+    # Many small heads: index scores that tie at zero would be chosen by chance.
     "attention_indexed": Reference(
-        _indexed, {"M": (6, 9), "P": "M", "N": (8, 12), "R": (2, 4), "H": (1, 3)}, _certain
+        _indexed, {"M": (6, 9), "P": "M", "N": (8, 12), "R": (2, 4), "H": (1, 3)}
     ),
     "attention_multi_token": Reference(_multi_token, {"M": (3, 8), "P": "M", "U": (1, 3), "W": (1, 4)}),
     "kimi_delta": Reference(_kimi, {}, _decays),

@@ -9,7 +9,7 @@ from ..fusion.tiling import Tiling
 from .lanes import lanes_of
 from .memory import Memory
 from .nest import write_kernel
-from .terms import CannotWrite
+from .terms import CannotWriteError
 
 # Elements of a tile that Triton takes, at the most. Source: triton.language.core, TRITON_MAX_TENSOR_NUMEL.
 MOST_ELEMENTS = 2**20
@@ -25,7 +25,7 @@ class Writable:
     def __init__(self, memory: Memory, word: str) -> None:
         """See the class."""
         self._memory, self._word = memory, word
-        self._reasons: dict[int, tuple[Structure, CannotWrite | None]] = {}
+        self._reasons: dict[int, tuple[Structure, CannotWriteError | None]] = {}
 
     def __call__(self, tiling: Tiling) -> bool:
         """Tell whether a tiling can be written; one in parts, or of many steps of a scan at a time, cannot yet."""
@@ -35,16 +35,16 @@ class Writable:
         """Refuse a text of which one unit alone has no form in Triton.
 
         Raises:
-            CannotWrite: naming the Einsum, and what there is no form for.
+            CannotWriteError: naming the Einsum, and what there is no form for.
         """
         structure = structure_of(self._memory.cascade, (unit,))
         if structure is None:
-            raise CannotWrite(f"{', '.join(sorted(unit.names))}: no loops compute it")
+            raise CannotWriteError(f"{', '.join(sorted(unit.names))}: no loops compute it")
         reason = self._reason(Tiling(self._memory.case, structure, {}))
         if reason is not None:
             raise reason
 
-    def _reason(self, tiling: Tiling) -> CannotWrite | None:
+    def _reason(self, tiling: Tiling) -> CannotWriteError | None:
         """Return why a structure has no form, or None."""
         key = id(tiling.structure)
         if key not in self._reasons:
@@ -52,7 +52,7 @@ class Writable:
             try:
                 write_kernel("kernel", tiling, self._memory, names, word=self._word)
                 self._reasons[key] = (tiling.structure, None)
-            except CannotWrite as reason:
+            except CannotWriteError as reason:
                 self._reasons[key] = (tiling.structure, reason)
         return self._reasons[key][1]
 

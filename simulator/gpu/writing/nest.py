@@ -19,7 +19,7 @@ from .lanes import Lanes, lanes_of
 from .memory import MOST_32, Memory
 from .ranges import always, ends
 from .sums import Sums
-from .terms import CannotWrite, Term
+from .terms import CannotWriteError, Term
 from .values import Values
 
 
@@ -58,7 +58,7 @@ def write_kernel(
         word: type of tensors in memory: fp32, bf16 or fp16.
 
     Raises:
-        CannotWrite: something in it has no form in Triton.
+        CannotWriteError: something in it has no form in Triton.
     """
     return _Kernel(tiling, memory, frozenset(written), word).function(name, title)
 
@@ -190,7 +190,7 @@ class _Kernel:
         opened = [e for e in inside if v in e.reduced and e.name not in self.carried]
         for e in opened:
             if any(w not in e.all_reductions[0].variables for w in (v, *rest) if w in e.reduced):
-                raise CannotWrite(f"{e.name}: a second reduction over a rank that a block walks along")
+                raise CannotWriteError(f"{e.name}: a second reduction over a rank that a block walks along")
             self.carried[e.name] = self.body.let(e.name.lower(), self.sums.begun(e).text)
         low, high = self._ends(v, inside)
         self.body.open((v,))
@@ -233,7 +233,7 @@ class _Kernel:
         """Return the first value of a state with the axes of the Einsum that goes on from there."""
         for a, b in zip(first.target.indices, self.values.writers[first.name].target.indices, strict=True):
             if isinstance(b, Var) and a != b:
-                raise CannotWrite(f"{first.name}: its first value has other variables than its next ones")
+                raise CannotWriteError(f"{first.name}: its first value has other variables than its next ones")
         return value
 
     def _ends(self, v: str, inside: Sequence[Einsum]) -> tuple[str, str]:

@@ -16,11 +16,12 @@ from ..fusion.kernels import Kernel
 from ..fusion.predict import kernels_of, word_of
 from ..fusion.structure import units_of
 from .able import Writable
+from .guards import guarded
 from .memory import Memory
 from .nest import Written, write_kernel
 from .operators import HELPERS
 from .sums import TYPES
-from .terms import CannotWrite
+from .terms import CannotWriteError
 
 
 
@@ -55,14 +56,15 @@ def write_program(
         dtype: of all tensors in memory, fp32, bf16 or fp16; sums and what stays on chip are fp32.
 
     Raises:
-        CannotWrite: something has no form in Triton.
+        CannotWriteError: something has no form in Triton.
     """
     require(cascade)
     gpu = find_gpu(on) if isinstance(on, str) else on
     word = word_of(dtype)
     if word not in TYPES:
-        raise CannotWrite(f"dtype: found {dtype}; expected one of {', '.join(TYPES)}")
+        raise CannotWriteError(f"dtype: found {dtype}; expected one of {', '.join(TYPES)}")
     known = known_sizes(cascade, sizes)
+    text, cascade = render(cascade), guarded(cascade, known)
     case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
     memory = Memory(case)
     able = Writable(memory, word)
@@ -76,7 +78,7 @@ def write_program(
         write_kernel(n, k.tiling, memory, k.written, word=word, title=f"{' + '.join(k.einsums)}.")
         for n, k in zip(names, laid, strict=True)
     ]
-    return Program(_text(case, gpu, word, laid, written, memory), tuple(laid))
+    return Program(_text(text, case, gpu, word, laid, written, memory), tuple(laid))
 
 
 def _names(kernels: Sequence[Sequence[str]]) -> list[str]:
@@ -90,7 +92,7 @@ def _names(kernels: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _text(
-    case: Case, gpu: Gpu, word: str, laid: Sequence[Kernel], written: Sequence[Written], memory: Memory
+    source: str, case: Case, gpu: Gpu, word: str, laid: Sequence[Kernel], written: Sequence[Written], memory: Memory
 ) -> str:
     cascade = case.cascade
     inputs = [s.tensor for s in cascade.inputs]
@@ -100,7 +102,7 @@ def _text(
     parts = [
         _head(case, gpu, word, laid),
         "import torch\nimport triton\nimport triton.language as tl\n",
-        _constants(case, word, memory, [*inputs, *made]),
+        _constants(source, case, word, memory, [*inputs, *made]),
         *(f"\n{HELPERS[h]}" for h in helpers),
         *(f"\n{w.text}" for w in written),
         f"\n{_launches(written)}",
@@ -118,8 +120,8 @@ Written from its text; grouped and tiled for {gpu.name}. Change them as you like
 '''
 
 
-def _constants(case: Case, word: str, memory: Memory, tensors: Sequence[str]) -> str:
-    text = render(case.cascade).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+def _constants(source: str, case: Case, word: str, memory: Memory, tensors: Sequence[str]) -> str:
+    text = source.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     shapes = "\n".join(f'    "{t}": ({memory.shape(t)}, {_type(t, word, memory)}),' for t in tensors)
     return f'''# What the kernels compute, for checks.
 CASCADE = """{text}"""

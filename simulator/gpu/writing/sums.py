@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from einsum_cascade.analysis.points import all_parts
+from einsum_cascade.analysis.points import conditions_of
 from einsum_cascade.einsum import Einsum, Reduction
 from einsum_cascade.expr import Access, Apply, Expr, variables
 from einsum_cascade.ops import REDUCTION
@@ -14,7 +14,7 @@ from einsum_cascade.ops import REDUCTION
 from ..fusion.operations import product_of, sum_of_products
 from .lanes import sides
 from .operators import HELPERS, OVER, TWO
-from .terms import CannotWrite, Term, joined, literal
+from .terms import CannotWriteError, Term, joined, literal
 from .values import Values
 
 
@@ -63,10 +63,9 @@ class Sums:
         """Return the conditions of an Einsum by the reduction that they act at; behind the last, those of its output."""
         reductions = einsum.all_reductions
         out: list[list[Expr]] = [[] for _ in range(len(reductions) + 1)]
-        for part in all_parts(self.values.memory.cascade, einsum):
-            names = set(variables(part))
-            at = next((i for i, r in enumerate(reductions) if names & set(r.variables)), len(reductions))
-            out[at].append(part)
+        for condition in conditions_of(self.values.memory.cascade, einsum):
+            acts = (i for i, r in enumerate(reductions) if not condition.names.isdisjoint(r.variables))
+            out[next(acts, len(reductions))].append(condition.holds)
         return out
 
     def whole(self, einsum: Einsum) -> Term:
@@ -95,7 +94,7 @@ class Sums:
         """Return what the first reduction of an Einsum is before any term."""
         reduction = einsum.all_reductions[0]
         if REDUCTION[reduction.op].index:
-            raise CannotWrite(f"{einsum.name}: '{reduction.op}' over a rank that a block does not hold whole")
+            raise CannotWriteError(f"{einsum.name}: '{reduction.op}' over a rank that a block does not hold whole")
         kept = [v for v in einsum.variables if v not in reduction.variables]
         return self.full(kept, literal(float(REDUCTION[reduction.op].identity)))
 
@@ -135,7 +134,7 @@ class Sums:
         along = self.lanes.ordered(reduction.variables)
         where = self.values.all_of(parts, inside=along)
         if REDUCTION[op].index:
-            return self._picked(value.as_float(), reduction, where, bool(parts))
+            return self._picked(value.as_float(), reduction, where)
         value = self.values.chosen(where, value.as_float(), float(REDUCTION[op].identity))
         if not set(along) <= set(value.axes):
             value = self.full((*value.axes, *along), value)
@@ -146,43 +145,76 @@ class Sums:
             value = Term(OVER[op].format(value.text, axis), left)
         return value
 
-    def _picked(self, value: Term, reduction: Reduction, where: Term | None, masked: bool) -> Term:
-        """Return where the largest values along a variable stand."""
-        (variable,) = reduction.variables
-        if masked:
-            raise CannotWrite(f"'{reduction.op}' of points of which some do not exist has no form in Triton yet")
-        if variable not in value.axes:
-            raise CannotWrite(f"'{reduction.op}' over '{variable}', of which a block has one value at a time")
-        value = self.values.chosen(where, value, float("-inf"))
-        axis = value.axes.index(variable)
-        left = tuple(a for a in value.axes if a != variable)
-        if reduction.into is None:
-            return Term(f"tl.argmax({value.text}, axis={axis})", left, "int")
-        if reduction.sorted:
-            raise CannotWrite("'topk' with 'sorted' has no form in Triton yet")
-        return self._largest(value, variable, reduction.into, left)
+    def _picked(self, value: Term, reduction: Reduction, where: Term | None) -> Term:
+        """Return where the largest values along a variable stand; -1 where there are too few of them.
 
-    def _largest(self, value: Term, variable: str, into: str, left: tuple[str, ...]) -> Term:
-        """Write a loop that picks the largest, one by one."""
-        rest = self.body.let("rest", value.text)
-        order = self.lanes.order
-        axes = tuple(sorted((*left, into), key=order.__getitem__)) if into in self.lanes.lanes else left
-        found = self.body.let("largest", f"tl.zeros({self.lanes.shape(axes)}, tl.int32)")
+        Minus infinity is taken for a point that does not exist.
+        """
+        (variable,) = reduction.variables
+        masked = where is not None
+        if variable in self.lanes.stepped or variable not in value.axes:
+            raise CannotWriteError(f"'{reduction.op}' over '{variable}', of which a block has a part at a time")
+        value = self.values.chosen(where, value, float("-inf"))
+        if reduction.into is None:
+            return self._first_largest(value, variable, masked)
+        rest = Term(self.body.let("rest", value.text), value.axes)
+        wanted = self.lanes.extent(reduction.into)
+        masked = masked or wanted > self.lanes.extent(variable)
+        if reduction.sorted:
+            return self._by_place(rest, variable, reduction.into, wanted)
+        slots = self.lanes.ordered((reduction.into,))
+        left = tuple(a for a in value.axes if a != variable)
+        axes = self.lanes.ordered((*left, reduction.into))
+        found = self.body.let("largest", f"tl.full({self.lanes.shape(axes)}, -1, tl.int32)")
         turn = self.body.fresh("turn")
         self.body.open(())
-        at = Term(self.body.let("at", f"tl.argmax({rest}, axis={value.axes.index(variable)})"), left, "int")
-        place, slot = Term(variable, (variable,), "int"), Term(into, self.lanes.ordered((into,)), "int")
-        chosen = joined(
-            order, lambda s, a, f: f"tl.where({s} == {turn}, {a}, {f})", slot, at, Term(found, axes), kind="int", whole=True
-        )
+        at = self._first_largest(rest, variable, masked)
+        slot = Term(reduction.into, slots, "int")
+        form = f"tl.where({{}} == {turn}, {{}}, {{}})".format
+        chosen = joined(self.lanes.order, form, slot, at, Term(found, axes), kind="int", whole=True)
         self.body.line(f"{found} = {chosen.text}")
-        gone = joined(
-            order, lambda p, a, r: f'tl.where({p} == {a}, float("-inf"), {r})', place, at, Term(rest, value.axes),
-            kind="float", whole=True,
-        )  # fmt: skip
-        self.body.line(f"{rest} = {gone.text}")
-        self.body.close(f"for {turn} in range(0, {self.lanes.extent(into)}):")
+        self._taken(rest, variable, at)
+        self.body.close(f"for {turn} in range(0, {wanted}):")
         return Term(found, axes, "int")
+
+    def _first_largest(self, value: Term, variable: str, masked: bool) -> Term:
+        """Return where the first of the largest values stands."""
+        axis = value.axes.index(variable)
+        left = tuple(a for a in value.axes if a != variable)
+        at = f"tl.argmax({value.text}, axis={axis})"
+        if masked:
+            at = f'tl.where(tl.max({value.text}, axis={axis}) == float("-inf"), -1, {at})'
+        return Term(self.body.let("at", at), left, "int")
+
+    def _taken(self, rest: Term, variable: str, at: Term) -> None:
+        """Write that a value does not count any more."""
+        place = Term(variable, (variable,), "int")
+        form = 'tl.where({} == {}, float("-inf"), {})'.format
+        gone = joined(self.lanes.order, form, place, at, rest, kind="float", whole=True)
+        self.body.line(f"{rest.text} = {gone.text}")
+
+    def _by_place(self, rest: Term, variable: str, into: str, wanted: int) -> Term:
+        """Return where the largest values stand, in ascending order: the j-th place is that which has j before it."""
+        order, axes = self.lanes.order, rest.axes
+        taken = self.body.let("taken", f"tl.zeros({self.lanes.shape(axes)}, tl.int32)")
+        turn = self.body.fresh("turn")
+        self.body.open(())
+        at = self._first_largest(rest, variable, masked=True)
+        place = Term(variable, (variable,), "int")
+        form = "tl.where({} == {}, 1, {})".format
+        self.body.line(
+            f"{taken} = {joined(order, form, place, at, Term(taken, axes), kind='int', whole=True).text}"
+        )
+        self._taken(rest, variable, at)
+        self.body.close(f"for {turn} in range(0, {wanted}):")
+        before = self.body.let("before", f"tl.cumsum({taken}, axis={axes.index(variable)})")
+        slot = Term(into, self.lanes.ordered((into,)), "int")
+        form = "tl.where(({} == 1) & ({} == {} + 1), {} + 1, 0)".format
+        marks = joined(
+            order, form, Term(taken, axes), Term(before, axes), slot, place, kind="int", whole=True
+        )
+        left = tuple(a for a in marks.axes if a != variable)
+        return Term(f"(tl.sum({marks.text}, axis={marks.axes.index(variable)}) - 1)", left, "int")
 
     def _helped(self, form: str) -> None:
         self.helpers.update(dict.fromkeys(name for name in HELPERS if name in form))
@@ -253,12 +285,13 @@ class Sums:
     def _operand(self, side: Operand, dot: Dot) -> str:
         """Return one side of a product as a matrix in the type of its tensors."""
         bounds: tuple[str, ...] = ()
-        if isinstance(side.value, Access) and side.value.tensor not in self.values.writers:
+        raw = isinstance(side.value, Access) and side.value.tensor not in self.values.writers
+        if isinstance(side.value, Access) and raw:
             # What is masked is put together with masks in the kernel's order, and turned behind.
             turned = side.axes if self.values.all_of(side.parts) is None else None
             term = self.values.load(side.value, turned)
-            if term.kind == "int":
-                term = term.as_float()
+            raw = term.kind == "float"
+            term = term.as_float()
         else:
             term = self.values.term(side.value).as_float()
             bounds = dot.inner
@@ -275,10 +308,7 @@ class Sums:
         if any(len(g) > 1 for g in groups):
             shape = ", ".join(" * ".join(self.lanes.constant(v) for v in g) for g in groups if g)
             text = f"tl.reshape({text}, [{shape}])"
-        if term.text == text and isinstance(side.value, Access) and where is None and term.kind == "float":
-            if side.value.tensor not in self.values.writers:
-                return text
-        return f"({text}).to({TYPES[self.values.word]})" if self.values.word != "fp32" else text
+        return text if raw or self.values.word == "fp32" else f"({text}).to({TYPES[self.values.word]})"
 
 
 TYPES = {"fp32": "tl.float32", "bf16": "tl.bfloat16", "fp16": "tl.float16"}

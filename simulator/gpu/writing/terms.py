@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from einsum_cascade.errors import MappingError
 
 
-class CannotWrite(MappingError):
+class CannotWriteError(MappingError):
     """What a text asks for and a Triton kernel of this package cannot do."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from einsum_cascade.analysis.intervals import number
-from einsum_cascade.analysis.points import inside_parts, parts_of_access
+from einsum_cascade.analysis.points import conditions_of_access, inside
 from einsum_cascade.einsum import Einsum, is_constant
 from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
 
@@ -17,7 +17,7 @@ from .lanes import Lanes
 from .memory import Memory
 from .operators import ANY, FLOOR_FLOAT, FLOOR_INT, FUNCTIONS, INFIX
 from .ranges import always, reach
-from .terms import CannotWrite, Term, joined, literal
+from .terms import CannotWriteError, Term, joined, literal
 
 
 @dataclass
@@ -121,7 +121,7 @@ class Values:
         place = {v: i for i, v in enumerate(order)}
         self.read[access.tensor] = None
         offset, _ = self.address(access, place)
-        mask = self.all_of(inside_parts(self.memory.cascade, access), inside=variables(access))
+        mask = self.all_of([c.holds for c in inside(self.memory.cascade, access)], inside=variables(access))
         if mask is None:
             return f"tl.load({offset})"
         other = "0" if access.tensor in self.memory.indices else "0.0"
@@ -156,20 +156,37 @@ class Values:
         signature = self.memory.cascade.signatures[access.tensor]
         value = self.held.get(access.tensor)
         renamed: dict[str, str] = {}
+        picked: dict[str, Expr] = {}
         for axis, (made, read) in enumerate(zip(writer.target.indices, access.indices, strict=True)):
             if axis == signature.state:
                 value = self._generation(access, read)
                 continue
-            if not isinstance(made, Var) or not isinstance(read, Var):
-                raise CannotWrite(f"{access.tensor}: a kernel that computes it reads it at another place")
-            if made != read and self._part(made.name, read.name):
-                raise CannotWrite(f"{access.tensor}: another tile of it is read in the kernel that computes it")
-            renamed[made.name] = read.name
+            if not isinstance(made, Var) or not (isinstance(read, Var) or is_constant(read)):
+                raise CannotWriteError(f"{access.tensor}: a kernel that computes it reads it at another place")
+            if not isinstance(read, Var):
+                picked[made.name] = read
+            elif made != read and self._part(made.name, read.name):
+                raise CannotWriteError(f"{access.tensor}: another tile of it is read in the kernel that computes it")
+            renamed[made.name] = read.name if isinstance(read, Var) else made.name
         if value is None:
-            raise CannotWrite(f"{access.tensor} is read before it is computed")
+            raise CannotWriteError(f"{access.tensor} is read before it is computed")
         if len(set(renamed.values())) < len(renamed):
-            raise CannotWrite(f"{access.tensor}: its diagonal is read in the kernel that computes it")
+            raise CannotWriteError(f"{access.tensor}: its diagonal is read in the kernel that computes it")
+        for made_at, index in picked.items():
+            value = self._one_of(value, made_at, index)
         return self._in_order(replace(value, axes=tuple(renamed[a] for a in value.axes)))
+
+    def _one_of(self, value: Term, variable: str, index: Expr) -> Term:
+        """Return the part of a tile at one place along a variable of which the block holds all."""
+        if variable in (*self.lanes.tiled, *self.lanes.stepped):
+            raise CannotWriteError(f"one place of '{variable}' is read, of which a block holds a part")
+        if variable not in value.axes:
+            return value
+        at = Term(variable, (variable,), "int")
+        there = joined(self.lanes.order, "{} == {}".format, at, self.term(index), kind="bool", whole=False)
+        axis = value.axes.index(variable)
+        left = tuple(a for a in value.axes if a != variable)
+        return replace(value, text=f"tl.sum({self.chosen(there, value, 0.0).text}, axis={axis})", axes=left, whole=True)
 
     def _part(self, made: str, read: str) -> bool:
         """Tell whether two variables do not have the same values before a block."""
@@ -189,7 +206,7 @@ class Values:
             begun = any(loop in s.defines for s in self.body.scopes)
             if not begun and number(index, {}, self.numbers) == (self.lanes.extent(loop) if self.walked else 0):
                 return self.held.get(access.tensor)
-        raise CannotWrite(f"{access.tensor}: a generation is read that no register holds")
+        raise CannotWriteError(f"{access.tensor}: a generation is read that no register holds")
 
     def _in_order(self, term: Term) -> Term:
         """Return a term with its axes in the kernel's order."""
@@ -247,12 +264,12 @@ class Values:
             return joined(order, "tl.where({}, {}, {})".format, test, one, other, kind=kind, whole=True)
         if op in ANY:
             return joined(order, ANY[op].format, *parts, kind=kind, whole=True)
-        raise CannotWrite(f"'{op}' has no form in Triton yet")
+        raise CannotWriteError(f"'{op}' has no form in Triton yet")
 
     def _padded(self, node: Apply) -> Term:
         access, otherwise = node.args
         assert isinstance(access, Access)
-        where = self.all_of(parts_of_access(self.memory.cascade, access))
+        where = self.all_of([c.holds for c in conditions_of_access(self.memory.cascade, access)])
         value, other = self.access(access), self.term(otherwise)
         if where is None:
             return value
@@ -288,7 +305,7 @@ class Values:
         if base.plain:
             value = float(number(node.args[0], {}, self.numbers))
             if value <= 0:
-                raise CannotWrite(f"a power of {value:g} has no form in Triton yet")
+                raise CannotWriteError(f"a power of {value:g} has no form in Triton yet")
             log = literal(math.log2(value)).as_float()
         else:
             log = Term(f"tl.log2({base.text})", base.axes)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
+from examples import MORE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import Use, uses
 
 from einsum_cascade import CascadeError, parse, zoo
-from einsum_cascade.analysis.points import operations, points
-from einsum_cascade.analysis.predicates import conjuncts, count, projection
+from einsum_cascade.analysis.points import conditions_of, operations, points
+from einsum_cascade.analysis.predicates import conjuncts, count, is_static, projection
+from einsum_cascade.cascade import Cascade
+from einsum_cascade.evaluator import points as evaluated
+from einsum_cascade.evaluator import random_inputs
+from einsum_cascade.expr import Access
+from einsum_cascade.ops import REDUCTION
 from einsum_cascade.parser import parse_expression
 
 _NAMES = ("m", "p", "q")
@@ -120,3 +128,52 @@ def test_operations_of_textbook_attention() -> None:
 def test_an_unknown_einsum_is_refused() -> None:
     with pytest.raises(CascadeError, match="no Einsum QQ"):
         points(zoo.load("attention_3pass"), "QQ", "E=1,F=1,M=1,P=1")
+
+
+MASKED_SUMS = """cascade masked_sums
+rank G P T
+input A[G, P, T]
+output D[G, P]
+B[g, p, t] = A[g, p, t] where g == p and t <= p
+C[g, p] = B[g, p, t] :: sum(t)
+D[g, p] = 1 + C[g, p]
+"""
+
+
+def test_what_removes_all_terms_of_a_sum_does_not_remove_the_sum() -> None:
+    """The sum of nothing is zero: it exists, and who reads it exists."""
+    cascade, sizes = parse(MASKED_SUMS), "G=4,P=4,T=4"
+    assert evaluated(cascade, sizes, random_inputs(cascade, sizes))["D"].present is None
+    assert points(cascade, "C", sizes) == 1 + 2 + 3 + 4
+    assert points(cascade, "D", sizes) == 16
+
+
+@settings(max_examples=100 * MORE, deadline=None)
+@given(use=uses(iterate=False))
+def test_points_of_a_map_are_those_that_the_evaluator_finds_present(use: Use) -> None:
+    """Of what data decides nothing is known before; nor of what a selection among too few has left absent."""
+    found = evaluated(use.cascade, use.sizes, use.inputs)
+    for einsum in use.cascade.einsums:
+        conditions = conditions_of(use.cascade, einsum)
+        known = all(is_static(c.holds) for c in conditions) and not einsum.gathers
+        if einsum.all_reductions or not known or any(may_be_absent_by_data(use.cascade, a) for a in einsum.reads):
+            continue
+        present = found[einsum.name].present
+        there = math.prod(found[einsum.name].values.shape) if present is None else int(present.sum())
+        assert points(use.cascade, einsum.name, use.sizes) == there
+
+
+def may_be_absent_by_data(cascade: Cascade, access: Access) -> bool:
+    """Tell whether an element may be absent by data: a selection has made it, or something that reads one."""
+    todo, seen = [access.tensor], set()
+    while todo:
+        name = todo.pop()
+        writer = next((e for e in cascade.einsums if e.name == name), None)
+        if writer is None or name in seen:
+            continue
+        seen.add(name)
+        chosen = any(REDUCTION[r.op].index for r in writer.all_reductions)
+        if chosen or writer.gathers or not all(is_static(c.holds) for c in conditions_of(cascade, writer)):
+            return True
+        todo += [a.tensor for a in writer.reads]
+    return False
