@@ -108,13 +108,15 @@ def _hardware_words(stack: ExitStack) -> None:
     """Give the interpreter the bfloat16 and TF32 arithmetic of the hardware for as long as the stack is open.
 
     Triton's interpreter keeps bfloat16 as bit patterns, multiplies those as integers in `dot`, truncates where the
-    hardware rounds, and multiplies float32 exactly whatever precision a kernel asks for.
+    hardware rounds, and multiplies float32 exactly whatever precision a kernel asks for. What a
+    comparison of two scalars gives, it spreads over a tile in the type of what was compared.
     """
     import triton.language as tl
     from triton.runtime import interpreter
 
     cls, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
     plain_cast, plain_dot = cls.cast_impl, cls.create_dot
+    plain_splat = cls.create_splat
 
     def cast(self: Any, src: Any, dst_type: Any) -> Any:
         pair = (src.dtype.scalar, dst_type.scalar)
@@ -132,6 +134,10 @@ def _hardware_words(stack: ExitStack) -> None:
             return handle(product + added.data, added.dtype.scalar)
         return plain_dot(self, a, b, added, precision, *rest)
 
+    def splat(self: Any, tile_type: Any, one: Any) -> Any:
+        return plain_splat(self, tile_type, handle(one.data, tl.int1) if one.data.dtype == bool else one)
+
+    stack.enter_context(mock.patch.object(cls, "create_splat", splat))
     stack.enter_context(mock.patch.object(cls, "cast_impl", cast))
     stack.enter_context(mock.patch.object(cls, "create_dot", dot))
 

@@ -125,41 +125,54 @@ def live_parts(cascade: Cascade, einsum: Einsum, *, branches: bool = False) -> t
 
 def conditions_of(cascade: Cascade, einsum: Einsum) -> tuple[Condition, ...]:
     """Return every condition under which a point of an Einsum exists, those that read data among them."""
-    return _conditions(cascade, einsum, {}, branches=True)
+    return _conditions(cascade, einsum, {}, branches=True, data=True)
 
 
 def conditions_of_access(cascade: Cascade, access: Access) -> tuple[Condition, ...]:
     """Return the conditions under which an element that is read exists, in the variables of its reader."""
-    inherited = _inherited(cascade, access, {}, branches=True)
+    inherited = _inherited(cascade, access, {}, branches=True, data=True)
     return tuple(dict.fromkeys((*inside(cascade, access), *inherited)))
 
 
 def _conditions(
-    cascade: Cascade, einsum: Einsum, known: dict[str, tuple[Condition, ...]], *, branches: bool
+    cascade: Cascade,
+    einsum: Einsum,
+    known: dict[str, tuple[Condition, ...]],
+    *,
+    branches: bool,
+    data: bool = False,
 ) -> tuple[Condition, ...]:
+    """Return the conditions under which a point exists.
+
+    Args:
+        known: of the Einsums that have been looked at.
+        branches: whether what a branch reads has to exist where it is taken; `data`: also where data decides that.
+    """
     found = [Condition(p, frozenset(variables(p))) for p in conjuncts(einsum.where)]
     reads = required(einsum.value) + (required(einsum.where) if einsum.where is not None else [])
     for access in reads:
         found += inside(cascade, access)
-        found += _inherited(cascade, access, known, branches=branches)
-    for taken, branch in _branches(einsum.value) if branches else ():
-        under = _conditions(cascade, replace(einsum, value=branch, where=None), known, branches=True)
-        held = [c for c in under if is_static(c.holds)]
-        if held:
-            names = frozenset(variables(taken)).union(*(c.names for c in held))
-            either = Apply("or", (Apply("not", (taken,)), joined("and", [c.holds for c in held])))
-            found.append(Condition(either, names))
+        found += _inherited(cascade, access, known, branches=branches, data=data)
+    for node in _choices(einsum.value) if branches else ():
+        test, yes, no = node.args
+        for taken, branch in ((test, yes), (Apply("not", (test,)), no)):
+            under = _conditions(
+                cascade, replace(einsum, value=branch, where=None), known, branches=True, data=data
+            )
+            held = [c.holds for c in under if data or is_static(c.holds)]
+            if held and (data or is_static(test)):
+                either = Apply("or", (Apply("not", (taken,)), joined("and", held)))
+                found.append(Condition(either, frozenset(variables(node))))
     return tuple(dict.fromkeys(found))
 
 
-def _branches(node: Expr) -> Iterator[tuple[Expr, Expr]]:
-    """Yield each branch on which coordinates decide, after the predicate under which it is taken."""
-    if isinstance(node, Apply) and node.op == "select" and is_static(node.args[0]):
-        yield node.args[0], node.args[1]
-        yield Apply("not", (node.args[0],)), node.args[2]
-    elif isinstance(node, Apply) and node.op not in ("pad", "select"):
+def _choices(node: Expr) -> Iterator[Apply]:
+    """Yield each choice between two branches that is not made inside another one."""
+    if isinstance(node, Apply) and node.op == "select":
+        yield node
+    elif isinstance(node, Apply) and node.op != "pad":
         for part in node.args:
-            yield from _branches(part)
+            yield from _choices(part)
 
 
 def required(node: Expr) -> list[Access]:
@@ -179,7 +192,7 @@ def required(node: Expr) -> list[Access]:
 
 
 def _inherited(
-    cascade: Cascade, access: Access, known: dict[str, tuple[Condition, ...]], *, branches: bool
+    cascade: Cascade, access: Access, known: dict[str, tuple[Condition, ...]], *, branches: bool, data: bool
 ) -> list[Condition]:
     """Return the conditions of the element read, in the variables of the reader.
 
@@ -191,7 +204,7 @@ def _inherited(
     writer = cascade.einsum(access.tensor)
     if access.tensor not in known:
         known[access.tensor] = ()
-        known[access.tensor] = _conditions(cascade, writer, known, branches=branches)
+        known[access.tensor] = _conditions(cascade, writer, known, branches=branches, data=data)
     own = set(writer.output_variables)
     renamed = {
         t.name: i for t, i in zip(writer.target.indices, access.indices, strict=True) if isinstance(t, Var)

@@ -16,7 +16,7 @@ import numpy as np
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, substitute, variables
 from ..ops import REDUCTION
 from .forks import NEVER, too_many
 from .intervals import alternatives, any_term, number, slope

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import keyword
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,15 @@ from typing import Any
 _INDENT = "    "
 # Names that a written kernel uses itself.
 _TAKEN = frozenset({*keyword.kwlist, "tl", "triton", "torch", "pid", "batch", "range", "float", "min", "max", "sum"})
+
+
+def tidy(line: str) -> str:
+    """Return a statement without the brackets that it can do without.
+
+    >>> tidy('x = (((a * b)) + tl.full([4], float("inf"), tl.float32))')
+    'x = a * b + tl.full([4], float("inf"), tl.float32)'
+    """
+    return ast.unparse(ast.parse(line)).replace("'", '"')
 
 
 @dataclass
@@ -59,8 +69,8 @@ class Body:
             self._at = before
 
     def line(self, text: str) -> None:
-        """Add a line."""
-        (self._at or self.scopes[-1]).lines.append(text)
+        """Add a line, without the brackets that it can do without."""
+        (self._at or self.scopes[-1]).lines.append(tidy(text))
 
     def let(self, wanted: str, text: str) -> str:
         """Give a value a name, which is returned."""
@@ -80,9 +90,9 @@ class Body:
     def close(self, header: str) -> None:
         """End the innermost loop."""
         inner = self.scopes.pop()
-        self.line(header)
+        self.scopes[-1].lines.append(header)
         for text in inner.lines:
-            self.line(_INDENT + text)
+            self.scopes[-1].lines.append(_INDENT + text)
 
     @property
     def text(self) -> str:

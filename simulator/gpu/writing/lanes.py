@@ -9,6 +9,7 @@ from functools import cached_property
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Compare, Size, Var
+from einsum_cascade.ops import REDUCTION
 
 from ..fusion.operations import Product
 from ..fusion.structure import Structure, extent
@@ -87,7 +88,10 @@ def lanes_of(tiling: Tiling) -> Lanes:
     """Return the lanes of a tiling: its extents as powers of two, products wide enough for tensor cores."""
     structure = tiling.structure
     everyone = _variables(structure)
-    now = {v: tiling.now(v) for v in everyone}
+    whole = {  # of which the largest are asked for: those of parts would have to be compared again
+        v for e in structure.einsums for r in e.all_reductions if REDUCTION[r.op].index for v in r.variables
+    }
+    now = {v: extent(v, tiling.case.sizes) if v in whole else tiling.now(v) for v in everyone}
     lanes = {v: 1 << (n - 1).bit_length() for v, n in now.items() if n > 1}
     for product in structure.products:
         groups = sides(product, lanes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -92,8 +93,11 @@ class _Kernel:
         writes = tuple(t for t in self.stored if t not in reads)
         self._settle((*reads, *writes))
         constants = self._constants()
-        arguments = [f"{t}_ptr" for t in (*reads, *writes)] + [f"{c}: tl.constexpr" for c in constants]
-        text = f'@triton.jit\ndef {name}({", ".join(arguments)}):\n    """{title}"""\n{self.body.text}\n'
+        arguments = [f"{t}_ptr" for t in (*reads, *writes)] + [f"{c}:~tl.constexpr" for c in constants]
+        head = textwrap.fill(
+            f"def {name}({', '.join(arguments)}):", 110, subsequent_indent=" " * (len(name) + 5)
+        ).replace("~", " ")
+        text = f'@triton.jit\n{head}\n    """{title}"""\n{self.body.text}\n'
         return Written(
             name, text, reads, writes, self._blocks(), constants, tuple(self.helpers), warps_of(self.lanes)
         )
@@ -220,6 +224,7 @@ class _Kernel:
     def _first(self) -> None:
         """Write the first values of the states of the loop."""
         for einsum in self.structure.first:
+            self._exists(einsum)
             value = self.sums.whole(einsum)
             axes = [w for w in self.values.writers[einsum.name].output_variables if w != self.lanes.loop]
             renamed = self._as_written(einsum, value)
@@ -287,6 +292,7 @@ class _Kernel:
     def _define(self, einsum: Einsum, value: Term) -> None:
         """Give the value of an Einsum its name, and store it where another kernel or a caller wants it."""
         if einsum.name in self.cascade.states:
+            self._exists(einsum)
             axes = [w for w in einsum.output_variables if w != self.lanes.loop]
             full = self.sums.full(axes, value)
             name = self.body.let(f"{einsum.name.lower()}_next", full.text)
@@ -300,6 +306,11 @@ class _Kernel:
         self.values.held[einsum.name] = Term(name, value.axes, value.kind)
         if einsum.name in self.written:
             self._store(einsum, self.values.held[einsum.name])
+
+    def _exists(self, state: Einsum) -> None:
+        """Refuse a state of which a generation lacks elements: what reads it lacks them too, which nobody keeps."""
+        if self.values.all_of(self.sums.stages(state)[-1]) is not None:
+            raise CannotWriteError(f"{state.name}: a state of which some elements may not exist")
 
     def _store(self, einsum: Einsum, value: Term, *, target: Access | None = None) -> None:
         """Store a tile, zeros at its absent points."""

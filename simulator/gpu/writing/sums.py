@@ -152,9 +152,11 @@ class Sums:
         """
         (variable,) = reduction.variables
         masked = where is not None
-        if variable in self.lanes.stepped or variable not in value.axes:
-            raise CannotWriteError(f"'{reduction.op}' over '{variable}', of which a block has a part at a time")
         value = self.values.chosen(where, value, float("-inf"))
+        if variable not in self.lanes.lanes:
+            return self._only(value, reduction.into)
+        if variable not in value.axes:
+            value = self.full((*value.axes, variable), value)
         if reduction.into is None:
             return self._first_largest(value, variable, masked)
         rest = Term(self.body.let("rest", value.text), value.axes)
@@ -176,6 +178,15 @@ class Sums:
         self._taken(rest, variable, at)
         self.body.close(f"for {turn} in range(0, {wanted}):")
         return Term(found, axes, "int")
+
+    def _only(self, value: Term, into: str | None) -> Term:
+        """Return where the largest of one stands."""
+        order, there = self.lanes.order, f'{value.bracketed} == float("-inf")'
+        at = Term(f"tl.where({there}, -1, 0)", value.axes, "int")
+        if into is None or into not in self.lanes.lanes:
+            return at
+        slot = Term(into, (into,), "int")
+        return joined(order, "tl.where({} == 0, {}, -1)".format, slot, at, kind="int", whole=True)
 
     def _first_largest(self, value: Term, variable: str, masked: bool) -> Term:
         """Return where the first of the largest values stands."""

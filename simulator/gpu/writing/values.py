@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from einsum_cascade.analysis.intervals import number
+from einsum_cascade.analysis.intervals import alternatives, any_term, number
 from einsum_cascade.analysis.points import conditions_of_access, inside
 from einsum_cascade.einsum import Einsum, is_constant
-from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
+from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, is_logical, substitute, variables
 
 from .body import Body
 from .lanes import Lanes
@@ -18,6 +19,12 @@ from .memory import Memory
 from .operators import ANY, FLOOR_FLOAT, FLOOR_INT, FUNCTIONS, INFIX
 from .ranges import always, reach
 from .terms import CannotWriteError, Term, joined, literal
+
+
+ALWAYS = Term("True", kind="bool", plain=True)
+NEVER = Term("False", kind="bool", plain=True)
+# A condition of fewer characters needs no name.
+_SHORT = 24
 
 
 @dataclass
@@ -41,6 +48,21 @@ class Values:
     writers: dict[str, Einsum] = field(default_factory=dict)
     read: dict[str, None] = field(default_factory=dict)
     walked: bool = False
+    _turned: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def order(self) -> Mapping[str, int]:
+        """The order of axes: the kernel's, but for a load that a product wants the other way round."""
+        return self._turned or self.lanes.order
+
+    @contextmanager
+    def turned(self, order: Mapping[str, int]) -> Iterator[None]:
+        """Put terms together in another order of axes inside the block."""
+        before, self._turned = self._turned, order
+        try:
+            yield
+        finally:
+            self._turned = before
 
     @property
     def numbers(self) -> Mapping[str, float]:
@@ -53,8 +75,10 @@ class Values:
             return literal(node.value)
         if isinstance(node, Size) and node.name in self.memory.case.sizes:
             return Term(node.name, kind="int", plain=True)
-        if is_constant(node):
+        if is_constant(node) and not is_logical(node):
             return literal(float(number(node, {}, self.numbers)))
+        if isinstance(node, Var) and self.lanes.extent(node.name) == 1:
+            return literal(0)
         if isinstance(node, Var):
             return Term(node.name, self.lanes.ordered((node.name,)), "int")
         if isinstance(node, Access):
@@ -70,25 +94,34 @@ class Values:
             inside: variables of which a lane behind the end of its rank does not count.
         """
         wanted = [*self.lanes.bounds(inside), *(p for p in parts if not always(p, self.numbers))]
-        return self._conjunction([self.term(p) for p in wanted])
+        found = self._conjunction([self.term(p) for p in wanted])
+        if found is None or found == NEVER or len(found.text) < _SHORT:
+            return found
+        names = [v for p in wanted for v in variables(p)]
+        return self.known_once(("all", tuple(wanted), tuple(self.order)), "mask", found, names)
 
     def _conjunction(self, found: Sequence[Term]) -> Term | None:
+        if NEVER in found:
+            return NEVER
+        found = [t for t in found if t != ALWAYS]
         if not found:
             return None
         if len(found) == 1:
             return found[0]
         ordered = sorted(found, key=lambda t: len(t.axes))
-        return joined(self.lanes.order, lambda *t: " & ".join(t), *ordered, kind="bool", whole=False)
+        return joined(self.order, lambda *t: " & ".join(t), *ordered, kind="bool", whole=False)
 
     def chosen(self, where: Term | None, value: Term, other: float) -> Term:
         """Return a value where a condition holds, and a number elsewhere."""
         if where is None:
             return value
         otherwise = literal(other)
+        if where == NEVER:
+            return otherwise if value.kind == "int" else otherwise.as_float()
         if value.kind == "float" and otherwise.kind == "int":
             otherwise = replace(otherwise, text=f"{otherwise.text}.0", kind="float")
         form = "tl.where({}, {}, {})".format
-        return joined(self.lanes.order, form, where, value, otherwise, kind=value.kind, whole=True)
+        return joined(self.order, form, where, value, otherwise, kind=value.kind, whole=True)
 
     def access(self, access: Access) -> Term:
         """Return an element that is read."""
@@ -107,7 +140,8 @@ class Values:
         """
         scope = self.body.scope_of(variables(access))
         axes = self.lanes.ordered(variables(access))
-        order = tuple(order) if order is not None and set(order) == set(axes) else axes
+        turned = order is not None and set(order) == set(axes) and len(accesses(access)) == 1
+        order = tuple(order) if order is not None and turned else axes
         key = ("load", access, order)
         if key not in scope.known:
             with self.body.inside(scope):
@@ -120,14 +154,15 @@ class Values:
     def _load(self, access: Access, order: Sequence[str]) -> str:
         place = {v: i for i, v in enumerate(order)}
         self.read[access.tensor] = None
-        offset, _ = self.address(access, place)
-        mask = self.all_of([c.holds for c in inside(self.memory.cascade, access)], inside=variables(access))
+        inner = [c.holds for c in inside(self.memory.cascade, access)]
+        with self.turned(place if tuple(order) != self.lanes.ordered(order) else {}):
+            offset, _ = self.address(access, self.order)
+            mask = self.all_of(inner, inside=variables(access))
         if mask is None:
             return f"tl.load({offset})"
+        if mask == NEVER:
+            return "tl.full([], 0, tl.int32)" if access.tensor in self.memory.indices else "tl.full([], 0.0, tl.float32)"
         other = "0" if access.tensor in self.memory.indices else "0.0"
-        if mask.axes != order and set(mask.axes) == set(order):
-            turned = tuple(mask.axes.index(a) for a in order)
-            mask = Term(f"tl.permute({mask.text}, {turned})", order, "bool")
         return f"tl.load({offset}, mask={mask.along(order)}, other={other})"
 
     def address(self, access: Access, place: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
@@ -183,7 +218,7 @@ class Values:
         if variable not in value.axes:
             return value
         at = Term(variable, (variable,), "int")
-        there = joined(self.lanes.order, "{} == {}".format, at, self.term(index), kind="bool", whole=False)
+        there = joined(self.order, "{} == {}".format, at, self.term(index), kind="bool", whole=False)
         axis = value.axes.index(variable)
         left = tuple(a for a in value.axes if a != variable)
         return replace(value, text=f"tl.sum({self.chosen(there, value, 0.0).text}, axis={axis})", axes=left, whole=True)
@@ -210,7 +245,7 @@ class Values:
 
     def _in_order(self, term: Term) -> Term:
         """Return a term with its axes in the kernel's order."""
-        axes = tuple(sorted(term.axes, key=self.lanes.order.__getitem__))
+        axes = tuple(sorted(term.axes, key=self.order.__getitem__))
         if axes == term.axes:
             return term
         turned = tuple(term.axes.index(a) for a in axes)
@@ -219,17 +254,19 @@ class Values:
     def _compared(self, node: Compare) -> Term:
         sides = [self.term(a) for a in node.args]
         pairs = list(zip(node.ops, sides, sides[1:], strict=False))
-        order = self.lanes.order
+        order = self.order
+        if all(a.plain for a in sides):  # no variable of more than one value stands in it
+            none: dict[str, Expr] = {v: Num(0) for v in variables(node)}
+            holds = any_term(alternatives([substitute(node, none)]), {}, self.numbers, 1)[0]
+            return ALWAYS if holds else NEVER
         found = [
             joined(order, lambda a, b, op=op: f"({a} {op} {b})", a, b, kind="bool", whole=True)
             for op, a, b in pairs
         ]
-        together = self._conjunction(found)
-        assert together is not None
-        return together
+        return self._conjunction(found) or ALWAYS
 
     def _applied(self, node: Apply) -> Term:
-        op, order = node.op, self.lanes.order
+        op, order = node.op, self.order
         if op == "pad":
             return self._padded(node)
         parts = [self.term(a) for a in node.args]
@@ -245,6 +282,8 @@ class Values:
             return self._divided(*(p.as_float() for p in parts))
         if op == "**":
             return self._power(node, parts)
+        if op in ("and", "or", "not", "select") and any(p in (ALWAYS, NEVER) for p in parts):
+            return self._settled(op, parts)
         if op in INFIX:
             both = f"{{}} {INFIX[op]} {{}}".format
             return joined(order, both, *parts, kind="bool" if op in ("and", "or") else kind, whole=False)
@@ -266,6 +305,18 @@ class Values:
             return joined(order, ANY[op].format, *parts, kind=kind, whole=True)
         raise CannotWriteError(f"'{op}' has no form in Triton yet")
 
+    def _settled(self, op: str, parts: Sequence[Term]) -> Term:
+        """Return a logical operation or a choice of which one operand is known."""
+        if op == "not":
+            return NEVER if parts[0] == ALWAYS else ALWAYS
+        if op == "select":
+            return parts[1] if parts[0] == ALWAYS else parts[2]
+        decides = NEVER if op == "and" else ALWAYS
+        left = [p for p in parts if p not in (ALWAYS, NEVER)]
+        if decides in parts:
+            return decides
+        return left[0] if left else parts[0]
+
     def _padded(self, node: Apply) -> Term:
         access, otherwise = node.args
         assert isinstance(access, Access)
@@ -274,10 +325,10 @@ class Values:
         if where is None:
             return value
         form = "tl.where({}, {}, {})".format
-        return joined(self.lanes.order, form, where, value, other.as_float(), kind=value.kind, whole=True)
+        return joined(self.order, form, where, value, other.as_float(), kind=value.kind, whole=True)
 
     def _floored(self, node: Apply, parts: Sequence[Term]) -> Term:
-        order = self.lanes.order
+        order = self.order
         if any(p.kind != "int" for p in parts):
             return joined(order, FLOOR_FLOAT[node.op].format, *parts, kind="float", whole=False)
         positive = all(reach(a, self.numbers)[0] >= 0 for a in node.args)
@@ -286,7 +337,7 @@ class Values:
 
     def _divided(self, above: Term, below: Term) -> Term:
         """Return a quotient; what many elements are divided by is inverted once."""
-        order = self.lanes.order
+        order = self.order
         if set(below.axes) < set(above.axes):
             below = Term(f"(1.0 / {below.bracketed})", below.axes, plain=below.plain)
             if above.text in ("1", "1.0"):
@@ -296,7 +347,7 @@ class Values:
 
     def _power(self, node: Apply, parts: Sequence[Term]) -> Term:
         base, exponent = (p.as_float() for p in parts)
-        order, top = self.lanes.order, node.args[1]
+        order, top = self.order, node.args[1]
         if is_constant(top):
             n = float(number(top, {}, self.numbers))
             if n.is_integer() and 1 <= n <= 4:
