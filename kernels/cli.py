@@ -7,10 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from einsum_cascade.errors import KernelError
 from einsum_cascade.outputs import check_writable
 from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, guarded, note, table
 
-Names = Annotated[list[str] | None, typer.Argument(help="Kernels; all of them if none is named.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Kernels, or files that `cascade write` has made; all kernels if none is named."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one.")]
 
 TARGETS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
@@ -56,13 +60,26 @@ def check(
     if target is not None:
         _check_offline(names, target, json=json)
         return
-    outcomes = run(names or None, device=device, progress=_progress("check"))
+    own, files = _parted(names)
+    outcomes = run(own or None, device=device, progress=_progress("check")) if own or not files else []
+    if files:
+        from .device import resolve
+        from .written import check_written, load_written
+
+        on = resolve(device)
+        outcomes = [*outcomes, *(check_written(load_written(f), device=on) for f in _progress("check")(files))]
     if json:
         emit_json(check_document(outcomes))
     else:
         table("Kernels against float64", *check_rows(outcomes))
     if not all(o.ok for o in outcomes):
         raise typer.Exit(OUT_OF_TOLERANCE)
+
+
+def _parted(names: list[str] | None) -> tuple[list[str], list[Path]]:
+    """Return kernels by name, and files of written ones."""
+    every = names or []
+    return [n for n in every if not n.endswith(".py")], [Path(n) for n in every if n.endswith(".py")]
 
 
 def _check_offline(names: list[str] | None, target: str, *, json: bool) -> None:
@@ -100,17 +117,52 @@ def compile_kernels(
     if write:
         check_writable(store_path())
     whole = target == "all"
+    own, files = _parted(names)
+    targets = list(aot.TARGETS) if whole else [target]
     found = [
         r
-        for t in (aot.TARGETS if whole else [target])
-        for r in aot.compile_shipped(t, kernels=names or None, own=whole or write, progress=_progress(t))
-    ]
+        for t in targets if own or not files
+        for r in aot.compile_shipped(t, kernels=own or None, own=whole or write, progress=_progress(t))
+    ]  # fmt: skip
+    if files:
+        from .written import compile_written, load_written
+
+        if write:
+            raise KernelError("--write stores the kernels of this package; a file's are not among them")
+        found += [r for f in files for t in targets for r in compile_written(load_written(f), t)]
     if write:
         note(f"written: {store_resources(found)}")
     if json:
         emit_json(resource_document(found))
     else:
         table("Compiled kernels", *resource_rows(found))
+
+
+@guarded
+def time_file(
+    file: Annotated[Path, typer.Argument(help="File that `cascade write` has made.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Time the kernels of a written file on this machine's GPU, beside what was predicted; correctness first."""
+    from .device import name, resolve
+    from .written import load_written, time_written
+
+    on = resolve("cuda", instead="`cascade kernels check FILE` runs it in the interpreter")
+    from .bench_cuda import event_clock
+
+    found = time_written(load_written(file), clock=event_clock, device=on)
+    rows = [
+        {
+            "kernel": t.kernel, "blocks": t.blocks, "us": t.measured.median, "q25_us": t.measured.q25,
+            "q75_us": t.measured.q75, "predicted_us": t.predicted,
+        }
+        for t in found
+    ]  # fmt: skip
+    if json:
+        emit_json(rows)
+    else:
+        table(f"{file} on {name(on)}", list(rows[0]), [list(r.values()) for r in rows])
 
 
 @guarded
@@ -300,6 +352,7 @@ def register(app: typer.Typer) -> None:
     sub.command("list")(list_kernels)
     sub.command("check")(check)
     sub.command("compile")(compile_kernels)
+    sub.command("time")(time_file)
     sub.command("bench")(bench)
     sub.command("probe")(probe)
     sub.command("tune")(tune)

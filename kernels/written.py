@@ -5,6 +5,7 @@ A file says itself what it computes (its text and sizes), how its tensors lie in
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +24,13 @@ from .aot import Build, Resources, compile_build
 from .check import LIMITS, Outcome, poisoned, relative_error
 from .interpreter import interpreting
 from .tiles import Tile
+from .timing import Clock, Spread, interleaved, spread
 
 if TYPE_CHECKING:
     import torch
 
 # What a file has to define.
-PARTS = ("CASCADE", "SIZES", "BATCH", "TENSORS", "LAUNCHES", "run")
+PARTS = ("CASCADE", "SIZES", "BATCH", "TENSORS", "LAUNCHES", "PREDICTED_US", "prepare", "launch", "run")
 _ANNOTATED = {"torch.bfloat16": "*bf16", "torch.float16": "*fp16", "torch.float32": "*fp32", "torch.int32": "*i32"}
 _WORDS = {"*bf16": "bf16", "*fp16": "fp16", "*fp32": "fp32"}
 _STAGES = 3
@@ -42,6 +44,7 @@ class WrittenFile:
         sizes: of all ranks; `batch`: how often all of it occurs.
         tensors: shape, batch left out, and type of each tensor in memory.
         launches: function, tensors, blocks of one element of the batch, constants, warps.
+        predicted: microseconds of each on the GPU that it was planned for.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class WrittenFile:
     batch: int
     tensors: dict[str, tuple[tuple[int, ...], Any]]
     launches: Sequence[tuple[Any, Sequence[str], int, dict[str, int], int]]
+    predicted: Sequence[float]
     run: Callable[..., Any]
 
     @property
@@ -84,7 +88,7 @@ def load_written(path: Path) -> WrittenFile:
         raise KernelError(f"{path}: no {missing[0]}; expected a file that `cascade write` has made")
     return WrittenFile(
         path, module, parse(module.CASCADE), dict(module.SIZES), int(module.BATCH), module.TENSORS,
-        module.LAUNCHES, module.run,
+        module.LAUNCHES, module.PREDICTED_US, module.run,
     )  # fmt: skip
 
 
@@ -110,7 +114,9 @@ def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> O
     worst = max(errors, key=lambda k: errors[k])
     sizes = " ".join(f"{r}={n}" for r, n in file.sizes.items())
     how = "interpreted" if device == "cpu" else "compiled"
-    return Outcome(file.cascade.name, f"{file.word} {sizes}", errors[worst], LIMITS[file.word], worst, how)
+    # Every kernel rounds what it leaves to the next.
+    limit = LIMITS[file.word] * len(file.launches)
+    return Outcome(file.cascade.name, f"{file.word} {sizes}", errors[worst], limit, worst, how)
 
 
 def _poisoned(shape: tuple[int, ...], **kwargs: Any) -> torch.Tensor:
@@ -163,6 +169,37 @@ def runnable(file: WrittenFile) -> Iterator[None]:
 @contextmanager
 def _as_it_is() -> Iterator[None]:
     yield
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One kernel of a file on a GPU: microseconds as measured, and as predicted when it was written."""
+
+    kernel: str
+    blocks: int
+    measured: Spread
+    predicted: float
+
+
+def time_written(file: WrittenFile, *, clock: Clock, device: str = "cuda", budget_s: float = 1.0) -> list[Timed]:
+    """Return what each kernel of a file takes, after all of them together have been checked.
+
+    Raises:
+        KernelError: the result is wrong, so that a time says nothing.
+    """
+    outcome = check_written(file, device=device)
+    if not outcome.ok:
+        raise KernelError(
+            f"{file.path}: {outcome.worst} is wrong, by {outcome.error:.2g}; at most {outcome.limit:.2g} was expected"
+        )
+    given, _ = _inputs(file, seed=0)
+    tensors = file.module.prepare(*(given[s.tensor].to(device) for s in file.cascade.inputs))
+    steps = {str(i): functools.partial(file.module.launch, step, tensors) for i, step in enumerate(file.launches)}
+    found = interleaved(steps, clock=clock, budget_s=budget_s)
+    return [
+        Timed(step[0].__name__, step[2] * file.batch, spread([1e6 * t for t in found[str(i)]]), file.predicted[i])
+        for i, step in enumerate(file.launches)
+    ]
 
 
 def compile_written(file: WrittenFile, target: str) -> list[Resources]:

@@ -21,6 +21,7 @@ ROOMS = (
     "simulator.spatial.cli",
     "simulator.gpu.gna_cli",
     "simulator.gpu.cli",
+    "simulator.gpu.writing.cli",
     "simulator.dse.cli",
     "kernels.cli",
 )

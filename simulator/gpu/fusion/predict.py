@@ -62,13 +62,31 @@ def predict_cascade(
     >>> [each["name"] for each in fused.launches], len(eager.launches)
     (['QK+GM', 'QK+SN+SD', 'QK+SN+A+AV'], 6)
     """
-    require(cascade)
     gpu = find_gpu(on) if isinstance(on, str) else on
-    planner = _planner(cascade, sizes, gpu, dtype)
+    return lay(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype)[1]
+
+
+def lay(
+    cascade: Cascade,
+    sizes: Mapping[str, int] | str,
+    gpu: Gpu,
+    *,
+    implementation: str = "fused",
+    kernels: Sequence[Sequence[str]] | None = None,
+    dtype: str = "bf16",
+    able: Able | None = None,
+) -> tuple[list[Kernel], Prediction]:
+    """Return the kernels that a cascade is laid out as, and what they take; arguments as for `predict_cascade`.
+
+    Args:
+        able: which tilings there may be, if not all.
+    """
+    require(cascade)
+    planner = _planner(cascade, sizes, gpu, dtype, able)
     laid = _laid(planner, implementation, kernels)
     useful = 2.0 * operations(cascade, planner.case.sizes).get("mac", 0)
     mapping = mapping_of([k.grid for k in laid], [k.tile for k in laid], useful=useful)
-    return predict(
+    found = predict(
         cascade.name,
         on=gpu,
         mapping=mapping,
@@ -76,6 +94,7 @@ def predict_cascade(
         calibration=planner.by,
         dtype=planner.dtype,
     )
+    return laid, found
 
 
 def kernels_of(
@@ -86,14 +105,9 @@ def kernels_of(
     implementation: str = "fused",
     kernels: Sequence[Sequence[str]] | None = None,
     dtype: str = "bf16",
-    able: Able | None = None,
 ) -> list[Kernel]:
-    """Return the kernels that a cascade is laid out as, in the order in which they run; arguments as above.
-
-    Args:
-        able: which tilings there may be, if not all.
-    """
-    return _laid(_planner(cascade, sizes, gpu, dtype, able), implementation, kernels)
+    """Return the kernels that a cascade is laid out as, in the order in which they run; arguments as above."""
+    return _laid(_planner(cascade, sizes, gpu, dtype), implementation, kernels)
 
 
 def _planner(

@@ -20,7 +20,10 @@ def tidy(line: str) -> str:
     >>> tidy('x = (((a * b)) + tl.full([4], float("inf"), tl.float32))')
     'x = a * b + tl.full([4], float("inf"), tl.float32)'
     """
-    return ast.unparse(ast.parse(line)).replace("'", '"')
+    inner = line.lstrip(" ")
+    if inner.startswith("for "):
+        return line
+    return line[: len(line) - len(inner)] + ast.unparse(ast.parse(inner)).replace("'", '"')
 
 
 @dataclass
@@ -69,8 +72,8 @@ class Body:
             self._at = before
 
     def line(self, text: str) -> None:
-        """Add a line, without the brackets that it can do without."""
-        (self._at or self.scopes[-1]).lines.append(tidy(text))
+        """Add a line."""
+        (self._at or self.scopes[-1]).lines.append(text)
 
     def let(self, wanted: str, text: str) -> str:
         """Give a value a name, which is returned."""
@@ -96,5 +99,5 @@ class Body:
 
     @property
     def text(self) -> str:
-        """The lines of the kernel, indented as the body of a function."""
-        return "\n".join(_INDENT + text for text in self.scopes[0].lines)
+        """The lines of the kernel as the body of a function, without brackets that they can do without."""
+        return "\n".join(_INDENT + tidy(text) for text in self.scopes[0].lines)

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from einsum_cascade.analysis.points import Condition, conditions_of
 from einsum_cascade.cascade import Cascade
+from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import accesses
 from einsum_cascade.ops import REDUCTION
 
@@ -47,6 +49,16 @@ class Memory:
     def last_only(self) -> frozenset[str]:
         """States of which nobody asks for another generation than the last."""
         return frozenset(s for s in self.cascade.states if not self.case.wants_all(s))
+
+    @cached_property
+    def _known(self) -> dict[int, tuple[Condition, ...]]:
+        return {}
+
+    def conditions(self, einsum: Einsum) -> tuple[Condition, ...]:
+        """Return under which conditions a point of an Einsum of the text exists."""
+        if id(einsum) not in self._known:
+            self._known[id(einsum)] = conditions_of(self.cascade, einsum)
+        return self._known[id(einsum)]
 
     def axes(self, tensor: str) -> list[tuple[int, str, bool]]:
         """Return place and rank of each axis that lies in memory, and whether it has one element more than the rank."""

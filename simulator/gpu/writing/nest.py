@@ -61,7 +61,18 @@ def write_kernel(
     Raises:
         CannotWriteError: something in it has no form in Triton.
     """
-    return _Kernel(tiling, memory, frozenset(written), word).function(name, title)
+    kernel = _Kernel(tiling, memory, frozenset(written), word)
+    kernel.compose()
+    return kernel.function(name, title)
+
+
+def check_writable(tiling: Tiling, memory: Memory, written: Iterable[str], *, word: str) -> None:
+    """Refuse a kernel that has no form in Triton.
+
+    Raises:
+        CannotWriteError: naming what has none.
+    """
+    _Kernel(tiling, memory, frozenset(written), word).compose()
 
 
 class _Kernel:
@@ -86,9 +97,11 @@ class _Kernel:
     def _of_loop(self, einsum: Einsum) -> bool:
         return self.cascade.block_of(einsum.name) == self.lanes.loop
 
-    def function(self, name: str, title: str) -> Written:
+    def compose(self) -> None:
         self._places()
         self._nest(self.structure.einsums, self.lanes.stepped)
+
+    def function(self, name: str, title: str) -> Written:
         reads = tuple(self.values.read)
         writes = tuple(t for t in self.stored if t not in reads)
         self._settle((*reads, *writes))
@@ -106,7 +119,7 @@ class _Kernel:
         """Return the compile-time numbers that the text names."""
         every = dict(self.memory.case.sizes)
         every |= {f"BLOCK_{rank_of(v)}": n for v, n in self.lanes.lanes.items()}
-        words = set(_WORD.findall(self.body.text))
+        words = {w for line in self.body.scopes[0].lines for w in _WORD.findall(line)}
         return {c: n for c, n in every.items() if c in words}
 
     def _blocks(self) -> int:
@@ -151,7 +164,7 @@ class _Kernel:
         if self.memory.case.batch > 1:
             each = [f"{t}_ptr += {self._batch(t)} * ({self.memory.extent(t)})" for t in tensors]
             lines[self._placed : self._placed] = each
-        words = Counter(_WORD.findall(self.body.text))
+        words = Counter(w for line in lines for w in _WORD.findall(line))
         unused = [t for t in lines if words[t.partition(" = ")[0]] == 1 and not t.startswith((" ", "tl.", "for "))]
         lines[:] = [t for t in lines if t not in unused]
 

@@ -13,9 +13,11 @@ from ...hardware.gpu import Gpu, find_gpu
 from ..call import BYTES
 from ..fusion.case import Case
 from ..fusion.kernels import Kernel
-from ..fusion.predict import kernels_of, word_of
+from ..fusion.predict import lay, word_of
 from ..fusion.structure import units_of
+from ..prediction import Prediction
 from .able import Writable
+from .body import Body
 from .guards import guarded
 from .memory import Memory
 from .nest import Written, write_kernel
@@ -30,11 +32,14 @@ class Program:
     """A written file.
 
     Attributes:
-        text: Python source; `kernels`: the plan that it follows.
+        text: Python source.
+        kernels: the plan that it follows; `written`: the source of each; `prediction`: what they take.
     """
 
     text: str
     kernels: tuple[Kernel, ...]
+    written: tuple[Written, ...]
+    prediction: Prediction
 
 
 def write_program(
@@ -70,48 +75,47 @@ def write_program(
     able = Writable(memory, word)
     for unit in units_of(cascade):
         able.require(unit)
-    laid = kernels_of(
-        cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype, able=able
+    laid, prediction = lay(
+        cascade, known, gpu, implementation=implementation, kernels=kernels, dtype=dtype, able=able
     )
     names = _names([k.einsums for k in laid])
     written = [
         write_kernel(n, k.tiling, memory, k.written, word=word, title=f"{' + '.join(k.einsums)}.")
         for n, k in zip(names, laid, strict=True)
     ]
-    return Program(_text(text, case, gpu, word, laid, written, memory), tuple(laid))
+    return Program(
+        _text(text, memory, gpu, word, written, prediction), tuple(laid), tuple(written), prediction
+    )
 
 
 def _names(kernels: Sequence[Sequence[str]]) -> list[str]:
     """Return a name for each kernel: the Einsums of it, or the first and the last."""
-    out: list[str] = []
-    for einsums in kernels:
-        short = einsums if len(einsums) <= 3 else (einsums[0], "to", einsums[-1])
-        name = "_".join(e.lower() for e in short)
-        out.append(name if name not in out else f"{name}_{len(out) + 1}")
-    return out
+    names = Body({"run", *HELPERS})
+    short = [e if len(e) <= 3 else (e[0], "to", e[-1]) for e in kernels]
+    return [names.fresh("_".join(e.lower() for e in each)) for each in short]
 
 
 def _text(
-    source: str, case: Case, gpu: Gpu, word: str, laid: Sequence[Kernel], written: Sequence[Written], memory: Memory
+    source: str, memory: Memory, gpu: Gpu, word: str, written: Sequence[Written], found: Prediction
 ) -> str:
-    cascade = case.cascade
+    case, cascade = memory.case, memory.cascade
     inputs = [s.tensor for s in cascade.inputs]
     outputs = [s.tensor for s in cascade.outputs]
     made = list(dict.fromkeys(t for w in written for t in w.writes))
     helpers = dict.fromkeys(h for w in written for h in w.helpers)
     parts = [
-        _head(case, gpu, word, laid),
+        _head(case, gpu, word),
         "import torch\nimport triton\nimport triton.language as tl\n",
-        _constants(source, case, word, memory, [*inputs, *made]),
+        _constants(source, word, memory, [*inputs, *made]),
         *(f"\n{HELPERS[h]}" for h in helpers),
         *(f"\n{w.text}" for w in written),
-        f"\n{_launches(written)}",
-        f"\n{_run(inputs, outputs, made, case.batch)}",
+        f"\n{_launches(gpu, found, written)}",
+        f"\n{_run(inputs, outputs, case.batch)}",
     ]
     return "\n".join(parts)
 
 
-def _head(case: Case, gpu: Gpu, word: str, laid: Sequence[Kernel]) -> str:
+def _head(case: Case, gpu: Gpu, word: str) -> str:
     sizes = ", ".join(f"{r}={n}" for r, n in case.sizes.items())
     return f'''"""Triton kernels of {case.cascade.name} for {sizes}, in {word}.
 
@@ -120,13 +124,13 @@ Written from its text; grouped and tiled for {gpu.name}. Change them as you like
 '''
 
 
-def _constants(source: str, case: Case, word: str, memory: Memory, tensors: Sequence[str]) -> str:
+def _constants(source: str, word: str, memory: Memory, tensors: Sequence[str]) -> str:
     text = source.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     shapes = "\n".join(f'    "{t}": ({memory.shape(t)}, {_type(t, word, memory)}),' for t in tensors)
     return f'''# What the kernels compute, for checks.
 CASCADE = """{text}"""
-SIZES = {dict(case.sizes)}
-BATCH = {case.batch}
+SIZES = {dict(memory.case.sizes)}
+BATCH = {memory.case.batch}
 
 # Shape of each tensor, batch left out, and its type in memory.
 TENSORS = {{
@@ -140,7 +144,7 @@ def _type(tensor: str, word: str, memory: Memory) -> str:
     return name.replace("tl.", "torch.")
 
 
-def _launches(written: Sequence[Written]) -> str:
+def _launches(gpu: Gpu, found: Prediction, written: Sequence[Written]) -> str:
     """Return what each launch takes, as data."""
     rows = []
     for w in written:
@@ -148,37 +152,44 @@ def _launches(written: Sequence[Written]) -> str:
         constants = ", ".join(f"{c}={n}" for c, n in w.constants.items())
         rows.append(f"    ({w.name}, [{names}], {w.blocks}, dict({constants}), {w.warps}),")
     lines = "\n".join(rows)
+    each = ", ".join(f"{1e6 * launch['latency_s']:.2f}" for launch in found.launches)
     return f"""# In order: the kernel, its tensors, its blocks for one element of the batch, its constants, its warps.
 LAUNCHES = [
 {lines}
 ]
+# What each was predicted to take on {gpu.name}, in microseconds; nobody has measured it.
+PREDICTED_US = [{each}]
 """
 
 
-def _run(inputs: Sequence[str], outputs: Sequence[str], made: Sequence[str], batch: int) -> str:
+def _run(inputs: Sequence[str], outputs: Sequence[str], batch: int) -> str:
     takes = ", ".join(inputs)
     given = ", ".join(f'"{t}": {t}' for t in inputs)
-    whole = "(BATCH, *shape)" if batch > 1 else "shape"
     returned = ", ".join(f'tensors["{t}"]' for t in outputs)
-    return f'''def run({takes}, *, empty=torch.empty):
-    """Return {', '.join(outputs)}.
-
-    Args:
-        {takes}: contiguous tensors on one device, of the shapes in TENSORS{f", {batch} of each one after another" if batch > 1 else ""}.
-        empty: makes the other tensors.
-    """
+    whole = "(BATCH, *shape)" if batch > 1 else "shape"
+    more = f", {batch} of each one after another" if batch > 1 else ""
+    return f'''def prepare({takes}, *, empty=torch.empty):
+    """Return all tensors by name: the inputs, checked, and room for the others, made by `empty`."""
     tensors = {{{given}}}
-    for name, tensor in tensors.items():
-        shape, dtype = TENSORS[name]
-        expected = {whole}
-        if tuple(tensor.shape) != expected or tensor.dtype != dtype or not tensor.is_contiguous():
-            raise ValueError(f"{{name}}: expected a contiguous {{dtype}} of shape {{expected}}")
     device = next(iter(tensors.values())).device
-    for function, names, blocks, constants, warps in LAUNCHES:
-        for name in names:
-            if name not in tensors:
-                shape, dtype = TENSORS[name]
-                tensors[name] = empty({whole}, dtype=dtype, device=device)
-        function[(blocks * BATCH,)](*(tensors[n] for n in names), **constants, num_warps=warps)
+    for name, (shape, dtype) in TENSORS.items():
+        if name not in tensors:
+            tensors[name] = empty({whole}, dtype=dtype, device=device)
+        elif tuple(tensors[name].shape) != {whole} or tensors[name].dtype != dtype or not tensors[name].is_contiguous():
+            raise ValueError(f"{{name}}: expected a contiguous {{dtype}} of shape {{{whole}}}")
+    return tensors
+
+
+def launch(step, tensors):
+    """Run one kernel."""
+    function, names, blocks, constants, warps = step
+    function[(blocks * BATCH,)](*(tensors[n] for n in names), **constants, num_warps=warps)
+
+
+def run({takes}, *, empty=torch.empty):
+    """Return {', '.join(outputs)}; tensors are contiguous, on one device, as TENSORS has them{more}."""
+    tensors = prepare({takes}, empty=empty)
+    for step in LAUNCHES:
+        launch(step, tensors)
     return {returned}
 '''

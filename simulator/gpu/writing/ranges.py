@@ -62,6 +62,9 @@ def _applied(op: str, parts: Sequence[Range]) -> Range:
 
 def always(part: Expr, numbers: Mapping[str, float]) -> bool:
     """Tell whether a condition holds at every point, as far as the ends of its sides tell."""
+    if isinstance(part, Apply) and part.op in ("and", "or"):
+        each = [always(a, numbers) for a in part.args]
+        return all(each) if part.op == "and" else any(each)
     if not isinstance(part, Compare) or accesses(part):
         return False
     sides = [reach(a, numbers) for a in part.args]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from einsum_cascade.analysis.points import conditions_of
 from einsum_cascade.einsum import Einsum, Reduction
 from einsum_cascade.expr import Access, Apply, Expr, variables
 from einsum_cascade.ops import REDUCTION
@@ -63,7 +62,7 @@ class Sums:
         """Return the conditions of an Einsum by the reduction that they act at; behind the last, those of its output."""
         reductions = einsum.all_reductions
         out: list[list[Expr]] = [[] for _ in range(len(reductions) + 1)]
-        for condition in conditions_of(self.values.memory.cascade, einsum):
+        for condition in self.values.memory.conditions(einsum):
             acts = (i for i, r in enumerate(reductions) if not condition.names.isdisjoint(r.variables))
             out[next(acts, len(reductions))].append(condition.holds)
         return out
