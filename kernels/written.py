@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import KernelError
@@ -103,7 +104,7 @@ def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> O
     given, expected = _inputs(file, seed)
     launched = [given[s.tensor].to(device) for s in file.cascade.inputs]
     with runnable(file) if device == "cpu" else _as_it_is():
-        found = file.run(*launched, empty=_poisoned)
+        found = file.run(*launched, empty=poisoned_tensor)
     found = found if isinstance(found, tuple) else (found,)
     # An index that does not exist is -1 in memory and 0 where the evaluator hands it back.
     found = tuple(t if t.is_floating_point() else t.clamp(min=0) for t in found)
@@ -119,7 +120,7 @@ def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> O
     return Outcome(file.cascade.name, f"{file.word} {sizes}", errors[worst], limit, worst, how)
 
 
-def _poisoned(shape: tuple[int, ...], **kwargs: Any) -> torch.Tensor:
+def poisoned_tensor(shape: tuple[int, ...], **kwargs: Any) -> torch.Tensor:
     """Return a tensor full of what nobody should read: not a number, or a place far outside."""
     import torch
 
@@ -151,19 +152,17 @@ def _inputs(file: WrittenFile, seed: int) -> tuple[dict[str, Any], dict[str, Any
 @contextmanager
 def runnable(file: WrittenFile) -> Iterator[None]:
     """Let a file's kernels run in Triton's interpreter inside the block."""
-    sys.modules[file.module.__name__] = file.module
     functions = {id(value): name for name, value in vars(file.module).items()}
     names = [functions[id(launch[0])] for launch in file.launches]
     before = list(file.module.LAUNCHES)
     try:
-        with interpreting():
+        with mock.patch.dict(sys.modules, {file.module.__name__: file.module}), interpreting():
             file.module.LAUNCHES[:] = [
                 (getattr(file.module, n), *rest) for n, (_, *rest) in zip(names, before, strict=True)
             ]
             yield
     finally:
         file.module.LAUNCHES[:] = before
-        del sys.modules[file.module.__name__]
 
 
 @contextmanager

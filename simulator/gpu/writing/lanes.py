@@ -100,11 +100,29 @@ def lanes_of(tiling: Tiling) -> Lanes:
             for v in group:
                 wide *= lanes[v]
             lanes[group[-1]] *= max(1, -(-_LEAST // wide))
+    _alike(structure, lanes)
     stepped = tuple(
         v for v in structure.walked if v == structure.loop or extent(v, tiling.case.sizes) > lanes.get(v, 1)
     )
     order = {v: i for i, v in enumerate(everyone)}
     return Lanes(tiling, order, lanes, structure.blocks, stepped, structure.loop)
+
+
+def _alike(structure: Structure, lanes: dict[str, int]) -> None:
+    """Give variables as many lanes as those under whose name a reader has what was made along them."""
+    writers = {e.name: e for e in structure.einsums}
+    pairs = {
+        (made.name, read.name)
+        for reader in structure.einsums
+        for access in reader.reads
+        if access.tensor in writers
+        for made, read in zip(writers[access.tensor].target.indices, access.indices, strict=True)
+        if isinstance(made, Var) and isinstance(read, Var) and made != read
+    }
+    pairs = {pair for pair in pairs if all(v in lanes for v in pair)}
+    for _ in pairs:  # as often as a chain of them can be long
+        for one, other in pairs:
+            lanes[one] = lanes[other] = max(lanes[one], lanes[other])
 
 
 def _variables(structure: Structure) -> list[str]:

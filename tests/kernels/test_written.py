@@ -1,0 +1,163 @@
+"""Kernels written from the text of a cascade, run in the interpreter against the evaluator of that text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from examples import MORE
+from hypothesis import HealthCheck, given, settings
+from strategies import Use, uses
+
+from einsum_cascade import evaluate, zoo
+from einsum_cascade.errors import KernelError
+from einsum_cascade.evaluator import difference
+from einsum_cascade.zoo import reference
+from kernels import written
+from kernels.written import WrittenFile, check_written, compile_written, load_written, time_written
+from simulator.gpu.writing.program import write_program
+from simulator.gpu.writing.terms import CannotWriteError
+
+# What has no form in Triton yet, and why.
+WITHOUT = {
+    "aaren_scan": "RM: a kernel that computes it reads it at another place",
+    "semantic_encoder": "RE: a kernel that computes it reads it at another place",
+}
+# Sums of up to some hundred terms in float32 against float64, at values of any size.
+TOLERANCE = 1e-4
+
+
+def written_file(folder: Path, cascade, sizes, **more) -> WrittenFile:
+    path = folder / f"{cascade.name}.py"
+    path.write_text(write_program(cascade, sizes, **more).text)
+    return load_written(path)
+
+
+def run(file: WrittenFile, inputs) -> dict[str, np.ndarray]:
+    """Return the outputs of a file for inputs of the evaluator."""
+    order = [s.tensor for s in file.cascade.inputs]
+    laid = [torch.from_numpy(np.asarray(inputs[t])).to(file.tensors[t][1]).contiguous() for t in order]
+    with written.runnable(file):
+        found = file.run(*laid, empty=written.poisoned_tensor)
+    found = found if isinstance(found, tuple) else (found,)
+    return {
+        s.tensor: t.double().numpy() if t.is_floating_point() else t.clamp(min=0).double().numpy()
+        for s, t in zip(file.cascade.outputs, found, strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.names() if n not in WITHOUT])
+def test_an_entry_of_the_zoo_computes_what_its_text_says(name: str, tmp_path: Path) -> None:
+    """At the sizes and numbers at which the text itself is compared with its formula."""
+    sizes, inputs = reference.draw(name, seed=1)
+    cascade = zoo.load(name)
+    found = run(written_file(tmp_path, cascade, sizes, dtype="fp32"), inputs)
+    for tensor, value in evaluate(cascade, sizes, inputs).items():
+        assert difference(found[tensor], value) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_what_has_no_form_says_so(name: str) -> None:
+    sizes, _ = reference.draw(name, seed=1)
+    with pytest.raises(CannotWriteError, match=WITHOUT[name]):
+        write_program(zoo.load(name), sizes)
+
+
+@settings(
+    max_examples=40 * MORE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(use=uses())
+def test_a_random_cascade_computes_what_its_text_says(use: Use, tmp_path: Path) -> None:
+    try:
+        file = written_file(tmp_path, use.cascade, use.sizes, dtype="fp32")
+    except CannotWriteError:
+        return
+    found = run(file, use.inputs)
+    for tensor, value in evaluate(use.cascade, use.sizes, use.inputs).items():
+        assert difference(found[tensor], value) <= TOLERANCE
+
+
+# Tiles that divide no rank, several of them along each, steps behind a mask, more than one element of the batch.
+ODD = "E=24,F=40,M=150,P=170,B=2"
+SPLIT = "E=24,F=40,M1=5,M0=30,P=170,B=2"
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("attention_3pass", ODD),
+        ("attention_causal", "E=24,F=40,M=170,P=170,B=2"),
+        ("attention_sliding_window", "E=24,F=40,M=170,P=170,W=37,B=2"),
+        ("attention_1pass_causal", SPLIT),
+        ("attention_1pass_sliding_window", f"{SPLIT},W=37"),
+        ("gemm", "M=150,N=70,K=90,B=3"),
+    ],
+)
+def test_tiles_that_divide_nothing(name: str, sizes: str, dtype: str, tmp_path: Path) -> None:
+    file = written_file(tmp_path, zoo.load(name), sizes, dtype=dtype)
+    assert any(blocks > 1 for _, _, blocks, _, _ in file.launches)
+    outcome = check_written(file)
+    assert outcome.ok, outcome
+
+
+@pytest.mark.parametrize("groups", [None, [["QK", "GM"], ["SN", "SD"], ["A", "AV"]], [["QK"], ["GM", "SN", "SD", "A"]]])
+def test_kernels_that_somebody_chose(groups, tmp_path: Path) -> None:
+    file = written_file(tmp_path, zoo.load("attention_causal"), ODD, kernels=groups, dtype="fp32")
+    assert check_written(file).ok
+
+
+def test_a_wrong_kernel_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    text = write_program(zoo.load("attention_1pass_causal"), SPLIT, dtype="fp32").text
+    path.write_text(text.replace("sld + spd", "sld"))
+    assert path.read_text() != text
+    file = load_written(path)
+    outcome = check_written(file)
+    assert not outcome.ok
+    assert outcome.worst == "AV"
+    with pytest.raises(KernelError, match="AV is wrong"):
+        time_written(file, clock=lambda call: 1.0, device="cpu")
+
+
+def test_times_stand_beside_what_was_predicted(tmp_path: Path) -> None:
+    file = written_file(tmp_path, zoo.load("attention_3pass"), "E=16,F=16,M=32,P=32", dtype="fp32")
+    ticks = iter(range(1, 1000))
+
+    def clock(call) -> float:
+        call()
+        return 1e-6 * next(ticks)
+
+    with written.runnable(file):
+        found = time_written(file, clock=clock, device="cpu", budget_s=0.0)
+    assert [t.kernel for t in found] == [step[0].__name__ for step in file.launches]
+    assert [t.predicted for t in found] == list(file.predicted)
+    assert all(t.measured.rounds == 3 for t in found)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+def test_flash_attention_compiles_without_spills(target: str, tmp_path: Path) -> None:
+    sizes = "E=64,F=64,M1=64,M0=64,P=4096,H=32"
+    file = written_file(tmp_path, zoo.load("attention_1pass_causal"), sizes)
+    (found,) = compile_written(file, target)
+    assert not found.spills
+    assert found.totals["tensor"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:\n", "SyntaxError"),
+        ("x = 1\n", "no CASCADE; expected a file that `cascade write` has made"),
+        ("raise OSError('no disk')\n", "OSError: no disk"),
+    ],
+)
+def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.py"
+    path.write_text(text)
+    with pytest.raises(KernelError, match=message):
+        load_written(path)
+    with pytest.raises(KernelError, match="no such file"):
+        load_written(tmp_path / "none.py")
