@@ -67,7 +67,10 @@ def check(
         from .written import check_written, load_written
 
         on = resolve(device)
-        outcomes = [*outcomes, *(check_written(load_written(f), device=on) for f in _progress("check")(files))]
+        outcomes = [
+            *outcomes,
+            *(check_written(load_written(f), device=on) for f in _progress("check")(files)),
+        ]
     if json:
         emit_json(check_document(outcomes))
     else:

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 # What a file has to define.
 PARTS = ("CASCADE", "SIZES", "BATCH", "TENSORS", "LAUNCHES", "PREDICTED_US", "prepare", "launch", "run")
-_ANNOTATED = {"torch.bfloat16": "*bf16", "torch.float16": "*fp16", "torch.float32": "*fp32", "torch.int32": "*i32"}
+_ANNOTATED = {
+    "torch.bfloat16": "*bf16",
+    "torch.float16": "*fp16",
+    "torch.float32": "*fp32",
+    "torch.int32": "*i32",
+}
 _WORDS = {"*bf16": "bf16", "*fp16": "fp16", "*fp32": "fp32"}
 _STAGES = 3
 
@@ -180,7 +185,9 @@ class Timed:
     predicted: float
 
 
-def time_written(file: WrittenFile, *, clock: Clock, device: str = "cuda", budget_s: float = 1.0) -> list[Timed]:
+def time_written(
+    file: WrittenFile, *, clock: Clock, device: str = "cuda", budget_s: float = 1.0
+) -> list[Timed]:
     """Return what each kernel of a file takes, after all of them together have been checked.
 
     Raises:
@@ -193,10 +200,17 @@ def time_written(file: WrittenFile, *, clock: Clock, device: str = "cuda", budge
         )
     given, _ = _inputs(file, seed=0)
     tensors = file.module.prepare(*(given[s.tensor].to(device) for s in file.cascade.inputs))
-    steps = {str(i): functools.partial(file.module.launch, step, tensors) for i, step in enumerate(file.launches)}
+    steps = {
+        str(i): functools.partial(file.module.launch, step, tensors) for i, step in enumerate(file.launches)
+    }
     found = interleaved(steps, clock=clock, budget_s=budget_s)
     return [
-        Timed(step[0].__name__, step[2] * file.batch, spread([1e6 * t for t in found[str(i)]]), file.predicted[i])
+        Timed(
+            step[0].__name__,
+            step[2] * file.batch,
+            spread([1e6 * t for t in found[str(i)]]),
+            file.predicted[i],
+        )
         for i, step in enumerate(file.launches)
     ]
 

@@ -65,9 +65,7 @@ def test_what_has_no_form_says_so(name: str) -> None:
         write_program(zoo.load(name), sizes)
 
 
-@settings(
-    max_examples=40 * MORE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40 * MORE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(use=uses())
 def test_a_random_cascade_computes_what_its_text_says(use: Use, tmp_path: Path) -> None:
     try:
@@ -103,7 +101,9 @@ def test_tiles_that_divide_nothing(name: str, sizes: str, dtype: str, tmp_path: 
     assert outcome.ok, outcome
 
 
-@pytest.mark.parametrize("groups", [None, [["QK", "GM"], ["SN", "SD"], ["A", "AV"]], [["QK"], ["GM", "SN", "SD", "A"]]])
+@pytest.mark.parametrize(
+    "groups", [None, [["QK", "GM"], ["SN", "SD"], ["A", "AV"]], [["QK"], ["GM", "SN", "SD", "A"]]]
+)
 def test_kernels_that_somebody_chose(groups, tmp_path: Path) -> None:
     file = written_file(tmp_path, zoo.load("attention_causal"), ODD, kernels=groups, dtype="fp32")
     assert check_written(file).ok

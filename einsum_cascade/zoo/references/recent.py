@@ -94,9 +94,7 @@ TABLE = {
     "attention_forgetting": Reference(_forgetting, {"P": "M"}, _gates),
     "attention_cosine": Reference(_cosine, {"H": (1, 3)}, _temperatures),
     # Many small heads: index scores that tie at zero would be chosen by chance.
-    "attention_indexed": Reference(
-        _indexed, {"M": (6, 9), "P": "M", "N": (8, 12), "R": (2, 4), "H": (1, 3)}
-    ),
+    "attention_indexed": Reference(_indexed, {"M": (6, 9), "P": "M", "N": (8, 12), "R": (2, 4), "H": (1, 3)}),
     "attention_multi_token": Reference(_multi_token, {"M": (3, 8), "P": "M", "U": (1, 3), "W": (1, 4)}),
     "kimi_delta": Reference(_kimi, {}, _decays),
 }

@@ -147,7 +147,9 @@ class Case:
         axis, block = self.cascade.signatures[state].state, self.cascade.block_of(state)
         if axis is None:
             return True
-        outside = [a for e, at in self.cascade.statements if at != block for a in e.reads if a.tensor == state]
+        outside = [
+            a for e, at in self.cascade.statements if at != block for a in e.reads if a.tensor == state
+        ]
         return any(s.tensor == state for s in self.cascade.outputs) or any(
             variables(a.indices[axis]) for a in outside
         )

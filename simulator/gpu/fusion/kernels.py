@@ -174,7 +174,9 @@ class Layer:
         grid = _grid("+".join(names), self.case, structure, work)
         laid = lay_grids([self._call], self.gpu, mapping=mapping_of([grid], [made]), tile=made)
         found = times(laid, self.by)
-        return Kernel(units, names, written, grid, made, work, float(found.latency_s[0]) - self.by.launch_s, tiling)
+        return Kernel(
+            units, names, written, grid, made, work, float(found.latency_s[0]) - self.by.launch_s, tiling
+        )
 
 
 def _sides(structure: Structure) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -29,9 +29,7 @@ class Planner:
         able: which tilings there may be, if not all.
     """
 
-    def __init__(
-        self, case: Case, gpu: Gpu, dtype: str, *, by: Efficiency, able: Able | None = None
-    ) -> None:
+    def __init__(self, case: Case, gpu: Gpu, dtype: str, *, by: Efficiency, able: Able | None = None) -> None:
         """See the class."""
         self.case, self.graph, self.dtype, self.by = case, Graph(case.cascade), dtype, by
         self._layer = Layer(case, self.graph, gpu, dtype, by=by, able=able)

@@ -11,7 +11,9 @@ from typing import Any
 
 _INDENT = "    "
 # Names that a written kernel uses itself.
-_TAKEN = frozenset({*keyword.kwlist, "tl", "triton", "torch", "pid", "batch", "range", "float", "min", "max", "sum"})
+_TAKEN = frozenset(
+    {*keyword.kwlist, "tl", "triton", "torch", "pid", "batch", "range", "float", "min", "max", "sum"}
+)
 
 
 def tidy(line: str) -> str:

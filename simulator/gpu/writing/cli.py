@@ -58,7 +58,10 @@ def write(
         table(
             f"{zoo.find(cascade).name} as kernels, planned for {on}",
             ["kernel", "Einsums", "blocks", "tile", "warps"],
-            [[w.name, " ".join(k.einsums), w.blocks, _tile(w.constants), w.warps] for w, k in _pairs(program)],
+            [
+                [w.name, " ".join(k.einsums), w.blocks, _tile(w.constants), w.warps]
+                for w, k in _pairs(program)
+            ],
         )
         found = program.prediction
         low, high = 1e6 * found.low_s, 1e6 * found.high_s

@@ -73,8 +73,7 @@ class Lanes:
     @cached_property
     def seen(self) -> dict[str, tuple[str, str]]:
         """Of each variable that a block holds a part of, the names of its first and its last value there."""
-        out = {v: (f"{v}_first", f"{v}_last") if v in self.lanes else (v, v) for v in self.tiled}
-        return out
+        return {v: (f"{v}_first", f"{v}_last") if v in self.lanes else (v, v) for v in self.tiled}
 
 
 def sides(product: Product, lanes: Mapping[str, int]) -> tuple[list[str], list[str], list[str]]:

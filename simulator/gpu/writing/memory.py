@@ -42,7 +42,11 @@ class Memory:
             for index in read.indices
             for a in accesses(index)
         }
-        made = {e.name for e in self.cascade.einsums if e.all_reductions and REDUCTION[e.all_reductions[-1].op].index}
+        made = {
+            e.name
+            for e in self.cascade.einsums
+            if e.all_reductions and REDUCTION[e.all_reductions[-1].op].index
+        }
         return frozenset(inside | made)
 
     @cached_property

@@ -19,10 +19,10 @@ from .body import Body
 from .lanes import Lanes, lanes_of
 from .memory import MOST_32, Memory
 from .ranges import always, ends
+from .registers import Registers
 from .sums import Sums
 from .terms import CannotWriteError, Term
 from .values import Values
-
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
@@ -84,8 +84,9 @@ class _Kernel:
         names = [f"{t}_ptr" for t in self.cascade.signatures]
         constants = [f"BLOCK_{rank_of(v)}" for v in self.lanes.order]
         self.body = Body([*self.lanes.order, *names, *constants, *memory.case.sizes])
-        self.values = Values(self.body, self.lanes, memory, word)
-        self.values.writers = {e.name: e for e in self.structure.einsums}
+        writers = {e.name: e for e in self.structure.einsums}
+        self.registers = Registers(self.body, self.lanes, memory, writers)
+        self.values = Values(self.body, self.lanes, memory, word, self.registers)
         self.helpers: dict[str, None] = {}
         self.sums = Sums(self.values, self.helpers)
         self.carried: dict[str, str] = {}
@@ -165,7 +166,9 @@ class _Kernel:
             each = [f"{t}_ptr += {self._batch(t)} * ({self.memory.extent(t)})" for t in tensors]
             lines[self._placed : self._placed] = each
         words = Counter(w for line in lines for w in _WORD.findall(line))
-        unused = [t for t in lines if words[t.partition(" = ")[0]] == 1 and not t.startswith((" ", "tl.", "for "))]
+        unused = [
+            t for t in lines if words[t.partition(" = ")[0]] == 1 and not t.startswith((" ", "tl.", "for "))
+        ]
         lines[:] = [t for t in lines if t not in unused]
 
     def _batch(self, tensor: str) -> str:
@@ -218,17 +221,23 @@ class _Kernel:
         self._nest(inside, rest)
         if is_loop:
             for e in inside:
-                if e.name in self.values.made:
-                    self.body.line(f"{self.values.held[e.name].text} = {self.values.made.pop(e.name).text}")
+                if e.name in self.registers.made:
+                    self.body.line(
+                        f"{self.registers.held[e.name].text} = {self.registers.made.pop(e.name).text}"
+                    )
         step = f", {self.lanes.constant(v)}" if lanes else ""
         if lanes and low != "0":
             low = f"{low} // {self.lanes.constant(v)} * {self.lanes.constant(v)}"
         self.body.close(f"for {start} in range({low}, {high}{step}):")
         if is_loop:
-            self.values.walked = True
+            self.registers.walked = True
             for e in inside:
-                if e.name in self.values.held and e.name in self.cascade.states and e.name in self.memory.last_only:
-                    self._store(e, self.values.held[e.name])
+                if (
+                    e.name in self.registers.held
+                    and e.name in self.cascade.states
+                    and e.name in self.memory.last_only
+                ):
+                    self._store(e, self.registers.held[e.name])
         for e in opened:
             name = self.carried.pop(e.name)
             kept = [w for w in e.variables if w not in e.all_reductions[0].variables]
@@ -239,19 +248,21 @@ class _Kernel:
         for einsum in self.structure.first:
             self._exists(einsum)
             value = self.sums.whole(einsum)
-            axes = [w for w in self.values.writers[einsum.name].output_variables if w != self.lanes.loop]
+            axes = [w for w in self.registers.writers[einsum.name].output_variables if w != self.lanes.loop]
             renamed = self._as_written(einsum, value)
             full = self.sums.full(axes, renamed)
             name = self.body.let(einsum.name.lower(), full.text)
-            self.values.held[einsum.name] = Term(name, full.axes)
+            self.registers.held[einsum.name] = Term(name, full.axes)
             if einsum.name in self.written and einsum.name not in self.memory.last_only:
-                self._store(einsum, self.values.held[einsum.name], target=einsum.target)
+                self._store(einsum, self.registers.held[einsum.name], target=einsum.target)
 
     def _as_written(self, first: Einsum, value: Term) -> Term:
         """Return the first value of a state with the axes of the Einsum that goes on from there."""
-        for a, b in zip(first.target.indices, self.values.writers[first.name].target.indices, strict=True):
+        for a, b in zip(first.target.indices, self.registers.writers[first.name].target.indices, strict=True):
             if isinstance(b, Var) and a != b:
-                raise CannotWriteError(f"{first.name}: its first value has other variables than its next ones")
+                raise CannotWriteError(
+                    f"{first.name}: its first value has other variables than its next ones"
+                )
         return value
 
     def _ends(self, v: str, inside: Sequence[Einsum]) -> tuple[str, str]:
@@ -309,16 +320,16 @@ class _Kernel:
             axes = [w for w in einsum.output_variables if w != self.lanes.loop]
             full = self.sums.full(axes, value)
             name = self.body.let(f"{einsum.name.lower()}_next", full.text)
-            self.values.made[einsum.name] = Term(name, full.axes)
+            self.registers.made[einsum.name] = Term(name, full.axes)
             if einsum.name in self.written and einsum.name not in self.memory.last_only:
-                self._store(einsum, self.values.made[einsum.name])
+                self._store(einsum, self.registers.made[einsum.name])
             return
         if value.kind != "int" or einsum.name not in self.memory.indices:
             value = value.as_float()
         name = value.text if value.text.isidentifier() else self.body.let(einsum.name.lower(), value.text)
-        self.values.held[einsum.name] = Term(name, value.axes, value.kind)
+        self.registers.held[einsum.name] = Term(name, value.axes, value.kind)
         if einsum.name in self.written:
-            self._store(einsum, self.values.held[einsum.name])
+            self._store(einsum, self.registers.held[einsum.name])
 
     def _exists(self, state: Einsum) -> None:
         """Refuse a state of which a generation lacks elements: what reads it lacks them too, which nobody keeps."""
@@ -333,7 +344,9 @@ class _Kernel:
         self.stored[einsum.name] = None
         loop = self.lanes.loop
         if einsum.name in self.memory.last_only:  # without the axis of generations
-            target = Access(target.tensor, tuple(Num(0) if loop in variables(i) else i for i in target.indices))
+            target = Access(
+                target.tensor, tuple(Num(0) if loop in variables(i) else i for i in target.indices)
+            )
         else:
             conditions = self.sums.stages(einsum)[-1]
             where = self.values.all_of(conditions)

@@ -1,4 +1,4 @@
-"""A cascade as a Python file of Triton kernels that runs by itself: the plan's kernels, and a function that calls them."""
+"""A cascade as a Python file of Triton kernels that runs by itself: the kernels of a plan, and who calls them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from .nest import Written, write_kernel
 from .operators import HELPERS
 from .sums import TYPES
 from .terms import CannotWriteError
-
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def launch(step, tensors):
 
 
 def run({takes}, *, empty=torch.empty):
-    """Return {', '.join(outputs)}; tensors are contiguous, on one device, as TENSORS has them{more}."""
+    """Return {", ".join(outputs)}; tensors are contiguous, on one device, as TENSORS has them{more}."""
     tensors = prepare({takes}, empty=empty)
     for step in LAUNCHES:
         launch(step, tensors)

@@ -1,4 +1,4 @@
-"""How far whole-number expressions reach: which conditions hold by themselves, and which steps of a loop have points."""
+"""How far whole numbers reach: which conditions hold by themselves, and which steps of a loop have points."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _applied(op: str, parts: Sequence[Range]) -> Range:
     if op == "//" and least == most and least > 0:
         return low // least, high // least
     if op == "%" and least == most and least > 0:
-        return (low, high) if 0 <= low and high < least else (0.0, least - 1)
+        return (low, high) if low >= 0 and high < least else (0.0, least - 1)
     if op in ("min", "max"):
         pick = min if op == "min" else max
         return pick(p[0] for p in parts), pick(p[1] for p in parts)
@@ -105,7 +105,12 @@ def ends(
 
 
 def _end(
-    value: Expr, variable: str, seen: Mapping[str, tuple[str, str]], numbers: Mapping[str, float], *, strict: bool
+    value: Expr,
+    variable: str,
+    seen: Mapping[str, tuple[str, str]],
+    numbers: Mapping[str, float],
+    *,
+    strict: bool,
 ) -> tuple[bool, str] | None:
     """Return whether `value <= 0` bounds a variable from above, and by what; None where it is not linear."""
     names = variables(value)

@@ -1,4 +1,4 @@
-"""Einsums as Triton computes them: products of tiles on tensor cores, other reductions along axes, parts put together."""
+"""Einsums as Triton computes them: products of tiles on tensor cores, other reductions along axes of tiles."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Sums:
         self._dots: dict[int, Dot | None] = {}
 
     def stages(self, einsum: Einsum) -> list[list[Expr]]:
-        """Return the conditions of an Einsum by the reduction that they act at; behind the last, those of its output."""
+        """Return the conditions of an Einsum by the reduction at which they act; last, those of its output."""
         reductions = einsum.all_reductions
         out: list[list[Expr]] = [[] for _ in range(len(reductions) + 1)]
         for condition in self.values.memory.conditions(einsum):
@@ -93,7 +93,9 @@ class Sums:
         """Return what the first reduction of an Einsum is before any term."""
         reduction = einsum.all_reductions[0]
         if REDUCTION[reduction.op].index:
-            raise CannotWriteError(f"{einsum.name}: '{reduction.op}' over a rank that a block does not hold whole")
+            raise CannotWriteError(
+                f"{einsum.name}: '{reduction.op}' over a rank that a block does not hold whole"
+            )
         kept = [v for v in einsum.variables if v not in reduction.variables]
         return self.full(kept, literal(float(REDUCTION[reduction.op].identity)))
 
@@ -106,7 +108,9 @@ class Sums:
         if number.axes == axes:
             return number
         if not number.axes:
-            return Term(f"tl.zeros({self.lanes.shape(axes)}, tl.float32) + {number.bracketed}", axes, whole=False)
+            return Term(
+                f"tl.zeros({self.lanes.shape(axes)}, tl.float32) + {number.bracketed}", axes, whole=False
+            )
         return Term(f"tl.broadcast_to({number.along(axes)}, {self.lanes.shape(axes)})", axes)
 
     def finished(self, einsum: Einsum, first: Term) -> Term:
@@ -125,7 +129,9 @@ class Sums:
         if isinstance(factor, Apply) and factor.op == "/" and getattr(factor.args[0], "value", None) == 1:
             below = self.values.term(factor.args[1]).as_float()
             return joined(order, "{} / {}".format, value, below, kind="float", whole=False)
-        return joined(order, "{} * {}".format, value, self.values.term(factor).as_float(), kind="float", whole=False)
+        return joined(
+            order, "{} * {}".format, value, self.values.term(factor).as_float(), kind="float", whole=False
+        )
 
     def _reduced(self, value: Term, reduction: Reduction, parts: Sequence[Expr]) -> Term:
         """Return a value reduced along the vectors of a reduction, without the points that do not exist."""
@@ -259,7 +265,15 @@ class Sums:
         held = self._shared(einsum, set(left), set(right))
         if held is None:
             return None
-        return Dot(Operand(first, held[0], left), Operand(second, held[1], right), outside, batch, rows, columns, inner)
+        return Dot(
+            Operand(first, held[0], left),
+            Operand(second, held[1], right),
+            outside,
+            batch,
+            rows,
+            columns,
+            inner,
+        )
 
     def _shared(
         self, einsum: Einsum, left: set[str], right: set[str]
@@ -295,7 +309,7 @@ class Sums:
     def _operand(self, side: Operand, dot: Dot) -> str:
         """Return one side of a product as a matrix in the type of its tensors."""
         bounds: tuple[str, ...] = ()
-        raw = isinstance(side.value, Access) and side.value.tensor not in self.values.writers
+        raw = isinstance(side.value, Access) and side.value.tensor not in self.values.registers.writers
         if isinstance(side.value, Access) and raw:
             # What is masked is put together with masks in the kernel's order, and turned behind.
             turned = side.axes if self.values.all_of(side.parts) is None else None

@@ -10,16 +10,28 @@ from typing import Any
 
 from einsum_cascade.analysis.intervals import alternatives, any_term, number
 from einsum_cascade.analysis.points import conditions_of_access, inside
-from einsum_cascade.einsum import Einsum, is_constant
-from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, is_logical, substitute, variables
+from einsum_cascade.einsum import is_constant
+from einsum_cascade.expr import (
+    Access,
+    Apply,
+    Compare,
+    Expr,
+    Num,
+    Size,
+    Var,
+    accesses,
+    is_logical,
+    substitute,
+    variables,
+)
 
 from .body import Body
 from .lanes import Lanes
 from .memory import Memory
 from .operators import ANY, FLOOR_FLOAT, FLOOR_INT, FUNCTIONS, INFIX
 from .ranges import always, reach
+from .registers import Registers
 from .terms import CannotWriteError, Term, joined, literal
-
 
 ALWAYS = Term("True", kind="bool", plain=True)
 NEVER = Term("False", kind="bool", plain=True)
@@ -32,22 +44,17 @@ class Values:
     """What the expressions of a kernel mean where it stands now.
 
     Attributes:
-        held: of each Einsum that the kernel has computed, its value; of a state that of the step before.
-        made: of each state that has got its next value in this step, that value.
-        writers: the Einsums of the kernel, by name.
+        word: type of tensors in memory.
+        registers: what the kernel has computed itself.
         read: tensors that it has loaded, in the order of their first loads.
-        walked: whether its loop of the text is over.
     """
 
     body: Body
     lanes: Lanes
     memory: Memory
     word: str
-    held: dict[str, Term] = field(default_factory=dict)
-    made: dict[str, Term] = field(default_factory=dict)
-    writers: dict[str, Einsum] = field(default_factory=dict)
+    registers: Registers
     read: dict[str, None] = field(default_factory=dict)
-    walked: bool = False
     _turned: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -85,6 +92,7 @@ class Values:
             return self.access(node)
         if isinstance(node, Compare):
             return self._compared(node)
+        assert isinstance(node, Apply)
         return self._applied(node)
 
     def all_of(self, parts: Sequence[Expr], *, inside: Sequence[str] = ()) -> Term | None:
@@ -125,8 +133,8 @@ class Values:
 
     def access(self, access: Access) -> Term:
         """Return an element that is read."""
-        if access.tensor in self.writers:
-            return self._held(access)
+        if access.tensor in self.registers.writers:
+            return self.registers.read(access)
         loaded = self.load(access)
         if loaded.kind == "int" or self.word == "fp32":
             return loaded
@@ -161,7 +169,7 @@ class Values:
         if mask is None:
             return f"tl.load({offset})"
         if mask == NEVER:
-            return "tl.full([], 0, tl.int32)" if access.tensor in self.memory.indices else "tl.full([], 0.0, tl.float32)"
+            return f"tl.full([], 0, {'tl.int32' if access.tensor in self.memory.indices else 'tl.float32'})"
         other = "0" if access.tensor in self.memory.indices else "0.0"
         return f"tl.load({offset}, mask={mask.along(order)}, other={other})"
 
@@ -182,74 +190,10 @@ class Values:
             parts.append(replace(index, text=text, whole=not stride and index.whole))
         axes = tuple(sorted({a for p in parts for a in p.axes}, key=place.__getitem__))
         shown = [f"({p.text})" if p.axes and p.axes != axes and not p.whole else p.text for p in parts]
-        texts = [replace(p, text=s, whole=True).along(axes) for p, s in zip(parts[::-1], shown[::-1], strict=True)]
+        texts = [
+            replace(p, text=s, whole=True).along(axes) for p, s in zip(parts[::-1], shown[::-1], strict=True)
+        ]
         return " + ".join((f"{access.tensor}_ptr", *texts)), axes
-
-    def _held(self, access: Access) -> Term:
-        """Return what the kernel has computed itself, as its reader names the axes."""
-        writer = self.writers[access.tensor]
-        signature = self.memory.cascade.signatures[access.tensor]
-        value = self.held.get(access.tensor)
-        renamed: dict[str, str] = {}
-        picked: dict[str, Expr] = {}
-        for axis, (made, read) in enumerate(zip(writer.target.indices, access.indices, strict=True)):
-            if axis == signature.state:
-                value = self._generation(access, read)
-                continue
-            if not isinstance(made, Var) or not (isinstance(read, Var) or is_constant(read)):
-                raise CannotWriteError(f"{access.tensor}: a kernel that computes it reads it at another place")
-            if not isinstance(read, Var):
-                picked[made.name] = read
-            elif made != read and self._part(made.name, read.name):
-                raise CannotWriteError(f"{access.tensor}: another tile of it is read in the kernel that computes it")
-            renamed[made.name] = read.name if isinstance(read, Var) else made.name
-        if value is None:
-            raise CannotWriteError(f"{access.tensor} is read before it is computed")
-        if len(set(renamed.values())) < len(renamed):
-            raise CannotWriteError(f"{access.tensor}: its diagonal is read in the kernel that computes it")
-        for made_at, index in picked.items():
-            value = self._one_of(value, made_at, index)
-        return self._in_order(replace(value, axes=tuple(renamed[a] for a in value.axes)))
-
-    def _one_of(self, value: Term, variable: str, index: Expr) -> Term:
-        """Return the part of a tile at one place along a variable of which the block holds all."""
-        if variable in (*self.lanes.tiled, *self.lanes.stepped):
-            raise CannotWriteError(f"one place of '{variable}' is read, of which a block holds a part")
-        if variable not in value.axes:
-            return value
-        at = Term(variable, (variable,), "int")
-        there = joined(self.order, "{} == {}".format, at, self.term(index), kind="bool", whole=False)
-        axis = value.axes.index(variable)
-        left = tuple(a for a in value.axes if a != variable)
-        return replace(value, text=f"tl.sum({self.chosen(there, value, 0.0).text}, axis={axis})", axes=left, whole=True)
-
-    def _part(self, made: str, read: str) -> bool:
-        """Tell whether two variables do not have the same values before a block."""
-        some = {*self.lanes.tiled, *self.lanes.stepped}
-        alike = self.lanes.lanes.get(made) == self.lanes.lanes.get(read)
-        return bool({made, read} & some) or not alike
-
-    def _generation(self, access: Access, index: Expr) -> Term | None:
-        """Return the value of a state at the generation that is asked for."""
-        loop = self.lanes.loop
-        if loop in variables(index):
-            if index == Var(loop):
-                return self.held.get(access.tensor)
-            if index == Apply("+", (Var(loop), Num(1))):
-                return self.made.get(access.tensor)
-        elif not variables(index):
-            begun = any(loop in s.defines for s in self.body.scopes)
-            if not begun and number(index, {}, self.numbers) == (self.lanes.extent(loop) if self.walked else 0):
-                return self.held.get(access.tensor)
-        raise CannotWriteError(f"{access.tensor}: a generation is read that no register holds")
-
-    def _in_order(self, term: Term) -> Term:
-        """Return a term with its axes in the kernel's order."""
-        axes = tuple(sorted(term.axes, key=self.order.__getitem__))
-        if axes == term.axes:
-            return term
-        turned = tuple(term.axes.index(a) for a in axes)
-        return replace(term, text=f"tl.permute({term.text}, {turned})", axes=axes, whole=True)
 
     def _compared(self, node: Compare) -> Term:
         sides = [self.term(a) for a in node.args]
@@ -370,4 +314,3 @@ class Values:
                 scope.known[key] = replace(term, text=self.body.let(wanted, term.text), whole=True)
         found: Term = scope.known[key]
         return found
-

@@ -156,7 +156,11 @@ def test_points_of_a_map_are_those_that_the_evaluator_finds_present(use: Use) ->
     for einsum in use.cascade.einsums:
         conditions = conditions_of(use.cascade, einsum)
         known = all(is_static(c.holds) for c in conditions) and not einsum.gathers
-        if einsum.all_reductions or not known or any(may_be_absent_by_data(use.cascade, a) for a in einsum.reads):
+        if (
+            einsum.all_reductions
+            or not known
+            or any(may_be_absent_by_data(use.cascade, a) for a in einsum.reads)
+        ):
             continue
         present = found[einsum.name].present
         there = math.prod(found[einsum.name].values.shape) if present is None else int(present.sum())

@@ -1,0 +1,109 @@
+"""What a kernel has computed itself and reads again: in place, renamed, one part of it, a generation of a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from einsum_cascade.analysis.intervals import number
+from einsum_cascade.einsum import Einsum, is_constant
+from einsum_cascade.expr import Access, Apply, Expr, Num, Var, variables
+
+from .body import Body
+from .lanes import Lanes
+from .memory import Memory
+from .terms import CannotWriteError, Term, joined, literal
+
+
+@dataclass
+class Registers:
+    """Tiles that a block holds.
+
+    Attributes:
+        writers: the Einsums of the kernel, by name.
+        held: of each that has been computed, its value; of a state that of the step before.
+        made: of each state that has got its next value in this step, that value.
+        walked: whether the loop of the text is over.
+    """
+
+    body: Body
+    lanes: Lanes
+    memory: Memory
+    writers: Mapping[str, Einsum]
+    held: dict[str, Term] = field(default_factory=dict)
+    made: dict[str, Term] = field(default_factory=dict)
+    walked: bool = False
+
+    def read(self, access: Access) -> Term:
+        """Return what the kernel has computed itself, as its reader names the axes.
+
+        Raises:
+            CannotWriteError: it is read where no register of the thread block holds it.
+        """
+        writer = self.writers[access.tensor]
+        signature = self.memory.cascade.signatures[access.tensor]
+        value = self.held.get(access.tensor)
+        renamed: dict[str, str] = {}
+        picked: dict[str, Expr] = {}
+        for axis, (made, read) in enumerate(zip(writer.target.indices, access.indices, strict=True)):
+            if axis == signature.state:
+                value = self._generation(access, read)
+                continue
+            if not isinstance(made, Var) or not (isinstance(read, Var) or is_constant(read)):
+                raise CannotWriteError(
+                    f"{access.tensor}: a kernel that computes it reads it at another place"
+                )
+            if not isinstance(read, Var):
+                picked[made.name] = read
+            elif made != read and self._apart(made.name, read.name):
+                raise CannotWriteError(f"{access.tensor}: a kernel that computes it reads another tile of it")
+            renamed[made.name] = read.name if isinstance(read, Var) else made.name
+        if value is None:
+            raise CannotWriteError(f"{access.tensor} is read before it is computed")
+        if len(set(renamed.values())) < len(renamed):
+            raise CannotWriteError(f"{access.tensor}: a kernel that computes it reads its diagonal")
+        for variable, index in picked.items():
+            value = self._one_of(value, variable, index)
+        return self._in_order(replace(value, axes=tuple(renamed[a] for a in value.axes)))
+
+    def _apart(self, made: str, read: str) -> bool:
+        """Tell whether two variables do not have the same values before a block."""
+        some = {*self.lanes.tiled, *self.lanes.stepped}
+        alike = self.lanes.lanes.get(made) == self.lanes.lanes.get(read)
+        return bool({made, read} & some) or not alike
+
+    def _one_of(self, value: Term, variable: str, index: Expr) -> Term:
+        """Return the part of a tile at one place along a variable of which the block holds all."""
+        if variable in (*self.lanes.tiled, *self.lanes.stepped):
+            raise CannotWriteError(f"one place of '{variable}' is read, of which a block holds a part")
+        if variable not in value.axes:
+            return value
+        at = Term(variable, (variable,), "int")
+        place = literal(float(number(index, {}, self.memory.case.numbers)))
+        form = "tl.where({} == {}, {}, 0)".format
+        there = joined(self.lanes.order, form, at, place, value, kind=value.kind, whole=True)
+        axis = there.axes.index(variable)
+        left = tuple(a for a in there.axes if a != variable)
+        return replace(there, text=f"tl.sum({there.text}, axis={axis})", axes=left)
+
+    def _generation(self, access: Access, index: Expr) -> Term | None:
+        """Return the value of a state at the generation that is asked for."""
+        loop = self.lanes.loop
+        if index == Var(loop):
+            return self.held.get(access.tensor)
+        if index == Apply("+", (Var(loop), Num(1))):
+            return self.made.get(access.tensor)
+        inside = any(loop in s.defines for s in self.body.scopes)
+        if not variables(index) and not inside:
+            last = self.lanes.extent(loop) if self.walked else 0
+            if number(index, {}, self.memory.case.numbers) == last:
+                return self.held.get(access.tensor)
+        raise CannotWriteError(f"{access.tensor}: a generation is read that no register holds")
+
+    def _in_order(self, term: Term) -> Term:
+        """Return a term with its axes in the kernel's order."""
+        axes = self.lanes.ordered(term.axes)
+        if axes == term.axes:
+            return term
+        turned = tuple(term.axes.index(a) for a in axes)
+        return replace(term, text=f"tl.permute({term.text}, {turned})", axes=axes, whole=True)
