@@ -12,7 +12,7 @@ import numpy as np
 from einsum_cascade.errors import MappingError
 
 from ..hardware.gpu import Gpu, find_gpu
-from .gna import Flags, GridCounts, Numbers, grid_counts, make_axes
+from .gna import Flags, GridCounts, Numbers, grid_counts, make_axes, title_words
 from .gna_axis import Axis, AxisCounts, Bools, Ints, axis_trips, count_axis
 from .gna_backends import Backend, Constants, TilePair, find_backend, tile_pairs
 from .gna_change import constants_on
@@ -317,8 +317,8 @@ def _advice(ranked: _Ranked, kernel: Backend, *, whole: bool) -> StrideAdvice:
 
 
 def _title(axes: Sequence[Axis], launch: _Launch, heads: int, batch: int) -> str:
-    layout, window = (",".join(str(getattr(a, name)) for a in axes) for name in ("length", "window"))
+    setting = " ".join(title_words(axes, ("window", "dilation", "causal")))
     return (
-        f"GNA {layout} window {window} on {launch.gpu.name} with {launch.kernel.name}, "
+        f"GNA {setting} on {launch.gpu.name} with {launch.kernel.name}, "
         f"batch {batch}, {heads} heads of {launch.head_dim}"
     )
