@@ -48,7 +48,10 @@ def gna(
     head_dim: Annotated[int, typer.Option(help="Elements of a head, for --on.")] = 128,
     batch: Annotated[int, typer.Option(help="Sequences, for --on.")] = 1,
     backend: Annotated[
-        str, typer.Option(help="The kernel, for --on; NATTEN's choice if left out. It decides whether KV tiles are dynamic.")
+        str,
+        typer.Option(
+            help="The kernel, for --on; NATTEN's choice if left out. It decides whether KV tiles are dynamic."
+        ),
     ] = "",
     json: Json = False,
 ) -> None:
@@ -68,7 +71,9 @@ def gna(
         device = find_gpu(on)
         kernel = find_backend(device, backend or None)
         if dynamic and not kernel.dynamic:
-            raise MappingError(f"--dynamic: the KV tiles of {kernel.name} lie on a grid; expected another --backend")
+            raise MappingError(
+                f"--dynamic: the KV tiles of {kernel.name} lie on a grid; expected another --backend"
+            )
         dynamic = kernel.dynamic
     found = gna_bounds(**asked, **tiles, dynamic=dynamic)
     rows, more = found.rows(), {}

@@ -54,7 +54,10 @@ def test_the_table_explains_its_numbers() -> None:
     ("words", "said"),
     [
         (["--window", "80,many"], "--window: expected a whole number, found 'many'"),
-        (["--layout", "9999999999999"], "--layout: expected at most 1,099,511,627,776, found '9999999999999'"),
+        (
+            ["--layout", "9999999999999"],
+            "--layout: expected at most 1,099,511,627,776, found '9999999999999'",
+        ),
         (["--backend", "hopper-fna"], "--backend: 'hopper-fna' is a kernel of a GPU; expected --on too"),
         (["--window", "1"], "window: 1 is too small"),
         (["--stride", "81"], "stride: 81 is larger than the window 80"),
