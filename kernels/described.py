@@ -64,8 +64,8 @@ def _numbers(constants: Mapping[str, Any]) -> dict[str, int]:
 
 def _types(pointers: Mapping[str, str]) -> list[str]:
     """Return the types of the tensors, halves first: those of its operands, where sums are wider."""
-    found = {word_of(t) for t in pointers.values()} & {*WORD_BYTES}
-    return sorted(found, key=lambda t: (WORD_BYTES[t], t))
+    words = {word_of(t) for t in pointers.values()}
+    return sorted(words.intersection(WORD_BYTES), key=lambda t: (WORD_BYTES[t], t))
 
 
 def mapping_of(
