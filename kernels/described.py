@@ -65,7 +65,7 @@ def _numbers(constants: Mapping[str, Any]) -> dict[str, int]:
 def _types(pointers: Mapping[str, str]) -> list[str]:
     """Return the types of the tensors, halves first: those of its operands, where sums are wider."""
     words = {word_of(t) for t in pointers.values()}
-    return sorted(words.intersection(WORD_BYTES), key=lambda t: (WORD_BYTES[t], t))
+    return sorted((t for t in WORD_BYTES if t in words), key=lambda t: (WORD_BYTES[t], t))
 
 
 def mapping_of(

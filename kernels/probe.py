@@ -234,12 +234,16 @@ def prepared(
             taken to be multiples of 16.
 
     Raises:
-        KernelError: an argument that the kernel does not have, or a compile-time one without a value.
+        KernelError: an argument that the kernel does not have, or a compile-time one without a value; a Gluon kernel.
     """
     if 32 * warps > MOST_THREADS:
         raise KernelError(f"warps={warps}: a thread block has at most {MOST_THREADS // 32} of 32 threads")
     loaded = load_kernel(place)
     kernel, constants, arguments = loaded.function, dict(constants or {}), dict(arguments or {})
+    if kernel.is_gluon():
+        raise KernelError(
+            f"{place}: a Gluon kernel, whose steps are not read here; expected one of @triton.jit"
+        )
     for name in (*constants, *arguments):
         if name not in kernel.arg_names:
             raise KernelError(f"{place}: no argument '{name}': {nearest(name, kernel.arg_names)}")

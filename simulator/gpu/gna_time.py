@@ -235,7 +235,9 @@ def dealt_steps(trips: Sequence[Floats], *, sms: int, copies: int) -> Ints:
     kind = np.float32 if most < 2**24 else np.float64
     # From (SMs, classes, Q tiles), both with the outermost axis last, to (SMs, class and Q tile of an axis, ...).
     apart = times.astype(kind).reshape(sms, *classes[::-1], *grid[::-1])
-    work: NDArray[Any] = apart.transpose(0, *(place for axis in range(1, axes + 1) for place in (axis, axis + axes)))
+    work: NDArray[Any] = apart.transpose(
+        0, *(place for axis in range(1, axes + 1) for place in (axis, axis + axes))
+    )
     rows: list[NDArray[Any]] = [each.astype(kind).reshape(len(each), -1) for each in trips]
     work = np.matmul(work.reshape(-1, rows[0].shape[-1]), rows[0].T)
     for row in rows[1:]:

@@ -263,6 +263,16 @@ def test_waiting_for_a_lock_is_no_work(tmp_path):
     assert probe(f"{path}:counted", constants={"BLOCK": 1024}, arguments=types).loops == ()
 
 
+def test_a_gluon_kernel_is_refused(tmp_path):
+    path = tmp_path / "gluon.py"
+    path.write_text(
+        "from triton.experimental import gluon\nfrom triton.experimental.gluon import language as gl\n"
+        "@gluon.jit\ndef copied(x, y, BLOCK: gl.constexpr):\n    pass\n"
+    )
+    with pytest.raises(KernelError, match="gluon.py:copied: a Gluon kernel, .* expected one of @triton.jit"):
+        prepared(f"{path}:copied", constants=BLOCK)
+
+
 INDUCTOR = """
 import triton
 import triton.language as tl
