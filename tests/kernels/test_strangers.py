@@ -269,7 +269,7 @@ def test_a_gluon_kernel_is_refused(tmp_path):
         "from triton.experimental import gluon\nfrom triton.experimental.gluon import language as gl\n"
         "@gluon.jit\ndef copied(x, y, BLOCK: gl.constexpr):\n    pass\n"
     )
-    with pytest.raises(KernelError, match="gluon.py:copied: a Gluon kernel, .* expected one of @triton.jit"):
+    with pytest.raises(KernelError, match=r"gluon.py:copied: a Gluon kernel, .* expected one of @triton.jit"):
         prepared(f"{path}:copied", constants=BLOCK)
 
 
