@@ -45,6 +45,7 @@ class Build:
         floats: arguments that are float32; the rest are 32-bit integers.
         aligned: integer arguments that are multiples of 16, as strides of whole rows are.
         constants: value of every compile-time argument.
+        assumed: arguments of a stranger's kernel whose types nobody told.
     """
 
     kernel: str
@@ -57,6 +58,7 @@ class Build:
     floats: tuple[str, ...]
     aligned: tuple[str, ...]
     constants: Mapping[str, Any]
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +100,29 @@ class Resources:
     @property
     def step(self) -> sass.Loop:
         """The loop over unmasked tiles, or the whole kernel where it has no working loop."""
-        whole = sass.Loop(sum(self.totals.values()), self.totals)
-        return self.full_loop or whole
+        return self.full_loop or sass.Loop(sum(self.totals.values()), self.totals)
 
     @property
     def full_loop(self) -> sass.Loop | None:
         """The loop over unmasked tiles: the shortest of the working loops."""
-        return min(self.loops, key=lambda loop: loop.instructions, default=None)
+        return self._loop(min)
 
     @property
     def masked_loop(self) -> sass.Loop | None:
         """The loop over masked tiles: the longest of the working loops."""
-        return max(self.loops, key=lambda loop: loop.instructions, default=None)
+        return self._loop(max)
+
+    def _loop(self, choose: Callable[..., sass.Loop]) -> sass.Loop | None:
+        """Return one loop of several; all together where none multiplies or takes exponentials.
+
+        Such loops are not one loop with and without a mask: a row is swept by each of them.
+        """
+        if not self.loops:
+            return None
+        if any(loop.pipes[pipe] for loop in self.loops for pipe in sass.WORK):
+            return choose(self.loops, key=lambda loop: loop.instructions)
+        pipes = {pipe: sum(loop.pipes[pipe] for loop in self.loops) for pipe in self.loops[0].pipes}
+        return sass.Loop(sum(loop.instructions for loop in self.loops), pipes)
 
 
 def target_number(name: str) -> int:
@@ -199,7 +212,7 @@ def _compiled(build: Build, capability: int) -> tuple[Any, str]:
     from triton.compiler import ASTSource
 
     fn = build.function
-    signature = {name: _argument_type(build, name) for name in fn.arg_names}
+    signature = {name: argument_type(build, name) for name in fn.arg_names}
     multiples = [n for n, t in build.pointers.items() if t.startswith("*")] + list(build.aligned)
     aligned = {(fn.arg_names.index(n),): [["tt.divisibility", 16]] for n in multiples}
     source = ASTSource(fn, signature, dict(build.constants), aligned)
@@ -240,7 +253,8 @@ def _reason(error: BaseException) -> str:
     return str(error) if root is error or str(root) in str(error) else f"{root}\n{error}"
 
 
-def _argument_type(build: Build, name: str) -> str:
+def argument_type(build: Build, name: str) -> str:
+    """Return the type of an argument as Triton writes it."""
     if name in build.constants:
         return "constexpr"
     return build.pointers.get(name) or ("fp32" if name in build.floats else "i32")

@@ -6,6 +6,10 @@ With fewer queries than keys the last query sees the last key (chunked prefill, 
 Tiling: a thread block holds block_m queries of one head and walks key tiles of block_n: cut tiles at the left end of
 its band, whole tiles, cut tiles at the right end.
 Exact: scores, maximum, denominator and numerator are float32; half types round the weights and the result only.
+A NaN or an infinity spreads along what is seen: of a query to its row, of a key to the queries that see it. Of a value
+it may reach further, to queries of a visited tile that do not see it, as its weight there is 0 and 0 * NaN is NaN.
+PyTorch's math attention and FlashAttention do the same, and hiding it would take a comparison for each word of a tile
+that every sound call pays for; beyond the end of the keys nothing is read.
 """
 
 from __future__ import annotations
@@ -205,7 +209,7 @@ def flash_attention(
     Args:
         q: [batch, heads, seq_q, head_dim], float32, float16 or bfloat16.
         k: [batch, kv_heads, seq_kv, head_dim]; heads is a multiple of kv_heads.
-        v: like k.
+        v: like k; of values that are hidden NaN and infinities may show, see the head of the file.
         causal: a query sees no key after itself; the last query stands on the last key.
         window: see `kernels.masks.limits`.
         scale: head_dim ** -0.5 where not given; positive.

@@ -212,7 +212,9 @@ def probe(
     ] = None,
     arg: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=TYPE: fp16, bf16, fp32, *i32, i32, i64, i32:16, scalar:fp32."),
+        typer.Option(
+            help="NAME=TYPE: fp16, bf16, fp32, *i32, i32, i64, i32:16, scalar:fp32; fp16[BM,BK] is a descriptor."
+        ),
     ] = None,
     warps: Annotated[int, typer.Option(help="Warps of a thread block.")] = 4,
     stages: Annotated[int, typer.Option(help="Depth of the software pipeline.")] = 3,
@@ -231,9 +233,9 @@ def probe(
     knows what a step of the kernel does, --blocks and --steps say how many there are. Both are expressions over the
     sizes of the call, the compile-time numbers and the number i of a block.
     """
-    from .aot import compile_build
+    from .arguments import literal, parse_pairs
     from .described import Shape, check_shape, description, write
-    from .probe import assess, literal, parse_pairs, prepared
+    from .probe import assess, assumed_types, compiled, prepared
     from .report import probe_document, probe_rows
 
     if mapping:
@@ -244,16 +246,16 @@ def probe(
     shape = Shape(blocks, steps, reads, writes)
     if mapping:
         check_shape(shape, build.constants)
-    found = compile_build(build, target)
-    meaning = assess(found)
+    found = compiled(build, target)
+    meaning, taken = assess(found), assumed_types(build)
     if mapping:
         given = {"constants": build.constants, "pointers": build.pointers}
         write(mapping, description(found, place=place, shape=shape, **given))
         note(f"wrote {mapping}")
     if json:
-        emit_json(probe_document(found, meaning))
+        emit_json(probe_document(found, meaning, taken))
         return
-    table(f"{place} for {target}", *probe_rows(found, meaning))
+    table(f"{place} for {target}", *probe_rows(found, meaning, taken))
     for warning in meaning.warnings:
         note(f"warning: {warning}")
 

@@ -14,7 +14,8 @@ from mappings.gpu import KernelMapping
 from mappings.grids import RESERVED, SIZES
 from mappings.reader import build, dump_yaml
 
-from .aot import POINTER, WORD_BYTES, Resources
+from .aot import WORD_BYTES, Resources
+from .arguments import word_of
 
 # Of whose measured constants a kernel without rows of its own is likest: code of the same compiler.
 FAMILY = "triton_attention"
@@ -63,8 +64,8 @@ def _numbers(constants: Mapping[str, Any]) -> dict[str, int]:
 
 def _types(pointers: Mapping[str, str]) -> list[str]:
     """Return the types of the tensors, halves first: those of its operands, where sums are wider."""
-    found = {t for t in WORD_BYTES if POINTER[t] in pointers.values()}
-    return sorted(found, key=lambda t: (WORD_BYTES[t], t))
+    words = {word_of(t) for t in pointers.values()}
+    return sorted((t for t in WORD_BYTES if t in words), key=lambda t: (WORD_BYTES[t], t))
 
 
 def mapping_of(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import sys
-import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,20 +18,13 @@ from einsum_cascade.errors import KernelError, nearest
 from einsum_cascade.terminal import note
 
 from . import offline
-from .aot import POINTER, TARGETS, Build, Resources, compile_build, compiler
+from .aot import TARGETS, Build, Resources, argument_type, compile_build, compiler
+from .arguments import MULTIPLE, descriptors_of, functions_of, guess, hint, pointers_of, type_of
 from .steps import alone, blocks_per_sm, busiest, rates, step_cycles
 from .tiles import Tile
 
-SCALARS = ("i32", "i64", "fp32")
-# What a tensor may hold, as Triton writes it; an index, say, is *i32.
-WORDS = (
-    "u1", "i1", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64",
-    "fp8e4nv", "fp8e5", "fp16", "bf16", "fp32", "fp64",
-)  # fmt: skip
 # Source: CUDA C++ Programming Guide, technical specifications per compute capability.
 MOST_THREADS = 1024
-# Of a number that is always a multiple of 16, as Triton's own ahead-of-time compiler writes it: launches find that out.
-_MULTIPLE = ":16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +80,21 @@ def _warnings(r: Resources, resident: int) -> Iterator[str]:
         )
 
 
-def load_kernel(place: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A Triton function of a file.
+
+    Attributes:
+        configurations: what it is tuned over; empty where it is not.
+        types: of its arguments, where PyTorch's compiler wrote the file.
+    """
+
+    function: Any
+    configurations: tuple[Any, ...]
+    types: Mapping[str, str]
+
+
+def load_kernel(place: str) -> Loaded:
     """Return the Triton function at "FILE.py:name".
 
     The file is executed as `python FILE.py` does it, its folder first on the path and with a GPU to ask for; one that
@@ -147,12 +152,18 @@ def _told(path: Path, error: BaseException) -> str:
 def _device_to_ask() -> Iterator[None]:
     """Let a file ask Triton for its device where none is: many do in their first lines, before any kernel."""
     import torch
+    import triton
     from triton.runtime import driver
 
     if torch.cuda.is_available():
         yield
         return
-    with mock.patch.object(driver, "_active", offline.StandIn(TARGETS["sm_90"])):
+    backends = triton.backends.backends
+    standing_in = replace(backends["nvidia"], driver=offline.StandIn)
+    with (
+        mock.patch.object(driver, "_active", offline.StandIn(TARGETS["sm_90"])),
+        mock.patch.dict(backends, {"nvidia": standing_in}),
+    ):
         yield
 
 
@@ -171,53 +182,22 @@ def _of_package(path: Path) -> ModuleType | None:
     return found if Path(found.__file__ or "").resolve() == path.resolve() else None
 
 
-def _kernels(module: ModuleType) -> dict[str, Any]:
-    """Return the Triton functions of a module by name, of those that are tuned the function itself."""
-    from triton.runtime.jit import JITFunction
+def _kernels(module: ModuleType) -> dict[str, Loaded]:
+    """Return the Triton functions of a module by name, without what tunes or specialises them."""
+    from triton.runtime.jit import JITFunction, KernelInterface
 
     found = {}
     for key, value in vars(module).items():
-        # Autotuner and Heuristics keep what they decorate in `fn`.
-        while hasattr(value, "fn") and not isinstance(value, JITFunction) and not callable(value):
-            value = value.fn
-        inner = getattr(value, "fn", None)
+        configurations: tuple[Any, ...] = ()
+        types: dict[str, str] = {}
+        # Autotuner, Heuristics and PyTorch's own tuner keep what they decorate in `fn`.
+        while isinstance(value, KernelInterface) and not isinstance(value, JITFunction):
+            configurations += tuple(getattr(value, "configs", ()))
+            types |= getattr(value, "triton_meta", {}).get("signature", {})
+            value = getattr(value, "fn", None)
         if isinstance(value, JITFunction):
-            found[key] = value
-        elif isinstance(inner, JITFunction):
-            found[key] = inner
+            found[key] = Loaded(value, configurations, types)
     return found
-
-
-def parse_pairs(words: Sequence[str], option: str) -> dict[str, str]:
-    """Return NAME=VALUE words as a mapping; several may stand in one word, parted by commas.
-
-    Raises:
-        KernelError: a word without `=`, or a name given twice.
-
-    >>> parse_pairs(["BM=128,BN=64", "x_ptr=fp16"], "--constexpr")
-    {'BM': '128', 'BN': '64', 'x_ptr': 'fp16'}
-    """
-    pairs: dict[str, str] = {}
-    for word in (part for whole in words for part in whole.split(",")):
-        name, equals, value = word.partition("=")
-        if not equals or not name or not value:
-            raise KernelError(f"{option} {word}: expected NAME=VALUE")
-        if name in pairs:
-            raise KernelError(f"{option} {name}: given twice")
-        pairs[name] = value
-    return pairs
-
-
-def literal(text: str) -> Any:
-    """Return a compile-time value: a number, True, False, None, or else the text itself.
-
-    >>> literal("128"), literal("True"), literal("tf32")
-    (128, True, 'tf32')
-    """
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def probe(place: str, *, target: str = "sm_90", **given: Any) -> Resources:
@@ -230,7 +210,7 @@ def probe(place: str, *, target: str = "sm_90", **given: Any) -> Resources:
     Raises:
         KernelError: an argument that the kernel does not have, or a compile-time one without a value.
     """
-    return compile_build(prepared(place, **given), target)
+    return compiled(prepared(place, **given), target)
 
 
 def prepared(
@@ -248,129 +228,96 @@ def prepared(
         constants: value of every `tl.constexpr` argument that has no default.
         arguments: type of the others: fp16, bf16 or fp32 for the tensor behind a pointer (`*fp16` too), i32, i64 or
             scalar:fp32 for a number, i32:16 for one that is always a multiple of 16; *i32 and other words of Triton for
-            a tensor of them. Where not given: as the kernel annotates it; else what it loads from or stores to is a
+            a tensor of them; fp16[ROWS,COLUMNS] for a descriptor that the host makes, by its block in numbers or
+            compile-time names. Where not given: as the kernel annotates it; else what it loads from or stores to is a
             bf16 tensor, a number with a default that is a fraction is fp32, the rest are i32. Pointers and strides are
             taken to be multiples of 16.
 
     Raises:
-        KernelError: an argument that the kernel does not have, or a compile-time one without a value.
+        KernelError: an argument that the kernel does not have, or a compile-time one without a value; a Gluon kernel.
     """
     if 32 * warps > MOST_THREADS:
         raise KernelError(f"warps={warps}: a thread block has at most {MOST_THREADS // 32} of 32 threads")
-    kernel = load_kernel(place)
-    constants, arguments = dict(constants or {}), dict(arguments or {})
+    loaded = load_kernel(place)
+    kernel, constants, arguments = loaded.function, dict(constants or {}), dict(arguments or {})
+    if kernel.is_gluon():
+        raise KernelError(
+            f"{place}: a Gluon kernel, whose steps are not read here; expected one of @triton.jit"
+        )
     for name in (*constants, *arguments):
         if name not in kernel.arg_names:
             raise KernelError(f"{place}: no argument '{name}': {nearest(name, kernel.arg_names)}")
-    for parameter in kernel.params:
-        if parameter.is_constexpr and parameter.name not in constants:
-            if not parameter.has_default:
-                raise KernelError(f"{place}: --constexpr {parameter.name}=... is missing")
-            constants[parameter.name] = parameter.default
-    found = pointers_of(kernel.src, functions=_functions(kernel))
-    types = {
-        p.name: _type(p.name, arguments.get(p.name), p.name in found, hint=_hint(p))
-        for p in kernel.params
-        if p.name not in constants
-    }
-    multiples = {n for n, t in types.items() if t.endswith(_MULTIPLE)}
-    types = {n: t.removesuffix(_MULTIPLE) for n, t in types.items()}
-    pointers = {n: t for n, t in types.items() if t.startswith("*") or t not in ("i32", "fp32")}
+    constants |= _defaults(place, loaded, constants)
+    types = _told_types(place, loaded, constants, arguments)
+    silent = [p.name for p in kernel.params if p.name not in constants and p.name not in types]
+    addressed = pointers_of(kernel.src, functions=functions_of(kernel))
+    types |= {name: guess(name, addressed=name in addressed) for name in silent}
+    multiples = {n for n, t in types.items() if t.endswith(MULTIPLE)}
+    types = {n: t.removesuffix(MULTIPLE) for n, t in types.items()}
+    pointers = {n: t for n, t in types.items() if t not in ("i32", "fp32")}
     return Build(
         kernel=place.rpartition(":")[2], variant="probed", head_dim=0, dtype="", tile=Tile(16, 16, warps, stages),
         function=kernel, pointers=pointers, floats=tuple(n for n, t in types.items() if t == "fp32"),
-        aligned=tuple(n for n in types if n in multiples or ("stride" in n and types[n] == "i32")),
-        constants=constants,
+        aligned=tuple(n for n in types if n in multiples or ("stride" in n and types[n] in ("i32", "i64"))),
+        constants=constants, assumed=tuple(silent),
     )  # fmt: skip
 
 
-def _functions(kernel: Any) -> dict[str, Any]:
-    """Return the Triton functions that a kernel may call, by the names that its file has for them."""
-    from triton.runtime.jit import JITFunction
-
-    found: dict[str, Any] = {}
-    for name, value in kernel.fn.__globals__.items():
-        if isinstance(value, ModuleType) and not value.__name__.startswith("triton"):
-            found |= {f"{name}.{n}": f for n, f in vars(value).items() if isinstance(f, JITFunction)}
-        elif isinstance(value, JITFunction):
-            found[name] = value
-    return found
+def _defaults(place: str, loaded: Loaded, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by default of those compile-time arguments that are not given."""
+    silent = [p for p in loaded.function.params if p.is_constexpr and p.name not in given]
+    if lacking := [f"{p.name}=..." for p in silent if not p.has_default]:
+        verb = "is" if len(lacking) == 1 else "are"
+        tuned = _first(loaded.configurations)
+        raise KernelError(f"{place}: --constexpr {','.join(lacking)} {verb} missing{tuned}")
+    return {p.name: p.default for p in silent}
 
 
-def pointers_of(source: str, *, functions: Mapping[str, Any] | None = None) -> set[str]:
-    r"""Return the parameters at the root of every address that a kernel's source loads from or stores to.
-
-    Args:
-        functions: others that it may call, each with its `src`; what they take as pointers are pointers here.
-
-    >>> sorted(pointers_of("def f(X, Y, n):\n p = X + n\n tl.store(Y + n, tl.load(p))"))
-    ['X', 'Y']
-    """
-    return _roots(source, functions or {}, frozenset())
-
-
-def _roots(source: str, functions: Mapping[str, Any], above: frozenset[int]) -> set[str]:
-    values: dict[str, list[ast.expr]] = {}
-    addresses: list[ast.expr] = []
-    parameters: set[str] = set()
-    for node in ast.walk(ast.parse(textwrap.dedent(source))):
-        if isinstance(node, ast.arg):
-            parameters.add(node.arg)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            values.setdefault(node.targets[0].id, []).append(node.value)
-        elif (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _addresses(node.func.attr)
-        ):
-            addresses += node.args[:1] or [k.value for k in node.keywords if k.arg in ("base", "pointer")]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in functions:
-            addresses += _handed_on(node, functions[ast.unparse(node.func)], above)
-    roots: set[str] = set()
-    while addresses:
-        place = addresses.pop()
-        while isinstance(place, ast.BinOp):
-            place = place.left if not isinstance(place.left, ast.Constant) else place.right
-        if isinstance(place, ast.IfExp):
-            addresses += [place.body, place.orelse]
-        elif isinstance(place, ast.Name) and place.id not in roots:
-            roots.add(place.id)
-            addresses += values.get(place.id, [])
-    return roots & parameters
-
-
-def _handed_on(call: ast.Call, called: Any, above: frozenset[int]) -> list[ast.expr]:
-    """Return the arguments that a called function takes as pointers; nothing of one that is being looked at."""
-    if id(called) in above:
-        return []
-    inside = _roots(called.src, _functions(called), above | {id(called)})
-    given = dict(zip(called.arg_names, call.args, strict=False))
-    given |= {k.arg: k.value for k in call.keywords if k.arg}
-    return [value for name, value in given.items() if name in inside]
-
-
-def _addresses(call: str) -> bool:
-    return call in ("load", "store", "make_block_ptr", "make_tensor_descriptor") or call.startswith("atomic_")
-
-
-def _hint(parameter: Any) -> str:
-    """Return the type that a parameter's annotation or default tells, or no word; Triton itself obeys the former."""
-    if (told := parameter.annotation_type.replace("*k", "*")).removeprefix("*") in (*WORDS, *SCALARS):
-        return str(told)
-    return "fp32" if parameter.has_default and isinstance(parameter.default, float) else ""
-
-
-def _type(name: str, given: str | None, addressed: bool, *, hint: str = "") -> str:
-    if given is None:
-        return hint or ("*bf16" if addressed or "ptr" in name.lower() else "i32")
-    if given.startswith("scalar:"):
-        given = given.removeprefix("scalar:")
-        if given in SCALARS:
-            return given
-    elif given.removesuffix(_MULTIPLE) in ("i32", "i64"):
-        return given
-    elif given.removeprefix("*") in POINTER:
-        return POINTER[given.removeprefix("*")]
-    elif given.startswith("*") and given.removeprefix("*") in WORDS:
-        return given
-    raise KernelError(
-        f"--arg {name}={given}: expected fp16, bf16, fp32, *i32 ... (tensors), i32, i64, i32:16, scalar:fp32 (numbers)"
+def _first(configurations: Sequence[Any]) -> str:
+    """Return what the first configuration of a tuned kernel has, as words after a message."""
+    if not configurations:
+        return ""
+    first = configurations[0]
+    words = ",".join(f"{name}={value}" for name, value in first.kwargs.items())
+    return (
+        f"; the first it is tuned over is {words} with --warps {first.num_warps} --stages {first.num_stages}"
     )
+
+
+def _told_types(
+    place: str, loaded: Loaded, constants: Mapping[str, Any], given: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the types that somebody tells of arguments which are not compile-time ones."""
+    kernel, types = loaded.function, {}
+    described = descriptors_of(kernel.src) - pointers_of(kernel.src, functions=functions_of(kernel))
+    for p in (p for p in kernel.params if p.name not in constants):
+        if p.name in given:
+            types[p.name] = type_of(p.name, given[p.name], constants)
+        elif told := loaded.types.get(p.name) or hint(p):
+            types[p.name] = told
+        elif p.name in described:
+            raise KernelError(
+                f"{place}: '{p.name}' is a tensor descriptor; expected its words and block, such as "
+                f"--arg '{p.name}=fp16[ROWS,COLUMNS]', in numbers or compile-time names"
+            )
+    return types
+
+
+def assumed_types(build: Build) -> dict[str, str]:
+    """Return the types of those arguments of which nobody says anything."""
+    return {name: argument_type(build, name) for name in build.assumed}
+
+
+def compiled(build: Build, target: str) -> Resources:
+    """Return what a prepared kernel takes of a GPU generation.
+
+    Raises:
+        KernelError: the compiler refuses; the types that were assumed stand below what it says.
+    """
+    try:
+        return compile_build(build, target)
+    except KernelError as error:
+        if not build.assumed:
+            raise
+        taken = ", ".join(f"{name} {type_}" for name, type_ in assumed_types(build).items())
+        raise KernelError(f"{error}\ntypes taken without --arg: {taken}") from error

@@ -142,16 +142,18 @@ def resource_rows(found: Iterable[Resources]) -> tuple[list[str], list[list[Any]
     return columns, rows
 
 
-def probe_document(r: Resources, meaning: Assessment) -> dict[str, Any]:
-    """Return the resources of one kernel and what they mean as one JSON document."""
+def probe_document(r: Resources, meaning: Assessment, assumed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the resources of one kernel, what they mean and the types it was taken to have as one JSON document."""
     return resource_document([r])[0] | {
         "blocks_per_sm": meaning.blocks_per_sm, "occupancy": meaning.occupancy, "bound_by": meaning.bound_by,
         "masked_tile_factor": meaning.masked_tile_factor, "warnings": list(meaning.warnings),
-        "totals": dict(r.totals),
+        "totals": dict(r.totals), "assumed_types": dict(assumed),
     }  # fmt: skip
 
 
-def probe_rows(r: Resources, meaning: Assessment) -> tuple[list[str], list[list[Any]]]:
+def probe_rows(
+    r: Resources, meaning: Assessment, assumed: Mapping[str, str]
+) -> tuple[list[str], list[list[Any]]]:
     """Return column heads and rows of one kernel, for people: what it takes, and the instructions of its loops."""
     factor = meaning.masked_tile_factor
     facts = {
@@ -168,6 +170,8 @@ def probe_rows(r: Resources, meaning: Assessment) -> tuple[list[str], list[list[
     for name, length, pipes in [*counted, ("whole kernel", sum(r.totals.values()), r.totals)]:
         words = ", ".join(f"{pipe} {count}" for pipe, count in pipes.items() if count)
         rows.append([f"{name}: {length} instructions", words])
+    if assumed:
+        rows.append(["types taken without --arg", ", ".join(f"{n} {t}" for n, t in assumed.items())])
     return ["", "value"], rows
 
 

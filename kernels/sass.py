@@ -33,7 +33,13 @@ PIPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tensor_memory": ("LDTM", "STTM", "UTCCP"),
     }
 )  # fmt: skip
-_STEMS = sorted(((stem, pipe) for pipe, stems in PIPES.items() for stem in stems), key=lambda s: -len(s[0]))
+# What begins like a load from global memory and is none: constants, the end of a group of copies, sums over a warp.
+_NEITHER = ("LDC", "LDGDEPBAR", "REDUX")
+_STEMS = sorted(
+    [(stem, pipe) for pipe, stems in PIPES.items() for stem in stems]
+    + [(stem, "other") for stem in _NEITHER],
+    key=lambda s: -len(s[0]),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,8 @@ class _Line:
 def pipe_of(opcode: str) -> str:
     """Return the pipe that executes an opcode.
 
-    >>> pipe_of("HGMMA"), pipe_of("LDGSTS"), pipe_of("LDS"), pipe_of("BAR")
-    ('tensor', 'global', 'shared', 'other')
+    >>> pipe_of("HGMMA"), pipe_of("LDGSTS"), pipe_of("LDS"), pipe_of("LDC"), pipe_of("BAR")
+    ('tensor', 'global', 'shared', 'other', 'other')
     """
     return next((pipe for stem, pipe in _STEMS if opcode.startswith(stem)), "other")
 
@@ -101,9 +107,10 @@ def totals(text: str) -> dict[str, int]:
 def loops(text: str) -> tuple[Loop, ...]:
     """Return the innermost loops that multiply tiles or take exponentials, in program order.
 
-    Loops are the natural loops of the flow graph: a jump back to an instruction that dominates it. A jump back from a
-    waiting block that the assembler moved out of the way is none. Loops that only wait hold no arithmetic and are left
-    out; a loop that contains another working loop is not innermost.
+    Of a kernel without such loops, those that load and calculate or store, as sums and copies do. Loops are the natural
+    loops of the flow graph: a jump back to an instruction that dominates it. A jump back from a waiting block that the
+    assembler moved out of the way is none. Loops that only wait hold no arithmetic and are left out; a loop that
+    contains another working loop is not innermost.
 
     Args:
         text: output of `nvdisasm -c`.
@@ -112,9 +119,9 @@ def loops(text: str) -> tuple[Loop, ...]:
     if not lines:
         return ()
     bodies = _natural_loops(_flow(lines, labels))
-    working = {
-        head: body for head, body in bodies.items() if any(pipe_of(lines[i].opcode) in _WORK for i in body)
-    }
+    busy = {head: {lines[i].opcode for i in body} for head, body in bodies.items()}
+    working = {head: bodies[head] for head in bodies if any(pipe_of(each) in WORK for each in busy[head])}
+    working = working or {head: bodies[head] for head in bodies if _sweeps(busy[head])}
     inner = [
         body for head, body in sorted(working.items()) if not any(h != head and h in body for h in working)
     ]
@@ -123,7 +130,13 @@ def loops(text: str) -> tuple[Loop, ...]:
     )
 
 
-_WORK = ("tensor", "special")
+WORK = ("tensor", "special")
+
+
+def _sweeps(opcodes: set[str]) -> bool:
+    """Whether a loop loads and does something with it; one that waits for another block does not."""
+    loads = any(pipe_of(each) == "global" and each.startswith(("LD", "UTMALDG")) for each in opcodes)
+    return loads and any(each.startswith("ST") or pipe_of(each) == "fma" for each in opcodes)
 
 
 def _flow(lines: list[_Line], labels: Mapping[str, int]) -> nx.DiGraph:

@@ -102,5 +102,12 @@ def steps(text: str) -> tuple[Work, ...]:
 
 
 def heaviest(works: Iterable[Work]) -> Work:
-    """Return the step with the most products, or where there are none, the one that loads most."""
-    return max(works, key=lambda w: (w.product_flops, w.load_bytes), default=Work())
+    """Return the step with the most products; where none multiplies or takes exponentials, all of them together.
+
+    >>> heaviest([Work(load_bytes=8.0), Work(load_bytes=24.0)]).load_bytes
+    32.0
+    """
+    every = tuple(works)
+    if any(w.product_flops or w.exponentials for w in every):
+        return max(every, key=lambda w: (w.product_flops, w.load_bytes))
+    return sum(every, Work())

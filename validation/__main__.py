@@ -1,5 +1,5 @@
 """`python -m validation` is the command `cascade`."""
 
-from .cli import main
+from .entrance import main
 
 main()

@@ -220,8 +220,10 @@ def whole(name: str, value: Any) -> int:
         number = float(text[:-1] if scale > 1 else text) * scale
     except ValueError:
         raise DataError(f"{name}: expected a whole number, found '{value}'") from None
-    if not math.isfinite(number) or number != int(number) or abs(number) > FAR:
+    if not math.isfinite(number) or number != int(number):
         raise DataError(f"{name}: expected a whole number, found '{value}'")
+    if abs(number) > FAR:
+        raise DataError(f"{name}: expected at most {FAR:,}, found '{value}'")
     return int(number)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -154,23 +154,10 @@ class GnaBounds:
     @property
     def title(self) -> str:
         """The setting in one line."""
-
-        def shape(name: str) -> str:
-            return ",".join(str(int(getattr(axis, name))) for axis in self.axes)
-
-        extras = "".join(
-            f" {name} {shape(name)}"
-            for name, plain in (("dilation", 1), ("causal", False))
-            if self._differs(name, plain)
-        )
+        setting = " ".join(title_words(self.axes, ("window", "stride", "dilation", "causal")))
         tiling = "dynamic " if self.axes[0].dynamic else ""
-        return (
-            f"GNA {shape('length')} window {shape('window')} stride {shape('stride')}{extras}, "
-            f"{tiling}tiles {shape('q_tile')} / {shape('kv_tile')}"
-        )
-
-    def _differs(self, name: str, plain: object) -> bool:
-        return any(getattr(axis, name) != plain for axis in self.axes)
+        tiles = " / ".join(_shape(self.axes, name) for name in ("q_tile", "kv_tile"))
+        return f"GNA {setting}, {tiling}tiles {tiles}"
 
     def __str__(self) -> str:
         widths = [max(len(row[i]) for row in self.rows()) for i in (0, 1)]
@@ -180,6 +167,23 @@ class GnaBounds:
     def _repr_html_(self) -> str:
         body = "".join(f"<tr><th>{a}</th><td>{b}</td><td>{c}</td></tr>" for a, b, c in self.rows())
         return f"<table><caption>{self.title}</caption>{body}</table>"
+
+
+def title_words(axes: Sequence[Axis], names: Sequence[str]) -> Iterator[str]:
+    """Yield the layout and those settings of the axes by name; dilation and causality only where there are any.
+
+    >>> " ".join(title_words([Axis(64, 8, causal=True), Axis(32, 4)], ("window", "dilation", "causal")))
+    '64,32 window 8,4 causal 1,0'
+    """
+    yield _shape(axes, "length")
+    for name in names:
+        plain = {"dilation": 1, "causal": False}.get(name)
+        if any(getattr(axis, name) != plain for axis in axes):
+            yield f"{name} {_shape(axes, name)}"
+
+
+def _shape(axes: Sequence[Axis], name: str) -> str:
+    return ",".join(str(int(getattr(axis, name))) for axis in axes)
 
 
 class GridCounts(NamedTuple):

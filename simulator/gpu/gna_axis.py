@@ -296,13 +296,13 @@ def _count(axis: Axis, w: Ints, s: Ints) -> AxisCounts:
 
 
 def axis_trips(axis: Axis, window: ArrayLike, stride: ArrayLike) -> Ints:
-    """Return the KV tiles visited by every Q tile of an axis, class after class.
+    """Return the KV tiles visited by every Q tile of an axis; the last two dimensions are dilation classes, Q tiles.
 
     >>> axis_trips(Axis(64, 16, q_tile=16, kv_tile=8), 16, [1, 16]).tolist()
-    [[3, 4, 4, 3], [2, 2, 2, 2]]
+    [[[3, 4, 4, 3]], [[2, 2, 2, 2]]]
     """
     w = np.asarray(window, dtype=np.int64)
     parts = []
     for size, count in dilation_classes(axis.length, axis.dilation):
         parts += [class_trips(axis, size, w, stride)[0]] * count
-    return np.concatenate(parts, axis=-1)
+    return np.stack(parts, axis=-2)

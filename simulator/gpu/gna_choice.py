@@ -72,7 +72,7 @@ class GnaTuning:
         backend: the kernel.
         settings: how many stride x tile pairs were ranked.
         choices: the first of them.
-        advice: stride advice per tile pair.
+        advice: stride advice per tile pair, without those for which looking for it would take minutes.
         dense_s: dense attention in the same kernel with the fastest tile pair.
         baseline_s: dense attention in cuDNN, or None where it was not measured on this GPU.
         constants: what the steps were priced with.

@@ -25,8 +25,8 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
 
     try:
         return tuple(whole(name, word) for word in text.lower().replace("x", ",").split(","))
-    except DataError:
-        raise MappingError(f"--{name}: found {text!r}, expected whole numbers such as 30,48,80") from None
+    except DataError as error:
+        raise MappingError(f"--{error} in '{text}'; write whole numbers such as 30,48,80") from None
 
 
 @guarded
@@ -48,7 +48,10 @@ def gna(
     head_dim: Annotated[int, typer.Option(help="Elements of a head, for --on.")] = 128,
     batch: Annotated[int, typer.Option(help="Sequences, for --on.")] = 1,
     backend: Annotated[
-        str, typer.Option(help="The kernel, for --on; NATTEN's choice if left out. It decides on --dynamic.")
+        str,
+        typer.Option(
+            help="The kernel, for --on; NATTEN's choice if left out. It decides whether KV tiles are dynamic."
+        ),
     ] = "",
     json: Json = False,
 ) -> None:
@@ -59,12 +62,18 @@ def gna(
     asked: dict[str, Any] = {name: numbers(name, text) for name, text in given.items()}
     tiles: dict[str, Any] = {"q_tile": numbers("q-tile", q_tile), "kv_tile": numbers("kv-tile", kv_tile)}
     kernel = device = None
+    if backend and not on:
+        raise MappingError(f"--backend: '{backend}' is a kernel of a GPU; expected --on too")
     if on:
         from ..hardware.gpu import find_gpu
         from .gna_backends import find_backend
 
         device = find_gpu(on)
         kernel = find_backend(device, backend or None)
+        if dynamic and not kernel.dynamic:
+            raise MappingError(
+                f"--dynamic: the KV tiles of {kernel.name} lie on a grid; expected another --backend"
+            )
         dynamic = kernel.dynamic
     found = gna_bounds(**asked, **tiles, dynamic=dynamic)
     rows, more = found.rows(), {}
@@ -74,6 +83,8 @@ def gna(
         time = time_of(found, device, kernel, copies=check_copies(heads, batch), head_dim=head_dim)
         rows, more = rows + time.rows(), {"predicted": time.as_dict()}
         note(f"{kernel.name} on {device.name}: constants {time.constants.source}")
+        if not time.compiled:
+            note(f"{kernel.name} is not compiled for these tiles; cascade gna-tune lists those that it has")
     if json:
         emit_json(found.as_dict() | more)
     else:

@@ -17,7 +17,7 @@ from einsum_cascade.errors import DataError, MappingError
 from ..hardware.gpu import Gpu, find_gpu
 from .gna import Flags, GnaBounds, Numbers, gna_bounds
 from .gna_axis import Axis, Ints, axis_trips
-from .gna_backends import Backend, Constants, TilePair, backends, check_head_dim, find_backend
+from .gna_backends import Backend, Constants, TilePair, backends, check_head_dim, find_backend, tile_pairs
 from .gna_change import MEASURED_HEAD_DIM, as_described, constants_on, head_dim_change, step_change
 
 Floats = NDArray[np.float64]
@@ -39,6 +39,7 @@ class GnaTime:
         steps: KV-tile steps of the busiest SM.
         masked: share of the visits that is masked.
         constants: what the steps were priced with.
+        compiled: the kernel is compiled for these tiles; other tiles are priced at its rate all the same.
     """
 
     latency_s: float
@@ -48,6 +49,7 @@ class GnaTime:
     steps: int
     masked: float
     constants: Constants
+    compiled: bool = True
 
     @property
     def speedup(self) -> float:
@@ -70,13 +72,16 @@ class GnaTime:
             "masked",
             "speedup",
             "kernel_speedup",
+            "compiled",
         )
         own = {name: getattr(self.constants, name) for name in ("device", "backend", "fitted", "source")}
         return {**{name: getattr(self, name) for name in numbers}, **own}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return the table for people: quantity, value, what it means."""
+        other = f"{self.constants.backend} has no such tiles; priced at its rate on those that it has"
         return [
+            *([] if self.compiled else [("tiles compiled", "no", other)]),
             (
                 "predicted speedup",
                 f"{self.speedup:.4g}x",
@@ -159,13 +164,21 @@ def time_of(bounds: GnaBounds, gpu: Gpu, kernel: Backend, *, copies: int, head_d
     pair = TilePair(tuple(a.q_tile for a in bounds.axes), tuple(a.kv_tile for a in bounds.axes), "given")
     tick = step_s(price, gpu, pair, head_dim)
     dense = dense_s(bounds.tokens, price, gpu, pair, copies=copies, head_dim=head_dim)
+    compiled = _has_tiles(kernel, gpu, pair, head_dim)
     if is_dense(bounds.axes):
-        return GnaTime(dense, dense, 0.0, dense, round((dense - price.start_s) / tick), 0.0, price)
+        return GnaTime(dense, dense, 0.0, dense, round((dense - price.start_s) / tick), 0.0, price, compiled)
     steps = launch_steps(bounds.axes, kernel, sms=gpu.sms, copies=copies)
     masked = (bounds.natten_masked if kernel.masks_launch else bounds.partial) / bounds.visited
     kernel_s = price.start_s + steps * tick * (1 + (price.mask_factor - 1) * masked)
     moved = permute_s(bounds.axes, kernel, price, copies=copies, head_dim=head_dim)
-    return GnaTime(kernel_s + moved, kernel_s, moved, dense, steps, masked, price)
+    return GnaTime(kernel_s + moved, kernel_s, moved, dense, steps, masked, price, compiled)
+
+
+@functools.lru_cache(maxsize=1024)
+def _has_tiles(kernel: Backend, gpu: Gpu, pair: TilePair, head_dim: int) -> bool:
+    """Whether a kernel is compiled for a pair of tiles."""
+    listed = tile_pairs(kernel, gpu, axes=len(pair.q_tile), head_dim=head_dim)
+    return (pair.q_tile, pair.kv_tile) in [(each.q_tile, each.kv_tile) for each in listed]
 
 
 def check_copies(heads: int, batch: int) -> int:
@@ -188,7 +201,7 @@ def launch_steps(axes: tuple[Axis, ...], backend: Backend, *, sms: int, copies: 
     if backend.persistent:
         return int(dealt_steps(trips, sms=sms, copies=copies).reshape(()))
     total, least, most = (np.array(prod(float(f(t)) for t in trips)) for f in (np.sum, np.min, np.max))
-    q_tiles = prod(t.shape[-1] for t in trips)
+    q_tiles = prod(t.size for t in trips)
     return int(shared_steps(total, least, most, q_tiles=q_tiles, sms=sms, copies=copies))
 
 
@@ -196,36 +209,44 @@ def dealt_steps(trips: Sequence[Floats], *, sms: int, copies: int) -> Ints:
     """Return the steps of the busiest SM when tiles are dealt in turn: SM p takes launches p, p + SMs, and so on.
 
     Args:
-        trips: per axis (settings, Q tiles) KV tiles; a Q tile of the layout visits the product of its axes' tiles.
-            The innermost axis runs fastest, then the others, then heads, then the batch.
+        trips: per axis (settings, dilation classes, Q tiles) KV tiles; a Q tile of the layout visits the product of its
+            axes' tiles. Q tiles of the outermost axis run fastest, then those of the others, then the classes of the
+            axes in the same order, then copies.
         sms: streaming multiprocessors.
         copies: heads x batch.
 
     Returns:
         Steps for every combination of one setting per axis, one dimension an axis.
 
-    Source: NATTEN 0.21.7, fmha_tile_scheduler.hpp, PersistentTileScheduler.
+    Source: NATTEN 0.21.7, fmha_tile_scheduler.hpp, PersistentTileScheduler (Q tiles, then batches, which classes are
+        folded into, then heads); fna_fusion.hpp, get_trip_count and correct_qkv_shape (idx2crd, whose first mode runs
+        fastest; token_permute flips the axes to match).
 
-    >>> dealt_steps([np.array([[1.0, 2.0, 3.0]])], sms=2, copies=2).tolist()  # 1+3+2 on one SM, 2+1+3 on the other
+    >>> dealt_steps([np.array([[[1.0, 2.0, 3.0]]])], sms=2, copies=2).tolist()  # 1+3+2 on one SM, 2+1+3 on the other
     [6]
     """
-    grid = [rows.shape[-1] for rows in trips]
-    tiles = prod(grid)
+    settings, classes, grid = zip(*(rows.shape for rows in trips), strict=True)
+    tiles, axes = prod(classes) * prod(grid), len(trips)
     # How often each SM gets each Q tile does not depend on the setting, and trips are products: so the sum over the
     # Q tiles is contracted axis by axis instead of being formed for every combination.
     times = _turns(tiles, sms=sms, copies=copies)
     # No SM does more than this; below 2**24 single precision counts exactly, at twice the speed.
     most = -(-tiles * copies // sms) * prod(float(rows.max()) for rows in trips)
     kind = np.float32 if most < 2**24 else np.float64
-    times, trips = times.astype(kind), [rows.astype(kind) for rows in trips]
-    work = times.reshape(-1, grid[-1]) @ trips[-1].T
-    for rows in reversed(trips[:-1]):
-        # (SMs, outer Q tiles, Q tiles of this axis, settings of the inner axes), contracted over the third
-        done = work.reshape(sms, -1, rows.shape[-1], work.shape[-1])
-        work = np.matmul(rows, done).reshape(sms, done.shape[1], -1)
+    # From (SMs, classes, Q tiles), both with the outermost axis last, to (SMs, class and Q tile of an axis, ...).
+    apart = times.astype(kind).reshape(sms, *classes[::-1], *grid[::-1])
+    work: NDArray[Any] = apart.transpose(
+        0, *(place for axis in range(1, axes + 1) for place in (axis, axis + axes))
+    )
+    rows: list[NDArray[Any]] = [each.astype(kind).reshape(len(each), -1) for each in trips]
+    work = np.matmul(work.reshape(-1, rows[0].shape[-1]), rows[0].T)
+    for row in rows[1:]:
+        # (SMs, inner Q tiles, Q tiles of this axis, settings of the outer axes), contracted over the third
+        done = work.reshape(sms, -1, row.shape[-1], work.shape[-1])
+        work = np.matmul(row, done).reshape(sms, done.shape[1], -1)
     work = work.reshape(sms, -1)
     steps: Ints = np.rint(work.max(axis=0)).astype(np.int64)
-    return steps.reshape([len(rows) for rows in trips])
+    return steps.reshape(settings[::-1]).transpose()
 
 
 def _turns(tiles: int, *, sms: int, copies: int) -> Ints:
@@ -263,10 +284,17 @@ def shared_steps(total: Floats, least: Floats, most: Floats, *, q_tiles: int, sm
 
     >>> shared_steps(np.array([300.0]), np.array([3.0]), np.array([3.0]), q_tiles=100, sms=64, copies=1).tolist()
     [6]
+    >>> shared_steps(np.array([4336.0]), np.array([16.0]), np.array([17.0]), q_tiles=256, sms=132, copies=1).tolist()
+    [34]
     """
-    waves = -(-q_tiles * copies // sms)
-    found = np.maximum(np.ceil(total * copies / sms), np.maximum(waves * least, most))
-    return np.asarray(found).astype(np.int64)
+    launched, visited = q_tiles * copies, total * copies
+    waves = -(-launched // sms)
+    # Where no SM takes more than `waves` tiles, so many of them take just that, and miss none but the largest others.
+    full = launched - sms * (waves - 1)
+    crowded = np.ceil((visited - (launched - full * waves) * most) / full)
+    crowded = np.minimum(crowded, (waves + 1) * least)
+    even = np.maximum(np.ceil(visited / sms), np.maximum(waves * least, most))
+    return np.asarray(np.maximum(even, crowded)).astype(np.int64)
 
 
 def step_s(price: Constants, gpu: Gpu, pair: TilePair, head_dim: int) -> float:

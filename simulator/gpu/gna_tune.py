@@ -12,8 +12,17 @@ import numpy as np
 from einsum_cascade.errors import MappingError
 
 from ..hardware.gpu import Gpu, find_gpu
-from .gna import Flags, GridCounts, Numbers, grid_counts, make_axes
-from .gna_axis import Axis, AxisCounts, Bools, Ints, axis_trips, count_axis
+from .gna import Flags, GridCounts, Numbers, grid_counts, make_axes, title_words
+from .gna_axis import (
+    Axis,
+    AxisCounts,
+    Bools,
+    Ints,
+    axis_trips,
+    count_axis,
+    dilation_classes,
+    natten_fast_path,
+)
 from .gna_backends import Backend, Constants, TilePair, find_backend, tile_pairs
 from .gna_change import constants_on
 from .gna_choice import Choice, GnaTuning, StrideAdvice
@@ -31,6 +40,8 @@ from .gna_time import (
 _AT_ONCE = 1 << 20  # Q tiles x strides scheduled at a time
 # Stride x tile pairs of one ranking, whose times are all kept: 1 GiB of them, and as much again to sort.
 _MOST_SETTINGS = 1 << 27
+# Q tiles of an axis, of all its strides: some ten million are counted a second, so this takes a minute or two.
+_MOST_COUNTED = 1 << 30
 _ASSUMPTIONS = (
     "a step costs its tensor operations at a fitted rate, whatever its tile",
     "with other head dimensions than 128 it scales as its products and exponentials one after the other",
@@ -120,7 +131,7 @@ def tune_gna(
         backend=launch.kernel.name,
         settings=sum(r.kernel_s.size for r in ranked),
         choices=choices,
-        advice=tuple(_advice(r, launch.kernel, whole=stride is None) for r in ranked),
+        advice=tuple(a for r in ranked if (a := _advice(r, launch.kernel))),
         dense_s=best.dense_s,
         baseline_s=best.dense_s * factor if factor else None,
         constants=launch.price,
@@ -185,6 +196,11 @@ def _rank(plain: Sequence[Axis], launch: _Launch) -> list[_Ranked]:
             for axis, q, kv in zip(plain, pair.q_tile, pair.kv_tile, strict=True)
         )
         for table, axis, s in zip(tables, axes, launch.strides, strict=True):
+            if axis.q_tiles * s.size > _MOST_COUNTED:
+                raise MappingError(
+                    f"window: {axis.q_tiles:,} Q tiles for each of {s.size:,} strides are too many to count, "
+                    f"expected at most {_MOST_COUNTED:,} in all; give a stride"
+                )
             if axis not in table:
                 table[axis] = count_axis(axis, axis.window, s)
         counts = tuple(table[axis] for table, axis in zip(tables, axes, strict=True))
@@ -285,40 +301,67 @@ def _choice(rank: int, of: _Ranked, at: tuple[int, ...], launch: _Launch) -> Cho
     )
 
 
-def stride_advice(axes: Sequence[Axis], counts: Sequence[AxisCounts] | None = None) -> StrideAdvice:
+def stride_advice(axes: Sequence[Axis]) -> StrideAdvice:
     """Return the smallest strides that need no mask for the tiles of the axes; a property of each axis by itself.
 
     Args:
         axes: the problem; the strides of the axes are not looked at.
-        counts: their counts for the strides 1 to window, if they are at hand.
+
+    Raises:
+        MappingError: too many Q tiles and strides to look through.
 
     >>> stride_advice([Axis(32768, 2048, q_tile=256, kv_tile=128)])
     StrideAdvice(q_tile=(256,), kv_tile=(128,), exact=(256,), natten=(256,))
     """
-    if counts is None:
-        counts = [count_axis(axis, axis.window, np.arange(1, axis.window + 1)) for axis in axes]
     return StrideAdvice(
         q_tile=tuple(axis.q_tile for axis in axes),
         kv_tile=tuple(axis.kv_tile for axis in axes),
-        exact=_smallest([c.dense == c.visited for c in counts]),
-        natten=_smallest([c.fast == c.visited for c in counts]),
+        exact=_on_all([_smallest_exact(axis) for axis in axes]),
+        natten=_on_all([_smallest_natten(axis) for axis in axes]),
     )
 
 
-def _smallest(free: Sequence[Bools]) -> tuple[int, ...] | None:
-    """Return the first stride on every axis that is free of masks, counted from 1."""
-    return tuple(int(f.argmax()) + 1 for f in free) if all(f.any() for f in free) else None
+def _on_all(strides: Sequence[int | None]) -> tuple[int, ...] | None:
+    """Return the strides of the axes; None where one of them has none."""
+    found = tuple(s for s in strides if s is not None)
+    return found if len(found) == len(strides) else None
 
 
-def _advice(ranked: _Ranked, kernel: Backend, *, whole: bool) -> StrideAdvice:
-    advice = stride_advice(ranked.axes, ranked.counts if whole else None)
+def _smallest_exact(axis: Axis) -> int | None:
+    """Return the first stride with which no visited tile of an axis needs a mask, counted no further than that."""
+    step = max(1, _AT_ONCE // axis.q_tiles)
+    for first in range(1, axis.window + 1, step):
+        if first * axis.q_tiles > _MOST_COUNTED:
+            raise MappingError(
+                f"window: none of the strides below {first:,} is free of masks; no more are looked at"
+            )
+        counts = count_axis(axis, axis.window, np.arange(first, min(first + step, axis.window + 1)))
+        if (free := counts.dense == counts.visited).any():
+            return first + int(free.argmax())
+    return None
+
+
+def _smallest_natten(axis: Axis) -> int | None:
+    """Return the first stride on which NATTEN's kernels mask nothing on an axis; its condition counts no tiles."""
+    strides = _all_strides(axis)
+    classes = dilation_classes(axis.length, axis.dilation)
+    free: Bools = np.all([natten_fast_path(axis, size, axis.window, strides) for size, _ in classes], axis=0)
+    return int(free.argmax()) + 1 if free.any() else None
+
+
+def _advice(ranked: _Ranked, kernel: Backend) -> StrideAdvice | None:
+    """Return the advice for a tile pair; None where looking for it would take minutes."""
+    try:
+        advice = stride_advice(ranked.axes)
+    except MappingError:
+        return None
     # A kernel that masks tile by tile has no fast path of its own: there the exact answer is the one that counts.
     return advice if kernel.masks_launch else replace(advice, natten=advice.exact)
 
 
 def _title(axes: Sequence[Axis], launch: _Launch, heads: int, batch: int) -> str:
-    layout, window = (",".join(str(getattr(a, name)) for a in axes) for name in ("length", "window"))
+    setting = " ".join(title_words(axes, ("window", "dilation", "causal")))
     return (
-        f"GNA {layout} window {window} on {launch.gpu.name} with {launch.kernel.name}, "
+        f"GNA {setting} on {launch.gpu.name} with {launch.kernel.name}, "
         f"batch {batch}, {heads} heads of {launch.head_dim}"
     )

@@ -278,3 +278,28 @@ def test_a_log_sum_exp_need_not_lie_row_after_row():
         gradients_from(q, k, v, out, lse, q), gradients_from(q, k, v, out, turned, q), strict=True
     ):
         assert torch.equal(a, b)
+
+
+def test_a_nan_of_a_key_reaches_those_who_see_it_and_one_of_a_value_no_further_than_its_tile():
+    q, k, v = qkv(queries=60, keys=60)
+    options = {"causal": True, "tile": Tile(16, 16, 4, 1)}
+    clean, clean_lse = flash_attention(q, k, v, **options)
+    bad = 40  # in the third tile of keys, which queries from 32 on visit
+    for name, spared in (("k", bad), ("v", 32)):
+        given = {"q": q, "k": k.clone(), "v": v.clone()}
+        given[name][..., bad, :] = float("nan")
+        out, lse = flash_attention(**given, **options)
+        assert torch.equal(out[:, :, :spared], clean[:, :, :spared])
+        assert out[:, :, bad:].isnan().all()
+        # No value is in a log-sum-exp.
+        told = lse.isnan().any(dim=(0, 1)).nonzero().flatten().tolist()
+        assert told == (list(range(bad, 60)) if name == "k" else [])
+        assert torch.equal(lse[:, :, :bad], clean_lse[:, :, :bad])
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # of NumPy, in the interpreter
+def test_a_nan_of_a_query_stays_in_its_row():
+    q, k, v = qkv()
+    q[0, 1, 5] = float("nan")
+    out, _ = flash_attention(q, k, v, causal=True, tile=Tile(16, 16, 4, 1))
+    assert out.isnan().any(-1).nonzero().tolist() == [[0, 1, 5]]

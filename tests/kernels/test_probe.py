@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade.errors import KernelError, MappingError
-from kernels.probe import assess, literal, parse_pairs, probe
+from kernels.arguments import literal, parse_pairs
+from kernels.probe import assess, probe
 
 KERNEL = """
 import triton

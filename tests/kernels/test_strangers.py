@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade.errors import KernelError
-from kernels.probe import prepared, probe
+from kernels.probe import assumed_types, prepared, probe
 
 HELPERS = """
 import triton
@@ -119,3 +119,190 @@ def test_a_file_that_raises_is_one_line_with_its_place(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(KernelError, match=words):
         probe(f"{path}:k")
+
+
+HOST = """
+import triton
+import triton.language as tl
+
+def block_shapes(given):
+    given["a"].block_shape = [given["BM"], given["BK"]]
+
+CONFIGS = [triton.Config({"BM": 128, "BN": n, "BK": 64}, num_warps=8, num_stages=4, pre_hook=block_shapes)
+           for n in (128, 256)]
+
+@triton.heuristics({"EVEN": lambda given: True})
+@triton.autotune(configs=CONFIGS, key=["depth"])
+@triton.jit(do_not_specialize=["depth"])
+def product(a, b, c, depth, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr):
+    row, col = tl.program_id(0) * BM, tl.program_id(1) * BN
+    total = tl.zeros((BM, BN), tl.float32)
+    for k in tl.range(tl.cdiv(depth, BK)):
+        total = tl.dot(a.load([row, k * BK]), b.load([col, k * BK]).T, total)
+    c.store([row, col], total.to(tl.float16))
+
+@triton.jit
+def copied(source, target, row_stride: tl.int64, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * row_stride + tl.arange(0, BLOCK)
+    tl.store(target + i, tl.load(source + i))
+"""
+TILE = {"BM": 128, "BN": 128, "BK": 64, "EVEN": True}
+SHAPES = {"a": "fp16[BM,BK]", "b": "fp16[BN, BK]", "c": "fp16[BM,BN]"}
+
+
+@pytest.fixture
+def host(tmp_path):
+    path = tmp_path / "host.py"
+    path.write_text(HOST)
+    return path
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_descriptors_that_the_host_makes_are_given_by_their_block(host, target):
+    found = probe(f"{host}:product", constants=TILE, arguments=SHAPES, target=target, warps=8)
+    assert found.work.product_flops == 2 * 128 * 128 * 64
+    assert found.work.load_bytes == 2 * (128 * 64 + 128 * 64)
+    # Both tiles come through the tensor memory accelerator where there is one: an instruction each.
+    assert target == "sm_80" or found.step.pipes["global"] == 2
+    with pytest.raises(
+        KernelError, match=r"host.py:product: 'b' is a tensor descriptor; .* 'b=fp16\[ROWS,COLUMNS\]'"
+    ):
+        prepared(f"{host}:product", constants=TILE, arguments={"a": "fp16[128,64]"})
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ("fp16[BM,BQ]", "--arg a: unknown name 'BQ'"),
+        ("fp16[BM,BK / 128]", "'BK / 128' is 0.5; expected a whole number of elements"),
+        ("fp16[BM,0]", "'0' is 0; expected a whole number"),
+        ("fp17[BM,BK]", "expected fp16, bf16, fp32"),
+        ("fp16[]", "expected fp16, bf16, fp32"),
+    ],
+)
+def test_a_block_that_is_none_is_told(host, block, words):
+    with pytest.raises(KernelError) as error:
+        prepared(f"{host}:product", constants=TILE, arguments=SHAPES | {"a": block})
+    assert words in str(error.value)
+
+
+def test_all_that_lacks_is_told_at_once_and_what_the_tuner_would_begin_with(host):
+    with pytest.raises(KernelError) as error:
+        prepared(f"{host}:product", constants={"BK": 32})
+    assert str(error.value).endswith(
+        "--constexpr BM=...,BN=...,EVEN=... are missing; the first it is tuned over is BM=128,BN=128,BK=64 "
+        "with --warps 8 --stages 4"
+    )
+
+
+def test_strides_of_64_bits_are_multiples_too(host):
+    """Else a row begins anywhere, and every word is loaded by itself."""
+    made = prepared(f"{host}:copied", constants=BLOCK)
+    assert (made.pointers["row_stride"], made.aligned) == ("i64", ("row_stride",))
+    wide = probe(f"{host}:copied", constants={"BLOCK": 1024})
+    narrow = probe(f"{host}:copied", constants={"BLOCK": 1024}, arguments={"row_stride": "i32:16"})
+    assert wide.totals["global"] == narrow.totals["global"] == 2
+
+
+def test_types_that_nobody_tells_are_shown(file):
+    assert assumed_types(prepared(f"{file}:hinted", constants=BLOCK)) == {}
+    made = prepared(f"{file}:gathered", constants=BLOCK, arguments={"x": "fp16"})
+    assert assumed_types(made) == {"index": "*bf16", "y": "*bf16"}
+    with pytest.raises(KernelError, match=r"types taken without --arg: index \*bf16, y \*bf16$"):
+        probe(f"{file}:gathered", constants=BLOCK, arguments={"x": "fp16"})
+
+
+LAYER = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def normalised(X, Y, W, n, eps: "fp32", BLOCK: tl.constexpr):
+    X += tl.program_id(0) * n
+    cols = tl.arange(0, BLOCK)
+    total, square = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    for off in range(0, n, BLOCK):
+        total += tl.load(X + off + cols, mask=off + cols < n, other=0.0).to(tl.float32)
+    mean = tl.sum(total) / n
+    for off in range(0, n, BLOCK):
+        x = tl.load(X + off + cols, mask=off + cols < n, other=0.0).to(tl.float32)
+        square += tl.where(off + cols < n, x - mean, 0.0) * (x - mean)
+    scale = 1 / tl.sqrt(tl.sum(square) / n + eps)
+    for off in range(0, n, BLOCK):
+        here = off + cols < n
+        x = tl.load(X + off + cols, mask=here).to(tl.float32)
+        y = (x - mean) * scale * tl.load(W + off + cols, mask=here)
+        tl.store(Y + tl.program_id(0) * n + off + cols, y, mask=here)
+
+@triton.jit
+def counted(X, lock, out, BLOCK: tl.constexpr):
+    x = tl.sum(tl.load(X + tl.arange(0, BLOCK)).to(tl.float32))
+    while tl.atomic_cas(lock, 0, 1) == 1:
+        pass
+    tl.store(out, tl.load(out) + x)
+    tl.atomic_xchg(lock, 0)
+"""
+
+
+def test_loops_that_only_load_and_add_are_loops_and_a_pass_goes_through_all_of_them(tmp_path):
+    path = tmp_path / "layer.py"
+    path.write_text(LAYER)
+    found = probe(f"{path}:normalised", constants={"BLOCK": 1024})
+    assert len(found.loops) == 3
+    assert (
+        found.step.instructions == sum(loop.instructions for loop in found.loops) < sum(found.totals.values())
+    )
+    # Read three times, and the weights once.
+    assert found.work.load_bytes == (3 + 1) * 1024 * 2
+
+
+def test_waiting_for_a_lock_is_no_work(tmp_path):
+    path = tmp_path / "layer.py"
+    path.write_text(LAYER)
+    types = {"lock": "*i32", "out": "fp32"}
+    assert probe(f"{path}:counted", constants={"BLOCK": 1024}, arguments=types).loops == ()
+
+
+def test_a_gluon_kernel_is_refused(tmp_path):
+    path = tmp_path / "gluon.py"
+    path.write_text(
+        "from triton.experimental import gluon\nfrom triton.experimental.gluon import language as gl\n"
+        "@gluon.jit\ndef copied(x, y, BLOCK: gl.constexpr):\n    pass\n"
+    )
+    with pytest.raises(KernelError, match=r"gluon.py:copied: a Gluon kernel, .* expected one of @triton.jit"):
+        prepared(f"{path}:copied", constants=BLOCK)
+
+
+INDUCTOR = """
+import triton
+import triton.language as tl
+from torch._inductor.runtime import triton_helpers, triton_heuristics
+from torch._inductor.runtime.hints import DeviceProperties
+triton_helpers.set_driver_to_gpu()
+
+@triton_heuristics.pointwise(
+    size_hints={"x": 4096}, filename=__file__, inductor_meta={"grid_type": "Grid1D"}, min_elem_per_thread=0,
+    triton_meta={
+        "signature": {"in_ptr0": "*fp32", "out_ptr0": "*fp16", "xnumel": "i32", "XBLOCK": "constexpr"},
+        "device": DeviceProperties(type="cuda", index=0, multi_processor_count=132, cc=90, warp_size=32),
+        "constants": {}, "configs": [{}],
+    },
+)
+@triton.jit
+def triton_poi_fused_mul_0(in_ptr0, out_ptr0, xnumel, XBLOCK: tl.constexpr):
+    x = tl.program_id(0) * XBLOCK + tl.arange(0, XBLOCK)[:]
+    tl.store(out_ptr0 + x, tl.load(in_ptr0 + x, x < xnumel) * 2.0, x < xnumel)
+"""
+
+
+def test_a_kernel_that_pytorch_s_compiler_wrote_is_read_with_its_types(tmp_path, capsys):
+    path = tmp_path / "output_code.py"
+    path.write_text(INDUCTOR)
+    made = prepared(f"{path}:triton_poi_fused_mul_0", constants={"XBLOCK": 256})
+    assert (made.pointers, made.assumed) == ({"in_ptr0": "*fp32", "out_ptr0": "*fp16"}, ())
+    assert probe(f"{path}:triton_poi_fused_mul_0", constants={"XBLOCK": 256}).registers > 0
+    assert capsys.readouterr().err == ""  # it came to its end
+    with pytest.raises(
+        KernelError, match=r"XBLOCK=\.\.\. is missing; the first it is tuned over is XBLOCK=\d+ with"
+    ):
+        prepared(f"{path}:triton_poi_fused_mul_0")

@@ -53,7 +53,12 @@ def test_the_table_explains_its_numbers() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--window", "80,many"], "--window: found '80,many'"),
+        (["--window", "80,many"], "--window: expected a whole number, found 'many'"),
+        (
+            ["--layout", "9999999999999"],
+            "--layout: expected at most 1,099,511,627,776, found '9999999999999'",
+        ),
+        (["--backend", "hopper-fna"], "--backend: 'hopper-fna' is a kernel of a GPU; expected --on too"),
         (["--window", "1"], "window: 1 is too small"),
         (["--stride", "81"], "stride: 81 is larger than the window 80"),
         (["--dilation", "4"], "longer than the layout's 256"),
@@ -118,7 +123,7 @@ def test_tune_returns_all_when_asked() -> None:
         (["--on", "tpu"], "unknown GPU 'tpu'"),
         (["--on", "a100", "--backend", "hopper-fna"], "hopper-fna does not run on a100"),
         (["--on", "h100", "--head-dim", "96"], "cannot run 96"),
-        (["--on", "h100", "--stride", "x"], "--stride: found 'x'"),
+        (["--on", "h100", "--stride", "x"], "--stride: expected a whole number, found '' in 'x'"),
     ],
 )
 def test_tune_mistakes(words: list[str], said: str) -> None:
@@ -158,6 +163,23 @@ def test_a_gpu_adds_the_predicted_time_and_decides_on_the_tiling() -> None:
     assert "fitted: H100" in shown.stderr
 
 
+def test_tiles_that_no_kernel_has_are_said_to_be_so() -> None:
+    # 16,16 / 16,8 are Blackwell's; Hopper's 2-D kernel of heads of 128 has 16,8 / 16,8 only.
+    for on, compiled in (("b200", True), ("h100", False)):
+        found = run("gna", *FLUX, "--on", on, "--json")
+        assert json.loads(found.stdout)["predicted"]["compiled"] is compiled
+        assert ("not compiled for these tiles" in found.stderr) is not compiled
+        assert ("tiles compiled" in run("gna", *FLUX, "--on", on).stdout) is not compiled
+
+
+def test_titles_name_the_whole_setting() -> None:
+    setting = ["--layout", "64,64", "--window", "16,8", "--dilation", "2,1", "--causal", "0,1"]
+    said = "GNA 64,64 window 16,8 stride 1,1 dilation 2,1 causal 0,1, tiles 8,8 / 8,8"
+    assert said in run("gna", *setting, "--q-tile", "8", "--kv-tile", "8").stdout
+    said = "GNA 64,64 window 16,8 dilation 2,1 causal 0,1 on h100"
+    assert said in run("gna-tune", *setting, "--on", "h100").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -165,6 +187,7 @@ def test_a_gpu_adds_the_predicted_time_and_decides_on_the_tiling() -> None:
         (["--on", "h100", "--head-dim", "-8"], "cannot run -8"),
         (["--on", "h100", "--heads", "0"], "heads: 0 is too small"),
         (["--on", "h100", "--backend", "blackwell-fna"], "does not run on h100"),
+        (["--on", "h100", "--dynamic"], "--dynamic: the KV tiles of hopper-fna lie on a grid"),
     ],
 )
 def test_mistakes_about_the_gpu(words: list[str], said: str) -> None:

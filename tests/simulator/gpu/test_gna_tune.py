@@ -160,6 +160,22 @@ def test_more_settings_than_can_be_kept_are_refused() -> None:
     assert tune_gna(**asked, stride=256).settings == 76
 
 
+def test_more_strides_than_can_be_counted_are_refused_and_one_of_them_is_not() -> None:
+    asked: dict[str, Any] = {"layout": 2**20, "window": 2**19, "on": "h100"}
+    with pytest.raises(MappingError, match="8,192 Q tiles for each of 524,288 strides are too many to count"):
+        tune_gna(**asked)
+    assert tune_gna(**asked, stride=128).advice[0].exact == (256,)
+
+
+def test_advice_that_would_take_minutes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.gpu.gna_tune._MOST_COUNTED", 2**20)
+    monkeypatch.setattr("simulator.gpu.gna_tune._AT_ONCE", 2**12)
+    # On a causal axis no stride is free of masks, and one after the other would be looked at.
+    asked: dict[str, Any] = {"layout": 2**17, "window": 2**16, "on": "h100", "stride": 128}
+    assert tune_gna(**asked, causal=True).advice == ()
+    assert tune_gna(**asked).advice != ()
+
+
 def test_advice_over_two_axes_is_the_smallest_of_all_strides_tried() -> None:
     """Every stride of every axis is counted; the smallest free one must be the advice, and none if there is none."""
     rng = np.random.default_rng(8)
