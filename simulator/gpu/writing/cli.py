@@ -59,7 +59,7 @@ def write(
             f"{zoo.find(cascade).name} as kernels, planned for {on}",
             ["kernel", "Einsums", "blocks", "tile", "warps"],
             [
-                [w.name, " ".join(k.einsums), w.blocks, _tile(w.constants), w.warps]
+                [w.name, " ".join(k.einsums), w.blocks * program.batch, _tile(w.constants), w.warps]
                 for w, k in _pairs(program)
             ],
         )
@@ -83,7 +83,7 @@ def _document(program: Program, out: Path | None) -> dict[str, Any]:
             "einsums": list(k.einsums),
             "reads": list(w.reads),
             "writes": list(w.writes),
-            "blocks": w.blocks,
+            "blocks": w.blocks * program.batch,
             "constants": w.constants,
             "warps": w.warps,
         }

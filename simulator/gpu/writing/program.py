@@ -33,12 +33,14 @@ class Program:
     Attributes:
         text: Python source.
         kernels: the plan that it follows; `written`: the source of each; `prediction`: what they take.
+        batch: how often all of it occurs, by ranks that the text leaves out.
     """
 
     text: str
     kernels: tuple[Kernel, ...]
     written: tuple[Written, ...]
     prediction: Prediction
+    batch: int
 
 
 def write_program(
@@ -83,7 +85,11 @@ def write_program(
         for n, k in zip(names, laid, strict=True)
     ]
     return Program(
-        _text(text, memory, gpu, word, written, prediction), tuple(laid), tuple(written), prediction
+        _text(text, memory, gpu, word, written, prediction),
+        tuple(laid),
+        tuple(written),
+        prediction,
+        case.batch,
     )
 
 

@@ -54,7 +54,8 @@ def _applied(op: str, parts: Sequence[Range]) -> Range:
         pick = min if op == "min" else max
         return pick(p[0] for p in parts), pick(p[1] for p in parts)
     if op == "clamp":
-        return max(low, parts[1][0]), min(high, parts[2][1]) if math.isfinite(high) else parts[2][1]
+        floor, ceiling = parts[1], parts[2]
+        return min(max(low, floor[0]), ceiling[0]), min(max(high, floor[1]), ceiling[1])
     if op == "abs":
         return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
     return _ALL
