@@ -32,6 +32,11 @@ from .nest import Count, Nest, SizeTable, anywhere, least
 from .programs import Tile, Trips, Use
 
 
+# A product of so many means, each a rounded quotient, is off by a few times 2^-53; what is that close to a whole number
+# is one.
+_ROUNDED = 16 * 2.0**-53
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A rank in parts that do not multiply to its size.
@@ -98,7 +103,21 @@ def _over(pieces: Count, of: Count) -> Count:
     return _whole(Fraction(int(pieces), int(of)))
 
 
-class CutTable(SizeTable):
+class _Means(SizeTable):
+    """Sizes of which some are means of tiles: products of them that should be whole are."""
+
+    def whole(self, count: Count) -> Count:
+        """Return a count as a whole number where only the rounding of means keeps it from being one."""
+        return _whole(count)
+
+    def __missing__(self, key: Any) -> Count:
+        value = super().__missing__(key)
+        if isinstance(value, np.ndarray):
+            value = self[key] = _whole(value)
+        return value
+
+
+class CutTable(_Means):
     """Sizes where tiles of some ranks are shorter at the end: the means, which counts are products of."""
 
     def __init__(self, sizes: Mapping[str, Count], cuts: Sequence[Cut]) -> None:
@@ -123,7 +142,7 @@ class CutTable(SizeTable):
         key = frozenset(wide)
         if key not in self._across:
             names = {k: v for k, v in self.items() if isinstance(k, str)}
-            self._across[key] = SizeTable({**names, **{p: self.padded[p] for p in wide}})
+            self._across[key] = _Means({**names, **{p: self.padded[p] for p in wide}})
         return self._across[key]
 
 
@@ -311,4 +330,7 @@ def exact(usage: Usage) -> Usage:
 
 
 def _whole(value: Count) -> Count:
+    if isinstance(value, np.ndarray):
+        near = np.rint(value)
+        return np.where(abs(value - near) <= _ROUNDED * near, near, value)
     return value.numerator if isinstance(value, Fraction) and value.denominator == 1 else value
