@@ -81,7 +81,9 @@ def run(use: Use, sizes: SizeTable) -> Usage:
             use.einsum, use.operand, use.memory, use.outermost, accesses, share, 0, 0, sizes[use.copies]
         )
     first = _quotient(words(use.whole, sizes), sizes[use.above])
-    accesses, share, first = map(sizes.whole, (accesses, share, first))  # before a difference, which may be zero
+    accesses, share, first = map(
+        sizes.whole, (accesses, share, first)
+    )  # before a difference, which may be zero
     return _with_first_touches(use, accesses, share, first, first, sizes[use.copies])
 
 

@@ -65,8 +65,8 @@ def find_mapping(
 
     Args:
         cascade: the algorithm.
-        sizes: by rank, batch ranks included, or a text such as `BERT/64K`. A part of a rank that the cascade itself splits (M0 of M = M1 * M0) is
-            searched too, unless it differs from what would be taken without a word.
+        sizes: by rank, batch ranks included, or a text such as `BERT/64K`. A part of a rank that the cascade itself
+            splits (M0 of M = M1 * M0) is searched too, unless it differs from what would be taken without a word.
         chip: the machine.
         objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy.
         effort: structures of loops without progress after which a block is left, shared by the Einsums of the

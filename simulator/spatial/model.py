@@ -173,7 +173,9 @@ def _width(parts: tuple[str, ...], sizes: SizeTable) -> Count:
     if sizes.full is sizes:
         return sizes[parts]
     out: Count = 1.0
-    for part in parts:  # fractions become doubles before they are multiplied, as they are for many design points
+    for (
+        part
+    ) in parts:  # fractions become doubles before they are multiplied, as they are for many design points
         size = sizes[part]
         out = out * (size if isinstance(size, np.ndarray) else float(size))
     return out
