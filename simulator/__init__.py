@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from .gpu.model import predict
     from .hardware.reader import load_hardware
     from .result import Estimate
+    from .spatial.mapper import find_mapping
     from .spatial.model import simulate
 
 _FACE = {
     "Estimate": ".result",
     "Space": ".dse.space",
+    "find_mapping": ".spatial.mapper",
     "gna_bounds": ".gpu.gna",
     "load_hardware": ".hardware.reader",
     "mask_tiles": ".gpu.masks",
@@ -40,6 +42,7 @@ _FACE = {
 __all__ = [
     "Estimate",
     "Space",
+    "find_mapping",
     "gna_bounds",
     "load_hardware",
     "mask_tiles",

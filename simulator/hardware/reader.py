@@ -289,11 +289,11 @@ def _resolved(
     if element is not None and isinstance(data, (list, tuple)):
         return [_resolved(element, unit, v, names, where, (*path, str(i))) for i, v in enumerate(data)]
     place = f"{where}: {'.'.join(path)}"
-    if unit and isinstance(data, (str, int, float)) and not isinstance(data, bool):
+    if unit and isinstance(data, (str, int, float)):
         if isinstance(data, str) and _QUANTITY.match(data):
             return _amount(data, unit, place)
         return _in_unit(_scalar(data, names, place), unit, data, place)
-    if isinstance(data, str) and _is_number(kind):
+    if isinstance(data, (str, bool)) and _is_number(kind):  # true is no number, though Python counts with it
         value = _scalar(data, names, place)
         if hasattr(value, "to"):
             raise HardwareError(f"{place}: expected a plain number, found '{data}'")

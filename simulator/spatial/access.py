@@ -81,6 +81,9 @@ def run(use: Use, sizes: SizeTable) -> Usage:
             use.einsum, use.operand, use.memory, use.outermost, accesses, share, 0, 0, sizes[use.copies]
         )
     first = _quotient(words(use.whole, sizes), sizes[use.above])
+    accesses, share, first = map(
+        sizes.whole, (accesses, share, first)
+    )  # before a difference, which may be zero
     return _with_first_touches(use, accesses, share, first, first, sizes[use.copies])
 
 
@@ -100,6 +103,7 @@ def run_masked(use: Use, sizes: SizeTable, mask: Mask) -> Usage:
     share: Count = 0 if use.outermost else brought * _live_trips(use.outer, sizes, mask)
     reads = piece * _distinct(use.inner, sizes, mask) if use.spares_reads else 0
     fills = brought * _distinct(use.outer, sizes, mask) if use.spares_fills else 0
+    accesses, share, reads, fills = map(sizes.whole, (accesses, share, reads, fills))
     return _with_first_touches(use, accesses, share, reads, fills, sizes[use.copies])
 
 

@@ -130,6 +130,18 @@ def _lying(cascade: Cascade, rank: str, sizes: Mapping[str, int], length: int) -
     return int((step if cuttable(cascade, rank) else divisor)(sizes[rank], length))
 
 
+@functools.lru_cache(maxsize=512)
+def _places(cascade: Same[Cascade]) -> Mapping[str, int]:
+    """Return the order in which ranks are tried on axes: one for all Einsums, so that they lie on an array alike.
+
+    What most Einsums have lies on the last axis for all of them. Names play no part: an algorithm in other letters is
+    laid out the same.
+    """
+    used = Counter(rank_of(v) for e in cascade.it.einsums for v in e.variables)
+    ranks = sorted(used, key=lambda r: used[r])  # ties stay in the order of first use
+    return {rank: at for at, rank in enumerate(ranks)}
+
+
 def best_axes(
     cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int], array: Array, barred: frozenset[str]
 ) -> tuple[tuple[str, ...], float]:
@@ -137,8 +149,8 @@ def best_axes(
 
     Ties go to the ranks that fill the array best, and then to results before reductions.
     """
-    # Sorted, so that Einsums over the same ranks lie on the array in the same way.
-    ranks = sorted(r for r in map(rank_of, einsum.variables) if r not in barred)
+    place = _places(Same(cascade))
+    ranks = sorted((r for r in map(rank_of, einsum.variables) if r not in barred), key=place.__getitem__)
     output = {rank_of(v) for v in einsum.output_variables}
 
     wherever = masked(cascade, einsum, sizes)

@@ -31,6 +31,10 @@ from .access import Usage, words
 from .nest import Count, Nest, SizeTable, anywhere, least
 from .programs import Tile, Trips, Use
 
+# A product of so many means, each a rounded quotient, is off by a few times 2^-53; what is that close to a whole number
+# is one.
+_ROUNDED = 16 * 2.0**-53
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -98,12 +102,24 @@ def _over(pieces: Count, of: Count) -> Count:
     return _whole(Fraction(int(pieces), int(of)))
 
 
-class CutTable(SizeTable):
+class _Means(SizeTable):
+    """Sizes of which some are means of tiles: products of them that should be whole are."""
+
+    def whole(self, count: Count) -> Count:
+        """Return a count as a whole number where only the rounding of means keeps it from being one."""
+        return _whole(count)
+
+    def __missing__(self, key: Any) -> Count:
+        value = self[key] = _whole(super().__missing__(key))
+        return value
+
+
+class CutTable(_Means):
     """Sizes where tiles of some ranks are shorter at the end: the means, which counts are products of."""
 
     def __init__(self, sizes: Mapping[str, Count], cuts: Sequence[Cut]) -> None:
         self._means = {p: mean for c in cuts for p, mean in zip(c.parts, c.means, strict=True)}
-        super().__init__({**sizes, **doubles(self._means)})
+        super().__init__({**sizes, **_alike(sizes, doubles(self._means))})
         self.cuts = tuple(cuts)
         stated = {**sizes, **{p: n for c in cuts for p, n in zip(c.parts, c.full, strict=True)}}
         self.padded = SizeTable(stated)
@@ -123,7 +139,7 @@ class CutTable(SizeTable):
         key = frozenset(wide)
         if key not in self._across:
             names = {k: v for k, v in self.items() if isinstance(k, str)}
-            self._across[key] = SizeTable({**names, **{p: self.padded[p] for p in wide}})
+            self._across[key] = _Means({**names, **{p: self.padded[p] for p in wide}})
         return self._across[key]
 
 
@@ -161,6 +177,13 @@ def doubles(sizes: Mapping[str, Count]) -> dict[str, Count]:
     """Return sizes with doubles in arrays."""
     # They hold every count below 2^53 exactly, and do not overflow where 64-bit integers would wrap.
     return {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in sizes.items()}
+
+
+def _alike(sizes: Mapping[str, Count], means: Mapping[str, Count]) -> dict[str, Count]:
+    """Return means as doubles where a size is an array: a fraction would make arrays of objects of all others."""
+    if any(isinstance(v, np.ndarray) for v in (*sizes.values(), *means.values())):
+        return {k: float(v) if isinstance(v, Fraction) else v for k, v in means.items()}
+    return dict(means)
 
 
 def check_cuts(
@@ -311,4 +334,9 @@ def exact(usage: Usage) -> Usage:
 
 
 def _whole(value: Count) -> Count:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        near = np.rint(value)
+        return np.where(abs(value - near) <= _ROUNDED * near, near, value)
+    if isinstance(value, float):
+        return round(value) if abs(value - round(value)) <= _ROUNDED * value else value
     return value.numerator if isinstance(value, Fraction) and value.denominator == 1 else value

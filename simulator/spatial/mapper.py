@@ -11,7 +11,7 @@ from einsum_cascade.analysis.bounds import bounds
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import variable_of
 from einsum_cascade.errors import MappingError, nearest
-from einsum_cascade.sizes import stated_parts
+from einsum_cascade.sizes import parse_sizes, stated_parts
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
@@ -46,7 +46,7 @@ class Found:
 
 def find_mapping(
     cascade: Cascade,
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, int] | str,
     chip: SpatialChip,
     *,
     objective: str = "latency_s",
@@ -65,8 +65,8 @@ def find_mapping(
 
     Args:
         cascade: the algorithm.
-        sizes: by rank, batch ranks included. A part of a rank that the cascade itself splits (M0 of M = M1 * M0) is
-            searched too, unless it differs from what would be taken without a word.
+        sizes: by rank, batch ranks included, or a text such as `BERT/64K`. A part of a rank that the cascade itself
+            splits (M0 of M = M1 * M0) is searched too, unless it differs from what would be taken without a word.
         chip: the machine.
         objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy.
         effort: structures of loops without progress after which a block is left, shared by the Einsums of the
@@ -76,7 +76,7 @@ def find_mapping(
             and delay: the last percent of speed may double the energy.
 
     Raises:
-        MappingError: an unknown objective, no effort, a slack below 0, or nothing fits.
+        MappingError: no spatial chip, an unknown objective, no effort, a slack below 0, or nothing fits.
 
     >>> from einsum_cascade import zoo
     >>> from ..hardware.reader import load_hardware
@@ -86,7 +86,11 @@ def find_mapping(
     {'QK_2': 'QK', 'SN_3': 'SN', 'QK_3': 'QK'}
     """
     _check(objective, effort, slack)
+    if not isinstance(chip, SpatialChip):
+        raise MappingError(f"find_mapping needs a spatial chip; {getattr(chip, 'name', chip)} is none")
     begin = time.perf_counter()
+    if isinstance(sizes, str):
+        sizes = parse_sizes(sizes, cascade)
     tolerance = 1 + slack if objective == "latency_s" else 1.0
     first, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
     found = [_written(cascade, sizes, chip, first.settled, first.path)]

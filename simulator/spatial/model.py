@@ -19,7 +19,7 @@ from .area import area_mm2, assumptions, static_power_w
 from .effort import Effort, efforts
 from .energy import spent
 from .lowering import Layout
-from .nest import Count, Dimension, Sizes
+from .nest import Count, Dimension, Sizes, SizeTable
 from .planning import Moved, Place, Plan, count_all, gathered, moved_words, plan
 from .schedule import Timetable, timetable
 from .work import greatest, operations, total, useful
@@ -150,7 +150,7 @@ def _einsum_rows(
         nest, live = effort.nest, effort.live
         name = nest.einsum
         seconds = per_einsum[name] / chip.clock_hz
-        width = (sizes if live.whole is None else sizes.across(live.whole.own))[nest.width]
+        width = _width(nest.width, sizes if live.whole is None else sizes.across(live.whole.own))
         share = width / effort.elements * useful(nest, sizes, live)
         out.append(
             EinsumEstimate(
@@ -166,6 +166,19 @@ def _einsum_rows(
             )
         )
     return tuple(out)
+
+
+def _width(parts: tuple[str, ...], sizes: SizeTable) -> Count:
+    """Return the elements of an array that are in use, on average over the steps."""
+    if sizes.full is sizes:
+        return sizes[parts]
+    out: Count = 1.0
+    for (
+        part
+    ) in parts:  # fractions become doubles before they are multiplied, as they are for many design points
+        size = sizes[part]
+        out = out * (size if isinstance(size, np.ndarray) else float(size))
+    return out
 
 
 def _memory_rows(

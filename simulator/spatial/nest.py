@@ -46,6 +46,10 @@ class SizeTable(dict[Any, Any]):
         """Return the sizes as if all tiles of some parts were full, what lies beyond the end of a rank included."""
         return self
 
+    def whole(self, count: Count) -> Count:
+        """Return a count as a whole number where only the rounding of means keeps it from being one."""
+        return count
+
     def __missing__(self, key: Any) -> Count:
         if not isinstance(key, tuple):
             raise KeyError(key)

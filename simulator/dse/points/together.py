@@ -78,8 +78,8 @@ class _Frame:
 def evaluate_many(columns: Mapping[str, Sequence[Any]], *, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results of points as arrays, equal to those of `evaluate` one by one; `error` where there are none.
 
-    What a point comes to does not depend on the points beside it, to the last bit. Where tiles do not divide their rank
-    it may be a rounding away from `evaluate`, which counts in fractions.
+    What a point comes to does not depend on the points beside it, to the last bit, nor on whether it is one of many as
+    long as counts are below 2^53. Beyond, it may be a rounding away from `evaluate`: arrays count in doubles.
 
     Args:
         columns: the points, one list of values an axis, or `Coded` ones.
@@ -285,8 +285,8 @@ def stacked(chips: Sequence[Any], which: Any) -> Any:
 def _sizes(values: Sequence[int], which: Any) -> Any:
     """Return sizes of a rank as an array, of one size where they are equal.
 
-    The mean of tiles that do not divide it is a fraction, exact for numbers and rounded in arrays: a point alone is an
-    array too, so that its results do not depend on the points beside it.
+    Counts beyond 2^53 are exact for numbers and rounded in arrays: a point alone is an array too, so that its results
+    do not depend on the points beside it.
     """
     found = _numbers(values, which)
     return found if isinstance(found, np.ndarray) else np.full((1,) * np.ndim(which), found)

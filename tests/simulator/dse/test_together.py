@@ -97,11 +97,8 @@ def test_the_points_beside_it_do_not_change_a_point(kind, data):
         for values in zip(*columns.values(), strict=True)
     ]
     assert [as_rows(together.evaluate_many(part, inputs=inputs))[0] for part in parts] == whole
-    for found, wanted in zip(whole, one_by_one(columns, inputs), strict=True):
-        # Some tens of roundings of a double.
-        assert found == {
-            k: pytest.approx(v, rel=1e-14) if isinstance(v, float) else v for k, v in wanted.items()
-        }
+    # Nor here: means of tiles are fractions in one and doubles in the other, but what they multiply to is whole.
+    assert one_by_one(columns, inputs) == whole
 
 
 def test_equal_designs_stay_together_on_a_front_where_tiles_are_uneven():

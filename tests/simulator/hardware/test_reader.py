@@ -83,6 +83,12 @@ def test_what_is_refused(changes, message):
     ("old", "new", "message"),
     [
         ("clock: 940 MHz", "clok: 940 MHz", "clok: unknown field; did you mean 'clock'?"),
+        (
+            "clock: 940 MHz",
+            "clock: true",
+            "clock: expected a number, a quantity or an expression, found True",
+        ),
+        ("exp: {mac: 6}", "exp: {mac: true}", "ops.exp.mac: expected a number"),
         ("clock: 940 MHz", "clock: 940", "940 has no unit; write the unit: '940 MHz'"),
         ("kind: spatial", "kind: spacial", "kind: expected one of spatial, gpu, found 'spacial'"),
         ("of: PE2D,", "of: PE3D,", "no array 'PE3D'; did you mean"),

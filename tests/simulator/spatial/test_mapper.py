@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mappings
+import simulator
 from einsum_cascade import zoo
 from einsum_cascade.errors import MappingError
 from einsum_cascade.parser import parse
@@ -318,3 +319,13 @@ def test_no_tile_of_any_size_is_better(monkeypatch):
             for across in (t for t in range(1, sizes[other] + 1) if sizes[other] % t == 0):
                 cost = ledger.cost(ledger.table({**tiled.tiles, rank: tile, other: across}))
                 assert not cost.fits or cost.traffic_bytes >= tiled.merit[1] * (1 - 1e-12)
+
+
+def test_sizes_may_be_a_text_and_a_gpu_is_no_chip_to_map_on():
+    cascade, chip = zoo.load("attention_3pass"), load_hardware("fusemax")
+    by_text = simulator.find_mapping(cascade, "BERT/4K,B=1", chip)
+    by_table = simulator.find_mapping(cascade, {**BERT, "B": 1, "P": 4096, "M": 4096}, chip)
+    assert by_text.mapping == by_table.mapping
+    assert simulate(cascade, "BERT/4K,B=1", chip, by_text.mapping).latency_s == by_text.estimate.latency_s
+    with pytest.raises(MappingError, match="needs a spatial chip; h100 is none"):
+        simulator.find_mapping(cascade, "BERT/4K,B=1", load_hardware("h100"))
