@@ -25,11 +25,11 @@ class Writable:
     def __init__(self, memory: Memory, word: str) -> None:
         """See the class."""
         self._memory, self._word = memory, word
-        self._reasons: dict[int, tuple[Structure, CannotWriteError | None]] = {}
+        self._reasons: dict[tuple[int, bool], tuple[Structure, CannotWriteError | None]] = {}
 
     def __call__(self, tiling: Tiling) -> bool:
-        """Tell whether a tiling can be written; one in parts, or of many steps of a scan at a time, cannot yet."""
-        return tiling.parts == 1 == tiling.scanned and self._reason(tiling) is None and _fits(tiling)
+        """Tell whether a tiling can be written; one of many steps of a scan at a time cannot yet."""
+        return tiling.scanned == 1 and self._reason(tiling) is None and _fits(tiling)
 
     def require(self, unit: Unit) -> None:
         """Refuse a text of which one unit alone has no form in Triton.
@@ -46,7 +46,7 @@ class Writable:
 
     def _reason(self, tiling: Tiling) -> CannotWriteError | None:
         """Return why a structure has no form, or None."""
-        key = id(tiling.structure)
+        key = (id(tiling.structure), tiling.parts > 1)
         if key not in self._reasons:
             names = {e.name for e in tiling.structure.einsums}
             try:

@@ -69,7 +69,10 @@ def write(
 
 
 def _pairs(program: Program) -> Any:
-    return zip(program.written, program.kernels, strict=True)
+    """Yield each written kernel with the one of the plan that it belongs to."""
+    for group, kernel in zip(program.written, program.kernels, strict=True):
+        for written in group:
+            yield written, kernel
 
 
 def _tile(constants: dict[str, int]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
@@ -37,6 +38,7 @@ class Written:
         blocks: thread blocks of one element of the batch.
         constants: values of its compile-time arguments.
         helpers: functions that it calls.
+        scratch: shapes of what its blocks hand to the kernel that puts parts of sums together, by name.
     """
 
     name: str
@@ -47,12 +49,13 @@ class Written:
     constants: dict[str, int]
     helpers: tuple[str, ...]
     warps: int
+    scratch: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def write_kernel(
+def write_kernels(
     name: str, tiling: Tiling, memory: Memory, written: Iterable[str], *, word: str, title: str = ""
-) -> Written:
-    """Return a kernel as Triton source.
+) -> list[Written]:
+    """Return a kernel as Triton source, and where its sums are in parts, the one that puts them together.
 
     Args:
         written: tensors that it leaves in memory.
@@ -63,7 +66,14 @@ def write_kernel(
     """
     kernel = _Kernel(tiling, memory, frozenset(written), word)
     kernel.compose()
-    return kernel.function(name, title)
+    if tiling.parts == 1:
+        return [kernel.function(name, title)]
+    rest = _Kernel(tiling, memory, frozenset(written), word)
+    rest.put_together()
+    return [
+        kernel.function(name, f"{title} In parts."),
+        rest.function(f"{name}_together", "Puts parts together."),
+    ]
 
 
 def check_writable(tiling: Tiling, memory: Memory, written: Iterable[str], *, word: str) -> None:
@@ -72,7 +82,10 @@ def check_writable(tiling: Tiling, memory: Memory, written: Iterable[str], *, wo
     Raises:
         CannotWriteError: naming what has none.
     """
-    _Kernel(tiling, memory, frozenset(written), word).compose()
+    kernel = _Kernel(tiling, memory, frozenset(written), word)
+    kernel.compose()
+    if tiling.parts > 1:
+        _Kernel(tiling, memory, frozenset(written), word).put_together()
 
 
 class _Kernel:
@@ -83,12 +96,15 @@ class _Kernel:
         self.lanes: Lanes = lanes_of(tiling)
         names = [f"{t}_ptr" for t in self.cascade.signatures]
         constants = [f"BLOCK_{rank_of(v)}" for v in self.lanes.order]
-        self.body = Body([*self.lanes.order, *names, *constants, *memory.case.sizes])
+        self.body = Body([*self.lanes.order, *names, *constants, *memory.case.sizes, "PARTS"])
         writers = {e.name: e for e in self.structure.einsums}
         self.registers = Registers(self.body, self.lanes, memory, writers)
         self.values = Values(self.body, self.lanes, memory, word, self.registers)
         self.helpers: dict[str, None] = {}
         self.sums = Sums(self.values, self.helpers)
+        self.parts = tiling.parts
+        self.parted = tiling.structure.parted if tiling.parts > 1 else ""
+        self.scratch: dict[str, tuple[int, ...]] = {}
         self.carried: dict[str, str] = {}
         self.stored: dict[str, None] = {}
         self.inside = frozenset(
@@ -99,8 +115,34 @@ class _Kernel:
         return self.cascade.block_of(einsum.name) == self.lanes.loop
 
     def compose(self) -> None:
-        self._places()
+        """Write the kernel."""
+        self._places(self.parts)
         self._nest(self.structure.einsums, self.lanes.stepped)
+        if self.parted and not self.scratch:
+            raise CannotWriteError(f"no sum over '{self.parted}' is there in parts")
+
+    def put_together(self) -> None:
+        """Write the kernel that puts the parts of sums together."""
+        self._places(1)
+        for e in (e for e in self.structure.einsums if self.parted in e.reduced):
+            name = self.body.let(e.name.lower(), self.sums.begun(e).text)
+            turn = self.body.fresh("part")
+            self.body.open(())
+            address, axes = self._place_of_part(e, turn)
+            self.values.read[_parts_of(e.name)] = None
+            mask = self.values.all_of((), inside=axes)
+            more = f", mask={mask.along(axes)}, other=0.0" if mask is not None else ""
+            self.body.line(f"{name} = {self.sums.together(e, name, f'tl.load({address}{more})')}")
+            self.body.close(f"for {turn} in range(0, PARTS):")
+            self._define(e, self.sums.finished(e, Term(name, axes)))
+
+    def _place_of_part(self, einsum: Einsum, part: str) -> tuple[str, tuple[str, ...]]:
+        """Return where a part of a sum lies in memory: behind those before it, each like the tensor itself."""
+        name = _parts_of(einsum.name)
+        self.scratch[name] = (self.parts, *self.memory.shape(einsum.name))
+        address, axes = self.values.address(einsum.target, self.lanes.order)
+        before = f"{name}_ptr + {part} * ({self.memory.extent(einsum.name)})"
+        return address.replace(f"{einsum.name}_ptr", before, 1), axes
 
     def function(self, name: str, title: str) -> Written:
         reads = tuple(self.values.read)
@@ -113,36 +155,43 @@ class _Kernel:
         ).replace("~", " ")
         text = f'@triton.jit\n{head}\n    """{title}"""\n{self.body.text}\n'
         return Written(
-            name, text, reads, writes, self._blocks(), constants, tuple(self.helpers), warps_of(self.lanes)
-        )
+            name, text, reads, writes, self._blocks(), constants, tuple(self.helpers), warps_of(self.lanes),
+            {n: shape for n, shape in self.scratch.items() if n in (*reads, *writes)},
+        )  # fmt: skip
 
     def _constants(self) -> dict[str, int]:
         """Return the compile-time numbers that the text names."""
         every = dict(self.memory.case.sizes)
+        every["PARTS"] = self.parts
         every |= {f"BLOCK_{rank_of(v)}": n for v, n in self.lanes.lanes.items()}
         words = {w for line in self.body.scopes[0].lines for w in _WORD.findall(line)}
         return {c: n for c, n in every.items() if c in words}
 
     def _blocks(self) -> int:
-        out = 1
+        out = self._shared
         for v in self.lanes.tiled:
             out *= -(-self.lanes.extent(v) // self.lanes.lanes.get(v, 1))
         return out
 
-    def _places(self) -> None:
-        """Write which tile a block has, and the vectors that it holds whole."""
+    def _places(self, parts: int) -> None:
+        """Write which tile a block has, and which part of it, and the vectors that it holds whole.
+
+        Args:
+            parts: blocks that share a tile.
+        """
+        self._shared = parts
         batch = self.memory.case.batch
         tiled = [v for v in self.lanes.tiled if self.lanes.extent(v) > 1]
         for v in self.lanes.tiled:
             if v not in tiled:
                 self.body.line(f"{v} = 0")
-        if tiled or batch > 1:
+        if tiled or batch * parts > 1:
             self.body.line("pid = tl.program_id(0)")
         for v in reversed(tiled):
             rank = rank_of(v)
             lanes = self.lanes.lanes.get(v)
             count = rank if lanes is None else f"tl.cdiv({rank}, {self.lanes.constant(v)})"
-            last = v == tiled[0] and batch == 1
+            last = v == tiled[0] and batch * parts == 1
             tile = "pid" if last else f"pid % {count}"
             if lanes is None:
                 self.body.line(f"{v} = {tile}")
@@ -152,6 +201,9 @@ class _Kernel:
                 self.body.line(f"{v}_last = tl.minimum({v}_first + {self.lanes.constant(v)}, {rank}) - 1")
             if not last:
                 self.body.line(f"pid = pid // {count}")
+        if parts > 1:
+            self.part = self.body.let("part", "pid % PARTS")
+            self.body.line("pid = pid // PARTS")
         self._placed = len(self.body.scopes[0].lines)
         walked = {*self.lanes.tiled, *self.lanes.stepped}
         for v in self.lanes.order:
@@ -163,7 +215,7 @@ class _Kernel:
         """Write where the block's element of the batch begins in each tensor, and drop what nobody has asked for."""
         lines = self.body.scopes[0].lines
         if self.memory.case.batch > 1:
-            each = [f"{t}_ptr += {self._batch(t)} * ({self.memory.extent(t)})" for t in tensors]
+            each = [f"{t}_ptr += {self._batch(t)} * ({self._extent(t)})" for t in tensors]
             lines[self._placed : self._placed] = each
         words = Counter(w for line in lines for w in _WORD.findall(line))
         unused = [
@@ -171,8 +223,14 @@ class _Kernel:
         ]
         lines[:] = [t for t in lines if t not in unused]
 
+    def _extent(self, tensor: str) -> str:
+        """Return the elements of a tensor of one element of the batch, as Triton writes them."""
+        whole = tensor.removesuffix(_PARTS) if tensor in self.scratch else tensor
+        return f"PARTS * {self.memory.extent(whole)}" if tensor in self.scratch else self.memory.extent(whole)
+
     def _batch(self, tensor: str) -> str:
-        wide = self.memory.elements(tensor) * self.memory.case.batch > MOST_32
+        shape = self.scratch.get(tensor) or self.memory.shape(tensor)
+        wide = math.prod(shape) * self.memory.case.batch > MOST_32
         return "tl.cast(pid, tl.int64)" if wide else "pid"
 
     def _nest(self, einsums: Sequence[Einsum], steps: Sequence[str]) -> None:
@@ -241,7 +299,21 @@ class _Kernel:
         for e in opened:
             name = self.carried.pop(e.name)
             kept = [w for w in e.variables if w not in e.all_reductions[0].variables]
-            self._define(e, self.sums.finished(e, Term(name, self.lanes.ordered(kept))))
+            found = Term(name, self.lanes.ordered(kept))
+            if v == self.parted:
+                self._store_part(e, found)
+            else:
+                self._define(e, self.sums.finished(e, found))
+
+    def _store_part(self, einsum: Einsum, found: Term) -> None:
+        """Store what a block has of a sum that several blocks share."""
+        if len(einsum.all_reductions) > 1:
+            raise CannotWriteError(f"{einsum.name}: a second reduction of a sum in parts")
+        address, axes = self._place_of_part(einsum, self.part)
+        self.stored[_parts_of(einsum.name)] = None
+        mask = self.values.all_of((), inside=axes)
+        more = f", mask={mask.along(axes)}" if mask is not None else ""
+        self.body.line(f"tl.store({address}, {found.along(axes)}{more})")
 
     def _first(self) -> None:
         """Write the first values of the states of the loop."""
@@ -266,7 +338,17 @@ class _Kernel:
         return value
 
     def _ends(self, v: str, inside: Sequence[Einsum]) -> tuple[str, str]:
-        """Return where a loop begins and ends: without the steps in which the block has no point."""
+        """Return where a loop begins and ends: in the block's part, without steps in which it has no point."""
+        first, last = self._live(v, inside)
+        if v != self.parted:
+            return first, last
+        step = self.lanes.constant(v)
+        each = self.body.let(f"{v}_each", f"tl.cdiv({rank_of(v)}, PARTS * {step}) * {step}")
+        first = self.body.let(f"{v}_begin", f"tl.maximum({first}, {self.part} * {each})")
+        return first, self.body.let(f"{v}_end", f"tl.minimum({last}, {self.part} * {each} + {each})")
+
+    def _live(self, v: str, inside: Sequence[Einsum]) -> tuple[str, str]:
+        """Return where the steps begin and end in which the block has points."""
         rank = rank_of(v)
         acting = self._acting(v, inside)
         if acting is None:
@@ -358,6 +440,14 @@ class _Kernel:
         mask = self.values.all_of((), inside=axes)
         more = f", mask={mask.along(axes)}" if mask is not None else ""
         self.body.line(f"tl.store({address}, {shown}{more})")
+
+
+_PARTS = "_parts"
+
+
+def _parts_of(tensor: str) -> str:
+    """Return the name of what blocks leave of a sum that they share."""
+    return tensor + _PARTS
 
 
 # Elements of the largest tile of a block above which it takes eight warps: with four of 32 threads, a tile of 16K

@@ -20,7 +20,7 @@ from .able import Writable
 from .body import Body
 from .guards import guarded
 from .memory import Memory
-from .nest import Written, write_kernel
+from .nest import Written, write_kernels
 from .operators import HELPERS
 from .sums import TYPES
 from .terms import CannotWriteError
@@ -32,13 +32,14 @@ class Program:
 
     Attributes:
         text: Python source.
-        kernels: the plan that it follows; `written`: the source of each; `prediction`: what they take.
+        kernels: the plan that it follows; `prediction`: what they take.
+        written: the source of each, with the kernel that puts parts of its sums together, if there are any.
         batch: how often all of it occurs, by ranks that the text leaves out.
     """
 
     text: str
     kernels: tuple[Kernel, ...]
-    written: tuple[Written, ...]
+    written: tuple[tuple[Written, ...], ...]
     prediction: Prediction
     batch: int
 
@@ -81,7 +82,7 @@ def write_program(
     )
     names = _names([k.einsums for k in laid])
     written = [
-        write_kernel(n, k.tiling, memory, k.written, word=word, title=f"{' + '.join(k.einsums)}.")
+        tuple(write_kernels(n, k.tiling, memory, k.written, word=word, title=f"{' + '.join(k.einsums)}."))
         for n, k in zip(names, laid, strict=True)
     ]
     return Program(
@@ -101,20 +102,22 @@ def _names(kernels: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _text(
-    source: str, memory: Memory, gpu: Gpu, word: str, written: Sequence[Written], found: Prediction
+    source: str, memory: Memory, gpu: Gpu, word: str, groups: Sequence[Sequence[Written]], found: Prediction
 ) -> str:
     case, cascade = memory.case, memory.cascade
     inputs = [s.tensor for s in cascade.inputs]
     outputs = [s.tensor for s in cascade.outputs]
+    written = [w for group in groups for w in group]
     made = list(dict.fromkeys(t for w in written for t in w.writes))
+    scratch = {n: shape for w in written for n, shape in w.scratch.items()}
     helpers = dict.fromkeys(h for w in written for h in w.helpers)
     parts = [
         _head(case, gpu, word),
         "import torch\nimport triton\nimport triton.language as tl\n",
-        _constants(source, word, memory, [*inputs, *made]),
+        _constants(source, word, memory, [*inputs, *made], scratch),
         *(f"\n{HELPERS[h]}" for h in helpers),
         *(f"\n{w.text}" for w in written),
-        f"\n{_launches(gpu, found, written)}",
+        f"\n{_launches(gpu, found, groups)}",
         f"\n{_run(inputs, outputs, case.batch)}",
     ]
     return "\n".join(parts)
@@ -129,9 +132,13 @@ Written from its text; grouped and tiled for {gpu.name}. Change them as you like
 '''
 
 
-def _constants(source: str, word: str, memory: Memory, tensors: Sequence[str]) -> str:
+def _constants(
+    source: str, word: str, memory: Memory, tensors: Sequence[str], scratch: Mapping[str, tuple[int, ...]]
+) -> str:
     text = source.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    shapes = "\n".join(f'    "{t}": ({memory.shape(t)}, {_type(t, word, memory)}),' for t in tensors)
+    laid = {t: (memory.shape(t), _type(t, word, memory)) for t in tensors if t not in scratch}
+    laid |= {t: (shape, "torch.float32") for t, shape in scratch.items()}
+    shapes = "\n".join(f'    "{t}": ({shape}, {dtype}),' for t, (shape, dtype) in laid.items())
     return f'''# What the kernels compute, for checks.
 CASCADE = """{text}"""
 SIZES = {dict(memory.case.sizes)}
@@ -149,20 +156,25 @@ def _type(tensor: str, word: str, memory: Memory) -> str:
     return name.replace("tl.", "torch.")
 
 
-def _launches(gpu: Gpu, found: Prediction, written: Sequence[Written]) -> str:
+def _launches(gpu: Gpu, found: Prediction, groups: Sequence[Sequence[Written]]) -> str:
     """Return what each launch takes, as data."""
     rows = []
-    for w in written:
+    for w in (w for group in groups for w in group):
         names = ", ".join(f'"{t}"' for t in (*w.reads, *w.writes))
         constants = ", ".join(f"{c}={n}" for c, n in w.constants.items())
         rows.append(f"    ({w.name}, [{names}], {w.blocks}, dict({constants}), {w.warps}),")
     lines = "\n".join(rows)
-    each = ", ".join(f"{1e6 * launch['latency_s']:.2f}" for launch in found.launches)
+    times = [
+        1e6 * launch["latency_s"] if w is group[0] else 0.0
+        for launch, group in zip(found.launches, groups, strict=True)
+        for w in group
+    ]
+    each = ", ".join(f"{t:.2f}" for t in times)
     return f"""# In order: the kernel, its tensors, its blocks for one element of the batch, its constants, its warps.
 LAUNCHES = [
 {lines}
 ]
-# What each was predicted to take on {gpu.name}, in microseconds; nobody has measured it.
+# What each was predicted to take on {gpu.name}, in microseconds; what puts parts together is in the one before.
 PREDICTED_US = [{each}]
 """
 

@@ -86,8 +86,13 @@ class Sums:
         found = self._reduced(self.values.term(einsum.value), reduction, self.stages(einsum)[0])
         if onto is None:
             return found
-        self._helped(TWO[reduction.op])
-        return replace(found, text=TWO[reduction.op].format(onto, found.bracketed), whole=False)
+        return replace(found, text=self.together(einsum, onto, found.bracketed), whole=False)
+
+    def together(self, einsum: Einsum, one: str, other: str) -> str:
+        """Return two parts of the first reduction of an Einsum as one."""
+        form = TWO[einsum.all_reductions[0].op]
+        self._helped(form)
+        return form.format(one, other)
 
     def begun(self, einsum: Einsum) -> Term:
         """Return what the first reduction of an Einsum is before any term."""
