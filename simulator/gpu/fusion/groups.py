@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from einsum_cascade.cascade import Cascade
+from einsum_cascade.expr import Access
 
-from .structure import Unit, units_of
+from .structure import Structure, Unit, readings_of, structure_of, units_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,21 @@ class Graph:
     """Units of a cascade, and who reads what of whom."""
 
     cascade: Cascade
+
+    @cached_property
+    def _structures(self) -> dict[frozenset[int], Structure | None]:
+        return {}
+
+    def structure(self, units: frozenset[int]) -> Structure | None:
+        """Return the structure of a kernel of some units; None where their loops cannot be one."""
+        if units not in self._structures:
+            self._structures[units] = structure_of(self.cascade, [self.units[i] for i in sorted(units)])
+        return self._structures[units]
+
+    def readings(self, units: frozenset[int]) -> Iterable[Access]:
+        """Return what a kernel of some units reads of memory."""
+        own = [self.units[i] for i in sorted(units)]
+        return readings_of([e for u in own for e in u.einsums], [e for u in own for e in u.first])
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:

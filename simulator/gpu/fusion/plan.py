@@ -12,9 +12,13 @@ from ..efficiency import Efficiency
 from .case import Case
 from .groups import Graph, Group, Groups, of_names
 from .kernels import Kernel, Layer
+from .least import Least
+from .work import Work
 
 # Less of a gain is none: a millionth, above what sums of floating-point numbers differ by.
 _GAIN = 1e-6
+# By as much sums in another order may differ.
+_ROUNDING = 1e-9
 # Units of a run of the text that are tried as one kernel.
 _LONGEST_RUN = 12
 # Units that a kernel is offered at once to compute again: scores, their weights and what both are changed by.
@@ -51,19 +55,24 @@ class Planner:
 
     def _runs(self) -> Groups:
         """Return the fastest groups of units that follow each other in the text, among all of them."""
-        count = len(self.graph.units)
         least: list[tuple[float, Groups]] = [(0.0, ())]
-        for end in range(1, count + 1):
-            found = []
-            for start in range(max(0, end - _LONGEST_RUN), end):
-                group = Group(frozenset(range(start, end)))
-                rest = [Group(frozenset((i,))) for i in range(count) if not start <= i < end]
-                kernel = self._layer.kernel(group.units, self.graph.written((group, *rest))[0])
-                if kernel is not None:
-                    before, groups = least[start]
-                    found.append((before + kernel.busy_s + self.by.launch_s, (*groups, group)))
-            least.append(min(found, key=lambda each: each[0]))
+        for end in range(1, len(self.graph.units) + 1):
+            starts = range(max(0, end - _LONGEST_RUN), end)
+            last = {start: self._run(start, end) for start in starts}
+            best, at = math.inf, end - 1
+            for start in sorted(starts, key=lambda i: least[i][0] + last[i].floor):
+                before = least[start][0]
+                found = before + last[start].within(best - before - self.by.launch_s) + self.by.launch_s
+                if (found, start) < (best, at):
+                    best, at = found, start
+            least.append((best, (*least[at][1], Group(frozenset(range(at, end))))))
         return least[-1][1]
+
+    def _run(self, start: int, end: int) -> Least[Work, Kernel]:
+        """Return the search for the kernel of a run of the text, which writes what anybody outside of it reads."""
+        group = Group(frozenset(range(start, end)))
+        rest = [Group(frozenset((i,))) for i in range(len(self.graph.units)) if not start <= i < end]
+        return self._layer.fastest(group.units, self.graph.written((group, *rest))[0])
 
     def given(self, names: Sequence[Sequence[str]]) -> list[Kernel]:
         """Return the kernels that somebody has chosen, each by the names of its Einsums; the others stay alone.
@@ -112,14 +121,19 @@ class Planner:
         assert ordered is not None
         return [kernel for kernel in self._laid(ordered) if kernel is not None]
 
-    def _seconds(self, groups: Groups) -> float:
-        """Return what groups take; infinite where there cannot be such kernels."""
+    def _seconds(self, groups: Groups, *, below: float = math.inf) -> float:
+        """Return what groups take if that is below something, else less, but not below it; infinite if impossible."""
         if self.graph.in_order(groups) is None:
             return math.inf
-        total = 0.0
-        for kernel in self._laid(groups):
-            total += self.by.launch_s + (math.inf if kernel is None else kernel.busy_s)
-        return total
+        written = self.graph.written(groups)
+        searches = [self._layer.fastest(g.units, w) for g, w in zip(groups, written, strict=True)]
+        total = sum(self.by.launch_s + s.floor for s in searches)
+        for search in sorted(searches, key=lambda s: s.floor, reverse=True):
+            if total >= below * (1 + _ROUNDING):
+                return total
+            floor = search.floor
+            total += search.within(below * (1 + _ROUNDING) - total + floor) - floor
+        return sum(self.by.launch_s + s.floor for s in searches)
 
     def _improved(self, groups: Groups, edges: Sequence[tuple[int, int]]) -> Groups:
         """Return groups that no step along an edge from a writer to a reader makes faster, in the order of the edges.
@@ -137,7 +151,7 @@ class Planner:
                     changed = False
                     for edge in edges:
                         for tried in step(groups, *edge):
-                            found = self._seconds(tried)
+                            found = self._seconds(tried, below=least * (1 - _GAIN))
                             if found < least * (1 - _GAIN):
                                 groups, least, changed = tried, found, True
                                 break

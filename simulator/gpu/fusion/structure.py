@@ -89,13 +89,7 @@ class Structure:
     @cached_property
     def readings(self) -> Mapping[Access, Sequence[Einsum]]:
         """What it reads of memory, each reading with the Einsums that share it."""
-        own = {e.name for e in self.einsums}
-        out: dict[Access, list[Einsum]] = {}
-        for einsum in (*self.einsums, *self.first):
-            for access in einsum.reads:
-                if access.tensor not in own:
-                    out.setdefault(access, []).append(einsum)
-        return out
+        return readings_of(self.einsums, self.first)
 
     @cached_property
     def outer(self) -> tuple[str, ...]:
@@ -159,6 +153,17 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     inside = [e for u in loops for e in u.einsums]
     masked, idle = (of(cascade, inside, loop) for of in (masked_of, idle_of))
     return Structure(einsums, first, blocks, tuple(walked), loop, products, chain, running, masked, idle)
+
+
+def readings_of(einsums: Sequence[Einsum], first: Sequence[Einsum]) -> Mapping[Access, Sequence[Einsum]]:
+    """Return what a kernel reads of memory, each reading with the Einsums that share it; arguments as a structure's."""
+    own = {e.name for e in einsums}
+    out: dict[Access, list[Einsum]] = {}
+    for einsum in (*einsums, *first):
+        for access in einsum.reads:
+            if access.tensor not in own:
+                out.setdefault(access, []).append(einsum)
+    return out
 
 
 def _internal(einsums: Sequence[Einsum]) -> Iterator[tuple[Einsum, Einsum, Access]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from einsum_cascade.einsum import Einsum
+from einsum_cascade.expr import Access
 
 from ...hardware.gpu import Gpu
 from .case import Case
@@ -14,6 +15,8 @@ from .operations import Product
 from .structure import Structure
 from .tiling import Tiling
 
+# What a step does, by the names of the tile model.
+STEP_WORK = ("tensor", "exp", "fma", "alu", "loads", "shared")
 WARPS = 4  # of a block; assumed, as most of the kernels of this package
 # Warps of mma.sync that read the same rows, and the same columns, in a product that nothing else shares a kernel with.
 # Chosen after looking at products on A100, to which four warps below each other would be twice too slow.
@@ -99,8 +102,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, held: float, operand_rows: int, written
                 continue
             for pipe, count in _PIPES[action.op].items():
                 pipes[pipe] += done * count
-    active, fullest, loads, reads = _traffic(tiling, gpu)
-    writes = case.word * sum(case.elements(e.name) for e in structure.einsums if e.name in written)
+    active, fullest, loads = _traffic(tiling, gpu)
     partial = sum(case.elements(e.name) for e in structure.einsums if structure.parted in e.reduced)
     sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
     rows, columns = max(sides, key=math.prod)
@@ -113,12 +115,25 @@ def work_of(tiling: Tiling, gpu: Gpu, *, held: float, operand_rows: int, written
         loads=loads,
         shared=shared + loads,
         held=held,
-        reads=reads,
-        writes=writes,
+        reads=read_of(case, structure.readings),
+        writes=written_of(case, written & {e.name for e in structure.einsums}),
         parts=tiling.parts,
         partial=partial if tiling.parts > 1 else 0.0,
         **pipes,
     )
+
+
+def read_of(case: Case, readings: Iterable[Access]) -> float:
+    """Return the bytes that a kernel reads of memory at the least, batch left out."""
+    given: dict[str, float] = {}
+    for access in readings:
+        given[access.tensor] = given.get(access.tensor, 0.0) + case.reached(access)
+    return case.word * sum(min(n, case.elements(tensor)) for tensor, n in given.items())
+
+
+def written_of(case: Case, written: Collection[str]) -> float:
+    """Return the bytes of tensors that a kernel leaves in memory, batch left out."""
+    return case.word * sum(map(case.elements, sorted(written)))
 
 
 def _whole(steps: float) -> int:
@@ -176,8 +191,8 @@ def _room(gpu: Gpu) -> float:
     return gpu.shared_bytes_per_block / 2
 
 
-def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float, float]:
-    """Return shares of the steps that find something to do, and the bytes that a block loads and a kernel reads.
+def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float]:
+    """Return shares of the steps that find something to do, and the bytes that a block loads.
 
     The first share is the mean over all blocks, the second that of the fullest.
     Of what moves with the steps only the tiles are loaded of which a `where` leaves a point, and a step for which it
@@ -186,7 +201,6 @@ def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float, float]:
     case, structure, room = tiling.case, tiling.structure, _room(gpu)
     loads = anew = 0.0
     busy: list[tuple[float, float]] = []
-    given: dict[str, float] = {}
     for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
         all_of_it = case.word * loaded
         names = case.names(access)
@@ -197,10 +211,8 @@ def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float, float]:
             loads += all_of_it
         else:
             anew += all_of_it
-        given[access.tensor] = given.get(access.tensor, 0.0) + case.reached(access)
     active, fullest = max(busy, default=(1.0, 1.0))
-    read = sum(min(n, case.elements(tensor)) for tensor, n in given.items())
-    return active, fullest, loads + anew * tiling.steps * active, case.word * read
+    return active, fullest, loads + anew * tiling.steps * active
 
 
 def _shares(tiling: Tiling, einsum: Einsum, names: frozenset[str]) -> tuple[float, float]:

@@ -1,0 +1,62 @@
+"""The least of several costs that are dear to work out, from floors under them that are cheap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+
+class Least(Generic[C, R]):
+    """The candidate of the least cost, of equal ones the first; looked for only as far as somebody asks.
+
+    Args:
+        floor: under the cost of every candidate.
+        candidates: gives each with a floor under its own cost; asked once, by the first who needs more than `floor`.
+        work_out: gives the cost of a candidate, and what it comes to.
+
+    >>> asked = []
+    >>> costs = Least(1.0, lambda: [(2.0, 3.5), (3.0, 3.0), (4.0, 4.5)], lambda c: (asked.append(c) or c, str(c)))
+    >>> costs.within(0.5), costs.within(2.5), costs.result, asked
+    (1.0, 3.0, '3.0', [3.5, 3.0])
+    """
+
+    def __init__(
+        self,
+        floor: float,
+        candidates: Callable[[], Iterable[tuple[float, C]]],
+        work_out: Callable[[C], tuple[float, R]],
+    ) -> None:
+        """See the class."""
+        self._floor, self._candidates, self._work_out = floor, candidates, work_out
+        self._left: list[tuple[float, int, C]] | None = None  # by falling floor
+        self._best: tuple[float, int] = (math.inf, 0)
+        self._result: R | None = None
+
+    def within(self, below: float) -> float:
+        """Return the least cost if that is below something, else a floor under it that is not."""
+        if self._left is None:
+            if self._floor >= below:
+                return self._floor
+            found = ((floor, place, c) for place, (floor, c) in enumerate(self._candidates()))
+            self._left = sorted(found, key=lambda each: each[:2], reverse=True)
+        while self._left and self._left[-1][0] < below and self._left[-1][0] <= self._best[0]:
+            _, place, candidate = self._left.pop()
+            cost, result = self._work_out(candidate)
+            if (cost, place) < self._best or self._result is None:
+                self._best, self._result = (cost, place), result
+        return min(self._best[0], self._left[-1][0] if self._left else math.inf)
+
+    @property
+    def floor(self) -> float:
+        """What the least cost is known not to be below."""
+        return self.within(-math.inf)
+
+    @property
+    def result(self) -> R | None:
+        """What the candidate of the least cost comes to; None where there is no candidate."""
+        self.within(math.inf)
+        return self._result
