@@ -41,6 +41,11 @@ class Graph:
     cascade: Cascade
 
     @cached_property
+    def _known(self) -> dict[tuple[str, Groups], Groups | None]:
+        """What has been said of groups: a search comes back to most of them several times."""
+        return {}
+
+    @cached_property
     def _structures(self) -> dict[frozenset[int], Structure | None]:
         return {}
 
@@ -107,6 +112,12 @@ class Graph:
 
     def pruned(self, groups: Groups) -> Groups:
         """Return groups without the units that nobody needs any more."""
+        key = ("pruned", groups)
+        if key not in self._known:
+            self._known[key] = self._pruned(groups)
+        return self._known[key] or ()
+
+    def _pruned(self, groups: Groups) -> Groups:
         while True:
             wanted = frozenset().union(*(self.read(g) for g in groups))
             kept = _owned(tuple(k for g in groups if (k := self._needed(g, wanted)).own))
@@ -131,6 +142,12 @@ class Graph:
 
     def in_order(self, groups: Groups) -> Groups | None:
         """Return groups, each whole, in an order in which they can run; None where two wait for each other."""
+        key = ("in order", groups)
+        if key not in self._known:
+            self._known[key] = self._in_order(groups)
+        return self._known[key]
+
+    def _in_order(self, groups: Groups) -> Groups | None:
         owner = {i: group for group in groups for i in group.own}
         waits = {
             group: [owner[self.writers[n]] for n in sorted(self.read(group))]

@@ -73,6 +73,7 @@ class Structure:
         running: whether many steps of the loop can be worked out at a time, all its states being running sums.
         masked: Einsums of the loop of which coordinates decide in which steps they have points; `idle`: those that have
             nothing to do in a step in which none of them has.
+        states: those of its Einsums of which each step makes a generation.
     """
 
     einsums: tuple[Einsum, ...]
@@ -85,6 +86,26 @@ class Structure:
     running: bool
     masked: frozenset[str]
     idle: frozenset[str]
+    states: frozenset[str]
+
+    @cached_property
+    def used_up(self) -> tuple[tuple[str, ...], ...]:
+        """What it has made that each of its Einsums is the last to read."""
+        own = {e.name for e in self.einsums}
+        last = {a.tensor: i for i, e in enumerate(self.einsums) for a in e.reads if a.tensor in own}
+        return tuple(tuple(n for n, at in last.items() if at == i) for i in range(len(self.einsums)))
+
+    @cached_property
+    def gathered(self) -> tuple[frozenset[str], ...]:
+        """The variables of each Einsum's result that lie whole in a block: those inside what it is summed along."""
+        out = []
+        for einsum in self.einsums:
+            depths = [i for i, v in enumerate(self.walked) if v in einsum.reduced]
+            if einsum.name in self.states:
+                out.append(frozenset(self.walked) - {self.loop})
+            else:
+                out.append(frozenset(self.walked[depths[0] :] if depths else ()))
+        return tuple(out)
 
     @cached_property
     def readings(self) -> Mapping[Access, Sequence[Einsum]]:
@@ -152,7 +173,10 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     running = bool(loop) and all(is_running(cascade, u.einsums) for u in loops)
     inside = [e for u in loops for e in u.einsums]
     masked, idle = (of(cascade, inside, loop) for of in (masked_of, idle_of))
-    return Structure(einsums, first, blocks, tuple(walked), loop, products, chain, running, masked, idle)
+    states = cascade.states & {e.name for e in einsums}
+    return Structure(
+        einsums, first, blocks, tuple(walked), loop, products, chain, running, masked, idle, states
+    )
 
 
 def readings_of(einsums: Sequence[Einsum], first: Sequence[Einsum]) -> Mapping[Access, Sequence[Einsum]]:

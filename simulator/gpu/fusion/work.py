@@ -85,7 +85,7 @@ def work_of(tiling: Tiling, gpu: Gpu, *, held: float, operand_rows: int, written
     shared = 0.0
     busy = _busy(tiling)
     products = {id(p.einsum): p for p in structure.products} if case.tensor else {}
-    scanned = {id(e) for e in structure.einsums if e.name in case.cascade.states and tiling.scanned > 1}
+    scanned = {id(e) for e in structure.einsums if e.name in structure.states and tiling.scanned > 1}
     for einsum in (*structure.einsums, *structure.first):
         for action in case.actions(einsum):
             done = action.count * tiling.executed(einsum, action.variables) / blocks
@@ -231,27 +231,20 @@ def _busy(tiling: Tiling) -> float:
 
 def _most_live(tiling: Tiling) -> float:
     """Return the most elements of its own that a block holds at a time; what is used up makes place for others."""
-    case, structure = tiling.case, tiling.structure
-    states = case.cascade.states
-    size = {e.name: tiling.part(e.target, whole=_gathered(case, structure, e)) for e in structure.einsums}
-    last = {a.tensor: i for i, e in enumerate(structure.einsums) for a in e.reads if a.tensor in size}
-    always = sum(n for name, n in size.items() if name in states)
+    structure = tiling.structure
+    size = {
+        e.name: tiling.part(e.target, whole=whole)
+        for e, whole in zip(structure.einsums, structure.gathered, strict=True)
+    }
+    always = sum(n for name, n in size.items() if name in structure.states)
     live: dict[str, float] = {}
     most = always
-    for i, einsum in enumerate(structure.einsums):
-        used_up = [name for name, at in last.items() if at == i]
-        in_place = einsum.name in states or any(size[name] >= size[einsum.name] for name in used_up)
+    for einsum, used_up in zip(structure.einsums, structure.used_up, strict=True):
+        state = einsum.name in structure.states
+        in_place = state or any(size[name] >= size[einsum.name] for name in used_up)
         taken = 0.0 if in_place else size[einsum.name]
         most = max(most, always + sum(live.values()) + taken)
         given = max((live.pop(name, 0.0) for name in used_up), default=0.0)
-        if einsum.name not in states:
+        if not state:
             live[einsum.name] = given if in_place else taken
     return most
-
-
-def _gathered(case: Case, structure: Structure, einsum: Einsum) -> set[str]:
-    """Return the variables of a result that lie whole in a block: those that run inside what it is summed along."""
-    if einsum.name in case.cascade.states:
-        return {v for v in structure.walked if v != structure.loop}
-    depths = [structure.walked.index(v) for v in einsum.reduced if v in structure.walked]
-    return set(structure.walked[min(depths) :]) if depths else set()
