@@ -57,6 +57,11 @@ class Cascade:
                 yield item, None
 
     @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What analyses have worked out of it whatever the sizes, each by a key of its own: it never changes."""
+        return {}
+
+    @cached_property
     def states(self) -> frozenset[str]:
         """Tensors that carry a state from one generation of an iterate block to the next."""
         return frozenset(s.tensor for s in self.signatures.values() if s.state is not None)

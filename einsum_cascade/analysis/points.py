@@ -107,8 +107,12 @@ def live_parts(cascade: Cascade, einsum: Einsum, *, branches: bool = False) -> t
     Args:
         branches: whether what a branch reads where coordinates take it has to exist too; simulators take it as there.
     """
-    found = list(dict.fromkeys(_conditions(cascade, einsum, {}, branches=branches)))
-    return tuple(p for p in found if is_static(p))
+    key = ("live_parts", einsum, branches)
+    if key not in cascade.derived:
+        found = dict.fromkeys(_conditions(cascade, einsum, {}, branches=branches))
+        cascade.derived[key] = tuple(p for p in found if is_static(p))
+    parts: tuple[Expr, ...] = cascade.derived[key]
+    return parts
 
 
 def _conditions(

@@ -111,22 +111,21 @@ class Case:
         """Return the variables of a reading of the text."""
         return self._once(("names", id(access)), lambda: frozenset(variables(access)))
 
-    def part(self, access: Access, extents: Callable[[str], int]) -> float:
+    def part(self, access: Access, extents: Mapping[str, int]) -> float:
         """Return how many elements of its tensor a reading comes to, at the most.
 
         Args:
-            extents: gives how many values a variable has.
+            extents: how many values each variable has.
         """
         names: tuple[str, ...] = self._once(("order", id(access)), lambda: variables(access))
-        now = tuple(map(extents, names))
+        now = tuple([extents[v] for v in names])
 
         def found() -> float:
-            own = dict(zip(names, now, strict=True))
             signature = self.cascade.signatures[access.tensor]
             total = 1.0
             for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
                 most = self.sizes[rank] + (axis == signature.state)  # and what it was before the first step
-                total *= min(self.places(index, own), most)
+                total *= min(self.places(index, extents), most)
             return min(total, math.prod(now))
 
         return self._once(("part", id(access), now), found)
@@ -152,10 +151,10 @@ class Case:
         """
         named = {v: own for v, own in digits.items() if v in condition.extents}
         rest = told_of(own for v, own in digits.items() if v not in condition.extents)
-        if not named:
+        if not condition.parts:
             return rest
         key = ("live", id(condition), tuple(named.items()))
-        return rest * self._once(key, lambda: self._live(condition.parts, named, condition.extents))
+        return rest * self._once(key, lambda: self._live(condition.parts, named, condition.extents, decided=True))
 
     def fullest(self, condition: Condition, digits: Digits, tile: Mapping[str, int]) -> int:
         """Return how many settings of the digits that are told apart have a point left in the fullest tile; or all.
@@ -184,7 +183,9 @@ class Case:
         left = tuple((v, own) for v, own in digits.items() if v not in tile)
         return self._once(("fullest", id(condition), left, tuple(tile.items())), found)
 
-    def _live(self, parts: Sequence[Expr], digits: Digits, extents: Mapping[str, int]) -> int:
+    def _live(
+        self, parts: Sequence[Expr], digits: Digits, extents: Mapping[str, int], *, decided: bool = False
+    ) -> int:
         """Return the settings of digits that have a point left; beyond the extents a last tile has no places."""
         ends = [
             Compare(("<",), (Var(v), Num(n)))
@@ -192,7 +193,9 @@ class Case:
             if v in digits and math.prod(d for d, _ in digits[v]) > n
         ]
         try:
-            return live_settings([*parts, *ends], digits, self.numbers, most=_MOST_LOOKED)
+            return live_settings(
+                [*parts, *ends], digits, self.numbers, most=_MOST_LOOKED, decided=decided
+            )
         except CascadeError:
             return told_of(digits.values())
 

@@ -23,7 +23,15 @@ def moved_s(gpu: Gpu, by: Efficiency, moved: float) -> float:
 
 
 def floor_s(
-    work: Work, tile: TileMapping, *, gpu: Gpu, by: Efficiency, dtype: str, batch: int, waited_cycles: float
+    work: Work,
+    tile: TileMapping,
+    *,
+    gpu: Gpu,
+    by: Efficiency,
+    dtype: str,
+    batch: int,
+    waited_cycles: float,
+    alike: bool,
 ) -> float:
     """Return seconds beyond the fixed cost of a launch that the tile model says no less than.
 
@@ -33,6 +41,7 @@ def floor_s(
         tile: of a mapping whose products and elementwise work take turns.
         batch: how often the blocks occur.
         waited_cycles: that each step takes at the least, for what it waits for.
+        alike: whether each block takes as many steps as the mean of them.
     """
     moved = (work.reads + work.writes) * batch
     memory = moved_s(gpu, by, moved)
@@ -44,7 +53,7 @@ def floor_s(
     waited_s = turns * work.steps * waited_cycles / gpu.clock_hz
     block_s = _ends_s(gpu, by, work.writes * batch / (blocks * resident), blocks) + max(tiles_s * resident, waited_s)
     rounds = blocks / (resident * gpu.sms)
-    compute = block_s * (math.ceil(rounds) if work.fullest == work.steps else max(rounds, 1.0))
+    compute = block_s * (math.ceil(rounds) if alike else max(rounds, 1.0))
     compute = max(compute, blocks * turns * alone.l2 / (gpu.sms * gpu.clock_hz))
     compute /= mean_clock(overlapped(compute, memory), gpu.hot_clock)
     apart = PART_BYTES * work.partial * batch / (gpu.memory_bandwidth_bytes_per_s * by.memory)

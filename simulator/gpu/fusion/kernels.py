@@ -23,7 +23,7 @@ from .least import Least
 from .structure import Structure
 from .tiles import tilings
 from .tiling import Tiling
-from .work import WARPS, Work, held_of, read_of, work_of, written_of
+from .work import WARPS, Work, fullest_of, held_of, read_of, work_of, written_of
 
 # Rows that share one reading of an operand; mma.sync has 16.
 _GROUP_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
@@ -56,6 +56,9 @@ class Kernel:
     busy_s: float
 
 
+Candidate = tuple[Tiling, Work]
+
+
 class Layer:
     """Lays units of a cascade on a GPU as one kernel, and remembers what it has laid.
 
@@ -69,8 +72,8 @@ class Layer:
         self.case, self.graph, self.gpu, self.by = case, graph, gpu, by
         self._call = make_call(batch=1, heads=1, seq_q=1, head_dim=HEAD_DIM, dtype=dtype)
         self._group_rows = _GROUP_ROWS.get(gpu.target, 16)
-        self._known: dict[tuple[frozenset[int], frozenset[str]], Least[Work, Kernel]] = {}
-        self._works: dict[frozenset[int], list[Work]] = {}
+        self._known: dict[tuple[frozenset[int], frozenset[str]], Least[Candidate, Kernel]] = {}
+        self._works: dict[frozenset[int], list[Candidate]] = {}
         # Half of the registers hold tiles; the rest is what a thread needs for itself. Assumed.
         self.room = gpu.shared_bytes_per_sm + 4.0 * gpu.registers_per_sm / 2
 
@@ -85,50 +88,47 @@ class Layer:
         """
         return self.fastest(units, written).result
 
-    def fastest(self, units: frozenset[int], written: frozenset[str]) -> Least[Work, Kernel]:
+    def fastest(self, units: frozenset[int], written: frozenset[str]) -> Least[Candidate, Kernel]:
         """Return the search for the fastest kernel of some units, by its seconds beyond a launch; as `kernel`."""
         key = (units, written)
         if key not in self._known:
             self._known[key] = self._search(units, written)
         return self._known[key]
 
-    def _search(self, units: frozenset[int], written: frozenset[str]) -> Least[Work, Kernel]:
+    def _search(self, units: frozenset[int], written: frozenset[str]) -> Least[Candidate, Kernel]:
         case = self.case
         writes = written_of(case, written)
         moved = read_of(case, self.graph.readings(units)) + writes
 
-        def candidates() -> Iterator[tuple[float, Work]]:
-            structure = self.graph.structure(units)
-            for work in self._works_of(units) if structure else ():
+        def candidates() -> Iterator[tuple[float, Candidate]]:
+            for tiling, work in self._fit(units):
                 whole = replace(work, writes=writes)
-                yield self._floor_s(structure, whole), whole
+                yield self._floor_s(tiling, whole), (tiling, whole)
 
-        def laid(work: Work) -> tuple[float, Kernel]:
-            kernel = self._laid(units, work, written)
+        def laid(candidate: Candidate) -> tuple[float, Kernel]:
+            tiling, work = candidate
+            kernel = self._laid(units, tiling, replace(work, fullest=fullest_of(tiling)), written)
             return kernel.busy_s, kernel
 
         return Least(moved_s(self.gpu, self.by, moved * case.batch) * (1 - SLACK), candidates, laid)
 
-    def _works_of(self, units: frozenset[int]) -> list[Work]:
-        """Return what each tile that a block can hold has it do, what it writes left out."""
+    def _fit(self, units: frozenset[int]) -> list[Candidate]:
+        """Return the tiles that a block can hold, with what it does but for what it writes."""
         if units not in self._works:
-            self._works[units] = list(self._found(units))
+            structure = self.graph.structure(units)
+            self._works[units] = list(self._found(structure, alone=len(units) == 1)) if structure else []
         return self._works[units]
 
-    def _found(self, units: frozenset[int]) -> Iterator[Work]:
-        structure = self.graph.structure(units)
-        assert structure is not None
+    def _found(self, structure: Structure, *, alone: bool) -> Iterator[Candidate]:
         held = [(held_of(t, self.gpu), t) for t in tilings(self.case, structure, self.gpu)]
         fit = [each for each in held if each[0] <= self.room]
-        if not fit and len(units) == 1:
+        if not fit and alone:
             fit = [min(held, key=lambda each: each[0])]
+        words = {"operand_rows": self._group_rows, "written": frozenset(), "alike": True}
         for size, tiling in fit:
-            yield work_of(
-                tiling, self.gpu, held=size, operand_rows=self._group_rows, written=frozenset()
-            )
+            yield tiling, work_of(tiling, self.gpu, held=size, **words)
 
-    def _floor_s(self, structure: Structure, work: Work) -> float:
-        waited = waited_cycles(structure.chain, _trips(structure, work))
+    def _floor_s(self, tiling: Tiling, work: Work) -> float:
         least = floor_s(
             work,
             self._tile(work),
@@ -136,7 +136,8 @@ class Layer:
             by=self.by,
             dtype=self._call.dtype,
             batch=self.case.batch,
-            waited_cycles=waited,
+            waited_cycles=waited_cycles(tiling.structure.chain, _trips(tiling.structure, work)),
+            alike=tiling.active == 1.0,
         )
         return least * (1 - SLACK)
 
@@ -151,9 +152,8 @@ class Layer:
             tensor_share=1.0 if wide else SYNC_SHARE.get(self.gpu.target, 1.0),
         )
 
-    def _laid(self, units: frozenset[int], work: Work, written: frozenset[str]) -> Kernel:
-        structure, made = self.graph.structure(units), self._tile(work)
-        assert structure is not None
+    def _laid(self, units: frozenset[int], tiling: Tiling, work: Work, written: frozenset[str]) -> Kernel:
+        structure, made = tiling.structure, self._tile(work)
         names = tuple(e.name for e in structure.einsums)
         grid = _grid("+".join(names), self.case, structure, work)
         laid = lay_grids([self._call], self.gpu, mapping=mapping_of([grid], [made]), tile=made)

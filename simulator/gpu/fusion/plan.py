@@ -11,9 +11,8 @@ from ...hardware.gpu import Gpu
 from ..efficiency import Efficiency
 from .case import Case
 from .groups import Graph, Group, Groups, of_names
-from .kernels import Kernel, Layer
+from .kernels import Candidate, Kernel, Layer
 from .least import Least
-from .work import Work
 
 # Less of a gain is none: a millionth, above what sums of floating-point numbers differ by.
 _GAIN = 1e-6
@@ -68,7 +67,7 @@ class Planner:
             least.append((best, (*least[at][1], Group(frozenset(range(at, end))))))
         return least[-1][1]
 
-    def _run(self, start: int, end: int) -> Least[Work, Kernel]:
+    def _run(self, start: int, end: int) -> Least[Candidate, Kernel]:
         """Return the search for the kernel of a run of the text, which writes what anybody outside of it reads."""
         group = Group(frozenset(range(start, end)))
         rest = [Group(frozenset((i,))) for i in range(len(self.graph.units)) if not start <= i < end]

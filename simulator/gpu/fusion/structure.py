@@ -89,6 +89,12 @@ class Structure:
     states: frozenset[str]
 
     @cached_property
+    def variables(self) -> tuple[str, ...]:
+        """All variables that its Einsums and what they read name."""
+        every = (*self.einsums, *self.first)
+        return tuple(dict.fromkeys(v for e in every for v in (*e.variables, *e.output_variables)))
+
+    @cached_property
     def used_up(self) -> tuple[tuple[str, ...], ...]:
         """What it has made that each of its Einsums is the last to read."""
         own = {e.name for e in self.einsums}

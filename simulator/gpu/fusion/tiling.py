@@ -36,6 +36,7 @@ class Tiling:
         self._steps = self._cut()
         self._apart = {*self.tile, *self._steps}
         self._counted: dict[str, tuple[int, int]] = {}
+        self._extents: dict[frozenset[str], dict[str, int]] = {}
 
     def _cut(self) -> dict[str, int]:
         """Return the extent of a step along each variable that is walked; those summed together share one length."""
@@ -74,26 +75,32 @@ class Tiling:
             return every
         return min(every, -(-self._steps_along(variable) // self.parts) * self._steps[variable])
 
-    def now(self, variable: str, *, whole: Iterable[str] = ()) -> int:
-        """Return how many values of a variable a block has before it at a time.
+    def now(self, variable: str) -> int:
+        """Return how many values of a variable a block has before it at a time."""
+        return self.extents(()).get(variable) or self._of_block(variable)
+
+    def extents(self, whole: Collection[str]) -> Mapping[str, int]:
+        """Return how many values of each variable a block has before it at a time.
 
         Args:
             whole: variables of which it has all, if they do not tell blocks apart.
         """
-        if variable in self.tile:
-            return self.tile[variable]
-        if variable in self._steps and variable not in whole:
-            return self._steps[variable]
-        return self._of_block(variable)
+        key = frozenset(whole)
+        if key not in self._extents:
+            steps = {v: n for v, n in self._steps.items() if v not in key}
+            seen = {v: self._of_block(v) for v in self.structure.variables if v not in steps}
+            self._extents[key] = {**seen, **steps, **self.tile}
+        return self._extents[key]
 
     def part(self, access: Access, *, whole: Collection[str] = ()) -> float:
         """Return how many elements of a tensor a block has before it at a time, at the most."""
-        return self.case.part(access, lambda v: self.now(v, whole=whole))
+        return self.case.part(access, self.extents(whole))
 
     @cached_property
     def loaded(self) -> tuple[float, ...]:
         """Elements that a block comes to see of each reading of memory, in the order of the structure's."""
-        return tuple(self.part(access, whole=self.structure.walked) for access in self.structure.readings)
+        every = self.extents(self.structure.walked)
+        return tuple(self.case.part(access, every) for access in self.structure.readings)
 
     def executed(self, einsum: Einsum, space: tuple[str, ...]) -> float:
         """Return the points of a space that all blocks compute: in each tile and step that has a point left, all.
@@ -132,6 +139,32 @@ class Tiling:
         named = {v: self._digits(v, {*self.tile, *along}) for v in extents}
         every = told_of(own for v, own in named.items() if v not in cut)
         return self.case.fullest(condition, named, cut) / every
+
+    @cached_property
+    def active(self) -> float:
+        """The share of the steps that find something to do, as a mean over all blocks."""
+        return max((mean for mean, _, _ in self._shares), default=1.0)
+
+    @cached_property
+    def most_active(self) -> float:
+        """The share of the steps that find something to do in the fullest block."""
+        if self.active == 1.0:
+            return 1.0
+        most = (
+            self.fullest(e, names, self.structure.outer)
+            for mean, e, names in self._shares
+            if mean == self.active
+        )
+        return max(self.active, *most)
+
+    @cached_property
+    def _shares(self) -> list[tuple[float, Einsum, frozenset[str]]]:
+        """For each Einsum that reads what moves with the steps, the share of them in which it has a point left."""
+        outer, names = self.structure.outer, self.case.names
+        moving = ((a, e) for a, readers in self.structure.readings.items() for e in readers)
+        return [
+            (self.live(e, names(a), outer), e, names(a)) for a, e in moving if not names(a).isdisjoint(outer)
+        ]
 
     def _condition(self, einsum: Einsum, space: tuple[str, ...]) -> tuple[Condition, tuple[str, ...]]:
         """Return what has to hold in a space with what tells blocks apart, and the variables by which it says so."""

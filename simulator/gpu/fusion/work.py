@@ -72,13 +72,22 @@ class Work:
     partial: float
 
 
-def work_of(tiling: Tiling, gpu: Gpu, *, held: float, operand_rows: int, written: frozenset[str]) -> Work:
+def work_of(
+    tiling: Tiling,
+    gpu: Gpu,
+    *,
+    held: float,
+    operand_rows: int,
+    written: frozenset[str],
+    alike: bool = False,
+) -> Work:
     """Return what a block of a kernel does.
 
     Args:
         held: bytes that it holds, of `held_of`, which is asked before all else.
         operand_rows: rows of a product that share one reading of its columns from shared memory; 16 of mma.sync.
         written: tensors that others read, or that are asked for.
+        alike: the fullest block is not looked for, and taken to be as the others.
     """
     case, structure, blocks = tiling.case, tiling.structure, tiling.blocks
     pipes = dict.fromkeys(("tensor", "exp", "fma", "alu"), 0.0)
@@ -102,14 +111,14 @@ def work_of(tiling: Tiling, gpu: Gpu, *, held: float, operand_rows: int, written
                 continue
             for pipe, count in _PIPES[action.op].items():
                 pipes[pipe] += done * count
-    active, fullest, loads = _traffic(tiling, gpu)
+    loads = _loads(tiling, gpu)
     partial = sum(case.elements(e.name) for e in structure.einsums if structure.parted in e.reduced)
     sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
     rows, columns = max(sides, key=math.prod)
     return Work(
         blocks=blocks,
-        steps=_whole(tiling.steps * active),
-        fullest=_whole(tiling.steps * fullest),
+        steps=_whole(tiling.steps * tiling.active),
+        fullest=_whole(tiling.steps * tiling.active) if alike else fullest_of(tiling),
         rows=rows,
         columns=columns,
         loads=loads,
@@ -134,6 +143,11 @@ def read_of(case: Case, readings: Iterable[Access]) -> float:
 def written_of(case: Case, written: Collection[str]) -> float:
     """Return the bytes of tensors that a kernel leaves in memory, batch left out."""
     return case.word * sum(map(case.elements, sorted(written)))
+
+
+def fullest_of(tiling: Tiling) -> int:
+    """Return the steps of the block that takes the most."""
+    return _whole(tiling.steps * tiling.most_active)
 
 
 def _whole(steps: float) -> int:
@@ -191,35 +205,24 @@ def _room(gpu: Gpu) -> float:
     return gpu.shared_bytes_per_block / 2
 
 
-def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float]:
-    """Return shares of the steps that find something to do, and the bytes that a block loads.
+def _loads(tiling: Tiling, gpu: Gpu) -> float:
+    """Return the bytes that a block loads.
 
-    The first share is the mean over all blocks, the second that of the fullest.
     Of what moves with the steps only the tiles are loaded of which a `where` leaves a point, and a step for which it
     leaves nothing to load is left out.
     """
     case, structure, room = tiling.case, tiling.structure, _room(gpu)
     loads = anew = 0.0
-    busy: list[tuple[float, float]] = []
     for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
         all_of_it = case.word * loaded
         names = case.names(access)
         if not names.isdisjoint(structure.outer):
-            loads += all_of_it * max(tiling.live(e, names, names) for e in readers)
-            busy.append(max(_shares(tiling, e, names) for e in readers))
+            loads += all_of_it * max(tiling.live(e, names, tuple(names)) for e in readers)
         elif all_of_it <= room:
             loads += all_of_it
         else:
             anew += all_of_it
-    active, fullest = max(busy, default=(1.0, 1.0))
-    return active, fullest, loads + anew * tiling.steps * active
-
-
-def _shares(tiling: Tiling, einsum: Einsum, names: frozenset[str]) -> tuple[float, float]:
-    """Return the share of the steps in which an Einsum has a point left, of all blocks and of the fullest."""
-    outer = tiling.structure.outer
-    mean = tiling.live(einsum, names, outer)
-    return mean, max(mean, tiling.fullest(einsum, names, outer)) if mean < 1.0 else 1.0
+    return loads + anew * tiling.steps * tiling.active
 
 
 def _busy(tiling: Tiling) -> float:
