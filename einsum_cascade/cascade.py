@@ -58,8 +58,11 @@ class Cascade:
 
     @cached_property
     def derived(self) -> dict[Any, Any]:
-        """What analyses have worked out of it whatever the sizes, each by a key of its own: it never changes."""
+        """What others have worked out of it, each by a key of its own; it never changes, and no copy needs it."""
         return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "derived"}
 
     @cached_property
     def states(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from einsum_cascade.analysis.intervals import slope
-from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of
+from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of, operations
 from einsum_cascade.analysis.predicates import deciding
 from einsum_cascade.analysis.tile_points import Digit, live_settings
 from einsum_cascade.cascade import Cascade
@@ -52,6 +52,18 @@ class Condition:
     extents: Mapping[str, int]
 
 
+class _Extents(dict[str, int]):
+    """Sizes by variable, as somebody asks for them."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self._sizes = sizes
+
+    def __missing__(self, variable: str) -> int:
+        self[variable] = found = self._sizes[rank_of(variable)]
+        return found
+
+
 @dataclass(frozen=True)
 class Case:
     """What a kernel is asked for: a cascade at some sizes, in a type.
@@ -71,6 +83,16 @@ class Case:
     def numbers(self) -> dict[str, float]:
         """Sizes and constants by name."""
         return numbers_of(self.cascade, self.sizes)
+
+    @functools.cached_property
+    def operations(self) -> Mapping[str, int]:
+        """Operations as the language counts them, by cost class, of all of the batch."""
+        return operations(self.cascade, self.sizes)
+
+    @functools.cached_property
+    def extents(self) -> Mapping[str, int]:
+        """How many values each variable has."""
+        return _Extents(self.sizes)
 
     @functools.cached_property
     def _known(self) -> dict[Any, Any]:
@@ -210,7 +232,7 @@ class Case:
                 sizes[signature.state] = sizes[signature.state] + 1 if _wants_all(self.cascade, tensor) else 1
             elif writer is not None:
                 condition, names = self.condition(writer, writer.output_variables)
-                return float(self.live_tiles(condition, {v: ((self.sizes[rank_of(v)], True),) for v in names}))
+                return float(self.live_tiles(condition, {v: ((self.extents[v], True),) for v in names}))
             return float(math.prod(sizes))
 
         return self._once(("elements", tensor), found)
@@ -223,7 +245,7 @@ class Case:
         """
 
         def found() -> float:
-            whole = {v: self.sizes[rank_of(v)] for v in variables(access)}
+            whole = {v: self.extents[v] for v in variables(access)}
             places = math.prod(self.places(index, whole) for index in access.indices)
             return min(places, math.prod(whole.values()), self.elements(access.tensor))
 

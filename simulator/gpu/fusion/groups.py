@@ -41,6 +41,10 @@ class Graph:
     cascade: Cascade
 
     @cached_property
+    def _read(self) -> dict[frozenset[int], frozenset[str]]:
+        return {}
+
+    @cached_property
     def _known(self) -> dict[tuple[str, Groups], Groups | None]:
         """What has been said of groups: a search comes back to most of them several times."""
         return {}
@@ -103,7 +107,11 @@ class Graph:
     def read(self, group: Group) -> frozenset[str]:
         """Return the tensors that a group reads of other groups."""
         units = group.units
-        return frozenset(n for i in units for n in self._made[i] if self.writers[n] not in units)
+        if units not in self._read:
+            self._read[units] = frozenset(
+                n for i in units for n in self._made[i] if self.writers[n] not in units
+            )
+        return self._read[units]
 
     def written(self, groups: Groups) -> list[frozenset[str]]:
         """Return the tensors that each group has to write: its own that another one reads, or that are asked for."""
@@ -191,6 +199,12 @@ def _owned(groups: Groups) -> Groups:
         owned |= taken
         out.append(Group(group.own | taken, group.again - taken))
     return tuple(out)
+
+
+def graph_of(cascade: Cascade) -> Graph:
+    """Return the units of a cascade, the same for all sizes: kernels have one structure whatever the sizes."""
+    graph: Graph = cascade.derived.setdefault("graph", Graph(cascade))
+    return graph
 
 
 def of_names(graph: Graph, groups: Sequence[Sequence[str]]) -> Groups:

@@ -10,7 +10,7 @@ from einsum_cascade.errors import MappingError, nearest
 from ...hardware.gpu import Gpu
 from ..efficiency import Efficiency
 from .case import Case
-from .groups import Graph, Group, Groups, of_names
+from .groups import Group, Groups, graph_of, of_names
 from .kernels import Candidate, Kernel, Layer
 from .least import Least
 
@@ -33,7 +33,8 @@ class Planner:
 
     def __init__(self, case: Case, gpu: Gpu, dtype: str, *, by: Efficiency) -> None:
         """See the class."""
-        self.case, self.graph, self.dtype, self.by = case, Graph(case.cascade), dtype, by
+        self.case, self.graph, self.dtype, self.by = case, graph_of(case.cascade), dtype, by
+        self._searched: dict[Groups, list[Least[Candidate, Kernel]]] = {}
         self._layer = Layer(case, self.graph, gpu, dtype, by=by)
 
     def apart(self) -> list[Kernel]:
@@ -124,8 +125,10 @@ class Planner:
         """Return what groups take if that is below something, else less, but not below it; infinite if impossible."""
         if self.graph.in_order(groups) is None:
             return math.inf
-        written = self.graph.written(groups)
-        searches = [self._layer.fastest(g.units, w) for g, w in zip(groups, written, strict=True)]
+        if groups not in self._searched:
+            written = zip(groups, self.graph.written(groups), strict=True)
+            self._searched[groups] = [self._layer.fastest(g.units, w) for g, w in written]
+        searches = self._searched[groups]
         total = sum(self.by.launch_s + s.floor for s in searches)
         for search in sorted(searches, key=lambda s: s.floor, reverse=True):
             if total >= below * (1 + _ROUNDING):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from einsum_cascade.analysis.points import batch_of, known_sizes, operations
+from einsum_cascade.analysis.points import batch_of, known_sizes
 from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.errors import MappingError, nearest
 
@@ -66,7 +66,7 @@ def predict_cascade(
     gpu = find_gpu(on) if isinstance(on, str) else on
     planner = _planner(cascade, sizes, gpu, dtype)
     laid = _laid(planner, implementation, kernels)
-    useful = 2.0 * operations(cascade, planner.case.sizes).get("mac", 0)
+    useful = 2.0 * planner.case.operations.get("mac", 0)
     mapping = mapping_of([k.grid for k in laid], [k.tile for k in laid], useful=useful)
     return predict(
         cascade.name,
@@ -94,6 +94,16 @@ def kernels_of(
 def _planner(cascade: Cascade, sizes: Mapping[str, int] | str, gpu: Gpu, dtype: str) -> Planner:
     known = known_sizes(cascade, sizes)
     word = _type(dtype)
+    key = known, gpu, word
+    # Who asks for one way mostly asks for the other next, of which kernels are the same.
+    last = cascade.derived.get("planner")
+    if last is None or last[0] != key:
+        last = cascade.derived["planner"] = key, _new_planner(cascade, known, gpu, word)
+    planner: Planner = last[1]
+    return planner
+
+
+def _new_planner(cascade: Cascade, known: Mapping[str, int], gpu: Gpu, word: str) -> Planner:
     case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
     return Planner(case, gpu, word, by=_constants(gpu))
 

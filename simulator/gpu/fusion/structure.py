@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.declarations import Iterate, rank_of
+from einsum_cascade.declarations import Iterate
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access, Var, variables
 from einsum_cascade.ops import REDUCTION
@@ -268,8 +268,3 @@ def _chain(cascade: Cascade, einsums: Sequence[Einsum]) -> int:
                     steps[name] = max(steps.get(name, 0), steps[einsum.name] + 1)
         longest = max(longest, steps.get(state, 0))
     return longest
-
-
-def extent(variable: str, sizes: Mapping[str, int]) -> int:
-    """Return how many values a variable has."""
-    return sizes[rank_of(variable)]

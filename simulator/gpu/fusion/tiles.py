@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ...hardware.gpu import Gpu
 from .case import Case
-from .structure import Structure, extent
+from .structure import Structure
 from .tiling import STEP, Tiling
 
 # Rows and columns of a product's tile that are tried, and elements of a tile without a product. Assumed: the sizes
@@ -48,7 +48,7 @@ def _spread(case: Case, side: Sequence[str], length: int) -> dict[str, int]:
     """Return a tile of about a length along one side, the last of its variables filled first."""
     tile = {}
     for v in reversed(side):
-        tile[v] = min(extent(v, case.sizes), max(length, 1))
+        tile[v] = min(case.extents[v], max(length, 1))
         length //= tile[v]
     return tile
 

@@ -12,7 +12,7 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access
 
 from .case import Case, Condition, told_of
-from .structure import Structure, extent
+from .structure import Structure
 
 # Keys, tokens or terms that a block takes at a time: the commonest key tile of attention kernels. Assumed.
 STEP = 64
@@ -32,7 +32,7 @@ class Tiling:
     ) -> None:
         """See the class."""
         self.case, self.structure, self.parts, self.scanned = case, structure, parts, scanned
-        self.tile = {v: min(tile.get(v, 1), extent(v, case.sizes)) for v in structure.blocks}
+        self.tile = {v: min(tile.get(v, 1), case.extents[v]) for v in structure.blocks}
         self._steps = self._cut()
         self._apart = {*self.tile, *self._steps}
         self._counted: dict[str, tuple[int, int]] = {}
@@ -41,19 +41,19 @@ class Tiling:
     def _cut(self) -> dict[str, int]:
         """Return the extent of a step along each variable that is walked; those summed together share one length."""
         loop = self.structure.loop
-        out = {loop: min(self.scanned, extent(loop, self.case.sizes))} if loop else {}
+        out = {loop: min(self.scanned, self.case.extents[loop])} if loop else {}
         for einsum in self.structure.einsums:
             left = STEP
             for v in reversed(einsum.reduced):
                 if v in self.structure.walked and v not in out:
-                    out[v] = min(max(left, 1), extent(v, self.case.sizes))
+                    out[v] = min(max(left, 1), self.case.extents[v])
                     left //= out[v]
         return {v: out[v] for v in self.structure.walked}
 
     @property
     def blocks(self) -> int:
         """Blocks of the kernel, batch left out."""
-        return self.parts * math.prod(-(-extent(v, self.case.sizes) // t) for v, t in self.tile.items())
+        return self.parts * math.prod(-(-self.case.extents[v] // t) for v, t in self.tile.items())
 
     @property
     def most_parts(self) -> int:
@@ -66,11 +66,11 @@ class Tiling:
         return math.prod(-(-self._of_block(v) // self._steps[v]) for v in self.structure.outer)
 
     def _steps_along(self, variable: str) -> int:
-        return -(-extent(variable, self.case.sizes) // self._steps[variable])
+        return -(-self.case.extents[variable] // self._steps[variable])
 
     def _of_block(self, variable: str) -> int:
         """Return how many values of a variable that is not a tile's a block comes to see."""
-        every = extent(variable, self.case.sizes)
+        every = self.case.extents[variable]
         if self.parts == 1 or variable != self.structure.parted:
             return every
         return min(every, -(-self._steps_along(variable) // self.parts) * self._steps[variable])
@@ -184,7 +184,7 @@ class Tiling:
             parts = [variable_of(r) for r in self.case.cascade.splits[rank]]
             if not self._apart.isdisjoint(parts):
                 return tuple(d for v in parts for d in self._digits(v, told))
-        size, now = extent(variable, self.case.sizes), self.now(variable)
+        size, now = self.case.extents[variable], self.now(variable)
         return (
             ((-(-size // now), True), (now, False)) if now < size and variable in told else ((size, False),)
         )
