@@ -95,6 +95,16 @@ class Case:
         return _Extents(self.sizes)
 
     @functools.cached_property
+    def _names(self) -> dict[int, tuple[str, ...]]:
+        """The variables of each reading, by its identity."""
+        return {}
+
+    @functools.cached_property
+    def _parts(self) -> dict[tuple[int, ...], float]:
+        """The elements of each reading, by its identity and the extents of its variables."""
+        return {}
+
+    @functools.cached_property
     def _known(self) -> dict[Any, Any]:
         return {}
 
@@ -139,18 +149,20 @@ class Case:
         Args:
             extents: how many values each variable has.
         """
-        names: tuple[str, ...] = self._once(("order", id(access)), lambda: variables(access))
-        now = tuple([extents[v] for v in names])
+        names = self._names.get(id(access)) or self._names.setdefault(id(access), variables(access))
+        key = (id(access), *[extents[v] for v in names])
+        found = self._parts.get(key)
+        if found is None:
+            found = self._parts[key] = self._part(access, extents)
+        return found
 
-        def found() -> float:
-            signature = self.cascade.signatures[access.tensor]
-            total = 1.0
-            for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
-                most = self.sizes[rank] + (axis == signature.state)  # and what it was before the first step
-                total *= min(self.places(index, extents), most)
-            return min(total, math.prod(now))
-
-        return self._once(("part", id(access), now), found)
+    def _part(self, access: Access, extents: Mapping[str, int]) -> float:
+        signature = self.cascade.signatures[access.tensor]
+        total = 1.0
+        for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
+            most = self.sizes[rank] + (axis == signature.state)  # and what it was before the first step
+            total *= min(self.places(index, extents), most)
+        return min(total, math.prod(extents[v] for v in variables(access)))
 
     def _slopes(self, index: Expr) -> tuple[tuple[str, float], ...] | None:
         if accesses(index):
@@ -176,7 +188,9 @@ class Case:
         if not condition.parts:
             return rest
         key = ("live", id(condition), tuple(named.items()))
-        return rest * self._once(key, lambda: self._live(condition.parts, named, condition.extents, decided=True))
+        return rest * self._once(
+            key, lambda: self._live(condition.parts, named, condition.extents, decided=True)
+        )
 
     def fullest(self, condition: Condition, digits: Digits, tile: Mapping[str, int]) -> int:
         """Return how many settings of the digits that are told apart have a point left in the fullest tile; or all.
@@ -215,27 +229,24 @@ class Case:
             if v in digits and math.prod(d for d, _ in digits[v]) > n
         ]
         try:
-            return live_settings(
-                [*parts, *ends], digits, self.numbers, most=_MOST_LOOKED, decided=decided
-            )
+            return live_settings([*parts, *ends], digits, self.numbers, most=_MOST_LOOKED, decided=decided)
         except CascadeError:
             return told_of(digits.values())
 
     def elements(self, tensor: str) -> float:
         """Return the elements of a tensor in memory: those that exist, and of a state the last, or all."""
+        return self._once(("elements", tensor), lambda: self._elements(tensor))
 
-        def found() -> float:
-            writer = next((e for e in self.cascade.einsums if e.name == tensor), None)
-            signature = self.cascade.signatures[tensor]
-            sizes = [self.sizes[r] for r in signature.ranks]
-            if signature.state is not None:  # one more than the steps: what it was before the first
-                sizes[signature.state] = sizes[signature.state] + 1 if _wants_all(self.cascade, tensor) else 1
-            elif writer is not None:
-                condition, names = self.condition(writer, writer.output_variables)
-                return float(self.live_tiles(condition, {v: ((self.extents[v], True),) for v in names}))
-            return float(math.prod(sizes))
-
-        return self._once(("elements", tensor), found)
+    def _elements(self, tensor: str) -> float:
+        writer = next((e for e in self.cascade.einsums if e.name == tensor), None)
+        signature = self.cascade.signatures[tensor]
+        sizes = [self.sizes[r] for r in signature.ranks]
+        if signature.state is not None:  # one more than the steps: what it was before the first
+            sizes[signature.state] = sizes[signature.state] + 1 if _wants_all(self.cascade, tensor) else 1
+        elif writer is not None:
+            condition, names = self.condition(writer, writer.output_variables)
+            return float(self.live_tiles(condition, {v: ((self.extents[v], True),) for v in names}))
+        return float(math.prod(sizes))
 
     def reached(self, access: Access) -> float:
         """Return how many elements of a tensor in memory a reading comes to, at the most.

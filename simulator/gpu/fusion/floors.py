@@ -48,10 +48,17 @@ def floor_s(
     turns = -(-work.blocks * batch // MOST_BLOCKS)
     blocks = -(-work.blocks // turns) * batch
     resident = min(max(math.ceil(blocks / gpu.sms), 1), tile.blocks_per_sm)
-    alone = timed(gpu, tile, step_pipes(gpu, tile, {n: getattr(work, n) for n in STEP_WORK}, dtype=dtype), overlaps=False)
+    alone = timed(
+        gpu,
+        tile,
+        step_pipes(gpu, tile, {n: getattr(work, n) for n in STEP_WORK}, dtype=dtype),
+        overlaps=False,
+    )
     tiles_s = turns * alone.seconds(gpu.clock_hz, by.scalar, share=port_share(gpu))
     waited_s = turns * work.steps * waited_cycles / gpu.clock_hz
-    block_s = _ends_s(gpu, by, work.writes * batch / (blocks * resident), blocks) + max(tiles_s * resident, waited_s)
+    block_s = _ends_s(gpu, by, work.writes * batch / (blocks * resident), blocks) + max(
+        tiles_s * resident, waited_s
+    )
     rounds = blocks / (resident * gpu.sms)
     compute = block_s * (math.ceil(rounds) if alike else max(rounds, 1.0))
     compute = max(compute, blocks * turns * alone.l2 / (gpu.sms * gpu.clock_hz))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -120,13 +121,23 @@ class Layer:
         return self._works[units]
 
     def _found(self, structure: Structure, *, alone: bool) -> Iterator[Candidate]:
-        held = [(held_of(t, self.gpu), t) for t in tilings(self.case, structure, self.gpu)]
+        most = math.inf if alone else self.room
+        held = [(held_of(t, self.gpu, most=most), t) for t in tilings(self.case, structure, self.gpu)]
         fit = [each for each in held if each[0] <= self.room]
         if not fit and alone:
             fit = [min(held, key=lambda each: each[0])]
-        words = {"operand_rows": self._group_rows, "written": frozenset(), "alike": True}
         for size, tiling in fit:
-            yield tiling, work_of(tiling, self.gpu, held=size, **words)
+            yield (
+                tiling,
+                work_of(
+                    tiling,
+                    self.gpu,
+                    held=size,
+                    operand_rows=self._group_rows,
+                    written=frozenset(),
+                    alike=True,
+                ),
+            )
 
     def _floor_s(self, tiling: Tiling, work: Work) -> float:
         least = floor_s(

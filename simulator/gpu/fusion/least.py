@@ -36,24 +36,30 @@ class Least(Generic[C, R]):
         self._best: tuple[float, int] = (math.inf, 0)
         self._result: R | None = None
 
-    def within(self, below: float) -> float:
-        """Return the least cost if that is below something, else a floor under it that is not."""
+    def raised(self, below: float) -> float:
+        """Return a floor under the least cost, of the candidates' own floors if that of all is below something."""
         if self._left is None:
             if self._floor >= below:
                 return self._floor
             found = ((floor, place, c) for place, (floor, c) in enumerate(self._candidates()))
             self._left = sorted(found, key=lambda each: each[:2], reverse=True)
+        return min(self._best[0], self._left[-1][0] if self._left else math.inf)
+
+    def within(self, below: float) -> float:
+        """Return the least cost if that is below something, else a floor under it that is not."""
+        found = self.raised(below)
         while self._left and self._left[-1][0] < below and self._left[-1][0] <= self._best[0]:
             _, place, candidate = self._left.pop()
             cost, result = self._work_out(candidate)
             if (cost, place) < self._best or self._result is None:
                 self._best, self._result = (cost, place), result
-        return min(self._best[0], self._left[-1][0] if self._left else math.inf)
+            found = min(self._best[0], self._left[-1][0] if self._left else math.inf)
+        return found
 
     @property
     def floor(self) -> float:
         """What the least cost is known not to be below."""
-        return self.within(-math.inf)
+        return self.raised(-math.inf)
 
     @property
     def result(self) -> R | None:

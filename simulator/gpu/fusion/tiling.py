@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 from einsum_cascade.analysis.tile_points import Digit
@@ -16,6 +16,7 @@ from .structure import Structure
 
 # Keys, tokens or terms that a block takes at a time: the commonest key tile of attention kernels. Assumed.
 STEP = 64
+_NOTHING: frozenset[str] = frozenset()
 
 
 class Tiling:
@@ -77,29 +78,29 @@ class Tiling:
 
     def now(self, variable: str) -> int:
         """Return how many values of a variable a block has before it at a time."""
-        return self.extents(()).get(variable) or self._of_block(variable)
+        return self.extents(_NOTHING).get(variable) or self._of_block(variable)
 
-    def extents(self, whole: Collection[str]) -> Mapping[str, int]:
+    def extents(self, whole: frozenset[str]) -> Mapping[str, int]:
         """Return how many values of each variable a block has before it at a time.
 
         Args:
             whole: variables of which it has all, if they do not tell blocks apart.
         """
-        key = frozenset(whole)
-        if key not in self._extents:
-            steps = {v: n for v, n in self._steps.items() if v not in key}
+        found = self._extents.get(whole)
+        if found is None:
+            steps = {v: n for v, n in self._steps.items() if v not in whole}
             seen = {v: self._of_block(v) for v in self.structure.variables if v not in steps}
-            self._extents[key] = {**seen, **steps, **self.tile}
-        return self._extents[key]
+            found = self._extents[whole] = {**seen, **steps, **self.tile}
+        return found
 
-    def part(self, access: Access, *, whole: Collection[str] = ()) -> float:
+    def part(self, access: Access, *, whole: frozenset[str] = _NOTHING) -> float:
         """Return how many elements of a tensor a block has before it at a time, at the most."""
         return self.case.part(access, self.extents(whole))
 
     @cached_property
     def loaded(self) -> tuple[float, ...]:
         """Elements that a block comes to see of each reading of memory, in the order of the structure's."""
-        every = self.extents(self.structure.walked)
+        every = self.extents(frozenset(self.structure.walked))
         return tuple(self.case.part(access, every) for access in self.structure.readings)
 
     def executed(self, einsum: Einsum, space: tuple[str, ...]) -> float:

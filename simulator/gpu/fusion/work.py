@@ -6,13 +6,11 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access
 
 from ...hardware.gpu import Gpu
 from .case import Case
 from .operations import Product
-from .structure import Structure
 from .tiling import Tiling
 
 # What a step does, by the names of the tile model.
@@ -187,17 +185,21 @@ def _operands(tiling: Tiling, product: Product, operand_rows: int) -> float:
     return (of_columns * columns + of_rows * rows) / (rows * columns)
 
 
-def held_of(tiling: Tiling, gpu: Gpu) -> float:
-    """Return the bytes that a block holds: of what it reads, and the most of its own at a time."""
+def held_of(tiling: Tiling, gpu: Gpu, *, most: float = math.inf) -> float:
+    """Return the bytes that a block holds: of what it reads, and the most of its own at a time.
+
+    Args:
+        most: beyond which it does not matter how many there are.
+    """
     case, structure, room = tiling.case, tiling.structure, _room(gpu)
-    held = _WORD * _most_live(tiling)
+    held = 0.0
     for access, loaded in zip(structure.readings, tiling.loaded, strict=True):
         all_of_it = case.word * loaded
         if all_of_it > room or not case.names(access).isdisjoint(structure.outer):
             held += _STAGES * case.word * tiling.part(access)
         else:
             held += all_of_it
-    return held
+    return held if held > most else held + _WORD * _most_live(tiling)
 
 
 def _room(gpu: Gpu) -> float:
