@@ -57,7 +57,9 @@ class Kernel:
     busy_s: float
 
 
+# A tiling, and what a block of it does: in every block what it does on average.
 Candidate = tuple[Tiling, Work]
+Search = Least[Candidate, Kernel]
 
 
 class Layer:
@@ -73,7 +75,7 @@ class Layer:
         self.case, self.graph, self.gpu, self.by = case, graph, gpu, by
         self._call = make_call(batch=1, heads=1, seq_q=1, head_dim=HEAD_DIM, dtype=dtype)
         self._group_rows = _GROUP_ROWS.get(gpu.target, 16)
-        self._known: dict[tuple[frozenset[int], frozenset[str]], Least[Candidate, Kernel]] = {}
+        self._known: dict[tuple[frozenset[int], frozenset[str]], Search] = {}
         self._works: dict[frozenset[int], list[Candidate]] = {}
         # Half of the registers hold tiles; the rest is what a thread needs for itself. Assumed.
         self.room = gpu.shared_bytes_per_sm + 4.0 * gpu.registers_per_sm / 2
@@ -89,29 +91,31 @@ class Layer:
         """
         return self.fastest(units, written).result
 
-    def fastest(self, units: frozenset[int], written: frozenset[str]) -> Least[Candidate, Kernel]:
+    def fastest(self, units: frozenset[int], written: frozenset[str]) -> Search:
         """Return the search for the fastest kernel of some units, by its seconds beyond a launch; as `kernel`."""
         key = (units, written)
         if key not in self._known:
             self._known[key] = self._search(units, written)
         return self._known[key]
 
-    def _search(self, units: frozenset[int], written: frozenset[str]) -> Least[Candidate, Kernel]:
-        case = self.case
-        writes = written_of(case, written)
-        moved = read_of(case, self.graph.readings(units)) + writes
-
-        def candidates() -> Iterator[tuple[float, Candidate]]:
-            for tiling, work in self._fit(units):
-                whole = replace(work, writes=writes)
-                yield self._floor_s(tiling, whole), (tiling, whole)
-
-        def laid(candidate: Candidate) -> tuple[float, Kernel]:
-            tiling, work = candidate
-            kernel = self._laid(units, tiling, replace(work, fullest=fullest_of(tiling)), written)
+    def _search(self, units: frozenset[int], written: frozenset[str]) -> Search:
+        def work_out(candidate: Candidate) -> tuple[float, Kernel]:
+            kernel = self.laid(units, written, candidate)
             return kernel.busy_s, kernel
 
-        return Least(moved_s(self.gpu, self.by, moved * case.batch) * (1 - SLACK), candidates, laid)
+        return Least(self.moved_s(units, written), lambda: self.candidates(units, written), work_out)
+
+    def moved_s(self, units: frozenset[int], written: frozenset[str]) -> float:
+        """Return seconds that a kernel of some units takes at the least, for what it reads and writes."""
+        moved = read_of(self.case, self.graph.readings(units)) + written_of(self.case, written)
+        return moved_s(self.gpu, self.by, moved * self.case.batch) * (1 - SLACK)
+
+    def candidates(self, units: frozenset[int], written: frozenset[str]) -> Iterator[tuple[float, Candidate]]:
+        """Yield the tilings that a block of some units can hold, each with seconds that it takes at the least."""
+        writes = written_of(self.case, written)
+        for tiling, work in self._fit(units):
+            whole = replace(work, writes=writes)
+            yield self._floor_s(tiling, whole), (tiling, whole)
 
     def _fit(self, units: frozenset[int]) -> list[Candidate]:
         """Return the tiles that a block can hold, with what it does but for what it writes."""
@@ -163,7 +167,9 @@ class Layer:
             tensor_share=1.0 if wide else SYNC_SHARE.get(self.gpu.target, 1.0),
         )
 
-    def _laid(self, units: frozenset[int], tiling: Tiling, work: Work, written: frozenset[str]) -> Kernel:
+    def laid(self, units: frozenset[int], written: frozenset[str], candidate: Candidate) -> Kernel:
+        """Return a candidate as the tile model lays it."""
+        tiling, work = candidate[0], replace(candidate[1], fullest=fullest_of(candidate[0]))
         structure, made = tiling.structure, self._tile(work)
         names = tuple(e.name for e in structure.einsums)
         grid = _grid("+".join(names), self.case, structure, work)

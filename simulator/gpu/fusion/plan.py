@@ -11,7 +11,7 @@ from ...hardware.gpu import Gpu
 from ..efficiency import Efficiency
 from .case import Case
 from .groups import Group, Groups, graph_of, of_names
-from .kernels import Candidate, Kernel, Layer
+from .kernels import Kernel, Layer, Search
 from .least import Least
 
 # Less of a gain is none: a millionth, above what sums of floating-point numbers differ by.
@@ -24,11 +24,8 @@ _LONGEST_RUN = 12
 _MOST_AGAIN = 5
 
 
-_IMPOSSIBLE: Least[Candidate, Kernel] = Least(math.inf, lambda: (), lambda c: (math.inf, c[1]))  # type: ignore
-
-
 class Planner:
-    """Chooses the kernels of a cascade on a GPU.
+    """Chooses the kernels of a cascade on a GPU; `layer` has laid them.
 
     Args:
         by: constants of all kernels.
@@ -37,8 +34,8 @@ class Planner:
     def __init__(self, case: Case, gpu: Gpu, dtype: str, *, by: Efficiency) -> None:
         """See the class."""
         self.case, self.graph, self.dtype, self.by = case, graph_of(case.cascade), dtype, by
-        self._searched: dict[Groups, list[Least[Candidate, Kernel]]] = {}
-        self._layer = Layer(case, self.graph, gpu, dtype, by=by)
+        self._searched: dict[Groups, list[Search] | None] = {}
+        self.layer = Layer(case, self.graph, gpu, dtype, by=by)
 
     def apart(self) -> list[Kernel]:
         """Return one kernel a unit, as a framework runs them that fuses nothing."""
@@ -71,11 +68,11 @@ class Planner:
             least.append((best, (*least[at][1], Group(frozenset(range(at, end))))))
         return least[-1][1]
 
-    def _run(self, start: int, end: int) -> Least[Candidate, Kernel]:
+    def _run(self, start: int, end: int) -> Search:
         """Return the search for the kernel of a run of the text, which writes what anybody outside of it reads."""
         group = Group(frozenset(range(start, end)))
         rest = [Group(frozenset((i,))) for i in range(len(self.graph.units)) if not start <= i < end]
-        return self._layer.fastest(group.units, self.graph.written((group, *rest))[0])
+        return self.layer.fastest(group.units, self.graph.written((group, *rest))[0])
 
     def given(self, names: Sequence[Sequence[str]]) -> list[Kernel]:
         """Return the kernels that somebody has chosen, each by the names of its Einsums; the others stay alone.
@@ -97,7 +94,7 @@ class Planner:
             if made is None:
                 raise MappingError(
                     f"kernels: {'+'.join(group)}: no block can hold what passes between them; expected a tile of "
-                    f"{self._layer.room / 1024:.0f} KiB at the most"
+                    f"{self.layer.room / 1024:.0f} KiB at the most"
                 )
         return self._kernels(groups)
 
@@ -116,7 +113,7 @@ class Planner:
 
     def _laid(self, groups: Groups) -> list[Kernel | None]:
         written = self.graph.written(groups)
-        return [self._layer.kernel(g.units, w) for g, w in zip(groups, written, strict=True)]
+        return [self.layer.kernel(g.units, w) for g, w in zip(groups, written, strict=True)]
 
     def _kernels(self, groups: Groups) -> list[Kernel]:
         """Return the kernels of groups that there can be, in the order in which they run."""
@@ -126,9 +123,11 @@ class Planner:
 
     def _seconds(self, groups: Groups, *, below: float = math.inf) -> float:
         """Return what groups take if that is below something, else less, but not below it; infinite if impossible."""
-        searches = self._searched.get(groups)
+        if groups not in self._searched:
+            self._searched[groups] = self._searches(groups)
+        searches = self._searched[groups]
         if searches is None:
-            searches = self._searched[groups] = self._searches(groups)
+            return math.inf
         total = sum(self.by.launch_s + s.floor for s in searches)
         below *= 1 + _ROUNDING
         # The floors are raised first, each as far as is cheap.
@@ -140,11 +139,12 @@ class Planner:
                 total += rise(search, below - total + before) - before
         return sum(self.by.launch_s + s.floor for s in searches)
 
-    def _searches(self, groups: Groups) -> list[Least[Candidate, Kernel]]:
+    def _searches(self, groups: Groups) -> list[Search] | None:
+        """Return the search for the kernel of each group; None where two of them wait for each other."""
         if self.graph.in_order(groups) is None:
-            return [_IMPOSSIBLE]
+            return None
         written = zip(groups, self.graph.written(groups), strict=True)
-        return [self._layer.fastest(g.units, w) for g, w in written]
+        return [self.layer.fastest(g.units, w) for g, w in written]
 
     def _improved(self, groups: Groups, edges: Sequence[tuple[int, int]]) -> Groups:
         """Return groups that no step along an edge from a writer to a reader makes faster, in the order of the edges.

@@ -98,12 +98,13 @@ def _planner(cascade: Cascade, sizes: Mapping[str, int] | str, gpu: Gpu, dtype: 
     # Who asks for one way mostly asks for the other next, of which kernels are the same.
     last = cascade.derived.get("planner")
     if last is None or last[0] != key:
-        last = cascade.derived["planner"] = key, _new_planner(cascade, known, gpu, word)
+        last = cascade.derived["planner"] = key, new_planner(cascade, known, gpu, word)
     planner: Planner = last[1]
     return planner
 
 
-def _new_planner(cascade: Cascade, known: Mapping[str, int], gpu: Gpu, word: str) -> Planner:
+def new_planner(cascade: Cascade, known: Mapping[str, int], gpu: Gpu, word: str) -> Planner:
+    """Return who chooses the kernels of a cascade whose sizes are all known, of a type that is."""
     case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
     return Planner(case, gpu, word, by=_constants(gpu))
 
