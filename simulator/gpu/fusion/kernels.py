@@ -110,12 +110,17 @@ class Layer:
         moved = read_of(self.case, self.graph.readings(units)) + written_of(self.case, written)
         return moved_s(self.gpu, self.by, moved * self.case.batch) * (1 - SLACK)
 
-    def candidates(self, units: frozenset[int], written: frozenset[str]) -> Iterator[tuple[float, Candidate]]:
-        """Yield the tilings that a block of some units can hold, each with seconds that it takes at the least."""
+    def candidates(
+        self, units: frozenset[int], written: frozenset[str]
+    ) -> Iterator[tuple[float, bool, Candidate]]:
+        """Yield the tilings that a block of some units can hold, each with seconds that it takes at the least.
+
+        And whether it takes no more: of blocks that are not alike the tile model has no closed form.
+        """
         writes = written_of(self.case, written)
         for tiling, work in self._fit(units):
             whole = replace(work, writes=writes)
-            yield self._floor_s(tiling, whole), (tiling, whole)
+            yield self._floor_s(tiling, whole), tiling.active == 1.0, (tiling, whole)
 
     def _fit(self, units: frozenset[int]) -> list[Candidate]:
         """Return the tiles that a block can hold, with what it does but for what it writes."""
