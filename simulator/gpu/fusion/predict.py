@@ -98,14 +98,19 @@ def _planner(cascade: Cascade, sizes: Mapping[str, int] | str, gpu: Gpu, dtype: 
     # Who asks for one way mostly asks for the other next, of which kernels are the same.
     last = cascade.derived.get("planner")
     if last is None or last[0] != key:
-        last = cascade.derived["planner"] = key, new_planner(cascade, known, gpu, word)
+        case = last[1].case if last and last[0][::2] == key[::2] else case_of(cascade, known, word)
+        last = cascade.derived["planner"] = key, new_planner(case, gpu, word)
     planner: Planner = last[1]
     return planner
 
 
-def new_planner(cascade: Cascade, known: Mapping[str, int], gpu: Gpu, word: str) -> Planner:
-    """Return who chooses the kernels of a cascade whose sizes are all known, of a type that is."""
-    case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
+def case_of(cascade: Cascade, known: Mapping[str, int], word: str) -> Case:
+    """Return a cascade whose sizes are all known, in a type that is."""
+    return Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
+
+
+def new_planner(case: Case, gpu: Gpu, word: str) -> Planner:
+    """Return who chooses the kernels of a cascade on a GPU, in the type of the case."""
     return Planner(case, gpu, word, by=_constants(gpu))
 
 

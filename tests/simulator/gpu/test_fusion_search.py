@@ -16,7 +16,7 @@ from simulator.gpu.fusion import kernels as laying
 from simulator.gpu.fusion.kernels import Kernel
 from simulator.gpu.fusion.least import Least
 from simulator.gpu.fusion.plan import Planner
-from simulator.gpu.fusion.predict import kernels_of, new_planner
+from simulator.gpu.fusion.predict import case_of, kernels_of, new_planner
 from simulator.hardware.gpu import find_gpu
 
 GPUS = ("a100", "h100", "b200", "l40s")
@@ -38,7 +38,7 @@ def told(kernels: list[Kernel]) -> list[tuple[object, ...]]:
 
 
 def planner_of(cascade: Cascade, *, on: str, long: bool) -> Planner:
-    return new_planner(cascade, sizes_of(cascade, long=long), find_gpu(on), "bf16")
+    return new_planner(case_of(cascade, sizes_of(cascade, long=long), "bf16"), find_gpu(on), "bf16")
 
 
 @pytest.mark.parametrize("name", zoo.names())
