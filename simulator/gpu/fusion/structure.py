@@ -42,6 +42,11 @@ class Unit:
         return frozenset(e.name for e in self.einsums)
 
     @cached_property
+    def products(self) -> tuple[Product, ...]:
+        """Those of its Einsums that are products of two sides."""
+        return tuple(p for e in self.einsums if (p := product_of(e)) is not None)
+
+    @cached_property
     def reads(self) -> frozenset[str]:
         """Tensors that it reads of others."""
         return frozenset(a.tensor for e in (*self.einsums, *self.first) for a in e.reads) - self.names
@@ -174,15 +179,23 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     known = {*moved, *blocks, loop}
     walked = [v for v in dict.fromkeys(order) if v not in known and not _comes_back(einsums, after, v)]
     walked = [loop, *walked] if loop else walked
-    products = tuple(p for e in einsums if (p := product_of(e)) is not None)
+    products = tuple(p for u in units for p in u.products)
     chain = _chain(cascade, einsums) if loop else 0
-    running = bool(loop) and all(is_running(cascade, u.einsums) for u in loops)
-    inside = [e for u in loops for e in u.einsums]
-    masked, idle = (of(cascade, inside, loop) for of in (masked_of, idle_of))
+    running, masked, idle = _of_block(cascade, loops[0]) if loops else (False, frozenset(), frozenset())
     states = cascade.states & {e.name for e in einsums}
     return Structure(
         einsums, first, blocks, tuple(walked), loop, products, chain, running, masked, idle, states
     )
+
+
+def _of_block(cascade: Cascade, block: Unit) -> tuple[bool, frozenset[str], frozenset[str]]:
+    """Return whether an iterate block is a running sum, what of it is masked, and what then has nothing to do."""
+    key = ("block of a kernel", block.loop, block.names)
+    if key not in cascade.derived:
+        masked, idle = (of(cascade, block.einsums, block.loop) for of in (masked_of, idle_of))
+        cascade.derived[key] = is_running(cascade, block.einsums), masked, idle
+    found: tuple[bool, frozenset[str], frozenset[str]] = cascade.derived[key]
+    return found
 
 
 def readings_of(einsums: Sequence[Einsum], first: Sequence[Einsum]) -> Mapping[Access, Sequence[Einsum]]:
