@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError, nearest
 
 from ...hardware.gpu import Gpu
@@ -33,9 +34,14 @@ class Planner:
 
     def __init__(self, case: Case, gpu: Gpu, dtype: str, *, by: Efficiency) -> None:
         """See the class."""
-        self.case, self.graph, self.dtype, self.by = case, graph_of(case.cascade), dtype, by
+        self.case, self.graph, self.gpu = case, graph_of(case.cascade), gpu
+        self.dtype, self.by = dtype, by
         self._searched: dict[Groups, list[Search] | None] = {}
         self.layer = Layer(case, self.graph, gpu, dtype, by=by)
+
+    def of(self, cascade: Cascade, sizes: Mapping[str, int], dtype: str) -> bool:
+        """Tell whether it plans this very cascade, at these sizes and in this type."""
+        return self.case.cascade is cascade and self.case.sizes == sizes and self.dtype == dtype
 
     def apart(self) -> list[Kernel]:
         """Return one kernel a unit, as a framework runs them that fuses nothing."""

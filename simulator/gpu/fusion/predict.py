@@ -23,6 +23,8 @@ from .plan import Planner
 # device, was chosen after looking at rows of B200, where a block of that attention takes six times as long to begin.
 _FIXED = Efficiency(1.0)
 _USUAL = "bf16"
+# Who asks for one way to run a cascade mostly asks for the other next, or for another device: the last planner is kept.
+_last: list[Planner] = []
 # How a cascade may be laid out: kernels joined as far as pays, or one an Einsum.
 WAYS = ("fused", "eager")
 
@@ -94,14 +96,13 @@ def kernels_of(
 def _planner(cascade: Cascade, sizes: Mapping[str, int] | str, gpu: Gpu, dtype: str) -> Planner:
     known = known_sizes(cascade, sizes)
     word = _type(dtype)
-    key = known, gpu, word
-    # Who asks for one way mostly asks for the other next, of which kernels are the same.
-    last = cascade.derived.get("planner")
-    if last is None or last[0] != key:
-        case = last[1].case if last and last[0][::2] == key[::2] else case_of(cascade, known, word)
-        last = cascade.derived["planner"] = key, new_planner(case, gpu, word)
-    planner: Planner = last[1]
-    return planner
+    case, last = None, _last[0] if _last else None
+    if last is not None and last.of(cascade, known, word):
+        if last.gpu == gpu:
+            return last
+        case = last.case
+    _last[:] = [new_planner(case or case_of(cascade, known, word), gpu, word)]
+    return _last[0]
 
 
 def case_of(cascade: Cascade, known: Mapping[str, int], word: str) -> Case:
