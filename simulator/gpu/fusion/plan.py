@@ -203,7 +203,9 @@ class Planner:
                 read = self.graph.read(Group(taken)) - self.graph.names(group.units)
                 if not read:
                     break
-                taken |= {self.graph.writers[max(read, key=self._elements)]}
+                # Of equal ones the first of the text: no set says in which order it gives what it holds.
+                next_one = max(read, key=lambda n: (self._elements(n), -self.graph.writers[n]))
+                taken |= {self.graph.writers[next_one]}
 
     def _cut(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
         """Yield groups of which the one that writer and reader share is cut between them."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -84,6 +87,31 @@ def test_few_tilings_are_laid(monkeypatch) -> None:
     monkeypatch.setattr(laying, "work_of", lambda *a, **k: held.append(0) or work(*a, **k))
     planner_of(fresh("attention_3pass"), on="h100", long=True).together()
     assert 0 < len(laid) < len(held) / 4
+
+
+PRINTED = """
+from einsum_cascade import zoo
+from simulator.gpu.fusion.predict import kernels_of
+from simulator.hardware.gpu import find_gpu
+found = kernels_of(zoo.load("halo_attention"), SIZES, find_gpu("a100"))
+print([(k.einsums, k.busy_s) for k in found])
+"""
+
+
+def test_every_process_says_the_same() -> None:
+    """The order in which Python's sets give what they hold changes from process to process."""
+    sizes = sizes_of(zoo.load("halo_attention"), long=True) | {"E": 80, "F": 96}
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", PRINTED.replace("SIZES", repr(sizes))],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "4")
+    }
+    assert len(said) == 1
 
 
 @given(
