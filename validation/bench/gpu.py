@@ -16,8 +16,6 @@ from simulator.gpu.model import predict
 
 from .timing import timed
 
-# Of sequences; what is left out is 64.
-_LONG = {"M": 4096, "P": 4096, "T": 4096}
 _SIZES = {"batch": 4, "heads": 32, "head_dim": 128, "causal": True}
 
 
@@ -47,10 +45,9 @@ def bench(rounds: int = 5) -> list[dict[str, Any]]:
 def _texts() -> list[dict[str, Any]]:
     """Return the time of a prediction from a text, a mean over the zoo: of texts that are new, and at more sizes."""
     texts = [parse(zoo.text(name)) for name in zoo.names()]
-    _, first_s = timed(lambda: _laid_out(texts, heads=32), clock=time.process_time)
-    # Other numbers of heads: no prediction is of sizes that another one was of.
-    heads = iter(range(33, 64))
-    _, next_s = timed(lambda: _laid_out(texts, heads=next(heads)), 3, clock=time.process_time)
+    _, first_s = timed(lambda: _laid_out(texts, chunks=64), clock=time.process_time)
+    chunks = iter((80, 96, 112))
+    _, next_s = timed(lambda: _laid_out(texts, chunks=next(chunks)), 3, clock=time.process_time)
     mean_ms, more_ms = (s / len(texts) * 1e3 for s in (first_s, next_s))
     return [
         {
@@ -61,20 +58,22 @@ def _texts() -> list[dict[str, Any]]:
             "ratio": "",
         },
         {
-            "what": "the same at the next sizes",
+            "what": "the same at another length",
             "value": more_ms,
             "unit": "ms",
-            "target": "< 100 ms",
+            "target": "< 150 ms",
             "ratio": f"{mean_ms / more_ms:.1f} x as fast as the first",
         },
     ]
 
 
-def _laid_out(texts: Sequence[Cascade], *, heads: int) -> None:
+def _laid_out(texts: Sequence[Cascade], *, chunks: int) -> None:
+    """Predict texts for sequences of some chunks of 64, with 32 heads; what else has a size has 64."""
+    usual = dict.fromkeys(("M", "P", "T"), 64 * chunks) | dict.fromkeys(("M1", "T1"), chunks)
     for cascade in texts:
-        sizes = known_sizes(cascade, {r: _LONG.get(r, 64) for r in cascade.free_ranks})
+        sizes = known_sizes(cascade, {r: usual.get(r, 64) for r in cascade.free_ranks})
         batch = {"B", "H"} - {*cascade.rank_names}
-        predict_cascade(cascade, sizes | dict.fromkeys(sorted(batch)[:1], heads), on="h100")
+        predict_cascade(cascade, sizes | dict.fromkeys(sorted(batch)[:1], 32), on="h100")
 
 
 def _calls() -> int:
