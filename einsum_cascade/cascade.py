@@ -57,6 +57,14 @@ class Cascade:
                 yield item, None
 
     @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What others have worked out of it, each by a key of its own; it never changes, and no copy needs it."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "derived"}
+
+    @cached_property
     def states(self) -> frozenset[str]:
         """Tensors that carry a state from one generation of an iterate block to the next."""
         return frozenset(s.tensor for s in self.signatures.values() if s.state is not None)

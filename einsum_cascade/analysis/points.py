@@ -119,8 +119,12 @@ def live_parts(cascade: Cascade, einsum: Einsum, *, branches: bool = False) -> t
     Args:
         branches: whether what a branch reads where coordinates take it has to exist too; simulators take it as there.
     """
-    found = dict.fromkeys(c.holds for c in _conditions(cascade, einsum, {}, branches=branches))
-    return tuple(p for p in found if is_static(p))
+    key = ("live_parts", einsum, branches)
+    if key not in cascade.derived:
+        found = dict.fromkeys(c.holds for c in _conditions(cascade, einsum, {}, branches=branches))
+        cascade.derived[key] = tuple(p for p in found if is_static(p))
+    parts: tuple[Expr, ...] = cascade.derived[key]
+    return parts
 
 
 def conditions_of(cascade: Cascade, einsum: Einsum) -> tuple[Condition, ...]:

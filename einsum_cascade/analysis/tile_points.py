@@ -27,6 +27,7 @@ def live_settings(
     numbers: Mapping[str, float],
     *,
     most: int = LIMIT_STEPS,
+    decided: bool = False,
 ) -> int:
     """Return how many settings of the digits that are told apart leave a point for which all parts hold.
 
@@ -38,6 +39,7 @@ def live_settings(
         digits: of every variable, outermost first.
         numbers: sizes and constants by their names in the predicates.
         most: coordinates that are looked at one by one.
+        decided: none of the parts holds at every point, as `deciding` tells.
 
     Raises:
         CascadeError: there would be more.
@@ -50,7 +52,7 @@ def live_settings(
     sizes = {v: math.prod(n for n, _ in own) for v, own in digits.items()}
     total = 1
     used: set[str] = set()
-    for names, group in components(deciding(parts, sizes, numbers)):
+    for names, group in components(tuple(parts) if decided else deciding(parts, sizes, numbers)):
         used |= set(names)
         own = tuple((v, _merged(digits[v])) for v in names)
         total *= _settings(group, own, needed(group, numbers), most)

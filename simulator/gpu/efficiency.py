@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..hardware.gpu import Gpu
 from ..roofline import roofline_seconds
 from .launch import Launch
 from .waves import makespan, makespan_bound
@@ -19,7 +21,7 @@ Floats = NDArray[np.float64]
 _OVERLAP = 4.0
 # Where keys are split a second kernel adds the parts up: an empty kernel's time. Chosen after looking at the serving
 # rows of FlashAttention-3 on H100, where split calls of 20 to 30 us take 2 to 4 us more than their tiles.
-_COMBINE_S = 3e-6
+COMBINE_S = 3e-6
 # Blocks handed out with the longest ones last leave slots idle at the end, in units of (longest - mean block): the
 # mean over 400 random causal launches scheduled event by event (standard deviation 0.04; tests).
 _TAIL = {"launch": 1.26, "shortest_first": 1.26}
@@ -110,49 +112,49 @@ def _busy(launch: Launch, efficiency: Efficiency, *, exact: bool) -> tuple[Float
     compute = np.maximum(compute, (loads_s * launch.blocks_of_run).sum(axis=1))
     work = (costs * launch.blocks_of_run).sum(axis=1) / (launch.slots * compute)
     compute = compute * np.where(launch.tile.lone < 1.0, np.clip(work, launch.tile.lone, 1.0), 1.0)
-    memory = memory_seconds(launch, launch.bytes_moved) / efficiency.memory
-    compute = compute / _mean_clock(_overlapped(compute, memory), gpu.hot_clock)
-    append = _overlapped(
-        memory_seconds(launch, launch.bytes_appended) / efficiency.memory,
+    memory = memory_seconds(gpu, launch.bytes_moved, footprint=launch.footprint) / efficiency.memory
+    compute = compute / mean_clock(overlapped(compute, memory), gpu.hot_clock)
+    append = overlapped(
+        memory_seconds(gpu, launch.bytes_appended, footprint=launch.footprint) / efficiency.memory,
         launch.elements_appended * efficiency.copy_cycles / (gpu.sms * gpu.clock_hz),
     )
     combine = launch.bytes_of_parts / (gpu.memory_bandwidth_bytes_per_s * efficiency.memory)
-    busy = _overlapped(compute, memory) + np.where(launch.parts > 1, _COMBINE_S + combine, 0.0)
+    busy = overlapped(compute, memory) + np.where(launch.parts > 1, COMBINE_S + combine, 0.0)
     return append + busy, compute, memory, append
 
 
-def _overlapped(a: Floats, b: Floats) -> Floats:
-    out: Floats = (a**_OVERLAP + b**_OVERLAP) ** (1 / _OVERLAP)
-    return out
+def overlapped(a: Any, b: Any) -> Any:
+    """Return the seconds of compute and memory together, of many launches or of one."""
+    return (a**_OVERLAP + b**_OVERLAP) ** (1 / _OVERLAP)
 
 
-def _mean_clock(busy_s: Floats, hot_clock: float) -> Floats:
+def mean_clock(busy_s: Any, hot_clock: float) -> Any:
     """Return the mean clock of launches in units of the one that they begin with."""
-    hot: Floats = busy_s / (_WARMING_S + busy_s)
+    hot = busy_s / (_WARMING_S + busy_s)
     return 1.0 - (1.0 - hot_clock) * hot
 
 
-def memory_seconds(launch: Launch, moved: Floats) -> Floats:
+def memory_seconds(gpu: Gpu, moved: Any, *, footprint: Any) -> Any:
     """Return the seconds that bytes take, part of them from the L2 cache where the call's tensors fit into it."""
-    gpu, held = launch.gpu, held_in_l2(launch)
+    held = held_in_l2(gpu, footprint)
     return moved * (held / gpu.l2_bandwidth_bytes_per_s + (1.0 - held) / gpu.memory_bandwidth_bytes_per_s)
 
 
-def held_in_l2(launch: Launch) -> Floats:
-    """Return which part of the tensors the L2 cache holds from one call to the next."""
-    out: Floats = 1.0 / (1.0 + (launch.footprint / launch.gpu.l2_bytes) ** 4)
-    return out
+def held_in_l2(gpu: Gpu, footprint: Any) -> Any:
+    """Return which part of tensors of some bytes the L2 cache holds from one call to the next."""
+    return 1.0 / (1.0 + (footprint / gpu.l2_bytes) ** 4)
 
 
 def memory_remarks(launch: Launch) -> Iterator[str]:
     """Yield what a prediction of the first call takes for granted of the memory."""
-    gpu, held, gib = launch.gpu, float(held_in_l2(launch)[0]), float(launch.footprint[0]) / 2**30
+    gpu, footprint = launch.gpu, float(launch.footprint[0])
+    held, gib = held_in_l2(gpu, footprint), footprint / 2**30
     if held > _MOSTLY:
         yield (
             f"{held:.0%} of the bytes come from the L2 cache, as where a call is timed again and again: it may take "
             "less than the roofline, which reads them from memory"
         )
-    if launch.footprint[0] > gpu.memory_bytes:
+    if footprint > gpu.memory_bytes:
         yield f"tensors of {gib:.3g} GiB exceed the memory of {gpu.name}; the time is as if they fitted"
 
 

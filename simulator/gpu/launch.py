@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mappings.gpu import KernelMapping
-from mappings.pipes import READ_TOGETHER
 from mappings.tiles import TileMapping
 
 from ..hardware.gpu import Gpu
@@ -19,7 +18,7 @@ from .masks import Mask, mask_visits
 from .merge import merge
 from .occupancy import blocks_per_sm, require_fit
 from .splits import split
-from .tile import L2_PORT_BYTES, TileTime, l2_per_cycle, tile_time
+from .tile import L2_PORT_BYTES, TileTime, l2_per_cycle, port_share, tile_time
 from .visits import Visits, reach, tile_visits
 
 Floats = NDArray[np.float64]
@@ -108,11 +107,8 @@ class Launch:
 
     @property
     def port_share(self) -> float:
-        """The part of the SMs that may ask for tiles before an SM's port, not the L2 cache, is what holds it up.
-
-        More than one where the ports of all SMs together take less than the cache gives.
-        """
-        return READ_TOGETHER * l2_per_cycle(self.gpu) / L2_PORT_BYTES
+        """The part of the SMs that may ask for tiles before an SM's port, not the L2 cache, is what holds it up."""
+        return port_share(self.gpu)
 
     @property
     def asking(self) -> Floats:

@@ -72,16 +72,7 @@ def _lay(
     work = works[0]
     scale = float(_value(grid.of_compiled, call, shapes[0], f"{where}: of_compiled"))
     tile = _on_its_path(_scaled(tile, scale), work["tensor"], gpu, call.dtype)
-    flops = max(work["tensor"], compiled_flops(tile, BYTES[call.dtype]))
-    pipes = {
-        "tensor": flops / (gpu.tensor.of(call.dtype) * tile.tensor_share),
-        **(
-            compiled(gpu, tile)
-            or estimated(gpu, tile, exp=work["exp"], fma=work["fma"], alu=work["alu"], flops=flops)
-        ),
-        "shared": work["shared"] / gpu.shared_bytes_per_cycle,
-        "l2": work["loads"] / l2_per_cycle(gpu) / READ_TOGETHER,
-    }
+    pipes = step_pipes(gpu, tile, work, dtype=call.dtype)
     blocks = _blocks(each, grid, where)
     lanes = np.array([_whole(grid.lanes, c, shape, f"{where}: lanes") for c, shape in each])
     reads, writes, parts, partial = (
@@ -118,9 +109,32 @@ def _lay(
         bytes_of_parts=np.where(parts > 1, PART_BYTES * partial, 0.0),
         elements_appended=nothing,
         footprint=reads + writes,
-        chain_cycles=max(work["chain"] * CHAIN_CYCLES, work["trips"] * TRIP_CYCLES),
+        chain_cycles=waited_cycles(work["chain"], work["trips"]),
         name=grid.name,
     )
+
+
+def step_pipes(gpu: Gpu, tile: TileMapping, work: Mapping[str, float], *, dtype: str) -> dict[str, float]:
+    """Return the cycles in which a step keeps each pipe of an SM busy.
+
+    Args:
+        work: of the step, by the names of `StepWork`.
+    """
+    flops = max(work["tensor"], compiled_flops(tile, BYTES[dtype]))
+    return {
+        "tensor": flops / (gpu.tensor.of(dtype) * tile.tensor_share),
+        **(
+            compiled(gpu, tile)
+            or estimated(gpu, tile, exp=work["exp"], fma=work["fma"], alu=work["alu"], flops=flops)
+        ),
+        "shared": work["shared"] / gpu.shared_bytes_per_cycle,
+        "l2": work["loads"] / l2_per_cycle(gpu) / READ_TOGETHER,
+    }
+
+
+def waited_cycles(chain: float, trips: float) -> float:
+    """Return the cycles that a step takes at the least, for all that it waits for products and for memory."""
+    return max(chain * CHAIN_CYCLES, trips * TRIP_CYCLES)
 
 
 def _tile(mapping: KernelMapping, grid: Grid, call: Call, gpu: Gpu) -> TileMapping:

@@ -139,6 +139,14 @@ def l2_per_cycle(gpu: Gpu) -> float:
     return gpu.l2_bandwidth_bytes_per_s / (gpu.sms * gpu.clock_hz)
 
 
+def port_share(gpu: Gpu) -> float:
+    """Return the part of the SMs that may ask for tiles before an SM's port, not the L2 cache, is what holds it up.
+
+    More than one where the ports of all SMs together take less than the cache gives.
+    """
+    return READ_TOGETHER * l2_per_cycle(gpu) / L2_PORT_BYTES
+
+
 def estimated(
     gpu: Gpu, tile: TileMapping, *, exp: float, fma: float, alu: float, flops: float
 ) -> dict[str, float]:

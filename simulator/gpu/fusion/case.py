@@ -3,26 +3,65 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from einsum_cascade.analysis.intervals import slope
-from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of
+from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of, operations
+from einsum_cascade.analysis.predicates import deciding
 from einsum_cascade.analysis.tile_points import Digit, live_settings
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Action, Einsum
 from einsum_cascade.errors import CascadeError
-from einsum_cascade.expr import Access, Compare, Expr, Num, Var, accesses, index_variables, variables
+from einsum_cascade.expr import (
+    Access,
+    Apply,
+    Compare,
+    Expr,
+    Num,
+    Var,
+    accesses,
+    index_variables,
+    substitute,
+    variables,
+)
 
 from .operations import actions_of
 
 T = TypeVar("T")
+Digits = Mapping[str, tuple[Digit, ...]]
 
 # Coordinates that are looked at for what a `where` leaves of tiles, 50 ms; beyond, nothing is taken to be removed.
 _MOST_LOOKED = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What has to hold at a point of some space of an Einsum, beyond what always holds.
+
+    Attributes:
+        parts: predicates.
+        extents: of the variables that they name.
+    """
+
+    parts: tuple[Expr, ...]
+    extents: Mapping[str, int]
+
+
+class _Extents(dict[str, int]):
+    """Sizes by variable, as somebody asks for them."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self._sizes = sizes
+
+    def __missing__(self, variable: str) -> int:
+        self[variable] = found = self._sizes[rank_of(variable)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -46,17 +85,48 @@ class Case:
         return numbers_of(self.cascade, self.sizes)
 
     @functools.cached_property
+    def operations(self) -> Mapping[str, int]:
+        """Operations as the language counts them, by cost class, of all of the batch."""
+        return operations(self.cascade, self.sizes)
+
+    @functools.cached_property
+    def extents(self) -> Mapping[str, int]:
+        """How many values each variable has."""
+        return _Extents(self.sizes)
+
+    @functools.cached_property
+    def _names(self) -> dict[int, tuple[str, ...]]:
+        """The variables of each reading, by its identity."""
+        return {}
+
+    @functools.cached_property
+    def _parts(self) -> dict[tuple[int, ...], float]:
+        """The elements of each reading, by its identity and the extents of its variables."""
+        return {}
+
+    @functools.cached_property
     def _known(self) -> dict[Any, Any]:
         return {}
 
-    def conditions(self, einsum: Einsum, space: tuple[str, ...]) -> tuple[list[Expr], dict[str, int]]:
-        """Return what has to hold at a point of a space of an Einsum, and the extents of the space."""
+    def condition(self, einsum: Einsum, space: tuple[str, ...]) -> tuple[Condition, tuple[str, ...]]:
+        """Return what has to hold at a point of a space of an Einsum, and the variables by which it says so.
 
-        def found() -> tuple[list[Expr], dict[str, int]]:
-            parts = [p for p in live_parts(self.cascade, einsum) if set(variables(p)) <= set(space)]
-            return merged_splits(self.cascade, parts, space, self.sizes)
+        Of `m1 * M0 + m0` the two may be one variable. Of conditions that say the same there is one.
+        """
+
+        def found() -> tuple[Condition, tuple[str, ...]]:
+            parts = [p for p in self._live_parts(einsum) if set(variables(p)) <= set(space)]
+            merged, extents = merged_splits(self.cascade, parts, space, self.sizes)
+            left = deciding(merged, extents, self.numbers)
+            named = {v for p in left for v in variables(p)}
+            own = {v: n for v, n in extents.items() if v in named}
+            key = ("condition", left, tuple(sorted(own.items())))
+            return self._once(key, lambda: Condition(left, own)), tuple(extents)
 
         return self._once((id(einsum), space), found)
+
+    def _live_parts(self, einsum: Einsum) -> tuple[Expr, ...]:
+        return self._once(("parts", id(einsum)), lambda: live_parts(self.cascade, einsum))
 
     def actions(self, einsum: Einsum) -> tuple[Action, ...]:
         """Return what a kernel computes of an Einsum."""
@@ -73,6 +143,27 @@ class Case:
         """Return the variables of a reading of the text."""
         return self._once(("names", id(access)), lambda: frozenset(variables(access)))
 
+    def part(self, access: Access, extents: Mapping[str, int]) -> float:
+        """Return how many elements of its tensor a reading comes to, at the most.
+
+        Args:
+            extents: how many values each variable has.
+        """
+        names = self._names.get(id(access)) or self._names.setdefault(id(access), variables(access))
+        key = (id(access), *[extents[v] for v in names])
+        found = self._parts.get(key)
+        if found is None:
+            found = self._parts[key] = self._part(access, extents)
+        return found
+
+    def _part(self, access: Access, extents: Mapping[str, int]) -> float:
+        signature = self.cascade.signatures[access.tensor]
+        total = 1.0
+        for axis, (rank, index) in enumerate(zip(signature.ranks, access.indices, strict=True)):
+            most = self.sizes[rank] + (axis == signature.state)  # and what it was before the first step
+            total *= min(self.places(index, extents), most)
+        return min(total, math.prod(extents[v] for v in variables(access)))
+
     def _slopes(self, index: Expr) -> tuple[tuple[str, float], ...] | None:
         if accesses(index):
             return None
@@ -86,61 +177,76 @@ class Case:
         found: T = self._known[key]
         return found
 
-    def live_tiles(
-        self, einsum: Einsum, space: tuple[str, ...], digits: Mapping[str, tuple[Digit, ...]]
-    ) -> int:
-        """Return how many tiles of a space have a point that an Einsum computes; too many to look at: all.
+    def live_tiles(self, condition: Condition, digits: Digits) -> int:
+        """Return how many tiles of a space have a point left; too many to look at: all.
 
         Args:
-            digits: of each variable that `conditions` names, the extents of its digits and whether they tell tiles
-                apart.
+            digits: of each variable of the space, the extents of its digits and whether they tell tiles apart.
+        """
+        named = {v: own for v, own in digits.items() if v in condition.extents}
+        rest = told_of(own for v, own in digits.items() if v not in condition.extents)
+        if not condition.parts:
+            return rest
+        key = ("live", id(condition), tuple(named.items()))
+        return rest * self._once(
+            key, lambda: self._live(condition.parts, named, condition.extents, decided=True)
+        )
+
+    def fullest(self, condition: Condition, digits: Digits, tile: Mapping[str, int]) -> int:
+        """Return how many settings of the digits that are told apart have a point left in the fullest tile; or all.
+
+        Looked at are the first tile, the last one and one in the middle along each variable: under a triangle, a band
+        or some of either end, one of them is the fullest, or a step less, by how it lies.
+
+        Args:
+            digits: of the variables that the condition names; of the tile's, whatever stands here.
+            tile: extents of a tile along some variables that the condition names.
         """
 
         def found() -> int:
-            merged, extents = self.conditions(einsum, space)
-            return self.live_among(merged, digits, extents)
+            extents = condition.extents
+            most = 0
+            for first in itertools.product(*(_some(size, extents[v]) for v, size in tile.items())):
+                at = dict(zip(tile, first, strict=True))
+                moved: dict[str, Expr] = {
+                    v: Apply("+", (Var(v), Num(a))) if a else Var(v) for v, a in at.items()
+                }
+                inside = {v: ((min(tile[v], extents[v] - a), False),) for v, a in at.items()}
+                parts = [substitute(p, moved) for p in condition.parts]
+                most = max(most, self._live(parts, {**digits, **inside}, extents))
+            return most
 
-        return self._once((id(einsum), space, tuple(digits.items())), found)
+        left = tuple((v, own) for v, own in digits.items() if v not in tile)
+        return self._once(("fullest", id(condition), left, tuple(tile.items())), found)
 
-    def live_among(
-        self, parts: Sequence[Expr], digits: Mapping[str, tuple[Digit, ...]], extents: Mapping[str, int]
+    def _live(
+        self, parts: Sequence[Expr], digits: Digits, extents: Mapping[str, int], *, decided: bool = False
     ) -> int:
-        """Return how many settings of the digits that are told apart have a point left; all, if it takes too long.
-
-        Args:
-            parts: what has to hold at a point.
-            extents: of each variable, beyond which a last tile has no places.
-        """
+        """Return the settings of digits that have a point left; beyond the extents a last tile has no places."""
         ends = [
             Compare(("<",), (Var(v), Num(n)))
             for v, n in extents.items()
             if v in digits and math.prod(d for d, _ in digits[v]) > n
         ]
-        key = ("live", tuple(parts), tuple(digits.items()))
-        return self._once(key, lambda: self._settings([*parts, *(ends if parts else ())], digits))
-
-    def _settings(self, parts: Sequence[Expr], digits: Mapping[str, tuple[Digit, ...]]) -> int:
         try:
-            return live_settings(parts, digits, self.numbers, most=_MOST_LOOKED)
+            return live_settings([*parts, *ends], digits, self.numbers, most=_MOST_LOOKED, decided=decided)
         except CascadeError:
-            return math.prod(n for own in digits.values() for n, told in own if told)
+            return told_of(digits.values())
 
     def elements(self, tensor: str) -> float:
         """Return the elements of a tensor in memory: those that exist, and of a state the last, or all."""
+        return self._once(("elements", tensor), lambda: self._elements(tensor))
 
-        def found() -> float:
-            writer = next((e for e in self.cascade.einsums if e.name == tensor), None)
-            signature = self.cascade.signatures[tensor]
-            sizes = [self.sizes[r] for r in signature.ranks]
-            if signature.state is not None:  # one more than the steps: what it was before the first
-                sizes[signature.state] = sizes[signature.state] + 1 if self.wants_all(tensor) else 1
-            elif writer is not None:
-                space = writer.output_variables
-                _, extents = self.conditions(writer, space)
-                return float(self.live_tiles(writer, space, {v: ((n, True),) for v, n in extents.items()}))
-            return float(math.prod(sizes))
-
-        return self._once(("elements", tensor), found)
+    def _elements(self, tensor: str) -> float:
+        writer = next((e for e in self.cascade.einsums if e.name == tensor), None)
+        signature = self.cascade.signatures[tensor]
+        sizes = [self.sizes[r] for r in signature.ranks]
+        if signature.state is not None:  # one more than the steps: what it was before the first
+            sizes[signature.state] = sizes[signature.state] + 1 if self.wants_all(tensor) else 1
+        elif writer is not None:
+            condition, names = self.condition(writer, writer.output_variables)
+            return float(self.live_tiles(condition, {v: ((self.extents[v], True),) for v in names}))
+        return float(math.prod(sizes))
 
     def wants_all(self, state: str) -> bool:
         """Tell whether all generations of a state are asked for, as an output or by who reads it outside its block."""
@@ -162,11 +268,11 @@ class Case:
         """
 
         def found() -> float:
-            whole = {v: self.sizes[rank_of(v)] for v in variables(access)}
+            whole = {v: self.extents[v] for v in variables(access)}
             places = math.prod(self.places(index, whole) for index in access.indices)
             return min(places, math.prod(whole.values()), self.elements(access.tensor))
 
-        return self._once(("reached", access), found)
+        return self._once(("reached", id(access)), found)
 
     def places(self, index: Expr, extents: Mapping[str, int]) -> float:
         """Return how many values an index takes, at the most: as far as it moves, where it is linear.
@@ -179,3 +285,14 @@ class Case:
         if steps is None:
             return every
         return min(every, 1.0 + sum(step * (extents[v] - 1) for v, step in steps))
+
+
+def told_of(digits: Iterable[tuple[Digit, ...]]) -> int:
+    """Return how many settings of the digits that are told apart there are."""
+    return math.prod(n for own in digits for n, told in own if told)
+
+
+def _some(tile: int, size: int) -> tuple[int, ...]:
+    """Return where the first, the middle and the last tile along a variable begin."""
+    last = (size - 1) // tile
+    return tuple(tile * i for i in sorted({0, last // 2, last}))

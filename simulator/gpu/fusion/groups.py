@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from einsum_cascade.cascade import Cascade
+from einsum_cascade.expr import Access
 
-from .structure import Unit, units_of
+from .structure import Structure, Unit, readings_of, structure_of, units_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,30 @@ class Graph:
     """Units of a cascade, and who reads what of whom."""
 
     cascade: Cascade
+
+    @cached_property
+    def _read(self) -> dict[frozenset[int], frozenset[str]]:
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, Groups], Groups | None]:
+        """What has been said of groups: a search comes back to most of them several times."""
+        return {}
+
+    @cached_property
+    def _structures(self) -> dict[frozenset[int], Structure | None]:
+        return {}
+
+    def structure(self, units: frozenset[int]) -> Structure | None:
+        """Return the structure of a kernel of some units; None where their loops cannot be one."""
+        if units not in self._structures:
+            self._structures[units] = structure_of(self.cascade, [self.units[i] for i in sorted(units)])
+        return self._structures[units]
+
+    def readings(self, units: frozenset[int]) -> Iterable[Access]:
+        """Return what a kernel of some units reads of memory."""
+        own = [self.units[i] for i in sorted(units)]
+        return readings_of([e for u in own for e in u.einsums], [e for u in own for e in u.first])
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
@@ -82,7 +107,11 @@ class Graph:
     def read(self, group: Group) -> frozenset[str]:
         """Return the tensors that a group reads of other groups."""
         units = group.units
-        return frozenset(n for i in units for n in self._made[i] if self.writers[n] not in units)
+        if units not in self._read:
+            self._read[units] = frozenset(
+                n for i in units for n in self._made[i] if self.writers[n] not in units
+            )
+        return self._read[units]
 
     def written(self, groups: Groups) -> list[frozenset[str]]:
         """Return the tensors that each group has to write: its own that another one reads, or that are asked for."""
@@ -91,6 +120,12 @@ class Graph:
 
     def pruned(self, groups: Groups) -> Groups:
         """Return groups without the units that nobody needs any more."""
+        key = ("pruned", groups)
+        if key not in self._known:
+            self._known[key] = self._pruned(groups)
+        return self._known[key] or ()
+
+    def _pruned(self, groups: Groups) -> Groups:
         while True:
             wanted = frozenset().union(*(self.read(g) for g in groups))
             kept = _owned(tuple(k for g in groups if (k := self._needed(g, wanted)).own))
@@ -115,6 +150,12 @@ class Graph:
 
     def in_order(self, groups: Groups) -> Groups | None:
         """Return groups, each whole, in an order in which they can run; None where two wait for each other."""
+        key = ("in order", groups)
+        if key not in self._known:
+            self._known[key] = self._in_order(groups)
+        return self._known[key]
+
+    def _in_order(self, groups: Groups) -> Groups | None:
         owner = {i: group for group in groups for i in group.own}
         waits = {
             group: [owner[self.writers[n]] for n in sorted(self.read(group))]
@@ -158,6 +199,12 @@ def _owned(groups: Groups) -> Groups:
         owned |= taken
         out.append(Group(group.own | taken, group.again - taken))
     return tuple(out)
+
+
+def graph_of(cascade: Cascade) -> Graph:
+    """Return the units of a cascade, the same for all sizes: kernels have one structure whatever the sizes."""
+    graph: Graph = cascade.derived.setdefault("graph", Graph(cascade))
+    return graph
 
 
 def of_names(graph: Graph, groups: Sequence[Sequence[str]]) -> Groups:

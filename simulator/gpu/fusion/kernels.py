@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -17,17 +17,16 @@ from mappings.tiles import TileMapping
 from ...hardware.gpu import Gpu
 from ..call import make_call
 from ..efficiency import Efficiency, times
-from ..loops import MOST_BLOCKS, lay_grids
+from ..loops import MOST_BLOCKS, lay_grids, waited_cycles
 from .case import Case
+from .floors import SLACK, floor_s, moved_s
 from .groups import Graph
-from .structure import Structure, extent, structure_of
-from .tiling import STEP, Tiling
-from .work import WARPS, Work, held_of, work_of
+from .least import Least
+from .structure import Structure
+from .tiles import tilings
+from .tiling import Tiling
+from .work import WARPS, Work, fullest_of, held_of, read_of, work_of, written_of
 
-# Rows and columns of a product's tile that are tried, and elements of a tile without a product. Assumed: the sizes
-# that kernels of this package and of others take.
-_SIDES = (256, 128, 64, 32, 16)
-_FLAT = (8192, 2048, 512, 128, 32, 8, 1)
 # Rows that share one reading of an operand; mma.sync has 16.
 _GROUP_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
 # Of the measured kernels whose constants say the most: what a compiler makes of a fused loop.
@@ -64,6 +63,11 @@ class Kernel:
 Able: TypeAlias = Callable[[Tiling], bool]
 
 
+# A tiling, and what a block of it does: in every block what it does on average.
+Candidate = tuple[Tiling, Work]
+Search = Least[Candidate, Kernel]
+
+
 class Layer:
     """Lays units of a cascade on a GPU as one kernel, and remembers what it has laid.
 
@@ -80,8 +84,8 @@ class Layer:
         self.case, self.graph, self.gpu, self.by, self._able = case, graph, gpu, by, able
         self._call = make_call(batch=1, heads=1, seq_q=1, head_dim=HEAD_DIM, dtype=dtype)
         self._group_rows = _GROUP_ROWS.get(gpu.target, 16)
-        self._known: dict[tuple[frozenset[int], frozenset[str]], Kernel | None] = {}
-        self._shapes: dict[frozenset[int], Structure | None] = {}
+        self._known: dict[tuple[frozenset[int], frozenset[str]], Search] = {}
+        self._works: dict[frozenset[int], list[Candidate]] = {}
         # Half of the registers hold tiles; the rest is what a thread needs for itself. Assumed.
         self.room = gpu.shared_bytes_per_sm + 4.0 * gpu.registers_per_sm / 2
 
@@ -94,82 +98,94 @@ class Layer:
         Args:
             written: tensors that it leaves in memory.
         """
+        return self.fastest(units, written).result
+
+    def fastest(self, units: frozenset[int], written: frozenset[str]) -> Search:
+        """Return the search for the fastest kernel of some units, by its seconds beyond a launch; as `kernel`."""
         key = (units, written)
         if key not in self._known:
-            self._known[key] = self._fastest(units, written)
+            self._known[key] = self._search(units, written)
         return self._known[key]
 
-    def _structure(self, units: frozenset[int]) -> Structure | None:
-        if units not in self._shapes:
-            self._shapes[units] = structure_of(
-                self.case.cascade, [self.graph.units[i] for i in sorted(units)]
+    def _search(self, units: frozenset[int], written: frozenset[str]) -> Search:
+        def work_out(candidate: Candidate) -> tuple[float, Kernel]:
+            kernel = self.laid(units, written, candidate)
+            return kernel.busy_s, kernel
+
+        return Least(self.moved_s(units, written), lambda: self.candidates(units, written), work_out)
+
+    def moved_s(self, units: frozenset[int], written: frozenset[str]) -> float:
+        """Return seconds that a kernel of some units takes at the least, for what it reads and writes."""
+        moved = read_of(self.case, self.graph.readings(units)) + written_of(self.case, written)
+        return moved_s(self.gpu, self.by, moved * self.case.batch) * (1 - SLACK)
+
+    def candidates(
+        self, units: frozenset[int], written: frozenset[str]
+    ) -> Iterator[tuple[float, bool, Candidate]]:
+        """Yield the tilings that a block of some units can hold, each with seconds that it takes at the least.
+
+        And whether it takes no more: of blocks that are not alike the tile model has no closed form.
+        """
+        writes = written_of(self.case, written)
+        for tiling, work in self._fit(units):
+            whole = replace(work, writes=writes)
+            yield self._floor_s(tiling, whole), tiling.active == 1.0, (tiling, whole)
+
+    def _fit(self, units: frozenset[int]) -> list[Candidate]:
+        """Return the tiles that a block can hold, with what it does but for what it writes."""
+        if units not in self._works:
+            structure = self.graph.structure(units)
+            self._works[units] = list(self._found(structure, alone=len(units) == 1)) if structure else []
+        return self._works[units]
+
+    def _found(self, structure: Structure, *, alone: bool) -> Iterator[Candidate]:
+        most = math.inf if alone else self.room
+        every = tilings(self.case, structure, self.gpu)
+        held = [(held_of(t, self.gpu, most=most), t) for t in every if self._able is None or self._able(t)]
+        fit = [each for each in held if each[0] <= self.room]
+        if not fit and alone and held:
+            fit = [min(held, key=lambda each: each[0])]
+        for size, tiling in fit:
+            yield (
+                tiling,
+                work_of(
+                    tiling,
+                    self.gpu,
+                    held=size,
+                    operand_rows=self._group_rows,
+                    written=frozenset(),
+                    alike=True,
+                ),
             )
-        return self._shapes[units]
 
-    def _fastest(self, units: frozenset[int], written: frozenset[str]) -> Kernel | None:
-        structure = self._structure(units)
-        if structure is None:
-            return None
-        found: list[Kernel] = []
-        least: tuple[float, Tiling] | None = None
-        for tiling in self._tilings(structure):
-            if self._able is not None and not self._able(tiling):
-                continue
-            held = held_of(tiling, self.gpu)
-            if held <= self.room:
-                found.append(self._laid(units, tiling, held, written))
-            elif least is None or held < least[0]:
-                least = held, tiling
-        if not found and least is not None and len(units) == 1:
-            return self._laid(units, least[1], least[0], written)
-        return min(found, key=lambda k: k.busy_s, default=None)
+    def _floor_s(self, tiling: Tiling, work: Work) -> float:
+        least = floor_s(
+            work,
+            self._tile(work),
+            gpu=self.gpu,
+            by=self.by,
+            dtype=self._call.dtype,
+            batch=self.case.batch,
+            waited_cycles=waited_cycles(tiling.structure.chain, _trips(tiling.structure, work)),
+            alike=tiling.active == 1.0,
+        )
+        return least * (1 - SLACK)
 
-    def _tilings(self, structure: Structure) -> Iterator[Tiling]:
-        """Yield what to try: tiles, steps of a running sum, and parts of sums where blocks do not fill the SMs."""
-        scans = (1, STEP) if structure.running else (1,)
-        for tile, scanned in itertools.product(self._tiles(structure), scans):
-            whole = Tiling(self.case, structure, tile, scanned=scanned)
-            yield whole
-            most = min(self.gpu.sms // (whole.blocks * self.case.batch), whole.most_parts)
-            for power in range(1, most.bit_length()):
-                yield Tiling(self.case, structure, tile, parts=2**power)
-
-    def _tiles(self, structure: Structure) -> Iterator[dict[str, int]]:
-        """Yield extents of tiles to try, of the variables that tell blocks apart."""
-        sides = _sides(structure)
-        options = _SIDES if any(sides) else _FLAT
-        rest = () if any(sides) else structure.blocks
-        used = [s for s in (*sides, rest) if s]
-        seen = set()
-        for lengths in itertools.product(options, repeat=len(used)):
-            tile: dict[str, int] = {}
-            for side, length in zip(used, lengths, strict=True):
-                tile |= self._spread(side, length)
-            key = tuple(sorted(tile.items()))
-            if key not in seen:
-                seen.add(key)
-                yield tile
-
-    def _spread(self, side: Sequence[str], length: int) -> dict[str, int]:
-        """Return a tile of about a length along one side, the last of its variables filled first."""
-        tile = {}
-        for v in reversed(side):
-            tile[v] = min(extent(v, self.case.sizes), max(length, 1))
-            length //= tile[v]
-        return tile
-
-    def _laid(self, units: frozenset[int], tiling: Tiling, held: float, written: frozenset[str]) -> Kernel:
-        group, structure = self._group_rows, tiling.structure
-        work = work_of(tiling, self.gpu, held=held, operand_rows=group, written=written)
-        wide = work.rows >= group
-        made = TileMapping(
+    def _tile(self, work: Work) -> TileMapping:
+        wide = work.rows >= self._group_rows
+        return TileMapping(
             query=work.rows,
             key=work.columns,
             warps=WARPS,
-            operand_rows=group if wide else 16,
+            operand_rows=self._group_rows if wide else 16,
             blocks_per_sm=int(min(max(self.room // max(work.held, 1.0), 1), _MOST_RESIDENT)),
             tensor_share=1.0 if wide else SYNC_SHARE.get(self.gpu.target, 1.0),
         )
+
+    def laid(self, units: frozenset[int], written: frozenset[str], candidate: Candidate) -> Kernel:
+        """Return a candidate as the tile model lays it."""
+        tiling, work = candidate[0], replace(candidate[1], fullest=fullest_of(candidate[0]))
+        structure, made = tiling.structure, self._tile(work)
         names = tuple(e.name for e in structure.einsums)
         grid = _grid("+".join(names), self.case, structure, work)
         laid = lay_grids([self._call], self.gpu, mapping=mapping_of([grid], [made]), tile=made)
@@ -177,20 +193,6 @@ class Layer:
         return Kernel(
             units, names, written, grid, made, work, float(found.latency_s[0]) - self.by.launch_s, tiling
         )
-
-
-def _sides(structure: Structure) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the variables that tell blocks apart and are rows of a product, and those that are columns."""
-    blocks = set(structure.blocks)
-    rows: dict[str, None] = {}
-    columns: dict[str, None] = {}
-    for product in structure.products:
-        one, other = ([v for v in side if v in blocks] for side in (product.rows, product.columns))
-        if set(one) & set(columns) or set(other) & set(rows):
-            one, other = other, one  # the transposed product
-        rows |= dict.fromkeys(v for v in one if v not in columns)
-        columns |= dict.fromkeys(v for v in other if v not in rows)
-    return tuple(rows), tuple(columns)
 
 
 def _grid(name: str, case: Case, structure: Structure, work: Work) -> Grid:

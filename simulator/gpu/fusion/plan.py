@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import MappingError, nearest
 
 from ...hardware.gpu import Gpu
 from ..efficiency import Efficiency
 from .case import Case
-from .groups import Graph, Group, Groups, of_names
-from .kernels import Able, Kernel, Layer
+from .groups import Group, Groups, graph_of, of_names
+from .kernels import Able, Kernel, Layer, Search
+from .least import Least
 
 # Less of a gain is none: a millionth, above what sums of floating-point numbers differ by.
 _GAIN = 1e-6
+# By as much sums in another order may differ.
+_ROUNDING = 1e-9
 # Units of a run of the text that are tried as one kernel.
 _LONGEST_RUN = 12
 # Units that a kernel is offered at once to compute again: scores, their weights and what both are changed by.
@@ -22,7 +26,7 @@ _MOST_AGAIN = 5
 
 
 class Planner:
-    """Chooses the kernels of a cascade on a GPU.
+    """Chooses the kernels of a cascade on a GPU; `layer` has laid them.
 
     Args:
         by: constants of all kernels.
@@ -31,8 +35,14 @@ class Planner:
 
     def __init__(self, case: Case, gpu: Gpu, dtype: str, *, by: Efficiency, able: Able | None = None) -> None:
         """See the class."""
-        self.case, self.graph, self.dtype, self.by = case, Graph(case.cascade), dtype, by
-        self._layer = Layer(case, self.graph, gpu, dtype, by=by, able=able)
+        self.case, self.graph, self.gpu = case, graph_of(case.cascade), gpu
+        self.dtype, self.by = dtype, by
+        self._searched: dict[Groups, list[Search] | None] = {}
+        self.layer = Layer(case, self.graph, gpu, dtype, by=by, able=able)
+
+    def of(self, cascade: Cascade, sizes: Mapping[str, int], dtype: str) -> bool:
+        """Tell whether it plans this very cascade, at these sizes and in this type."""
+        return self.case.cascade is cascade and self.case.sizes == sizes and self.dtype == dtype
 
     def apart(self) -> list[Kernel]:
         """Return one kernel a unit, as a framework runs them that fuses nothing."""
@@ -52,19 +62,24 @@ class Planner:
 
     def _runs(self) -> Groups:
         """Return the fastest groups of units that follow each other in the text, among all of them."""
-        count = len(self.graph.units)
         least: list[tuple[float, Groups]] = [(0.0, ())]
-        for end in range(1, count + 1):
-            found = []
-            for start in range(max(0, end - _LONGEST_RUN), end):
-                group = Group(frozenset(range(start, end)))
-                rest = [Group(frozenset((i,))) for i in range(count) if not start <= i < end]
-                kernel = self._layer.kernel(group.units, self.graph.written((group, *rest))[0])
-                if kernel is not None:
-                    before, groups = least[start]
-                    found.append((before + kernel.busy_s + self.by.launch_s, (*groups, group)))
-            least.append(min(found, key=lambda each: each[0]))
+        for end in range(1, len(self.graph.units) + 1):
+            starts = range(max(0, end - _LONGEST_RUN), end)
+            last = {start: self._run(start, end) for start in starts}
+            best, at = math.inf, end - 1
+            for start in sorted(starts, key=lambda i: least[i][0] + last[i].floor):
+                before = least[start][0]
+                found = before + last[start].within(best - before - self.by.launch_s) + self.by.launch_s
+                if (found, start) < (best, at):
+                    best, at = found, start
+            least.append((best, (*least[at][1], Group(frozenset(range(at, end))))))
         return least[-1][1]
+
+    def _run(self, start: int, end: int) -> Search:
+        """Return the search for the kernel of a run of the text, which writes what anybody outside of it reads."""
+        group = Group(frozenset(range(start, end)))
+        rest = [Group(frozenset((i,))) for i in range(len(self.graph.units)) if not start <= i < end]
+        return self.layer.fastest(group.units, self.graph.written((group, *rest))[0])
 
     def given(self, names: Sequence[Sequence[str]]) -> list[Kernel]:
         """Return the kernels that somebody has chosen, each by the names of its Einsums; the others stay alone.
@@ -86,7 +101,7 @@ class Planner:
             if made is None:
                 raise MappingError(
                     f"kernels: {'+'.join(group)}: no block can hold what passes between them; expected a tile of "
-                    f"{self._layer.room / 1024:.0f} KiB at the most"
+                    f"{self.layer.room / 1024:.0f} KiB at the most"
                 )
         return self._kernels(groups)
 
@@ -105,7 +120,7 @@ class Planner:
 
     def _laid(self, groups: Groups) -> list[Kernel | None]:
         written = self.graph.written(groups)
-        return [self._layer.kernel(g.units, w) for g, w in zip(groups, written, strict=True)]
+        return [self.layer.kernel(g.units, w) for g, w in zip(groups, written, strict=True)]
 
     def _kernels(self, groups: Groups) -> list[Kernel]:
         """Return the kernels of groups that there can be, in the order in which they run."""
@@ -113,14 +128,30 @@ class Planner:
         assert ordered is not None
         return [kernel for kernel in self._laid(ordered) if kernel is not None]
 
-    def _seconds(self, groups: Groups) -> float:
-        """Return what groups take; infinite where there cannot be such kernels."""
-        if self.graph.in_order(groups) is None:
+    def _seconds(self, groups: Groups, *, below: float = math.inf) -> float:
+        """Return what groups take if that is below something, else less, but not below it; infinite if impossible."""
+        if groups not in self._searched:
+            self._searched[groups] = self._searches(groups)
+        searches = self._searched[groups]
+        if searches is None:
             return math.inf
-        total = 0.0
-        for kernel in self._laid(groups):
-            total += self.by.launch_s + (math.inf if kernel is None else kernel.busy_s)
-        return total
+        total = sum(self.by.launch_s + s.floor for s in searches)
+        below *= 1 + _ROUNDING
+        # The floors are raised first, each as far as is cheap.
+        for rise in (Least.raised, Least.within):
+            for search in sorted(searches, key=lambda s: s.floor, reverse=True):
+                if total >= below:
+                    return total
+                before = search.floor
+                total += rise(search, below - total + before) - before
+        return sum(self.by.launch_s + s.floor for s in searches)
+
+    def _searches(self, groups: Groups) -> list[Search] | None:
+        """Return the search for the kernel of each group; None where two of them wait for each other."""
+        if self.graph.in_order(groups) is None:
+            return None
+        written = zip(groups, self.graph.written(groups), strict=True)
+        return [self.layer.fastest(g.units, w) for g, w in written]
 
     def _improved(self, groups: Groups, edges: Sequence[tuple[int, int]]) -> Groups:
         """Return groups that no step along an edge from a writer to a reader makes faster, in the order of the edges.
@@ -138,7 +169,7 @@ class Planner:
                     changed = False
                     for edge in edges:
                         for tried in step(groups, *edge):
-                            found = self._seconds(tried)
+                            found = self._seconds(tried, below=least * (1 - _GAIN))
                             if found < least * (1 - _GAIN):
                                 groups, least, changed = tried, found, True
                                 break
@@ -173,7 +204,9 @@ class Planner:
                 read = self.graph.read(Group(taken)) - self.graph.names(group.units)
                 if not read:
                     break
-                taken |= {self.graph.writers[max(read, key=self._elements)]}
+                # Of equal ones the first of the text: no set says in which order it gives what it holds.
+                next_one = max(read, key=lambda n: (self._elements(n), -self.graph.writers[n]))
+                taken |= {self.graph.writers[next_one]}
 
     def _cut(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
         """Yield groups of which the one that writer and reader share is cut between them."""

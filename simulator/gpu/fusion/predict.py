@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from einsum_cascade.analysis.points import batch_of, known_sizes, operations
+from einsum_cascade.analysis.points import batch_of, known_sizes
 from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.errors import MappingError, nearest
 
@@ -23,6 +23,8 @@ from .plan import Planner
 # device, was chosen after looking at rows of B200, where a block of that attention takes six times as long to begin.
 _FIXED = Efficiency(1.0)
 _USUAL = "bf16"
+# Who asks for one way to run a cascade mostly asks for the other next, or for another device: the last planner is kept.
+_last: list[Planner] = []
 # How a cascade may be laid out: kernels joined as far as pays, or one an Einsum.
 WAYS = ("fused", "eager")
 
@@ -84,7 +86,7 @@ def lay(
     require(cascade)
     planner = _planner(cascade, sizes, gpu, dtype, able)
     laid = _laid(planner, implementation, kernels)
-    useful = 2.0 * operations(cascade, planner.case.sizes).get("mac", 0)
+    useful = 2.0 * planner.case.operations.get("mac", 0)
     mapping = mapping_of([k.grid for k in laid], [k.tile for k in laid], useful=useful)
     found = predict(
         cascade.name,
@@ -115,7 +117,24 @@ def _planner(
 ) -> Planner:
     known = known_sizes(cascade, sizes)
     word = word_of(dtype)
-    case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
+    if able is not None:  # a function says nothing of what it is for: such a planner is nobody else's
+        return new_planner(case_of(cascade, known, word), gpu, word, able=able)
+    case, last = None, _last[0] if _last else None
+    if last is not None and last.of(cascade, known, word):
+        if last.gpu == gpu:
+            return last
+        case = last.case
+    _last[:] = [new_planner(case or case_of(cascade, known, word), gpu, word)]
+    return _last[0]
+
+
+def case_of(cascade: Cascade, known: Mapping[str, int], word: str) -> Case:
+    """Return a cascade whose sizes are all known, in a type that is."""
+    return Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
+
+
+def new_planner(case: Case, gpu: Gpu, word: str, *, able: Able | None = None) -> Planner:
+    """Return who chooses the kernels of a cascade on a GPU, in the type of the case."""
     return Planner(case, gpu, word, by=_constants(gpu), able=able)
 
 

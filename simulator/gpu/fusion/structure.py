@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.declarations import Iterate, rank_of
+from einsum_cascade.declarations import Iterate
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Access, Var, variables
 from einsum_cascade.ops import REDUCTION
@@ -40,6 +40,11 @@ class Unit:
     def names(self) -> frozenset[str]:
         """Tensors that it defines."""
         return frozenset(e.name for e in self.einsums)
+
+    @cached_property
+    def products(self) -> tuple[Product, ...]:
+        """Those of its Einsums that are products of two sides."""
+        return tuple(p for e in self.einsums if (p := product_of(e)) is not None)
 
     @cached_property
     def reads(self) -> frozenset[str]:
@@ -73,6 +78,7 @@ class Structure:
         running: whether many steps of the loop can be worked out at a time, all its states being running sums.
         masked: Einsums of the loop of which coordinates decide in which steps they have points; `idle`: those that have
             nothing to do in a step in which none of them has.
+        states: those of its Einsums of which each step makes a generation.
     """
 
     einsums: tuple[Einsum, ...]
@@ -85,17 +91,37 @@ class Structure:
     running: bool
     masked: frozenset[str]
     idle: frozenset[str]
+    states: frozenset[str]
+
+    @cached_property
+    def variables(self) -> tuple[str, ...]:
+        """All variables that its Einsums and what they read name."""
+        every = (*self.einsums, *self.first)
+        return tuple(dict.fromkeys(v for e in every for v in (*e.variables, *e.output_variables)))
+
+    @cached_property
+    def used_up(self) -> tuple[tuple[str, ...], ...]:
+        """What it has made that each of its Einsums is the last to read."""
+        own = {e.name for e in self.einsums}
+        last = {a.tensor: i for i, e in enumerate(self.einsums) for a in e.reads if a.tensor in own}
+        return tuple(tuple(n for n, at in last.items() if at == i) for i in range(len(self.einsums)))
+
+    @cached_property
+    def gathered(self) -> tuple[frozenset[str], ...]:
+        """The variables of each Einsum's result that lie whole in a block: those inside what it is summed along."""
+        out = []
+        for einsum in self.einsums:
+            depths = [i for i, v in enumerate(self.walked) if v in einsum.reduced]
+            if einsum.name in self.states:
+                out.append(frozenset(self.walked) - {self.loop})
+            else:
+                out.append(frozenset(self.walked[depths[0] :] if depths else ()))
+        return tuple(out)
 
     @cached_property
     def readings(self) -> Mapping[Access, Sequence[Einsum]]:
         """What it reads of memory, each reading with the Einsums that share it."""
-        own = {e.name for e in self.einsums}
-        out: dict[Access, list[Einsum]] = {}
-        for einsum in (*self.einsums, *self.first):
-            for access in einsum.reads:
-                if access.tensor not in own:
-                    out.setdefault(access, []).append(einsum)
-        return out
+        return readings_of(self.einsums, self.first)
 
     @cached_property
     def outer(self) -> tuple[str, ...]:
@@ -153,12 +179,34 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     known = {*moved, *blocks, loop}
     walked = [v for v in dict.fromkeys(order) if v not in known and not _comes_back(einsums, after, v)]
     walked = [loop, *walked] if loop else walked
-    products = tuple(p for e in einsums if (p := product_of(e)) is not None)
+    products = tuple(p for u in units for p in u.products)
     chain = _chain(cascade, einsums) if loop else 0
-    running = bool(loop) and all(is_running(cascade, u.einsums) for u in loops)
-    inside = [e for u in loops for e in u.einsums]
-    masked, idle = (of(cascade, inside, loop) for of in (masked_of, idle_of))
-    return Structure(einsums, first, blocks, tuple(walked), loop, products, chain, running, masked, idle)
+    running, masked, idle = _of_block(cascade, loops[0]) if loops else (False, frozenset(), frozenset())
+    states = cascade.states & {e.name for e in einsums}
+    return Structure(
+        einsums, first, blocks, tuple(walked), loop, products, chain, running, masked, idle, states
+    )
+
+
+def _of_block(cascade: Cascade, block: Unit) -> tuple[bool, frozenset[str], frozenset[str]]:
+    """Return whether an iterate block is a running sum, what of it is masked, and what then has nothing to do."""
+    key = ("block of a kernel", block.loop, block.names)
+    if key not in cascade.derived:
+        masked, idle = (of(cascade, block.einsums, block.loop) for of in (masked_of, idle_of))
+        cascade.derived[key] = is_running(cascade, block.einsums), masked, idle
+    found: tuple[bool, frozenset[str], frozenset[str]] = cascade.derived[key]
+    return found
+
+
+def readings_of(einsums: Sequence[Einsum], first: Sequence[Einsum]) -> Mapping[Access, Sequence[Einsum]]:
+    """Return what a kernel reads of memory, each reading with the Einsums that share it; arguments as a structure's."""
+    own = {e.name for e in einsums}
+    out: dict[Access, list[Einsum]] = {}
+    for einsum in (*einsums, *first):
+        for access in einsum.reads:
+            if access.tensor not in own:
+                out.setdefault(access, []).append(einsum)
+    return out
 
 
 def _internal(einsums: Sequence[Einsum]) -> Iterator[tuple[Einsum, Einsum, Access]]:
@@ -233,8 +281,3 @@ def _chain(cascade: Cascade, einsums: Sequence[Einsum]) -> int:
                     steps[name] = max(steps.get(name, 0), steps[einsum.name] + 1)
         longest = max(longest, steps.get(state, 0))
     return longest
-
-
-def extent(variable: str, sizes: Mapping[str, int]) -> int:
-    """Return how many values a variable has."""
-    return sizes[rank_of(variable)]

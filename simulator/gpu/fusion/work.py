@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from einsum_cascade.einsum import Einsum
+from einsum_cascade.expr import Access
 
 from ...hardware.gpu import Gpu
 from .case import Case
 from .operations import Product
-from .structure import Structure
 from .tiling import Tiling
 
+# What a step does, by the names of the tile model.
+STEP_WORK = ("tensor", "exp", "fma", "alu", "loads", "shared")
 WARPS = 4  # of a block; assumed, as most of the kernels of this package
 # Warps of mma.sync that read the same rows, and the same columns, in a product that nothing else shares a kernel with.
 # Chosen after looking at products on A100, to which four warps below each other would be twice too slow.
@@ -69,20 +70,29 @@ class Work:
     partial: float
 
 
-def work_of(tiling: Tiling, gpu: Gpu, *, held: float, operand_rows: int, written: frozenset[str]) -> Work:
+def work_of(
+    tiling: Tiling,
+    gpu: Gpu,
+    *,
+    held: float,
+    operand_rows: int,
+    written: frozenset[str],
+    alike: bool = False,
+) -> Work:
     """Return what a block of a kernel does.
 
     Args:
         held: bytes that it holds, of `held_of`, which is asked before all else.
         operand_rows: rows of a product that share one reading of its columns from shared memory; 16 of mma.sync.
         written: tensors that others read, or that are asked for.
+        alike: the fullest block is not looked for, and taken to be as the others.
     """
     case, structure, blocks = tiling.case, tiling.structure, tiling.blocks
     pipes = dict.fromkeys(("tensor", "exp", "fma", "alu"), 0.0)
     shared = 0.0
     busy = _busy(tiling)
     products = {id(p.einsum): p for p in structure.products} if case.tensor else {}
-    scanned = {id(e) for e in structure.einsums if e.name in case.cascade.states and tiling.scanned > 1}
+    scanned = {id(e) for e in structure.einsums if e.name in structure.states and tiling.scanned > 1}
     for einsum in (*structure.einsums, *structure.first):
         for action in case.actions(einsum):
             done = action.count * tiling.executed(einsum, action.variables) / blocks
@@ -99,26 +109,43 @@ def work_of(tiling: Tiling, gpu: Gpu, *, held: float, operand_rows: int, written
                 continue
             for pipe, count in _PIPES[action.op].items():
                 pipes[pipe] += done * count
-    active, fullest, loads, reads = _traffic(tiling, gpu)
-    writes = case.word * sum(case.elements(e.name) for e in structure.einsums if e.name in written)
+    loads = _loads(tiling, gpu)
     partial = sum(case.elements(e.name) for e in structure.einsums if structure.parted in e.reduced)
     sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
     rows, columns = max(sides, key=math.prod)
     return Work(
         blocks=blocks,
-        steps=_whole(tiling.steps * active),
-        fullest=_whole(tiling.steps * fullest),
+        steps=_whole(tiling.steps * tiling.active),
+        fullest=_whole(tiling.steps * tiling.active) if alike else fullest_of(tiling),
         rows=rows,
         columns=columns,
         loads=loads,
         shared=shared + loads,
         held=held,
-        reads=reads,
-        writes=writes,
+        reads=read_of(case, structure.readings),
+        writes=written_of(case, written & {e.name for e in structure.einsums}),
         parts=tiling.parts,
         partial=partial if tiling.parts > 1 else 0.0,
         **pipes,
     )
+
+
+def read_of(case: Case, readings: Iterable[Access]) -> float:
+    """Return the bytes that a kernel reads of memory at the least, batch left out."""
+    given: dict[str, float] = {}
+    for access in readings:
+        given[access.tensor] = given.get(access.tensor, 0.0) + case.reached(access)
+    return case.word * sum(min(n, case.elements(tensor)) for tensor, n in given.items())
+
+
+def written_of(case: Case, written: Collection[str]) -> float:
+    """Return the bytes of tensors that a kernel leaves in memory, batch left out."""
+    return case.word * sum(map(case.elements, sorted(written)))
+
+
+def fullest_of(tiling: Tiling) -> int:
+    """Return the steps of the block that takes the most."""
+    return _whole(tiling.steps * tiling.most_active)
 
 
 def _whole(steps: float) -> int:
@@ -158,17 +185,21 @@ def _operands(tiling: Tiling, product: Product, operand_rows: int) -> float:
     return (of_columns * columns + of_rows * rows) / (rows * columns)
 
 
-def held_of(tiling: Tiling, gpu: Gpu) -> float:
-    """Return the bytes that a block holds: of what it reads, and the most of its own at a time."""
+def held_of(tiling: Tiling, gpu: Gpu, *, most: float = math.inf) -> float:
+    """Return the bytes that a block holds: of what it reads, and the most of its own at a time.
+
+    Args:
+        most: beyond which it does not matter how many there are.
+    """
     case, structure, room = tiling.case, tiling.structure, _room(gpu)
-    held = _WORD * _most_live(tiling)
+    held = 0.0
     for access, loaded in zip(structure.readings, tiling.loaded, strict=True):
         all_of_it = case.word * loaded
         if all_of_it > room or not case.names(access).isdisjoint(structure.outer):
             held += _STAGES * case.word * tiling.part(access)
         else:
             held += all_of_it
-    return held
+    return held if held > most else held + _WORD * _most_live(tiling)
 
 
 def _room(gpu: Gpu) -> float:
@@ -176,38 +207,24 @@ def _room(gpu: Gpu) -> float:
     return gpu.shared_bytes_per_block / 2
 
 
-def _traffic(tiling: Tiling, gpu: Gpu) -> tuple[float, float, float, float]:
-    """Return shares of the steps that find something to do, and the bytes that a block loads and a kernel reads.
+def _loads(tiling: Tiling, gpu: Gpu) -> float:
+    """Return the bytes that a block loads.
 
-    The first share is the mean over all blocks, the second that of the fullest.
     Of what moves with the steps only the tiles are loaded of which a `where` leaves a point, and a step for which it
     leaves nothing to load is left out.
     """
     case, structure, room = tiling.case, tiling.structure, _room(gpu)
     loads = anew = 0.0
-    busy: list[tuple[float, float]] = []
-    given: dict[str, float] = {}
     for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
         all_of_it = case.word * loaded
         names = case.names(access)
         if not names.isdisjoint(structure.outer):
-            loads += all_of_it * max(tiling.live(e, names, names) for e in readers)
-            busy.append(max(_shares(tiling, e, names) for e in readers))
+            loads += all_of_it * max(tiling.live(e, names, tuple(names)) for e in readers)
         elif all_of_it <= room:
             loads += all_of_it
         else:
             anew += all_of_it
-        given[access.tensor] = given.get(access.tensor, 0.0) + case.reached(access)
-    active, fullest = max(busy, default=(1.0, 1.0))
-    read = sum(min(n, case.elements(tensor)) for tensor, n in given.items())
-    return active, fullest, loads + anew * tiling.steps * active, case.word * read
-
-
-def _shares(tiling: Tiling, einsum: Einsum, names: frozenset[str]) -> tuple[float, float]:
-    """Return the share of the steps in which an Einsum has a point left, of all blocks and of the fullest."""
-    outer = tiling.structure.outer
-    mean = tiling.live(einsum, names, outer)
-    return mean, max(mean, tiling.fullest(einsum, names, outer)) if mean < 1.0 else 1.0
+    return loads + anew * tiling.steps * tiling.active
 
 
 def _busy(tiling: Tiling) -> float:
@@ -219,27 +236,20 @@ def _busy(tiling: Tiling) -> float:
 
 def _most_live(tiling: Tiling) -> float:
     """Return the most elements of its own that a block holds at a time; what is used up makes place for others."""
-    case, structure = tiling.case, tiling.structure
-    states = case.cascade.states
-    size = {e.name: tiling.part(e.target, whole=_gathered(case, structure, e)) for e in structure.einsums}
-    last = {a.tensor: i for i, e in enumerate(structure.einsums) for a in e.reads if a.tensor in size}
-    always = sum(n for name, n in size.items() if name in states)
+    structure = tiling.structure
+    size = {
+        e.name: tiling.part(e.target, whole=whole)
+        for e, whole in zip(structure.einsums, structure.gathered, strict=True)
+    }
+    always = sum(n for name, n in size.items() if name in structure.states)
     live: dict[str, float] = {}
     most = always
-    for i, einsum in enumerate(structure.einsums):
-        used_up = [name for name, at in last.items() if at == i]
-        in_place = einsum.name in states or any(size[name] >= size[einsum.name] for name in used_up)
+    for einsum, used_up in zip(structure.einsums, structure.used_up, strict=True):
+        state = einsum.name in structure.states
+        in_place = state or any(size[name] >= size[einsum.name] for name in used_up)
         taken = 0.0 if in_place else size[einsum.name]
         most = max(most, always + sum(live.values()) + taken)
         given = max((live.pop(name, 0.0) for name in used_up), default=0.0)
-        if einsum.name not in states:
+        if not state:
             live[einsum.name] = given if in_place else taken
     return most
-
-
-def _gathered(case: Case, structure: Structure, einsum: Einsum) -> set[str]:
-    """Return the variables of a result that lie whole in a block: those that run inside what it is summed along."""
-    if einsum.name in case.cascade.states:
-        return {v for v in structure.walked if v != structure.loop}
-    depths = [structure.walked.index(v) for v in einsum.reduced if v in structure.walked]
-    return set(structure.walked[min(depths) :]) if depths else set()

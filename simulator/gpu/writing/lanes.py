@@ -12,7 +12,7 @@ from einsum_cascade.expr import Compare, Size, Var
 from einsum_cascade.ops import REDUCTION
 
 from ..fusion.operations import Product
-from ..fusion.structure import Structure, extent
+from ..fusion.structure import Structure
 from ..fusion.tiling import Tiling
 
 # The least rows, columns and terms of a product of tiles: the shape of mma.sync with the fewest of them is 16 x 8 x 16,
@@ -45,7 +45,7 @@ class Lanes:
 
     def extent(self, variable: str) -> int:
         """Return how many values a variable has in all."""
-        return extent(variable, self.sizes)
+        return self.tiling.case.extents[variable]
 
     def constant(self, variable: str) -> str:
         """Return the name of the lanes of a vector: its rank, where a block holds just that."""
@@ -90,7 +90,7 @@ def lanes_of(tiling: Tiling) -> Lanes:
     whole = {  # of which the largest are asked for: those of parts would have to be compared again
         v for e in structure.einsums for r in e.all_reductions if REDUCTION[r.op].index for v in r.variables
     }
-    now = {v: extent(v, tiling.case.sizes) if v in whole else tiling.now(v) for v in everyone}
+    now = {v: tiling.case.extents[v] if v in whole else tiling.now(v) for v in everyone}
     lanes = {v: 1 << (n - 1).bit_length() for v, n in now.items() if n > 1}
     for product in structure.products:
         groups = sides(product, lanes)
@@ -101,7 +101,7 @@ def lanes_of(tiling: Tiling) -> Lanes:
             lanes[group[-1]] *= max(1, -(-_LEAST // wide))
     _alike(structure, lanes)
     stepped = tuple(
-        v for v in structure.walked if v == structure.loop or extent(v, tiling.case.sizes) > lanes.get(v, 1)
+        v for v in structure.walked if v == structure.loop or tiling.case.extents[v] > lanes.get(v, 1)
     )
     order = {v: i for i, v in enumerate(everyone)}
     return Lanes(tiling, order, lanes, structure.blocks, stepped, structure.loop)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from einsum_cascade.analysis.points import batch_of, known_sizes
+from einsum_cascade.analysis.points import known_sizes
 from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.printer import render
 
 from ...hardware.gpu import Gpu, find_gpu
-from ..call import BYTES
 from ..fusion.case import Case
 from ..fusion.kernels import Kernel
-from ..fusion.predict import lay, word_of
+from ..fusion.predict import case_of, lay, word_of
 from ..fusion.structure import units_of
 from ..prediction import Prediction
 from .able import Writable
@@ -72,7 +71,7 @@ def write_program(
         raise CannotWriteError(f"dtype: found {dtype}; expected one of {', '.join(TYPES)}")
     known = known_sizes(cascade, sizes)
     text, cascade = render(cascade), guarded(cascade, known)
-    case = Case(cascade, known, batch_of(cascade, known), BYTES[word], word != "fp32")
+    case = case_of(cascade, known, word)
     memory = Memory(case)
     able = Writable(memory, word)
     for unit in units_of(cascade):
