@@ -11,12 +11,13 @@ from examples import MORE
 from hypothesis import HealthCheck, given, settings
 from strategies import Use, uses
 
-from einsum_cascade import evaluate, zoo
+from einsum_cascade import evaluate, parse, zoo
 from einsum_cascade.errors import KernelError
-from einsum_cascade.evaluator import difference
+from einsum_cascade.evaluator import difference, random_inputs
 from einsum_cascade.zoo import reference
 from kernels import written
 from kernels.written import WrittenFile, check_written, compile_written, load_written, time_written
+from simulator.gpu.fusion import kernels as planned
 from simulator.gpu.writing.program import write_program
 from simulator.gpu.writing.terms import CannotWriteError
 
@@ -107,6 +108,47 @@ def test_tiles_that_divide_nothing(name: str, sizes: str, dtype: str, tmp_path: 
 def test_kernels_that_somebody_chose(groups, tmp_path: Path) -> None:
     file = written_file(tmp_path, zoo.load("attention_causal"), ODD, kernels=groups, dtype="fp32")
     assert check_written(file).ok
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Let every sum that can be shared out be so, however little there is of it."""
+    plain = planned.tilings
+
+    def shared(*words):
+        every = list(plain(*words))
+        return [t for t in every if t.parts > 1] or every
+
+    monkeypatch.setattr(planned, "tilings", shared)
+
+
+@pytest.mark.parametrize("op", ["sum", "prod", "max", "min", "logsumexp"])
+@pytest.mark.usefixtures("in_parts")
+def test_sums_are_shared_out_among_blocks(op: str, tmp_path: Path) -> None:
+    """Of three results, of whose terms a mask leaves some."""
+    text = f"cascade few\nrank P M\ninput X[P, M]\noutput S[P]\nS[p] = X[p, m] :: {op}(m) where m >= 70 * p\n"
+    cascade, sizes = parse(text), {"P": 3, "M": 300}
+    file = written_file(tmp_path, cascade, sizes, dtype="fp32")
+    assert "S_parts" in file.tensors
+    inputs = random_inputs(cascade, sizes)
+    assert difference(run(file, inputs)["S"], evaluate(cascade, sizes, inputs)["S"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("attention_decode", "E=32,F=24,M=300,D=2,G=1"),
+        ("attention_3pass", "E=16,F=24,M=150,P=3,B=2"),
+        ("gemm", "M=16,N=20,K=300"),
+        ("attention_causal", "E=16,F=24,M=150,P=150"),
+    ],
+)
+@pytest.mark.usefixtures("in_parts")
+def test_kernels_share_out_their_sums(name: str, sizes: str, tmp_path: Path) -> None:
+    file = written_file(tmp_path, zoo.load(name), sizes, dtype="fp32", implementation="eager")
+    assert any(name.endswith("_parts") for name in file.tensors)
+    outcome = check_written(file)
+    assert outcome.ok, outcome
 
 
 def test_a_wrong_kernel_is_found(tmp_path: Path) -> None:

@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import re
-import textwrap
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
-from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Access, Expr, Num, Var, variables
+from einsum_cascade.expr import Access, Num, Var, variables
 
-from ..fusion.structure import Structure
 from ..fusion.tiling import Tiling
 from .body import Body
-from .lanes import Lanes, lanes_of
-from .memory import MOST_32, Memory
-from .ranges import always, ends
+from .frame import Frame, Written, parts_of
+from .lanes import lanes_of
+from .memory import Memory
 from .registers import Registers
+from .steps import live_steps
 from .sums import Sums
 from .terms import CannotWriteError, Term
 from .values import Values
-
-_WORD = re.compile(r"[A-Za-z_]\w*")
-
-
-@dataclass(frozen=True)
-class Written:
-    """The source of one kernel, and what a launch of it takes.
-
-    Attributes:
-        text: the function, decorator included.
-        reads, writes: tensors in memory, in the order of its arguments.
-        blocks: thread blocks of one element of the batch.
-        constants: values of its compile-time arguments.
-        helpers: functions that it calls.
-        scratch: shapes of what its blocks hand to the kernel that puts parts of sums together, by name.
-    """
-
-    name: str
-    text: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    blocks: int
-    constants: dict[str, int]
-    helpers: tuple[str, ...]
-    warps: int
-    scratch: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def write_kernels(
@@ -90,10 +58,10 @@ def check_writable(tiling: Tiling, memory: Memory, written: Iterable[str], *, wo
 
 class _Kernel:
     def __init__(self, tiling: Tiling, memory: Memory, written: frozenset[str], word: str) -> None:
-        self.structure: Structure = tiling.structure
+        self.structure = tiling.structure
         self.memory, self.written = memory, written
-        self.cascade: Cascade = memory.cascade
-        self.lanes: Lanes = lanes_of(tiling)
+        self.cascade = memory.cascade
+        self.lanes = lanes_of(tiling)
         names = [f"{t}_ptr" for t in self.cascade.signatures]
         constants = [f"BLOCK_{rank_of(v)}" for v in self.lanes.order]
         self.body = Body([*self.lanes.order, *names, *constants, *memory.case.sizes, "PARTS"])
@@ -102,136 +70,42 @@ class _Kernel:
         self.values = Values(self.body, self.lanes, memory, word, self.registers)
         self.helpers: dict[str, None] = {}
         self.sums = Sums(self.values, self.helpers)
-        self.parts = tiling.parts
         self.parted = tiling.structure.parted if tiling.parts > 1 else ""
-        self.scratch: dict[str, tuple[int, ...]] = {}
+        self.frame = Frame(self.body, self.lanes, memory, tiling.parts, shared=False)
         self.carried: dict[str, str] = {}
         self.stored: dict[str, None] = {}
+        loop = self.lanes.loop
         self.inside = frozenset(
-            e.name for e in self.structure.einsums if self.cascade.block_of(e.name) and self._of_loop(e)
+            e.name for e in self.structure.einsums if loop and self.cascade.block_of(e.name) == loop
         )
-
-    def _of_loop(self, einsum: Einsum) -> bool:
-        return self.cascade.block_of(einsum.name) == self.lanes.loop
 
     def compose(self) -> None:
         """Write the kernel."""
-        self._places(self.parts)
+        self.frame.shared = bool(self.parted)
+        self.frame.places()
         self._nest(self.structure.einsums, self.lanes.stepped)
-        if self.parted and not self.scratch:
+        if self.parted and not self.frame.scratch:
             raise CannotWriteError(f"no sum over '{self.parted}' is there in parts")
 
     def put_together(self) -> None:
         """Write the kernel that puts the parts of sums together."""
-        self._places(1)
+        self.frame.places()
         for e in (e for e in self.structure.einsums if self.parted in e.reduced):
             name = self.body.let(e.name.lower(), self.sums.begun(e).text)
             turn = self.body.fresh("part")
             self.body.open(())
-            address, axes = self._place_of_part(e, turn)
-            self.values.read[_parts_of(e.name)] = None
+            address, axes = self.values.address(e.target, self.lanes.order)
+            address = self.frame.place_of_part(e.name, address, turn)
+            self.values.read[parts_of(e.name)] = None
             mask = self.values.all_of((), inside=axes)
             more = f", mask={mask.along(axes)}, other=0.0" if mask is not None else ""
             self.body.line(f"{name} = {self.sums.together(e, name, f'tl.load({address}{more})')}")
             self.body.close(f"for {turn} in range(0, PARTS):")
             self._define(e, self.sums.finished(e, Term(name, axes)))
 
-    def _place_of_part(self, einsum: Einsum, part: str) -> tuple[str, tuple[str, ...]]:
-        """Return where a part of a sum lies in memory: behind those before it, each like the tensor itself."""
-        name = _parts_of(einsum.name)
-        self.scratch[name] = (self.parts, *self.memory.shape(einsum.name))
-        address, axes = self.values.address(einsum.target, self.lanes.order)
-        before = f"{name}_ptr + {part} * ({self.memory.extent(einsum.name)})"
-        return address.replace(f"{einsum.name}_ptr", before, 1), axes
-
     def function(self, name: str, title: str) -> Written:
-        reads = tuple(self.values.read)
-        writes = tuple(t for t in self.stored if t not in reads)
-        self._settle((*reads, *writes))
-        constants = self._constants()
-        arguments = [f"{t}_ptr" for t in (*reads, *writes)] + [f"{c}:~tl.constexpr" for c in constants]
-        head = textwrap.fill(
-            f"def {name}({', '.join(arguments)}):", 110, subsequent_indent=" " * (len(name) + 5)
-        ).replace("~", " ")
-        text = f'@triton.jit\n{head}\n    """{title}"""\n{self.body.text}\n'
-        return Written(
-            name, text, reads, writes, self._blocks(), constants, tuple(self.helpers), warps_of(self.lanes),
-            {n: shape for n, shape in self.scratch.items() if n in (*reads, *writes)},
-        )  # fmt: skip
-
-    def _constants(self) -> dict[str, int]:
-        """Return the compile-time numbers that the text names."""
-        every = dict(self.memory.case.sizes)
-        every["PARTS"] = self.parts
-        every |= {f"BLOCK_{rank_of(v)}": n for v, n in self.lanes.lanes.items()}
-        words = {w for line in self.body.scopes[0].lines for w in _WORD.findall(line)}
-        return {c: n for c, n in every.items() if c in words}
-
-    def _blocks(self) -> int:
-        out = self._shared
-        for v in self.lanes.tiled:
-            out *= -(-self.lanes.extent(v) // self.lanes.lanes.get(v, 1))
-        return out
-
-    def _places(self, parts: int) -> None:
-        """Write which tile a block has, and which part of it, and the vectors that it holds whole.
-
-        Args:
-            parts: blocks that share a tile.
-        """
-        self._shared = parts
-        batch = self.memory.case.batch
-        tiled = [v for v in self.lanes.tiled if self.lanes.extent(v) > 1]
-        for v in self.lanes.tiled:
-            if v not in tiled:
-                self.body.line(f"{v} = 0")
-        if tiled or batch * parts > 1:
-            self.body.line("pid = tl.program_id(0)")
-        for v in reversed(tiled):
-            rank = rank_of(v)
-            lanes = self.lanes.lanes.get(v)
-            count = rank if lanes is None else f"tl.cdiv({rank}, {self.lanes.constant(v)})"
-            last = v == tiled[0] and batch * parts == 1
-            tile = "pid" if last else f"pid % {count}"
-            if lanes is None:
-                self.body.line(f"{v} = {tile}")
-            else:
-                self.body.line(f"{v}_first = {tile} * {self.lanes.constant(v)}")
-                self.body.line(f"{v} = {v}_first + tl.arange(0, {self.lanes.constant(v)})")
-                self.body.line(f"{v}_last = tl.minimum({v}_first + {self.lanes.constant(v)}, {rank}) - 1")
-            if not last:
-                self.body.line(f"pid = pid // {count}")
-        if parts > 1:
-            self.part = self.body.let("part", "pid % PARTS")
-            self.body.line("pid = pid // PARTS")
-        self._placed = len(self.body.scopes[0].lines)
-        walked = {*self.lanes.tiled, *self.lanes.stepped}
-        for v in self.lanes.order:
-            if v not in walked:
-                vector = f"tl.arange(0, {self.lanes.constant(v)})" if v in self.lanes.lanes else "0"
-                self.body.line(f"{v} = {vector}")
-
-    def _settle(self, tensors: Sequence[str]) -> None:
-        """Write where the block's element of the batch begins in each tensor, and drop what nobody has asked for."""
-        lines = self.body.scopes[0].lines
-        if self.memory.case.batch > 1:
-            each = [f"{t}_ptr += {self._batch(t)} * ({self._extent(t)})" for t in tensors]
-            lines[self._placed : self._placed] = each
-        words = Counter(w for line in lines for w in _WORD.findall(line))
-        unused = [
-            t for t in lines if words[t.partition(" = ")[0]] == 1 and not t.startswith((" ", "tl.", "for "))
-        ]
-        lines[:] = [t for t in lines if t not in unused]
-
-    def _extent(self, tensor: str) -> str:
-        """Return the elements of a tensor of one element of the batch, as Triton writes them."""
-        whole = tensor.removesuffix(_PARTS) if tensor in self.scratch else tensor
-        return f"PARTS * {self.memory.extent(whole)}" if tensor in self.scratch else self.memory.extent(whole)
-
-    def _batch(self, tensor: str) -> str:
-        shape = self.scratch.get(tensor) or self.memory.shape(tensor)
-        wide = math.prod(shape) * self.memory.case.batch > MOST_32
-        return "tl.cast(pid, tl.int64)" if wide else "pid"
+        """Return the kernel that has been composed."""
+        return self.frame.function(name, title, self.values.read, self.stored, self.helpers)
 
     def _nest(self, einsums: Sequence[Einsum], steps: Sequence[str]) -> None:
         """Write some Einsums under loops over what they are stepped along."""
@@ -309,8 +183,9 @@ class _Kernel:
         """Store what a block has of a sum that several blocks share."""
         if len(einsum.all_reductions) > 1:
             raise CannotWriteError(f"{einsum.name}: a second reduction of a sum in parts")
-        address, axes = self._place_of_part(einsum, self.part)
-        self.stored[_parts_of(einsum.name)] = None
+        address, axes = self.values.address(einsum.target, self.lanes.order)
+        address = self.frame.place_of_part(einsum.name, address, self.frame.part)
+        self.stored[parts_of(einsum.name)] = None
         mask = self.values.all_of((), inside=axes)
         more = f", mask={mask.along(axes)}" if mask is not None else ""
         self.body.line(f"tl.store({address}, {found.along(axes)}{more})")
@@ -339,53 +214,17 @@ class _Kernel:
 
     def _ends(self, v: str, inside: Sequence[Einsum]) -> tuple[str, str]:
         """Return where a loop begins and ends: in the block's part, without steps in which it has no point."""
-        first, last = self._live(v, inside)
-        if v != self.parted:
-            return first, last
-        step = self.lanes.constant(v)
-        each = self.body.let(f"{v}_each", f"tl.cdiv({rank_of(v)}, PARTS * {step}) * {step}")
-        first = self.body.let(f"{v}_begin", f"tl.maximum({first}, {self.part} * {each})")
-        return first, self.body.let(f"{v}_end", f"tl.minimum({last}, {self.part} * {each} + {each})")
-
-    def _live(self, v: str, inside: Sequence[Einsum]) -> tuple[str, str]:
-        """Return where the steps begin and end in which the block has points."""
-        rank = rank_of(v)
-        acting = self._acting(v, inside)
-        if acting is None:
-            return "0", rank
-        numbers = self.memory.case.numbers
-        every = []
-        for e in acting:
-            parts = [p for p in self._conditions(e) if not always(p, numbers)]
-            every.append(ends(parts, v, self.lanes.seen, numbers))
-        low, high = every[0]
-        if any(found != (low, high) for found in every[1:]):
-            return "0", rank
-        first, last = "0", rank
-        for text in low:
-            first = f"tl.maximum({first}, {text})"
-        for text in high:
-            last = f"tl.minimum({last}, {text})"
-        if low:
+        first, last = live_steps(v, inside, self.structure, self.lanes, self.memory, self.written)
+        if v == self.parted:
+            step, part = self.lanes.constant(v), self.frame.part
+            each = self.body.let(f"{v}_each", f"tl.cdiv({rank_of(v)}, PARTS * {step}) * {step}")
+            first = f"tl.maximum({first}, {part} * {each})"
+            last = f"tl.minimum({last}, {part} * {each} + {each})"
+        if first != "0":
             first = self.body.let(f"{v}_begin", first)
-        if high:
+        if last != rank_of(v):
             last = self.body.let(f"{v}_end", last)
         return first, last
-
-    def _conditions(self, einsum: Einsum) -> list[Expr]:
-        return [p for stage in self.sums.stages(einsum) for p in stage]
-
-    def _acting(self, v: str, inside: Sequence[Einsum]) -> list[Einsum] | None:
-        """Return the Einsums that a step without points is left out for; None where every step has to run."""
-        kept = [e for e in inside if v in e.output_variables and e.name in self.written]
-        if v == self.lanes.loop:
-            states = [e for e in inside if e.name in self.cascade.states]
-            kept = [e for e in kept if not (e in states and e.name in self.memory.last_only)]
-            names = {e.name for e in inside}
-            if kept or not names <= self.structure.masked | self.structure.idle or not self.structure.idle:
-                return None
-            return [e for e in inside if e.name in self.structure.masked]
-        return None if kept else [e for e in inside if v in e.reduced]
 
     def _einsum(self, einsum: Einsum) -> None:
         """Write one Einsum where all that it needs has been written."""
@@ -440,28 +279,3 @@ class _Kernel:
         mask = self.values.all_of((), inside=axes)
         more = f", mask={mask.along(axes)}" if mask is not None else ""
         self.body.line(f"tl.store({address}, {shown}{more})")
-
-
-_PARTS = "_parts"
-
-
-def _parts_of(tensor: str) -> str:
-    """Return the name of what blocks leave of a sum that they share."""
-    return tensor + _PARTS
-
-
-# Elements of the largest tile of a block above which it takes eight warps: with four of 32 threads, a tile of 16K
-# elements leaves half of the 255 registers of a thread to all else.
-_FOUR_WARPS = 2**14
-
-
-def warps_of(lanes: Lanes) -> int:
-    """Return the warps of a block: four, or eight where its tiles of a product would fill their registers."""
-    most = 1
-    for product in lanes.tiling.structure.products:
-        made = [v for v in (*product.rows, *product.columns) if v in lanes.lanes]
-        size = 1
-        for v in made:
-            size *= lanes.lanes[v]
-        most = max(most, size)
-    return 8 if most >= _FOUR_WARPS else 4

@@ -17,9 +17,10 @@ from ..fusion.structure import units_of
 from ..prediction import Prediction
 from .able import Writable
 from .body import Body
+from .frame import Written
 from .guards import guarded
 from .memory import Memory
-from .nest import Written, write_kernels
+from .nest import write_kernels
 from .operators import HELPERS
 from .sums import TYPES
 from .terms import CannotWriteError
