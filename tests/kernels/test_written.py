@@ -151,6 +151,12 @@ def test_kernels_share_out_their_sums(name: str, sizes: str, tmp_path: Path) -> 
     assert outcome.ok, outcome
 
 
+def test_more_than_the_interpreter_can_do_is_refused(tmp_path: Path) -> None:
+    file = written_file(tmp_path, zoo.load("attention_1pass"), "E=64,F=64,M1=64,M0=64,P=4096,B=8,H=64")
+    with pytest.raises(KernelError, match="thread blocks, of which the interpreter runs 10,000 at the most"):
+        check_written(file)
+
+
 def test_a_wrong_kernel_is_found(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
     text = write_program(zoo.load("attention_1pass_causal"), SPLIT, dtype="fp32").text
