@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import aot, bench, check, device, reference, registry
+    from . import aot, bench, check, device, reference, registry, written
 
-__all__ = ["aot", "bench", "check", "device", "reference", "registry"]
+__all__ = ["aot", "bench", "check", "device", "reference", "registry", "written"]
 
 
 def __getattr__(name: str) -> Any:

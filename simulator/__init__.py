@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .gpu.gna_tune import tune_gna
     from .gpu.masks import mask_tiles
     from .gpu.model import predict
+    from .gpu.writing.program import write_program
     from .hardware.reader import load_hardware
     from .result import Estimate
     from .spatial.mapper import find_mapping
@@ -37,6 +38,7 @@ _FACE = {
     "tune_gna": ".gpu.gna_tune",
     "simulate": ".spatial.model",
     "sweep": ".dse.study",
+    "write_program": ".gpu.writing.program",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "simulate",
     "sweep",
     "tune_gna",
+    "write_program",
 ]
 
 

@@ -110,6 +110,22 @@ def test_kernels_that_somebody_chose(groups, tmp_path: Path) -> None:
     assert check_written(file).ok
 
 
+ODD_NAMES = """cascade odd
+rank In Tl Pid
+input TORCH[In, Tl] P_first[Tl, Pid] TL[Pid]
+output RUN[In, Pid] TRITON[In]
+RUN[in, pid] = TORCH[in, tl] * P_first[tl, pid] * TL[pid]
+TRITON[in] = RUN[in, pid] :: max(pid) where pid <= in
+"""
+
+
+def test_names_that_python_or_triton_uses_itself(tmp_path: Path) -> None:
+    outcome = check_written(written_file(tmp_path, parse(ODD_NAMES), "In=20,Tl=30,Pid=40", dtype="fp32"))
+    assert outcome.ok, outcome
+    with pytest.raises(CannotWriteError, match="tensor SIZES: the file needs this name itself"):
+        write_program(parse("cascade o\nrank M\ninput SIZES[M]\noutput Y[M]\nY[m] = SIZES[m]\n"), "M=3")
+
+
 @pytest.fixture
 def in_parts(monkeypatch):
     """Let every sum that can be shared out be so, however little there is of it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 _INDENT = "    "
 # Names that a written kernel uses itself.
-_TAKEN = frozenset(
+TAKEN = frozenset(
     {*keyword.kwlist, "tl", "triton", "torch", "pid", "batch", "range", "float", "min", "max", "sum"}
 )
 
@@ -51,7 +51,7 @@ class Body:
 
     def __init__(self, taken: Iterable[str]) -> None:
         """See the class."""
-        self._names = {*taken, *_TAKEN}
+        self._names = {*taken, *TAKEN}
         self.scopes = [Scope(frozenset())]
         self._at: Scope | None = None
 

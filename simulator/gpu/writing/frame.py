@@ -82,18 +82,22 @@ class Frame:
         for v in self.lanes.order:
             if v not in (*tiled, *self.lanes.stepped):
                 vector = f"tl.arange(0, {self.lanes.constant(v)})" if v in self.lanes.lanes else "0"
-                self.body.line(f"{v} = {vector}")
+                self.body.line(f"{self.lanes.name(v)} = {vector}")
 
     def _tile(self, v: str, *, last: bool) -> None:
-        rank, size = rank_of(v), self.lanes.constant(v) if v in self.lanes.lanes else ""
+        name, rank, size = (
+            self.lanes.name(v),
+            rank_of(v),
+            self.lanes.constant(v) if v in self.lanes.lanes else "",
+        )
         count = f"tl.cdiv({rank}, {size})" if size else rank
         tile = "pid" if last else f"pid % {count}"
         if size:
-            self.body.line(f"{v}_first = {tile} * {size}")
-            self.body.line(f"{v} = {v}_first + tl.arange(0, {size})")
-            self.body.line(f"{v}_last = tl.minimum({v}_first + {size}, {rank}) - 1")
+            self.body.line(f"{name}_first = {tile} * {size}")
+            self.body.line(f"{name} = {name}_first + tl.arange(0, {size})")
+            self.body.line(f"{name}_last = tl.minimum({name}_first + {size}, {rank}) - 1")
         else:
-            self.body.line(f"{v} = {tile}")
+            self.body.line(f"{name} = {tile}")
         if not last:
             self.body.line(f"pid = pid // {count}")
 

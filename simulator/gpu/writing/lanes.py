@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,10 +14,14 @@ from einsum_cascade.ops import REDUCTION
 from ..fusion.operations import Product
 from ..fusion.structure import Structure
 from ..fusion.tiling import Tiling
+from .body import TAKEN
+from .terms import Term
 
 # The least rows, columns and terms of a product of tiles: the shape of mma.sync with the fewest of them is 16 x 8 x 16,
 # and Triton asks for 16 of each.
 _LEAST = 16
+# Dimensions of a head that a product takes at once: the largest head of the kernels of this package.
+_INNER = 256
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,28 @@ class Lanes:
         """Return the shape of a tile as Triton writes it."""
         return f"[{', '.join(self.constant(v) for v in axes)}]"
 
+    def name(self, variable: str) -> str:
+        """Return the name of a variable's value in the kernel: its own, where Python has no other use for that."""
+        return f"{variable}_" if variable in TAKEN else variable
+
+    def coordinate(self, variable: str) -> Term:
+        """Return the value of a variable."""
+        return Term(self.name(variable), self.ordered((variable,)), "int")
+
+    @property
+    def names(self) -> Iterator[str]:
+        """Names that the values of variables have, with those of their first and their last."""
+        for v in self.order:
+            yield from (self.name(v), f"{self.name(v)}_first", f"{self.name(v)}_last")
+
     @cached_property
     def seen(self) -> dict[str, tuple[str, str]]:
         """Of each variable that a block holds a part of, the names of its first and its last value there."""
-        return {v: (f"{v}_first", f"{v}_last") if v in self.lanes else (v, v) for v in self.tiled}
+        out = {}
+        for v in self.tiled:
+            name = self.name(v)
+            out[v] = (f"{name}_first", f"{name}_last") if v in self.lanes else (name, name)
+        return out
 
 
 def sides(product: Product, lanes: Mapping[str, int]) -> tuple[list[str], list[str], list[str]]:
@@ -90,6 +112,8 @@ def lanes_of(tiling: Tiling) -> Lanes:
     whole = {  # of which the largest are asked for: those of parts would have to be compared again
         v for e in structure.einsums for r in e.all_reductions if REDUCTION[r.op].index for v in r.variables
     }
+    # An inner walk over a head's dimensions is none: what does not move with the outer one is then loaded before it.
+    whole |= {v for v in structure.walked[1:] if tiling.case.extents[v] <= _INNER}
     now = {v: tiling.case.extents[v] if v in whole else tiling.now(v) for v in everyone}
     lanes = {v: 1 << (n - 1).bit_length() for v, n in now.items() if n > 1}
     for product in structure.products:

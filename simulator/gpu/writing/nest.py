@@ -64,7 +64,7 @@ class _Kernel:
         self.lanes = lanes_of(tiling)
         names = [f"{t}_ptr" for t in self.cascade.signatures]
         constants = [f"BLOCK_{rank_of(v)}" for v in self.lanes.order]
-        self.body = Body([*self.lanes.order, *names, *constants, *memory.case.sizes, "PARTS"])
+        self.body = Body([*self.lanes.names, *names, *constants, *memory.case.sizes, "PARTS"])
         writers = {e.name: e for e in self.structure.einsums}
         self.registers = Registers(self.body, self.lanes, memory, writers)
         self.values = Values(self.body, self.lanes, memory, word, self.registers)
@@ -147,9 +147,10 @@ class _Kernel:
         low, high = self._ends(v, inside)
         self.body.open((v,))
         lanes = self.lanes.lanes.get(v)
-        start = f"{v}_first" if lanes else v
+        name = self.lanes.name(v)
+        start = f"{name}_first" if lanes else name
         if lanes:
-            self.body.line(f"{v} = {start} + tl.arange(0, {self.lanes.constant(v)})")
+            self.body.line(f"{name} = {start} + tl.arange(0, {self.lanes.constant(v)})")
         self._nest(inside, rest)
         if is_loop:
             for e in inside:

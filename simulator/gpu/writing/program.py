@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ from .nest import write_kernels
 from .operators import HELPERS
 from .sums import TYPES
 from .terms import CannotWriteError
+
+# What a file defines beside its kernels.
+_OWN = ("CASCADE", "SIZES", "BATCH", "TENSORS", "LAUNCHES", "PREDICTED_US", "PARTS")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def write_program(
         CannotWriteError: something has no form in Triton.
     """
     require(cascade)
+    _check_names(cascade)
     gpu = find_gpu(on) if isinstance(on, str) else on
     word = word_of(dtype)
     if word not in TYPES:
@@ -92,6 +97,17 @@ def write_program(
         prediction,
         case.batch,
     )
+
+
+def _check_names(cascade: Cascade) -> None:
+    """Refuse names of tensors and ranks that Python or the file itself needs."""
+    own = {*_OWN, *keyword.kwlist}
+    for kind, names in (("tensor", cascade.signatures), ("rank", cascade.rank_names)):
+        for name in names:
+            if name in own or name.startswith("BLOCK_") or name.endswith(("_ptr", "_parts")):
+                raise CannotWriteError(
+                    f"{kind} {name}: the file needs this name itself; call it something else"
+                )
 
 
 def _names(kernels: Sequence[Sequence[str]]) -> list[str]:

@@ -78,7 +78,7 @@ class Registers:
             raise CannotWriteError(f"one place of '{variable}' is read, of which a block holds a part")
         if variable not in value.axes:
             return value
-        at = Term(variable, (variable,), "int")
+        at = self.lanes.coordinate(variable)
         place = literal(float(number(index, {}, self.memory.case.numbers)))
         form = "tl.where({} == {}, {}, 0)".format
         there = joined(self.lanes.order, form, at, place, value, kind=value.kind, whole=True)

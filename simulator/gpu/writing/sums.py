@@ -174,14 +174,13 @@ class Sums:
         masked = masked or wanted > self.lanes.extent(variable)
         if reduction.sorted:
             return self._by_place(rest, variable, reduction.into, wanted)
-        slots = self.lanes.ordered((reduction.into,))
         left = tuple(a for a in value.axes if a != variable)
         axes = self.lanes.ordered((*left, reduction.into))
         found = self.body.let("largest", f"tl.full({self.lanes.shape(axes)}, -1, tl.int32)")
         turn = self.body.fresh("turn")
         self.body.open(())
         at = self._first_largest(rest, variable, masked)
-        slot = Term(reduction.into, slots, "int")
+        slot = self.lanes.coordinate(reduction.into)
         form = f"tl.where({{}} == {turn}, {{}}, {{}})".format
         chosen = joined(self.lanes.order, form, slot, at, Term(found, axes), kind="int", whole=True)
         self.body.line(f"{found} = {chosen.text}")
@@ -195,7 +194,7 @@ class Sums:
         at = Term(f"tl.where({there}, -1, 0)", value.axes, "int")
         if into is None or into not in self.lanes.lanes:
             return at
-        slot = Term(into, (into,), "int")
+        slot = self.lanes.coordinate(into)
         return joined(order, "tl.where({} == 0, {}, -1)".format, slot, at, kind="int", whole=True)
 
     def _first_largest(self, value: Term, variable: str, masked: bool) -> Term:
@@ -209,7 +208,7 @@ class Sums:
 
     def _taken(self, rest: Term, variable: str, at: Term) -> None:
         """Write that a value does not count any more."""
-        place = Term(variable, (variable,), "int")
+        place = self.lanes.coordinate(variable)
         form = 'tl.where({} == {}, float("-inf"), {})'.format
         gone = joined(self.lanes.order, form, place, at, rest, kind="float", whole=True)
         self.body.line(f"{rest.text} = {gone.text}")
@@ -221,7 +220,7 @@ class Sums:
         turn = self.body.fresh("turn")
         self.body.open(())
         at = self._first_largest(rest, variable, masked=True)
-        place = Term(variable, (variable,), "int")
+        place = self.lanes.coordinate(variable)
         form = "tl.where({} == {}, 1, {})".format
         self.body.line(
             f"{taken} = {joined(order, form, place, at, Term(taken, axes), kind='int', whole=True).text}"
@@ -229,7 +228,7 @@ class Sums:
         self._taken(rest, variable, at)
         self.body.close(f"for {turn} in range(0, {wanted}):")
         before = self.body.let("before", f"tl.cumsum({taken}, axis={axes.index(variable)})")
-        slot = Term(into, self.lanes.ordered((into,)), "int")
+        slot = self.lanes.coordinate(into)
         form = "tl.where(({} == 1) & ({} == {} + 1), {} + 1, 0)".format
         marks = joined(
             order, form, Term(taken, axes), Term(before, axes), slot, place, kind="int", whole=True

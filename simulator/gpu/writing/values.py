@@ -87,7 +87,7 @@ class Values:
         if isinstance(node, Var) and self.lanes.extent(node.name) == 1:
             return literal(0)
         if isinstance(node, Var):
-            return Term(node.name, self.lanes.ordered((node.name,)), "int")
+            return self.lanes.coordinate(node.name)
         if isinstance(node, Access):
             return self.access(node)
         if isinstance(node, Compare):
