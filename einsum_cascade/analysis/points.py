@@ -111,17 +111,22 @@ def numbers_of(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, float]:
     return {**sizes, **{c.name: size_value(c.value, cascade, sizes) for c in cascade.constants}}
 
 
-def live_parts(cascade: Cascade, einsum: Einsum, *, branches: bool = False) -> tuple[Expr, ...]:
+def live_parts(
+    cascade: Cascade, einsum: Einsum, *, branches: bool = False, outputs: bool = False
+) -> tuple[Expr, ...]:
     """Return the static conditions under which a point of an Einsum exists.
 
     These are its own `where`, the conditions of the points it reads, and that each index lies inside its tensor.
 
     Args:
         branches: whether what a branch reads where coordinates take it has to exist too; simulators take it as there.
+        outputs: of points of what it defines: what removes all terms of a sum does not remove the sum.
     """
-    key = ("live_parts", einsum, branches)
+    key = ("live_parts", einsum, branches, outputs)
     if key not in cascade.derived:
-        found = dict.fromkeys(c.holds for c in _conditions(cascade, einsum, {}, branches=branches))
+        conditions = _conditions(cascade, einsum, {}, branches=branches)
+        own = set(einsum.output_variables if outputs else einsum.variables)
+        found = dict.fromkeys(c.holds for c in conditions if c.names <= own)
         cascade.derived[key] = tuple(p for p in found if is_static(p))
     parts: tuple[Expr, ...] = cascade.derived[key]
     return parts

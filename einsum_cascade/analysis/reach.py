@@ -64,11 +64,15 @@ def touched(
     return most
 
 
-def existing(cascade: Cascade, einsum: Einsum) -> tuple[Expr, ...]:
-    """Return the static conditions under which a point exists, what branches read included."""
-    found = live_parts(cascade, einsum, branches=True)
+def existing(cascade: Cascade, einsum: Einsum, *, outputs: bool = False) -> tuple[Expr, ...]:
+    """Return the static conditions under which a point exists, what branches read included.
+
+    Args:
+        outputs: of points of what it defines, not of those that it runs over.
+    """
+    found = live_parts(cascade, einsum, branches=True, outputs=outputs)
     if too_many(found, MOST_FORKS):
-        return (NEVER, *live_parts(cascade, einsum))
+        return (NEVER, *live_parts(cascade, einsum, outputs=outputs))
     return found
 
 
@@ -82,7 +86,7 @@ def defined(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
     found = existing(cascade, einsum)
     selecting = next((r for r in einsum.all_reductions if REDUCTION[r.op].index), None)
     if selecting is None:
-        return counted(cascade, found, einsum.output_variables, sizes)
+        return counted(cascade, existing(cascade, einsum, outputs=True), einsum.output_variables, sizes)
     kept = tuple(v for v in einsum.output_variables if v != selecting.into)
     each = _selected(cascade, einsum, sizes) if selecting.into else 1
     return each * _projected(cascade, found, kept, (*kept, *einsum.reduced), sizes)
@@ -93,8 +97,8 @@ def _generations(cascade: Cascade, update: Einsum, sizes: Mapping[str, int]) -> 
     total = 0
     firsts = [e for e in cascade.initial if e.name == update.name]
     for first in firsts:
-        total += counted(cascade, existing(cascade, first), first.output_variables, sizes)
-    found = existing(cascade, update)
+        total += counted(cascade, existing(cascade, first, outputs=True), first.output_variables, sizes)
+    found = existing(cascade, update, outputs=True)
     chained = any(a.tensor == update.name for a in required(update.value))
     if chained and (found or any(existing(cascade, first) for first in firsts)):
         return total  # which elements of the earlier generations exist is not looked into

@@ -108,14 +108,20 @@ class Case:
     def _known(self) -> dict[Any, Any]:
         return {}
 
-    def condition(self, einsum: Einsum, space: tuple[str, ...]) -> tuple[Condition, tuple[str, ...]]:
+    def condition(
+        self, einsum: Einsum, space: tuple[str, ...], *, outputs: bool = False
+    ) -> tuple[Condition, tuple[str, ...]]:
         """Return what has to hold at a point of a space of an Einsum, and the variables by which it says so.
 
         Of `m1 * M0 + m0` the two may be one variable. Of conditions that say the same there is one.
+
+        Args:
+            outputs: whether the points are those of what it defines, of which a sum of nothing is one.
         """
 
         def found() -> tuple[Condition, tuple[str, ...]]:
-            parts = [p for p in self._live_parts(einsum) if set(variables(p)) <= set(space)]
+            every = self._live_parts(einsum, outputs=outputs)
+            parts = [p for p in every if set(variables(p)) <= set(space)]
             merged, extents = merged_splits(self.cascade, parts, space, self.sizes)
             left = deciding(merged, extents, self.numbers)
             named = {v for p in left for v in variables(p)}
@@ -123,10 +129,11 @@ class Case:
             key = ("condition", left, tuple(sorted(own.items())))
             return self._once(key, lambda: Condition(left, own)), tuple(extents)
 
-        return self._once((id(einsum), space), found)
+        return self._once((id(einsum), space, outputs), found)
 
-    def _live_parts(self, einsum: Einsum) -> tuple[Expr, ...]:
-        return self._once(("parts", id(einsum)), lambda: live_parts(self.cascade, einsum))
+    def _live_parts(self, einsum: Einsum, *, outputs: bool) -> tuple[Expr, ...]:
+        key = ("parts", id(einsum), outputs)
+        return self._once(key, lambda: live_parts(self.cascade, einsum, outputs=outputs))
 
     def actions(self, einsum: Einsum) -> tuple[Action, ...]:
         """Return what a kernel computes of an Einsum."""
@@ -244,7 +251,7 @@ class Case:
         if signature.state is not None:  # one more than the steps: what it was before the first
             sizes[signature.state] = sizes[signature.state] + 1 if self.wants_all(tensor) else 1
         elif writer is not None:
-            condition, names = self.condition(writer, writer.output_variables)
+            condition, names = self.condition(writer, writer.output_variables, outputs=True)
             return float(self.live_tiles(condition, {v: ((self.extents[v], True),) for v in names}))
         return float(math.prod(sizes))
 
