@@ -12,6 +12,7 @@ from ..declarations import rank_of, variable_of
 from ..einsum import Einsum, is_constant
 from ..errors import CascadeError, nearest
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, children, substitute, transform, variables
+from ..iteration import conjuncts_of
 from ..sizes import BATCH_RANKS, parse_sizes, resolve, size_value
 from .predicates import conjuncts, count, is_static, joined
 
@@ -157,7 +158,12 @@ def _conditions(
         known: of the Einsums that have been looked at.
         branches: whether what a branch reads has to exist where it is taken; `data`: also where data decides that.
     """
-    found = [Condition(p, frozenset(variables(p))) for p in conjuncts(einsum.where)]
+    # A chain (0 <= p - m < W) is one conjunct, which names what any of its comparisons does.
+    found = [
+        Condition(p, frozenset(variables(whole)))
+        for whole in conjuncts_of(einsum.where)
+        for p in conjuncts(whole)
+    ]
     reads = required(einsum.value) + (required(einsum.where) if einsum.where is not None else [])
     for access in reads:
         found += inside(cascade, access)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from einsum_cascade.analysis.points import conditions_of
+from einsum_cascade.analysis.points import conditions_of, required
 from einsum_cascade.analysis.predicates import joined
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import Iterate, rank_of
@@ -17,14 +17,16 @@ from einsum_cascade.ops import REDUCTION
 def guarded(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
     """Return a cascade in which every reading of an index that may not exist says that it has to.
 
-    That is what the language means anyhow; a kernel finds it in memory as a number below zero.
+    That is what the language means anyhow; a kernel finds it in memory as a number below zero. What one branch of a
+    choice alone reads says nothing: an index below zero lies outside of whatever it points into.
     """
     unsure = frozenset(e.name for e in cascade.einsums if may_lack(cascade, e, sizes))
     if not unsure:
         return cascade
 
     def told(einsum: Einsum) -> Einsum:
-        exist: list[Expr] = [Compare(("<=",), (Num(0), a)) for a in einsum.reads if a.tensor in unsure]
+        reads = required(einsum.value) + (required(einsum.where) if einsum.where is not None else [])
+        exist: list[Expr] = [Compare(("<=",), (Num(0), a)) for a in reads if a.tensor in unsure]
         if not exist:
             return einsum
         before = [] if einsum.where is None else [einsum.where]

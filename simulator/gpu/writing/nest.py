@@ -14,7 +14,7 @@ from .frame import Frame, Written, parts_of
 from .lanes import lanes_of
 from .memory import Memory
 from .registers import Registers
-from .steps import live_steps
+from .steps import Stretch, live_steps, stretches
 from .sums import Sums
 from .terms import CannotWriteError, Term
 from .values import Values
@@ -144,24 +144,10 @@ class _Kernel:
             if any(w not in e.all_reductions[0].variables for w in (v, *rest) if w in e.reduced):
                 raise CannotWriteError(f"{e.name}: a second reduction over a rank that a block walks along")
             self.carried[e.name] = self.body.let(e.name.lower(), self.sums.begun(e).text)
-        low, high = self._ends(v, inside)
-        self.body.open((v,))
-        lanes = self.lanes.lanes.get(v)
-        name = self.lanes.name(v)
-        start = f"{name}_first" if lanes else name
-        if lanes:
-            self.body.line(f"{name} = {start} + tl.arange(0, {self.lanes.constant(v)})")
-        self._nest(inside, rest)
-        if is_loop:
-            for e in inside:
-                if e.name in self.registers.made:
-                    self.body.line(
-                        f"{self.registers.held[e.name].text} = {self.registers.made.pop(e.name).text}"
-                    )
-        step = f", {self.lanes.constant(v)}" if lanes else ""
-        if lanes and low != "0":
-            low = f"{low} // {self.lanes.constant(v)} * {self.lanes.constant(v)}"
-        self.body.close(f"for {start} in range({low}, {high}{step}):")
+        bounds = self._ends(v, inside)
+        for stretch in stretches(v, inside, bounds, self.lanes, self.memory, self.body):
+            with self.values.assuming(stretch.assumed):
+                self._stretch(v, inside, rest, stretch)
         if is_loop:
             self.registers.walked = True
             for e in inside:
@@ -179,6 +165,21 @@ class _Kernel:
                 self._store_part(e, found)
             else:
                 self._define(e, self.sums.finished(e, found))
+
+    def _stretch(self, v: str, inside: Sequence[Einsum], rest: Sequence[str], stretch: Stretch) -> None:
+        """Write a loop over some of the steps."""
+        name, size = self.lanes.name(v), self.lanes.constant(v) if v in self.lanes.lanes else ""
+        start = f"{name}_first" if size else name
+        self.body.open((v,))
+        if size:
+            self.body.line(f"{name} = {start} + tl.arange(0, {size})")
+        self._nest(inside, rest)
+        for e in inside:
+            if v == self.lanes.loop and e.name in self.registers.made:
+                made = self.registers.made.pop(e.name)
+                self.body.line(f"{self.registers.held[e.name].text} = {made.text}")
+        step = f", {size}" if size else ""
+        self.body.close(f"for {start} in range({stretch.first}, {stretch.last}{step}):")
 
     def _store_part(self, einsum: Einsum, found: Term) -> None:
         """Store what a block has of a sum that several blocks share."""
@@ -222,6 +223,8 @@ class _Kernel:
             first = f"tl.maximum({first}, {part} * {each})"
             last = f"tl.minimum({last}, {part} * {each} + {each})"
         if first != "0":
+            if v in self.lanes.lanes:
+                first = f"{first} // {self.lanes.constant(v)} * {self.lanes.constant(v)}"
             first = self.body.let(f"{v}_begin", first)
         if last != rank_of(v):
             last = self.body.let(f"{v}_end", last)

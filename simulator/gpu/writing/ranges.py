@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from einsum_cascade.analysis.intervals import alternatives, number, slope
+from einsum_cascade.analysis.intervals import Atom, alternatives, number, slope
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.errors import CascadeError
 from einsum_cascade.expr import Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
@@ -93,16 +93,43 @@ def ends(
     low: list[str] = []
     high: list[str] = []
     for part in parts:
-        try:
-            terms = alternatives([part]) if variable in variables(part) and not accesses(part) else []
-        except CascadeError:
-            continue
-        for atom in terms[0] if len(terms) == 1 else ():
+        for atom in _atoms(part, variable):
             for value in (atom.value, Apply("neg", (atom.value,))) if atom.op == "==" else (atom.value,):
                 found = _end(value, variable, seen, numbers, strict=atom.op == "<")
                 if found is not None:
                     (high if found[0] else low).append(found[1])
     return list(dict.fromkeys(low)), list(dict.fromkeys(high))
+
+
+def sure_ends(
+    part: Expr, variable: str, seen: Mapping[str, tuple[str, str]], numbers: Mapping[str, float]
+) -> tuple[list[str], list[str]] | None:
+    """Return between which values of a variable a condition holds for all that a block holds of the others.
+
+    As `ends` returns them; None where that is not known.
+    """
+    low: list[str] = []
+    high: list[str] = []
+    atoms = _atoms(part, variable)
+    for atom in atoms:
+        found = None
+        if atom.op != "==":
+            found = _end(atom.value, variable, seen, numbers, strict=atom.op == "<", every=True)
+        if found is None:
+            return None
+        (high if found[0] else low).append(found[1])
+    return (low, high) if atoms else None
+
+
+def _atoms(part: Expr, variable: str) -> list[Atom]:
+    """Return what a condition that names a variable consists of; nothing where there are alternatives."""
+    if variable not in variables(part) or accesses(part):
+        return []
+    try:
+        terms = alternatives([part])
+    except CascadeError:
+        return []
+    return terms[0] if len(terms) == 1 else []
 
 
 def _end(
@@ -112,8 +139,13 @@ def _end(
     numbers: Mapping[str, float],
     *,
     strict: bool,
+    every: bool = False,
 ) -> tuple[bool, str] | None:
-    """Return whether `value <= 0` bounds a variable from above, and by what; None where it is not linear."""
+    """Return whether `value <= 0` bounds a variable from above, and by what; None where it is not linear.
+
+    Args:
+        every: so that it holds for all values that the block holds of the others, not for one of them.
+    """
     names = variables(value)
     slopes = {v: slope(value, v, numbers) for v in names}
     steps = {v: int(s) for v, s in slopes.items() if s is not None and float(s).is_integer()}
@@ -122,14 +154,15 @@ def _end(
     rest = float(number(substitute(value, {v: Num(0) for v in names}), {}, numbers))
     if not rest.is_integer():
         return None
-    # What is left of the other side at its most: the bound of all values that the block holds.
+    # What the other side is at its most for one of the values that the block holds, or at its least for all of them.
     terms, most = [], -int(rest) - strict
     for v, step in steps.items():
         if v == variable:
             continue
+        first = (step > 0) != every
         if v in seen:
-            terms.append(_times(-step, seen[v][0] if step > 0 else seen[v][1]))
-        elif step < 0:
+            terms.append(_times(-step, seen[v][0] if first else seen[v][1]))
+        elif not first:
             most -= step * int(numbers[rank_of(v)] - 1)
     factor = steps[variable]
     if factor > 0:  # variable <= most / factor

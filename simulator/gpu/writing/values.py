@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -56,6 +56,7 @@ class Values:
     registers: Registers
     read: dict[str, None] = field(default_factory=dict)
     _turned: Mapping[str, int] = field(default_factory=dict)
+    _assumed: frozenset[Expr] = frozenset()
 
     @property
     def order(self) -> Mapping[str, int]:
@@ -70,6 +71,16 @@ class Values:
             yield
         finally:
             self._turned = before
+
+    @contextmanager
+    def assuming(self, parts: Iterable[Expr]) -> Iterator[None]:
+        """Take conditions to hold inside the block."""
+        before = self._assumed
+        self._assumed = before | frozenset(parts)
+        try:
+            yield
+        finally:
+            self._assumed = before
 
     @property
     def numbers(self) -> Mapping[str, float]:
@@ -102,6 +113,7 @@ class Values:
             inside: variables of which a lane behind the end of its rank does not count.
         """
         wanted = [*self.lanes.bounds(inside), *(p for p in parts if not always(p, self.numbers))]
+        wanted = [p for p in wanted if p not in self._assumed]
         found = self._conjunction([self.term(p) for p in wanted])
         if found is None or found == NEVER or len(found.text) < _SHORT:
             return found
@@ -164,7 +176,9 @@ class Values:
         self.read[access.tensor] = None
         inner = [c.holds for c in inside(self.memory.cascade, access)]
         with self.turned(place if tuple(order) != self.lanes.ordered(order) else {}):
-            offset, _ = self.address(access, self.order)
+            offset, moving = self.address(access, self.order)
+            if set(moving) != set(order):  # an index that is found to be the same all along
+                offset = f"{offset} + tl.zeros({self.lanes.shape(order)}, tl.int32)"
             mask = self.all_of(inner, inside=variables(access))
         if mask is None:
             return f"tl.load({offset})"

@@ -16,7 +16,7 @@ from einsum_cascade.errors import CascadeError, MappingError
 from einsum_cascade.expr import variables
 from einsum_cascade.parser import parse_expression
 from simulator.gpu.writing.program import write_program
-from simulator.gpu.writing.ranges import always, ends, reach
+from simulator.gpu.writing.ranges import always, ends, reach, sure_ends
 from validation.cli import app
 
 runner = CliRunner()
@@ -32,17 +32,32 @@ def body(name: str, sizes: str, **more) -> str:
 def test_flash_attention_is_one_kernel_that_stops_at_the_diagonal():
     text = body("attention_1pass_causal", FLASH)
     assert text.count("@triton.jit") == 1
-    assert "for m1 in range(0, m1_end):" in text
-    assert text.count("tl.dot(") == 2
-    before, inside = text.split("for m1 in")
+    assert "m1_end = tl.minimum(M1, tl.maximum(p_last + 64, 0) // 64)" in text
+    before, whole, cut = text.split("for m1 in range(")
+    assert whole.startswith("0, m1_cut):")
+    assert cut.startswith("m1_cut, m1_end):")
+    for loop in (whole, cut):
+        assert loop.count("tl.dot(") == 2
+        assert "Q_ptr + " not in loop
+        assert "K_ptr + " in loop
     assert "Q_ptr + " in before
-    assert "Q_ptr + " not in inside
-    assert "K_ptr + " in inside
+    # Only tiles that the diagonal cuts are masked.
+    assert "tl.where" not in whole
+    assert "tl.where" in cut
 
 
 def test_a_window_begins_behind_what_no_query_of_the_tile_sees():
     text = body("attention_1pass_sliding_window", f"{FLASH},W=256")
-    assert "for m1 in range(m1_begin, m1_end):" in text
+    loops = [line.strip() for line in text.splitlines() if line.strip().startswith("for m1")]
+    stretches = [("m1_begin", "m1_whole"), ("m1_whole", "m1_cut"), ("m1_cut", "m1_end")]
+    assert loops == [f"for m1 in range({a}, {b}):" for a, b in stretches]
+
+
+def test_of_a_rank_that_tiles_do_not_divide_the_last_step_alone_is_masked():
+    whole, last = body("gemm", "M=64,N=64,K=1000").split("for k_first in range(")[1:]
+    assert whole.startswith("0, k_cut, BLOCK_K):")
+    assert "mask=" not in whole
+    assert last.count("mask=") == 2
 
 
 def test_without_a_mask_nothing_is_left_out_and_nothing_masked():
@@ -134,6 +149,32 @@ def test_a_loop_leaves_out_just_the_steps_without_a_point(factors, constant, op,
     assert all(begin <= m < end for m in found)
     if found and op != "==":
         assert (begin, end - 1) == (found[0], found[-1])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    factors=st.tuples(*(st.integers(-4, 4) for _ in range(3))),
+    constant=st.integers(-40, 40),
+    op=st.sampled_from(["<", "<=", ">", ">="]),
+    tile=st.tuples(st.integers(0, 8), st.integers(1, 4)),
+)
+def test_where_a_step_needs_no_mask_every_point_holds(factors, constant, op, tile) -> None:
+    a, b, c = factors
+    assume(a)
+    sizes = {"M": 11, "P": 12, "Q": 3}
+    part = parse_expression(f"{a}*m + {b}*p + {c}*q + {constant} {op} 0")
+    first, last = tile[0], min(sum(tile), 12) - 1
+    found = sure_ends(part, "m", {"p": ("p_first", "p_last")}, sizes)
+    assert found is not None
+    names = {"p_first": first, "p_last": last, "tl": Maximum}
+    begin = max([0, *(eval(t, {"__builtins__": {}}, names) for t in found[0])])
+    end = min([11, *(eval(t, {"__builtins__": {}}, names) for t in found[1])])
+
+    def holds(m: int) -> bool:
+        points = ({"m": m, "p": p, "q": q} for p in range(first, last + 1) for q in range(3))
+        return all(any_term(alternatives([part]), at, {}, 1)[0] for at in points)
+
+    assert [m for m in range(11) if holds(m)] == [m for m in range(11) if begin <= m < end]
 
 
 class Maximum:
