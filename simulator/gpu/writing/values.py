@@ -183,7 +183,7 @@ class Values:
         if mask is None:
             return f"tl.load({offset})"
         if mask == NEVER:
-            return f"tl.full([], 0, {'tl.int32' if access.tensor in self.memory.indices else 'tl.float32'})"
+            return f"tl.full({self.lanes.shape(order)}, 0, {'tl.int32' if access.tensor in self.memory.indices else 'tl.float32'})"
         other = "0" if access.tensor in self.memory.indices else "0.0"
         return f"tl.load({offset}, mask={mask.along(order)}, other={other})"
 
@@ -279,7 +279,10 @@ class Values:
         access, otherwise = node.args
         assert isinstance(access, Access)
         where = self.all_of([c.holds for c in conditions_of_access(self.memory.cascade, access)])
-        value, other = self.access(access), self.term(otherwise)
+        other = self.term(otherwise)
+        if where == NEVER:
+            return other.as_float()
+        value = self.access(access)
         if where is None:
             return value
         form = "tl.where({}, {}, {})".format
