@@ -14,6 +14,7 @@ from strategies import Use, uses
 from einsum_cascade import CascadeError, parse, zoo
 from einsum_cascade.analysis.points import conditions_of, operations, points
 from einsum_cascade.analysis.predicates import conjuncts, count, is_static, projection
+from einsum_cascade.analysis.reach import defined
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.evaluator import points as evaluated
 from einsum_cascade.evaluator import random_inputs
@@ -140,6 +141,15 @@ D[g, p] = 1 + C[g, p]
 """
 
 
+def test_a_chain_that_names_a_reduced_variable_removes_terms() -> None:
+    """Not the places for which its other comparisons fail: all of it is one conjunct."""
+    text = "cascade chain\nrank I M\ninput A[I]\noutput U[M]\nU[m] = A[i] :: min(i) where i >= I <= m + 1\n"
+    cascade, sizes = parse(text), {"I": 3, "M": 4}
+    inputs = random_inputs(cascade, sizes)
+    assert evaluated(cascade, sizes, inputs)["U"].present is None
+    assert defined(cascade, cascade.einsum("U"), sizes) == 4
+
+
 def test_what_removes_all_terms_of_a_sum_does_not_remove_the_sum() -> None:
     """The sum of nothing is zero: it exists, and who reads it exists."""
     cascade, sizes = parse(MASKED_SUMS), "G=4,P=4,T=4"
@@ -165,6 +175,26 @@ def test_points_of_a_map_are_those_that_the_evaluator_finds_present(use: Use) ->
         present = found[einsum.name].present
         there = math.prod(found[einsum.name].values.shape) if present is None else int(present.sum())
         assert points(use.cascade, einsum.name, use.sizes) == there
+
+
+@settings(max_examples=150 * MORE, deadline=None)
+@given(use=uses(iterate=False))
+def test_elements_that_exist_are_those_that_the_evaluator_finds_present(use: Use) -> None:
+    """Of sums as of maps: at least as many as are counted, and just as many where coordinates alone decide."""
+    found = evaluated(use.cascade, use.sizes, use.inputs)
+    for einsum in use.cascade.einsums:
+        if any(may_be_absent_by_data(use.cascade, a) for a in einsum.reads) or einsum.gathers:
+            continue
+        present = found[einsum.name].present
+        there = math.prod(found[einsum.name].values.shape) if present is None else int(present.sum())
+        counted = defined(use.cascade, einsum, use.sizes)
+        conditions = conditions_of(use.cascade, einsum)
+        if not all(is_static(c.holds) for c in conditions):
+            assert counted >= there  # what data removes, nobody knows before
+            continue
+        assert counted <= there
+        if not any(REDUCTION[r.op].index for r in einsum.all_reductions):
+            assert counted == there
 
 
 def may_be_absent_by_data(cascade: Cascade, access: Access) -> bool:
