@@ -14,7 +14,7 @@ from .frame import Frame, Written, parts_of
 from .lanes import lanes_of
 from .memory import Memory
 from .registers import Registers
-from .steps import Stretch, live_steps, stretches
+from .steps import Stretch, Walk
 from .sums import Sums
 from .terms import CannotWriteError, Term
 from .values import Values
@@ -144,8 +144,8 @@ class _Kernel:
             if any(w not in e.all_reductions[0].variables for w in (v, *rest) if w in e.reduced):
                 raise CannotWriteError(f"{e.name}: a second reduction over a rank that a block walks along")
             self.carried[e.name] = self.body.let(e.name.lower(), self.sums.begun(e).text)
-        bounds = self._ends(v, inside)
-        for stretch in stretches(v, inside, bounds, self.lanes, self.memory, self.body):
+        walk = Walk(v, inside, self.structure, self.lanes, self.memory, self.written)
+        for stretch in walk.stretches(*self._ends(walk), self.body):
             with self.values.assuming(stretch.assumed):
                 self._stretch(v, inside, rest, stretch)
         if is_loop:
@@ -214,9 +214,9 @@ class _Kernel:
                 )
         return value
 
-    def _ends(self, v: str, inside: Sequence[Einsum]) -> tuple[str, str]:
+    def _ends(self, walk: Walk) -> tuple[str, str]:
         """Return where a loop begins and ends: in the block's part, without steps in which it has no point."""
-        first, last = live_steps(v, inside, self.structure, self.lanes, self.memory, self.written)
+        v, (first, last) = walk.variable, walk.live()
         if v == self.parted:
             step, part = self.lanes.constant(v), self.frame.part
             each = self.body.let(f"{v}_each", f"tl.cdiv({rank_of(v)}, PARTS * {step}) * {step}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from einsum_cascade.declarations import rank_of
@@ -16,35 +16,6 @@ from .memory import Memory
 from .ranges import always, ends, sure_ends
 
 
-def live_steps(
-    v: str,
-    inside: Sequence[Einsum],
-    structure: Structure,
-    lanes: Lanes,
-    memory: Memory,
-    written: Collection[str],
-) -> tuple[str, str]:
-    """Return where the steps of a loop begin and end that have points in a block, as Triton writes it.
-
-    Args:
-        inside: Einsums that the loop computes; `written`: those that the kernel leaves in memory.
-    """
-    first, last = "0", rank_of(v)
-    acting = _acting(v, inside, structure, lanes, memory, written)
-    numbers = memory.case.numbers
-    found = [
-        ends([c.holds for c in memory.conditions(e) if not always(c.holds, numbers)], v, lanes.seen, numbers)
-        for e in acting
-    ]
-    if not found or any(each != found[0] for each in found):
-        return first, last
-    for text in found[0][0]:
-        first = f"tl.maximum({first}, {text})"
-    for text in found[0][1]:
-        last = f"tl.minimum({last}, {text})"
-    return first, last
-
-
 @dataclass(frozen=True)
 class Stretch:
     """Some of the steps of a loop, from a value to before another, in all of which some conditions hold."""
@@ -54,65 +25,89 @@ class Stretch:
     assumed: frozenset[Expr] = frozenset()
 
 
-def stretches(
-    v: str, inside: Sequence[Einsum], ends: tuple[str, str], lanes: Lanes, memory: Memory, body: Body
-) -> list[Stretch]:
-    """Return a loop in stretches: before the steps that need no mask, those, and behind them.
+@dataclass(frozen=True)
+class Walk:
+    """One loop of a kernel.
 
-    Args:
-        inside: Einsums that the loop computes; `ends`: where it begins, a whole number of steps, and before what it
-            ends.
+    Attributes:
+        variable: along which it walks.
+        inside: Einsums that it computes; `written`: those of the kernel that are left in memory.
     """
-    conditions: list[Expr] = [c.holds for e in inside for c in memory.conditions(e)]
-    conditions += lanes.bounds((v,))
-    numbers = memory.case.numbers
-    sure: dict[Expr, tuple[list[str], list[str]]] = {}
-    for part in dict.fromkeys(conditions):
-        padding = part in lanes.bounds((v,))
-        if padding or not always(part, numbers):
-            found = ([], [rank_of(v)]) if padding else sure_ends(part, v, lanes.seen, numbers)
+
+    variable: str
+    inside: Sequence[Einsum]
+    structure: Structure
+    lanes: Lanes
+    memory: Memory
+    written: Collection[str]
+
+    def live(self) -> tuple[str, str]:
+        """Return where the steps begin and end that have points in a block, as Triton writes it."""
+        v, numbers = self.variable, self.memory.case.numbers
+        first, last = "0", rank_of(v)
+        found = []
+        for einsum in self._acting():
+            parts = [c.holds for c in self.memory.conditions(einsum) if not always(c.holds, numbers)]
+            found.append(ends(parts, v, self.lanes.seen, numbers))
+        if not found or any(each != found[0] for each in found):
+            return first, last
+        return _chain("maximum", first, found[0][0]), _chain("minimum", last, found[0][1])
+
+    def _acting(self) -> list[Einsum]:
+        """Return the Einsums that have to have a point in a step that runs; none where every step has to run."""
+        v, inside, structure = self.variable, self.inside, self.structure
+        stored = [e for e in inside if v in e.output_variables and e.name in self.written]
+        if v != self.lanes.loop:
+            return [] if stored else [e for e in inside if v in e.reduced]
+        if any(e.name not in self.memory.last_only for e in stored) or not structure.idle:
+            return []
+        if not {e.name for e in inside} <= structure.masked | structure.idle:
+            return []
+        return [e for e in inside if e.name in structure.masked]
+
+    def stretches(self, first: str, last: str, body: Body) -> list[Stretch]:
+        """Return the loop in stretches: before the steps that need no mask, those, and behind them.
+
+        Args:
+            first: where it begins, a whole number of steps; `last`: before what it ends.
+        """
+        v = self.variable
+        sure = self._sure()
+        if not sure:
+            return [Stretch(first, last)]
+        name, step = self.lanes.name(v), self.lanes.constant(v) if v in self.lanes.lanes else ""
+        low = dict.fromkeys(t for found in sure.values() for t in found[0])
+        high = dict.fromkeys(t for found in sure.values() for t in found[1] if t != last)
+        begin, end, out = first, last, []
+        if low:
+            text, most = _chain("maximum", first, low), last
+            if step:
+                text, most = (f"tl.cdiv({t}, {step}) * {step}" for t in (text, most))
+            begin = body.let(f"{name}_whole", f"tl.minimum({text}, tl.maximum({most}, {first}))")
+            out.append(Stretch(first, begin))
+        if high or any(found[1] for found in sure.values()):
+            text = _chain("minimum", last, high)
+            if begin != "0" or text != rank_of(v):  # a rank alone is not below zero
+                text = f"tl.maximum({text}, {begin})"
+            end = body.let(f"{name}_cut", f"{text} // {step} * {step}" if step else text)
+        out.append(Stretch(begin, end, frozenset(sure)))
+        return out if end == last else [*out, Stretch(end, last)]
+
+    def _sure(self) -> dict[Expr, tuple[list[str], list[str]]]:
+        """Return the conditions of which it is known in which steps they hold, and between which values that is."""
+        v, numbers = self.variable, self.memory.case.numbers
+        sure: dict[Expr, tuple[list[str], list[str]]] = {
+            b: ([], [rank_of(v)]) for b in self.lanes.bounds((v,))
+        }
+        for part in dict.fromkeys(c.holds for e in self.inside for c in self.memory.conditions(e)):
+            found = None if always(part, numbers) else sure_ends(part, v, self.lanes.seen, numbers)
             if found is not None:
                 sure[part] = found
-    if not sure:
-        return [Stretch(*ends)]
-    name, step = lanes.name(v), lanes.constant(v) if v in lanes.lanes else ""
-    first, last = ends
-    low = list(dict.fromkeys(t for found in sure.values() for t in found[0]))
-    high = list(dict.fromkeys(t for found in sure.values() for t in found[1]))
-    begin, end, out = first, last, []
-    if low:
-        text = first
-        for t in low:
-            text = f"tl.maximum({text}, {t})"
-        text = f"tl.cdiv({text}, {step}) * {step}" if step else text
-        most = f"tl.cdiv({last}, {step}) * {step}" if step else last
-        begin = body.let(f"{name}_whole", f"tl.minimum({text}, tl.maximum({most}, {first}))")
-        out.append(Stretch(first, begin))
-    if high:
-        text = last
-        for t in (t for t in high if t != last):
-            text = f"tl.minimum({text}, {t})"
-        if begin != "0" or text != rank_of(v):  # a rank alone is not below zero
-            text = f"tl.maximum({text}, {begin})"
-        end = body.let(f"{name}_cut", f"{text} // {step} * {step}" if step else text)
-    out.append(Stretch(begin, end, frozenset(sure)))
-    return [*out, Stretch(end, last)] if high else out
+        return sure
 
 
-def _acting(
-    v: str,
-    inside: Sequence[Einsum],
-    structure: Structure,
-    lanes: Lanes,
-    memory: Memory,
-    written: Collection[str],
-) -> list[Einsum]:
-    """Return the Einsums that have to have a point in a step that runs; none where every step has to run."""
-    stored = [e for e in inside if v in e.output_variables and e.name in written]
-    if v != lanes.loop:
-        return [] if stored else [e for e in inside if v in e.reduced]
-    if any(e.name not in memory.last_only for e in stored) or not structure.idle:
-        return []
-    if not {e.name for e in inside} <= structure.masked | structure.idle:
-        return []
-    return [e for e in inside if e.name in structure.masked]
+def _chain(which: str, text: str, others: Iterable[str]) -> str:
+    """Return the largest or the smallest of some whole numbers."""
+    for other in others:
+        text = f"tl.{which}({text}, {other})"
+    return text

@@ -182,9 +182,10 @@ class Values:
             mask = self.all_of(inner, inside=variables(access))
         if mask is None:
             return f"tl.load({offset})"
+        whole = access.tensor in self.memory.indices
         if mask == NEVER:
-            return f"tl.full({self.lanes.shape(order)}, 0, {'tl.int32' if access.tensor in self.memory.indices else 'tl.float32'})"
-        other = "0" if access.tensor in self.memory.indices else "0.0"
+            return f"tl.full({self.lanes.shape(order)}, 0, {'tl.int32' if whole else 'tl.float32'})"
+        other = "0" if whole else "0.0"
         return f"tl.load({offset}, mask={mask.along(order)}, other={other})"
 
     def address(self, access: Access, place: Mapping[str, int]) -> tuple[str, tuple[str, ...]]:
