@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +226,53 @@ def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> Non
         load_written(path)
     with pytest.raises(KernelError, match="no such file"):
         load_written(tmp_path / "none.py")
+
+
+def test_the_commands_take_files(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from validation.cli import app
+
+    runner = CliRunner()
+    path = str(written_file(tmp_path, zoo.load("attention_1pass"), "E=16,F=16,M1=2,M0=16,P=32").path)
+    checked = runner.invoke(app, ["kernels", "check", path, "--json", "--device", "cpu"])
+    assert checked.exit_code == 0
+    (case,) = json.loads(checked.stdout)["cases"]
+    assert (case["kernel"], case["ok"], case["how"]) == ("attention_1pass", True, "interpreted")
+    compiled = runner.invoke(app, ["kernels", "compile", path, "--target", "sm_90", "--json"])
+    (found,) = json.loads(compiled.stdout)
+    assert found["kernel"] == "qk_to_av"
+    assert not found["spills"]
+    for words, message in (
+        (["compile", path, "--write"], "--write stores the kernels of this package"),
+        (["check", str(tmp_path / "none.py")], "no such file"),
+        (["compile", path, "--target", "sm_1"], "target 'sm_1'"),
+    ):
+        refused = runner.invoke(app, ["kernels", *words])
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="times are taken where there is a GPU")
+def test_times_are_refused_without_a_gpu(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from validation.cli import app
+
+    path = str(written_file(tmp_path, zoo.load("gemm"), "M=16,N=16,K=16").path)
+    refused = CliRunner().invoke(app, ["kernels", "time", path])
+    assert refused.exit_code == 2
+    assert "runs it in the interpreter" in refused.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", ["attention_3pass", "attention_1pass_causal", "linear_chunked", "gna_1d"])
+def test_a_written_file_is_right_and_timed_on_a_gpu(name: str, tmp_path: Path) -> None:
+    cascade = zoo.load(name)
+    sizes = dict.fromkeys(cascade.free_ranks, 64)
+    file = written_file(tmp_path, cascade, sizes)
+    assert check_written(file, device="cuda").ok
+    from kernels.bench_cuda import event_clock
+
+    assert all(t.measured.median > 0 for t in time_written(file, clock=event_clock))
