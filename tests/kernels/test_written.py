@@ -158,6 +158,7 @@ def test_sums_are_shared_out_among_blocks(op: str, tmp_path: Path) -> None:
         ("attention_3pass", "E=16,F=24,M=150,P=3,B=2"),
         ("gemm", "M=16,N=20,K=300"),
         ("attention_causal", "E=16,F=24,M=150,P=150"),
+        ("attention_2pass_local", "E=16,F=24,M1=5,M0=30,P=3"),
     ],
 )
 @pytest.mark.usefixtures("in_parts")

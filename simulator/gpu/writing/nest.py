@@ -218,8 +218,11 @@ class _Kernel:
         """Return where a loop begins and ends: in the block's part, without steps in which it has no point."""
         v, (first, last) = walk.variable, walk.live()
         if v == self.parted:
-            step, part = self.lanes.constant(v), self.frame.part
-            each = self.body.let(f"{v}_each", f"tl.cdiv({rank_of(v)}, PARTS * {step}) * {step}")
+            step = self.lanes.constant(v) if v in self.lanes.lanes else ""
+            text = (
+                f"tl.cdiv({rank_of(v)}, PARTS * {step}) * {step}" if step else f"tl.cdiv({rank_of(v)}, PARTS)"
+            )
+            each, part = self.body.let(f"{v}_each", text), self.frame.part
             first = f"tl.maximum({first}, {part} * {each})"
             last = f"tl.minimum({last}, {part} * {each} + {each})"
         if first != "0":
