@@ -123,10 +123,20 @@ class Planner:
         return [self.layer.kernel(g.units, w) for g, w in zip(groups, written, strict=True)]
 
     def _kernels(self, groups: Groups) -> list[Kernel]:
-        """Return the kernels of groups that there can be, in the order in which they run."""
+        """Return the kernels of groups in the order in which they run.
+
+        Raises:
+            MappingError: of one of them there is none, because no tiling of it may be.
+        """
         ordered = self.graph.in_order(groups)
         assert ordered is not None
-        return [kernel for kernel in self._laid(ordered) if kernel is not None]
+        out = []
+        for group, kernel in zip(ordered, self._laid(ordered), strict=True):
+            if kernel is None:
+                names = ", ".join(sorted(self.graph.names(group.units)))
+                raise MappingError(f"{names}: no tile of its kernel is one that may be used")
+            out.append(kernel)
+        return out
 
     def _seconds(self, groups: Groups, *, below: float = math.inf) -> float:
         """Return what groups take if that is below something, else less, but not below it; infinite if impossible."""

@@ -6,7 +6,7 @@ import math
 
 from ..fusion.structure import Structure, Unit, structure_of
 from ..fusion.tiling import Tiling
-from .lanes import lanes_of
+from .lanes import lanes_of, sides
 from .memory import Memory
 from .nest import check_writable
 from .terms import CannotWriteError
@@ -58,9 +58,14 @@ class Writable:
 
 
 def _fits(tiling: Tiling) -> bool:
-    """Tell whether no tile of what a kernel computes has more elements than Triton takes."""
+    """Tell whether no tile of what a kernel computes has more elements than Triton takes.
+
+    Of a product on tensor cores the terms are nowhere together, of other sums they are.
+    """
     lanes = lanes_of(tiling)
+    products = {p.einsum.name for p in tiling.structure.products if all(sides(p, lanes.lanes))}
     return all(
-        math.prod(lanes.lanes[v] for v in lanes.ordered(e.variables)) <= MOST_ELEMENTS or e.reduced
+        math.prod(lanes.lanes[v] for v in lanes.ordered(e.variables)) <= MOST_ELEMENTS
         for e in tiling.structure.einsums
+        if e.name not in products
     )

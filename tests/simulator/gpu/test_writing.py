@@ -217,6 +217,13 @@ def test_bad_words_are_refused(words, message):
     assert "Traceback" not in found.stderr
 
 
+def test_a_selection_among_more_than_a_tile_can_hold_is_refused():
+    text = parse("cascade best\nrank M J\ninput X[M]\noutput T[J]\nT[j] = X[m] :: topk(m -> j)\n")
+    assert "tl.argmax" in write_program(text, "M=1M,J=4").text
+    with pytest.raises(MappingError, match="T: no tile of its kernel is one that may be used"):
+        write_program(text, "M=2M,J=4")
+
+
 def test_a_selection_over_too_few_says_which_do_not_exist():
     text = parse(
         "cascade best\nrank M P J\ninput X[M, P] V[M]\noutput O[P]\n"
