@@ -113,7 +113,8 @@ def lanes_of(tiling: Tiling) -> Lanes:
         v for e in structure.einsums for r in e.all_reductions if REDUCTION[r.op].index for v in r.variables
     }
     # An inner walk over a head's dimensions is none: what does not move with the outer one is then loaded before it.
-    whole |= {v for v in structure.walked[1:] if tiling.case.extents[v] <= _INNER}
+    summed = {v for p in structure.products for v in p.inner}
+    whole |= {v for v in structure.walked[1:] if v in summed and tiling.case.extents[v] <= _INNER}
     now = {v: tiling.case.extents[v] if v in whole else tiling.now(v) for v in everyone}
     lanes = {v: 1 << (n - 1).bit_length() for v, n in now.items() if n > 1}
     for product in structure.products:
