@@ -158,14 +158,15 @@ def _conditions(
         known: of the Einsums that have been looked at.
         branches: whether what a branch reads has to exist where it is taken; `data`: also where data decides that.
     """
-    # A chain (0 <= p - m < W) is one conjunct, which names what any of its comparisons does.
-    found = [
-        Condition(p, frozenset(variables(whole)))
-        for whole in conjuncts_of(einsum.where)
-        for p in conjuncts(whole)
-    ]
-    reads = required(einsum.value) + (required(einsum.where) if einsum.where is not None else [])
-    for access in reads:
+    found: list[Condition] = []
+    for whole in conjuncts_of(einsum.where):
+        # A conjunct, a chain (0 <= p - m < W) too, removes what its variables name, with the elements that it reads.
+        held = [Condition(p, frozenset()) for p in conjuncts(whole)]
+        for access in required(whole):
+            held += inside(cascade, access)
+            held += _inherited(cascade, access, known, branches=branches, data=data)
+        found += [Condition(c.holds, frozenset(variables(whole))) for c in held]
+    for access in required(einsum.value):
         found += inside(cascade, access)
         found += _inherited(cascade, access, known, branches=branches, data=data)
     for node in _choices(einsum.value) if branches else ():
@@ -174,9 +175,9 @@ def _conditions(
             under = _conditions(
                 cascade, replace(einsum, value=branch, where=None), known, branches=True, data=data
             )
-            held = [c.holds for c in under if data or is_static(c.holds)]
-            if held and (data or is_static(test)):
-                either = Apply("or", (Apply("not", (taken,)), joined("and", held)))
+            exist = [c.holds for c in under if data or is_static(c.holds)]
+            if exist and (data or is_static(test)):
+                either = Apply("or", (Apply("not", (taken,)), joined("and", exist)))
                 found.append(Condition(either, frozenset(variables(node))))
     return tuple(dict.fromkeys(found))
 

@@ -150,6 +150,16 @@ def test_a_chain_that_names_a_reduced_variable_removes_terms() -> None:
     assert defined(cascade, cascade.einsum("U"), sizes) == 4
 
 
+def test_an_element_that_a_conjunct_reads_removes_what_the_conjunct_names() -> None:
+    """A[2] does not exist, so the conjunct fails; it names i, so that terms are removed: a product of none is 1."""
+    text = "cascade missing\nrank I N\ninput A[N] B[I]\noutput U[N]\nU[n] = B[i] :: prod(i) where A[2] > I or n < i\n"
+    cascade, sizes = parse(text), {"I": 3, "N": 2}
+    found = evaluated(cascade, sizes, random_inputs(cascade, sizes))["U"]
+    assert found.present is None
+    assert (found.values == 1).all()
+    assert defined(cascade, cascade.einsum("U"), sizes) == 2
+
+
 def test_what_removes_all_terms_of_a_sum_does_not_remove_the_sum() -> None:
     """The sum of nothing is zero: it exists, and who reads it exists."""
     cascade, sizes = parse(MASKED_SUMS), "G=4,P=4,T=4"
