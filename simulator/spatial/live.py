@@ -113,8 +113,8 @@ def live_of(
     # A selection among nothing gives nothing, and a state that stays as it was is not written.
     selects = any(REDUCTION[r.op].index for r in einsum.all_reductions)
     complete = not einsum.reduced or selects or removed is not None
-    results = einsum.output_variables
-    written = whole if complete else _mask(cascade, nest, conditions, results, parts_of, removed)
+    results, exist = einsum.output_variables, live_parts(cascade, einsum, outputs=True)
+    written = whole if complete else _mask(cascade, nest, exist, results, parts_of, removed)
     return Live(whole, tuple(masks[action.variables] for action in einsum.actions), written)
 
 

@@ -22,7 +22,7 @@ def test_constants_in_the_code_are_listed_with_their_value():
     what = {
         entry["what"].partition(" = ")[0] for entry in chosen_after_data() if entry["file"].endswith(".py")
     }
-    assert {"_OVERLAP", "_COMBINE_S", "_UNLIKE", "_WARMING_S", "PART_BYTES"} <= what
+    assert {"_OVERLAP", "COMBINE_S", "_UNLIKE", "_WARMING_S", "PART_BYTES"} <= what
 
 
 def test_marks_above_and_beside_a_constant():
