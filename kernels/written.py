@@ -21,7 +21,7 @@ from einsum_cascade.errors import KernelError
 from einsum_cascade.evaluator import evaluate, random_inputs
 from einsum_cascade.parser import parse
 
-from .aot import Build, Resources, compile_build
+from .aot import POINTER, Build, Resources, compile_build
 from .check import LIMITS, Outcome, poisoned, relative_error
 from .interpreter import interpreting
 from .tiles import Tile
@@ -38,7 +38,7 @@ _ANNOTATED = {
     "torch.float32": "*fp32",
     "torch.int32": "*i32",
 }
-_WORDS = {"*bf16": "bf16", "*fp16": "fp16", "*fp32": "fp32"}
+_WORDS = {pointer: word for word, pointer in POINTER.items()}
 _STAGES = 3
 _COUNT = itertools.count()
 # Thread blocks that Triton's interpreter is given, at the most: of some milliseconds each, in one thread.

@@ -42,11 +42,6 @@ class Lanes:
     stepped: tuple[str, ...]
     loop: str
 
-    @property
-    def sizes(self) -> Mapping[str, int]:
-        """Sizes of all ranks."""
-        return self.tiling.case.sizes
-
     def extent(self, variable: str) -> int:
         """Return how many values a variable has in all."""
         return self.tiling.case.extents[variable]

@@ -97,9 +97,9 @@ class _Kernel:
             address, axes = self.values.address(e.target, self.lanes.order)
             address = self.frame.place_of_part(e.name, address, turn)
             self.values.read[parts_of(e.name)] = None
-            mask = self.values.all_of((), inside=axes)
-            more = f", mask={mask.along(axes)}, other=0.0" if mask is not None else ""
-            self.body.line(f"{name} = {self.sums.together(e, name, f'tl.load({address}{more})')}")
+            mask = self._mask(axes)
+            loaded = f"tl.load({address}{mask}, other=0.0)" if mask else f"tl.load({address})"
+            self.body.line(f"{name} = {self.sums.together(e, name, loaded)}")
             self.body.close(f"for {turn} in range(0, PARTS):")
             self._define(e, self.sums.finished(e, Term(name, axes)))
 
@@ -188,31 +188,32 @@ class _Kernel:
         address, axes = self.values.address(einsum.target, self.lanes.order)
         address = self.frame.place_of_part(einsum.name, address, self.frame.part)
         self.stored[parts_of(einsum.name)] = None
+        self.body.line(f"tl.store({address}, {found.along(axes)}{self._mask(axes)})")
+
+    def _mask(self, axes: Sequence[str]) -> str:
+        """Return the argument that keeps a load or a store inside its tensor; nothing where all lanes are."""
         mask = self.values.all_of((), inside=axes)
-        more = f", mask={mask.along(axes)}" if mask is not None else ""
-        self.body.line(f"tl.store({address}, {found.along(axes)}{more})")
+        return f", mask={mask.along(axes)}" if mask is not None else ""
 
     def _first(self) -> None:
         """Write the first values of the states of the loop."""
         for einsum in self.structure.first:
             self._exists(einsum)
-            value = self.sums.whole(einsum)
+            self._check_variables(einsum)
             axes = [w for w in self.registers.writers[einsum.name].output_variables if w != self.lanes.loop]
-            renamed = self._as_written(einsum, value)
-            full = self.sums.full(axes, renamed)
+            full = self.sums.full(axes, self.sums.whole(einsum))
             name = self.body.let(einsum.name.lower(), full.text)
             self.registers.held[einsum.name] = Term(name, full.axes)
             if einsum.name in self.written and einsum.name not in self.memory.last_only:
                 self._store(einsum, self.registers.held[einsum.name], target=einsum.target)
 
-    def _as_written(self, first: Einsum, value: Term) -> Term:
-        """Return the first value of a state with the axes of the Einsum that goes on from there."""
+    def _check_variables(self, first: Einsum) -> None:
+        """Refuse a first value of a state along other variables than the Einsum has that goes on from there."""
         for a, b in zip(first.target.indices, self.registers.writers[first.name].target.indices, strict=True):
             if isinstance(b, Var) and a != b:
                 raise CannotWriteError(
                     f"{first.name}: its first value has other variables than its next ones"
                 )
-        return value
 
     def _ends(self, walk: Walk) -> tuple[str, str]:
         """Return where a loop begins and ends: in the block's part, without steps in which it has no point."""
@@ -280,9 +281,5 @@ class _Kernel:
             where = self.values.all_of(conditions)
             if where is not None:
                 value = self.values.chosen(where, value, 0.0)
-        place = self.lanes.order
-        address, axes = self.values.address(target, place)
-        shown = value.along(axes) if value.axes else value.text
-        mask = self.values.all_of((), inside=axes)
-        more = f", mask={mask.along(axes)}" if mask is not None else ""
-        self.body.line(f"tl.store({address}, {shown}{more})")
+        address, axes = self.values.address(target, self.lanes.order)
+        self.body.line(f"tl.store({address}, {value.along(axes)}{self._mask(axes)})")

@@ -135,11 +135,9 @@ class Values:
         """Return a value where a condition holds, and a number elsewhere."""
         if where is None:
             return value
-        otherwise = literal(other)
+        otherwise = literal(other) if value.kind == "int" else literal(other).as_float()
         if where == NEVER:
-            return otherwise if value.kind == "int" else otherwise.as_float()
-        if value.kind == "float" and otherwise.kind == "int":
-            otherwise = replace(otherwise, text=f"{otherwise.text}.0", kind="float")
+            return otherwise
         form = "tl.where({}, {}, {})".format
         return joined(self.order, form, where, value, otherwise, kind=value.kind, whole=True)
 
