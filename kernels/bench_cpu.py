@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import shutil
 import time
@@ -59,6 +60,22 @@ class Contender:
 
 
 @functools.cache
+def keep_memory() -> bool:
+    """Let this process keep the memory that it frees, and tell whether its allocator could be told so.
+
+    glibc hands blocks of some sizes back to the system or keeps them depending on what was freed before, so that the
+    same call pays for new pages in one process and not in the next. PyTorch's guide to tuning advises an allocator that
+    keeps them.
+    """
+    mmap_max, trim_threshold = -4, -1  # Source: glibc, malloc.h
+    try:
+        tell = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(tell(mmap_max, 0) and tell(trim_threshold, 2**31 - 1))
+
+
+@functools.cache
 def _future(seq: int) -> torch.Tensor:
     return torch.ones(seq, seq, dtype=torch.bool).triu_(1)
 
@@ -78,18 +95,19 @@ def blocked_window(
 
     Args:
         window: keys that a query sees, itself included.
-        block: queries of a block; its keys are block + window - 1 long.
+        block: queries of a block; block + window keys are read for them, one more than they see: rows of scores then
+            begin at whole vectors, and the products are a quarter faster.
     """
     batch, heads, seq, dim = q.shape
     blocks = -(-seq // block)
-    reach = block + window - 1
+    reach = block + window
     tail = blocks * block - seq
     q = functional.pad(q, (0, 0, 0, tail)).view(batch, heads, blocks, block, dim)
-    k, v = (functional.pad(t, (0, 0, window - 1, tail)).unfold(2, reach, block) for t in (k, v))
+    k, v = (functional.pad(t, (0, 0, window, tail)).unfold(2, reach, block) for t in (k, v))
     scores = (q @ k) * dim**-0.5
     rows, cols = torch.arange(block)[:, None], torch.arange(reach)[None, :]
-    absolute = cols + torch.arange(blocks)[:, None, None] * block - (window - 1)
-    seen = (cols >= rows) & (cols < rows + window) & (absolute >= 0)
+    absolute = cols + torch.arange(blocks)[:, None, None] * block - window
+    seen = (cols > rows) & (cols <= rows + window) & (absolute >= 0)
     weights = torch.softmax(scores.masked_fill_(~seen, float("-inf")), -1)
     return (weights @ v.transpose(-1, -2)).reshape(batch, heads, blocks * block, dim)[:, :, :seq]
 
@@ -240,6 +258,7 @@ def measure(
     extra = compiled_contenders(setting, windows) if flex else ()
     entered = {c.label: c for c in (*contenders(setting, windows), *extra)}
     now = timing.own_time() if count == 1 else time.perf_counter
+    keep_memory()
     with threads(count), torch.inference_mode():
         for c in entered.values():
             gate(c, tensors)
@@ -281,9 +300,12 @@ class Rates:
     Attributes:
         batch, heads, seq, head_dim: of that size.
         gemm_flops_per_s: float32 product of two square matrices.
-        tile_gemm_flops_per_s: the two products of a tile of PyTorch's fused attention, 256 queries by 512 keys, whose
-            scores stay in cache.
+        fused_flops_per_s: operations of the products, the softmax between them included, in three tiles of PyTorch's
+            fused attention for each thread, 256 queries by 512 keys.
+        bmm_flops_per_s: the two products of 16 blocks of 128 queries and as many keys a thread, one call each.
         softmax_per_s: scores of a softmax of rows of 1024 in cache: maximum, exponential, sum and division.
+        masked_per_s: scores in cache that pass a causal mask, in place.
+        calls_per_s: operators on one element.
         copy_bytes_per_s: bytes read plus bytes written by a copy of as many words as the size has scores.
         cached_copy_bytes_per_s: the same for a copy of 2 MiB.
         fresh_bytes_per_s: bytes written to so much memory that was just allocated: the system hands large blocks out
@@ -298,8 +320,11 @@ class Rates:
     seq: int
     head_dim: int
     gemm_flops_per_s: float
-    tile_gemm_flops_per_s: float
+    fused_flops_per_s: float
+    bmm_flops_per_s: float
     softmax_per_s: float
+    masked_per_s: float
+    calls_per_s: float
     copy_bytes_per_s: float
     cached_copy_bytes_per_s: float
     fresh_bytes_per_s: float
@@ -307,27 +332,28 @@ class Rates:
 
 
 SQUARE, CACHED = 1024, 2**19
-# Source: PyTorch, aten/src/ATen/native/cpu/FlashAttentionKernel.cpp, queries and keys of a tile of long sequences.
-QUERIES, KEYS, HEAD = 256, 512, 64
+# Source: PyTorch, aten/src/ATen/native/cpu/FlashAttentionKernel.cpp, three tiles of queries and one of keys.
+QUERIES, KEYS, HEAD = 3 * 256, 512, 64
+BLOCKS, BLOCK = 16, 128
 ROWS, ROW = 64, 1024
 
 
 def _probes(setting: Setting, count: int) -> tuple[dict[str, Callable[[], object]], list[float]]:
     """Return the calls that a machine's rates are read from, and a list that its share of the CPUs is added to."""
     square = torch.randn(SQUARE, SQUARE)
-    queries, keys, values = (
-        torch.randn(count, *shape) for shape in ((QUERIES, HEAD), (HEAD, KEYS), (KEYS, HEAD))
-    )
-    scores, out = torch.empty(count, QUERIES, KEYS), torch.empty(count, QUERIES, HEAD)
+    queries, keys, values = (torch.randn(1, count, tokens, HEAD) for tokens in (QUERIES, KEYS, KEYS))
+    block_queries = torch.randn(count * BLOCKS, BLOCK, HEAD)
+    block_scores = torch.empty(count * BLOCKS, BLOCK, BLOCK)
+    one = torch.ones(1)
     rows, weights = torch.randn(count * ROWS, ROW), torch.empty(count * ROWS, ROW)
     copied = _scores(setting)
     source, target = torch.ones(copied), torch.empty(copied)
     large_cached, cached_copy = torch.ones(CACHED), torch.empty(CACHED)
     shares: list[float] = []
 
-    def tile() -> None:
-        torch.matmul(queries, keys, out=scores)
-        torch.matmul(scores, values, out=out)
+    def blocks() -> None:
+        torch.matmul(block_queries, block_queries.transpose(-1, -2), out=block_scores)
+        torch.matmul(block_scores, block_queries)
 
     def product() -> None:
         wall, own = time.perf_counter(), time.process_time()
@@ -336,8 +362,11 @@ def _probes(setting: Setting, count: int) -> tuple[dict[str, Callable[[], object
 
     probes: dict[str, Callable[[], object]] = {
         "gemm": product,
-        "tile": tile,
+        "fused": lambda: functional.scaled_dot_product_attention(queries, keys, values),
+        "blocks": blocks,
         "softmax": lambda: torch.softmax(rows, -1, out=weights),
+        "masked": lambda: weights.view(count, ROWS, ROW).masked_fill_(_future(ROW)[:ROWS], float("-inf")),
+        "call": lambda: one + one,
         "copy": lambda: target.copy_(source),
         "cached copy": lambda: cached_copy.copy_(large_cached),
         "fresh": lambda: torch.empty(copied).fill_(1.0),
@@ -354,8 +383,11 @@ def _rates(s: Setting, times: Mapping[str, Sequence[float]], shares: Sequence[fl
     return Rates(
         count, s.batch, s.heads, s.seq, s.head_dim,
         gemm_flops_per_s=2.0 * SQUARE**3 / median["gemm"],
-        tile_gemm_flops_per_s=4.0 * count * QUERIES * KEYS * HEAD / median["tile"],
+        fused_flops_per_s=4.0 * count * QUERIES * KEYS * HEAD / median["fused"],
+        bmm_flops_per_s=4.0 * count * BLOCKS * BLOCK * BLOCK * HEAD / median["blocks"],
         softmax_per_s=count * ROWS * ROW / median["softmax"],
+        masked_per_s=count * ROWS * ROW / median["masked"],
+        calls_per_s=1.0 / median["call"],
         copy_bytes_per_s=2.0 * 4 * _scores(s) / median["copy"],
         cached_copy_bytes_per_s=2.0 * 4 * CACHED / median["cached copy"],
         fresh_bytes_per_s=4.0 * _scores(s) / median["fresh"],

@@ -1,11 +1,14 @@
 """Attention on the CPU that runs this: measured ratios beside ratios predicted from the CPU's own measured rates.
 
-Predicted time = products / product rate + scores of a softmax / softmax rate + swept bytes / copy rate (of the caches,
-of memory, or of newly allocated memory). The rates are measured in the same rounds as what is predicted, on tensors of
-the same size, and no constant is fitted to the timings. Which sweeps an implementation makes was read off its source.
-After looking at timings it was decided that large tensors pay for new pages, that the softmax is timed as a whole and
-not its exponentials alone, and that the products are timed in the fused kernel's own tile. The class of error is 30 %:
-a CPU's caches, vector width, allocator and thread start-up are not modelled.
+Predicted time = products / product rate (of batches, or of the fused kernel's tile with its softmax) + scores of a
+softmax / softmax rate + masked scores / mask rate + swept bytes / copy rate (of the caches, of memory, or of newly
+allocated memory) + calls of operators / call rate. The rates are measured in the same rounds as what is predicted, on
+tensors of the same size where these do not fit the caches, and no constant is fitted to the timings. Which tiles and
+sweeps an implementation makes was read off its source. After looking at timings it was decided that large tensors pay
+for new pages, that the softmax is timed as a whole and not its exponentials alone, that a mask has a rate, that
+products are timed in batches of blocks and the fused kernel in tiles of its own, and that what a call touches, not one
+tensor, has to fit the caches. The class of error is 30 %: a CPU's caches, vector width, allocator and thread start-up
+are not modelled.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from einsum_cascade.errors import DataError
 
 _RATE = re.compile(r"(\w+_per_s|cpu_share)=([-+.\de]+)")
 _NEEDED = {
-    "tile_gemm_flops_per_s", "softmax_per_s", "copy_bytes_per_s", "cached_copy_bytes_per_s", "fresh_bytes_per_s",
-    "cpu_share",
+    "fused_flops_per_s", "bmm_flops_per_s", "softmax_per_s", "masked_per_s", "calls_per_s", "copy_bytes_per_s",
+    "cached_copy_bytes_per_s", "fresh_bytes_per_s", "cpu_share",
 }  # fmt: skip
 
 WORD_BYTES = 4  # float32
@@ -50,20 +53,35 @@ class Sweep:
     fresh: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What an implementation executes: operations of products, scores of a softmax, sweeps over tensors."""
+    """What an implementation executes.
 
-    flops: float
-    softmaxed: float
-    sweeps: tuple[Sweep, ...]
+    Attributes:
+        fused, batched: operations of products, in tiles of the fused kernel and in batches, a call each.
+        softmaxed, masked: scores.
+        sweeps: over tensors.
+        calls: of operators.
+    """
+
+    fused: float = 0.0
+    batched: float = 0.0
+    softmaxed: float = 0.0
+    masked: float = 0.0
+    sweeps: tuple[Sweep, ...] = ()
+    calls: int = 1
 
 
-# Smaller tensors stay in the caches of a server's core between two sweeps, and in the allocator's heap between calls.
+# What a call touches stays in the caches of a server's core between two sweeps if it is less than this, and a smaller
+# tensor in the allocator's heap between calls.
 CACHED_BYTES = 8 * 2**20
 # Several threads are judged where they had their CPUs for this part of the time: what waits for a thread that others
 # keep from its CPU is no property of an algorithm. A single thread is timed by its own processor time.
 LEAST_SHARE = 0.8
+
+
+# Operators that `kernels.bench_cpu` calls, views included: for a whole call, or for each further chunk.
+EAGER_CALLS, BLOCKED_CALLS, CHUNKED_CALLS, CHUNK_CALLS = 5, 31, 38, 6
 
 
 def _query_tile(seq: int) -> int:
@@ -71,35 +89,49 @@ def _query_tile(seq: int) -> int:
     return 256 if seq >= 768 else 64 if seq >= 192 else 32
 
 
+# Source: the same file (tile of the keys).
+KEY_TILE = 512
+
+
 def fused(p: Problem) -> Work:
-    """Return the work of torch's fused attention: whole query tiles, keys up to the tile's last row if causal."""
+    """Return the work of torch's fused attention: whole query tiles by the key tiles that they reach."""
     tile = min(_query_tile(p.seq), p.seq)
-    starts = range(0, p.seq, tile)
-    pairs = sum(tile * (min(s + tile, p.seq) if p.causal else p.seq) for s in starts)
+    reached = (min(s + tile, p.seq) if p.causal else p.seq for s in range(0, p.seq, tile))
+    pairs = sum(tile * min(-(-keys // KEY_TILE) * KEY_TILE, p.seq) for keys in reached)
     tensors = Sweep(p.heads * p.seq * p.head_dim * WORD_BYTES, 4)
-    # Its exponentials are short polynomials on registers (exp_u20, 20 ulp), not torch.exp: taken as free, which was
-    # decided after looking at timings.
-    return Work(4.0 * p.heads * p.head_dim * pairs, 0.0, (tensors,))
+    return Work(fused=4.0 * p.heads * p.head_dim * pairs, sweeps=(tensors,))
 
 
 def materialised(p: Problem) -> Work:
     """Return the work of eager attention: every score, and each of its elementwise steps through memory."""
     pairs = p.heads * p.seq**2
     # Scores are written by the product, read and written by the scaling and by the softmax, read by the second
-    # product; three of the writes go to a new tensor. A causal mask reads and writes them once more, in place.
-    scores = Sweep(pairs * WORD_BYTES, 6 + 2 * p.causal, fresh=3)
-    return Work(4.0 * p.head_dim * pairs, float(pairs), (scores,))
+    # product; three of the writes go to a new tensor.
+    scores = Sweep(pairs * WORD_BYTES, 6, fresh=3)
+    return Work(
+        batched=4.0 * p.head_dim * pairs,
+        softmaxed=float(pairs),
+        masked=float(pairs * p.causal),
+        sweeps=(scores,),
+        calls=EAGER_CALLS + p.causal,
+    )
 
 
 def blocked(p: Problem) -> Work:
     """Return the work of blocks of queries against all keys that their rows can see, masked inside."""
     block = p.window
-    rows = -(-p.seq // block) * block
-    pairs = p.heads * rows * (block + p.window - 1)
-    patches = p.heads * (rows // block) * (block + p.window - 1) * p.head_dim * WORD_BYTES  # of K, and of V
+    reach = block + p.window
+    pairs = p.heads * -(-p.seq // block) * block * reach
+    patches = p.heads * -(-p.seq // block) * reach * p.head_dim * WORD_BYTES  # of K, and of V
     # The mask is applied into a new tensor: one more read and write of the scores than eager attention.
     sweeps = (Sweep(pairs * WORD_BYTES, 8, fresh=4), Sweep(patches, 4, fresh=2))
-    return Work(4.0 * p.head_dim * pairs, float(pairs), sweeps)
+    return Work(
+        batched=4.0 * p.head_dim * pairs,
+        softmaxed=float(pairs),
+        masked=float(pairs),
+        sweeps=sweeps,
+        calls=BLOCKED_CALLS,
+    )
 
 
 def chunked(p: Problem, *, chunk: int = 64) -> Work:
@@ -110,13 +142,17 @@ def chunked(p: Problem, *, chunk: int = 64) -> Work:
     # Scores: written, decayed (read, write), read; states: written, accumulated (two reads, a write), read; tokens:
     # three inputs, two scaled copies (read, write), two partial outputs (written, read) and their sum.
     sweeps = (Sweep(scores, 4), Sweep(states, 5), Sweep(tokens * p.head_dim, 12))
-    return Work(flops, 0.0, tuple(Sweep(s.tensor_bytes * WORD_BYTES, s.times) for s in sweeps))
+    return Work(
+        batched=flops,
+        sweeps=tuple(Sweep(s.tensor_bytes * WORD_BYTES, s.times) for s in sweeps),
+        calls=CHUNKED_CALLS + CHUNK_CALLS * (-(-p.seq // chunk) - 1),
+    )
 
 
 def flexible(p: Problem) -> Work:
     """Return the work of compiled flex_attention: every block of 128 queries and 128 keys that the mask leaves."""
     # Source: PyTorch, torch/_inductor/codegen/cpp_flex_attention_template.py, and create_block_mask's blocks. Its
-    # exponentials are those of the fused kernel. That partly masked blocks test their scores is not counted.
+    # tiles are taken to run as those of the fused kernel. That partly masked blocks test their scores is not counted.
     side = 128
     blocks = -(-p.seq // side)
     last = [m if p.causal else blocks - 1 for m in range(blocks)]
@@ -124,7 +160,7 @@ def flexible(p: Problem) -> Work:
     visited = sum(b - a + 1 for a, b in zip(first, last, strict=True))
     pairs = visited * min(side, p.seq) ** 2 if p.causal or p.window else p.seq**2
     tensors = Sweep(p.heads * p.seq * p.head_dim * WORD_BYTES, 4)
-    return Work(4.0 * p.heads * p.head_dim * pairs, 0.0, (tensors,))
+    return Work(fused=4.0 * p.heads * p.head_dim * pairs, sweeps=(tensors,))
 
 
 WORK: Mapping[str, Callable[[Problem], Work]] = {
@@ -138,14 +174,21 @@ WORK: Mapping[str, Callable[[Problem], Work]] = {
 
 def predicted_s(work: Work, rates: Mapping[str, float]) -> float:
     """Return the predicted time in seconds from the rates of `kernels.bench`."""
-    products = work.flops / rates["tile_gemm_flops_per_s"]
-    return products + work.softmaxed / rates["softmax_per_s"] + sum(_sweep_s(s, rates) for s in work.sweeps)
+    products = work.fused / rates["fused_flops_per_s"] + work.batched / rates["bmm_flops_per_s"]
+    scores = work.softmaxed / rates["softmax_per_s"] + work.masked / rates["masked_per_s"]
+    # What is written is read once: half of the sweeps are over one and the same tensor.
+    touched = sum(s.tensor_bytes * s.times for s in work.sweeps) / 2
+    copy_rate = rates["cached_copy_bytes_per_s" if touched < CACHED_BYTES else "copy_bytes_per_s"]
+    return (
+        products
+        + scores
+        + sum(_sweep_s(s, rates, copy_rate) for s in work.sweeps)
+        + work.calls / rates["calls_per_s"]
+    )
 
 
-def _sweep_s(sweep: Sweep, rates: Mapping[str, float]) -> float:
-    cached = sweep.tensor_bytes < CACHED_BYTES
-    rate = rates["cached_copy_bytes_per_s" if cached else "copy_bytes_per_s"]
-    fresh = 0 if cached else sweep.fresh
+def _sweep_s(sweep: Sweep, rates: Mapping[str, float], rate: float) -> float:
+    fresh = 0 if sweep.tensor_bytes < CACHED_BYTES else sweep.fresh
     through = (sweep.times - fresh) * sweep.tensor_bytes / rate
     return through + fresh * sweep.tensor_bytes / rates["fresh_bytes_per_s"]
 

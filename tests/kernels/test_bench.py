@@ -124,6 +124,8 @@ def test_rates_are_positive_and_plausible_and_of_the_same_rounds():
     # From a slow laptop under load to a large server: five orders of magnitude, so that units are right.
     assert 1e8 < found.gemm_flops_per_s < 1e13
     assert 1e6 < found.softmax_per_s < 1e12
+    assert 1e6 < found.masked_per_s < 1e12
+    assert 1e3 < found.calls_per_s < 1e8
     assert 1e8 < found.copy_bytes_per_s < 1e13
 
 

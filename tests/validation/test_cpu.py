@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from kernels import bench_cpu
@@ -31,19 +36,24 @@ from validation.measured import read_measured
 
 RATES = {
     "threads": 1,
-    "tile_gemm_flops_per_s": 1e9,
+    "fused_flops_per_s": 1e9,
+    "bmm_flops_per_s": 2e9,
     "softmax_per_s": 1e8,
+    "masked_per_s": 5e7,
+    "calls_per_s": 1e6,
     "copy_bytes_per_s": 1e9,
     "cached_copy_bytes_per_s": 4e9,
     "fresh_bytes_per_s": 1e8,
 }
 
 
-def test_fused_causal_attention_runs_whole_query_tiles() -> None:
-    # 1024 tokens in four tiles of 256 queries see 256 + 512 + 768 + 1024 = 2560 keys: 256 * 2560 pairs.
+def test_fused_causal_attention_runs_whole_tiles() -> None:
+    # 1024 tokens in four tiles of 256 queries reach 1, 1, 2 and 2 tiles of 512 keys: 256 * 6 * 512 pairs.
     found = fused(Problem(heads=1, seq=1024, head_dim=64, causal=True, window=0))
-    assert found.flops == 4 * 64 * 256 * 2560
-    assert fused(Problem(1, 1024, 64, False, 0)).flops == 4 * 64 * 1024**2
+    assert found.fused == 4 * 64 * 256 * 6 * 512
+    assert fused(Problem(1, 1024, 64, False, 0)).fused == 4 * 64 * 1024**2
+    # Within one tile of keys nothing is saved.
+    assert fused(Problem(1, 512, 64, True, 0)) == fused(Problem(1, 512, 64, False, 0))
 
 
 def test_eager_attention_sweeps_every_score() -> None:
@@ -53,36 +63,68 @@ def test_eager_attention_sweeps_every_score() -> None:
 
 
 def test_blocks_see_block_plus_window_keys() -> None:
-    # 300 tokens are 3 blocks of 128 queries, each against 128 + 127 keys.
+    # 300 tokens are 3 blocks of 128 queries, each against 128 + 128 keys.
     found = blocked(Problem(1, 300, 64, True, 128))
-    assert found.softmaxed == 384 * 255
+    assert found.softmaxed == found.masked == 384 * 256
 
 
 def test_chunked_linear_attention_is_linear() -> None:
-    short, long = (chunked(Problem(1, n, 64, True, 0)).flops for n in (512, 1024))
+    short, long = (chunked(Problem(1, n, 64, True, 0)).batched for n in (512, 1024))
     assert long == 2 * short
 
 
 def test_flex_attention_visits_the_blocks_that_its_mask_leaves() -> None:
     # Four blocks of 128 a side: 10 of 16 below the diagonal; a window of 128 leaves each its own and the one before.
     dense, causal, window = (
-        flexible(Problem(1, 512, 64, *mask)).flops for mask in ((False, 0), (True, 0), (True, 128))
+        flexible(Problem(1, 512, 64, *mask)).fused for mask in ((False, 0), (True, 0), (True, 128))
     )
     assert (dense, causal, window) == tuple(4 * 64 * 128**2 * n for n in (16, 10, 7))
     # One key more reaches a block further.
-    assert flexible(Problem(1, 512, 64, True, 130)).flops == 4 * 64 * 128**2 * 9
+    assert flexible(Problem(1, 512, 64, True, 130)).fused == 4 * 64 * 128**2 * 9
 
 
 @pytest.mark.parametrize(
     ("sweep", "seconds"),
     [
         (Sweep(2**20, 4, 1), 4 * 2**20 / 4e9),  # in the caches
+        (Sweep(2**22, 4, 1), 4 * 2**22 / 1e9),  # one tensor fits, what it is made to does not
         (Sweep(2**24, 4, 0), 4 * 2**24 / 1e9),  # in memory, in place
         (Sweep(2**26, 4, 1), 3 * 2**26 / 1e9 + 2**26 / 1e8),  # one of four sweeps goes to new pages
     ],
 )
 def test_time_is_the_sum_of_its_parts(sweep: Sweep, seconds: float) -> None:
-    assert predicted_s(Work(1e9, 1e8, (sweep,)), RATES) == pytest.approx(2.0 + seconds)
+    work = Work(fused=1e9, batched=1e9, softmaxed=1e8, masked=1e8, sweeps=(sweep,), calls=10**6)
+    assert predicted_s(work, RATES) == pytest.approx(1.0 + 0.5 + 1.0 + 2.0 + 1.0 + seconds)
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operators that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("seq", [256, 1024])
+def test_operators_are_counted_as_torch_dispatches_them(seq: int) -> None:
+    tensors = torch.randn(3, 1, 2, seq, 64).unbind()
+    causal, window = Problem(2, seq, 64, True, 0), Problem(2, seq, 64, True, 128)
+    cases: list[tuple[Work, Callable[..., torch.Tensor]]] = [
+        (materialised(Problem(2, seq, 64, False, 0)), bench_cpu.eager),
+        (materialised(causal), partial(bench_cpu.eager, causal=True)),
+        (blocked(window), partial(bench_cpu.blocked_window, window=128, block=128)),
+        (chunked(causal), partial(bench_cpu.chunked_linear, chunk=64, decay=0.01)),
+    ]
+    with torch.inference_mode():
+        bench_cpu.eager(*tensors, causal=True)  # makes its mask once
+        for work, call in cases:
+            with Counted() as counted:
+                call(*tensors)
+            assert counted.calls == work.calls
 
 
 def measured(threads: int, *, seq: int = 1024) -> list[dict[str, object]]:
