@@ -23,6 +23,7 @@ from .intervals import alternatives, any_term, number
 from .points import fits, is_digit, numbers_of, required, unshifted
 from .predicates import conjuncts, deciding, is_static, joined
 from .reach import existing, reads_of
+from .reshapes import reshapes
 
 # All existing elements that satisfy these conditions on the variables of the target are needed.
 Demand = tuple[Expr, ...]
@@ -113,6 +114,11 @@ def _covered(cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes
     tried = [(a, axis) for a, axis in axes if a not in alone or any(read[v] > 1 for v in variables(axis[1]))]
     names = tuple(dict.fromkeys(v for _, (_, i) in tried for v in variables(i)))
     extents = [sizes[r] + (a == signature.state) for a, (r, _) in tried]
+    numbers = numbers_of(cascade, sizes)
+    ranges = {v: sizes[rank_of(v)] for v in itertools.chain(names, *map(variables, conditions))}
+    conditions = deciding(conditions, ranges, numbers)
+    if not conditions and reshapes([i for _, (_, i) in tried], extents, ranges, numbers):
+        return True
     if (
         plain
         or too_many(conditions)
@@ -127,7 +133,6 @@ def _covered(cascade: Cascade, access: Access, conditions: Sequence[Expr], sizes
     grid = dict(
         zip(names, np.meshgrid(*(np.arange(sizes[rank_of(v)]) for v in names), indexing="ij"), strict=True)
     )
-    numbers = numbers_of(cascade, sizes)
     grid = {v: g.ravel() for v, g in grid.items()}
     holds = any_term(alternatives(conditions), grid, numbers, length)
     places = np.zeros(length)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import CascadeError
 from ..expr import Access, Apply, Compare, Expr, Num, Size, substitute, variables, walk
+from . import ranges
 from .intervals import (
     Atom,
     alternatives,
@@ -88,8 +89,12 @@ def needed(group: Sequence[Expr], numbers: Mapping[str, float]) -> tuple[tuple[s
 def deciding(
     parts: Sequence[Expr], sizes: Mapping[str, int], numbers: Mapping[str, float]
 ) -> tuple[Expr, ...]:
-    """Return the predicates that are not true at every point, as far as linear ones tell at the corners."""
-    return tuple(p for p in dict.fromkeys(parts) if not _always(p, sizes, numbers))
+    """Return the predicates that are not true at every point, as far as corners and the reach of their sides tell."""
+    return tuple(
+        p
+        for p in dict.fromkeys(parts)
+        if not _always(p, sizes, numbers) and not ranges.always(p, numbers, sizes)
+    )
 
 
 def _always(part: Expr, sizes: Mapping[str, int], numbers: Mapping[str, float]) -> bool:

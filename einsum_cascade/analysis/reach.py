@@ -22,6 +22,7 @@ from .forks import NEVER, too_many
 from .intervals import alternatives, any_term, number, slope
 from .points import fits, inside, live_parts, merged_splits, numbers_of, required
 from .predicates import components, conjuncts, count, deciding, is_static, projection
+from .reshapes import reshapes
 
 # Variables of which several values are tried before all are.
 _MOST_TRIED = 6
@@ -188,6 +189,11 @@ def _elements(
         if fits(cascade, rank, index):
             known.told |= dict.fromkeys(variables(index))
     others = [a for a in axes if not fits(cascade, *a)]
+    ranges = {v: sizes[rank_of(v)] for _, index in others for v in variables(index)}
+    shape = [sizes[rank] for rank, _ in others]
+    if reshapes([index for _, index in others], shape, ranges, numbers_of(cascade, sizes)):
+        known.told |= dict.fromkeys(ranges)  # each point reads a place of its own
+        others = []
     while others:
         axis = min(others, key=lambda a: len(known.new(a[1])))
         others.remove(axis)

@@ -1,81 +1,13 @@
-"""How far whole numbers reach: which conditions hold by themselves, and which steps of a loop have points."""
+"""Which steps of a loop have points, and between which of them a condition holds for all that a block holds."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from einsum_cascade.analysis.intervals import Atom, alternatives, number, slope
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.errors import CascadeError
-from einsum_cascade.expr import Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
-
-_ALL = (-math.inf, math.inf)
-Range = tuple[float, float]
-
-
-def reach(node: Expr, numbers: Mapping[str, float]) -> Range:
-    """Return the least and the greatest value of an expression over the ranks of its variables, or wider.
-
-    >>> from einsum_cascade.parser import parse_expression
-    >>> reach(parse_expression("(m - 3) % M0 + 2 * p"), {"M": 8, "M0": 4, "P": 5})
-    (0.0, 11.0)
-    """
-    if isinstance(node, Num):
-        return float(node.value), float(node.value)
-    if isinstance(node, Size):
-        return float(numbers[node.name]), float(numbers[node.name])
-    if isinstance(node, Var):
-        return 0.0, float(numbers[rank_of(node.name)] - 1)
-    if not isinstance(node, Apply):
-        return _ALL
-    parts = [reach(a, numbers) for a in node.args]
-    if any(not math.isfinite(end) for part in parts for end in part) and node.op not in ("%", "clamp"):
-        return _ALL
-    return _applied(node.op, parts)
-
-
-def _applied(op: str, parts: Sequence[Range]) -> Range:
-    (low, high), (least, most) = parts[0], parts[-1]
-    if op == "+":
-        return low + least, high + most
-    if op == "-":
-        return low - most, high - least
-    if op == "neg":
-        return -high, -low
-    if op == "*":
-        ends = [a * b for a in (low, high) for b in (least, most)]
-        return min(ends), max(ends)
-    if op == "//" and least == most and least > 0:
-        return low // least, high // least
-    if op == "%" and least == most and least > 0:
-        return (low, high) if low >= 0 and high < least else (0.0, least - 1)
-    if op in ("min", "max"):
-        pick = min if op == "min" else max
-        return pick(p[0] for p in parts), pick(p[1] for p in parts)
-    if op == "clamp":
-        floor, ceiling = parts[1], parts[2]
-        return min(max(low, floor[0]), ceiling[0]), min(max(high, floor[1]), ceiling[1])
-    if op == "abs":
-        return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
-    return _ALL
-
-
-def always(part: Expr, numbers: Mapping[str, float]) -> bool:
-    """Tell whether a condition holds at every point, as far as the ends of its sides tell."""
-    if isinstance(part, Apply) and part.op in ("and", "or"):
-        each = [always(a, numbers) for a in part.args]
-        return all(each) if part.op == "and" else any(each)
-    if not isinstance(part, Compare) or accesses(part):
-        return False
-    sides = [reach(a, numbers) for a in part.args]
-    return all(_holds(op, a, b) for op, a, b in zip(part.ops, sides, sides[1:], strict=False))
-
-
-def _holds(op: str, a: Range, b: Range) -> bool:
-    if op in (">", ">="):
-        a, b, op = b, a, "<" if op == ">" else "<="
-    return (op == "<" and a[1] < b[0]) or (op == "<=" and a[1] <= b[0])
+from einsum_cascade.expr import Apply, Expr, Num, accesses, substitute, variables
 
 
 def ends(

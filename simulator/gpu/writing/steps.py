@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from einsum_cascade.analysis.ranges import always
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Expr
@@ -13,7 +14,7 @@ from ..fusion.structure import Structure
 from .body import Body
 from .lanes import Lanes
 from .memory import Memory
-from .ranges import always, ends, sure_ends
+from .ranges import ends, sure_ends
 
 
 @dataclass(frozen=True)

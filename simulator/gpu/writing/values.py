@@ -10,6 +10,7 @@ from typing import Any
 
 from einsum_cascade.analysis.intervals import alternatives, any_term, number
 from einsum_cascade.analysis.points import conditions_of_access, inside
+from einsum_cascade.analysis.ranges import always, reach
 from einsum_cascade.einsum import is_constant
 from einsum_cascade.expr import (
     Access,
@@ -29,7 +30,6 @@ from .body import Body
 from .lanes import Lanes
 from .memory import Memory
 from .operators import ANY, FLOOR_FLOAT, FLOOR_INT, FUNCTIONS, INFIX
-from .ranges import always, reach
 from .registers import Registers
 from .terms import CannotWriteError, Term, joined, literal
 

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from einsum_cascade import parse, zoo
 from einsum_cascade.analysis.intervals import alternatives, any_term
+from einsum_cascade.analysis.ranges import always, reach
 from einsum_cascade.errors import CascadeError, MappingError
 from einsum_cascade.parser import parse_expression
 from simulator.gpu.writing.program import write_program
-from simulator.gpu.writing.ranges import always, ends, reach, sure_ends
+from simulator.gpu.writing.ranges import ends, sure_ends
 from validation.cli import app
 
 runner = CliRunner()
