@@ -98,6 +98,12 @@ class Graph:
         """Return every unit in a group of its own."""
         return tuple(Group(frozenset((i,))) for i in range(len(self.units)))
 
+    def kept(self, units: Collection[int]) -> Groups:
+        """Return a group for each of some units and each that is an end, which computes all others for itself."""
+        ends = sorted(self._ends.union(units))
+        inside = frozenset(range(len(self.units))) - frozenset(ends)
+        return self.pruned(tuple(Group(frozenset((i,)), self._sources((i,), inside) - {i}) for i in ends))
+
     def edges(self) -> Iterator[tuple[str, int, int]]:
         """Yield each tensor that a unit reads of another one, with its writer and its reader."""
         for reader, read in enumerate(self._made):
@@ -172,11 +178,16 @@ class Graph:
         again = frozenset().union(*(groups[i].again for i in places)) - own
         return (*(g for i, g in enumerate(groups) if i not in places), Group(own, again))
 
-    def cut(self, groups: Groups, at: int, unit: int) -> Groups:
-        """Return groups of which the one at a place is two: a unit with what it needs there, and the rest."""
+    def cut(self, groups: Groups, at: int, unit: int, *, again: bool = False) -> Groups:
+        """Return groups of which the one at a place is two: a unit with what it needs there, and the rest.
+
+        Args:
+            again: the rest computes for itself what the unit needs.
+        """
         group = groups[at]
         first = self._sources((unit,), group.own)
-        two = Group(first, group.again), Group(group.own - first, group.again)
+        more = first - {unit} if again else frozenset()
+        two = Group(first, group.again), Group(group.own - first, group.again | more)
         return self.pruned((*groups[:at], *two, *groups[at + 1 :]))
 
     def repeated(self, groups: Groups, at: int, units: frozenset[int], *, instead: bool = False) -> Groups:

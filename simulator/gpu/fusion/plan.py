@@ -53,12 +53,27 @@ class Planner:
 
         Steps are taken one by one, so that one may stand in the way of a better one. They are taken from several
         places: from every unit alone, with the largest tensors kept out of memory first, or the smallest, or those that
-        the text has first; and from the best of all ways to cut the text into runs.
+        the text has first; from the best of all ways to cut the text into runs; and from what sums leave smaller than
+        what they read of, as all that is in memory.
         """
         edges, alone = list(self._edges()), self.graph.alone()
         orders = (edges, edges[::-1], sorted(edges, key=lambda e: e[::-1]))
         tried = [self._improved(alone, order) for order in orders]
-        return self._kernels(min([*tried, self._improved(self._runs(), edges)], key=self._seconds))
+        tried += [self._improved(start, edges) for start in (self._runs(), self.graph.kept(self._shrunk()))]
+        return self._kernels(min(tried, key=self._seconds))
+
+    def _shrunk(self) -> list[int]:
+        """Return the units that reduce what they read to no more than that; and iterate blocks, which run as a whole.
+
+        Scores are more than the queries and keys that they are made from, and maxima and sums less than scores.
+        """
+        found = []
+        for i, unit in enumerate(self.graph.units):
+            einsum = unit.einsums[0]
+            read = max((self._elements(a.tensor) for a in einsum.reads), default=0)
+            if unit.loop or (einsum.reduced and self._elements(einsum.name) <= read):
+                found.append(i)
+        return found
 
     def _runs(self) -> Groups:
         """Return the fastest groups of units that follow each other in the text, among all of them."""
@@ -166,11 +181,11 @@ class Planner:
     def _improved(self, groups: Groups, edges: Sequence[tuple[int, int]]) -> Groups:
         """Return groups that no step along an edge from a writer to a reader makes faster, in the order of the edges.
 
-        Groups are joined first, then asked what they had better compute again, and where they had better be cut, which
-        may make way for another join.
+        Groups are joined first, then asked what they had better compute again, what rather read after all, and where
+        they had better be cut, which may make way for another join.
         """
         least = self._seconds(groups)
-        steps = (self._joined, self._repeated, self._cut)
+        steps = (self._joined, self._repeated, self._read, self._cut)
         while True:
             before = least
             for step in steps:
@@ -218,11 +233,37 @@ class Planner:
                 next_one = max(read, key=lambda n: (self._elements(n), -self.graph.writers[n]))
                 taken |= {self.graph.writers[next_one]}
 
+    def _read(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
+        """Yield groups in which a reader reads what its kernel has computed again so far, or all of that.
+
+        Then those in which who reads what the reader makes computes it again from the same: one step alone may not pay.
+        """
+        for place, group in enumerate(groups):
+            if reader in group.units and writer in group.again:
+                for left in dict.fromkeys((group.again - {writer}, frozenset())):
+                    read = self.graph.repeated(groups, place, left, instead=True)
+                    yield read
+                    yield self._everywhere(read, reader)
+
+    def _everywhere(self, groups: Groups, unit: int) -> Groups:
+        """Return groups in which each that reads what a unit makes computes it again."""
+        made = self.graph.units[unit].names
+        while True:
+            readers = (i for i, g in enumerate(groups) if unit not in g.units and self.graph.read(g) & made)
+            place = next(readers, None)
+            if place is None:
+                return groups
+            groups = self.graph.repeated(groups, place, frozenset((unit,)))
+
     def _cut(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
-        """Yield groups of which the one that writer and reader share is cut between them."""
+        """Yield groups of which the one that writer and reader share is cut between them.
+
+        What both halves need is written by the first, or made by both.
+        """
         for place, group in enumerate(groups):
             if writer in group.own and reader in group.own:
                 yield self.graph.cut(groups, place, writer)
+                yield self.graph.cut(groups, place, writer, again=True)
 
     def _edges(self) -> Iterator[tuple[int, int]]:
         """Yield writer and reader of every tensor between units, the largest first."""
