@@ -202,7 +202,10 @@ class Planner:
                 return groups
 
     def _joined(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
-        """Yield groups in which writer and reader share one, and then all that read what the writer's group makes."""
+        """Yield groups in which writer and reader share one, then all that read what the writer's group makes.
+
+        Then those in which the writer's group shares one with another that the reader reads of.
+        """
         owner = {i: place for place, g in enumerate(groups) for i in g.own}
         if writer not in owner or reader not in owner or owner[writer] == owner[reader]:
             return
@@ -212,6 +215,10 @@ class Planner:
         readers = [i for i, g in enumerate(groups) if i != at and self.graph.read(g) & made]
         if len(readers) > 1:
             yield self.graph.joined(groups, (at, *readers))
+        wanted = self.graph.read(groups[owner[reader]])
+        for i, group in enumerate(groups):
+            if i not in (at, owner[reader]) and self.graph.names(group.own) & wanted:
+                yield self.graph.joined(groups, (at, i))
 
     def _repeated(self, groups: Groups, writer: int, reader: int) -> Iterator[Groups]:
         """Yield groups in which a reader computes for itself what it reads, and more and more of what that needs.
