@@ -68,8 +68,11 @@ class WrittenFile:
 
     @property
     def word(self) -> str:
-        """The type of its tensors."""
-        return next(w for t in self.cascade.outputs if (w := _WORDS.get(self.pointer(t.tensor), "")))
+        """The type of its tensors; indices have their own."""
+        named = dict.fromkeys(
+            [s.tensor for s in (*self.cascade.outputs, *self.cascade.inputs)] + [*self.tensors]
+        )
+        return next((w for t in named if (w := _WORDS.get(self.pointer(t), ""))), "fp32")
 
     def pointer(self, tensor: str) -> str:
         """Return the type of a tensor's pointer as Triton's compiler names it."""

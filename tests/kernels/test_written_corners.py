@@ -1,0 +1,122 @@
+"""Written kernels at the corners of the language: arithmetic that Triton does otherwise, absent elements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from written_files import run, written_file
+
+from einsum_cascade import evaluate, parse
+from kernels.written import check_written
+
+TOLERANCE = 1e-5
+HEAD = """cascade corner
+rank   N C
+input  X[C, N]  Z[N]
+output Y[C, N]
+Y[c, n] = """
+STATE = """cascade corner
+rank   T D
+input  X[D, T]
+output Y[D]
+S[0, d] = X[d, 2]
+iterate t {{
+  S[t + 1, d] = 0.5 * S[t, d] + X[d, t]
+}}
+Y[d] = {}
+"""
+
+
+def found_and_expected(text: str, sizes: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the output of a text as its kernels compute it and as the evaluator does, of numbers of either sign."""
+    cascade = parse(text)
+    file = written_file(folder, cascade, sizes, dtype="fp32")
+    rng = np.random.default_rng(5)
+    inputs = {
+        s.tensor: rng.standard_normal(file.tensors[s.tensor][0]).astype(np.float32) for s in cascade.inputs
+    }
+    (name,) = (s.tensor for s in cascade.outputs)
+    return run(file, inputs)[name], np.asarray(evaluate(cascade, sizes, inputs)[name])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "X[c, n] ** 5 + X[c, n] ** 0 + X[c, n] ** 10",
+        "abs(X[c, n]) ** 0.5 + 2 ** X[c, n] + 0.9 ** n",
+        "X[c, n] * (-1) ** n + (-2) ** (n % 3)",
+        "X[c, n] ** (n % 4)",
+        "X[c, n] ** floor(2 * Z[n]) where abs(X[c, n]) > 0.1",
+        "X[c, n] * n ** 0 + n ** 2.5 * 0.001 + 0 ** n",
+        "((n - 20) ** 3 + X[c, n]) ** -2",
+        "X[c, n] + 3 ** n * 1e-20",
+        "X[c, n] + n * 100000000",
+        "X[c, n] + (n * n * n * n * n * n * n) % 7",
+        "X[c, n] where n * n * n * n * n * n * n * n > 5",
+        "tanh(0.0001 * X[c, n])",
+        "tanh(X[c, n]) - tanh(20 * X[c, n])",
+        "softplus(X[c, n] - 7)",
+        "softplus(X[c, n] - 30)",
+        "softplus(9 * X[c, n])",
+        "pad(X[c, n - 5], X[c, n + 3])",
+        "X[c, n] + pad(X[c, n - 30], X[c, n + 30])",
+        "pad(X[c, n - 5], select(n < 2, X[c, n + 48], X[c, n + 3]))",
+    ],
+)
+def test_arithmetic_is_that_of_the_language(value: str, tmp_path: Path) -> None:
+    found, expected = found_and_expected(HEAD + value + "\n", "N=50,C=3", tmp_path)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_an_index_is_a_whole_power(tmp_path: Path) -> None:
+    text = "cascade corner\nrank N C T\ninput X[C, N]\noutput Y[C, T]\nY[c, t] = X[c, 3 ** t + t ** 2]\n"
+    found, expected = found_and_expected(text, "N=300,C=3,T=6", tmp_path)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "value", ["S[4, d] + S[T, d]", "S[0, d] * 2 + S[T, d]", "S[T - 1, d]", "S[t, d] :: max(t)"]
+)
+def test_generations_of_a_state_that_are_read_afterwards(value: str, tmp_path: Path) -> None:
+    found, expected = found_and_expected(STATE.format(value), "T=9,D=20", tmp_path)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_what_is_padded_may_be_looked_up_by_an_index_that_does_not_exist(tmp_path: Path) -> None:
+    text = """cascade corner
+rank   N C
+input  X[C, N]
+output B[N]
+A[n] = X[c, n] :: argmax(c) where c + 5 < n
+B[n] = pad(X[A[n], n], 4)
+"""
+    found, expected = found_and_expected(text, "N=20,C=33", tmp_path)
+    assert found[:6].tolist() == [4.0] * 6
+    assert np.array_equal(found, expected)
+
+
+def test_a_text_that_only_selects_is_checked(tmp_path: Path) -> None:
+    text = "cascade corner\nrank N C\ninput X[C, N]\noutput A[N]\nA[n] = X[c, n] :: argmax(c)\n"
+    for dtype in ("fp32", "fp16"):
+        file = written_file(tmp_path, parse(text), "N=20,C=33", dtype=dtype)
+        assert file.word == dtype
+        assert check_written(file).ok
+
+
+def test_what_is_not_a_number_by_the_text_is_right_as_that(tmp_path: Path) -> None:
+    """A query that sees no key has a softmax of 0 / 0, in the evaluator as in the kernel."""
+    text = """cascade corner
+rank   E M P
+input  Q[E, P]  K[E, M]
+output A[M, P]
+QK[m, p] = Q[e, p] * K[e, m] where m <= p - 3
+SN[m, p] = exp(QK[m, p])
+SD[p]    = SN[m, p] :: sum(m)
+ON[p]    = SD[p] / SD[p]
+A[m, p]  = SN[m, p] * ON[p]
+"""
+    text = text.replace("output A[M, P]", "output ON[P]").replace("A[m, p]  = SN[m, p] * ON[p]\n", "")
+    file = written_file(tmp_path, parse(text), "E=16,M=20,P=20", dtype="fp32")
+    assert check_written(file).ok
