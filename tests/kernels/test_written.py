@@ -22,16 +22,11 @@ from simulator.gpu.fusion import kernels as planned
 from simulator.gpu.writing.program import write_program
 from simulator.gpu.writing.terms import CannotWriteError
 
-# What has no form in Triton yet, and why.
-WITHOUT = {
-    "aaren_scan": "RM: a kernel that computes it reads it at another place",
-    "semantic_encoder": "RE: a kernel that computes it reads it at another place",
-}
 # Sums of up to some hundred terms in float32 against float64, at values of any size.
 TOLERANCE = 1e-4
 
 
-@pytest.mark.parametrize("name", [n for n in zoo.names() if n not in WITHOUT])
+@pytest.mark.parametrize("name", zoo.names())
 def test_an_entry_of_the_zoo_computes_what_its_text_says(name: str, tmp_path: Path) -> None:
     """At the sizes and numbers at which the text itself is compared with its formula."""
     sizes, inputs = reference.draw(name, seed=1)
@@ -39,13 +34,6 @@ def test_an_entry_of_the_zoo_computes_what_its_text_says(name: str, tmp_path: Pa
     found = run(written_file(tmp_path, cascade, sizes, dtype="fp32"), inputs)
     for tensor, value in evaluate(cascade, sizes, inputs).items():
         assert difference(found[tensor], value) <= TOLERANCE
-
-
-@pytest.mark.parametrize("name", WITHOUT)
-def test_what_has_no_form_says_so(name: str) -> None:
-    sizes, _ = reference.draw(name, seed=1)
-    with pytest.raises(CannotWriteError, match=WITHOUT[name]):
-        write_program(zoo.load(name), sizes)
 
 
 @settings(max_examples=40 * MORE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

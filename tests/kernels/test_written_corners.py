@@ -120,3 +120,33 @@ A[m, p]  = SN[m, p] * ON[p]
     text = text.replace("output A[M, P]", "output ON[P]").replace("A[m, p]  = SN[m, p] * ON[p]\n", "")
     file = written_file(tmp_path, parse(text), "E=16,M=20,P=20", dtype="fp32")
     assert check_written(file).ok
+
+
+MOVED = """cascade corner
+rank   T D K
+rank   E = D
+input  X[D, E]  W[K]
+output Y[D, E]
+S[0, d, e] = X[d, e]
+iterate t {{
+  S[t + 1, d, e] = {}
+}}
+Y[d, e] = S[T, d, e]
+"""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0.5 * S[t, (d + 1) % D, e]",
+        "0.2 * (S[t, d, e] + pad(S[t, d - 1, e], 0) + pad(S[t, d + 1, e], 0) + pad(S[t, d, e - 1], 1))",
+        "0.5 * (S[t, d, e] + pad(S[t, d - 1, e - 2], 0.5))",
+        "W[k] * pad(S[t, d + k - 1, e], 0)",
+        "S[t, d, e] + pad(S[t, d - 2 ** t, e], 0)",
+        "0.5 * S[t, (3 * t) % D, e] + S[t, (2 * e) % D, e]",
+        "0.5 * S[t, e, (d + 1) % D] + 0.5 * S[t, (d + e) % D, e]",
+    ],
+)
+def test_a_state_is_read_at_another_place(value: str, tmp_path: Path) -> None:
+    found, expected = found_and_expected(MOVED.format(value), "T=4,D=13,K=3", tmp_path)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()

@@ -146,7 +146,7 @@ class Values:
     def access(self, access: Access) -> Term:
         """Return an element that is read."""
         if access.tensor in self.registers.writers:
-            return self.registers.read(access)
+            return self.registers.read(access, self.term)
         loaded = self.load(access)
         if loaded.kind == "int" or self.word == "fp32":
             return loaded
