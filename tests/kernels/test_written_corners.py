@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from written_files import run, written_file
 
-from einsum_cascade import evaluate, parse
+from einsum_cascade import CascadeError, evaluate, parse, zoo
+from einsum_cascade.errors import KernelError
+from einsum_cascade.evaluator import random_inputs
+from kernels import written
 from kernels.written import check_written
+from simulator.gpu.writing.program import write_program
 
 TOLERANCE = 1e-5
 HEAD = """cascade corner
@@ -150,3 +155,35 @@ Y[d, e] = S[T, d, e]
 def test_a_state_is_read_at_another_place(value: str, tmp_path: Path) -> None:
     found, expected = found_and_expected(MOVED.format(value), "T=4,D=13,K=3", tmp_path)
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_what_is_too_large_to_be_evaluated_is_timed_and_said_to_be_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's own example at 8K keys, 32 heads and 4 sequences needs more than the evaluator's limit."""
+    path = tmp_path / "gemm.py"
+    path.write_text(write_program(zoo.load("gemm"), "M=16,N=24,K=16,B=2", dtype="fp32").text)
+    monkeypatch.setattr(written, "_room_bytes", lambda: 1000)
+    file = written.load_written(path)
+
+    def clock(call: Any) -> float:
+        call()
+        return 1e-6
+
+    with written.runnable(file):
+        (found,) = written.time_written(file, clock=clock, device="cpu", budget_s=0.0)
+    assert found.measured.median == 1.0
+    assert "too large to be evaluated in float64" in capsys.readouterr().err
+    path.write_text(path.read_text().replace("    tl.store(", "    if pid > 0:\n        tl.store("))
+    file = written.load_written(path)
+    with written.runnable(file), pytest.raises(KernelError, match="C holds what is no number; not timed"):
+        written.time_written(file, clock=clock, device="cpu", budget_s=0.0)
+
+
+def test_a_text_of_more_than_two_gibibytes_gets_inputs() -> None:
+    """Two tensors of 2 GiB each in float64 lie between its input and its output."""
+    text = "cascade large\nrank N M\ninput X[N]\noutput Z[]\nA[n, m] = X[n] * m\nB[n, m] = A[n, m] + 1\n"
+    cascade = parse(text + "Z[] = A[n, m] * B[n, m] :: sum(n, m)\n")
+    with pytest.raises(CascadeError, match="would take"):
+        random_inputs(cascade, "N=16K,M=16K")
+    assert random_inputs(cascade, "N=16K,M=16K", limit_bytes=2**40)["X"].shape == (2**14,)
