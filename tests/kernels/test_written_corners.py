@@ -187,3 +187,11 @@ def test_a_text_of_more_than_two_gibibytes_gets_inputs() -> None:
     with pytest.raises(CascadeError, match="would take"):
         random_inputs(cascade, "N=16K,M=16K")
     assert random_inputs(cascade, "N=16K,M=16K", limit_bytes=2**40)["X"].shape == (2**14,)
+
+
+def test_a_softmax_over_a_vocabulary_spills_no_registers(tmp_path: Path) -> None:
+    """With four warps a thread had 256 of 32K logits before it, and 496 bytes of them in memory."""
+    text = "cascade tokens\nrank V N\ninput X[V, N]\noutput Y[V, N]\nL[n] = X[v, n] :: logsumexp(v)\n"
+    file = written_file(tmp_path, parse(text + "Y[v, n] = X[v, n] - L[n]\n"), "V=32000,N=4096")
+    (found,) = written.compile_written(file, "sm_90")
+    assert not found.spills
