@@ -134,15 +134,20 @@ def check_memory(cascade: Cascade, sizes: Mapping[str, int], *, limit_bytes: int
             bound(count, f"an operand of {einsum.name}", limit_bytes)
 
 
-def random_inputs(cascade: Cascade, sizes: Mapping[str, int] | str, *, seed: int = 0) -> dict[str, Any]:
+def random_inputs(
+    cascade: Cascade, sizes: Mapping[str, int] | str, *, seed: int = 0, limit_bytes: int = LIMIT_BYTES
+) -> dict[str, Any]:
     """Return inputs drawn from a normal distribution; the same seed gives the same numbers.
 
     An input that stands inside an index is drawn from the whole numbers that keep the access inside its tensor. One
     that stands under a logarithm, a root or a power is drawn between 0.05 and 0.95.
+
+    Args:
+        limit_bytes: refuse to draw them where all tensors together take more.
     """
     require(cascade)
     known = sizes_of_use(cascade, sizes)
-    check_memory(cascade, known)
+    check_memory(cascade, known, limit_bytes=limit_bytes)
     rng = np.random.default_rng(seed)
     indexed, positive = _index_bounds(cascade, known), _needs_positive(cascade)
     out = {}

@@ -17,9 +17,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.errors import KernelError
-from einsum_cascade.evaluator import evaluate, random_inputs
+from einsum_cascade.errors import CascadeError, KernelError
+from einsum_cascade.evaluator import LIMIT_BYTES, check_memory, evaluate, random_inputs
+from einsum_cascade.machine import memory_bytes
 from einsum_cascade.parser import parse
+from einsum_cascade.terminal import note
 
 from .aot import POINTER, Build, Resources, compile_build
 from .check import LIMITS, Outcome, poisoned, relative_error
@@ -43,6 +45,8 @@ _STAGES = 3
 _COUNT = itertools.count()
 # Thread blocks that Triton's interpreter is given, at the most: of some milliseconds each, in one thread.
 MOST_INTERPRETED = 10_000
+# An index that nobody should read.
+POISON = 2**30
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,11 @@ class WrittenFile:
 
     @property
     def word(self) -> str:
-        """The type of its tensors."""
-        return next(w for t in self.cascade.outputs if (w := _WORDS.get(self.pointer(t.tensor), "")))
+        """The type of its tensors; indices have their own."""
+        named = dict.fromkeys(
+            [s.tensor for s in (*self.cascade.outputs, *self.cascade.inputs)] + [*self.tensors]
+        )
+        return next((w for t in named if (w := _WORDS.get(self.pointer(t), ""))), "fp32")
 
     def pointer(self, tensor: str) -> str:
         """Return the type of a tensor's pointer as Triton's compiler names it."""
@@ -123,7 +130,8 @@ def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> O
             f"{file.path}: {blocks:,} thread blocks, of which the interpreter runs {MOST_INTERPRETED:,} at the most; "
             "write the kernels at smaller sizes to check them without a GPU"
         )
-    given, expected = _inputs(file, seed)
+    given, exact = _inputs(file, seed)
+    expected = _expected(file, exact)
     launched = [given[s.tensor].to(device) for s in file.cascade.inputs]
     with runnable(file) if device == "cpu" else nullcontext():
         found = file.run(*launched, empty=poisoned_tensor)
@@ -147,32 +155,41 @@ def poisoned_tensor(shape: tuple[int, ...], **kwargs: Any) -> torch.Tensor:
     import torch
 
     if kwargs["dtype"] == torch.int32:
-        return torch.full(shape, 2**30, **kwargs)
+        return torch.full(shape, POISON, **kwargs)
     return poisoned(shape, **kwargs)
 
 
-def _inputs(file: WrittenFile, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return inputs in the types of a file, and what its text makes of these very numbers in float64.
+def _room_bytes() -> int:
+    """Return how much the tensors of a text may take here in its float64 evaluation: minutes of work at the most."""
+    return max(LIMIT_BYTES, min(8 * LIMIT_BYTES, memory_bytes() // 4))
 
-    Of a batch the inputs are all there; what is expected is that of its first and its last element.
-    """
+
+def _inputs(file: WrittenFile, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return inputs in the types of a file, and those of the first and the last of its batch in float64."""
     import numpy as np
     import torch
 
     given: dict[str, list[Any]] = {}
-    expected: dict[str, list[Any]] = {}
+    exact: list[dict[str, Any]] = []
     for lane in range(file.batch):
-        drawn = random_inputs(file.cascade, file.sizes, seed=seed + lane)
+        drawn = random_inputs(file.cascade, file.sizes, seed=seed + lane, limit_bytes=sys.maxsize)
         rounded = {n: torch.from_numpy(np.asarray(v)).to(file.tensors[n][1]) for n, v in drawn.items()}
         for name, tensor in rounded.items():
             given.setdefault(name, []).append(tensor)
         if lane in (0, file.batch - 1):
-            exact = {n: t.double().numpy() for n, t in rounded.items()}
-            for name, array in evaluate(file.cascade, file.sizes, exact).items():
-                expected.setdefault(name, []).append(np.asarray(array))
+            exact.append({n: t.double().numpy() for n, t in rounded.items()})
     if file.batch == 1:
-        return {n: t[0].contiguous() for n, t in given.items()}, {n: a[0] for n, a in expected.items()}
-    return {n: torch.stack(t) for n, t in given.items()}, {n: np.stack(a) for n, a in expected.items()}
+        return {n: t[0].contiguous() for n, t in given.items()}, exact
+    return {n: torch.stack(t) for n, t in given.items()}, exact
+
+
+def _expected(file: WrittenFile, exact: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the text of a file makes of some inputs in float64, one after another where there is a batch."""
+    import numpy as np
+
+    found = [evaluate(file.cascade, file.sizes, each, limit_bytes=_room_bytes()) for each in exact]
+    arrays = {s.tensor: [np.asarray(each[s.tensor]) for each in found] for s in file.cascade.outputs}
+    return {n: a[0] if file.batch == 1 else np.stack(a) for n, a in arrays.items()}
 
 
 @contextmanager
@@ -206,15 +223,28 @@ def time_written(
 ) -> list[Timed]:
     """Return what each kernel of a file takes, after all of them together have been checked.
 
+    Where a text is too large here for its evaluation in float64, that all results are written is checked alone, and
+    told: the same text written at smaller sizes shows whether they are right.
+
     Raises:
         KernelError: the result is wrong, so that a time says nothing.
     """
-    outcome = check_written(file, device=device)
-    if not outcome.ok:
-        raise KernelError(
-            f"{file.path}: {outcome.worst} is wrong, by {outcome.error:.2g}; at most {outcome.limit:.2g} was expected"
-        )
     given, _ = _inputs(file, seed=0)
+    try:
+        check_memory(file.cascade, file.sizes, limit_bytes=_room_bytes())
+    except CascadeError:
+        note(
+            f"{file.path}: too large to be evaluated in float64 here; only that all results are there was checked, so "
+            "check the text at smaller sizes too"
+        )
+        _require_whole(file, [given[s.tensor].to(device) for s in file.cascade.inputs])
+    else:
+        outcome = check_written(file, device=device)
+        if not outcome.ok:
+            raise KernelError(
+                f"{file.path}: {outcome.worst} is wrong, by {outcome.error:.2g}; at most {outcome.limit:.2g} was "
+                "expected"
+            )
     tensors = file.module.prepare(*(given[s.tensor].to(device) for s in file.cascade.inputs))
     steps = {
         str(i): functools.partial(file.module.launch, step, tensors) for i, step in enumerate(file.launches)
@@ -229,6 +259,16 @@ def time_written(
         )
         for i, step in enumerate(file.launches)
     ]
+
+
+def _require_whole(file: WrittenFile, launched: Sequence[Any]) -> None:
+    """Refuse a file of which a result is not written everywhere, or is not a number."""
+    found = file.run(*launched, empty=poisoned_tensor)
+    found = found if isinstance(found, tuple) else (found,)
+    for s, tensor in zip(file.cascade.outputs, found, strict=True):
+        absent = tensor.isnan() if tensor.is_floating_point() else tensor == POISON
+        if bool(absent.any()):
+            raise KernelError(f"{file.path}: {s.tensor} holds what is no number; not timed")
 
 
 def compile_written(file: WrittenFile, target: str) -> list[Resources]:

@@ -156,17 +156,19 @@ class KernelMapping:
         if found:
             return found
         raise MappingError(
-            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; expected {self._served(target, dtype)}"
+            f"{self.name}: no tile for head_dim {head_dim}, {dtype} on {target}; expected "
+            f"{self._served(target=target, dtype=dtype, **kind)}"
         )
 
-    def _served(self, target: str, dtype: str) -> str:
+    def _served(self, *, target: str, dtype: str, **kind: Any) -> str:
         """Return what the tiles are for, in words: head dimensions on a target, or the types or targets that are."""
         here = [t for t in self.tiles if not t.targets or target in t.targets]
         if not here:
             return "a GPU of " + " or ".join(sorted({name for t in self.tiles for name in t.targets}))
         if all(t.dtypes and dtype not in t.dtypes for t in here):
             return " or ".join(sorted({name for t in here for name in t.dtypes}))
-        return f"a head_dim up to {max(t.head_dim for t in here)}"
+        like = [t for t in here if t.serves(head_dim=t.head_dim, target=target, dtype=dtype, **kind)]
+        return f"a head_dim up to {max(t.head_dim for t in like or here)}"
 
 
 def read_kernel_mapping(path: str | Path) -> KernelMapping:

@@ -156,7 +156,8 @@ def _conditions(
 
     Args:
         known: of the Einsums that have been looked at.
-        branches: whether what a branch reads has to exist where it is taken; `data`: also where data decides that.
+        branches: whether what a branch of `select` reads has to exist where it is taken, as what stands in place of
+            an absent element always has to; `data`: also where data decides that.
     """
     found: list[Condition] = []
     for whole in conjuncts_of(einsum.where):
@@ -169,36 +170,44 @@ def _conditions(
     for access in required(einsum.value):
         found += inside(cascade, access)
         found += _inherited(cascade, access, known, branches=branches, data=data)
-    for node in _choices(einsum.value) if branches else ():
-        test, yes, no = node.args
-        for taken, branch in ((test, yes), (Apply("not", (test,)), no)):
+    for node in _choices(einsum.value):
+        for taken, branch in _branches(cascade, node) if branches or node.op == "pad" else ():
             under = _conditions(
-                cascade, replace(einsum, value=branch, where=None), known, branches=True, data=data
+                cascade, replace(einsum, value=branch, where=None), known, branches=branches, data=data
             )
             exist = [c.holds for c in under if data or is_static(c.holds)]
-            if exist and (data or is_static(test)):
+            if exist and (data or is_static(taken)):
                 either = Apply("or", (Apply("not", (taken,)), joined("and", exist)))
                 found.append(Condition(either, frozenset(variables(node))))
     return tuple(dict.fromkeys(found))
 
 
+def _branches(cascade: Cascade, node: Apply) -> Iterator[tuple[Expr, Expr]]:
+    """Yield the branches of a choice that may be absent, each with when it is taken: of `pad`, what stands instead."""
+    if node.op == "select":
+        test, yes, no = node.args
+        yield from ((test, yes), (Apply("not", (test,)), no))
+        return
+    access, instead = node.args
+    assert isinstance(access, Access)
+    exists = [c.holds for c in conditions_of_access(cascade, access)]
+    if exists:
+        yield Apply("not", (joined("and", exists),)), instead
+
+
 def _choices(node: Expr) -> Iterator[Apply]:
     """Yield each choice between two branches that is not made inside another one."""
-    if isinstance(node, Apply) and node.op == "select":
+    if isinstance(node, Apply) and node.op in ("pad", "select"):
         yield node
-    elif isinstance(node, Apply) and node.op != "pad":
+    elif isinstance(node, Apply):
         for part in node.args:
             yield from _choices(part)
 
 
 def required(node: Expr) -> list[Access]:
-    """Return the accesses without which a point does not exist: all but padded ones and those of one branch."""
+    """Return the accesses without which a point does not exist: all but those of `pad` and of one branch."""
     if isinstance(node, Apply) and node.op == "pad":
-        return (
-            [a for part in (*node.args[0].indices, node.args[1]) for a in required(part)]
-            if isinstance(node.args[0], Access)
-            else []
-        )
+        return []
     if isinstance(node, Apply) and node.op == "select":
         return required(node.args[0])
     if isinstance(node, Access):

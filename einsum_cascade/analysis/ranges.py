@@ -77,6 +77,11 @@ def _applied(op: str, parts: Sequence[Range]) -> Range:
     if op == "clamp":
         floor, ceiling = parts[1], parts[2]
         return min(max(low, floor[0]), ceiling[0]), min(max(high, floor[1]), ceiling[1])
+    if op == "**" and low >= 0 and least >= 0:
+        try:
+            return (low**least if low >= 1 else 0.0), max(high, 1.0) ** most
+        except OverflowError:
+            return _ALL
     if op == "abs":
         return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
     return _ALL

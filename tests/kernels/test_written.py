@@ -5,52 +5,28 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from examples import MORE
 from hypothesis import HealthCheck, given, settings
 from strategies import Use, uses
+from written_files import run, written_file
 
 from einsum_cascade import evaluate, parse, zoo
 from einsum_cascade.errors import KernelError
 from einsum_cascade.evaluator import difference, random_inputs
 from einsum_cascade.zoo import reference
 from kernels import written
-from kernels.written import WrittenFile, check_written, compile_written, load_written, time_written
+from kernels.written import check_written, compile_written, load_written, time_written
 from simulator.gpu.fusion import kernels as planned
 from simulator.gpu.writing.program import write_program
 from simulator.gpu.writing.terms import CannotWriteError
 
-# What has no form in Triton yet, and why.
-WITHOUT = {
-    "aaren_scan": "RM: a kernel that computes it reads it at another place",
-    "semantic_encoder": "RE: a kernel that computes it reads it at another place",
-}
 # Sums of up to some hundred terms in float32 against float64, at values of any size.
 TOLERANCE = 1e-4
 
 
-def written_file(folder: Path, cascade, sizes, **more) -> WrittenFile:
-    path = folder / f"{cascade.name}.py"
-    path.write_text(write_program(cascade, sizes, **more).text)
-    return load_written(path)
-
-
-def run(file: WrittenFile, inputs) -> dict[str, np.ndarray]:
-    """Return the outputs of a file for inputs of the evaluator."""
-    order = [s.tensor for s in file.cascade.inputs]
-    laid = [torch.from_numpy(np.asarray(inputs[t])).to(file.tensors[t][1]).contiguous() for t in order]
-    with written.runnable(file):
-        found = file.run(*laid, empty=written.poisoned_tensor)
-    found = found if isinstance(found, tuple) else (found,)
-    return {
-        s.tensor: t.double().numpy() if t.is_floating_point() else t.clamp(min=0).double().numpy()
-        for s, t in zip(file.cascade.outputs, found, strict=True)
-    }
-
-
-@pytest.mark.parametrize("name", [n for n in zoo.names() if n not in WITHOUT])
+@pytest.mark.parametrize("name", zoo.names())
 def test_an_entry_of_the_zoo_computes_what_its_text_says(name: str, tmp_path: Path) -> None:
     """At the sizes and numbers at which the text itself is compared with its formula."""
     sizes, inputs = reference.draw(name, seed=1)
@@ -58,13 +34,6 @@ def test_an_entry_of_the_zoo_computes_what_its_text_says(name: str, tmp_path: Pa
     found = run(written_file(tmp_path, cascade, sizes, dtype="fp32"), inputs)
     for tensor, value in evaluate(cascade, sizes, inputs).items():
         assert difference(found[tensor], value) <= TOLERANCE
-
-
-@pytest.mark.parametrize("name", WITHOUT)
-def test_what_has_no_form_says_so(name: str) -> None:
-    sizes, _ = reference.draw(name, seed=1)
-    with pytest.raises(CannotWriteError, match=WITHOUT[name]):
-        write_program(zoo.load(name), sizes)
 
 
 @settings(max_examples=40 * MORE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

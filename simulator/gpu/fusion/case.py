@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from einsum_cascade.analysis.intervals import slope
+from einsum_cascade.analysis.intervals import number, slope
 from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of, operations
 from einsum_cascade.analysis.predicates import deciding
 from einsum_cascade.analysis.tile_points import Digit, live_settings
@@ -256,15 +256,16 @@ class Case:
         return float(math.prod(sizes))
 
     def wants_all(self, state: str) -> bool:
-        """Tell whether all generations of a state are asked for, as an output or by who reads it outside its block."""
+        """Tell whether others than the last generation of a state are asked for: as an output, or outside its block."""
         axis, block = self.cascade.signatures[state].state, self.cascade.block_of(state)
         if axis is None:
             return True
+        last = self.sizes[self.cascade.signatures[state].ranks[axis]]
         outside = [
             a for e, at in self.cascade.statements if at != block for a in e.reads if a.tensor == state
         ]
         return any(s.tensor == state for s in self.cascade.outputs) or any(
-            variables(a.indices[axis]) for a in outside
+            variables(a.indices[axis]) or number(a.indices[axis], {}, self.numbers) != last for a in outside
         )
 
     def reached(self, access: Access) -> float:

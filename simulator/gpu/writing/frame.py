@@ -18,7 +18,8 @@ from .memory import MOST_32, Memory
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _WIDTH = 110
 # Elements of the largest tile of a block above which it takes eight warps: with four of 32 threads, a tile of 16K
-# elements leaves half of the 255 registers of a thread to all else.
+# elements leaves half of the 255 registers of a thread to all else. Chosen after looking at what softmax over rows of
+# 32K elements, matrices in a recurrence and Sinkhorn steps compile to: with sixteen they spill as much or more.
 _FOUR_WARPS = 2**14
 _PARTS = "_parts"
 
@@ -180,11 +181,11 @@ def _words(lines: Sequence[str]) -> Counter[str]:
 
 
 def warps_of(lanes: Lanes) -> int:
-    """Return the warps of a block: four, or eight where its tiles of a product would fill their registers."""
-    made = [
-        (*rows, *columns)
-        for p in lanes.tiling.structure.products
-        for rows, columns, _ in [sides(p, lanes.lanes)]
-    ]
-    most = max((math.prod(lanes.lanes[v] for v in tile) for tile in made), default=1)
+    """Return the warps of a block: four, or eight where its tiles would fill their registers."""
+    structure = lanes.tiling.structure
+    made = {p.einsum.name: sides(p, lanes.lanes) for p in structure.products}
+    tiles = [(*rows, *columns) for rows, columns, _ in made.values()]
+    # The terms of a product on tensor cores are nowhere together, those of other sums are.
+    tiles += [lanes.ordered(e.variables) for e in structure.einsums if not all(made.get(e.name, ((),)))]
+    most = max((math.prod(lanes.lanes[v] for v in tile) for tile in tiles), default=1)
     return 8 if most >= _FOUR_WARPS else 4

@@ -68,7 +68,7 @@ class _Kernel:
         writers = {e.name: e for e in self.structure.einsums}
         self.registers = Registers(self.body, self.lanes, memory, writers)
         self.values = Values(self.body, self.lanes, memory, word, self.registers)
-        self.helpers: dict[str, None] = {}
+        self.helpers = self.values.helpers
         self.sums = Sums(self.values, self.helpers)
         self.parted = tiling.structure.parted if tiling.parts > 1 else ""
         self.frame = Frame(self.body, self.lanes, memory, tiling.parts, shared=False)

@@ -16,10 +16,9 @@ FUNCTIONS: Mapping[str, str] = MappingProxyType(
         "sin": "tl.sin({0})",
         "cos": "tl.cos({0})",
         "erf": "tl.erf({0})",
-        # 1 - 2 / (e^2x + 1) overflows to 1 where the quotient of the two exponentials would be not a number.
-        "tanh": "(1.0 - 2.0 / (tl.exp(2.0 * {0}) + 1.0))",
+        "tanh": "_tanh({0})",
         "sigmoid": "(1.0 / (1.0 + tl.exp(-{0})))",
-        "softplus": "(tl.maximum({0}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({0}))))",
+        "softplus": "_softplus({0})",
         "gelu": f"(0.5 * {{0}} * (1.0 + tl.erf({{0}} * {_ROOT_HALF})))",
     }
 )
@@ -84,6 +83,40 @@ def _logaddexp(a, b):
     top = tl.maximum(a, b)
     safe = tl.where(top == float("-inf"), 0.0, top)
     return tl.log(tl.exp(a - safe) + tl.exp(b - safe)) + safe
+''',
+        "_power": '''@triton.jit
+def _power(base, exponent):
+    """A power; of a base below zero where the exponent is a whole number."""
+    size = tl.exp2(exponent * tl.log2(tl.abs(base)))
+    odd = exponent - 2.0 * tl.floor(0.5 * exponent) == 1.0
+    signed = tl.where(tl.floor(exponent) == exponent, tl.where(odd, -size, size), float("nan"))
+    return tl.where(exponent == 0.0, 1.0, tl.where(base < 0.0, signed, size))
+''',
+        "_whole_power": '''@triton.jit
+def _whole_power(base, exponent, BITS: tl.constexpr):
+    """A power of whole numbers, exact where 32 bits hold it; the exponent has so many bits."""
+    square = base + exponent * 0
+    out = square * 0 + 1
+    for _ in tl.static_range(BITS):
+        out = tl.where(exponent % 2 == 1, out * square, out)
+        square = square * square
+        exponent = exponent // 2
+    return out
+''',
+        "_softplus": '''@triton.jit
+def _softplus(x):
+    """The logarithm of 1 + exp(x), exact for x far below zero too: what 1 + e rounds away is put back (Kahan)."""
+    e = tl.exp(-tl.abs(x))
+    one = 1.0 + e
+    more = tl.where(one == 1.0, e, tl.log(one) * (e / tl.where(one == 1.0, 1.0, one - 1.0)))
+    return tl.maximum(x, 0.0) + more
+''',
+        "_tanh": '''@triton.jit
+def _tanh(x):
+    """The hyperbolic tangent; near zero its series, where a difference of exponentials would lose digits."""
+    s = x * x
+    near = x * (1.0 + s * (-0.3333333333 + s * (0.1333333333 + s * -0.0539682540)))
+    return tl.where(s < 0.0625, near, 1.0 - 2.0 / (tl.exp(2.0 * x) + 1.0))
 ''',
     }
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,10 +25,11 @@ from einsum_cascade.expr import (
     variables,
 )
 
+from .arithmetic import power, widened
 from .body import Body
 from .lanes import Lanes
 from .memory import Memory
-from .operators import ANY, FLOOR_FLOAT, FLOOR_INT, FUNCTIONS, INFIX
+from .operators import ANY, FLOOR_FLOAT, FLOOR_INT, FUNCTIONS, HELPERS, INFIX
 from .registers import Registers
 from .terms import CannotWriteError, Term, joined, literal
 
@@ -47,6 +47,7 @@ class Values:
         word: type of tensors in memory.
         registers: what the kernel has computed itself.
         read: tensors that it has loaded, in the order of their first loads.
+        helpers: functions of the written file that it calls.
     """
 
     body: Body
@@ -55,6 +56,7 @@ class Values:
     word: str
     registers: Registers
     read: dict[str, None] = field(default_factory=dict)
+    helpers: dict[str, None] = field(default_factory=dict)
     _turned: Mapping[str, int] = field(default_factory=dict)
     _assumed: frozenset[Expr] = frozenset()
 
@@ -144,7 +146,7 @@ class Values:
     def access(self, access: Access) -> Term:
         """Return an element that is read."""
         if access.tensor in self.registers.writers:
-            return self.registers.read(access)
+            return self.registers.read(access, self.term)
         loaded = self.load(access)
         if loaded.kind == "int" or self.word == "fp32":
             return loaded
@@ -231,7 +233,7 @@ class Values:
             only = parts[0].as_float()
             named = only.bracketed if only.text.isidentifier() or not FUNCTIONS[op].count("{0}") > 1 else None
             name = named or self.body.let(op, only.text)
-            return Term(FUNCTIONS[op].format(name), only.axes)
+            return self._calling(FUNCTIONS[op], Term(FUNCTIONS[op].format(name), only.axes))
         if op in ("//", "%"):
             return self._floored(node, parts)
         kind = "int" if all(p.kind == "int" for p in parts) else "float"
@@ -239,6 +241,9 @@ class Values:
             return self._divided(*(p.as_float() for p in parts))
         if op == "**":
             return self._power(node, parts)
+        if op in ("+", "-", "*", "neg"):
+            parts = widened(node, parts, self.numbers)
+            kind = "int" if all(p.kind == "int" for p in parts) else "float"
         if op in ("and", "or", "not", "select") and any(p in (ALWAYS, NEVER) for p in parts):
             return self._settled(op, parts)
         if op in INFIX:
@@ -306,21 +311,16 @@ class Values:
         return joined(order, "{} / {}".format, above, below, kind="float", whole=False)
 
     def _power(self, node: Apply, parts: Sequence[Term]) -> Term:
-        base, exponent = (p.as_float() for p in parts)
-        order, top = self.order, node.args[1]
-        if is_constant(top):
-            n = float(number(top, {}, self.numbers))
-            if n.is_integer() and 1 <= n <= 4:
-                name = base.bracketed if base.text.isidentifier() else self.body.let("base", base.text)
-                return Term(" * ".join([name] * int(n)), base.axes, whole=False)
-        if base.plain:
-            value = float(number(node.args[0], {}, self.numbers))
-            if value <= 0:
-                raise CannotWriteError(f"a power of {value:g} has no form in Triton yet")
-            log = literal(math.log2(value)).as_float()
-        else:
-            log = Term(f"tl.log2({base.text})", base.axes)
-        return joined(order, "tl.exp2({1} * {0})".format, log, exponent, kind="float", whole=True)
+        base, exponent = parts
+        if not base.plain and not base.text.isidentifier():
+            base = replace(base, text=self.body.let("base", base.text), whole=True)
+        found, called = power(node, (base, exponent), self.numbers, self.order)
+        return self._calling(called, found)
+
+    def _calling(self, form: str, term: Term) -> Term:
+        """Return a term, and note the functions of the written file that stand in it."""
+        self.helpers.update(dict.fromkeys(name for name in HELPERS if form.startswith(name)))
+        return term
 
     def known_once(self, key: Any, wanted: str, term: Term, names: Sequence[str]) -> Term:
         """Return a term under a name that it is given once in the scope of its variables."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 from examples import MORE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Use, uses
 
-from einsum_cascade import CascadeError, parse, zoo
+from einsum_cascade import CascadeError, evaluate, parse, zoo
 from einsum_cascade.analysis.points import conditions_of, operations, points
 from einsum_cascade.analysis.predicates import conjuncts, count, is_static, projection
 from einsum_cascade.analysis.reach import defined
@@ -221,3 +223,21 @@ def may_be_absent_by_data(cascade: Cascade, access: Access) -> bool:
             return True
         todo += [a.tensor for a in writer.reads]
     return False
+
+
+@pytest.mark.parametrize(
+    ("value", "there"),
+    [
+        ("pad(X[n - 5], X[n + 3])", lambda n: n >= 5 or n + 3 < 50),
+        ("pad(X[n - 30], X[n + 30])", lambda n: n >= 30 or n + 30 < 50),
+        ("X[n] + pad(X[n - 5], X[n - 3])", lambda n: n >= 3),
+        ("pad(X[n - 30], pad(X[n + 40], X[n + 30]))", lambda n: n >= 30 or n + 30 < 50),
+        ("pad(X[n + 1], 2)", lambda n: True),
+    ],
+)
+def test_what_stands_in_place_of_an_absent_element_has_to_exist_only_there(value: str, there: Any) -> None:
+    cascade = parse(f"cascade t\nrank N\ninput X[N]\noutput Y[N]\nY[n] = {value}\n")
+    expected = sum(there(n) for n in range(50))
+    assert points(cascade, "Y", "N=50") == expected
+    # No input is 0, and what is absent reads as 0.
+    assert np.count_nonzero(evaluate(cascade, "N=50", {"X": np.arange(1.0, 51.0)})["Y"]) == expected

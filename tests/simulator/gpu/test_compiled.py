@@ -170,3 +170,11 @@ def test_what_a_modification_does_to_a_backward_pass_is_not_known():
         for name in ("triton-cascade", "triton-cascade alibi")
     )
     assert modified.latency_s == plain.latency_s
+
+
+def test_the_largest_head_that_a_message_names_is_one_of_that_type() -> None:
+    with pytest.raises(MappingError, match="head_dim 192, fp32 on sm_80; expected a head_dim up to 128"):
+        predict(
+            "flash_attention", on="a100", implementation="triton-cascade",
+            batch=1, heads=2, seq_q=4096, head_dim=192, dtype="fp32",
+        )  # fmt: skip

@@ -17,6 +17,7 @@ from einsum_cascade.errors import CascadeError, MappingError
 from einsum_cascade.parser import parse_expression
 from simulator.gpu.writing.program import write_program
 from simulator.gpu.writing.ranges import ends, sure_ends
+from simulator.gpu.writing.terms import CannotWriteError
 from validation.cli import app
 
 runner = CliRunner()
@@ -201,10 +202,6 @@ def test_the_command_writes_a_file_and_says_what_it_is(tmp_path):
             ["attention_3pass", "--sizes", "E=4,F=4,M=8,P=8", "--dtype", "fp8"],
             "expected one of fp32, bf16, fp16",
         ),
-        (
-            ["aaren_scan", "--sizes", "E=4,F=4,M=8,G=3"],
-            "RM: a kernel that computes it reads it at another place",
-        ),
         (["nothing", "--sizes", "E=4"], "nothing"),
         (["gemm", "--sizes", "M=4,N=4,K=4", "--on", "h999"], "h999"),
         (["gemm", "--sizes", "M=4,N=4,K=4", "--out", "/no/such/folder/x.py"], "there is no folder"),
@@ -216,6 +213,15 @@ def test_bad_words_are_refused(words, message):
     assert found.exit_code == 2
     assert message in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_state_of_which_some_elements_do_not_exist_is_refused_by_its_name():
+    text = parse(
+        "cascade gaps\nrank T D\ninput X[D, T]\noutput Y[D]\nS[0, d] = 0\niterate t {\n"
+        "  S[t + 1, d] = S[t, d] + X[d, t] where t % 2 == 0 or d > 3\n}\nY[d] = S[T, d]\n"
+    )
+    with pytest.raises(CannotWriteError, match="S: a state of which some elements may not exist"):
+        write_program(text, "T=9,D=20")
 
 
 def test_a_selection_among_more_than_a_tile_can_hold_is_refused():

@@ -1,0 +1,197 @@
+"""Written kernels at the corners of the language: arithmetic that Triton does otherwise, absent elements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from written_files import run, written_file
+
+from einsum_cascade import CascadeError, evaluate, parse, zoo
+from einsum_cascade.errors import KernelError
+from einsum_cascade.evaluator import random_inputs
+from kernels import written
+from kernels.written import check_written
+from simulator.gpu.writing.program import write_program
+
+TOLERANCE = 1e-5
+HEAD = """cascade corner
+rank   N C
+input  X[C, N]  Z[N]
+output Y[C, N]
+Y[c, n] = """
+STATE = """cascade corner
+rank   T D
+input  X[D, T]
+output Y[D]
+S[0, d] = X[d, 2]
+iterate t {{
+  S[t + 1, d] = 0.5 * S[t, d] + X[d, t]
+}}
+Y[d] = {}
+"""
+
+
+def found_and_expected(text: str, sizes: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the output of a text as its kernels compute it and as the evaluator does, of numbers of either sign."""
+    cascade = parse(text)
+    file = written_file(folder, cascade, sizes, dtype="fp32")
+    rng = np.random.default_rng(5)
+    inputs = {
+        s.tensor: rng.standard_normal(file.tensors[s.tensor][0]).astype(np.float32) for s in cascade.inputs
+    }
+    (name,) = (s.tensor for s in cascade.outputs)
+    return run(file, inputs)[name], np.asarray(evaluate(cascade, sizes, inputs)[name])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "X[c, n] ** 5 + X[c, n] ** 0 + X[c, n] ** 10",
+        "abs(X[c, n]) ** 0.5 + 2 ** X[c, n] + 0.9 ** n",
+        "X[c, n] * (-1) ** n + (-2) ** (n % 3)",
+        "X[c, n] ** (n % 4)",
+        "X[c, n] ** floor(2 * Z[n]) where abs(X[c, n]) > 0.1",
+        "X[c, n] * n ** 0 + n ** 2.5 * 0.001 + 0 ** n",
+        "((n - 20) ** 3 + X[c, n]) ** -2",
+        "X[c, n] + 3 ** n * 1e-20",
+        "X[c, n] + n * 100000000",
+        "X[c, n] + (n * n * n * n * n * n * n) % 7",
+        "X[c, n] where n * n * n * n * n * n * n * n > 5",
+        "tanh(0.0001 * X[c, n])",
+        "tanh(X[c, n]) - tanh(20 * X[c, n])",
+        "softplus(X[c, n] - 7)",
+        "softplus(X[c, n] - 30)",
+        "softplus(9 * X[c, n])",
+        "pad(X[c, n - 5], X[c, n + 3])",
+        "X[c, n] + pad(X[c, n - 30], X[c, n + 30])",
+        "pad(X[c, n - 5], select(n < 2, X[c, n + 48], X[c, n + 3]))",
+    ],
+)
+def test_arithmetic_is_that_of_the_language(value: str, tmp_path: Path) -> None:
+    found, expected = found_and_expected(HEAD + value + "\n", "N=50,C=3", tmp_path)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_an_index_is_a_whole_power(tmp_path: Path) -> None:
+    text = "cascade corner\nrank N C T\ninput X[C, N]\noutput Y[C, T]\nY[c, t] = X[c, 3 ** t + t ** 2]\n"
+    found, expected = found_and_expected(text, "N=300,C=3,T=6", tmp_path)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "value", ["S[4, d] + S[T, d]", "S[0, d] * 2 + S[T, d]", "S[T - 1, d]", "S[t, d] :: max(t)"]
+)
+def test_generations_of_a_state_that_are_read_afterwards(value: str, tmp_path: Path) -> None:
+    found, expected = found_and_expected(STATE.format(value), "T=9,D=20", tmp_path)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_what_is_padded_may_be_looked_up_by_an_index_that_does_not_exist(tmp_path: Path) -> None:
+    text = """cascade corner
+rank   N C
+input  X[C, N]
+output B[N]
+A[n] = X[c, n] :: argmax(c) where c + 5 < n
+B[n] = pad(X[A[n], n], 4)
+"""
+    found, expected = found_and_expected(text, "N=20,C=33", tmp_path)
+    assert found[:6].tolist() == [4.0] * 6
+    assert np.array_equal(found, expected)
+
+
+def test_a_text_that_only_selects_is_checked(tmp_path: Path) -> None:
+    text = "cascade corner\nrank N C\ninput X[C, N]\noutput A[N]\nA[n] = X[c, n] :: argmax(c)\n"
+    for dtype in ("fp32", "fp16"):
+        file = written_file(tmp_path, parse(text), "N=20,C=33", dtype=dtype)
+        assert file.word == dtype
+        assert check_written(file).ok
+
+
+def test_what_is_not_a_number_by_the_text_is_right_as_that(tmp_path: Path) -> None:
+    """A query that sees no key has a softmax of 0 / 0, in the evaluator as in the kernel."""
+    text = """cascade corner
+rank   E M P
+input  Q[E, P]  K[E, M]
+output A[M, P]
+QK[m, p] = Q[e, p] * K[e, m] where m <= p - 3
+SN[m, p] = exp(QK[m, p])
+SD[p]    = SN[m, p] :: sum(m)
+ON[p]    = SD[p] / SD[p]
+A[m, p]  = SN[m, p] * ON[p]
+"""
+    text = text.replace("output A[M, P]", "output ON[P]").replace("A[m, p]  = SN[m, p] * ON[p]\n", "")
+    file = written_file(tmp_path, parse(text), "E=16,M=20,P=20", dtype="fp32")
+    assert check_written(file).ok
+
+
+MOVED = """cascade corner
+rank   T D K
+rank   E = D
+input  X[D, E]  W[K]
+output Y[D, E]
+S[0, d, e] = X[d, e]
+iterate t {{
+  S[t + 1, d, e] = {}
+}}
+Y[d, e] = S[T, d, e]
+"""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0.5 * S[t, (d + 1) % D, e]",
+        "0.2 * (S[t, d, e] + pad(S[t, d - 1, e], 0) + pad(S[t, d + 1, e], 0) + pad(S[t, d, e - 1], 1))",
+        "0.5 * (S[t, d, e] + pad(S[t, d - 1, e - 2], 0.5))",
+        "W[k] * pad(S[t, d + k - 1, e], 0)",
+        "S[t, d, e] + pad(S[t, d - 2 ** t, e], 0)",
+        "0.5 * S[t, (3 * t) % D, e] + S[t, (2 * e) % D, e]",
+        "0.5 * S[t, e, (d + 1) % D] + 0.5 * S[t, (d + e) % D, e]",
+    ],
+)
+def test_a_state_is_read_at_another_place(value: str, tmp_path: Path) -> None:
+    found, expected = found_and_expected(MOVED.format(value), "T=4,D=13,K=3", tmp_path)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_what_is_too_large_to_be_evaluated_is_timed_and_said_to_be_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's own example at 8K keys, 32 heads and 4 sequences needs more than the evaluator's limit."""
+    path = tmp_path / "gemm.py"
+    path.write_text(write_program(zoo.load("gemm"), "M=16,N=24,K=16,B=2", dtype="fp32").text)
+    monkeypatch.setattr(written, "_room_bytes", lambda: 1000)
+    file = written.load_written(path)
+
+    def clock(call: Any) -> float:
+        call()
+        return 1e-6
+
+    with written.runnable(file):
+        (found,) = written.time_written(file, clock=clock, device="cpu", budget_s=0.0)
+    assert found.measured.median == 1.0
+    assert "too large to be evaluated in float64" in capsys.readouterr().err
+    path.write_text(path.read_text().replace("    tl.store(", "    if pid > 0:\n        tl.store("))
+    file = written.load_written(path)
+    with written.runnable(file), pytest.raises(KernelError, match="C holds what is no number; not timed"):
+        written.time_written(file, clock=clock, device="cpu", budget_s=0.0)
+
+
+def test_a_text_of_more_than_two_gibibytes_gets_inputs() -> None:
+    """Two tensors of 2 GiB each in float64 lie between its input and its output."""
+    text = "cascade large\nrank N M\ninput X[N]\noutput Z[]\nA[n, m] = X[n] * m\nB[n, m] = A[n, m] + 1\n"
+    cascade = parse(text + "Z[] = A[n, m] * B[n, m] :: sum(n, m)\n")
+    with pytest.raises(CascadeError, match="would take"):
+        random_inputs(cascade, "N=16K,M=16K")
+    assert random_inputs(cascade, "N=16K,M=16K", limit_bytes=2**40)["X"].shape == (2**14,)
+
+
+def test_a_softmax_over_a_vocabulary_spills_no_registers(tmp_path: Path) -> None:
+    """With four warps a thread had 256 of 32K logits before it, and 496 bytes of them in memory."""
+    text = "cascade tokens\nrank V N\ninput X[V, N]\noutput Y[V, N]\nL[n] = X[v, n] :: logsumexp(v)\n"
+    file = written_file(tmp_path, parse(text + "Y[v, n] = X[v, n] - L[n]\n"), "V=32000,N=4096")
+    (found,) = written.compile_written(file, "sm_90")
+    assert not found.spills
