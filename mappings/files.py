@@ -13,7 +13,7 @@ from einsum_cascade.errors import MappingError, nearest
 
 from .binding import Binding, SpatialMapping
 from .loopnest import LoopNest
-from .reader import build, dump_yaml, read_yaml
+from .reader import as_stated, build, dump_yaml, read_yaml
 from .schema import file_fields
 
 LIBRARY = Path(__file__).parent / "library"
@@ -213,10 +213,9 @@ def _override(document: dict[str, Any], changes: Mapping[str, Any], path: str) -
         for step in above:
             node = node.setdefault(step, {}) if isinstance(node, dict) else _item(node, step, key, path)
         if isinstance(node, dict):
-            node[last] = value
+            node[last] = as_stated(node.get(last), value)
         else:
-            _item(node, last, key, path)
-            node[int(last)] = value
+            node[int(last)] = as_stated(_item(node, last, key, path), value)
 
 
 def _item(node: Any, step: str, key: str, path: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.expr import Apply, Num, Size
@@ -95,11 +95,15 @@ def loops_within(levels: Sequence[Level]) -> list[dict[str, tuple[str, ...]]]:
 
 
 def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
-    """Return the tile of an operand under some loops."""
+    """Return the tile of an operand under some loops.
+
+    A variable that stands alone in one index tells its values apart; in the others it adds nothing: `X[p, p]` has one
+    element for each p, and `X[p, p + w]` as many as there are w.
+    """
     parts: list[str] = [*operand.whole]
     coupled = []
     gathered = []
-    for dimension in operand.dimensions:
+    for dimension in _once(operand.dimensions):
         if dimension.within:
             loops = tuple(part for v, _ in dimension.terms for part in within.get(v, ()))
             gathered += [(loops, dimension.within)] if loops else []
@@ -114,6 +118,20 @@ def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
         else:
             coupled.append(tuple((within.get(v, ()), stride) for v, stride in dimension.terms))
     return Tile(tuple(parts), tuple(coupled), tuple(gathered))
+
+
+def _once(dimensions: Sequence[Dimension]) -> list[Dimension]:
+    """Return the indices without the variables that another one, in which they stand alone, tells apart."""
+    told: set[str] = set()
+    out = list(dimensions)
+    for i in sorted(range(len(out)), key=lambda i: len(out[i].terms) > 1 or bool(out[i].gathers)):
+        if out[i].gathers:
+            continue  # see operands.py
+        left = tuple((v, stride) for v, stride in out[i].terms if v not in told)
+        out[i] = out[i] if left == out[i].terms else replace(out[i], terms=left)
+        if len(left) == 1:
+            told.add(left[0][0])
+    return out
 
 
 def _single(dimension: Dimension, within: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
