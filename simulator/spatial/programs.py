@@ -28,6 +28,18 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
+class Several:
+    """Tiles of one tensor at different places, held beside each other.
+
+    Attributes:
+        whole: no more than that is there of the tensor.
+    """
+
+    tiles: tuple[Tile, ...]
+    whole: Tile
+
+
+@dataclass(frozen=True, slots=True)
 class Trips:
     """Temporal loops outside a tile, innermost first, with whether they move the tensor.
 
@@ -58,6 +70,7 @@ class Use:
         copies: all fan-out outside this memory.
         spares_reads: the first touch of a word needs no read: outputs, and states that the next memory inside carries.
         spares_fills: the same of fills from outside: outputs, and states that this memory carries.
+        most: where the Einsum reads the tensor at several places: what all of them together can show; else None.
     """
 
     einsum: str
@@ -75,6 +88,7 @@ class Use:
     outer: Trips
     spares_reads: bool = False
     spares_fills: bool = False
+    most: Tile | None = None
 
 
 def program(nest: Nest) -> tuple[Use, ...]:
@@ -187,7 +201,15 @@ def _uses(nest: Nest, operand: Operand, within: Sequence[Mapping[str, tuple[str,
             outer=Trips(_time(levels[:i], moved - {operand.generation} if carried else moved)),
             spares_reads=operand.output or carried_in,
             spares_fills=operand.output or carried,
+            most=_most(operand, within[i]) if operand.place else None,
         )
+
+
+def _most(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
+    """Return what all places together can show at which an Einsum reads a tensor: all of it where they differ."""
+    common = tuple(d for d in operand.dimensions if d not in operand.differs)
+    tile = tile_of(replace(operand, dimensions=common), within)
+    return replace(tile, parts=(*tile.parts, *operand.rest))
 
 
 def _carried(operand: Operand, levels: Sequence[Level], at: int) -> bool:
