@@ -104,3 +104,9 @@ def test_keeps_by_einsum_by_list_and_all():
     assert binding.keeps("B", "E", "X") and not binding.keeps("B", "E", "Y")
     assert binding.keeps("C", "F", "Y") and not binding.keeps("C", "G", "Y")
     assert not binding.keeps("D", "E", "X")
+
+
+def test_a_wait_may_be_a_plain_number(tmp_path):
+    waits = BINDING.replace("[{PE: [C]}]", "[{wait: [300, 2 * C]}, {PE: [C]}]")
+    steps = load(written(tmp_path, NEST + "---" + waits)).binding.phases["all"]
+    assert steps[0] == {"wait": ("300", "2 * C")}

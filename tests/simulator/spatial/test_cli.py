@@ -138,6 +138,8 @@ def test_mistakes_of_a_search(change, message):
         ),
         (["--set", "hardware.node_nm=3"], "fusemax: arrays.PE2D: mac: no energy at 3 nm"),
         (["--set", "mapping.keep.RF2D=QK"], "keep: RF2D: expected 'all', a list of tensors, .* found 'QK'"),
+        (["--set", "mapping.M0=step(M)"], "sizes.M0: 'step' takes 2 value"),
+        (["--set", "mapping.M0=2 * PE2D"], "sizes.M0: '2 . PE2D' cannot be computed"),
         (["--plot", "picture.txt"], "ends in .svg"),
     ],
 )
