@@ -64,6 +64,11 @@ class Binding:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ValueError("phases: at least one is needed")
+        for memory, kept in self.keep.items():
+            if isinstance(kept, str) and kept != ALL:
+                raise ValueError(
+                    f"keep: {memory}: expected '{ALL}', a list of tensors, or such lists by Einsum, found '{kept}'"
+                )
         for phase in self.hold:
             if phase not in self.phases:
                 raise ValueError(f"hold: no phase '{phase}'; {nearest(phase, self.phases)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import operator
 import re
@@ -82,6 +83,8 @@ def evaluate_expression(
         raise error(f"{where}: '{text}' is not an expression: {e.message}") from None
     except (ZeroDivisionError, OverflowError, ArithmeticError):
         raise error(f"{where}: '{text}' cannot be computed (division by zero or overflow)") from None
+    except TypeError:  # a memory or an array of a chip is no number
+        raise error(f"{where}: '{text}' cannot be computed: something in it is no number") from None
 
 
 def names_in(
@@ -134,7 +137,8 @@ def _number(text: str) -> int | float | None:
 
 def _lookup(name: str, names: Mapping[str, Any], where: str, error: type[ModelError]) -> Any:
     if name not in names:
-        raise error(f"{where}: unknown name '{name}'; {nearest(name, names)}")
+        known = [n for n in names if isinstance(n, str)]
+        raise error(f"{where}: unknown name '{name}'; {nearest(name, known)}")
     return names[name]
 
 
@@ -152,12 +156,24 @@ def evaluate_node(
     if isinstance(node, (Size, Var)):
         return _lookup(node.name, names, where, error)
     if isinstance(node, Apply) and node.op in table:
-        if len(node.args) != _TAKES.get(node.op, len(node.args)):
-            raise error(f"{where}: '{node.op}' takes {_TAKES[node.op]} value(s), found {len(node.args)}")
+        takes = _TAKES.get(node.op) or _parameters(table[node.op])
+        if takes is not None and len(node.args) != takes:
+            raise error(f"{where}: '{node.op}' takes {takes} value(s), found {len(node.args)}")
         parts = (evaluate_node(a, names, where=where, error=error, table=table) for a in node.args)
         return table[node.op](*parts)
     found = node.op if isinstance(node, Apply) else type(node).__name__.lower()
     raise error(f"{where}: '{found}' cannot stand in an expression here; known: {', '.join(table)}")
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(function: Callable[..., Any]) -> int | None:
+    """Return how many values a function takes, or None where that is open or unknown."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except ValueError:  # some that are built in do not say
+        return None
+    fixed = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in found)
+    return len(found) if fixed else None
 
 
 def call_of(text: str | int | float, function: str) -> str | None:

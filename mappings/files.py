@@ -11,9 +11,9 @@ from typing import Any
 
 from einsum_cascade.errors import MappingError, nearest
 
-from .binding import Binding, SpatialMapping
+from .binding import WAIT, Binding, SpatialMapping
 from .loopnest import LoopNest
-from .reader import build, dump_yaml, read_yaml
+from .reader import as_stated, build, dump_yaml, read_yaml
 from .schema import file_fields
 
 LIBRARY = Path(__file__).parent / "library"
@@ -213,10 +213,9 @@ def _override(document: dict[str, Any], changes: Mapping[str, Any], path: str) -
         for step in above:
             node = node.setdefault(step, {}) if isinstance(node, dict) else _item(node, step, key, path)
         if isinstance(node, dict):
-            node[last] = value
+            node[last] = as_stated(node.get(last), value)
         else:
-            _item(node, last, key, path)
-            node[int(last)] = value
+            node[int(last)] = as_stated(_item(node, last, key, path), value)
 
 
 def _item(node: Any, step: str, key: str, path: str) -> Any:
@@ -227,7 +226,23 @@ def _item(node: Any, step: str, key: str, path: str) -> Any:
 
 def _document(cls: type, document: Mapping[str, Any], path: str) -> Any:
     data = {k: v for k, v in document.items() if k != "kind"}
+    if isinstance(data.get("phases"), Mapping):
+        data["phases"] = {k: _with_waits(v) for k, v in data["phases"].items()}
     return build(cls, data, where=f"{Path(path).name} ({document['kind']})")
+
+
+def _with_waits(steps: Any) -> Any:
+    """Return the steps of a phase with waits that are plain numbers as the expressions that they are."""
+    if not isinstance(steps, list):
+        return steps
+    return [_with_wait(step) if isinstance(step, Mapping) else step for step in steps]
+
+
+def _with_wait(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    waits = step.get(WAIT)
+    if not isinstance(waits, list):
+        return step
+    return {**step, WAIT: [str(w) if type(w) in (int, float) else w for w in waits]}
 
 
 def _gpu(path: str) -> Any:

@@ -102,6 +102,21 @@ def _yaml_message(e: Any, where: str) -> str:
     return f"{place}: {problem}"
 
 
+def as_stated(old: Any, value: Any) -> Any:
+    """Return what an override puts in the place of a value: where that is a list, a text is one too.
+
+    >>> as_stated(["B", "H"], "H, B"), as_stated([256, 256], "[128,512]"), as_stated("B", "H,B")
+    (['H', 'B'], [128, 512], 'H,B')
+    """
+    if not isinstance(old, (list, tuple)) or not isinstance(value, str):
+        return value
+    inside = value.strip()
+    if inside.startswith("[") and inside.endswith("]"):
+        inside = inside[1:-1]
+    words = [word.strip() for word in inside.split(",")] if inside.strip() else []
+    return [int(word) if word.isdigit() else word for word in words]
+
+
 @functools.cache
 def _adapter(cls: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter
@@ -191,8 +206,17 @@ def _field_message(cls: type, problem: Any, where: str) -> str:
     if problem["type"] == "value_error":
         reason = str(problem["ctx"]["error"])
         return f"{where}: {place}: {reason}" if place else f"{where}: {reason}"
-    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    message = _PLAIN.get(problem["type"], problem["msg"][:1].lower() + problem["msg"][1:])
     return f"{where}: {place}: {message}, found {glimpse(found)}"
+
+
+# What pydantic calls by the words of Python.
+_PLAIN = {
+    "tuple_type": "expected a list such as [P, M]",
+    "dict_type": "expected 'name: value' pairs",
+    "mapping_type": "expected 'name: value' pairs",
+    "dataclass_type": "expected 'name: value' pairs",
+}
 
 
 def _file_word(cls: type, loc: tuple[str | int, ...]) -> list[str]:

@@ -187,11 +187,14 @@ def short_names(columns: Sequence[str]) -> list[str]:
 
     >>> short_names(["hardware.N", "sizes.N", "hardware.memories.DRAM.bandwidth", "area_mm2"])
     ['hardware.N', 'sizes.N', 'bandwidth', 'area_mm2']
+    >>> short_names(["hardware.arrays.PE2D.shape.0"])  # a place in a list says nothing without the list
+    ['shape.0']
     """
     out = []
     for column in columns:
         parts = column.split(".")
-        ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        least = next((n for n, word in enumerate(reversed(parts), start=1) if not word.isdigit()), 1)
+        ends = [".".join(parts[-n:]) for n in range(least, len(parts) + 1)]
         others = {c for c in columns if c != column}
         out.append(next((e for e in ends if not any(f".{o}".endswith(f".{e}") for o in others)), column))
     return out

@@ -134,6 +134,10 @@ class SpatialChip:
         for word, value in (("clock", self.clock_hz), ("word", self.word_bytes)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{word}: expected a finite number above zero, found {value:g}")
+        if not 0 <= self.static_power_w < math.inf:
+            raise ValueError(
+                f"static_power: expected a finite power of zero or more, found {self.static_power_w:g}"
+            )
         if not self.memories or not self.arrays:
             raise ValueError("memories and arrays: at least one of each is needed")
         for name, memory in self.memories.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 from einsum_cascade.errors import HardwareError, nearest
 from mappings.expression import evaluate_expression
-from mappings.reader import build, parse_yaml, read_text
+from mappings.reader import as_stated, build, parse_yaml, read_text
 from mappings.schema import dataclass_of, element_type, file_fields, unit_of
 
 LIBRARY = Path(__file__).parent / "library"
@@ -157,7 +157,7 @@ def _changed(old: Any, value: Any, place: str) -> Any:
     """Return the value that an override asks for: its own, or for `x2` what the file says times two."""
     match = _FACTOR.fullmatch(value) if isinstance(value, str) else None
     if not match:
-        return value
+        return as_stated(old, value)
     factor = float(match[1])
     if isinstance(old, (int, float)) and not isinstance(old, bool):
         product = old * factor

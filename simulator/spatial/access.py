@@ -30,7 +30,7 @@ from mappings.expression import evaluate_node
 
 from .live import Live, Mask, settings
 from .nest import Count, Nest, Operand, Sizes, SizeTable, least
-from .programs import Tile, Trips, Use, program
+from .programs import Several, Tile, Trips, Use, program
 
 
 class Usage(NamedTuple):
@@ -162,6 +162,21 @@ def _live_trips(outside: Trips, sizes: SizeTable, mask: Mask) -> Count:
 def _quotient(words: Count, parts: Count) -> Count:
     # The parts divide the words; for arrays a true division is thirty times faster than a floored one.
     return words / parts if isinstance(words, np.ndarray) else words // parts
+
+
+def room(held: Tile | Several, sizes: SizeTable) -> Count:
+    """Return the words that a tile takes, or several of one tensor at different places.
+
+    >>> blocks = Several((Tile(("E", "P0")), Tile(("E", "M0"))), Tile(("E", "N")))
+    >>> [room(blocks, SizeTable({"E": 4, "P0": 3, "M0": 5, "N": n})) for n in (15, 6)]
+    [32, 24]
+    """
+    if isinstance(held, Tile):
+        return words(held, sizes)
+    together: Count = 0
+    for tile in held.tiles:
+        together = together + words(tile, sizes)
+    return least(together, words(held.whole, sizes))
 
 
 def words(tile: Tile, sizes: SizeTable) -> Count:

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..hardware.cost import Cost, cost
-from ..hardware.model import Array, Memory, SpatialChip
+from ..hardware.cost import Cost
+from ..hardware.model import Memory, SpatialChip
 from ..identity import remembered
+from .effort import unit_cost
 from .energy import row_costs
 from .nest import Count
+
+_TABLED_BYTES = 2  # a word of the operands whose units the tables have
 
 
 @remembered(maxsize=64)
@@ -28,7 +31,7 @@ def area_mm2(chip: SpatialChip) -> Mapping[str, float]:
         if memory.interface_area_mm2_s_per_byte:
             out[name] = out[name] + memory.interface_area_mm2_s_per_byte * memory.bandwidth_bytes_per_s
     for name, array in chip.arrays.items():
-        out[name] = sum(c.area_mm2 for c in _units(array, chip)) * array.elements
+        out[name] = sum(c.area_mm2 for c in _units(name, chip)) * array.elements
     return out
 
 
@@ -53,19 +56,21 @@ def _instances(memory: Memory, chip: SpatialChip) -> int:
     return chip.arrays[memory.of].elements if memory.per_element else 1
 
 
-def _units(array: Array, chip: SpatialChip) -> list[Cost]:
-    return [cost(unit, node_nm=chip.node_nm, library=chip.library) for unit in array.units]
+def _units(array: str, chip: SpatialChip) -> list[Cost]:
+    return [unit_cost(unit, array, chip) for unit in chip.arrays[array].units]
 
 
 @remembered(maxsize=64)
 def assumptions(chip: SpatialChip) -> tuple[str, ...]:
     """Return what was assumed about energies and areas of a chip."""
     out = [each.assumption for each, _ in row_costs(chip).values()]
-    out += [c.assumption for array in chip.arrays.values() for c in _units(array, chip)]
+    out += [c.assumption for array in chip.arrays for c in _units(array, chip)]
     free = [name for name, m in chip.memories.items() if m.component == "wires"]
     if free:
         out.append(f"{', '.join(free)}: wires, without energy or area")
     out.append(f"energies and areas at {chip.node_nm} nm")
+    if np.any(chip.word_bytes != _TABLED_BYTES):
+        out.append("functional units: energy and area are those of 16-bit words, whatever the chip's word is")
     if chip.leakage:
         out.append("leakage: that of SRAM alone")
     elif not np.any(chip.static_power_w):

@@ -149,6 +149,29 @@ def best_axes(
 
     Ties go to the ranks that fill the array best, and then to results before reductions.
     """
+    ranked = _ranked_axes(cascade, einsum, sizes, array, barred)
+    best = ranked[0][1] if ranked else ()
+    return best, ideal_cycles(cascade, einsum, sizes, array, best)
+
+
+@functools.lru_cache(maxsize=4096)
+def tied_axes(
+    einsum: Same[Einsum],
+    cascade: Same[Cascade],
+    sizes: Same[Mapping[str, int]],
+    array: Same[Array],
+    narrow: int,
+    barred: frozenset[str],
+) -> tuple[tuple[str, ...], ...]:
+    """Return all choices of ranks for the axes with as few cycles as the best and as many elements in use."""
+    ranked = _ranked_axes(cascade.it, einsum.it, sizes.it, _narrowed(array.it, narrow), barred)
+    return tuple(axes for merit, axes in ranked if merit[:2] == ranked[0][0][:2])
+
+
+def _ranked_axes(
+    cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int], array: Array, barred: frozenset[str]
+) -> list[tuple[tuple[float, float, int], tuple[str, ...]]]:
+    """Return the ranks that may lie on the axes with their merit, the best first."""
     place = _places(Same(cascade))
     ranks = sorted((r for r in map(rank_of, einsum.variables) if r not in barred), key=place.__getitem__)
     output = {rank_of(v) for v in einsum.output_variables}
@@ -165,5 +188,5 @@ def best_axes(
         return cycles(choice) if wherever else 0.0, -used, -results
 
     number = min(len(array.shape), len(ranks))
-    best = min(itertools.permutations(ranks, number), key=merit, default=())
-    return best, cycles(best)
+    found = [(merit(choice), choice) for choice in itertools.permutations(ranks, number)]
+    return sorted(found, key=lambda pair: pair[0])  # stable: ties stay in the order of the ranks

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..hardware.cost import cost
+from einsum_cascade.errors import HardwareError
+
+from ..hardware.cost import Cost, cost
 from ..hardware.model import SpatialChip
 from ..identity import remembered
 from .live import DENSE, Live, Mask, settings
@@ -67,7 +69,19 @@ def effort(nest: Nest, chip: SpatialChip, live: Live = DENSE) -> Effort:
     joules: dict[tuple[Mask | None, tuple[str, ...], tuple[str, ...]], float] = {}
     for unit, mask, time, space, each in charges(nest, array, live):
         key = (mask, time, space)
-        each_j = cost(unit, node_nm=chip.node_nm, library=chip.library).read_j
+        each_j = unit_cost(unit, nest.array, chip).read_j
         joules[key] = joules.get(key, 0.0) + each * each_j
     energies = tuple((*key, each_j) for key, each_j in joules.items())
     return Effort(nest, array.elements, live, paces(nest, array, live), energies)
+
+
+def unit_cost(unit: str, array: str, chip: SpatialChip) -> Cost:
+    """Return energy and area of a functional unit of an array.
+
+    Raises:
+        HardwareError: with the place in the chip; an unknown unit, node or library.
+    """
+    try:
+        return cost(unit, node_nm=chip.node_nm, library=chip.library)
+    except HardwareError as e:
+        raise HardwareError(f"{chip.name}: arrays.{array}: {e}") from None

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from einsum_cascade.errors import HardwareError
+
 from ..hardware.cost import Cost, cost
 from ..hardware.model import Memory, SpatialChip
 from ..identity import remembered
 from .access import Usage
-from .effort import Effort
+from .effort import Effort, unit_cost
 from .live import DENSE, Live
 from .nest import Count, Nest, SizeTable
 from .work import unit_operations
@@ -47,10 +49,13 @@ class Action(NamedTuple):
 @remembered(maxsize=64)
 def row_costs(chip: SpatialChip) -> Mapping[str, tuple[Cost, Count]]:
     """Return, by memory, what a row costs and how many rows a word is."""
-    return {
-        name: (memory_cost(memory, chip), chip.word_bytes / memory.row_bytes)
-        for name, memory in chip.memories.items()
-    }
+    out: dict[str, tuple[Cost, Count]] = {}
+    for name, memory in chip.memories.items():
+        try:
+            out[name] = memory_cost(memory, chip), chip.word_bytes / memory.row_bytes
+        except HardwareError as e:
+            raise HardwareError(f"{chip.name}: memories.{memory.part_of or name}: {e}") from None
+    return out
 
 
 def memory_cost(memory: Memory, chip: SpatialChip) -> Cost:
@@ -151,7 +156,7 @@ def actions(
     for nest in nests:
         array = chip.arrays[nest.array]
         for unit, number in unit_operations(nest, array, sizes, live.get(nest.einsum, DENSE)).items():
-            each_j = cost(unit, node_nm=chip.node_nm, library=chip.library).read_j
+            each_j = unit_cost(unit, nest.array, chip).read_j
             out.append(Action(nest.einsum, nest.array, OPERATE, unit, number, each_j))
     return out
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 from einsum_cascade.errors import MappingError, nearest
 from mappings.binding import SpatialMapping
 
-from .programs import Tile, Use
+from .programs import Several, Tile, Use
 
 # Groups of which the largest counts; in a group the tensors held together, each by the largest of its tiles.
-Groups: TypeAlias = tuple[tuple[tuple[Tile, ...], ...], ...]
+Groups: TypeAlias = tuple[tuple[tuple[Tile | Several, ...], ...], ...]
 # The tiles whose extent a mapping states, by phase, memory and tensor.
 Stated: TypeAlias = Mapping[tuple[str, str, str], Tile]
 
@@ -74,15 +74,14 @@ def held_groups(
         outermost: the memory from which tensors come.
         of: the tensors to look at; None for all.
     """
-    groups: dict[str, dict[str, dict[Tile, None]]] = {}
-    for use in uses:
-        if use.memory == memory:
-            phase = group_of.get(use.einsum, use.einsum)
-            tensors = groups.setdefault(phase, {})
-            if of is not None and use.operand.tensor not in of:
-                continue
-            tile = stated.get((phase, memory, use.operand.tensor), use.tile)
-            tensors.setdefault(use.operand.tensor, {})[tile] = None
+    groups: dict[str, dict[str, dict[Tile | Several, None]]] = {}
+    for use, own in resting(u for u in uses if u.memory == memory):
+        phase = group_of.get(use.einsum, use.einsum)
+        tensors = groups.setdefault(phase, {})
+        if of is not None and use.operand.tensor not in of:
+            continue
+        tile = stated.get((phase, memory, use.operand.tensor), own)
+        tensors.setdefault(use.operand.tensor, {})[tile] = None
     if len(groups) > 2 and group_of:
         brought = {
             (group_of.get(u.einsum), u.operand.tensor)
@@ -94,8 +93,26 @@ def held_groups(
     return tuple(tuple(tuple(tiles) for tiles in tensors.values()) for tensors in groups.values())
 
 
+def resting(uses: Iterable[Use]) -> Iterator[tuple[Use, Tile | Several]]:
+    """Yield the uses of one memory with what is held for each.
+
+    What an Einsum reads of a tensor at several places is held for the first of them, together.
+    """
+    apart: dict[tuple[str, str], list[Use]] = {}
+    for use in uses:
+        if use.most is None:
+            yield use, use.tile
+        else:
+            apart.setdefault((use.einsum, use.operand.tensor), []).append(use)
+    for found in apart.values():
+        tiles = {use.operand.place: use.tile for use in found}
+        whole = found[0].most
+        assert whole is not None
+        yield found[0], Several(tuple(tiles.values()), whole)
+
+
 def _keep_between(
-    groups: dict[str, dict[str, dict[Tile, None]]],
+    groups: dict[str, dict[str, dict[Tile | Several, None]]],
     phases: Sequence[str],
     brought: Collection[tuple[str | None, str]],
 ) -> None:
@@ -118,19 +135,20 @@ def largest(groups: Groups) -> Groups:
     [[[('P0', 'E')], [('E',)]]]
     """
     slim = [tuple(_not_inside(tiles) for tiles in tensors) for tensors in groups]
-    kept: list[tuple[tuple[Tile, ...], ...]] = []
+    kept: list[tuple[tuple[Tile | Several, ...], ...]] = []
     for tensors in sorted(slim, key=len, reverse=True):
         if not any(Counter(tensors) <= Counter(larger) for larger in kept):
             kept.append(tensors)
     return tuple(kept)
 
 
-def _not_inside(tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
+def _not_inside(held: tuple[Tile | Several, ...]) -> tuple[Tile | Several, ...]:
     """Return the tiles that do not lie in another one with more loops."""
     kept: list[Tile] = []
+    tiles = [tile for tile in held if isinstance(tile, Tile)]
     for tile in sorted(tiles, key=lambda tile: len(tile.parts), reverse=True):
         if not any(
             replace(tile, parts=k.parts) == k and Counter(tile.parts) <= Counter(k.parts) for k in kept
         ):
             kept.append(tile)
-    return tuple(kept)
+    return (*kept, *(several for several in held if isinstance(several, Several)))

@@ -17,10 +17,11 @@ from einsum_cascade.errors import MappingError
 from einsum_cascade.expr import variables
 from einsum_cascade.sizes import BATCH_RANKS
 
-from .access import Usage, run, run_masked, with_identities, words
+from .access import Usage, room, run, run_masked, with_identities
 from .area import static_power_w
 from .cuts import Cut, check_cuts, cut, doubles, table_of
 from .energy import actions
+from .holding import resting
 from .live import DENSE, Live
 from .masks import constants, masks_of
 from .nest import Count, Dimension, Level, Loop, Nest, Operand, SizeTable, Work
@@ -173,19 +174,19 @@ class Ledger:
         tiles: dict[str, Count] = dict(shelf.whole) if shelf else {}
         if shelf:
             tiles[""] = shelf.reserved
-        for use in self.uses:
+        for use, held in resting(u for u in self.uses if u.memory == memory):
             tensor = use.operand.tensor
-            if use.memory == memory and tensor not in extents:
-                tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes.full)))
+            if tensor not in extents:
+                tiles[tensor] = greatest((tiles.get(tensor, 0), room(held, sizes.full)))
         stated = (self._extent(extent, sizes, loose) for extent in extents.values())
         return total((*tiles.values(), *stated))
 
     def _held_for(self, einsum: str, memory: str, sizes: SizeTable) -> Count:
         here = (u for u in self.uses if u.memory == memory and u.einsum == einsum)
         tiles: dict[str, Count] = {}
-        for use in here:
+        for use, held in resting(here):
             tensor = use.operand.tensor
-            tiles[tensor] = greatest((tiles.get(tensor, 0), words(use.tile, sizes.full)))
+            tiles[tensor] = greatest((tiles.get(tensor, 0), room(held, sizes.full)))
         return total(tiles.values())
 
     def _extent(self, extent: Mapping[str, int], sizes: SizeTable, loose: bool) -> Count:

@@ -13,7 +13,7 @@ from einsum_cascade.einsum import Action, Einsum
 from einsum_cascade.errors import MappingError, nearest
 from einsum_cascade.sizes import BATCH_RANKS
 from mappings.binding import SpatialMapping
-from mappings.loopnest import EinsumLoops
+from mappings.loopnest import OTHERS, EinsumLoops
 
 from ..hardware.model import SpatialChip
 from ..identity import remembered
@@ -210,7 +210,13 @@ def _check_words(cascade: Cascade, words: _Words, mapping: SpatialMapping) -> No
         check(memory, memories, "keep", words.name, "memory")
         for word in _kept_words(kept):
             check(word, tensors, f"keep.{memory}", cascade.name, "tensor")
+    for phase, by_memory in binding.hold.items():
+        for memory, extents in by_memory.items():
+            for tensor in extents:
+                check(tensor, tensors, f"hold.{phase}.{memory}", cascade.name, "tensor")
     for key, loops in nest.nests.items():
+        for word in key.split():
+            check(word, (*known, OTHERS), f"nests.{key}", cascade.name, "Einsum")
         for memory in loops.time:
             check(memory, memories, f"nests.{key}", words.name, "memory")
 

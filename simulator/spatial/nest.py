@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -124,6 +124,9 @@ class Operand:
         whole: ranks that no loop runs over, so that every tile holds all of them: what a selection (topk) makes.
         generation: the variable that counts the generations of a state, where the one before is read; else empty.
         carried: memories in which the new generation is left, so that the next step finds it there.
+        place: where an Einsum reads a tensor at several places at a time, index by index; else empty.
+        differs: the indices in which those places differ.
+        rest: the ranks of the tensor there.
     """
 
     tensor: str
@@ -133,6 +136,9 @@ class Operand:
     whole: tuple[str, ...] = ()
     generation: str = ""
     carried: tuple[str, ...] = ()
+    place: tuple[Hashable, ...] = ()
+    differs: tuple[Dimension, ...] = ()
+    rest: tuple[str, ...] = ()
 
     @property
     def variables(self) -> frozenset[str]:

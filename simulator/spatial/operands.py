@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from einsum_cascade.cascade import Cascade
@@ -25,8 +25,49 @@ def operands_of(einsum: Einsum) -> tuple[Operand, ...]:
 
 @remembered(maxsize=4096)
 def operands_in(cascade: Cascade, einsum: Einsum) -> tuple[Operand, ...]:
-    """Return the operands of an Einsum that know how many elements a tensor has where they gather from it."""
-    return tuple(_bounded(o, cascade.signatures[o.tensor].ranks) for o in operands_of(einsum))
+    """Return the operands of an Einsum that know how many elements a tensor has where they gather from it.
+
+    And those that read one tensor at several places, X[e, p] * X[e, m], which the places are: both tiles are held.
+    """
+    found = [_bounded(o, cascade.signatures[o.tensor].ranks) for o in operands_of(einsum)]
+    reads = dict.fromkeys((a.tensor, a.indices) for a in einsum.reads)
+    places = places_of(einsum)
+    for i, (tensor, indices) in enumerate(reads):
+        at = {p for o, p in zip(found[:-1], places, strict=False) if o.tensor == tensor}
+        if len(at) > 1 and tensor not in cascade.states:  # one generation after another lies in one place
+            found[i] = _apart(found[i], indices, places[i], at, cascade.signatures[tensor].ranks)
+    return tuple(found)
+
+
+@remembered(maxsize=4096)
+def places_of(einsum: Einsum) -> tuple[tuple[Hashable, ...], ...]:
+    """Return where each operand of an Einsum lies in its tensor, index by index, in the order of `operands_of`."""
+    reads = dict.fromkeys((a.tensor, a.indices) for a in einsum.reads)
+    return tuple(tuple(map(_place, indices)) for indices in (*(i for _, i in reads), einsum.target.indices))
+
+
+def _place(index: Expr) -> Hashable:
+    """Return what tells an index from that of another access; a shift by a constant does not, most of it is shared."""
+    terms = _affine(index)
+    return tuple(terms.items()) if terms else index
+
+
+def _apart(
+    operand: Operand,
+    indices: Sequence[Expr],
+    place: tuple[Hashable, ...],
+    places: Iterable[tuple[Hashable, ...]],
+    ranks: Sequence[str],
+) -> Operand:
+    """Return an operand that knows in which indices the places differ at which its Einsum reads the tensor."""
+    at = [i for i, keys in enumerate(zip(*places, strict=True)) if len(set(keys)) > 1]
+    own = _dimensions([index for i, index in enumerate(indices) if i not in at])
+    return replace(
+        operand,
+        place=place,
+        differs=tuple(d for d in operand.dimensions if d not in own),
+        rest=tuple(ranks[i] for i in at),
+    )
 
 
 def _bounded(operand: Operand, ranks: Sequence[str]) -> Operand:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from einsum_cascade.declarations import rank_of
@@ -43,6 +43,7 @@ class Placed:
         narrow: how many times shorter the axes are taken than they are, for smaller steps.
         shelves: memories between the home and the outermost one that keep larger tiles, innermost first.
         benches: memories inside the home that keep smaller tiles, outermost first.
+        registered: by Einsum, the operands in registers where these are not the result and what else finds room.
     """
 
     block: Block
@@ -55,6 +56,7 @@ class Placed:
     narrow: int = 1
     shelves: tuple[Shelf, ...] = ()
     benches: tuple[Bench, ...] = ()
+    registered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def extents(self) -> Mapping[str, tuple[int, ...]]:
@@ -163,7 +165,9 @@ class Placed:
             if memory.per_element:
                 here = [e for e in self.block.einsums if self.arrays[e.name] == memory.of]
                 room = int(min(memory.capacity_bytes / self.chip.word_bytes, 1 << 30))
-                out[name] = {e.name: registers(e, self.sizes, room) for e in here}
+                out[name] = {
+                    e.name: self.registered.get(e.name, registers(e, self.sizes, room)) for e in here
+                }
         return out
 
     @cached_property
@@ -288,7 +292,7 @@ def placements(
         MappingError: no array can do an operation.
     """
     names = list(chip.arrays)
-    barred = frozenset((*block.cascade.splits, *([block.stream] if block.iterated else [])))
+    barred = barred_from_axes(block)
     of = Same(block.given), Same(sizes), Same(chip)
     rows = [options(Same(block.originals[e.name]), *of, narrow, barred) for e in block.einsums]
     for e, row in zip(block.einsums, rows, strict=True):
@@ -303,6 +307,11 @@ def placements(
         lie = {e.name: row[a][0] for e, row, a in zip(block.einsums, rows, choice, strict=True)}
         for home in homes:
             yield Placed(block, chip, sizes, chosen, lie, home, span, narrow)
+
+
+def barred_from_axes(block: Block) -> frozenset[str]:
+    """Return the ranks that lie on no axis: those that the cascade itself splits, and that of generations."""
+    return frozenset((*block.cascade.splits, *([block.stream] if block.iterated else [])))
 
 
 def shared_memories(chip: SpatialChip) -> tuple[str, ...]:

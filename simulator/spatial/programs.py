@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.expr import Apply, Num, Size
@@ -25,6 +25,18 @@ class Tile:
     parts: tuple[str, ...]
     coupled: tuple[tuple[tuple[tuple[str, ...], object], ...], ...] = ()
     gathered: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Tiles of one tensor at different places, held beside each other.
+
+    Attributes:
+        whole: no more than that is there of the tensor.
+    """
+
+    tiles: tuple[Tile, ...]
+    whole: Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,7 @@ class Use:
         copies: all fan-out outside this memory.
         spares_reads: the first touch of a word needs no read: outputs, and states that the next memory inside carries.
         spares_fills: the same of fills from outside: outputs, and states that this memory carries.
+        most: where the Einsum reads the tensor at several places: what all of them together can show; else None.
     """
 
     einsum: str
@@ -75,6 +88,7 @@ class Use:
     outer: Trips
     spares_reads: bool = False
     spares_fills: bool = False
+    most: Tile | None = None
 
 
 def program(nest: Nest) -> tuple[Use, ...]:
@@ -95,11 +109,15 @@ def loops_within(levels: Sequence[Level]) -> list[dict[str, tuple[str, ...]]]:
 
 
 def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
-    """Return the tile of an operand under some loops."""
+    """Return the tile of an operand under some loops.
+
+    A variable that stands alone in one index tells its values apart; in the others it adds nothing: `X[p, p]` has one
+    element for each p, and `X[p, p + w]` as many as there are w.
+    """
     parts: list[str] = [*operand.whole]
     coupled = []
     gathered = []
-    for dimension in operand.dimensions:
+    for dimension in _once(operand.dimensions):
         if dimension.within:
             loops = tuple(part for v, _ in dimension.terms for part in within.get(v, ()))
             gathered += [(loops, dimension.within)] if loops else []
@@ -114,6 +132,20 @@ def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
         else:
             coupled.append(tuple((within.get(v, ()), stride) for v, stride in dimension.terms))
     return Tile(tuple(parts), tuple(coupled), tuple(gathered))
+
+
+def _once(dimensions: Sequence[Dimension]) -> list[Dimension]:
+    """Return the indices without the variables that another one, in which they stand alone, tells apart."""
+    told: set[str] = set()
+    out = list(dimensions)
+    for i in sorted(range(len(out)), key=lambda i: len(out[i].terms) > 1 or bool(out[i].gathers)):
+        if out[i].gathers:
+            continue  # see operands.py
+        left = tuple((v, stride) for v, stride in out[i].terms if v not in told)
+        out[i] = out[i] if left == out[i].terms else replace(out[i], terms=left)
+        if len(left) == 1:
+            told.add(left[0][0])
+    return out
 
 
 def _single(dimension: Dimension, within: Mapping[str, tuple[str, ...]]) -> tuple[str, ...] | None:
@@ -169,7 +201,15 @@ def _uses(nest: Nest, operand: Operand, within: Sequence[Mapping[str, tuple[str,
             outer=Trips(_time(levels[:i], moved - {operand.generation} if carried else moved)),
             spares_reads=operand.output or carried_in,
             spares_fills=operand.output or carried,
+            most=_most(operand, within[i]) if operand.place else None,
         )
+
+
+def _most(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
+    """Return what all places together can show at which an Einsum reads a tensor: all of it where they differ."""
+    common = tuple(d for d in operand.dimensions if d not in operand.differs)
+    tile = tile_of(replace(operand, dimensions=common), within)
+    return replace(tile, parts=(*tile.parts, *operand.rest))
 
 
 def _carried(operand: Operand, levels: Sequence[Level], at: int) -> bool:

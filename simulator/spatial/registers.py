@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from einsum_cascade.einsum import Einsum
 
 from ..identity import remembered
 from .access import words
 from .nest import SizeTable
-from .operands import operands_of
+from .operands import operands_of, places_of
 from .programs import tile_of
 
 
@@ -28,11 +28,12 @@ def registers(einsum: Einsum, sizes: Mapping[str, int], room: int) -> tuple[str,
 def register_words(einsum: Einsum, sizes: Mapping[str, int]) -> Mapping[str, int]:
     """Return the words of each operand that one element of an array works on, the result first.
 
-    One, but for what is made whole at a time: all the indices that a selection keeps. The rule is that of the check
-    of capacities.
+    One, but for what is made whole at a time, all the indices that a selection keeps, and for what is read at several
+    places. The rule is that of the check of capacities.
     """
     table = SizeTable(sizes)
-    out: dict[str, int] = {}
-    for o in reversed(operands_of(einsum)):
-        out[o.tensor] = max(out.get(o.tensor, 0), int(words(tile_of(o, {}), table)))
-    return out
+    found: dict[str, dict[Hashable, int]] = {}
+    for o, place in reversed(tuple(zip(operands_of(einsum), places_of(einsum), strict=True))):
+        found.setdefault(o.tensor, {})[place] = int(words(tile_of(o, {}), table))
+    # What an Einsum writes where it reads it, a state, is one word; others at several places are several.
+    return {t: max(of.values()) if t == einsum.name else sum(of.values()) for t, of in found.items()}

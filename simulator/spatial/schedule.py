@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
+
+from einsum_cascade.errors import MappingError
 from mappings.binding import WAIT, Binding
 from mappings.expression import evaluate_expression
 
@@ -44,7 +48,7 @@ def timetable(
         where: what stands before an error.
 
     Raises:
-        MappingError: an expression of waiting is malformed.
+        MappingError: an expression of waiting is malformed, or less than zero.
 
     >>> from mappings.binding import Binding
     >>> b = Binding({}, {"all": ({"A": ("X", "Y"), "B": ("Z",)}, {"A": ("W",)})})
@@ -70,4 +74,9 @@ def timetable(
 
 
 def _wait(text: str, cycles: Mapping[str, Count], sizes: Sizes, where: str) -> Count:
-    return evaluate_expression(text, {**sizes, **cycles}, where=f"{where}: wait")
+    length = evaluate_expression(text, {**sizes, **cycles}, where=f"{where}: wait")
+    if not isinstance(length, (int, float, Fraction, np.ndarray)) or not np.all(
+        (length >= 0) & (length < np.inf)
+    ):
+        raise MappingError(f"{where}: wait: '{text}' is {length}; expected cycles of zero or more")
+    return length

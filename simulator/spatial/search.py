@@ -21,6 +21,7 @@ from .groups import units
 from .ledger import Built
 from .placement import Placed, placements, shared_memories
 from .tiling import Merit, Tiled, best_tiles, refined, shortage, thriftiest
+from .variants import varied
 from .writing import boundaries
 
 OBJECTIVES = ("latency_s", "energy_j", "traffic_bytes")
@@ -69,7 +70,7 @@ class Search:
             MappingError: nothing fits.
         """
         path = self._agreed(limit)
-        return None if path is None else self._refined(path)
+        return None if path is None else self._refined(self._varied(path))
 
     def _agreed(self, limit: Merit | None) -> tuple[Tiled, ...] | None:
         """Return the best sequence of blocks whose tiles divide each other.
@@ -213,6 +214,27 @@ class Search:
         return tuple(
             sorted(chosen, key=lambda t: min(order.get(e.name, len(order)) for e in t.placed.block.einsums))
         )
+
+    def _varied(self, path: Sequence[Tiled]) -> tuple[Tiled, ...]:
+        """Return the same blocks, where they are not at the bound with choices that the scan takes one way changed."""
+        out = list(path)
+        for i, tiled in sorted(enumerate(path), key=lambda pair: -pair[1].merit[1]):
+            if _reached(tiled, self.floors.of(self._originals(tiled)), 2):
+                continue
+            allowed = dividing(boundaries([*out[:i], *out[i + 1 :]]), self.sizes)
+            spilled = self.floors.spilled_bytes(tiled.placed.block.spilled - tiled.placed.block.asked_for)
+            floor = self.floors.of(self._originals(tiled))[1] + spilled
+
+            def counted(
+                placed: Placed, limit: Merit, allowed: Allowed = allowed, floor: float = floor
+            ) -> Tiled | None:
+                if self.floors.of_placed(placed, floor) > limit:
+                    return None
+                self.evaluated += 1
+                return best_tiles(placed, self.objective, built=self.built, allowed=allowed, limit=limit)[0]
+
+            out[i] = varied(tiled, counted)
+        return tuple(out)
 
     def _refined(self, path: Sequence[Tiled]) -> tuple[Tiled, ...]:
         """Return the same blocks with tiles that need not divide their ranks, where these are better.

@@ -15,12 +15,12 @@ from mappings.binding import SpatialMapping
 from mappings.expression import call_of, evaluate_expression, evaluate_node
 
 from ..hardware.model import Array, Memory, SpatialChip
-from .access import run, words
+from .access import room, run
 from .cuts import check_cuts, cut, doubles, table_of
 from .factors import divisor, divisors, step, tiles_of
+from .holding import Groups
 from .lowering import Layout, Ranks
 from .nest import Count, Sizes, SizeTable, anywhere
-from .programs import Tile
 from .work import greatest
 
 
@@ -330,13 +330,13 @@ def occupancy(layout: Layout, memory: str, sizes: SizeTable) -> Count:
     return greatest(held_together(layout.held[memory], sizes))
 
 
-def held_together(groups: Sequence[Sequence[Sequence[Tile]]], sizes: SizeTable) -> list[Count]:
+def held_together(groups: Groups, sizes: SizeTable) -> list[Count]:
     """Return the words of each group of tensors, each tensor by the largest of its tiles."""
     out = []
     for tensors in groups:
         together: Count = 0
         for tiles in tensors:
-            first = words(tiles[0], sizes)
-            together = together + (first if len(tiles) == 1 else greatest(words(t, sizes) for t in tiles))
+            first = room(tiles[0], sizes)
+            together = together + (first if len(tiles) == 1 else greatest(room(t, sizes) for t in tiles))
         out.append(together)
     return out

@@ -90,9 +90,23 @@ def test_parts_and_fields_can_be_set():
     assert load("fusemax").nest.sizes["P1"] == "fit(GlobalBuffer)"
 
 
+def test_a_list_may_be_set_as_text():
+    for text in ("H, B, P2, M1", "[H,B,P2,M1]"):
+        assert load("fusemax", {"outer": text}).nest.outer == ("H", "B", "P2", "M1")
+    assert load("fusemax", {"keep.DRAM": "Q,K,V,AV"}) == load("fusemax")
+    with pytest.raises(MappingError, match=r"outer: expected a list such as \[P, M\], found 3"):
+        load("fusemax", {"outer": 3})
+
+
 def test_keeps_by_einsum_by_list_and_all():
     binding = Binding({"A": "all", "B": ("X",), "C": {"E F": ("X", "Y")}}, {"p": ({"PE": ("E",)},)})
     assert binding.keeps("A", "E", "anything")
     assert binding.keeps("B", "E", "X") and not binding.keeps("B", "E", "Y")
     assert binding.keeps("C", "F", "Y") and not binding.keeps("C", "G", "Y")
     assert not binding.keeps("D", "E", "X")
+
+
+def test_a_wait_may_be_a_plain_number(tmp_path):
+    waits = BINDING.replace("[{PE: [C]}]", "[{wait: [300, 2 * C]}, {PE: [C]}]")
+    steps = load(written(tmp_path, NEST + "---" + waits)).binding.phases["all"]
+    assert steps[0] == {"wait": ("300", "2 * C")}

@@ -16,7 +16,7 @@ from simulator import load_hardware, simulate
 from simulator.hardware import scaling
 from simulator.hardware.cost import cost, libraries
 from simulator.hardware.reader import names
-from simulator.spatial.area import area_mm2, static_power_w
+from simulator.spatial.area import area_mm2, assumptions, static_power_w
 
 COMPONENTS = (
     ("mac", {}), ("add", {}), ("max", {}), ("divide", {}), ("exp", {}),
@@ -234,3 +234,11 @@ def test_without_the_external_library(monkeypatch, fresh):
     with pytest.raises(HardwareError, match="unknown library 'horowtz'; did you mean 'horowitz'"):
         cost("mac", library="horowtz")
     assert libraries()[-1] == "hwcomponents"
+
+
+def test_words_of_another_width_are_said():
+    def said(word):
+        found = assumptions(load_hardware("fusemax", word=word))
+        return any("those of 16-bit words" in line for line in found)
+
+    assert said("1 B") and said("4 B") and not said("2 B")

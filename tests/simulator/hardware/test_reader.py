@@ -40,6 +40,9 @@ def test_any_field_by_its_path():
     chip = load_hardware("fusemax", {"memories.DRAM.bandwidth": "200 GiB/s"})
     assert chip.memories["DRAM"].bandwidth_bytes_per_s == 200 * 2**30
     assert load_hardware("fusemax", {"arrays.PE2D.shape.0": 64}).arrays["PE2D"].shape == (64, 256)
+    for shape in ("64,128", "[64, 128]", [64, 128]):
+        assert load_hardware("fusemax", {"arrays.PE2D.shape": shape}).arrays["PE2D"].shape == (64, 128)
+    assert load_hardware("fusemax", {"arrays.PE2D.shape": "N/2,2*N"}).arrays["PE2D"].shape == (128, 512)
     assert load_hardware("fusemax", {"clock": "1 GHz"}).clock_hz == 1e9
     assert (
         load_hardware("fusemax", {"memories.GlobalBuffer.bandwidth": "1 TiB/s"})
@@ -53,6 +56,8 @@ def test_any_field_by_its_path():
     ("changes", "message"),
     [
         ({"L3": 16}, "memories.GlobalBuffer.capacity: L3 has no unit; write the unit: '16 MiB'"),
+        ({"static_power": "-5 W"}, "static_power: expected a finite power of zero or more, found -5"),
+        ({"arrays.PE2D.ops": "mac"}, "arrays.PE2D.ops: expected 'name: value' pairs, found 'mac'"),
         ({"L3": "16 GHz"}, "expected a quantity like '16 MiB', found 'L3'"),
         ({"L3": "16 radian"}, "'radian' is not defined"),
         ({"L3": "16 MB )("}, "is not a quantity"),

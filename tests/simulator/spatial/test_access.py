@@ -120,6 +120,31 @@ def test_window_tile_is_the_span():
     assert words(use.tile, SizeTable({"P": 16, "W": 5})) == 16 + 5 - 1
 
 
+@pytest.mark.parametrize(
+    ("indices", "order"),
+    [
+        (("p", "p"), "pw"),  # a diagonal
+        (("p", "pw"), "pw"),  # a band stored in full
+        (("pw", "p"), "wp"),
+        (("pw", "p", "w"), "pw"),
+        (("p", "pw", "wq"), "pqw"),
+    ],
+)
+def test_indices_that_share_a_variable_equal_the_walk(indices, order):
+    sizes = {"P": 3, "W": 2, "Q": 2}
+    outer, *inner = order
+    levels = (
+        Level("D", (Loop(outer, outer.upper()),)),
+        Level("S", tuple(Loop(v, v.upper()) for v in inner)),
+        Level("R"),
+    )
+    dimensions = tuple(Dimension(tuple((v, 1) for v in of)) for of in indices)
+    nest = Nest("X", "A", levels, (Operand("I", dimensions, ("D", "S")),), ())
+    found = {use.memory: (use.reads, use.fills) for use in count(nest, sizes)}
+    walked = nest_walk.walk(nest, sizes)
+    assert found == {m: (w["reads"], w["fills"]) for (_, _, m), w in walked.items()}
+
+
 @settings(max_examples=100, deadline=None)
 @given(nests())
 def test_conservation(drawn):

@@ -128,6 +128,18 @@ def test_mistakes_of_a_search(change, message):
         (["--set", "hardware.N"], "expected FIELD=VALUE"),
         (["--set", "hardware.L3=16"], "write the unit: '16 MiB'"),
         (["--set", "hardware.L3=4 KiB"], "no tile fits GlobalBuffer"),
+        (
+            ["--set", "hardware.memories.DRAM.kind=hbm9"],
+            "fusemax: memories.DRAM: unknown kind of dram 'hbm9'",
+        ),
+        (
+            ["--set", "hardware.memories.RF1D.component=foo"],
+            "fusemax: memories.RF1D: unknown component 'foo'",
+        ),
+        (["--set", "hardware.node_nm=3"], "fusemax: arrays.PE2D: mac: no energy at 3 nm"),
+        (["--set", "mapping.keep.RF2D=QK"], "keep: RF2D: expected 'all', a list of tensors, .* found 'QK'"),
+        (["--set", "mapping.M0=step(M)"], "sizes.M0: 'step' takes 2 value"),
+        (["--set", "mapping.M0=2 * PE2D"], "sizes.M0: '2 . PE2D' cannot be computed"),
         (["--plot", "picture.txt"], "ends in .svg"),
     ],
 )

@@ -214,6 +214,34 @@ def test_wrong_kinds():
         simulate(ATTENTION, at(4096), load_hardware("fusemax", node_nm=5), mappings.load("fusemax"))
 
 
+@pytest.mark.parametrize("wait", ["-5", "1 - QK", "1 / (QK - QK)", "1e400"])
+def test_no_wait_below_zero_or_without_end(wait):
+    base = mappings.load("gemm")
+    mapping = replace(
+        base,
+        binding=replace(base.binding, phases={"all": ({"wait": (wait.replace("QK", "C"),)}, *_steps(base))}),
+    )
+    with pytest.raises(MappingError, match="wait: "):
+        simulate(zoo.load("gemm"), {"K": 64, "M": 64, "N": 64}, load_hardware("fusemax"), mapping)
+
+
+def test_words_that_would_say_nothing_are_refused():
+    base, sizes = mappings.load("gemm"), {"K": 64, "M": 64, "N": 64}
+    loops = replace(base.nest, nests={**base.nest.nests, "D": base.nest.nests["C"]})
+    held = replace(base.binding, hold={"product": {"GlobalBuffer": {"X": ("K",)}}})
+    for mapping, message in (
+        (replace(base, nest=loops), "nests.D: gemm has no Einsum 'D'"),
+        (replace(base, binding=held), "hold.product.GlobalBuffer: gemm has no tensor 'X'"),
+    ):
+        with pytest.raises(MappingError, match=message):
+            simulate(zoo.load("gemm"), sizes, load_hardware("fusemax"), mapping)
+
+
+def _steps(mapping):
+    (steps,) = mapping.binding.phases.values()
+    return steps
+
+
 def test_an_array_without_the_operation():
     moved = {
         "p": (
