@@ -11,7 +11,7 @@ import numpy as np
 
 from ..cascade import Cascade
 from ..errors import CascadeError
-from ..evaluator import difference, evaluate, random_inputs
+from ..evaluator import compared, difference, evaluate, random_inputs
 from ..expr import Var, accesses, walk
 from ..ops import REDUCTION
 from ..sizes import SEQUENCE_RANKS, resolve
@@ -142,8 +142,8 @@ def _examples(
     """Return inputs, plain ones first and then large ones, each with True where it is large, and what they give."""
     known = dict(sizes)
     plain = random_inputs(cascade, known, seed=seed)
-    indices = {s.tensor for s in cascade.inputs if _indexes(cascade, s.tensor)}
-    large = [{t: x if t in indices else x * much for t, x in plain.items()} for much in LARGE]
+    kept = {*compared(cascade), *(s.tensor for s in cascade.inputs if _indexes(cascade, s.tensor))}
+    large = [{t: x if t in kept else x * much for t, x in plain.items()} for much in LARGE]
     return tuple((x is not plain, x, evaluate(cascade, known, x)) for x in (plain, *large))
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform_bare, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables, walk
 from .elements import Along, along, fresh_name, joined, plain_target, spliced
 from .separate import Rewritten
 
@@ -94,7 +94,12 @@ def _fetched(cascade: Cascade, seen: Along, einsum: Einsum, source: Einsum, acce
     where = joined((*there, *_inside(cascade, source, access)))
     own = substitute(source.value, values)
     made: tuple[Einsum, ...] = ()
-    if source.all_reductions or where is not None:
+    # What a `pad` guards has to stay an access.
+    roots = (einsum.value, *(() if einsum.where is None else (einsum.where,)))
+    guarded = any(
+        isinstance(n, Apply) and n.op == "pad" and n.args[0] == access for root in roots for n in walk(root)
+    )
+    if source.all_reductions or where is not None or guarded:
         used = tuple(dict.fromkeys(v for i in access.indices for v in variables(i)))
         place = Access(fresh_name(cascade, f"{source.name}{einsum.name}"), tuple(map(Var, used)))
         own, made = place, (Einsum(place, own, source.reductions, where),)
@@ -102,8 +107,8 @@ def _fetched(cascade: Cascade, seen: Along, einsum: Einsum, source: Einsum, acce
     def change(node: Expr) -> Expr:
         return own if node == access else node
 
-    condition = None if einsum.where is None else transform_bare(einsum.where, change)
-    reading = Einsum(einsum.target, transform_bare(einsum.value, change), einsum.reductions, condition)
+    condition = None if einsum.where is None else transform(einsum.where, change)
+    reading = Einsum(einsum.target, transform(einsum.value, change), einsum.reductions, condition)
     body = spliced(cascade.body, einsum, (*made, reading))
     why = f"{source.name} at a place of its own is computed there, so nothing waits for the walk along {seen.rank}"
     return Rewritten("fetch", einsum.name, why, replace(cascade, body=body))

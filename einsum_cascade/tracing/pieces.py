@@ -129,7 +129,11 @@ def padded(
     bordered = {i for i in before if before[i] or after[i]}
 
     def element(at: tuple[Expr, ...]) -> Expr:
-        own = tuple(Apply("-", (v, Num(before[i]))) if before.get(i) else v for i, v in enumerate(at))
+        # A border of less than nothing cuts elements off.
+        own = tuple(
+            Apply("-" if before[i] > 0 else "+", (v, Num(abs(before[i])))) if before.get(i) else v
+            for i, v in enumerate(at)
+        )
         out = number(x.element(own))
         for i in bordered:
             inside = Compare(("<=", "<"), (Num(0), own[i], Num(x.sizes[i])))

@@ -110,3 +110,22 @@ def test_what_is_padded_is_rewritten_as_well() -> None:
     shown = {n: v for n, v in sizes.items() if n in reduced.cascade.rank_names}
     for name, value in evaluate(cascade, sizes, inputs).items():
         np.testing.assert_allclose(evaluate(reduced.cascade, shown, inputs)[name], value, atol=1e-12)
+
+
+@pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, torch.finfo(torch.float64).min])
+def test_a_row_of_lowest_numbers_stays_one_of_equal_shares(lowest) -> None:
+    def attention(q, k, v, gone):
+        return (q @ k.mT).masked_fill(gone, lowest).softmax(-1) @ v
+
+    gone = torch.zeros(4, 6, dtype=torch.bool)
+    gone[1], gone[2, :4] = True, True
+    args = [random(4, 3), random(6, 3, seed=1), random(6, 2, seed=2), gone]
+    cascade, sizes = traced(attention, *args)
+    rank = cascade.signatures["K"].ranks[0]
+    reduced = reduce_passes(cascade, rank)
+    assert reduced.after == 1
+    inputs = {n.tensor: a.double().numpy() for n, a in zip(cascade.inputs, args, strict=True)}
+    outer, inner = reduced.cascade.splits[rank]
+    given = {n: v for n, v in sizes.items() if n in reduced.cascade.free_ranks} | {outer: 3, inner: 2}
+    (found,) = evaluate(reduced.cascade, given, inputs).values()
+    np.testing.assert_allclose(found, attention(*args).numpy(), atol=1e-12)
