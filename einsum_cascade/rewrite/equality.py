@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,9 +142,24 @@ def _examples(
     """Return inputs, plain ones first and then large ones, each with True where it is large, and what they give."""
     known = dict(sizes)
     plain = random_inputs(cascade, known, seed=seed)
-    kept = {*compared(cascade), *(s.tensor for s in cascade.inputs if _indexes(cascade, s.tensor))}
+    indices = {s.tensor for s in cascade.inputs if _indexes(cascade, s.tensor)}
+    masks = [t for t in compared(cascade) if t in plain]
+    kept = {*masks, *indices}
     large = [{t: x if t in kept else x * much for t, x in plain.items()} for much in LARGE]
-    return tuple((x is not plain, x, evaluate(cascade, known, x)) for x in (plain, *large))
+    examples = [(False, x) for x in (plain, *_one_sided(plain, masks, indices, seed))]
+    examples += [(True, x) for x in large]
+    return tuple((is_large, x, evaluate(cascade, known, x)) for is_large, x in examples)
+
+
+def _one_sided(
+    plain: Mapping[str, Any], masks: Sequence[str], indices: Iterable[str], seed: int
+) -> list[dict[str, Any]]:
+    """Return inputs whose masks are equal to nothing, or are all 0: one of both leaves rows without any element."""
+    if not masks:
+        return []
+    rng = np.random.default_rng(seed)
+    odd = {t: rng.standard_normal(plain[t].shape) for t in masks if t not in indices}
+    return [{**plain, **odd}, {**plain, **{t: np.zeros_like(plain[t]) for t in masks}}]
 
 
 def _close(left: Any, right: Any) -> bool:
