@@ -29,7 +29,7 @@ from .cascade import Cascade, require
 from .declarations import Iterate, rank_of
 from .einsum import Einsum
 from .errors import CascadeError, nearest
-from .expr import Access, Apply, Expr, Num, Var, children, variables, walk
+from .expr import Access, Apply, Compare, Expr, Num, Var, children, variables, walk
 from .iteration import bound, conjuncts_of, factors_of, run
 from .sizes import BATCH_RANKS, parse_sizes, resolve, size_value
 from .terms import Array, Points, Space, space_of, value_of
@@ -140,7 +140,8 @@ def random_inputs(
     """Return inputs drawn from a normal distribution; the same seed gives the same numbers.
 
     An input that stands inside an index is drawn from the whole numbers that keep the access inside its tensor. One
-    that stands under a logarithm, a root or a power is drawn between 0.05 and 0.95.
+    that stands under a logarithm, a root or a power is drawn between 0.05 and 0.95, and one that is asked whether it
+    equals something (a mask of 0 and 1, a segment) is 0 or 1.
 
     Args:
         limit_bytes: refuse to draw them where all tensors together take more.
@@ -149,7 +150,8 @@ def random_inputs(
     known = sizes_of_use(cascade, sizes)
     check_memory(cascade, known, limit_bytes=limit_bytes)
     rng = np.random.default_rng(seed)
-    indexed, positive = _index_bounds(cascade, known), _needs_positive(cascade)
+    indexed = dict.fromkeys(compared(cascade), 1) | _index_bounds(cascade, known)
+    positive = _needs_positive(cascade)
     out = {}
     for s in cascade.inputs:
         shape = shape_of(cascade, s.tensor, known)
@@ -344,6 +346,18 @@ def _needs_positive(cascade: Cascade) -> set[str]:
                 continue
             found |= {n.tensor for n in walk(children(node)[0]) if isinstance(n, Access)}
     return found
+
+
+def compared(cascade: Cascade) -> list[str]:
+    """Return the tensors that are asked whether they equal something; random numbers never would."""
+    nodes = (n for einsum, _ in cascade.statements for n in _everywhere(einsum) if isinstance(n, Compare))
+    return [
+        side.tensor
+        for n in nodes
+        for op, *pair in zip(n.ops, n.args, n.args[1:], strict=False)
+        for side in pair
+        if op in ("==", "!=") and isinstance(side, Access)
+    ]
 
 
 def _everywhere(einsum: Einsum) -> list[Expr]:

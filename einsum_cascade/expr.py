@@ -166,6 +166,17 @@ def transform(node: Expr, change: Callable[[Expr], Expr]) -> Expr:
     return change(node)
 
 
+def transform_bare(node: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """Return the expression as `transform` does, an access that a `pad` guards left as it is but for its indices."""
+    parts = children(node)
+    if isinstance(node, Apply) and node.op == "pad":
+        guarded = rebuild(parts[0], tuple(transform_bare(p, change) for p in children(parts[0])))
+        node = rebuild(node, (guarded, *(transform_bare(p, change) for p in parts[1:])))
+    elif parts:
+        node = rebuild(node, tuple(transform_bare(p, change) for p in parts))
+    return change(node)
+
+
 def substitute(node: Expr, values: dict[str, Expr]) -> Expr:
     """Return the expression with rank variables replaced by expressions."""
 

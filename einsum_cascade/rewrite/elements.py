@@ -10,7 +10,7 @@ from ..analysis.streams import view, walkers
 from ..cascade import Cascade
 from ..declarations import Iterate
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Var, substitute, transform, variables
+from ..expr import Access, Apply, Expr, Var, substitute, transform_bare, variables
 from .algebra import Formula, Symbols
 
 
@@ -127,9 +127,9 @@ def inline(seen: Along, einsum: Einsum, wanted: Callable[[str], bool]) -> tuple[
         }
         if inner.where is not None:
             found.append(substitute(inner.where, values))
-        return transform(substitute(inner.value, values), opened)
+        return transform_bare(substitute(inner.value, values), opened)
 
-    return transform(einsum.value, opened), tuple(dict.fromkeys(found))
+    return transform_bare(einsum.value, opened), tuple(dict.fromkeys(found))
 
 
 def moving_atoms(symbols: Symbols, formulas: Iterable[Formula], einsum: Einsum) -> list[Formula]:

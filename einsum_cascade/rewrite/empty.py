@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from ..analysis.points import live_parts
 from ..declarations import variable_of
@@ -24,22 +25,33 @@ def given_by_element(plan: Plan, einsum: Einsum) -> bool:
     What passed through a contraction is not infinite unless everything is.
     """
     names = {e.name for e in plan.cascade.einsums}
+    walking = plan.seen.walking.get(einsum.name, frozenset())
+    return any(
+        math.isinf(node.value)
+        if isinstance(node, Num)
+        else isinstance(node, Access) and node.tensor not in names and plan.seen.reads_walking(node, walking)
+        for node in _mapped(plan, einsum)
+    )
+
+
+def largest_number(plan: Plan, einsum: Einsum) -> float:
+    """Return the largest finite number, by its size, that the text writes into what is reduced; 0 where it has none."""
+    numbers = (abs(node.value) for node in _mapped(plan, einsum) if isinstance(node, Num))
+    return max((n for n in numbers if not math.isinf(n)), default=0)
+
+
+def _mapped(plan: Plan, einsum: Einsum) -> Iterator[Expr]:
+    """Yield all of what is reduced, as far as it is a map of elements."""
+    names = {e.name for e in plan.cascade.einsums}
     open_values, done = [einsum.value], {einsum.name}
     while open_values:
         for node in walk(open_values.pop()):
-            if isinstance(node, Num) and math.isinf(node.value):
-                return True
-            if not isinstance(node, Access) or node.tensor in done:
-                continue
-            if node.tensor not in names:
-                if plan.seen.reads_walking(node, plan.seen.walking[einsum.name]):
-                    return True
-                continue
-            done.add(node.tensor)
-            source = plan.cascade.einsum(node.tensor)
-            if not source.all_reductions:
-                open_values.append(source.value)
-    return False
+            yield node
+            if isinstance(node, Access) and node.tensor in names - done:
+                done.add(node.tensor)
+                source = plan.cascade.einsum(node.tensor)
+                if not source.all_reductions:
+                    open_values.append(source.value)
 
 
 def _wheres(plan: Plan, name: str) -> list[Expr]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..cascade import Cascade
 from ..errors import CascadeError
-from ..evaluator import difference, evaluate, random_inputs
+from ..evaluator import compared, difference, evaluate, random_inputs
 from ..expr import Var, accesses, walk
 from ..ops import REDUCTION
 from ..sizes import SEQUENCE_RANKS, resolve
@@ -143,8 +143,23 @@ def _examples(
     known = dict(sizes)
     plain = random_inputs(cascade, known, seed=seed)
     indices = {s.tensor for s in cascade.inputs if _indexes(cascade, s.tensor)}
-    large = [{t: x if t in indices else x * much for t, x in plain.items()} for much in LARGE]
-    return tuple((x is not plain, x, evaluate(cascade, known, x)) for x in (plain, *large))
+    masks = [t for t in compared(cascade) if t in plain]
+    kept = {*masks, *indices}
+    large = [{t: x if t in kept else x * much for t, x in plain.items()} for much in LARGE]
+    examples = [(False, x) for x in (plain, *_one_sided(plain, masks, indices, seed))]
+    examples += [(True, x) for x in large]
+    return tuple((is_large, x, evaluate(cascade, known, x)) for is_large, x in examples)
+
+
+def _one_sided(
+    plain: Mapping[str, Any], masks: Sequence[str], indices: Iterable[str], seed: int
+) -> list[dict[str, Any]]:
+    """Return inputs whose masks are equal to nothing, or are all 0: one of both leaves rows without any element."""
+    if not masks:
+        return []
+    rng = np.random.default_rng(seed)
+    odd = {t: rng.standard_normal(plain[t].shape) for t in masks if t not in indices}
+    return [{**plain, **odd}, {**plain, **{t: np.zeros_like(plain[t]) for t in masks}}]
 
 
 def _close(left: Any, right: Any) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables, walk
 from .elements import Along, along, fresh_name, joined, plain_target, spliced
 from .separate import Rewritten
 
@@ -94,7 +94,12 @@ def _fetched(cascade: Cascade, seen: Along, einsum: Einsum, source: Einsum, acce
     where = joined((*there, *_inside(cascade, source, access)))
     own = substitute(source.value, values)
     made: tuple[Einsum, ...] = ()
-    if source.all_reductions or where is not None:
+    # What a `pad` guards has to stay an access.
+    roots = (einsum.value, *(() if einsum.where is None else (einsum.where,)))
+    guarded = any(
+        isinstance(n, Apply) and n.op == "pad" and n.args[0] == access for root in roots for n in walk(root)
+    )
+    if source.all_reductions or where is not None or guarded:
         used = tuple(dict.fromkeys(v for i in access.indices for v in variables(i)))
         place = Access(fresh_name(cascade, f"{source.name}{einsum.name}"), tuple(map(Var, used)))
         own, made = place, (Einsum(place, own, source.reductions, where),)

@@ -14,7 +14,7 @@ from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, var
 from ..ops import REDUCTION
 from ..printer import expression
 from .corrections import corrections_of
-from .empty import given_by_element, may_be_empty
+from .empty import given_by_element, largest_number, may_be_empty
 from .plan import Obstacle, Plan, Running, Term, plan_of
 from .separate import Rewritten
 
@@ -210,7 +210,8 @@ def _nothing(plan: Plan, einsum: Einsum) -> Expr:
     """Return the value of a reduction that has seen no term."""
     start = REDUCTION[einsum.all_reductions[0].op].identity
     if math.isinf(start) and (may_be_empty(plan, einsum) or given_by_element(plan, einsum)):
-        start = math.copysign(LOWEST, start)
+        # A score that the text writes lower still, as the lowest number of a format, has to be reached.
+        start = math.copysign(max(-LOWEST, largest_number(plan, einsum)), start)
     value: Expr = Num(abs(int(start)) if start == 0 else abs(start))
     return Apply("neg", (value,)) if start < 0 else value
 

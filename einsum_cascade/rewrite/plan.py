@@ -8,7 +8,7 @@ from ..cascade import Cascade
 from ..declarations import variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError
-from ..expr import Access, Expr, Var, substitute, transform
+from ..expr import Access, Expr, Var, substitute, transform, transform_bare
 from .algebra import Formula, Symbols, difference, quotient
 from .elements import Along, along, fresh_name, is_flat, moving_atoms, plain_target
 from .partition import blocks
@@ -112,9 +112,9 @@ def opened_summaries(plan: Plan, value: Expr, kept: frozenset[str] = frozenset()
             return node
         pairs = zip(inner.target.indices, node.indices, strict=True)
         values = {t.name: i for t, i in pairs if isinstance(t, Var)}
-        return transform(substitute(inner.value, values), opened)
+        return transform_bare(substitute(inner.value, values), opened)
 
-    return transform(value, opened)
+    return transform_bare(value, opened)
 
 
 def corrected_by(einsum: Einsum, value: Expr, waits: set[str], kind: str) -> Expr | None:

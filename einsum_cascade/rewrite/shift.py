@@ -10,7 +10,7 @@ import sympy
 from ..analysis.needed import without_unused
 from ..cascade import Cascade
 from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Var, accesses, substitute, transform, variables
+from ..expr import Access, Apply, Expr, Var, accesses, substitute, transform, transform_bare, variables
 from .algebra import Formula, Symbols, expanded
 from .elements import Along, along, plain_target
 from .separate import Rewritten
@@ -78,9 +78,9 @@ def _opened(seen: Along, value: Expr) -> Expr:
             return node
         pairs = zip(inner.target.indices, node.indices, strict=True)
         at = {t.name: i for t, i in pairs if isinstance(t, Var)}
-        return transform(substitute(inner.value, at), opened)
+        return transform_bare(substitute(inner.value, at), opened)
 
-    return transform(value, opened)
+    return transform_bare(value, opened)
 
 
 def _tops(seen: Along, scores: Einsum) -> set[str]:

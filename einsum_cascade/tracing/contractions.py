@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,10 @@ def contracted(b: Builder, operands: Sequence[Value], subscripts: Sequence[str],
     axes: dict[str, Axis | None] = {}
     sizes: dict[str, int] = {}
     for x, letters in zip(solid, subscripts, strict=True):
-        for letter, axis, n in zip(letters, x.axes, x.sizes, strict=True):
+        for letter, n in zip(letters, x.sizes, strict=True):
             sizes[letter] = max(n, sizes.get(letter, 1))
+    for x, letters in zip(solid, subscripts, strict=True):
+        for letter, axis, n in zip(letters, x.axes, x.sizes, strict=True):
             if n == sizes[letter]:
                 axes[letter] = b.join(axes.get(letter), axis)
     order = [*out, *(c for c in axes if c not in out)]
@@ -51,8 +54,9 @@ def einsum(b: Builder, text: str, operands: Sequence[Value], **_: Any) -> Value:
     """Return what torch.einsum gives, an ellipsis included."""
     left, arrow, out = text.replace(" ", "").partition("->")
     subscripts = left.split(",")
+    letters = ""
     if "." in text:
-        spare = [c for c in "zyxwvutsr" if c not in text]
+        spare = [c for c in string.ascii_letters[::-1] if c not in text]
         extra = max(
             len(x.sizes) - len(s.replace("...", "")) for x, s in zip(operands, subscripts, strict=True)
         )
@@ -62,7 +66,7 @@ def einsum(b: Builder, text: str, operands: Sequence[Value], **_: Any) -> Value:
         out = out.replace("...", letters)
     if not arrow:
         flat = "".join(subscripts)
-        out = "".join(sorted(c for c in set(flat) if flat.count(c) == 1))
+        out = letters + "".join(sorted(c for c in set(flat) - {*letters} if flat.count(c) == 1))
     return contracted(b, operands, subscripts, out)
 
 

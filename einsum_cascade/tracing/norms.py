@@ -111,6 +111,23 @@ def rms_norm(
     return _scaled(b, _divided(b, x, root), weight)
 
 
+def group_norm(
+    b: Builder,
+    x: Value,
+    groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Value:
+    """Return values less the mean of their group of channels over its deviation."""
+    batch, channels, *places = x.sizes
+    apart = reshaped(b, x, [batch, groups, channels // groups, *places])
+    out = reshaped(b, layer_norm(b, apart, apart.sizes[2:], eps=eps), x.sizes)
+    own = [None if w is None else reshaped(b, w, [channels, *(1 for _ in places)]) for w in (weight, bias)]
+    return _scaled(b, out, *own)
+
+
 def vector_norm(
     b: Builder, x: Value, order: Any = 2, dims: Dims = None, keepdim: bool = False, **_: Any
 ) -> Value:
@@ -167,6 +184,28 @@ def cross_entropy(
         rows = reduced(b, product, dim, "sum", wanted="CE")
         return _over(b, rows, reduction, lambda total: mean(b, rows))
     counted, loss = _class_loss(b, log, target, dim, ignored)
+    return _over(b, loss, reduction, lambda total: _divided(b, total, _sum(b, counted)))
+
+
+def squared_error(b: Builder, x: Value, y: Value, reduction: int = 1) -> Value:
+    """Return squares of differences, their mean (reduction 1) or their sum (2)."""
+    apart = _square(b, elementwise(b, lambda p, q: Apply("-", (number(p), number(q))), x, y))
+    return _over(b, apart, reduction, lambda total: mean(b, apart))
+
+
+def negative_log(
+    b: Builder,
+    log: Value,
+    target: Value,
+    weight: Value | None = None,
+    reduction: int = 1,
+    ignored: int = -100,
+) -> Value:
+    """Return `nll_loss`: minus the logarithm at the number of a class."""
+    if weight is not None:
+        raise UntraceableError("a loss with class weights")
+    log = b.solid(log, "LP")
+    counted, loss = _class_loss(b, log, target, 1 if len(log.sizes) > 1 else 0, ignored)
     return _over(b, loss, reduction, lambda total: _divided(b, total, _sum(b, counted)))
 
 

@@ -10,15 +10,19 @@ from ..expr import Apply, Compare, Expr, Num
 from .activations import added, blended, elu, gated, gelu, leaky, log_sigmoid, mish, softplus
 from .contractions import added_product, einsum, linear, matmul, outer, tensordot
 from .flexible import read_by_index
+from .logic import LOGIC
 from .norms import (
     average_pool,
     cosine_similarity,
     cross_entropy,
     deviation,
     distances,
+    group_norm,
     layer_norm,
     mean,
+    negative_log,
     rms_norm,
+    squared_error,
     variance,
     variance_and_mean,
     vector_norm,
@@ -30,15 +34,18 @@ from .pieces import (
     gathered,
     indexed,
     joined,
+    marked,
     padded,
     rolled,
     split,
     stacked,
+    taken,
     tiled,
     unbound,
 )
 from .reductions import log_softmax, logsumexp, reduced, softmax
-from .rounding import converted, divided, sign, towards_zero
+from .rounding import converted, divided, is_nan, rounded, sign, towards_zero, without_nan
+from .scatters import added_at, placed
 from .sequences import SEQUENCES
 from .shapes import (
     arange,
@@ -57,6 +64,7 @@ from .shapes import (
     sliced,
     spaced,
     squeezed,
+    together,
     transposed,
     triangle,
     unchanged,
@@ -97,18 +105,8 @@ def _compare(op: str) -> Handler:
     return lambda b, x, y: elementwise(b, compared, x, y)
 
 
-def _logic(op: str) -> Handler:
-    return lambda b, *values: elementwise(b, lambda *a: Apply(op, tuple(map(truth, a))), *values)
-
-
-def _different(b: Builder, x: Value, y: Value) -> Value:
-    """Return where exactly one of two is true."""
-
-    def one(p: Expr, q: Expr) -> Expr:
-        either, both = (Apply(op, (truth(p), truth(q))) for op in ("or", "and"))
-        return Apply("and", (either, Apply("not", (both,))))
-
-    return elementwise(b, one, x, y)
+def _formula(of: Callable[[Expr], Expr]) -> Handler:
+    return lambda b, x: elementwise(b, lambda v: of(number(v)), x)
 
 
 def _product(a: Expr, b: Expr) -> Expr:
@@ -218,11 +216,15 @@ OPERATIONS: dict[str, Handler] = {
     "floor_divide": lambda b, x, y: divided(b, x, y, rounding_mode="floor"),
     "remainder": _map("%"),
     "sign": lambda b, x: elementwise(b, sign, x),
+    "round": rounded,
+    "ceil": _formula(lambda v: Apply("neg", (Apply("floor", (Apply("neg", (v,)),)),))),
+    "isnan": lambda b, x: elementwise(b, is_nan, x),
+    "nan_to_num": without_nan,
     "trunc": lambda b, x: elementwise(b, towards_zero, x),
     "pow": lambda b, x, y: elementwise(b, _plain_power, x, y),
     "reciprocal": lambda b, x: elementwise(b, _apply("/"), 1, x),
-    "rsqrt": lambda b, x: elementwise(b, lambda v: Apply("/", (Num(1), Apply("sqrt", (v,)))), x),
-    "square": lambda b, x: elementwise(b, lambda v: Apply("**", (v, Num(2))), x),
+    "rsqrt": _formula(lambda v: Apply("/", (Num(1), Apply("sqrt", (v,))))),
+    "square": _formula(lambda v: Apply("**", (v, Num(2)))),
     "maximum": _map("max"),
     "minimum": _map("min"),
     "softplus": softplus,
@@ -236,11 +238,11 @@ OPERATIONS: dict[str, Handler] = {
     "addcmul": added("*"),
     "addcdiv": added("/"),
     "hardtanh": lambda b, x, low=-1, high=1: _clamp(b, x, low, high),
-    "exp2": lambda b, x: elementwise(b, lambda v: Apply("exp", (Apply("*", (v, Num(math.log(2)))),)), x),
-    "expm1": lambda b, x: elementwise(b, lambda v: Apply("-", (Apply("exp", (v,)), Num(1))), x),
-    "log2": lambda b, x: elementwise(b, lambda v: Apply("/", (Apply("log", (v,)), Num(math.log(2)))), x),
-    "log1p": lambda b, x: elementwise(b, lambda v: Apply("log", (Apply("+", (Num(1), v)),)), x),
-    "silu": lambda b, x: elementwise(b, lambda v: Apply("*", (v, Apply("sigmoid", (v,)))), x),
+    "exp2": _formula(lambda v: Apply("exp", (Apply("*", (v, Num(math.log(2)))),))),
+    "expm1": _formula(lambda v: Apply("-", (Apply("exp", (v,)), Num(1)))),
+    "log2": _formula(lambda v: Apply("/", (Apply("log", (v,)), Num(math.log(2))))),
+    "log1p": _formula(lambda v: Apply("log", (Apply("+", (Num(1), v)),))),
+    "silu": _formula(lambda v: Apply("*", (v, Apply("sigmoid", (v,))))),
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": lambda b, x, high: _clamp(b, x, None, high),
@@ -248,17 +250,6 @@ OPERATIONS: dict[str, Handler] = {
     "all": _quantified("min"),
     "where": _where,
     "masked_fill": _masked_fill,
-    "logical_and": _logic("and"),
-    "bitwise_and": _logic("and"),
-    "__and__": _logic("and"),
-    "__or__": _logic("or"),
-    "__xor__": _different,
-    "logical_xor": _different,
-    "bitwise_xor": _different,
-    "logical_or": _logic("or"),
-    "bitwise_or": _logic("or"),
-    "logical_not": _logic("not"),
-    "bitwise_not": _logic("not"),
     "sum": lambda b, x, dims=None, keepdim=False, **_: reduced(
         b, x, dims, "sum", keepdim=keepdim, wanted="SUM"
     ),
@@ -269,6 +260,10 @@ OPERATIONS: dict[str, Handler] = {
     "var": variance,
     "std": deviation,
     "var_mean": variance_and_mean,
+    "group_norm": group_norm,
+    "mse_loss": squared_error,
+    "nll_loss": negative_log,
+    "nll_loss_nd": negative_log,
     "linalg_vector_norm": vector_norm,
     "norm": vector_norm,
     "cosine_similarity": cosine_similarity,
@@ -289,6 +284,7 @@ OPERATIONS: dict[str, Handler] = {
     "softmax": softmax,
     "_softmax": softmax,
     "log_softmax": log_softmax,
+    "_log_softmax": log_softmax,
     "logsumexp": logsumexp,
     "layer_norm": layer_norm,
     "einsum": einsum,
@@ -307,9 +303,14 @@ OPERATIONS: dict[str, Handler] = {
     "ones": lambda b, sizes, **_: filled(b, sizes, 1),
     "zeros": lambda b, sizes, **_: filled(b, sizes, 0),
     "full": filled,
+    "scalar_tensor": lambda b, value, **_: filled(b, (), value),
     "ones_like": filled_like(1),
     "zeros_like": filled_like(0),
     "full_like": filled_like(None),
+    # Memory that nothing was written to holds anything; a function that gives it back has no one result.
+    "empty": lambda b, sizes, **_: filled(b, sizes, 0),
+    "empty_like": filled_like(0),
+    "new_empty": lambda b, x, sizes, **_: filled(b, sizes, 0),
     "new_zeros": lambda b, x, sizes, **_: filled(b, sizes, 0),
     "new_ones": lambda b, x, sizes, **_: filled(b, sizes, 1),
     "new_full": lambda b, x, sizes, fill, **_: filled(b, sizes, fill),
@@ -328,6 +329,7 @@ OPERATIONS: dict[str, Handler] = {
     "unsqueeze": unsqueezed,
     "squeeze": squeezed,
     "expand": expanded,
+    "broadcast_tensors": together,
     "expand_as": lambda b, x, like: expanded(b, x, like.sizes),
     "broadcast_to": expanded,
     "view": viewed,
@@ -360,6 +362,11 @@ OPERATIONS: dict[str, Handler] = {
     "slice_scatter": with_slice,
     "flat_apply": lambda b, *args: read_by_index(b, args),
     "gather": gathered,
+    "take_along_dim": taken,
+    "one_hot": marked,
+    "scatter": placed,
+    "scatter_add": added_at,
+    "index_add": added_at,
     "embedding": lambda b, table, places, *_, **__: indexed(b, table, [places]),
     "slice": sliced,
     "select": selected,
@@ -377,6 +384,7 @@ OPERATIONS: dict[str, Handler] = {
     "_assert_tensor_metadata": lambda *_, **__: None,
 }
 OPERATIONS |= SEQUENCES
+OPERATIONS |= LOGIC
 OPERATIONS |= {
     n: _map(n)
     for n in ("exp", "log", "sqrt", "abs", "tanh", "sigmoid", "relu", "neg", "erf", "sin", "cos", "floor")

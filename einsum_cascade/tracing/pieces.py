@@ -129,7 +129,11 @@ def padded(
     bordered = {i for i in before if before[i] or after[i]}
 
     def element(at: tuple[Expr, ...]) -> Expr:
-        own = tuple(Apply("-", (v, Num(before[i]))) if before.get(i) else v for i, v in enumerate(at))
+        # A border of less than nothing cuts elements off.
+        own = tuple(
+            Apply("-" if before[i] > 0 else "+", (v, Num(abs(before[i])))) if before.get(i) else v
+            for i, v in enumerate(at)
+        )
         out = number(x.element(own))
         for i in bordered:
             inside = Compare(("<=", "<"), (Num(0), own[i], Num(x.sizes[i])))
@@ -222,6 +226,37 @@ def _sum(node: Expr) -> float:
         raise UntraceableError("an index that depends on a size by name")
     parts = [_sum(a) for a in node.args]
     return {"+": sum(parts), "neg": -parts[0], "-": parts[0] - sum(parts[1:])}[node.op]
+
+
+def taken(b: Builder, x: Value, index: Value, dim: int | None = None) -> Value:
+    """Return `take_along_dim`: as `gather`, dimensions of one element repeated."""
+    if dim is None:
+        raise UntraceableError("take_along_dim of all elements at once; name the dimension")
+    place, index = axis_of(x, dim), _as_index(b, index)
+    pairs = list(zip(x.axes, index.axes, x.sizes, index.sizes, strict=True))
+    sizes = tuple(m if i == place else max(n, m) for i, (_, _, n, m) in enumerate(pairs))
+    axes = tuple(
+        w if i == place or n == 1 else v if m == 1 else b.join(v, w) for i, (v, w, n, m) in enumerate(pairs)
+    )
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        found = index.element(tuple(Num(0) if n == 1 else v for n, v in zip(index.sizes, at, strict=True)))
+        own = [Num(0) if n == 1 else v for n, v in zip(x.sizes, at, strict=True)]
+        own[place] = _inside(b, found, x.sizes[place], index)
+        return x.element(tuple(own))
+
+    return Value(axes, sizes, element)
+
+
+def marked(b: Builder, index: Value, count: int = -1) -> Value:
+    """Return `one_hot`: 1 at the place of a new dimension that an index names, 0 elsewhere."""
+    if count < 0:
+        raise UntraceableError("one_hot without the number of classes")
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        return Apply("select", (Compare(("==",), (number(index.element(at[:-1])), at[-1])), Num(1), Num(0)))
+
+    return Value((*index.axes, None), (*index.sizes, count), element)
 
 
 def gathered(b: Builder, x: Value, dim: int, index: Value, **_: Any) -> Value:

@@ -15,6 +15,8 @@ def reduced(
     b: Builder, x: Value, dims: Sequence[int] | int | None, op: str, *, keepdim: bool = False, wanted: str
 ) -> Value:
     """Return a reduction over some dimensions."""
+    if not x.sizes:  # torch takes a single number for a row of one
+        return reduced(b, reshaped(b, x, [1]), 0, op, wanted=wanted)
     some = range(len(x.sizes)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     gone = [axis_of(x, d) for d in some]
     left = [i for i in range(len(x.sizes)) if i not in gone]

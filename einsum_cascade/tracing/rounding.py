@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
-from .values import Builder, Value, elementwise, number, truth
+from .values import Builder, UntraceableError, Value, constant, elementwise, number, truth
 
 
 def _quotient(x: Expr, y: Expr) -> Expr:
@@ -28,6 +30,45 @@ def towards_zero(v: Expr) -> Expr:
     """Return a number without what is behind the point."""
     up = Apply("neg", (Apply("floor", (Apply("neg", (number(v),)),)),))
     return Apply("select", (Compare(("<",), (number(v), Num(0))), up, Apply("floor", (number(v),))))
+
+
+def to_nearest(v: Expr) -> Expr:
+    """Return the nearest whole number, of two that are equally near the even one, as torch does."""
+    half = Apply("+", (v, Num(0.5)))
+    up = Apply("floor", (half,))
+    tied = Compare(("==",), (up, half))
+    odd = Compare(("==",), (Apply("%", (up, Num(2))), Num(1)))
+    return Apply("select", (Apply("and", (tied, odd)), Apply("-", (up, Num(1))), up))
+
+
+def rounded(b: Builder, x: Value, *, decimals: int = 0) -> Value:
+    """Return the nearest whole numbers."""
+    if decimals:
+        raise UntraceableError("rounding to decimals")
+    return elementwise(b, lambda v: to_nearest(number(v)), x)
+
+
+def is_nan(v: Expr) -> Expr:
+    """Return whether something is not a number: it is then not equal to itself."""
+    return Compare(("!=",), (number(v), number(v)))
+
+
+def without_nan(
+    b: Builder, x: Value, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Value:
+    """Return values with numbers for what is none and for what is endless: the largest of float64, the evaluator's."""
+    largest, lowest = (sys.float_info.max if posinf is None else posinf, -sys.float_info.max)
+    lowest = lowest if neginf is None else neginf
+
+    def change(v: Expr) -> Expr:
+        endless = Compare(("==",), (number(v), Num(math.inf)))
+        below = Compare(("==",), (number(v), Apply("neg", (Num(math.inf),))))
+        finite = Apply(
+            "select", (endless, constant(largest), Apply("select", (below, constant(lowest), number(v))))
+        )
+        return Apply("select", (is_nan(v), constant(nan or 0), finite))
+
+    return elementwise(b, change, x)
 
 
 def sign(v: Expr) -> Expr:

@@ -9,8 +9,8 @@ from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Compare, Expr, Num, Var, variables
 from .convolutions import convolution
 from .reductions import reduced
-from .shapes import axis_of
-from .values import Axis, Builder, UntraceableError, Value, constant, number
+from .shapes import axis_of, sliced
+from .values import Axis, Builder, UntraceableError, Value, elementwise, number
 
 Handler = Callable[..., Any]
 
@@ -24,9 +24,10 @@ def _running(op: str, wanted: str) -> Handler:
         place, rank = axis_of(x, dim), len(x.sizes)
 
         def make(at: tuple[Expr, ...]) -> Expr:
-            before = Compare(("<=",), (at[rank], at[place]))
-            value = number(x.element((*at[:place], at[rank], *at[place + 1 : rank])))
-            return Apply("select", (before, value, constant(float("-inf"))))
+            return number(x.element((*at[:place], at[rank], *at[place + 1 : rank])))
+
+        def before(at: tuple[Expr, ...]) -> Expr:
+            return Compare(("<=",), (at[rank], at[place]))
 
         def over(at: tuple[Expr, ...]) -> tuple[Reduction, ...]:
             return (Reduction(op, tuple(v.name for v in at[rank:] if isinstance(v, Var))),)
@@ -34,8 +35,7 @@ def _running(op: str, wanted: str) -> Handler:
         axis = x.axes[place] or Axis(x.sizes[place])
         axes = [*x.axes[:place], axis, *x.axes[place + 1 :], axis]
         sizes = [*x.sizes, x.sizes[place]]
-        # Written as a mask, for which points are left out: those after the place.
-        return b.define(wanted, axes, make, reductions=over, kept=rank, sizes=sizes, masks=True)
+        return b.define(wanted, axes, make, reductions=over, kept=rank, sizes=sizes, where=before)
 
     return running
 
@@ -105,9 +105,28 @@ def windows(b: Builder, x: Value, dim: int, size: int, step: int) -> Value:
     return Value(axes, (*x.sizes[:place], count, *x.sizes[place + 1 :], size), element)
 
 
+def _extreme_so_far(op: str, wanted: str) -> Handler:
+    """Return a handler of `cummax` or `cummin`; the places of the extremes have no words."""
+    running = _running(op, wanted)
+    return lambda b, x, dim: (running(b, x, dim), None)
+
+
+def differences(b: Builder, x: Value, n: int = 1, dim: int = -1, *ends: Any, **_: Any) -> Value:
+    """Return each element less the one before it."""
+    if n != 1 or any(e is not None for e in ends):
+        raise UntraceableError("differences of a higher order, or with more at the ends")
+    count = x.sizes[axis_of(x, dim)]
+    after, before = sliced(b, x, dim, 1, count), sliced(b, x, dim, 0, count - 1)
+    return elementwise(b, lambda p, q: Apply("-", (number(p), number(q))), after, before)
+
+
 SEQUENCES: dict[str, Handler] = {
     "cumsum": _running("sum", "CS"),
     "cumprod": _running("prod", "CP"),
+    "cummax": _extreme_so_far("max", "CMAX"),
+    "cummin": _extreme_so_far("min", "CMIN"),
+    "logcumsumexp": _running("logsumexp", "CL"),
+    "diff": differences,
     "topk": largest,
     "argmax": place_of(1),
     "argmin": place_of(-1),

@@ -134,6 +134,13 @@ def expanded(b: Builder, x: Value, sizes: Sequence[int], **_: Any) -> Value:
     return Value(axes, full, element, plain=x.plain)
 
 
+def together(b: Builder, values: Sequence[Value]) -> list[Value]:
+    """Return values repeated to the one shape that they have together."""
+    width = max(len(v.sizes) for v in values)
+    full = [(1,) * (width - len(v.sizes)) + v.sizes for v in values]
+    return [expanded(b, v, [max(column) for column in zip(*full, strict=True)]) for v in values]
+
+
 def viewed(b: Builder, x: Value, sizes: Sequence[int]) -> Value:
     """Return a value under another shape."""
     known = math.prod(n for n in sizes if n != -1)

@@ -14,6 +14,7 @@ from ..errors import CascadeError, ModelError
 from ..expr import Access, Expr, Num, Size, walk
 from .export import SOURCE, exported_by, line_of
 from .flexible import flexible_attention
+from .holes import filled
 from .names import Names
 from .operations import OPERATIONS
 from .rounding import converted
@@ -28,7 +29,9 @@ def from_torch(fn: Callable[..., Any], *example_inputs: Any) -> Cascade:
     """Return the cascade that a PyTorch function computes.
 
     Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
-    Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number. Parameters, and
+    Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number; where the 0 that a
+    softmax has at such a point counts (`1 - a`), it is read by `pad(A[p, m], 0)`. Results that are None are left out.
+    Parameters, and
     tables that the function makes of lists, are inputs before those of the function. What is written in place
     (`a *= 2`, `a[:, 0] = x`) is a new tensor; the cascade gives what the function returns.
 
@@ -126,9 +129,11 @@ def _walk(
     specs = exported.graph_signature.output_specs
     user = [i for i, s in enumerate(specs) if s.kind.name == "USER_OUTPUT"]
     found = _run(builder, exported.graph_module, values, user)
-    if not all(isinstance(x, Value) for x in found):
+    # Attention that is not asked for its weights gives None in their place.
+    tensors = [x for x in found if x is not None]
+    if not tensors or not all(isinstance(x, Value) for x in tensors):
         raise CascadeError("a traced function gives tensors, nothing else")
-    return found
+    return tensors
 
 
 def _run(builder: Builder, module: Any, values: dict[Any, Any], asked: Sequence[int]) -> list[Any]:
@@ -246,9 +251,7 @@ _INSTEAD = {
     "argsort": "topk(x, k) gives the places of the largest in order",
     "conv_transpose1d": "conv1d is said; its transpose is a sum with a condition: sum(t) where t*s + k == i",
     "im2col": "x.unfold(dim, size, step) is said, once for each dimension",
-    "scatter": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
-    "scatter_add": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
-    "index_add": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
+    "scatter_reduce": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
     "nonzero": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
     "masked_select": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
     "lstm": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",
@@ -283,6 +286,7 @@ def _assembled(
         )
         asked.append(_read_of(whole))
     _shorten(builder, asked)
+    builder.einsums = filled(builder.einsums, asked)
     axes = [a for _, _, own in inputs.values() for a in own] + list(builder.axis_of.values())
     ranks = Names(builder, axes, [own for _, _, own in inputs.values()])
     einsums = tuple(_renamed(builder, e, ranks) for e in builder.einsums)

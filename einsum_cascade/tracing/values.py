@@ -153,6 +153,7 @@ class Builder:
         sizes: Sequence[int],
         whole: bool = False,
         masks: bool = False,
+        where: Callable[[tuple[Expr, ...]], Expr] | None = None,
     ) -> Value:
         """Add an Einsum over some axes and return its tensor.
 
@@ -162,12 +163,13 @@ class Builder:
             kept: how many of the axes are the target's; the others are reduced.
             whole: keep an axis in the target even where the value does not depend on it.
             masks: points at which the value is -inf may be left out, for a softmax follows.
+            where: the condition at the variables of all axes, if points are left out.
         """
         solid = [a if a is not None else Axis(n) for a, n in zip(axes, sizes, strict=True)]
         at = tuple(self.variable(a) for a in self.separated(solid))
         kept = len(at) if kept is None else kept
-        value, where = masked(make(at)) if masks else (make(at), None)
-        used = {*variables(value), *(variables(where) if where is not None else ())}
+        value, condition = masked(make(at)) if masks else (make(at), where(at) if where else None)
+        used = {*variables(value), *(variables(condition) if condition is not None else ())}
         for v in at[:kept] if whole else ():
             if v.name not in used:
                 # A target may only name what the right side gives: repeat the value along the axis.
@@ -180,12 +182,12 @@ class Builder:
                 once = Apply("*", (value, Apply("+", (Num(1), nothing))))
                 value = Apply("+", (value, nothing)) if reductions else once
         held = [i for i in range(kept) if at[i].name in used]
-        key = _key(at, kept, value, where, reductions(at) if reductions else (), [a.root for a in solid])
+        key = _key(at, kept, value, condition, reductions(at) if reductions else (), [a.root for a in solid])
         if key in self.known and not whole:
             return self.known[key]
         name = self.name(wanted)
         target = Access(name, tuple(at[i] for i in held))
-        made = Einsum(target, value, reductions(at) if reductions else (), where)
+        made = Einsum(target, value, reductions(at) if reductions else (), condition)
         self.einsums.append(made)
         out = tuple(self.axis_of[at[i].name] for i in range(kept))
         element: Element = lambda idx: Access(name, tuple(idx[i] for i in held))  # noqa: E731

@@ -107,3 +107,14 @@ def test_large_sizes_go_through_matrix_multiplication() -> None:
     x = random_inputs(c, {"M": n, "N": n, "K": 256})
     out = evaluate(c, {"M": n, "N": n, "K": 256}, x, limit_bytes=2**29)["C"]
     assert difference(out, x["A"].T @ x["B"]) <= 1e-12
+
+
+def test_what_is_asked_for_being_equal_is_drawn_so_that_it_may_be() -> None:
+    text = (
+        "cascade masked\nrank M P\ninput X[M] KEEP[M] A[M] B[P]\noutput Y[P]\n"
+        "Y[p] = X[m] :: sum(m) where KEEP[m] != 0 and A[m] == B[p]\n"
+    )
+    inputs = random_inputs(parse(text), "M=64,P=64")
+    for name in ("KEEP", "A", "B"):
+        assert set(np.unique(inputs[name])) == {0.0, 1.0}
+    assert len(np.unique(inputs["X"])) == 64

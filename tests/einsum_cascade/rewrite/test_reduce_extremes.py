@@ -130,3 +130,21 @@ def in_single(cascade: Cascade, sizes: dict[str, int], inputs: Arrays) -> Arrays
         for place, value in found[s.tensor].items():
             out[s.tensor][place] = value
     return out
+
+
+@pytest.mark.parametrize("kept", ["KEEP[m] != 0", "KEEP[m] == 1", "KEEP[m] > 0 and SEG[m] == SEGQ[p]"])
+def test_a_row_that_given_masks_leave_empty_stays_0(kept: str) -> None:
+    cascade = parse(
+        "cascade masked\nrank E M P\ninput Q[E, P] K[E, M] V[M] KEEP[M] SEG[M] SEGQ[P]\noutput O[P]\n"
+        f"QK[m, p] = Q[e, p] * K[e, m] where {kept}\nGM[p] = QK[m, p] :: max(m)\nSN[m, p] = exp(QK[m, p] - GM[p])\n"
+        "SD[p] = SN[m, p] :: sum(m)\nA[m, p] = SN[m, p] / SD[p]\nO[p] = A[m, p] * V[m]\n"
+    )
+    found = reduce_passes(cascade, "M")
+    assert (found.before, found.after) == (3, 1)
+    inputs = random_inputs(cascade, "E=3,M=8,P=4")
+    for keep in (np.zeros(8), np.arange(8) > 5, np.ones(8)):
+        given = {**inputs, "KEEP": keep, "SEGQ": np.array([0.0, 1.0, 2.0, 0.0])}
+        wanted = evaluate(cascade, "E=3,M=8,P=4", given)["O"]
+        assert np.isfinite(wanted).all()
+        got = evaluate(found.cascade, "E=3,M1=4,M0=2,P=4", given)["O"]
+        np.testing.assert_allclose(got, wanted, atol=1e-12)

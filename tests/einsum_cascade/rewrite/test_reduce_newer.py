@@ -194,3 +194,35 @@ SUM[] = Y[r] :: sum(r)
     scores = x["N"] @ x["K"][:, best]
     np.testing.assert_allclose(got["TOP"], scores.max(), atol=1e-12)
     np.testing.assert_allclose(got["SUM"], np.exp(scores - scores.max()) @ x["K"][0, best], atol=1e-12)
+
+
+def test_what_a_pad_guards_stays_an_access() -> None:
+    """The variance of masked shares: those that are masked count as 0."""
+    text = f"""cascade guarded
+rank P M
+input X[P, M] KEEP[M]
+output O[P]
+S[m, p] = X[p, m] where KEEP[m] == 1
+{SOFTMAX.format(s="S[m, p]", v="m")}MU[p] = A[m, p] / M :: sum(m)
+O[p] = (pad(A[m, p], 0) - MU[p])**2 :: sum(m)
+"""
+    _, x, got = reduced(text, "M", "P=3,M=8", 4, 2)
+    keep = x["KEEP"] == 1
+    shares = np.zeros((3, 8))
+    shares[:, keep] = softmax(x["X"][:, keep])
+    np.testing.assert_allclose(got["O"], ((shares - shares.mean(1, keepdims=True)) ** 2).sum(1), atol=1e-12)
+
+
+def test_a_formula_that_is_fetched_under_a_pad_gets_a_name() -> None:
+    text = f"""cascade shifted
+rank P M
+input X[P, M] V[M]
+output O[P]
+Z[m, p] = X[p, m] * V[m]
+Y[m, p] = pad(Z[m + 1, p], 0) + Z[m, p]
+{SOFTMAX.format(s="Y[m, p]", v="m")}O[p] = A[m, p] * V[m]
+"""
+    _, x, got = reduced(text, "M", "P=3,M=8", 3, 1)
+    z = x["X"] * x["V"]
+    wanted = softmax(z + np.pad(z, ((0, 0), (0, 1)))[:, 1:]) @ x["V"]
+    np.testing.assert_allclose(got["O"], wanted, atol=1e-12)
