@@ -58,8 +58,9 @@ def compare(measured: Path | None = None, calibrate: Path | None = None) -> dict
 
     With `calibrate`, its rows fit the constants of their (device, implementation, head_dim, dtype), those of one
     machine together, and are left out of the errors. Without, the dense row of median size of each such set does,
-    for that set alone: the longest rows run at the clock that heat leaves, the shortest are fixed cost. What is known
-    before the fit comes from the shipped table without the entries of the set's own device.
+    for that set alone: the longest rows run at the clock that heat leaves, the shortest are fixed cost. Of rows of one
+    size what they call decides, so that the file's order does not matter. What is known before the fit comes from the
+    shipped table without the entries of the set's own device.
 
     Raises:
         DataError: a table that cannot be read, or holds no row that can be predicted.
@@ -239,10 +240,7 @@ def _source(n: int, origin: str) -> str:
 
 def _calibration_rows(rows: pd.DataFrame, fitted_on: pd.DataFrame | None) -> pd.DataFrame:
     if fitted_on is None:
-        dense = rows[rows["window"] == 0]
-        work = dense["batch"] * dense["heads"] * dense["seq_q"] * dense["seq_kv"]
-        middle = work.sort_values(kind="stable").index[len(work) // 2 : len(work) // 2 + 1]
-        return dense.loc[middle]
+        return _of_median_size(rows[rows["window"] == 0])
     first = rows.iloc[0]
     same = np.logical_and.reduce([fitted_on[name] == first[name] for name in CONSTANTS if name != "device"])
     alike = fitted_on[same]
@@ -251,6 +249,13 @@ def _calibration_rows(rows: pd.DataFrame, fitted_on: pd.DataFrame | None) -> pd.
         return named
     # The same chip under another name: better than rows of other chips.
     return alike[alike["device"].map(lambda name: find_gpu(name).name == find_gpu(first["device"]).name)]
+
+
+def _of_median_size(dense: pd.DataFrame) -> pd.DataFrame:
+    """Return the row of median size, or none of none; of rows of one size what they call decides, never the file."""
+    size = dense["batch"] * dense["heads"] * dense["seq_q"] * dense["seq_kv"]
+    order = dense.assign(size=size).sort_values(["size", *_SAME, "source"], kind="stable").index
+    return dense.loc[order[len(order) // 2 : len(order) // 2 + 1]]
 
 
 def _same_rows(rows: pd.DataFrame, by_rows: pd.DataFrame) -> pd.Series:

@@ -174,9 +174,9 @@ def test_parts_are_written_and_read_once_more():
 
 def test_a_tile_of_another_kernel_of_the_family_has_habits_of_its_own():
     mapping = find_kernel_mapping("flash_attention", "cudnn-92200")
-    wide = {"target": "sm_100", "dtype": "bf16", "causal": True, "window": False}
-    narrow, large = (mapping.of_tile(mapping.tile(head_dim=d, **wide)) for d in (128, 256))
-    assert (narrow.order, large.order) == ("launch", "longest_first")
+    call = {"head_dim": 128, "dtype": "bf16", "causal": True, "window": False}
+    hopper, blackwell = (mapping.of_tile(mapping.tile(target=t, **call)) for t in ("sm_90", "sm_100"))
+    assert (hopper.order, blackwell.order) == ("launch", "longest_first")
     with pytest.raises(ValueError, match="order: expected one of longest_first, launch"):
         TileMapping(query=128, key=128, order="first_come")
 
