@@ -121,7 +121,9 @@ def _take_apart(
         total += outside * symbols.formula(access)
     value = symbols.expression(total)
     if guarded:
-        found = sorted(divisors(total, symbols), key=lambda f: f.name)
+        # Those too that have cancelled: shares add up to SD / SD = 1, but to 0 where there is none.
+        divided = divisors(total, symbols).union(*(divisors(o, symbols) for o in grouped.values()))
+        found = sorted(divided, key=lambda f: f.name)
         if not found:
             return None
         for divisor in found:

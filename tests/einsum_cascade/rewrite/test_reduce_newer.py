@@ -226,3 +226,18 @@ Y[m, p] = pad(Z[m + 1, p], 0) + Z[m, p]
     z = x["X"] * x["V"]
     wanted = softmax(z + np.pad(z, ((0, 0), (0, 1)))[:, 1:]) @ x["V"]
     np.testing.assert_allclose(got["O"], wanted, atol=1e-12)
+
+
+def test_shares_of_nothing_add_up_to_nothing() -> None:
+    """The sum of a row's shares is SD / SD = 1, and 0 where the mask leaves the row nothing: both in one pass."""
+    text = f"""cascade shares
+rank P M
+input X[P, M] KEEP[P, M]
+output O[P]
+S[m, p] = X[p, m] where KEEP[p, m] == 1
+{SOFTMAX.format(s="S[m, p]", v="m")}O[p] = A[m, p] / M :: sum(m)
+"""
+    found, x, _ = reduced(text, "M", "P=3,M=8", 3, 1)
+    x["KEEP"] = np.array([[1.0] * 8, [0.0] * 8, [0.0, 1.0] * 4])
+    got = evaluate(found.cascade, parse_sizes("P=3,M=8", found.cascade), x)
+    np.testing.assert_allclose(got["O"], [1 / 8, 0.0, 1 / 8], atol=1e-12)
