@@ -122,20 +122,30 @@ def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> O
     Raises:
         KernelError: so many thread blocks that the interpreter would take hours.
     """
-    import torch
+    _require_few(file, device)
+    given, exact = _inputs(file, seed)
+    return _checked(file, [given[s.tensor].to(device) for s in file.cascade.inputs], exact, device=device)
 
+
+def _require_few(file: WrittenFile, device: str) -> None:
+    """Refuse a file that Triton's interpreter would take hours for."""
     blocks = sum(step[2] for step in file.launches) * file.batch
     if device == "cpu" and blocks > MOST_INTERPRETED:
         raise KernelError(
             f"{file.path}: {blocks:,} thread blocks, of which the interpreter runs {MOST_INTERPRETED:,} at the most; "
             "write the kernels at smaller sizes to check them without a GPU"
         )
-    given, exact = _inputs(file, seed)
+
+
+def _checked(
+    file: WrittenFile, launched: Sequence[Any], exact: Sequence[dict[str, Any]], *, device: str
+) -> Outcome:
+    """Return how far the kernels of a file are from its text; inputs as `_inputs` draws them, on the device."""
+    import torch
+
     expected = _expected(file, exact)
-    launched = [given[s.tensor].to(device) for s in file.cascade.inputs]
     with runnable(file) if device == "cpu" else nullcontext():
-        found = file.run(*launched, empty=poisoned_tensor)
-    found = found if isinstance(found, tuple) else (found,)
+        found = _results(file, launched)
     # An index that does not exist is -1 in memory and 0 where the evaluator hands it back.
     found = tuple(t if t.is_floating_point() else t.clamp(min=0) for t in found)
     errors = {}
@@ -148,6 +158,12 @@ def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> O
     # Every kernel rounds what it leaves to the next.
     limit = LIMITS[file.word] * len(file.launches)
     return Outcome(file.cascade.name, f"{file.word} {sizes}", errors[worst], limit, worst, how)
+
+
+def _results(file: WrittenFile, launched: Sequence[Any]) -> tuple[Any, ...]:
+    """Return what a file makes of its inputs, a tensor an output, in memory that was poisoned before."""
+    found = file.run(*launched, empty=poisoned_tensor)
+    return found if isinstance(found, tuple) else (found,)
 
 
 def poisoned_tensor(shape: tuple[int, ...], **kwargs: Any) -> torch.Tensor:
@@ -229,7 +245,9 @@ def time_written(
     Raises:
         KernelError: the result is wrong, so that a time says nothing.
     """
-    given, _ = _inputs(file, seed=0)
+    _require_few(file, device)
+    given, exact = _inputs(file, seed=0)
+    launched = [given[s.tensor].to(device) for s in file.cascade.inputs]
     try:
         check_memory(file.cascade, file.sizes, limit_bytes=_room_bytes())
     except CascadeError:
@@ -237,15 +255,15 @@ def time_written(
             f"{file.path}: too large to be evaluated in float64 here; only that all results are there was checked, so "
             "check the text at smaller sizes too"
         )
-        _require_whole(file, [given[s.tensor].to(device) for s in file.cascade.inputs])
+        _require_whole(file, launched)
     else:
-        outcome = check_written(file, device=device)
+        outcome = _checked(file, launched, exact, device=device)
         if not outcome.ok:
             raise KernelError(
                 f"{file.path}: {outcome.worst} is wrong, by {outcome.error:.2g}; at most {outcome.limit:.2g} was "
                 "expected"
             )
-    tensors = file.module.prepare(*(given[s.tensor].to(device) for s in file.cascade.inputs))
+    tensors = file.module.prepare(*launched)
     steps = {
         str(i): functools.partial(file.module.launch, step, tensors) for i, step in enumerate(file.launches)
     }
@@ -263,8 +281,7 @@ def time_written(
 
 def _require_whole(file: WrittenFile, launched: Sequence[Any]) -> None:
     """Refuse a file of which a result is not written everywhere, or is not a number."""
-    found = file.run(*launched, empty=poisoned_tensor)
-    found = found if isinstance(found, tuple) else (found,)
+    found = _results(file, launched)
     for s, tensor in zip(file.cascade.outputs, found, strict=True):
         absent = tensor.isnan() if tensor.is_floating_point() else tensor == POISON
         if bool(absent.any()):

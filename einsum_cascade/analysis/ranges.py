@@ -26,8 +26,6 @@ def reach(node: Expr, numbers: Mapping[str, float], extents: Mapping[str, int] |
     """
     if isinstance(node, Var):
         return 0.0, float((numbers[rank_of(node.name)] if extents is None else extents[node.name]) - 1)
-    if isinstance(node, Size):
-        return float(numbers[node.name]), float(numbers[node.name])
     if accesses(node):
         return _ALL
     if not variables(node):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Var, children, substitute, transform
+from ..expr import Access, Apply, Compare, Expr, Num, Var, children, substitute, transform, variables
 from ..ops import COMPARISON, REDUCTION, SCALAR
 from .values import both, constant
 
@@ -78,19 +78,14 @@ def _bare(einsum: Einsum) -> list[Access]:
     found, open_nodes = [], [einsum.value, *([] if einsum.where is None else [einsum.where])]
     while open_nodes:
         node = open_nodes.pop()
-        guarded = isinstance(node, Apply) and node.op == "pad"
         found += [node] if isinstance(node, Access) else []
-        open_nodes += children(node.args[0]) if guarded else children(node)  # type: ignore[union-attr]
+        open_nodes += children(node.args[0] if isinstance(node, Apply) and node.op == "pad" else node)
     return found
 
 
 def _is_whole(einsum: Einsum, access: Access) -> bool:
     """Tell whether an absent element removes a point of the target, and not only terms of a reduction."""
-    return not {v.name for index in access.indices for v in _variables(index)} & set(einsum.reduced)
-
-
-def _variables(node: Expr) -> list[Var]:
-    return [node] if isinstance(node, Var) else [v for c in children(node) for v in _variables(c)]
+    return set(variables(access)).isdisjoint(einsum.reduced)
 
 
 def _removed_value(einsum: Einsum, known: Mapping[Access, float]) -> float | None:

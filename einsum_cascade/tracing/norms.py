@@ -8,7 +8,7 @@ from typing import Any
 from ..expr import Apply, Compare, Expr, Num
 from .reductions import log_softmax, reduced
 from .shapes import axis_of, reshaped
-from .values import Builder, UntraceableError, Value, constant, elementwise, number, size_of
+from .values import Builder, UntraceableError, Value, applied, constant, elementwise, size_of
 
 Dims = Sequence[int] | int | None
 
@@ -154,7 +154,7 @@ def distances(b: Builder, x: Value, y: Value, p: float = 2, mode: Any = None) ->
     """Return the distance of each row of one value from each row of another."""
     rows = reshaped(b, x, [*x.sizes[:-1], 1, x.sizes[-1]])
     columns = reshaped(b, y, [*y.sizes[:-2], 1, *y.sizes[-2:]])
-    apart = elementwise(b, lambda v, w: Apply("-", (number(v), number(w))), rows, columns)
+    apart = elementwise(b, applied("-"), rows, columns)
     return vector_norm(b, apart, p, -1)
 
 
@@ -189,7 +189,7 @@ def cross_entropy(
 
 def squared_error(b: Builder, x: Value, y: Value, reduction: int = 1) -> Value:
     """Return squares of differences, their mean (reduction 1) or their sum (2)."""
-    apart = _square(b, elementwise(b, lambda p, q: Apply("-", (number(p), number(q))), x, y))
+    apart = _square(b, elementwise(b, applied("-"), x, y))
     return _over(b, apart, reduction, lambda total: mean(b, apart))
 
 

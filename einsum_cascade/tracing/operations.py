@@ -76,6 +76,7 @@ from .values import (
     Builder,
     UntraceableError,
     Value,
+    applied,
     elementwise,
     is_truth,
     number,
@@ -87,12 +88,8 @@ from .writes import put, with_place, with_slice
 Handler = Callable[..., Any]
 
 
-def _apply(op: str) -> Callable[..., Expr]:
-    return lambda *a: Apply(op, tuple(number(x) for x in a))
-
-
 def _map(op: str) -> Handler:
-    return lambda b, *values: elementwise(b, _apply(op), *values)
+    return lambda b, *values: elementwise(b, applied(op), *values)
 
 
 def _compare(op: str) -> Handler:
@@ -126,7 +123,7 @@ def _plain_power(a: Expr, b: Expr) -> Expr:
 def _add(op: str) -> Handler:
     def sum_of(b: Builder, x: Any, y: Any, alpha: float = 1, **_: Any) -> Value:
         right = y if alpha == 1 else elementwise(b, _product, y, alpha)
-        return elementwise(b, _apply(op), x, right)
+        return elementwise(b, applied(op), x, right)
 
     return sum_of
 
@@ -143,8 +140,8 @@ def _clamp(
     b: Builder, x: Value, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None
 ) -> Value:
     low, high = (low if low is not None else min), (high if high is not None else max)
-    out = x if low is None else elementwise(b, _apply("max"), x, low)
-    return out if high is None else elementwise(b, _apply("min"), out, high)
+    out = x if low is None else elementwise(b, applied("max"), x, low)
+    return out if high is None else elementwise(b, applied("min"), out, high)
 
 
 def attention(
@@ -167,8 +164,8 @@ def attention(
         k, v = (repeated(b, x, group, len(x.sizes) - 3) for x in (k, v))
     scores = matmul(b, q, transposed(k, -1, -2))
     if scale is None:
-        width = elementwise(b, _apply("sqrt"), size_of(q.axes[-1:], q.sizes[-1:]))
-        scores = elementwise(b, _apply("/"), scores, width)
+        width = elementwise(b, applied("sqrt"), size_of(q.axes[-1:], q.sizes[-1:]))
+        scores = elementwise(b, applied("/"), scores, width)
     else:
         scores = elementwise(b, _product, scores, scale)
     if is_causal:
@@ -177,7 +174,7 @@ def attention(
         scores = _where(b, _compare("<=")(b, later, mine), scores, -math.inf)
     if mask is not None:
         logical = is_truth(mask.element(tuple(Num(0) for _ in mask.sizes)))
-        scores = _where(b, mask, scores, -math.inf) if logical else elementwise(b, _apply("+"), scores, mask)
+        scores = _where(b, mask, scores, -math.inf) if logical else elementwise(b, applied("+"), scores, mask)
     return matmul(b, softmax(b, scores, -1), v)
 
 
@@ -200,7 +197,7 @@ def _quantified(op: str) -> Handler:
 def _extreme(op: str) -> Handler:
     def extreme(b: Builder, x: Value, dim: Any = None, keepdim: bool = False) -> Any:
         if isinstance(dim, Value):
-            return elementwise(b, _apply(op), x, dim)
+            return elementwise(b, applied(op), x, dim)
         found = reduced(b, x, dim, op, keepdim=keepdim, wanted=op.upper())
         return (found, None) if isinstance(dim, int) else found
 
@@ -222,7 +219,7 @@ OPERATIONS: dict[str, Handler] = {
     "nan_to_num": without_nan,
     "trunc": lambda b, x: elementwise(b, towards_zero, x),
     "pow": lambda b, x, y: elementwise(b, _plain_power, x, y),
-    "reciprocal": lambda b, x: elementwise(b, _apply("/"), 1, x),
+    "reciprocal": lambda b, x: elementwise(b, applied("/"), 1, x),
     "rsqrt": _formula(lambda v: Apply("/", (Num(1), Apply("sqrt", (v,))))),
     "square": _formula(lambda v: Apply("**", (v, Num(2)))),
     "maximum": _map("max"),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..einsum import Reduction
-from ..expr import Apply, Expr, Var
+from ..expr import Apply, Expr
 from .shapes import axis_of, reshaped
-from .values import Builder, Value, elementwise, number
+from .values import Builder, Value, elementwise, number, reducing
 
 
 def reduced(
@@ -26,11 +25,8 @@ def reduced(
     def make(at: tuple[Expr, ...]) -> Expr:
         return number(x.element(tuple(at[back[i]] for i in range(len(order)))))
 
-    def reductions(at: tuple[Expr, ...]) -> tuple[Reduction, ...]:
-        return (Reduction(op, tuple(v.name for v in at[len(left) :] if isinstance(v, Var))),)
-
     axes, sizes = [x.axes[i] for i in order], [x.sizes[i] for i in order]
-    out = b.define(wanted, axes, make, reductions=reductions, kept=len(left), sizes=sizes)
+    out = b.define(wanted, axes, make, reductions=reducing(op, len(left)), kept=len(left), sizes=sizes)
     if not keepdim:
         return out
     shape = [1 if i in gone else n for i, n in enumerate(x.sizes)]

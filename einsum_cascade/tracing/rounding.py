@@ -57,8 +57,8 @@ def without_nan(
     b: Builder, x: Value, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Value:
     """Return values with numbers for what is none and for what is endless: the largest of float64, the evaluator's."""
-    largest, lowest = (sys.float_info.max if posinf is None else posinf, -sys.float_info.max)
-    lowest = lowest if neginf is None else neginf
+    largest = sys.float_info.max if posinf is None else posinf
+    lowest = -sys.float_info.max if neginf is None else neginf
 
     def change(v: Expr) -> Expr:
         endless = Compare(("==",), (number(v), Num(math.inf)))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..einsum import Reduction
 from ..expr import Access, Apply, Compare, Expr, Num, Var, variables
 from .shapes import axis_of
-from .values import Axis, Builder, UntraceableError, Value, constant, elementwise, number
+from .values import Axis, Builder, UntraceableError, Value, applied, constant, elementwise, number, reducing
 
 Index = tuple[Expr, ...]
 
@@ -25,7 +24,7 @@ def added_at(b: Builder, x: Value, dim: int, index: Value, source: Value, **kwar
         return number(index.element(at if named is not None else (at[place],)))
 
     total = _sum_at(b, x, place, source, at_row, lambda at: number(source.element(at)), "SC")
-    return total if _is_nothing(x) else elementwise(b, _plus, x, total)
+    return total if _is_nothing(x) else elementwise(b, applied("+"), x, total)
 
 
 def placed(b: Builder, x: Value, dim: int, index: Value, source: Any, **kwargs: Any) -> Value:
@@ -52,10 +51,6 @@ def placed(b: Builder, x: Value, dim: int, index: Value, source: Any, **kwargs: 
         return Apply("select", (Compare((">",), (hit, Num(0))), number(value), number(old)))
 
     return elementwise(b, chosen, hits, new, x)
-
-
-def _plus(p: Expr, q: Expr) -> Expr:
-    return Apply("+", (number(p), number(q)))
 
 
 def _is_nothing(x: Value) -> bool:
@@ -114,7 +109,7 @@ def _sum_at(
         wanted,
         [*axes, row],
         lambda at: of_row(inner(at)) if moves else Apply("select", (hit(at), of_row(inner(at)), Num(0))),
-        reductions=lambda at: (Reduction("sum", (at[rank].name,)),),  # type: ignore[union-attr]
+        reductions=reducing("sum", rank),
         kept=rank,
         sizes=[*x.sizes, rows.sizes[place]],
         where=hit if moves else None,

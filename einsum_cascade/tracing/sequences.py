@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Compare, Expr, Num, Var, variables
+from ..expr import Access, Apply, Compare, Expr, Num, variables
 from .convolutions import convolution
 from .reductions import reduced
 from .shapes import axis_of, sliced
-from .values import Axis, Builder, UntraceableError, Value, elementwise, number
+from .values import Axis, Builder, UntraceableError, Value, applied, elementwise, number, reducing
 
 Handler = Callable[..., Any]
 
@@ -29,13 +29,12 @@ def _running(op: str, wanted: str) -> Handler:
         def before(at: tuple[Expr, ...]) -> Expr:
             return Compare(("<=",), (at[rank], at[place]))
 
-        def over(at: tuple[Expr, ...]) -> tuple[Reduction, ...]:
-            return (Reduction(op, tuple(v.name for v in at[rank:] if isinstance(v, Var))),)
-
         axis = x.axes[place] or Axis(x.sizes[place])
         axes = [*x.axes[:place], axis, *x.axes[place + 1 :], axis]
         sizes = [*x.sizes, x.sizes[place]]
-        return b.define(wanted, axes, make, reductions=over, kept=rank, sizes=sizes, where=before)
+        return b.define(
+            wanted, axes, make, reductions=reducing(op, rank), kept=rank, sizes=sizes, where=before
+        )
 
     return running
 
@@ -117,7 +116,7 @@ def differences(b: Builder, x: Value, n: int = 1, dim: int = -1, *ends: Any, **_
         raise UntraceableError("differences of a higher order, or with more at the ends")
     count = x.sizes[axis_of(x, dim)]
     after, before = sliced(b, x, dim, 1, count), sliced(b, x, dim, 0, count - 1)
-    return elementwise(b, lambda p, q: Apply("-", (number(p), number(q))), after, before)
+    return elementwise(b, applied("-"), after, before)
 
 
 SEQUENCES: dict[str, Handler] = {

@@ -246,6 +246,16 @@ def both(a: Expr | None, b: Expr | None) -> Expr | None:
     return held[0] if held else None
 
 
+def applied(op: str) -> Callable[..., Expr]:
+    """Return the formula of an operator of the language on elements."""
+    return lambda *a: Apply(op, tuple(map(number, a)))
+
+
+def reducing(op: str, kept: int) -> Callable[[tuple[Expr, ...]], tuple[Reduction, ...]]:
+    """Return the reduction over all axes that are not the target's, as `Builder.define` takes it."""
+    return lambda at: (Reduction(op, tuple(v.name for v in at[kept:] if isinstance(v, Var))),)
+
+
 def elementwise(builder: Builder, op: Callable[..., Expr], *values: Value | float) -> Value:
     """Return an operation on elements, dimensions aligned from the right as torch does."""
     rank = max((len(v.sizes) for v in values if isinstance(v, Value)), default=0)

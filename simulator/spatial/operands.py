@@ -14,10 +14,15 @@ from ..identity import remembered
 from .nest import Dimension, Operand
 
 
+def _reads(einsum: Einsum) -> list[tuple[str, tuple[Expr, ...]]]:
+    """Return the tensors that an Einsum reads and the indices, each pair once."""
+    return list(dict.fromkeys((a.tensor, a.indices) for a in einsum.reads))
+
+
 @remembered(maxsize=4096)
 def operands_of(einsum: Einsum) -> tuple[Operand, ...]:
     """Return the accesses of an Einsum as operands, each once, not yet placed."""
-    reads = dict.fromkeys((a.tensor, a.indices) for a in einsum.reads)
+    reads = _reads(einsum)
     found = [Operand(tensor, _dimensions(indices), ()) for tensor, indices in reads]
     whole = tuple(rank_of(r.into) for r in einsum.reductions if r.into)
     return (*found, Operand(einsum.name, _dimensions(einsum.target.indices), (), output=True, whole=whole))
@@ -30,7 +35,7 @@ def operands_in(cascade: Cascade, einsum: Einsum) -> tuple[Operand, ...]:
     And those that read one tensor at several places, X[e, p] * X[e, m], which the places are: both tiles are held.
     """
     found = [_bounded(o, cascade.signatures[o.tensor].ranks) for o in operands_of(einsum)]
-    reads = dict.fromkeys((a.tensor, a.indices) for a in einsum.reads)
+    reads = _reads(einsum)
     places = places_of(einsum)
     for i, (tensor, indices) in enumerate(reads):
         at = {p for o, p in zip(found[:-1], places, strict=False) if o.tensor == tensor}
@@ -42,7 +47,7 @@ def operands_in(cascade: Cascade, einsum: Einsum) -> tuple[Operand, ...]:
 @remembered(maxsize=4096)
 def places_of(einsum: Einsum) -> tuple[tuple[Hashable, ...], ...]:
     """Return where each operand of an Einsum lies in its tensor, index by index, in the order of `operands_of`."""
-    reads = dict.fromkeys((a.tensor, a.indices) for a in einsum.reads)
+    reads = _reads(einsum)
     return tuple(tuple(map(_place, indices)) for indices in (*(i for _, i in reads), einsum.target.indices))
 
 
