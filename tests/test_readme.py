@@ -1,4 +1,4 @@
-"""The README's examples print what the README says, and the files it points at exist."""
+"""The examples of the README and of each package's page print what they say, and what they point at exists."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+PAGES = (README, *sorted(ROOT.glob("*/README.md")))
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+# Lines of an output that are left out.
+LEFT_OUT = "..."
 
 
-def test_the_examples_run() -> None:
-    result = doctest.testfile(str(README), module_relative=False)
-    assert result.attempted > 5
+def test_each_part_has_its_page() -> None:
+    assert {"README.md", "einsum_cascade/README.md", "simulator/README.md", "kernels/README.md"} <= TEXTS.keys()
+
+
+@pytest.mark.parametrize("page", [name for name, text in TEXTS.items() if ">>> " in text])
+def test_the_examples_run(page: str) -> None:
+    result = doctest.testfile(str(ROOT / page), module_relative=False)
+    assert result.attempted > 3
     assert result.failed == 0
 
 
 def examples() -> list[tuple[str, list[str]]]:
-    """Return the commands of one call each that the README shows an output of, and its lines."""
-    found: list[tuple[str, list[str]]] = []
-    for block in re.findall(
-        r"^```console\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    ):
-        for part in block.replace("\\\n", " ").split("$ ")[1:]:
-            command, *lines = part.splitlines()
-            found.append((command.partition("  #")[0], [line for line in lines if line.strip()]))
-    return [(c, lines) for c, lines in found if lines and c.startswith(".venv/bin/cascade")]
+    """Return the commands of one call each that the pages show an output of, and its lines; a command once."""
+    found: dict[str, dict[str, None]] = {}
+    for text in TEXTS.values():
+        for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            for part in block.replace("\\\n", " ").split("$ ")[1:]:
+                command, *lines = part.splitlines()
+                shown = (line for line in lines if line.strip() and line.strip() != LEFT_OUT)
+                found.setdefault(command.partition("  #")[0], {}).update(dict.fromkeys(shown))
+    return [(c, [*lines]) for c, lines in found.items() if lines and c.startswith(".venv/bin/cascade")]
 
 
 # What depends on the machine it runs on, by its times or its devices, or runs for long, is shown and not compared.
@@ -56,11 +65,22 @@ def test_examples_of_the_three_steps_are_compared() -> None:
     assert {"passes", "bounds", "simulate", "predict", "gna"} <= {c.split()[1] for c, _ in COMPARED}
 
 
-def test_every_link_and_picture_leads_somewhere() -> None:
-    text = README.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def heads(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_and_picture_leads_somewhere(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXTS[page]) if "://" not in link]
+    lost = []
+    for path, _, anchor in (link.partition("#") for link in links):
+        place = (ROOT / page).parent / path if path else ROOT / page
+        if not place.exists() or (anchor and anchor not in heads(place.read_text(encoding="utf-8"))):
+            lost.append(f"{path}#{anchor}")
+    assert links or page != "README.md"
+    assert lost == []
 
 
 def test_every_command_it_names_exists() -> None:
@@ -68,9 +88,7 @@ def test_every_command_it_names_exists() -> None:
 
     known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
     known |= {g.name for g in app.registered_groups}
-    shown = set(
-        re.findall(r"^\$ \.venv/bin/cascade ([a-z-]+)", README.read_text(encoding="utf-8"), re.MULTILINE)
-    )
+    shown = set(re.findall(r"^\$ \.venv/bin/cascade ([a-z-]+)", "\n".join(TEXTS.values()), re.MULTILINE))
     assert shown
     assert shown <= known
 
