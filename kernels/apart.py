@@ -1,4 +1,4 @@
-"""Run the checks of a GPU in a process of their own, so that a kernel that faults or hangs takes no other along.
+"""Run jobs in a process of their own, so that a kernel that faults or hangs takes no other along.
 
 After a fault every later call of a process fails with the same error, and a kernel that never ends waits for ever. The
 process sends each outcome when it has it; where it dies or falls silent, the check in progress has failed and a new
@@ -19,13 +19,13 @@ from .beforehand import Job
 # Sent before each check: what dies without it has no check in progress.
 READY = "ready"
 
-Serve = Callable[[Any, Sequence[Job]], None]
+Serve = Callable[[Any, Sequence[Any]], None]
 
 
 def outcomes(
-    jobs: Sequence[Job],
+    jobs: Sequence[Any],
     *,
-    failed: Callable[[Job, str], Any],
+    failed: Callable[[Any, str], Any],
     serve: Serve,
     case_limit_s: float = unattended.CASE_LIMIT_S,
 ) -> Iterator[Any]:

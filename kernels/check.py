@@ -124,7 +124,9 @@ def run(
 
     jobs = [(entry.name, case) for entry, case in work]
     beforehand.compile_here(jobs)
-    found = apart.outcomes(jobs, failed=lambda job, reason: _failed(*job, device, reason), serve=apart.on_gpu)
+    found = apart.outcomes(
+        jobs, failed=lambda job, reason: _failed(job[0], job[1], device, reason), serve=apart.on_gpu
+    )
     return tuple(outcome for _, outcome in zip(progress(work), found, strict=True))
 
 

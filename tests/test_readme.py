@@ -20,7 +20,12 @@ LEFT_OUT = "..."
 
 
 def test_each_part_has_its_page() -> None:
-    assert {"README.md", "einsum_cascade/README.md", "simulator/README.md", "kernels/README.md"} <= TEXTS.keys()
+    assert {
+        "README.md",
+        "einsum_cascade/README.md",
+        "simulator/README.md",
+        "kernels/README.md",
+    } <= TEXTS.keys()
 
 
 @pytest.mark.parametrize("page", [name for name, text in TEXTS.items() if ">>> " in text])

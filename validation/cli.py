@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,8 @@ from einsum_cascade.terminal import OUT_OF_TOLERANCE, Commands, Json, emit_json,
 
 if TYPE_CHECKING:
     from einsum_cascade.cascade import Cascade
+    from mappings.sources import KernelSource
+    from mappings.tiles import KernelResources
 
 # Each room owns its commands; the door only knows where they live.
 ROOMS = (
@@ -21,7 +23,6 @@ ROOMS = (
     "simulator.spatial.cli",
     "simulator.gpu.gna_cli",
     "simulator.gpu.cli",
-    "simulator.gpu.writing.cli",
     "simulator.dse.cli",
     "kernels.cli",
 )
@@ -156,10 +157,22 @@ def schedules(cascade: Cascade, sizes: str, word: str) -> Mapping[str, tuple[flo
     return simulated_traffic(cascade, sizes, word)
 
 
+def compiled(on: str, sources: Sequence[KernelSource]) -> Sequence[KernelResources | None]:
+    """Return what the compiler makes of kernels that `write --compiled` chooses among."""
+    from tqdm.auto import tqdm
+
+    from kernels.sources import compiled as compile_all
+
+    return compile_all(
+        sources, on=on, progress=lambda items: tqdm(items, desc="compile", leave=False, disable=None)
+    )
+
+
 app.command("list")(listing)
 for _room in ROOMS:
     importlib.import_module(_room).register(app)
 importlib.import_module("einsum_cascade.analysis.cli").register(app, schedules)
+importlib.import_module("simulator.gpu.writing.cli").register(app, compiled)
 for _command in (validate, reproduce, gallery, demo, doctor):
     app.command()(_command)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -21,11 +20,12 @@ from ..loops import MOST_BLOCKS, lay_grids, waited_cycles
 from .case import Case
 from .floors import SLACK, floor_s, moved_s
 from .groups import Graph
+from .held import held_of, registers_of
 from .least import Least
 from .structure import Structure
 from .tiles import tilings
 from .tiling import Tiling
-from .work import WARPS, Work, fullest_of, held_of, read_of, work_of, written_of
+from .work import Work, fullest_of, read_of, work_of, written_of
 
 # Rows that share one reading of an operand; mma.sync has 16.
 _GROUP_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
@@ -86,14 +86,18 @@ class Layer:
         self._group_rows = _GROUP_ROWS.get(gpu.target, 16)
         self._known: dict[tuple[frozenset[int], frozenset[str]], Search] = {}
         self._works: dict[frozenset[int], list[Candidate]] = {}
-        # Half of the registers hold tiles; the rest is what a thread needs for itself. Assumed.
-        self.room = gpu.shared_bytes_per_sm + 4.0 * gpu.registers_per_sm / 2
+
+    @property
+    def most(self) -> str:
+        """What a block can hold at the most, in words."""
+        shared, registers = self.gpu.shared_bytes_per_block, registers_of(self.gpu, 8)
+        return f"{shared / 1024:.0f} KiB in shared memory and {registers / 1024:.0f} KiB in registers"
 
     def kernel(self, units: frozenset[int], written: frozenset[str]) -> Kernel | None:
         """Return the fastest kernel of some units; None where no block can hold what it needs.
 
-        A unit alone always has one: what no block can hold goes through memory, at the price of the tile that holds
-        the least.
+        A unit alone always has one: of what no block can hold, the tile that holds the least, and registers that do not
+        fit are spilt.
 
         Args:
             written: tensors that it leaves in memory.
@@ -139,12 +143,11 @@ class Layer:
         return self._works[units]
 
     def _found(self, structure: Structure, *, alone: bool) -> Iterator[Candidate]:
-        most = math.inf if alone else self.room
         every = tilings(self.case, structure, self.gpu)
-        held = [(held_of(t, self.gpu, most=most), t) for t in every if self._able is None or self._able(t)]
-        fit = [each for each in held if each[0] <= self.room]
+        held = [(held_of(t, self.gpu), t) for t in every if self._able is None or self._able(t)]
+        fit = [each for each in held if each[0].fits(self.gpu)]
         if not fit and alone and held:
-            fit = [min(held, key=lambda each: each[0])]
+            fit = [min(held, key=lambda each: each[0].load(self.gpu))]
         for size, tiling in fit:
             yield (
                 tiling,
@@ -152,7 +155,7 @@ class Layer:
                     tiling,
                     self.gpu,
                     held=size,
-                    operand_rows=self._group_rows,
+                    group_rows=self._group_rows,
                     written=frozenset(),
                     alike=True,
                 ),
@@ -172,14 +175,14 @@ class Layer:
         return least * (1 - SLACK)
 
     def _tile(self, work: Work) -> TileMapping:
-        wide = work.rows >= self._group_rows
+        alone = SYNC_SHARE.get(self.gpu.target, 1.0)
         return TileMapping(
             query=work.rows,
             key=work.columns,
-            warps=WARPS,
-            operand_rows=self._group_rows if wide else 16,
-            blocks_per_sm=int(min(max(self.room // max(work.held, 1.0), 1), _MOST_RESIDENT)),
-            tensor_share=1.0 if wide else SYNC_SHARE.get(self.gpu.target, 1.0),
+            warps=work.held.warps,
+            operand_rows=self._group_rows if work.synchronous < 0.5 else 16,
+            blocks_per_sm=min(work.held.blocks(self.gpu), _MOST_RESIDENT),
+            tensor_share=1.0 / (1.0 - work.synchronous + work.synchronous / alone),
         )
 
     def laid(self, units: frozenset[int], written: frozenset[str], candidate: Candidate) -> Kernel:
@@ -188,11 +191,16 @@ class Layer:
         structure, made = tiling.structure, self._tile(work)
         names = tuple(e.name for e in structure.einsums)
         grid = _grid("+".join(names), self.case, structure, work)
-        laid = lay_grids([self._call], self.gpu, mapping=mapping_of([grid], [made]), tile=made)
-        found = times(laid, self.by)
-        return Kernel(
-            units, names, written, grid, made, work, float(found.latency_s[0]) - self.by.launch_s, tiling
-        )
+        busy_s = self._busy_s(grid, made)
+        return Kernel(units, names, written, grid, made, work, busy_s, tiling)
+
+    def with_tile(self, kernel: Kernel, tile: TileMapping) -> Kernel:
+        """Return a kernel with what a compiler has made of its tile."""
+        return replace(kernel, tile=tile, busy_s=self._busy_s(kernel.grid, tile))
+
+    def _busy_s(self, grid: Grid, tile: TileMapping) -> float:
+        laid = lay_grids([self._call], self.gpu, mapping=mapping_of([grid], [tile]), tile=tile)
+        return float(times(laid, self.by).latency_s[0]) - self.by.launch_s
 
 
 def _grid(name: str, case: Case, structure: Structure, work: Work) -> Grid:
@@ -228,13 +236,15 @@ def _steps(work: Work) -> tuple[str | float, float]:
 
 
 def _trips(structure: Structure, work: Work) -> float:
-    """Return the times that a step waits for memory at the least, if a block asks for the loads of one ahead.
+    """Return the times that a step waits for memory at the least.
 
-    Of sums, a block asks for as many steps at a time as make a tile; an iterate block runs as it is written.
+    Of products, a block asks for as many steps ahead as make a tile; all else is loaded where it is asked for.
     """
     if work.steps == 1:
         return 0.0
-    return 1.0 if structure.loop else min(1.0, work.loads / work.steps / _AHEAD)
+    if structure.loop or structure.summed_in_products.isdisjoint(structure.outer):
+        return 1.0
+    return min(1.0, work.loads / work.steps / _AHEAD)
 
 
 def mapping_of(grids: Sequence[Grid], tiles: Sequence[TileMapping], *, useful: float = 0.0) -> KernelMapping:

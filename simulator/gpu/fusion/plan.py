@@ -115,8 +115,8 @@ class Planner:
         for group, made in zip(names, self._laid(groups), strict=False):
             if made is None:
                 raise MappingError(
-                    f"kernels: {'+'.join(group)}: no block can hold what passes between them; expected a tile of "
-                    f"{self.layer.room / 1024:.0f} KiB at the most"
+                    f"kernels: {'+'.join(group)}: no block can hold what passes between them; expected "
+                    f"{self.layer.most} at the most"
                 )
         return self._kernels(groups)
 

@@ -65,10 +65,10 @@ def predict_cascade(
     (['QK+GM', 'QK+SN+SD', 'QK+SN+A+AV'], 6)
     """
     gpu = find_gpu(on) if isinstance(on, str) else on
-    return lay(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype)[1]
+    return priced(*planned(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype))
 
 
-def lay(
+def planned(
     cascade: Cascade,
     sizes: Mapping[str, int] | str,
     gpu: Gpu,
@@ -77,26 +77,29 @@ def lay(
     kernels: Sequence[Sequence[str]] | None = None,
     dtype: str = "bf16",
     able: Able | None = None,
-) -> tuple[list[Kernel], Prediction]:
-    """Return the kernels that a cascade is laid out as, and what they take; arguments as for `predict_cascade`.
+) -> tuple[Planner, list[Kernel]]:
+    """Return the kernels that a cascade is laid out as, with who has chosen them; arguments as for `predict_cascade`.
 
     Args:
         able: which tilings there may be, if not all.
     """
     require(cascade)
     planner = _planner(cascade, sizes, gpu, dtype, able)
-    laid = _laid(planner, implementation, kernels)
+    return planner, _laid(planner, implementation, kernels)
+
+
+def priced(planner: Planner, laid: Sequence[Kernel]) -> Prediction:
+    """Return what the kernels of a plan take."""
     useful = 2.0 * planner.case.operations.get("mac", 0)
     mapping = mapping_of([k.grid for k in laid], [k.tile for k in laid], useful=useful)
-    found = predict(
-        cascade.name,
-        on=gpu,
+    return predict(
+        planner.case.cascade.name,
+        on=planner.gpu,
         mapping=mapping,
         implementation=LIKE,
         calibration=planner.by,
         dtype=planner.dtype,
     )
-    return laid, found
 
 
 def kernels_of(
@@ -109,7 +112,7 @@ def kernels_of(
     dtype: str = "bf16",
 ) -> list[Kernel]:
     """Return the kernels that a cascade is laid out as, in the order in which they run; arguments as above."""
-    return _laid(_planner(cascade, sizes, gpu, dtype), implementation, kernels)
+    return planned(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype)[1]
 
 
 def _planner(

@@ -100,6 +100,26 @@ class Structure:
         return tuple(dict.fromkeys(v for e in every for v in (*e.variables, *e.output_variables)))
 
     @cached_property
+    def summed_in_products(self) -> frozenset[str]:
+        """The variables that its products are summed along."""
+        return frozenset(v for p in self.products for v in p.inner)
+
+    @cached_property
+    def whole(self) -> frozenset[str]:
+        """The variables of which a block has all at a time, though it walks.
+
+        What a step of the loop leaves to the next one, and that of which the largest are asked for: those of parts
+        would have to be compared again.
+        """
+        left = (
+            v for e in self.einsums if e.name in self.states for v in e.output_variables if v != self.loop
+        )
+        ranked = (
+            v for e in self.einsums for r in e.all_reductions if REDUCTION[r.op].index for v in r.variables
+        )
+        return frozenset((*left, *ranked))
+
+    @cached_property
     def used_up(self) -> tuple[tuple[str, ...], ...]:
         """What it has made that each of its Einsums is the last to read."""
         own = {e.name for e in self.einsums}

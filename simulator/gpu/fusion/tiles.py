@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...hardware.gpu import Gpu
 from .case import Case
@@ -14,17 +15,32 @@ from .tiling import STEP, Tiling
 # that kernels of this package and of others take.
 _SIDES = (256, 128, 64, 32, 16)
 _FLAT = (8192, 2048, 512, 128, 32, 8, 1)
+# Elements of a tile of terms: of those that are tried flat, the largest.
+_TERMS = _FLAT[0]
 
 
 def tilings(case: Case, structure: Structure, gpu: Gpu) -> Iterator[Tiling]:
     """Yield what to try: tiles, steps of a running sum, and parts of sums where blocks do not fill the SMs."""
     scans = (1, STEP) if structure.running else (1,)
     for tile, scanned in itertools.product(_tiles(case, structure), scans):
-        whole = Tiling(case, structure, tile, scanned=scanned)
-        yield whole
-        most = min(gpu.sms // (whole.blocks * case.batch), whole.most_parts)
-        for power in range(1, most.bit_length()):
-            yield Tiling(case, structure, tile, parts=2**power)
+        for step in _steps(case, structure, tile):
+            whole = Tiling(case, structure, tile, scanned=scanned, step=step)
+            yield whole
+            most = min(gpu.sms // (whole.blocks * case.batch), whole.most_parts)
+            for power in range(1, most.bit_length()):
+                yield Tiling(case, structure, tile, parts=2**power, step=step)
+
+
+def _steps(case: Case, structure: Structure, tile: Mapping[str, int]) -> Iterator[int]:
+    """Yield how many terms of a sum without products are tried at a time: the usual ones, and a whole tile of them."""
+    yield STEP
+    sums = (e for e in structure.einsums if structure.summed_in_products.isdisjoint(e.reduced))
+    longest = max(
+        (math.prod(case.extents[v] for v in e.reduced if v in structure.walked) for e in sums), default=1
+    )
+    terms = _TERMS // math.prod(min(n, case.extents[v]) for v, n in tile.items())
+    if min(terms, longest) > STEP:
+        yield terms
 
 
 def _tiles(case: Case, structure: Structure) -> Iterator[dict[str, int]]:

@@ -16,6 +16,12 @@ from .structure import Structure
 
 # Keys, tokens or terms that a block takes at a time: the commonest key tile of attention kernels. Assumed.
 STEP = 64
+# Dimensions of a head that a product inside a walk takes at once: the largest head of the kernels of this package.
+_INNER = 256
+# Elements of the largest tile of a block above which it takes eight warps: with four of 32 threads, a tile of 16K
+# elements leaves half of the 255 registers of a thread to all else. Chosen after looking at what softmax over rows of
+# 32K elements, matrices in a recurrence and Sinkhorn steps compile to: with sixteen they spill as much or more.
+_FOUR_WARPS = 2**14
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -26,13 +32,21 @@ class Tiling:
         tile: of the variables that tell blocks apart; the others of them are 1.
         parts: blocks that share a tile, each of which walks along a part of what is walked; `most_parts` at the most.
         scanned: steps of the loop that are worked out at a time, where it is a running sum.
+        step: terms of a sum without products that a block takes at a time.
     """
 
     def __init__(
-        self, case: Case, structure: Structure, tile: Mapping[str, int], *, parts: int = 1, scanned: int = 1
+        self,
+        case: Case,
+        structure: Structure,
+        tile: Mapping[str, int],
+        *,
+        parts: int = 1,
+        scanned: int = 1,
+        step: int = STEP,
     ) -> None:
         """See the class."""
-        self.case, self.structure, self.parts, self.scanned = case, structure, parts, scanned
+        self.case, self.structure, self.parts, self.scanned, self.step = case, structure, parts, scanned, step
         self.tile = {v: min(tile.get(v, 1), case.extents[v]) for v in structure.blocks}
         self._steps = self._cut()
         self._apart = {*self.tile, *self._steps}
@@ -43,13 +57,35 @@ class Tiling:
         """Return the extent of a step along each variable that is walked; those summed together share one length."""
         loop = self.structure.loop
         out = {loop: min(self.scanned, self.case.extents[loop])} if loop else {}
+        summed = self.structure.summed_in_products
+        # An inner walk over a head's dimensions is none: what does not move with the outer one is loaded before it.
+        inner = (v for v in self.structure.walked[1:] if v in summed)
+        out |= {v: n for v in inner if v not in out and (n := self.case.extents[v]) <= _INNER}
+        out |= {v: self.case.extents[v] for v in self.structure.whole if v not in out}
         for einsum in self.structure.einsums:
-            left = STEP
+            left = self.step if summed.isdisjoint(einsum.reduced) else STEP
             for v in reversed(einsum.reduced):
-                if v in self.structure.walked and v not in out:
-                    out[v] = min(max(left, 1), self.case.extents[v])
+                if v in self.structure.walked:
+                    out.setdefault(v, min(max(left, 1), self.case.extents[v]))
                     left //= out[v]
         return {v: out[v] for v in self.structure.walked}
+
+    @cached_property
+    def warps(self) -> int:
+        """Warps of a block: four, or eight where its tiles would fill their registers.
+
+        The terms of a product on tensor cores are nowhere together, those of other sums are.
+        """
+        most = 1
+        products = {id(p.einsum): p for p in self.structure.products}
+        for einsum in self.structure.einsums:
+            product = products.get(id(einsum))
+            sides = (product.rows, product.columns, product.inner) if product else ()
+            tile = [1 << (self.now(v) - 1).bit_length() for v in einsum.variables]
+            if product and all(any(self.now(v) > 1 for v in side) for side in sides):
+                tile = [1 << (self.now(v) - 1).bit_length() for v in (*product.rows, *product.columns)]
+            most = max(most, math.prod(tile))
+        return 8 if most >= _FOUR_WARPS else 4
 
     @property
     def blocks(self) -> int:

@@ -1,4 +1,4 @@
-"""What a kernel does and moves: operations by pipe, bytes from the L2 cache and from memory, and what a block holds."""
+"""What a kernel does and moves: operations by pipe, bytes from the L2 cache and from memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from einsum_cascade.expr import Access
 
 from ...hardware.gpu import Gpu
 from .case import Case
+from .held import Held, room_of, spilt_of
 from .operations import Product
 from .tiling import Tiling
 
 # What a step does, by the names of the tile model.
 STEP_WORK = ("tensor", "exp", "fma", "alu", "loads", "shared")
-WARPS = 4  # of a block; assumed, as most of the kernels of this package
 # Warps of mma.sync that read the same rows, and the same columns, in a product that nothing else shares a kernel with.
 # Chosen after looking at products on A100, to which four warps below each other would be twice too slow.
 _ABREAST = 2
-_WORD = 4.0  # bytes of what lies in registers: sums and softmax in fp32
-_STAGES = 2.0  # of a tile that is loaded while the one before is worked on
 # Pipes that the cost classes of Einsums keep busy. A reciprocal, a sine, a logarithm and a root are one instruction of
 # the special-function unit each, as an exponential is.
 _PIPES: Mapping[str, Mapping[str, float]] = {
@@ -44,9 +42,10 @@ class Work:
         blocks: how many there are, batch left out; `steps`: that each takes along what it walks, where a `where` leaves
             something to do; `fullest`: those of the block that takes the most.
         rows, columns: of its products, the largest.
+        synchronous: the share of the operations on tensor cores whose products have too few rows for a group of warps.
         tensor, exp, fma, alu: operations of a block, a multiply and an add on tensor cores counted as two.
         loads, shared: bytes that a block asks of the L2 cache and of shared memory.
-        held: bytes that a block holds.
+        held: what a block holds.
         reads, writes: bytes that the kernel moves at the least, batch left out.
         parts: blocks that share a tile, each of which sums a part of it; `partial`: elements of those sums, batch left
             out.
@@ -57,13 +56,14 @@ class Work:
     fullest: int
     rows: int
     columns: int
+    synchronous: float
     tensor: float
     exp: float
     fma: float
     alu: float
     loads: float
     shared: float
-    held: float
+    held: Held
     reads: float
     writes: float
     parts: int
@@ -74,22 +74,22 @@ def work_of(
     tiling: Tiling,
     gpu: Gpu,
     *,
-    held: float,
-    operand_rows: int,
+    held: Held,
+    group_rows: int,
     written: frozenset[str],
     alike: bool = False,
 ) -> Work:
     """Return what a block of a kernel does.
 
     Args:
-        held: bytes that it holds, of `held_of`, which is asked before all else.
-        operand_rows: rows of a product that share one reading of its columns from shared memory; 16 of mma.sync.
+        held: what it holds, of `held_of`, which is asked before all else.
+        group_rows: rows of a product that a group of warps multiplies together; fewer go through mma.sync.
         written: tensors that others read, or that are asked for.
         alike: the fullest block is not looked for, and taken to be as the others.
     """
     case, structure, blocks = tiling.case, tiling.structure, tiling.blocks
     pipes = dict.fromkeys(("tensor", "exp", "fma", "alu"), 0.0)
-    shared = 0.0
+    shared = synchronous = 0.0
     busy = _busy(tiling)
     products = {id(p.einsum): p for p in structure.products} if case.tensor else {}
     scanned = {id(e) for e in structure.einsums if e.name in structure.states and tiling.scanned > 1}
@@ -104,12 +104,15 @@ def work_of(
                 done *= math.log2(tiling.scanned)  # of a scan by doubling, as threads of a warp do it
             product = products.get(id(einsum)) if action.op == "mac" else None
             if product is not None and _on_tensor_cores(tiling, gpu, product):
-                pipes["tensor"] += 2.0 * done * _padding(tiling, product)
-                shared += done * case.word * _operands(tiling, product, operand_rows)
+                flops = 2.0 * done * _padding(tiling, product)
+                alone = _side(tiling, product.rows) < group_rows
+                pipes["tensor"] += flops
+                synchronous += flops if alone else 0.0
+                shared += done * case.word * _operands(tiling, product, 16 if alone else group_rows)
                 continue
             for pipe, count in _PIPES[action.op].items():
                 pipes[pipe] += done * count
-    loads = _loads(tiling, gpu)
+    loads = _loads(tiling, gpu) + spilt_of(held, gpu) * tiling.steps * tiling.active
     partial = sum(case.elements(e.name) for e in structure.einsums if structure.parted in e.reduced)
     sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
     rows, columns = max(sides, key=math.prod)
@@ -119,6 +122,7 @@ def work_of(
         fullest=_whole(tiling.steps * tiling.active) if alike else fullest_of(tiling),
         rows=rows,
         columns=columns,
+        synchronous=synchronous / pipes["tensor"] if synchronous else 0.0,
         loads=loads,
         shared=shared + loads,
         held=held,
@@ -169,42 +173,20 @@ def _on_tensor_cores(tiling: Tiling, gpu: Gpu, product: Product) -> bool:
     return rate > min(gpu.fma_per_cycle, 32 * gpu.issue_per_cycle)
 
 
-def _operands(tiling: Tiling, product: Product, operand_rows: int) -> float:
+def _operands(tiling: Tiling, product: Product, group_rows: int) -> float:
     """Return the elements that a product reads from shared memory for each multiply-add.
 
-    A group of `operand_rows` rows reads all columns. Of mma.sync each warp reads its own: warps stand below each other
+    A group of `group_rows` rows reads all columns. Of mma.sync each warp reads its own: warps stand below each other
     where a row has to be complete for what follows it, else two by two, so that both sides are read twice.
     """
     rows, columns = _side(tiling, product.rows), _side(tiling, product.columns)
-    if operand_rows > 16:
-        of_columns, of_rows = math.ceil(rows / operand_rows), 1
+    if group_rows > 16:
+        of_columns, of_rows = math.ceil(rows / group_rows), 1
     elif len(tiling.structure.einsums) > 1:
-        of_columns, of_rows = min(WARPS, math.ceil(rows / 16)), 1
+        of_columns, of_rows = min(tiling.warps, math.ceil(rows / 16)), 1
     else:
         of_columns = of_rows = _ABREAST
     return (of_columns * columns + of_rows * rows) / (rows * columns)
-
-
-def held_of(tiling: Tiling, gpu: Gpu, *, most: float = math.inf) -> float:
-    """Return the bytes that a block holds: of what it reads, and the most of its own at a time.
-
-    Args:
-        most: beyond which it does not matter how many there are.
-    """
-    case, structure, room = tiling.case, tiling.structure, _room(gpu)
-    held = 0.0
-    for access, loaded in zip(structure.readings, tiling.loaded, strict=True):
-        all_of_it = case.word * loaded
-        if all_of_it > room or not case.names(access).isdisjoint(structure.outer):
-            held += _STAGES * case.word * tiling.part(access)
-        else:
-            held += all_of_it
-    return held if held > most else held + _WORD * _most_live(tiling)
-
-
-def _room(gpu: Gpu) -> float:
-    """Return the bytes beyond which an operand that does not move with the steps is loaded anew in each of them."""
-    return gpu.shared_bytes_per_block / 2
 
 
 def _loads(tiling: Tiling, gpu: Gpu) -> float:
@@ -213,7 +195,7 @@ def _loads(tiling: Tiling, gpu: Gpu) -> float:
     Of what moves with the steps only the tiles are loaded of which a `where` leaves a point, and a step for which it
     leaves nothing to load is left out.
     """
-    case, structure, room = tiling.case, tiling.structure, _room(gpu)
+    case, structure, room = tiling.case, tiling.structure, room_of(gpu)
     loads = anew = 0.0
     for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
         all_of_it = case.word * loaded
@@ -232,24 +214,3 @@ def _busy(tiling: Tiling) -> float:
     structure = tiling.structure
     masked = [e for e in structure.einsums if e.name in structure.masked]
     return max((tiling.live(e, e.variables, structure.outer) for e in masked), default=1.0)
-
-
-def _most_live(tiling: Tiling) -> float:
-    """Return the most elements of its own that a block holds at a time; what is used up makes place for others."""
-    structure = tiling.structure
-    size = {
-        e.name: tiling.part(e.target, whole=whole)
-        for e, whole in zip(structure.einsums, structure.gathered, strict=True)
-    }
-    always = sum(n for name, n in size.items() if name in structure.states)
-    live: dict[str, float] = {}
-    most = always
-    for einsum, used_up in zip(structure.einsums, structure.used_up, strict=True):
-        state = einsum.name in structure.states
-        in_place = state or any(size[name] >= size[einsum.name] for name in used_up)
-        taken = 0.0 if in_place else size[einsum.name]
-        most = max(most, always + sum(live.values()) + taken)
-        given = max((live.pop(name, 0.0) for name in used_up), default=0.0)
-        if not state:
-            live[einsum.name] = given if in_place else taken
-    return most

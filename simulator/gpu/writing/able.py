@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 from ..fusion.structure import Structure, Unit, structure_of
 from ..fusion.tiling import Tiling
@@ -13,10 +14,12 @@ from .terms import CannotWriteError
 
 # Elements of a tile that Triton takes, at the most. Source: triton.language.core, TRITON_MAX_TENSOR_NUMEL.
 MOST_ELEMENTS = 2**20
+# A structure, whether its sums are in parts, along what a block walks, and of what it has more than one value.
+_Loops: TypeAlias = tuple[int, bool, tuple[str, ...], frozenset[str]]
 
 
 class Writable:
-    """Tells for a tiling whether its kernel can be written; of a structure it is found out once, by writing it.
+    """Tells for a tiling whether its kernel can be written; of tilings with the same loops it is found out once.
 
     Args:
         word: type of tensors in memory.
@@ -25,7 +28,7 @@ class Writable:
     def __init__(self, memory: Memory, word: str) -> None:
         """See the class."""
         self._memory, self._word = memory, word
-        self._reasons: dict[tuple[int, bool], tuple[Structure, CannotWriteError | None]] = {}
+        self._reasons: dict[_Loops, tuple[Structure, CannotWriteError | None]] = {}
 
     def __call__(self, tiling: Tiling) -> bool:
         """Tell whether a tiling can be written; one of many steps of a scan at a time cannot yet."""
@@ -46,7 +49,8 @@ class Writable:
 
     def _reason(self, tiling: Tiling) -> CannotWriteError | None:
         """Return why a structure has no form, or None."""
-        key = (id(tiling.structure), tiling.parts > 1)
+        lanes = lanes_of(tiling)
+        key = (id(tiling.structure), tiling.parts > 1, lanes.stepped, frozenset(lanes.lanes))
         if key not in self._reasons:
             names = {e.name for e in tiling.structure.einsums}
             try:

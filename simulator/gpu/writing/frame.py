@@ -12,15 +12,11 @@ from dataclasses import dataclass, field
 from einsum_cascade.declarations import rank_of
 
 from .body import Body
-from .lanes import Lanes, sides
+from .lanes import Lanes
 from .memory import MOST_32, Memory
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _WIDTH = 110
-# Elements of the largest tile of a block above which it takes eight warps: with four of 32 threads, a tile of 16K
-# elements leaves half of the 255 registers of a thread to all else. Chosen after looking at what softmax over rows of
-# 32K elements, matrices in a recurrence and Sinkhorn steps compile to: with sixteen they spill as much or more.
-_FOUR_WARPS = 2**14
 _PARTS = "_parts"
 
 
@@ -130,7 +126,7 @@ class Frame:
             self._blocks(),
             constants,
             tuple(helpers),
-            warps_of(self.lanes),
+            self.lanes.tiling.warps,
             scratch,
         )
 
@@ -178,14 +174,3 @@ def parts_of(tensor: str) -> str:
 
 def _words(lines: Sequence[str]) -> Counter[str]:
     return Counter(w for line in lines for w in _WORD.findall(line))
-
-
-def warps_of(lanes: Lanes) -> int:
-    """Return the warps of a block: four, or eight where its tiles would fill their registers."""
-    structure = lanes.tiling.structure
-    made = {p.einsum.name: sides(p, lanes.lanes) for p in structure.products}
-    tiles = [(*rows, *columns) for rows, columns, _ in made.values()]
-    # The terms of a product on tensor cores are nowhere together, those of other sums are.
-    tiles += [lanes.ordered(e.variables) for e in structure.einsums if not all(made.get(e.name, ((),)))]
-    most = max((math.prod(lanes.lanes[v] for v in tile) for tile in tiles), default=1)
-    return 8 if most >= _FOUR_WARPS else 4

@@ -9,7 +9,6 @@ from functools import cached_property
 from einsum_cascade.declarations import rank_of
 from einsum_cascade.einsum import Einsum
 from einsum_cascade.expr import Compare, Size, Var
-from einsum_cascade.ops import REDUCTION
 
 from ..fusion.operations import Product
 from ..fusion.structure import Structure
@@ -20,8 +19,6 @@ from .terms import Term
 # The least rows, columns and terms of a product of tiles: the shape of mma.sync with the fewest of them is 16 x 8 x 16,
 # and Triton asks for 16 of each.
 _LEAST = 16
-# Dimensions of a head that a product takes at once: the largest head of the kernels of this package.
-_INNER = 256
 
 
 @dataclass(frozen=True)
@@ -104,13 +101,7 @@ def lanes_of(tiling: Tiling) -> Lanes:
     """Return the lanes of a tiling: its extents as powers of two, products wide enough for tensor cores."""
     structure = tiling.structure
     everyone = _variables(structure)
-    whole = {  # of which the largest are asked for: those of parts would have to be compared again
-        v for e in structure.einsums for r in e.all_reductions if REDUCTION[r.op].index for v in r.variables
-    }
-    # An inner walk over a head's dimensions is none: what does not move with the outer one is then loaded before it.
-    summed = {v for p in structure.products for v in p.inner}
-    whole |= {v for v in structure.walked[1:] if v in summed and tiling.case.extents[v] <= _INNER}
-    now = {v: tiling.case.extents[v] if v in whole else tiling.now(v) for v in everyone}
+    now = {v: tiling.now(v) for v in everyone}
     lanes = {v: 1 << (n - 1).bit_length() for v, n in now.items() if n > 1}
     for product in structure.products:
         groups = sides(product, lanes)

@@ -14,6 +14,7 @@ from .frame import Frame, Written, parts_of
 from .lanes import lanes_of
 from .memory import Memory
 from .registers import Registers
+from .scopes import lost_name
 from .steps import Stretch, Walk
 from .sums import Sums
 from .terms import CannotWriteError, Term
@@ -50,10 +51,7 @@ def check_writable(tiling: Tiling, memory: Memory, written: Iterable[str], *, wo
     Raises:
         CannotWriteError: naming what has none.
     """
-    kernel = _Kernel(tiling, memory, frozenset(written), word)
-    kernel.compose()
-    if tiling.parts > 1:
-        _Kernel(tiling, memory, frozenset(written), word).put_together()
+    write_kernels("kernel", tiling, memory, written, word=word)
 
 
 class _Kernel:
@@ -104,8 +102,17 @@ class _Kernel:
             self._define(e, self.sums.finished(e, Term(name, axes)))
 
     def function(self, name: str, title: str) -> Written:
-        """Return the kernel that has been composed."""
-        return self.frame.function(name, title, self.values.read, self.stored, self.helpers)
+        """Return the kernel that has been composed.
+
+        Raises:
+            CannotWriteError: a step reads what another step has and does not leave, as a whole row in parts.
+        """
+        made = self.frame.function(name, title, self.values.read, self.stored, self.helpers)
+        lost = lost_name(made.text, {"tl", "triton", *made.helpers})
+        if lost is not None:
+            names = ", ".join(e.name for e in self.structure.einsums)
+            raise CannotWriteError(f"{names}: '{lost}' is read where no step of the block holds it")
+        return made
 
     def _nest(self, einsums: Sequence[Einsum], steps: Sequence[str]) -> None:
         """Write some Einsums under loops over what they are stepped along."""

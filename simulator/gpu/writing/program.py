@@ -12,16 +12,15 @@ from einsum_cascade.printer import render
 
 from ...hardware.gpu import Gpu, find_gpu
 from ..fusion.case import Case
-from ..fusion.kernels import Kernel
-from ..fusion.predict import case_of, lay, word_of
+from ..fusion.predict import case_of, planned, priced, word_of
 from ..fusion.structure import units_of
 from ..prediction import Prediction
 from .able import Writable
 from .body import Body
+from .choice import HEAD, Choice, Compiler, choose, written_kernel
 from .frame import Written
 from .guards import guarded
 from .memory import Memory
-from .nest import write_kernels
 from .operators import HELPERS
 from .sums import TYPES
 from .terms import CannotWriteError
@@ -36,14 +35,12 @@ class Program:
 
     Attributes:
         text: Python source.
-        kernels: the plan that it follows; `prediction`: what they take.
-        written: the source of each, with the kernel that puts parts of its sums together, if there are any.
+        choices: the kernels of the plan that it follows, as they are written; `prediction`: what they take.
         batch: how often all of it occurs, by ranks that the text leaves out.
     """
 
     text: str
-    kernels: tuple[Kernel, ...]
-    written: tuple[tuple[Written, ...], ...]
+    choices: tuple[Choice, ...]
     prediction: Prediction
     batch: int
 
@@ -56,6 +53,7 @@ def write_program(
     implementation: str = "fused",
     kernels: Sequence[Sequence[str]] | None = None,
     dtype: str = "bf16",
+    compiler: Compiler | None = None,
 ) -> Program:
     """Return a cascade as a Python file of Triton kernels.
 
@@ -65,6 +63,7 @@ def write_program(
         on: a GPU, for which Einsums are grouped and tiles chosen.
         implementation, kernels: as for `predict_cascade`.
         dtype: of all tensors in memory, fp32, bf16 or fp16; sums and what stays on chip are fp32.
+        compiler: is asked what tiles to take; without it they are those that the text says are the fastest.
 
     Raises:
         CannotWriteError: something has no form in Triton.
@@ -82,18 +81,20 @@ def write_program(
     able = Writable(memory, word)
     for unit in units_of(cascade):
         able.require(unit)
-    laid, prediction = lay(
+    planner, laid = planned(
         cascade, known, gpu, implementation=implementation, kernels=kernels, dtype=dtype, able=able
     )
     names = _names([k.einsums for k in laid])
-    written = [
-        tuple(write_kernels(n, k.tiling, memory, k.written, word=word, title=f"{' + '.join(k.einsums)}."))
-        for n, k in zip(names, laid, strict=True)
-    ]
+    if compiler is None:
+        chosen = [
+            Choice(k, written_kernel(n, k, memory, word=word)) for n, k in zip(names, laid, strict=True)
+        ]
+    else:
+        chosen = choose(planner, names, laid, memory, compiler, word=word)
+    prediction = priced(planner, [c.kernel for c in chosen])
     return Program(
-        _text(text, memory, gpu, word, written, prediction),
-        tuple(laid),
-        tuple(written),
+        _text(text, memory, gpu, word, [c.written for c in chosen], prediction),
+        tuple(chosen),
         prediction,
         case.batch,
     )
@@ -129,7 +130,7 @@ def _text(
     helpers = dict.fromkeys(h for w in written for h in w.helpers)
     parts = [
         _head(case, gpu, word),
-        "import torch\nimport triton\nimport triton.language as tl\n",
+        HEAD,
         _constants(source, word, memory, [*inputs, *made], scratch),
         *(f"\n{HELPERS[h]}" for h in helpers),
         *(f"\n{w.text}" for w in written),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -165,11 +166,20 @@ class Values:
         key = ("load", access, order)
         if key not in scope.known:
             with self.body.inside(scope):
-                name = self.body.let(access.tensor.lower(), self._load(access, order))
+                text = self._as_loaded(scope.known, access, order) or self._load(access, order)
+                name = self.body.let(access.tensor.lower(), text)
             kind = "int" if access.tensor in self.memory.indices else "float"
             scope.known[key] = Term(name, order, kind)
         found: Term = scope.known[key]
         return found
+
+    def _as_loaded(self, known: Mapping[Any, Any], access: Access, order: Sequence[str]) -> str:
+        """Return what has been loaded with its axes in another order, turned; no word where nothing has."""
+        for other in itertools.permutations(order):
+            term = known.get(("load", access, other))
+            if term is not None:
+                return f"tl.permute({term.text}, {tuple(other.index(a) for a in order)})"
+        return ""
 
     def _load(self, access: Access, order: Sequence[str]) -> str:
         place = {v: i for i, v in enumerate(order)}

@@ -10,11 +10,12 @@ import pytest
 from einsum_cascade import evaluate, parse, zoo
 from einsum_cascade.analysis.points import known_sizes
 from simulator.gpu.fusion.case import Case
+from simulator.gpu.fusion.held import held_of
 from simulator.gpu.fusion.idle import idle_of
 from simulator.gpu.fusion.predict import kernels_of, predict_cascade
 from simulator.gpu.fusion.structure import structure_of, units_of
 from simulator.gpu.fusion.tiling import STEP, Tiling
-from simulator.gpu.fusion.work import held_of, work_of
+from simulator.gpu.fusion.work import work_of
 from simulator.gpu.model import predict
 from simulator.hardware.gpu import find_gpu
 
@@ -210,7 +211,7 @@ def test_the_fullest_block_is_found(where: str, tile: int) -> None:
         {"m": m, "p": p, "P": length},
     )
     steps = np.add.reduceat(np.add.reduceat(holds, range(0, length, STEP), 0), range(0, length, tile), 1) > 0
-    work = work_of(tiling, H100, held=held_of(tiling, H100), operand_rows=16, written=frozenset("Y"))
+    work = work_of(tiling, H100, held=held_of(tiling, H100), group_rows=16, written=frozenset("Y"))
     most = steps.sum(axis=0).max()
     assert most - (tile < STEP) <= work.fullest <= most  # of a band, tiles lie across more steps or fewer
     assert work.steps == -(-steps.sum() // steps.shape[1])
