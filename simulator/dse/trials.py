@@ -62,9 +62,10 @@ def _refused(prepare: Callable[[Point], Any], points: Iterable[Point]) -> ModelE
 
 def _by_value(space: Space) -> Iterator[tuple[str, Value, Any]]:
     """Yield axis, value and positions of points with it, for the first values of every list."""
-    every = np.arange(len(space))
-    if len(space) > _LOOKED_AT:
+    if len(space) > _LOOKED_AT:  # of a space that no list of all its points would fit memory for
         every = np.sort(np.random.default_rng(0).choice(len(space), _LOOKED_AT))
+    else:
+        every = np.arange(len(space))
     columns = space.coded(every)
     for name, values in space.axes.items():
         if isinstance(values, Range):

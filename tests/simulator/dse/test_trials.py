@@ -60,5 +60,9 @@ def test_ranges_and_large_spaces():
     check_values(Space({"x": (1, 2), "y": Range(0, 1)}, samples=16), prepare)
     with pytest.raises(DataError, match=r"^x: 7: no room"):
         check_values(Space({"x": (1, 7), "y": Range(0, 1)}, samples=16), prepare)
+    # A list of all these points would take 6 GiB.
     with pytest.raises(DataError, match=r"^x: 7: no room"):
-        check_values(Space({"x": (1, 7), "z": range(20_000), "w": range(20_000), "y": (1,)}), prepare)
+        check_values(
+            Space({"x": (1, 7), "z": range(20_000), "w": range(20_000), "y": (1,)}),
+            prepare,
+        )

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from examples import MORE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,7 +130,7 @@ def neighborhoods(draw):
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6 * MORE, deadline=None)
 @given(neighborhoods())
 def test_any_neighborhood_is_described_as_its_gradients_walk_it(case):
     check_description("neighborhood_attention_gradients", case, OURS)

@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+from examples import MORE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_machines import random_machine
@@ -63,7 +64,7 @@ def test_the_mapping_found_is_as_good_in_other_letters(tmp_path, name, objective
     assert quantities(other.estimate) == quantities(found.estimate)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=8 * MORE, deadline=None)
 @given(st.sampled_from(sorted(CASCADES)), st.integers(0, 2**32))
 def test_a_mapping_made_on_the_spot_is_the_same_in_other_letters(tmp_path_factory, name, seed):
     path = tmp_path_factory.mktemp("chip") / "random.yaml"
