@@ -17,7 +17,10 @@ from .expression import evaluate_expression, names_in
 
 Text = str | float
 
-ORDERS = ("longest_first", "launch", "shortest_first")
+# In which order blocks are handed out: the longest of the whole call first; in some order of a launch, nobody knows
+# which; the first query tiles of all heads first, whose blocks a causal mask leaves the shortest; the query tiles of a
+# head one after another, then the next head; a sequence after another, each from its longest blocks on.
+ORDERS = ("longest_first", "launch", "shortest_first", "head_by_head", "sequence_by_sequence")
 # Names of a call in an expression.
 SIZES = ("batch", "heads", "kv_heads", "seq_q", "seq_kv", "head_dim", "window", "causal")
 # Names that stand for something else in an expression than a size that somebody gives.

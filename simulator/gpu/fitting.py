@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from einsum_cascade.errors import DataError
 
 from .calibration import NUMBERS, Key, Prior, made
-from .efficiency import Efficiency, times
+from .efficiency import Efficiency, scheduled, times
 from .intervals import with_interval
 from .launch import Launch
 from .likeness import Joint
@@ -57,7 +57,8 @@ def together(
 
     Args:
         known: of all groups at once, in their order.
-        exact: schedule few blocks event by event, by default where rows are few; else by the closed form.
+        exact: schedule few blocks event by event at every step, by default where rows are few; else once, with the
+            constants that are known before.
         huber: row errors beyond so many spreads count linearly; infinity for least squares.
 
     Source: maximum a posteriori by Levenberg-Marquardt; Huber (1964) by iterated weights; correlations as in Gaussian
@@ -66,6 +67,8 @@ def together(
     means, precision = known.mean, _precision(known.covariance)
     if exact is None:
         exact = sum(len(m) for g in groups for m in g.measured_s) <= _FEW_ROWS
+    if not exact:
+        groups = [_scheduled(g, logs) for g, logs in zip(groups, means, strict=True)]
     targets = [np.log(np.concatenate([np.ones(0), *g.measured_s])) for g in groups]
 
     def errors(i: int, x: Floats) -> Floats:
@@ -73,6 +76,11 @@ def together(
 
     found: Floats = means + _most_likely(errors, precision, len(groups), huber=huber)
     return list(found)
+
+
+def _scheduled(group: Group, logs: Floats) -> Group:
+    """Return a group whose launches know how late their blocks end, with the constants of these logarithms."""
+    return replace(group, launches=tuple(scheduled(each, made(np.exp(logs))) for each in group.launches))
 
 
 def furthest(group: Group, fitted: Efficiency) -> float:
@@ -104,7 +112,7 @@ def calibrate(
         launches: measured calls; `measured_s`: their seconds, one array a launch.
         known: the prior.
         source: what the rows are, for the result.
-        exact: schedule few blocks event by event; the closed form is for fits of thousands of rows.
+        exact: schedule few blocks event by event at every step; for fits of thousands of rows once, beforehand.
         kind: of kernel, by which the interval is tabulated.
 
     Raises:

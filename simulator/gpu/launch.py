@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict
 
 import numpy as np
@@ -37,9 +37,12 @@ class Launch:
         full, masked: shape (n, K), tiles of each run of blocks; `walked`: tiles outside the window that the kernel
             walks over all the same; `runs`: how many blocks a run has, zero where there is none;
             `counts`: shape (3, n), full, masked and skipped tiles of the whole call.
-        copies: shape (n,), how often the runs occur (batch and heads); `parts`: into how many the keys are split.
+        copies: shape (n,), how often the runs occur (batch and heads); `sequences`: how many sequences these are of;
+            `parts`: into how many the keys are split.
         most: blocks that an SM can hold; `resident`: shape (n,), blocks that share one.
         chain_cycles: that a tile takes at the least, because each of its products waits for the one before.
+        late: shape (n,), when the last block ends in units of the closed form, where a fit has scheduled the blocks
+            beforehand (see `efficiency.scheduled`).
         name: of the launch where a call has several.
         then: launches of the same calls that follow, each when the one before has ended.
         flops: shape (n,), useful operations; likewise the compulsory bytes of the attention itself, of the copy of
@@ -71,6 +74,8 @@ class Launch:
     elements_appended: Floats
     footprint: Floats
     chain_cycles: float = 0.0
+    sequences: Floats = field(default_factory=lambda: np.ones(1))
+    late: Floats = field(default_factory=lambda: np.ones(1))
     name: str = ""
     then: tuple[Launch, ...] = ()
 
@@ -183,6 +188,7 @@ def launch(
         bytes_of_parts=_bytes_of_parts(calls, work["parts"]),
         elements_appended=np.array([_copied(c, mapping, gpu.target) for c in calls]),
         footprint=footprint,
+        sequences=np.array([float(c.batch) for c in calls]),
         **work,
     )
 
