@@ -108,7 +108,7 @@ def test_walks_inside_walks(name: str, sizes: str, tmp_path: Path) -> None:
     ],
 )
 def test_shared_memory_is_planned_as_the_compiler_allots_it(name: str, sizes: str, tmp_path: Path) -> None:
-    """Operands of products, three stages of those that move; the compiler keeps a few KiB beside them for reductions."""
+    """Operands of products, three stages of those that move; some KiB beside them are for reductions."""
     program = write_program(zoo.load(name), sizes, on="h100")
     (tmp_path / "mine.py").write_text(program.text)
     made = compile_written(load_written(tmp_path / "mine.py"), "sm_90")

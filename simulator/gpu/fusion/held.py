@@ -15,6 +15,9 @@ _STAGES = 3.0
 # 235 kernels that were written from the zoo's texts for sm_90 compile to.
 _OWN = 30.0
 _LANES = 32
+# Elements of a tile that a thread works on, at the most: it does so one after the other, in code without a loop. Chosen
+# after looking at what was written from the zoo: beyond, the compiler is not done after a minute.
+_UNROLLED = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,13 @@ class Held:
     """Bytes of a block in shared memory and in registers, all of its threads together.
 
     Attributes:
+        largest: elements of its largest tile.
         warps: of a block.
     """
 
     shared: float
     registers: float
+    largest: int
     warps: int
 
     def fits(self, gpu: Gpu) -> bool:
@@ -34,8 +39,10 @@ class Held:
         return self.load(gpu) <= 1.0
 
     def load(self, gpu: Gpu) -> float:
-        """Return it as a share of what a block can have, of that which is the scarcer."""
-        return max(self.shared / gpu.shared_bytes_per_block, self.registers / registers_of(gpu, self.warps))
+        """Return it as a share of what a block can have, of that which is the scarcest."""
+        unrolled = self.largest / (_LANES * self.warps * _UNROLLED)
+        registers = self.registers / registers_of(gpu, self.warps)
+        return max(self.shared / gpu.shared_bytes_per_block, registers, unrolled)
 
     def blocks(self, gpu: Gpu) -> int:
         """Return how many such blocks an SM holds; one of which too much was asked counts as one."""
@@ -77,7 +84,8 @@ def held_of(tiling: Tiling, gpu: Gpu) -> Held:
         else:
             shared += _STAGES * now if moves else now
     threads = _LANES * tiling.warps
-    return Held(shared, registers + _WORD * (_most_live(tiling) + _OWN * threads), tiling.warps)
+    registers += _WORD * (_most_live(tiling) + _OWN * threads)
+    return Held(shared, registers, tiling.largest, tiling.warps)
 
 
 def _most_live(tiling: Tiling) -> float:

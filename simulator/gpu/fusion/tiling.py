@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from einsum_cascade.analysis.tile_points import Digit
@@ -71,8 +71,8 @@ class Tiling:
         return {v: out[v] for v in self.structure.walked}
 
     @cached_property
-    def warps(self) -> int:
-        """Warps of a block: four, or eight where its tiles would fill their registers.
+    def largest(self) -> int:
+        """Elements of the largest tile of a block, its sides rounded up to powers of two.
 
         The terms of a product on tensor cores are nowhere together, those of other sums are.
         """
@@ -81,11 +81,16 @@ class Tiling:
         for einsum in self.structure.einsums:
             product = products.get(id(einsum))
             sides = (product.rows, product.columns, product.inner) if product else ()
-            tile = [1 << (self.now(v) - 1).bit_length() for v in einsum.variables]
+            tile: Sequence[str] = einsum.variables
             if product and all(any(self.now(v) > 1 for v in side) for side in sides):
-                tile = [1 << (self.now(v) - 1).bit_length() for v in (*product.rows, *product.columns)]
-            most = max(most, math.prod(tile))
-        return 8 if most >= _FOUR_WARPS else 4
+                tile = (*product.rows, *product.columns)
+            most = max(most, math.prod(1 << (self.now(v) - 1).bit_length() for v in tile))
+        return most
+
+    @property
+    def warps(self) -> int:
+        """Warps of a block: four, or eight where its tiles would fill their registers."""
+        return 8 if self.largest >= _FOUR_WARPS else 4
 
     @property
     def blocks(self) -> int:

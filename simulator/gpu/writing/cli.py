@@ -139,7 +139,8 @@ def _warn(program: Program, on: str) -> None:
             note(
                 f"{name}: a block holds some {held.registers / 1024:,.0f} KiB in registers, of which there are "
                 f"{registers_of(gpu, held.warps) / 1024:,.0f}, and {held.shared / 1024:,.0f} KiB in shared memory, of "
-                f"{gpu.shared_bytes_per_block / 1024:,.0f}: expect spills, a long time in the compiler, or its refusal"
+                f"{gpu.shared_bytes_per_block / 1024:,.0f}, its largest tile has {held.largest:,} elements: expect "
+                "spills, a long time in the compiler, or its refusal"
             )
 
 
