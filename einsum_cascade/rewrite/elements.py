@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from ..analysis.needed import with_sources
 from ..analysis.passes import passes, timeline
 from ..analysis.streams import view, walkers
 from ..cascade import Cascade
@@ -50,6 +51,14 @@ def along(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) ->
     Args:
         settled: Einsums to be taken as given.
     """
+    key = ("along", rank, settled)
+    if key not in cascade.derived:
+        cascade.derived[key] = _along(cascade, rank, settled)
+    found: Along = cascade.derived[key]
+    return found
+
+
+def _along(cascade: Cascade, rank: str, settled: frozenset[str]) -> Along:
     seen = view(cascade, rank)
     walking: dict[str, frozenset[str]] = {}
     whole: set[str] = set()
@@ -61,8 +70,7 @@ def along(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) ->
         moves = seen.components[0] in frozenset().union(*found.values())
         mine = frozenset(found) if moves else frozenset()
         walking[einsum.name] = mine
-        reads = {a.tensor for a in einsum.reads}
-        if reads & (whole | waiting):
+        if not einsum.sources.isdisjoint(whole) or not einsum.sources.isdisjoint(waiting):
             waiting.add(einsum.name)
         if mine and not mine & set(einsum.output_variables):
             whole.add(einsum.name)
@@ -82,24 +90,14 @@ def settlings(cascade: Cascade, rank: str) -> Iterator[frozenset[str]]:
     times = timeline(cascade, rank)
     blocks = {e.name for e, block in cascade.statements if block is not None}
     names = {e.name for e in cascade.einsums}
+    inputs = {s.tensor for s in cascade.inputs}
     tried: set[frozenset[str]] = set()
     for ended in range(passes(cascade, rank).count):
         over = {n for n in names if times[n] <= ended + 0.5} if ended else set()
-        settled = _with_sources(cascade, blocks | over)
+        settled = with_sources(cascade, blocks | over) - inputs
         if settled != names and settled not in tried:
             tried.add(settled)
             yield settled
-
-
-def _with_sources(cascade: Cascade, names: set[str]) -> frozenset[str]:
-    """Return Einsums and all that they depend on."""
-    inputs = {s.tensor for s in cascade.inputs}
-    found = set(names)
-    while True:
-        more = {a.tensor for e, _ in cascade.statements if e.name in found for a in e.reads} - inputs
-        if more <= found:
-            return frozenset(found)
-        found |= more
 
 
 def plain_target(einsum: Einsum) -> bool:
@@ -114,10 +112,9 @@ def inline(seen: Along, einsum: Einsum, wanted: Callable[[str], bool]) -> tuple[
         wanted: tells which tensors to open; those that reduce a rank stay closed.
     """
     found: list[Expr] = [einsum.where] if einsum.where is not None else []
-    names = {e.name for e in seen.cascade.einsums}
 
     def opened(node: Expr) -> Expr:
-        if not isinstance(node, Access) or node.tensor not in names:
+        if not isinstance(node, Access) or not seen.cascade.defines(node.tensor):
             return node
         inner = seen.cascade.einsum(node.tensor)
         if inner.all_reductions or not plain_target(inner) or not wanted(node.tensor):

@@ -102,10 +102,13 @@ def plan_of(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) 
 
 def opened_summaries(plan: Plan, value: Expr, kept: frozenset[str] = frozenset()) -> Expr:
     """Return a value in which maps of whole-fiber values are written out: max(GM[p], S[]) for GMS[p]."""
-    names = {e.name for e in plan.cascade.einsums}
 
     def opened(node: Expr) -> Expr:
-        if not isinstance(node, Access) or node.tensor not in names or node.tensor not in plan.seen.waiting:
+        if (
+            not isinstance(node, Access)
+            or not plan.cascade.defines(node.tensor)
+            or node.tensor not in plan.seen.waiting
+        ):
             return node
         inner = plan.cascade.einsum(node.tensor)
         if node.tensor in plan.seen.whole | kept or inner.all_reductions or not plain_target(inner):
