@@ -371,7 +371,7 @@ def _gathers(cascade: Cascade, einsum: Einsum, seen: RankView, times: dict[str, 
     )
 
 
-def _chain(times: dict[str, _Time], last: str | None) -> tuple[str, ...]:
+def _chain(times: Mapping[str, _Time], last: str | None) -> tuple[str, ...]:
     chain: list[str] = []
     while last is not None and last not in chain:
         chain.append(last)

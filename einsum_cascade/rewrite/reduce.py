@@ -13,7 +13,7 @@ from ..declarations import rank_of
 from .apart import online_apart
 from .corrections import obstacles_to
 from .elements import level_of, settlings
-from .equality import equal
+from .equality import Trials
 from .exchange import exchanges
 from .fetch import fetches, out_of_turn
 from .hoist import hoists, mixing
@@ -170,7 +170,7 @@ class _Known:
     """What the strategies of one search have found out, so that none asks again; local to one call."""
 
     def __init__(self, original: Cascade) -> None:
-        self.original = original
+        self._trials = Trials(original)
         self._made: dict[tuple[Cascade, str, str], tuple[list[Rewritten], Iterator[Rewritten]]] = {}
         self._equal: dict[tuple[Cascade, str], bool] = {}
         self._measured: dict[tuple[Cascade, str, Measure], int] = {}
@@ -201,8 +201,13 @@ class _Known:
         """Tell whether a cascade gives what the original does."""
         key = cascade, rank
         if key not in self._equal:
-            self._equal[key] = equal(self.original, cascade, rank)
+            self._equal[key] = self._trials.hold(cascade, rank)
         return self._equal[key]
+
+    def is_confirmed(self, cascade: Cascade, rank: str) -> bool:
+        """Tell whether a result is equal to the original when all of it is evaluated anew, and remember if not."""
+        self._equal[cascade, rank] = self._trials.confirm(cascade, rank)
+        return self._equal[cascade, rank]
 
     def _measure(self, cascade: Cascade, rank: str, measure: Measure) -> int:
         key = cascade, rank, measure
@@ -223,6 +228,8 @@ def _best(known: _Known, start: Cascade, rank: str, *, along: str = "") -> list[
         if fewest == 1:
             break
         path = _worthwhile(start, rank, _search(known, start, along or rank, strategy))
+        while path and not known.is_confirmed(path[-1].cascade, along or rank):
+            path = _worthwhile(start, rank, _search(known, start, along or rank, strategy))
         count = passes(path[-1].cascade, rank).count if path else fewest
         if count < fewest:
             found, fewest = path, count
