@@ -110,6 +110,15 @@ class Cascade:
         return {e.name: (e, block) for e, block in self.statements if not self.is_initial(e, block)}
 
     @cached_property
+    def readers(self) -> dict[str, tuple[Einsum, ...]]:
+        """Of each tensor that is read the (non-initial) Einsums that do, in order."""
+        found: dict[str, list[Einsum]] = {}
+        for einsum in self.einsums:
+            for tensor in einsum.sources:
+                found.setdefault(tensor, []).append(einsum)
+        return {tensor: tuple(einsums) for tensor, einsums in found.items()}
+
+    @cached_property
     def rank_names(self) -> tuple[str, ...]:
         """Names of all ranks, in order of declaration."""
         return tuple(r.name for r in self.ranks)

@@ -51,6 +51,12 @@ class Symbols:
         self._of: dict[Expr, Formula] = {}
         self._meaning: dict[Formula, Expr] = {}
 
+    def copy(self) -> Symbols:
+        """Return the same symbols, to which others may be added."""
+        made = Symbols()
+        made._of, made._meaning = dict(self._of), dict(self._meaning)
+        return made
+
     def symbol(self, node: Expr) -> Formula:
         """Return the symbol of an atom, the same for equal atoms."""
         if node not in self._of:

@@ -122,6 +122,14 @@ def opened_summaries(plan: Plan, value: Expr, kept: frozenset[str] = frozenset()
 
 def corrected_by(einsum: Einsum, value: Expr, waits: set[str], kind: str) -> Expr | None:
     """Return the factor (sum) or summand (max) that corrects a reduction as some values change, or None."""
+    key = ("corrected by", value, frozenset(waits), kind)
+    if key not in einsum.derived:
+        einsum.derived[key] = _corrected_by(einsum, value, waits, kind)
+    found: Expr | None = einsum.derived[key]
+    return found
+
+
+def _corrected_by(einsum: Einsum, value: Expr, waits: set[str], kind: str) -> Expr | None:
     symbols = Symbols()
     old = symbols.formula(value)
 

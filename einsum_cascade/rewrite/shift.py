@@ -34,9 +34,11 @@ def shifts(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
             continue
         if item.name not in seen.waiting or not seen.streams(item.name) or not plain_target(item):
             continue
-        left = _without_common(seen, item)
         tops = _tops(seen, item)
-        if left is None or outputs & tops or not _nothing_can_tell(seen, item, tops):
+        if not tops or outputs & tops:
+            continue
+        left = _without_common(seen, item)
+        if left is None or not _nothing_can_tell(seen, item, tops):
             continue
         changed = replace(item, value=left)
         body = tuple(changed if other is item else other for other in cascade.body)
@@ -86,7 +88,7 @@ def _opened(seen: Along, value: Expr) -> Expr:
 def _tops(seen: Along, scores: Einsum) -> set[str]:
     """Return the Einsums that reduce the scores over the fiber and move with what is added to all of them."""
     found = set()
-    for einsum in seen.cascade.einsums:
+    for einsum in seen.cascade.readers.get(scores.name, ()):
         whole = set(einsum.reduced) == set(seen.walking.get(einsum.name, ()))
         alone = einsum.value == Access(scores.name, scores.target.indices)
         if (
