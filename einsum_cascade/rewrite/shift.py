@@ -10,9 +10,9 @@ import sympy
 from ..analysis.needed import without_unused
 from ..cascade import Cascade
 from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Var, accesses, substitute, transform, transform_bare, variables
+from ..expr import Access, Apply, Expr, Var, accesses, transform, transform_bare, variables
 from .algebra import Formula, Symbols, expanded
-from .elements import Along, along, plain_target
+from .elements import Along, Writing, along, plain_target
 from .separate import Rewritten
 
 # Reductions that a summand common to all terms passes through.
@@ -71,6 +71,7 @@ def _without_common(seen: Along, einsum: Einsum) -> Expr | None:
 
 def _opened(seen: Along, value: Expr) -> Expr:
     """Return a value in which maps of elements that wait are written out: K[e, m] - MK[e] for KC[e, m]."""
+    writing = Writing(value)
 
     def opened(node: Expr) -> Expr:
         if not isinstance(node, Access) or node.tensor not in seen.waiting or not seen.streams(node.tensor):
@@ -78,9 +79,7 @@ def _opened(seen: Along, value: Expr) -> Expr:
         inner = seen.cascade.einsum(node.tensor)
         if inner.all_reductions or inner.where is not None or not plain_target(inner):
             return node
-        pairs = zip(inner.target.indices, node.indices, strict=True)
-        at = {t.name: i for t, i in pairs if isinstance(t, Var)}
-        return transform_bare(substitute(inner.value, at), opened)
+        return writing.out(inner, node, opened)
 
     return transform_bare(value, opened)
 
