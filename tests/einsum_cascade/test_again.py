@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import numpy as np
@@ -42,8 +43,8 @@ def test_a_changed_cascade_is_evaluated_where_it_changed(use: Use) -> None:
 @pytest.mark.parametrize("name", ["attention_3pass", "attention_2pass_local", "attention_causal"])
 def test_each_stage_after_the_one_before(name: str) -> None:
     stages = reduce_passes(zoo.load(name), "M").stages
-    for before, after in zip(stages, stages[1:], strict=False):
-        sizes = {r: 4 for r in before.free_ranks}
+    for before, after in itertools.pairwise(stages):
+        sizes = dict.fromkeys(before.free_ranks, 4)
         more = {r: 2 for r in after.free_ranks if r not in before.free_ranks}
         held(before, after, {r: n for r, n in sizes.items() if r in after.free_ranks or r == "M"}, more)
 
@@ -60,6 +61,15 @@ def test_only_what_came_out_alike_is_taken_over() -> None:
     assert not taken.exact  # the search evaluates such a result once more as a whole
     assert evaluated_after(start, far, {"M": 3}, x).outputs()["Y"] != start.outputs()["Y"]
     assert evaluated_after(start, near, {"M": 3}, x, alike=0.0).exact
+
+
+def test_a_state_that_starts_otherwise_is_not_taken_over() -> None:
+    text = "cascade c\nrank T\ninput X[T]\noutput Y[]\n"
+    text += "S[0] = FIRST\niterate t {\n  S[t+1] = S[t] + X[t]\n}\nY[] = S[T]\n"
+    none, four = (parse(text.replace("FIRST", first)) for first in ("0", "4"))
+    start = evaluated(none, {"T": 2}, {"X": [1.0, 2.0]})
+    assert start.outputs()["Y"] == 3
+    assert evaluated_after(start, four, {"T": 2}, {"X": [1.0, 2.0]}).outputs()["Y"] == 7
 
 
 def test_a_cascade_that_travels_leaves_its_hashes_behind() -> None:

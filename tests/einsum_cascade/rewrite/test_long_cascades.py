@@ -1,4 +1,4 @@
-"""Long cascades, as traces of whole models are: the search does not nest too deep, and its work grows with their length."""
+"""Long cascades, as traces of whole models are: no formula nests too deep, and work grows with their length."""
 
 from __future__ import annotations
 
