@@ -44,6 +44,10 @@ class Cascade:
         object.__setattr__(self, "signatures", check(self))
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((self.name, self.ranks, self.constants, self.inputs, self.outputs, self.body))
 
     @property
@@ -62,7 +66,8 @@ class Cascade:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "derived"}
+        # Another process has other hashes of the same names.
+        return {name: value for name, value in self.__dict__.items() if name not in ("derived", "_hash")}
 
     @cached_property
     def states(self) -> frozenset[str]:
@@ -89,17 +94,29 @@ class Cascade:
         Raises:
             KeyError: no Einsum defines it.
         """
-        for e in self.einsums:
-            if e.name == name:
-                return e
-        raise KeyError(name)
+        return self._defined[name][0]
 
     def block_of(self, name: str) -> str | None:
         """Return the variable of the iterate block that defines a tensor, or None."""
-        for e, block in self.statements:
-            if e.name == name and not self.is_initial(e, block):
-                return block
-        return None
+        return self._defined[name][1] if name in self._defined else None
+
+    def defines(self, name: str) -> bool:
+        """Tell whether a (non-initial) Einsum defines a tensor."""
+        return name in self._defined
+
+    @cached_property
+    def _defined(self) -> dict[str, tuple[Einsum, str | None]]:
+        """Each (non-initial) Einsum by its name, with the variable of its iterate block."""
+        return {e.name: (e, block) for e, block in self.statements if not self.is_initial(e, block)}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[Einsum, ...]]:
+        """Of each tensor that is read the (non-initial) Einsums that do, in order."""
+        found: dict[str, list[Einsum]] = {}
+        for einsum in self.einsums:
+            for tensor in einsum.sources:
+                found.setdefault(tensor, []).append(einsum)
+        return {tensor: tuple(einsums) for tensor, einsums in found.items()}
 
     @cached_property
     def rank_names(self) -> tuple[str, ...]:

@@ -46,9 +46,10 @@ def _check_declarations(cascade: Cascade) -> None:
             raise CascadeError(f"output {s.tensor} is named twice", at=s.at)
         asked.add(s.tensor)
     sizes = {r.name for r in cascade.ranks} | {c.name for c in cascade.constants}
+    ranks = {r.name for r in cascade.ranks}
     for s in (*cascade.inputs, *cascade.outputs):
         for rank in s.ranks:
-            if rank not in {r.name for r in cascade.ranks}:
+            if rank not in ranks:
                 raise CascadeError(
                     f"tensor {s.tensor} has the unknown rank {rank}",
                     at=s.at,
@@ -112,8 +113,8 @@ class _Scope:
 
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
-        self.ranks = {r.name for r in cascade.ranks}
-        self.sizes = self.ranks | {c.name for c in cascade.constants}
+        self.ranks = frozenset(r.name for r in cascade.ranks)
+        self.sizes = self.ranks.union(c.name for c in cascade.constants)
         self.signatures: dict[str, Signature] = {s.tensor: s for s in cascade.inputs}
         self.inputs = set(self.signatures)
         self.updated: set[str] = set()  # states whose Einsum inside a block has been read
@@ -122,13 +123,20 @@ class _Scope:
         self.updated_by = {e.name: block for e, block in cascade.statements if block is not None}
 
     def add(self, einsum: Einsum, block: str | None) -> None:
-        self._check_expressions(einsum)
-        self._check_variables(einsum, block)
+        # A rewrite changes few Einsums of many: what holds of one by itself is looked into once.
+        known = ("legal", self.ranks, self.sizes) in einsum.derived
+        if not known:
+            self._check_expressions(einsum)
+            self._check_variables(einsum)
+        if block is not None and block in {v for r in einsum.reductions for v in r.variables}:
+            raise CascadeError(f"{block} iterates here and cannot be reduced", at=einsum.at)
         for access in einsum.reads:
             self._check_read(access, einsum, block)
-        if einsum.reductions:
-            self._check_reductions(einsum)
-        self._check_implicit(einsum)
+        if not known:
+            if einsum.reductions:
+                self._check_reductions(einsum)
+            self._check_implicit(einsum)
+            einsum.derived["legal", self.ranks, self.sizes] = True
         self._define(einsum, block)
 
     def finish(self) -> None:
@@ -188,7 +196,7 @@ class _Scope:
         else:
             _check_call(node)
 
-    def _check_variables(self, einsum: Einsum, block: str | None) -> None:
+    def _check_variables(self, einsum: Einsum) -> None:
         created = {r.into for r in einsum.reductions if r.into}
         for r in einsum.reductions:
             if r.into and rank_of(r.into) not in self.ranks:
@@ -200,8 +208,6 @@ class _Scope:
         loose = [v for v in einsum.output_variables if v not in einsum.variables and v not in created]
         if loose:
             raise CascadeError(f"the target uses {loose[0]}, which nothing on the right gives", at=einsum.at)
-        if block is not None and block in {v for r in einsum.reductions for v in r.variables}:
-            raise CascadeError(f"{block} iterates here and cannot be reduced", at=einsum.at)
 
     def _check_read(self, access: Access, einsum: Einsum, block: str | None) -> None:
         found = self.signatures.get(access.tensor)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from .expr import Access, Apply, Expr, Num, Place, Var, accesses, index_variables, variables, walk
 from .ops import REDUCTION, SCALAR
@@ -46,6 +47,22 @@ class Einsum:
     reductions: tuple[Reduction, ...] = ()
     where: Expr | None = None
     at: Place | None = field(default=None, compare=False, repr=False)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.target, self.value, self.reductions, self.where))
+
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """What others have worked out of it, each by a key of its own; it never changes, and no copy needs it."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process has other hashes of the same names.
+        return {name: value for name, value in self.__dict__.items() if name not in ("derived", "_hash")}
 
     @property
     def name(self) -> str:
@@ -99,6 +116,11 @@ class Einsum:
         for index in self.target.indices:
             found += accesses(index)
         return found
+
+    @cached_property
+    def sources(self) -> frozenset[str]:
+        """The tensors that are read."""
+        return frozenset(access.tensor for access in self.reads)
 
     @cached_property
     def moves(self) -> tuple[tuple[frozenset[str], ...], ...]:

@@ -70,7 +70,7 @@ def evaluate(
     tensors = points(cascade, sizes, inputs, limit_bytes=limit_bytes)
     given = {s.tensor for s in cascade.inputs}
     asked = [t for t in tensors if t not in given] if keep_all else [s.tensor for s in cascade.outputs]
-    return {t: _plain(tensors[t]) for t in asked}
+    return {t: plain(tensors[t]) for t in asked}
 
 
 def points(
@@ -84,19 +84,35 @@ def points(
     known = sizes_of_use(cascade, sizes)
     check_memory(cascade, known, limit_bytes=limit_bytes)
     tensors = _checked_inputs(cascade, known, inputs)
-    values = _numbers(cascade, known)
-    with np.errstate(all="ignore"):
-        for item in cascade.body:
-            if isinstance(item, Iterate):
-                _run_block(cascade, item, values, tensors, limit_bytes)
-            else:
-                found = run(item, space_of(item, values, tensors, fixed={}, limit_bytes=limit_bytes))
-                if item.name in cascade.states:
-                    tensors[item.name] = _room(cascade, item.name, values)
-                    _store(item, found, tensors, values, {})
-                else:
-                    tensors[item.name] = Points(np.array(found.values), found.present)
+    values = numbers_of_use(cascade, known)
+    for item in cascade.body:
+        run_item(cascade, item, values, tensors, limit_bytes=limit_bytes)
     return tensors
+
+
+def run_item(
+    cascade: Cascade,
+    item: Einsum | Iterate,
+    values: Mapping[str, float],
+    tensors: dict[str, Points],
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+) -> None:
+    """Add what an Einsum or a block of a cascade defines to the tensors before it.
+
+    Args:
+        values: of every rank and named constant.
+    """
+    with np.errstate(all="ignore"):
+        if isinstance(item, Iterate):
+            _run_block(cascade, item, values, tensors, limit_bytes)
+            return
+        found = run(item, space_of(item, values, tensors, fixed={}, limit_bytes=limit_bytes))
+        if item.name in cascade.states:
+            tensors[item.name] = _room(cascade, item.name, values)
+            _store(item, found, tensors, values, {})
+        else:
+            tensors[item.name] = Points(np.array(found.values), found.present)
 
 
 def sizes_of_use(cascade: Cascade, sizes: Mapping[str, int] | str) -> dict[str, int]:
@@ -209,7 +225,8 @@ def difference(a: Any, b: Any) -> float:
     return math.inf if np.isnan(apart).any() else float(apart.max())
 
 
-def _plain(found: Points) -> Array:
+def plain(found: Points) -> Array:
+    """Return values, 0 where a point does not exist."""
     return found.values if found.present is None else np.where(found.present, found.values, 0.0)
 
 
@@ -218,7 +235,8 @@ def _relevant(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     return {k: v for k, v in sizes.items() if k in names}
 
 
-def _numbers(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, float]:
+def numbers_of_use(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, float]:
+    """Return the value of every rank and named constant."""
     constants = {c.name: size_value(c.value, cascade, sizes) for c in cascade.constants}
     return {**constants, **sizes}
 
@@ -312,7 +330,7 @@ def _index_bounds(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _largest_inside(index: Expr, extent: int, cascade: Cascade, sizes: Mapping[str, int]) -> int:
-    numbers = _numbers(cascade, sizes)
+    numbers = numbers_of_use(cascade, sizes)
 
     def reached(value: int) -> float:
         ends = {v: sizes[rank_of(v)] - 1 for v in variables(index)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeAlias
@@ -162,18 +163,24 @@ def transform(node: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """Return the expression with `change` applied to every node, parts before wholes."""
     parts = children(node)
     if parts:
-        node = rebuild(node, tuple(transform(p, change) for p in parts))
+        node = _with_parts(node, parts, tuple([transform(p, change) for p in parts]))
     return change(node)
+
+
+def _with_parts(node: Expr, old: tuple[Expr, ...], new: tuple[Expr, ...]) -> Expr:
+    """Return a node with other direct parts, itself where they are the same objects."""
+    return node if all(map(operator.is_, old, new)) else rebuild(node, new)
 
 
 def transform_bare(node: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """Return the expression as `transform` does, an access that a `pad` guards left as it is but for its indices."""
     parts = children(node)
     if isinstance(node, Apply) and node.op == "pad":
-        guarded = rebuild(parts[0], tuple(transform_bare(p, change) for p in children(parts[0])))
-        node = rebuild(node, (guarded, *(transform_bare(p, change) for p in parts[1:])))
+        inner = children(parts[0])
+        guarded = _with_parts(parts[0], inner, tuple([transform_bare(p, change) for p in inner]))
+        node = _with_parts(node, parts, (guarded, *[transform_bare(p, change) for p in parts[1:]]))
     elif parts:
-        node = rebuild(node, tuple(transform_bare(p, change) for p in parts))
+        node = _with_parts(node, parts, tuple([transform_bare(p, change) for p in parts]))
     return change(node)
 
 

@@ -169,6 +169,14 @@ def boundaries(cascade: Cascade, rank: str, sizes: Mapping[str, int]) -> tuple[B
     Args:
         sizes: of every rank; they tell which conditions hold everywhere, as `e + 1 - 2*(e%2) < E` does for even E.
     """
+    key = ("boundaries", rank, frozenset(sizes.items()))
+    if key not in cascade.derived:
+        cascade.derived[key] = _boundaries(cascade, rank, sizes)
+    found: tuple[Boundary, ...] = cascade.derived[key]
+    return found
+
+
+def _boundaries(cascade: Cascade, rank: str, sizes: Mapping[str, int]) -> tuple[Boundary, ...]:
     found = passes(cascade, rank)
     if found.count == 1:
         return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ..cascade import Cascade
@@ -11,13 +12,7 @@ from ..einsum import Einsum
 
 def without_unused(cascade: Cascade) -> Cascade:
     """Return a cascade without the Einsums on which no output depends."""
-    needed = {s.tensor for s in cascade.outputs}
-    statements = list(cascade.statements)
-    while True:
-        more = {a.tensor for e, _ in statements if e.name in needed for a in e.reads}
-        if more <= needed:
-            break
-        needed |= more
+    needed = with_sources(cascade, (s.tensor for s in cascade.outputs))
     body: list[Einsum | Iterate] = []
     for item in cascade.body:
         if isinstance(item, Iterate):
@@ -26,4 +21,18 @@ def without_unused(cascade: Cascade) -> Cascade:
                 body.append(replace(item, einsums=kept))
         elif item.name in needed:
             body.append(item)
-    return replace(cascade, body=tuple(body))
+    return replace(cascade, body=tuple(body)) if len(needed) < len(cascade.signatures) else cascade
+
+
+def with_sources(cascade: Cascade, names: Iterable[str]) -> frozenset[str]:
+    """Return some tensors and all on which they depend, inputs included."""
+    reads: dict[str, frozenset[str]] = {}
+    for einsum, _ in cascade.statements:
+        reads[einsum.name] = reads.get(einsum.name, frozenset()) | einsum.sources
+    found = set(names)
+    open_names = list(found)
+    while open_names:
+        fresh = reads.get(open_names.pop(), frozenset()) - found
+        found |= fresh
+        open_names += fresh
+    return frozenset(found)

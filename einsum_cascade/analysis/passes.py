@@ -100,7 +100,15 @@ def passes(cascade: Cascade, rank: str) -> Passes:
     (1, 2)
     """
     require(cascade)
-    times, levels = _timeline(cascade, view(cascade, rank))
+    key = ("passes", rank)
+    if key not in cascade.derived:
+        cascade.derived[key] = _passes(cascade, rank)
+    found: Passes = cascade.derived[key]
+    return found
+
+
+def _passes(cascade: Cascade, rank: str) -> Passes:
+    times, levels = _known_timeline(cascade, rank)
     einsums = cascade.einsums
     summaries = {e.name: times[e.name].streams for e in einsums if e.name not in levels}
     # A rank that nothing visits by name is still streamed once, by whatever reads the tensors that carry it.
@@ -133,7 +141,16 @@ def reduced_ranks(cascade: Cascade) -> tuple[str, ...]:
 
 def timeline(cascade: Cascade, rank: str) -> dict[str, float]:
     """Return for every tensor when it is there: 0, k while it streams in pass k, k + 1/2 after it."""
-    return {name: t.streams for name, t in _timeline(cascade, view(cascade, rank))[0].items()}
+    return {name: t.streams for name, t in _known_timeline(cascade, rank)[0].items()}
+
+
+def _known_timeline(cascade: Cascade, rank: str) -> tuple[Mapping[str, _Time], Mapping[str, int]]:
+    """Return what `_timeline` does, worked out once for each rank of a cascade."""
+    key = ("timeline", rank)
+    if key not in cascade.derived:
+        cascade.derived[key] = _timeline(cascade, view(cascade, rank))
+    found: tuple[Mapping[str, _Time], Mapping[str, int]] = cascade.derived[key]
+    return found
 
 
 def _timeline(cascade: Cascade, seen: RankView) -> tuple[dict[str, _Time], dict[str, int]]:
@@ -354,7 +371,7 @@ def _gathers(cascade: Cascade, einsum: Einsum, seen: RankView, times: dict[str, 
     )
 
 
-def _chain(times: dict[str, _Time], last: str | None) -> tuple[str, ...]:
+def _chain(times: Mapping[str, _Time], last: str | None) -> tuple[str, ...]:
     chain: list[str] = []
     while last is not None and last not in chain:
         chain.append(last)

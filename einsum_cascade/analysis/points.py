@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..cascade import Cascade
 from ..declarations import rank_of, variable_of
 from ..einsum import Einsum, is_constant
 from ..errors import CascadeError, nearest
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, children, substitute, transform, variables
+from ..expr import (
+    Access,
+    Apply,
+    Compare,
+    Expr,
+    Num,
+    Size,
+    Var,
+    accesses,
+    children,
+    substitute,
+    transform,
+    variables,
+)
 from ..iteration import conjuncts_of
 from ..sizes import BATCH_RANKS, parse_sizes, resolve, size_value
 from .predicates import conjuncts, count, is_static, joined
@@ -125,7 +138,9 @@ def live_parts(
     """
     key = ("live_parts", einsum, branches, outputs)
     if key not in cascade.derived:
-        conditions = _conditions(cascade, einsum, {}, branches=branches)
+        conditions = _conditions(
+            cascade, einsum, _known(cascade, einsum.sources, branches=branches), branches=branches
+        )
         own = set(einsum.output_variables if outputs else einsum.variables)
         found = dict.fromkeys(c.holds for c in conditions if c.names <= own)
         cascade.derived[key] = tuple(p for p in found if is_static(p))
@@ -135,13 +150,40 @@ def live_parts(
 
 def conditions_of(cascade: Cascade, einsum: Einsum) -> tuple[Condition, ...]:
     """Return every condition under which a point of an Einsum exists, those that read data among them."""
-    return _conditions(cascade, einsum, {}, branches=True, data=True)
+    known = _known(cascade, einsum.sources, branches=True, data=True)
+    return _conditions(cascade, einsum, known, branches=True, data=True)
 
 
 def conditions_of_access(cascade: Cascade, access: Access) -> tuple[Condition, ...]:
     """Return the conditions under which an element that is read exists, in the variables of its reader."""
-    inherited = _inherited(cascade, access, {}, branches=True, data=True)
+    known = _known(cascade, (a.tensor for a in accesses(access)), branches=True, data=True)
+    inherited = _inherited(cascade, access, known)
     return tuple(dict.fromkeys((*inside(cascade, access), *inherited)))
+
+
+def _known(
+    cascade: Cascade, reads: Iterable[str], *, branches: bool, data: bool = False
+) -> dict[str, tuple[Condition, ...]]:
+    """Return the conditions of the tensors that are read and of all they are made of, each worked out once.
+
+    One after the other from the first on, for a long cascade would nest too deep.
+    """
+    found: dict[str, tuple[Condition, ...]] = cascade.derived.setdefault(("conditions", branches, data), {})
+    open_names = list(reads)
+    while open_names:
+        name = open_names[-1]
+        if name in found or not cascade.defines(name) or name in cascade.states:
+            open_names.pop()
+            continue
+        writer = cascade.einsum(name)
+        before = [
+            t for t in writer.sources if t not in found and t not in cascade.states and cascade.defines(t)
+        ]
+        if before:
+            open_names += before
+        else:
+            found[name] = _conditions(cascade, writer, found, branches=branches, data=data)
+    return found
 
 
 def _conditions(
@@ -165,11 +207,11 @@ def _conditions(
         held = [Condition(p, frozenset()) for p in conjuncts(whole)]
         for access in required(whole):
             held += inside(cascade, access)
-            held += _inherited(cascade, access, known, branches=branches, data=data)
+            held += _inherited(cascade, access, known)
         found += [Condition(c.holds, frozenset(variables(whole))) for c in held]
     for access in required(einsum.value):
         found += inside(cascade, access)
-        found += _inherited(cascade, access, known, branches=branches, data=data)
+        found += _inherited(cascade, access, known)
     for node in _choices(einsum.value):
         for taken, branch in _branches(cascade, node) if branches or node.op == "pad" else ():
             under = _conditions(
@@ -216,20 +258,15 @@ def required(node: Expr) -> list[Access]:
     return [a for p in parts for a in required(p)]
 
 
-def _inherited(
-    cascade: Cascade, access: Access, known: dict[str, tuple[Condition, ...]], *, branches: bool, data: bool
-) -> list[Condition]:
+def _inherited(cascade: Cascade, access: Access, known: dict[str, tuple[Condition, ...]]) -> list[Condition]:
     """Return the conditions of the element read, in the variables of the reader.
 
     What removes terms of a sum that has made the element does not remove the element.
     """
     signature = cascade.signatures[access.tensor]
-    if signature.state is not None or all(e.name != access.tensor for e in cascade.einsums):
+    if signature.state is not None or not cascade.defines(access.tensor):
         return []
     writer = cascade.einsum(access.tensor)
-    if access.tensor not in known:
-        known[access.tensor] = ()
-        known[access.tensor] = _conditions(cascade, writer, known, branches=branches, data=data)
     own = set(writer.output_variables)
     renamed = {
         t.name: i for t, i in zip(writer.target.indices, access.indices, strict=True) if isinstance(t, Var)

@@ -248,7 +248,7 @@ def _follow_selection(
     cascade: Cascade, known: _Known, rank: str, index: Expr, sizes: Mapping[str, int]
 ) -> None:
     """Note that the places that a topk gives are different from each other; those of other tensors may be one."""
-    if not isinstance(index, Access) or all(e.name != index.tensor for e in cascade.einsums):
+    if not isinstance(index, Access) or not cascade.defines(index.tensor):
         return
     writer = cascade.einsum(index.tensor)
     selecting = next((r for r in writer.reductions if r.into), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -50,6 +51,12 @@ class Symbols:
     def __init__(self) -> None:
         self._of: dict[Expr, Formula] = {}
         self._meaning: dict[Formula, Expr] = {}
+
+    def copy(self) -> Symbols:
+        """Return the same symbols, to which others may be added."""
+        made = Symbols()
+        made._of, made._meaning = dict(self._of), dict(self._meaning)
+        return made
 
     def symbol(self, node: Expr) -> Formula:
         """Return the symbol of an atom, the same for equal atoms."""
@@ -186,7 +193,7 @@ def free_of(formula: Formula, symbols: Iterable[Formula]) -> bool:
     return not formula.free_symbols & set(symbols)
 
 
-def _varies(formula: Formula, gone: set[Formula]) -> bool:
+def _varies(formula: Formula, gone: frozenset[Formula]) -> bool:
     """Tell whether two trials show that a formula depends on some symbols: much sooner than trying to simplify it.
 
     Functions that sympy has no word for stand for any: what holds for them holds for a cosine.
@@ -211,8 +218,11 @@ def _stand_in(function: Formula) -> Formula:
 
 def quotient(above: Formula, below: Formula, gone: Iterable[Formula]) -> Formula | None:
     """Return above / below if it can be written without some symbols, else None."""
-    gone = set(gone)
-    ratio = above / below
+    return _quotient(above / below, frozenset(gone))
+
+
+@functools.lru_cache(maxsize=4096)  # a search asks for the same ones with each candidate
+def _quotient(ratio: Formula, gone: frozenset[Formula]) -> Formula | None:
     if _varies(ratio, gone):
         return None
     for attempt in (lambda r: r, lambda r: sympy.powsimp(r), sympy.cancel, sympy.simplify):
@@ -224,7 +234,7 @@ def quotient(above: Formula, below: Formula, gone: Iterable[Formula]) -> Formula
 
 def difference(left: Formula, right: Formula, gone: Iterable[Formula]) -> Formula | None:
     """Return left - right if it can be written without some symbols, else None."""
-    gone = set(gone)
+    gone = frozenset(gone)
     if _varies(left - right, gone):
         return None
     for attempt in (lambda r: r, sympy.expand, sympy.simplify):

@@ -29,7 +29,8 @@ def online_apart(
     if not is_flat(cascade, settled):
         return [Obstacle(cascade.name, "it has an iterate block already")]
     seen = along(cascade, rank, settled)
-    early = [e for e in cascade.einsums if e.name not in _after_places(cascade) | settled]
+    late = _after_places(cascade) | settled
+    early = [e for e in cascade.einsums if e.name not in late]
     carried = {e.name for e in early if e.name in seen.whole}
     copies = {e.name: fresh_name(cascade, f"B{e.name}") for e in early if seen.streams(e.name)}
     if not carried or len(early) + len(settled) == len(cascade.einsums):
@@ -49,11 +50,14 @@ def online_apart(
 
 def _after_places(cascade: Cascade) -> frozenset[str]:
     """Return the Einsums that find places, and all that depend on them."""
-    import networkx
-
-    places = [e.name for e in cascade.einsums if any(r.op in ("topk", "argmax") for r in e.reductions)]
-    graph = cascade.graph
-    return frozenset(places).union(*(networkx.descendants(graph, name) for name in places))
+    found: set[str] = set()
+    open_names = [e.name for e in cascade.einsums if any(r.op in ("topk", "argmax") for r in e.reductions)]
+    while open_names:
+        name = open_names.pop()
+        if name not in found:
+            found.add(name)
+            open_names += [e.name for e in cascade.readers.get(name, ())]
+    return frozenset(found)
 
 
 def _names(item: Einsum | Iterate) -> set[str]:

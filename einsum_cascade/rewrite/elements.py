@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from ..analysis.needed import with_sources
 from ..analysis.passes import passes, timeline
 from ..analysis.streams import view, walkers
 from ..cascade import Cascade
 from ..declarations import Iterate
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Var, substitute, transform_bare, variables
+from ..expr import Access, Apply, Expr, Var, children, substitute, transform_bare, variables
 from .algebra import Formula, Symbols
+
+# Of a formula that is written out: nodes, and levels (an expression may nest 100 deep).
+MOST_PARTS = 2000
+MOST_DEPTH = 95
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,14 @@ def along(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) ->
     Args:
         settled: Einsums to be taken as given.
     """
+    key = ("along", rank, settled)
+    if key not in cascade.derived:
+        cascade.derived[key] = _along(cascade, rank, settled)
+    found: Along = cascade.derived[key]
+    return found
+
+
+def _along(cascade: Cascade, rank: str, settled: frozenset[str]) -> Along:
     seen = view(cascade, rank)
     walking: dict[str, frozenset[str]] = {}
     whole: set[str] = set()
@@ -61,8 +74,7 @@ def along(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) ->
         moves = seen.components[0] in frozenset().union(*found.values())
         mine = frozenset(found) if moves else frozenset()
         walking[einsum.name] = mine
-        reads = {a.tensor for a in einsum.reads}
-        if reads & (whole | waiting):
+        if not einsum.sources.isdisjoint(whole) or not einsum.sources.isdisjoint(waiting):
             waiting.add(einsum.name)
         if mine and not mine & set(einsum.output_variables):
             whole.add(einsum.name)
@@ -82,24 +94,14 @@ def settlings(cascade: Cascade, rank: str) -> Iterator[frozenset[str]]:
     times = timeline(cascade, rank)
     blocks = {e.name for e, block in cascade.statements if block is not None}
     names = {e.name for e in cascade.einsums}
+    inputs = {s.tensor for s in cascade.inputs}
     tried: set[frozenset[str]] = set()
     for ended in range(passes(cascade, rank).count):
         over = {n for n in names if times[n] <= ended + 0.5} if ended else set()
-        settled = _with_sources(cascade, blocks | over)
+        settled = with_sources(cascade, blocks | over) - inputs
         if settled != names and settled not in tried:
             tried.add(settled)
             yield settled
-
-
-def _with_sources(cascade: Cascade, names: set[str]) -> frozenset[str]:
-    """Return Einsums and all that they depend on."""
-    inputs = {s.tensor for s in cascade.inputs}
-    found = set(names)
-    while True:
-        more = {a.tensor for e, _ in cascade.statements if e.name in found for a in e.reads} - inputs
-        if more <= found:
-            return frozenset(found)
-        found |= more
 
 
 def plain_target(einsum: Einsum) -> bool:
@@ -107,27 +109,73 @@ def plain_target(einsum: Einsum) -> bool:
     return all(isinstance(i, Var) for i in einsum.target.indices)
 
 
+class Writing:
+    """How much of a formula has been written out: what would make it too long or too deep stays closed.
+
+    Written out, a recurrence that is unrolled may be as long as there are paths through it.
+
+    Attributes:
+        complete: whether nothing had to stay closed.
+    """
+
+    def __init__(self, value: Expr, most: int = MOST_PARTS) -> None:
+        self.complete = True
+        self._left = most
+        self._depth = value.depth - 1
+
+    def out(self, source: Einsum, access: Access, change: Callable[[Expr], Expr]) -> Expr:
+        """Return the definition of what is read, itself changed, or the access where that is too much."""
+        value = source.value
+        parts, levels = _extent(source)
+        if parts > self._left or self._depth + value.depth > MOST_DEPTH:
+            self.complete = False
+            return access
+        self._left -= parts
+        self._depth += levels
+        found = transform_bare(substitute(value, places_of(source, access)), change)
+        self._depth -= levels
+        return found
+
+
+def _extent(einsum: Einsum) -> tuple[int, int]:
+    """Return the nodes of an Einsum's value, and how many levels further down what it reads may be written out."""
+    if "extent" not in einsum.derived:
+        levels, open_nodes = 0, [(einsum.value, 0)]
+        for node, level in open_nodes:  # grows on the way
+            open_nodes += [(part, level + 1) for part in children(node)]
+            if isinstance(node, Access):
+                levels = max(levels, level + node.depth - 2)
+        einsum.derived["extent"] = len(open_nodes), levels
+    found: tuple[int, int] = einsum.derived["extent"]
+    return found
+
+
+def places_of(source: Einsum, access: Access) -> dict[str, Expr]:
+    """Return at which place an access reads: an index for each variable of the target."""
+    pairs = zip(source.target.indices, access.indices, strict=True)
+    return {t.name: i for t, i in pairs if isinstance(t, Var)}
+
+
 def inline(seen: Along, einsum: Einsum, wanted: Callable[[str], bool]) -> tuple[Expr, tuple[Expr, ...]]:
     """Return an Einsum's value with some streaming tensors replaced by their definitions, and their predicates.
 
     Args:
-        wanted: tells which tensors to open; those that reduce a rank stay closed.
+        wanted: tells which tensors to open; those that reduce a rank stay closed, and so does what gets too long.
     """
     found: list[Expr] = [einsum.where] if einsum.where is not None else []
-    names = {e.name for e in seen.cascade.einsums}
+    writing = Writing(einsum.value)
 
     def opened(node: Expr) -> Expr:
-        if not isinstance(node, Access) or node.tensor not in names:
+        if not isinstance(node, Access) or not seen.cascade.defines(node.tensor):
             return node
         inner = seen.cascade.einsum(node.tensor)
         if inner.all_reductions or not plain_target(inner) or not wanted(node.tensor):
             return node
-        values = {
-            t.name: i for t, i in zip(inner.target.indices, node.indices, strict=True) if isinstance(t, Var)
-        }
-        if inner.where is not None:
-            found.append(substitute(inner.where, values))
-        return transform_bare(substitute(inner.value, values), opened)
+        place = len(found)
+        made = writing.out(inner, node, opened)
+        if inner.where is not None and made is not node:
+            found.insert(place, substitute(inner.where, places_of(inner, node)))
+        return made
 
     return transform_bare(einsum.value, opened), tuple(dict.fromkeys(found))
 

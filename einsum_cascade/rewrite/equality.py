@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..again import ALIKE, Evaluated, evaluated, evaluated_after
 from ..cascade import Cascade
 from ..errors import CascadeError
-from ..evaluator import compared, difference, evaluate, random_inputs
+from ..evaluator import check_memory, compared, difference, random_inputs, sizes_of_use
 from ..expr import Var, accesses, walk
 from ..ops import REDUCTION
 from ..sizes import SEQUENCE_RANKS, resolve
@@ -29,6 +30,18 @@ BEYOND = 9
 GROWTH = (1, 4, 16)
 
 
+Sizes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Example:
+    """Inputs, whether they are large, and what the original makes of them."""
+
+    is_large: bool
+    inputs: Mapping[str, Any]
+    result: Evaluated
+
+
 def equal(a: Cascade, b: Cascade, rank: str) -> bool:
     """Tell whether two cascades give the same outputs at small random sizes, also for large inputs.
 
@@ -41,21 +54,86 @@ def equal(a: Cascade, b: Cascade, rank: str) -> bool:
     Raises:
         CascadeError: the first cannot be evaluated at any of the sizes that are tried.
     """
-    trials = _trials_of(a, b, rank)
-    return all(_agree(a, b, sizes, seed) for seed in SEEDS for sizes in trials)
+    return Trials(a, alike=0.0).hold(b, rank)
 
 
-def _trials_of(a: Cascade, b: Cascade, rank: str) -> list[tuple[dict[str, int], dict[str, int]]]:
-    """Return the smallest of the sizes to try at which the first cascade can be evaluated."""
-    for times in GROWTH[:-1]:
-        try:
-            trials = trial_sizes(a, b, rank, times=times)
-            for mine, _ in trials:
-                _examples(a, tuple(mine.items()), SEEDS[0])
-            return trials
-        except CascadeError:
-            continue
-    return trial_sizes(a, b, rank, times=GROWTH[-1])
+class Trials:
+    """The examples on which cascades are held against an original, and the last that was equal; local to one search.
+
+    A step of a search changes little: what it leaves is taken over from the last cascade that was equal.
+
+    Args:
+        alike: how far, relative to its largest number, a tensor may be from what it was to be taken over.
+    """
+
+    def __init__(self, original: Cascade, *, alike: float = ALIKE) -> None:
+        self.original = original
+        self._alike = alike
+        self._known: dict[tuple[tuple[tuple[str, int], ...], int], tuple[_Example, ...]] = {}
+        self._last: dict[tuple[tuple[tuple[str, int], ...], int], tuple[Evaluated, ...]] = {}
+        self._inexact: set[Cascade] = set()
+
+    def hold(self, cascade: Cascade, rank: str) -> bool:
+        """Tell whether a cascade is equal to the original; `equal` says how."""
+        fresh = {}
+        trials = self._sizes(cascade, rank)
+        for _, theirs in trials:
+            check_memory(cascade, sizes_of_use(cascade, theirs))
+        for seed in SEEDS:
+            for mine, theirs in trials:
+                found = self._agreeing(cascade, mine, theirs, seed)
+                if found is None:
+                    return False
+                fresh[_key(mine, seed)] = found
+        self._last |= fresh
+        if not all(e.exact for found in fresh.values() for e in found):
+            self._inexact.add(cascade)
+        return True
+
+    def confirm(self, cascade: Cascade, rank: str) -> bool:
+        """Tell whether a cascade that held is equal also where nothing is taken over that came out but nearly alike."""
+        if cascade in self._inexact and equal(self.original, cascade, rank):
+            self._inexact.remove(cascade)
+        return cascade not in self._inexact
+
+    def _sizes(self, cascade: Cascade, rank: str) -> list[tuple[Sizes, Sizes]]:
+        """Return the smallest of the sizes to try at which the original can be evaluated."""
+        for times in GROWTH[:-1]:
+            try:
+                trials = trial_sizes(self.original, cascade, rank, times=times)
+                for mine, _ in trials:
+                    self._examples(mine, SEEDS[0])
+                return trials
+            except CascadeError:
+                continue
+        return trial_sizes(self.original, cascade, rank, times=GROWTH[-1])
+
+    def _agreeing(
+        self, cascade: Cascade, mine: Sizes, theirs: Sizes, seed: int
+    ) -> tuple[Evaluated, ...] | None:
+        """Return a cascade evaluated on the examples of some sizes, or None where it differs from the original."""
+        examples = self._examples(mine, seed)
+        last = self._last.get(_key(mine, seed), tuple(e.result for e in examples))
+        found = []
+        for example, before in zip(examples, last, strict=True):
+            found.append(evaluated_after(before, cascade, theirs, example.inputs, alike=self._alike))
+            if not _agree(self.original, example, found[-1]):
+                return None
+        return tuple(found)
+
+    def _examples(self, sizes: Sizes, seed: int) -> tuple[_Example, ...]:
+        """Return inputs, plain ones first and then large ones, and what they give."""
+        key = _key(sizes, seed)
+        if key not in self._known:
+            self._known[key] = tuple(
+                _Example(is_large, inputs, evaluated(self.original, sizes, inputs))
+                for is_large, inputs in _inputs(self.original, sizes, seed)
+            )
+        return self._known[key]
+
+
+def _key(sizes: Sizes, seed: int) -> tuple[tuple[tuple[str, int], ...], int]:
+    return tuple(sizes.items()), seed
 
 
 def trial_sizes(
@@ -118,37 +196,31 @@ def _sizes(cascade: Cascade, wanted: Mapping[str, int], more: int, times: int) -
     return resolve(cascade, given)
 
 
-def _agree(a: Cascade, b: Cascade, sizes: tuple[dict[str, int], dict[str, int]], seed: int) -> bool:
+def _agree(original: Cascade, example: _Example, found: Evaluated) -> bool:
     # Weights of large scores are 0 or 1 but for rounding, which then decides what is selected: only overflow is told.
-    selects = any(REDUCTION[r.op].index for e in a.einsums for r in e.reductions)
-    for large, inputs, left in _examples(a, tuple(sizes[0].items()), seed):
-        right = evaluate(b, sizes[1], inputs)
-        if left.keys() != right.keys():
+    selects = any(REDUCTION[r.op].index for e in original.einsums for r in e.reductions)
+    left, right = example.result.outputs(), found.outputs()
+    if left.keys() != right.keys():
+        return False
+    for t in left:
+        if example.is_large and not np.isfinite(left[t]).all():
+            continue
+        if example.is_large and selects and np.isfinite(right[t]).all():
+            continue
+        if left[t].size != right[t].size or not _close(left[t], right[t]):
             return False
-        for t in left:
-            if large and not np.isfinite(left[t]).all():
-                continue
-            if large and selects and np.isfinite(right[t]).all():
-                continue
-            if left[t].size != right[t].size or not _close(left[t], right[t]):
-                return False
     return True
 
 
-@functools.lru_cache(maxsize=32)  # a search asks for the same ones with each candidate
-def _examples(
-    cascade: Cascade, sizes: tuple[tuple[str, int], ...], seed: int
-) -> tuple[tuple[bool, dict[str, Any], dict[str, Any]], ...]:
-    """Return inputs, plain ones first and then large ones, each with True where it is large, and what they give."""
-    known = dict(sizes)
-    plain = random_inputs(cascade, known, seed=seed)
+def _inputs(cascade: Cascade, sizes: Sizes, seed: int) -> list[tuple[bool, dict[str, Any]]]:
+    """Return inputs, plain ones first and then large ones, each with True where it is large."""
+    plain = random_inputs(cascade, sizes, seed=seed)
     indices = {s.tensor for s in cascade.inputs if _indexes(cascade, s.tensor)}
     masks = [t for t in compared(cascade) if t in plain]
     kept = {*masks, *indices}
     large = [{t: x if t in kept else x * much for t, x in plain.items()} for much in LARGE]
     examples = [(False, x) for x in (plain, *_one_sided(plain, masks, indices, seed))]
-    examples += [(True, x) for x in large]
-    return tuple((is_large, x, evaluate(cascade, known, x)) for is_large, x in examples)
+    return examples + [(True, x) for x in large]
 
 
 def _one_sided(

@@ -25,6 +25,9 @@ from .separate import accumulator, conditions, divisors, folded, split_term
 
 # Nobody takes moments higher than a kurtosis.
 MOST_DERIVATIVES = 4
+# Nor about more than a few references at once, each pair of which takes a sum of its own (a covariance has two): an
+# unrolled recurrence would have one for each of its steps.
+MOST_REFERENCES = 4
 
 Order = tuple[int, ...]
 
@@ -78,8 +81,13 @@ class _Recentring:
     def carried(self, value: Expr) -> Running | None:
         """Return how the sum is carried."""
         old = self.symbols.formula(value)
-        centres = [c for c in self._whole_reads(value) if self._is_centre(old, c)]
-        if not centres or any(set(variables(c)) - set(self.einsum.output_variables) for c in centres):
+        centres: list[Access] = []
+        for read in self._whole_reads(value):
+            if len(centres) <= MOST_REFERENCES and self._is_centre(old, read):
+                centres.append(read)
+        if not 0 < len(centres) <= MOST_REFERENCES:
+            return None
+        if any(set(variables(c)) - set(self.einsum.output_variables) for c in centres):
             return None
         for centre in centres:
             old = old.xreplace({self.symbols.symbol(centre): self.symbols.symbol(self._refer(centre))})
@@ -254,8 +262,10 @@ class _Recentring:
             alike = running.value is None and {r.op for r in other.all_reductions} == {"sum"}
             if not alike or set(other.reduced) != set(self.einsum.reduced):
                 continue
+            if set(conditions(plan.seen, other, ())) != mine:
+                continue
             ratio = quotient(integrand, symbols.formula(other.value), moving)
-            if ratio is not None and set(conditions(plan.seen, other, ())) == mine:
+            if ratio is not None:
                 return ratio * symbols.symbol(other.target)
         return None
 

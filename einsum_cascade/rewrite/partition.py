@@ -58,7 +58,7 @@ def _walked_by_parts(
     body = tuple(
         item
         if isinstance(item, Iterate) or item.name in settled
-        else _split_einsum(cascade, item, rank, outer, inner, keeping)
+        else _split_once(cascade, item, (rank, outer, inner), keeping)
         for item in cascade.body
     )
     outputs = tuple(
@@ -117,6 +117,18 @@ def part_names(cascade: Cascade, rank: str) -> tuple[str, str]:
 def _split_signature(s: Signature, rank: str, outer: str, inner: str) -> Signature:
     ranks = tuple(part for r in s.ranks for part in ((outer, inner) if r == rank else (r,)))
     return replace(s, ranks=ranks)
+
+
+def _split_once(
+    cascade: Cascade, einsum: Einsum, split: tuple[str, str, str], keeping: frozenset[str]
+) -> Einsum:
+    """Return what `_split_einsum` does: the same for all cascades in which the Einsum meets the same tensors."""
+    met = (einsum.name, *sorted(einsum.sources))
+    key = ("split", split, tuple((t in keeping, cascade.signatures[t].ranks) for t in met))
+    if key not in einsum.derived:
+        einsum.derived[key] = _split_einsum(cascade, einsum, *split, keeping)
+    found: Einsum = einsum.derived[key]
+    return found
 
 
 def _split_einsum(

@@ -8,10 +8,13 @@ from ..cascade import Cascade
 from ..declarations import variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError
-from ..expr import Access, Expr, Var, substitute, transform, transform_bare
+from ..expr import Access, Expr, transform, transform_bare
 from .algebra import Formula, Symbols, difference, quotient
-from .elements import Along, along, fresh_name, is_flat, moving_atoms, plain_target
+from .elements import Along, Writing, along, fresh_name, is_flat, moving_atoms, plain_target
 from .partition import blocks
+
+# Nodes of the whole-fiber values that a correction is worked out from: what takes more is not corrected.
+MOST_OF_SUMMARIES = 300
 
 
 @dataclass(frozen=True)
@@ -101,24 +104,33 @@ def plan_of(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()) 
 
 
 def opened_summaries(plan: Plan, value: Expr, kept: frozenset[str] = frozenset()) -> Expr:
-    """Return a value in which maps of whole-fiber values are written out: max(GM[p], S[]) for GMS[p]."""
-    names = {e.name for e in plan.cascade.einsums}
+    """Return a value in which maps of whole-fiber values are written out: max(GM[p], S[]) for GMS[p].
+
+    One that would get too long stays as it is.
+    """
+    writing = Writing(value, MOST_OF_SUMMARIES)
 
     def opened(node: Expr) -> Expr:
-        if not isinstance(node, Access) or node.tensor not in names or node.tensor not in plan.seen.waiting:
+        if not isinstance(node, Access) or node.tensor not in plan.seen.waiting:
             return node
         inner = plan.cascade.einsum(node.tensor)
         if node.tensor in plan.seen.whole | kept or inner.all_reductions or not plain_target(inner):
             return node
-        pairs = zip(inner.target.indices, node.indices, strict=True)
-        values = {t.name: i for t, i in pairs if isinstance(t, Var)}
-        return transform_bare(substitute(inner.value, values), opened)
+        return writing.out(inner, node, opened)
 
     return transform_bare(value, opened)
 
 
 def corrected_by(einsum: Einsum, value: Expr, waits: set[str], kind: str) -> Expr | None:
     """Return the factor (sum) or summand (max) that corrects a reduction as some values change, or None."""
+    key = ("corrected by", value, frozenset(waits), kind)
+    if key not in einsum.derived:
+        einsum.derived[key] = _corrected_by(einsum, value, waits, kind)
+    found: Expr | None = einsum.derived[key]
+    return found
+
+
+def _corrected_by(einsum: Einsum, value: Expr, waits: set[str], kind: str) -> Expr | None:
     symbols = Symbols()
     old = symbols.formula(value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from ..declarations import rank_of
 from .apart import online_apart
 from .corrections import obstacles_to
 from .elements import level_of, settlings
-from .equality import equal
+from .equality import Trials
 from .exchange import exchanges
 from .fetch import fetches, out_of_turn
 from .hoist import hoists, mixing
@@ -23,8 +24,12 @@ from .separate import Rewritten, separations
 from .shift import shifts
 from .whole import with_signature_of
 
-# No cascade of the literature takes more than a dozen; a rule that went in circles would be stopped here.
+# No cascade of the literature takes more than a dozen; a rule that went in circles would be stopped here. What is
+# unrolled, heads or steps of a recurrence, takes some for each.
 MOST_STEPS = 40
+
+
+Measure = Callable[[Cascade, str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +71,40 @@ class Strategy:
     """One way to search: the rules in order, and what counts as better.
 
     Attributes:
-        cost: of a cascade along a rank; each step makes it smaller.
+        measures: of a cascade along a rank; each step makes the first of those that change smaller.
     """
 
     rules: tuple[Rule, ...]
-    cost: Callable[[Cascade, str], tuple[int, ...]]
+    measures: tuple[Measure, ...]
 
 
-def _cost(cascade: Cascade, rank: str) -> tuple[int, ...]:
-    """Return what the search makes small: passes, reductions that nothing can correct, waiting, sums that mix."""
-    count = passes(cascade, rank).count
-    waiting = sum(level - 1 for level in level_of(cascade, rank).values())
-    return count, len(obstacles_to(cascade, rank)), waiting, mixing(cascade, rank)
+def _count(cascade: Cascade, rank: str) -> int:
+    return passes(cascade, rank).count
 
 
-def _patient_cost(cascade: Cascade, rank: str) -> tuple[int, ...]:
-    """Return the same, with the elements that are asked for out of turn: fetching one may free the next."""
-    return *_cost(cascade, rank), out_of_turn(cascade, rank)
+def _obstacles(cascade: Cascade, rank: str) -> int:
+    """Return how many reductions nothing can correct."""
+    return len(obstacles_to(cascade, rank))
+
+
+def _waiting(cascade: Cascade, rank: str) -> int:
+    return sum(level - 1 for level in level_of(cascade, rank).values())
+
+
+# What the search makes small: passes, reductions that nothing can correct, waiting, sums that mix.
+_COST: tuple[Measure, ...] = (_count, _obstacles, _waiting, mixing)
+# The same, with the elements that are asked for out of turn: fetching one may free the next.
+_PATIENT_COST = (*_COST, out_of_turn)
 
 
 # Tried in this order until one pass is left. In each what only moves a factor comes before what changes the walk; what
 # costs more or loses digits is asked sooner only in a later one: sums that are subtracted, one sum for each h of a sum
 # over H, elements that are fetched though nothing is gained at once.
 STRATEGIES = (
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, ONLINE, SUBTRACT), _cost),
-    Strategy((SHIFT, SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE), _cost),
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _cost),
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _patient_cost),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, ONLINE, SUBTRACT), _COST),
+    Strategy((SHIFT, SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE), _COST),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _COST),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _PATIENT_COST),
 )
 
 
@@ -116,11 +128,12 @@ def reduce_passes(cascade: Cascade, rank: str) -> Reduction:
     (3, 1, ['defer', 'online'])
     """
     before = passes(cascade, rank).count
-    path = _best(cascade, cascade, rank)
+    known = _Known(cascade)
+    path = _best(known, cascade, rank)
     for selected in _selected_ranks(cascade, rank):
         here = path[-1].cascade if path else cascade
         if passes(here, rank).count > 1:
-            path += _best(cascade, here, rank, along=selected)
+            path += _best(known, here, rank, along=selected)
     stages, steps = [cascade], []
     for found in path:
         shaped = with_signature_of(cascade, found.cascade, rank)
@@ -153,7 +166,57 @@ def _selected_ranks(cascade: Cascade, rank: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _best(original: Cascade, start: Cascade, rank: str, *, along: str = "") -> list[Rewritten]:
+class _Known:
+    """What the strategies of one search have found out, so that none asks again; local to one call."""
+
+    def __init__(self, original: Cascade) -> None:
+        self._trials = Trials(original)
+        self._made: dict[tuple[Cascade, str, str], tuple[list[Rewritten], Iterator[Rewritten]]] = {}
+        self._equal: dict[tuple[Cascade, str], bool] = {}
+        self._measured: dict[tuple[Cascade, str, Measure], int] = {}
+
+    def made(self, rule: Rule, cascade: Cascade, rank: str) -> Iterator[Rewritten]:
+        """Yield what a rule makes of a cascade, each made when it is first asked for."""
+        key = cascade, rule.name, rank
+        if key not in self._made:
+            self._made[key] = [], rule.apply(cascade, rank)
+        found, more = self._made[key]
+        for place in itertools.count():
+            if place == len(found):
+                following = next(more, None)
+                if following is None:
+                    return
+                found.append(following)
+            yield found[place]
+
+    def is_better(self, one: Cascade, other: Cascade, rank: str, measures: tuple[Measure, ...]) -> bool:
+        """Tell whether the first measure in which two cascades differ is smaller; no further one is taken."""
+        for measure in measures:
+            mine, theirs = self._measure(one, rank, measure), self._measure(other, rank, measure)
+            if mine != theirs:
+                return mine < theirs
+        return False
+
+    def is_equal(self, cascade: Cascade, rank: str) -> bool:
+        """Tell whether a cascade gives what the original does."""
+        key = cascade, rank
+        if key not in self._equal:
+            self._equal[key] = self._trials.hold(cascade, rank)
+        return self._equal[key]
+
+    def is_confirmed(self, cascade: Cascade, rank: str) -> bool:
+        """Tell whether a result is equal to the original when all of it is evaluated anew, and remember if not."""
+        self._equal[cascade, rank] = self._trials.confirm(cascade, rank)
+        return self._equal[cascade, rank]
+
+    def _measure(self, cascade: Cascade, rank: str, measure: Measure) -> int:
+        key = cascade, rank, measure
+        if key not in self._measured:
+            self._measured[key] = measure(cascade, rank)
+        return self._measured[key]
+
+
+def _best(known: _Known, start: Cascade, rank: str, *, along: str = "") -> list[Rewritten]:
     """Return the path to the fewest passes over a rank, of equal ones that of the first strategy.
 
     Args:
@@ -162,21 +225,23 @@ def _best(original: Cascade, start: Cascade, rank: str, *, along: str = "") -> l
     found: list[Rewritten] = []
     fewest = passes(start, rank).count
     for strategy in STRATEGIES:
-        path = _worthwhile(start, rank, _search(original, start, along or rank, strategy))
+        if fewest == 1:
+            break
+        path = _worthwhile(start, rank, _search(known, start, along or rank, strategy))
+        while path and not known.is_confirmed(path[-1].cascade, along or rank):
+            path = _worthwhile(start, rank, _search(known, start, along or rank, strategy))
         count = passes(path[-1].cascade, rank).count if path else fewest
         if count < fewest:
             found, fewest = path, count
-        if fewest == 1:
-            break
     return found
 
 
-def _search(original: Cascade, start: Cascade, rank: str, strategy: Strategy) -> list[Rewritten]:
+def _search(known: _Known, start: Cascade, rank: str, strategy: Strategy) -> list[Rewritten]:
     """Return the rules applied one after the other, each the first that improves on what there is."""
     path: list[Rewritten] = []
     current = start
-    while passes(current, rank).count > 1 and len(path) < MOST_STEPS:
-        found = _improved(original, current, rank, strategy)
+    while passes(current, rank).count > 1 and len(path) < max(MOST_STEPS, len(start.einsums)):
+        found = _improved(known, current, rank, strategy)
         if found is None:
             break
         path.append(found)
@@ -190,11 +255,11 @@ def _worthwhile(start: Cascade, rank: str, path: list[Rewritten]) -> list[Rewrit
     return path[: counts.index(min(counts))]
 
 
-def _improved(original: Cascade, current: Cascade, rank: str, strategy: Strategy) -> Rewritten | None:
+def _improved(known: _Known, current: Cascade, rank: str, strategy: Strategy) -> Rewritten | None:
     """Return the first result of a rule that is better than what there is, and equal to the original."""
-    here = strategy.cost(current, rank)
     for rule in strategy.rules:
-        for candidate in rule.apply(current, rank):
-            if strategy.cost(candidate.cascade, rank) < here and equal(original, candidate.cascade, rank):
+        for candidate in known.made(rule, current, rank):
+            better = known.is_better(candidate.cascade, current, rank, strategy.measures)
+            if better and known.is_equal(candidate.cascade, rank):
                 return candidate
     return None

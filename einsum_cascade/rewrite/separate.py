@@ -14,7 +14,7 @@ from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
 from ..printer import expression
 from .algebra import Formula, Symbols, expanded
 from .elements import (
@@ -99,14 +99,10 @@ def _take_apart(
             without terms is.
     """
     inside_sum, predicates = opened
-    symbols = Symbols()
-    formula = symbols.formula(inside_sum)
-    formula = expanded(formula) if expand else formula
-    gone = set(einsum.reduced)
-    terms = sympy.Add.make_args(formula)
-    pairs = [split_term(t, symbols, gone) for t in terms]
+    symbols, pairs = _terms_of(einsum, inside_sum, expand=expand)
     if len(pairs) == 1 and pairs[0][0] == 1:
         return None
+    symbols = symbols.copy()
     grouped: dict[Formula, Formula] = {}
     for outside, inside in pairs:
         grouped[inside] = grouped.get(inside, 0) + outside
@@ -134,8 +130,23 @@ def _take_apart(
         return None
     body = spliced(seen.cascade.body, einsum, (*sums, outer))
     result = without_unused(replace(seen.cascade, body=body))
-    rule = "defer" if len(terms) == 1 else "separate"
+    rule = "defer" if len(pairs) == 1 else "separate"
     return Rewritten(rule, einsum.name, _why(einsum, grouped, symbols), result, _cancels(grouped))
+
+
+def _terms_of(
+    einsum: Einsum, value: Expr, *, expand: bool
+) -> tuple[Symbols, tuple[tuple[Formula, Formula], ...]]:
+    """Return the terms of what an Einsum sums, each as what is free of the reduced variables and what is not."""
+    key = ("terms", value, expand)
+    if key not in einsum.derived:
+        symbols = Symbols()
+        formula = symbols.formula(value)
+        terms = sympy.Add.make_args(expanded(formula) if expand else formula)
+        gone = set(einsum.reduced)
+        einsum.derived[key] = symbols, tuple(split_term(t, symbols, gone) for t in terms)
+    found: tuple[Symbols, tuple[tuple[Formula, Formula], ...]] = einsum.derived[key]
+    return found
 
 
 def _cancels(grouped: dict[Formula, Formula]) -> bool:
@@ -180,12 +191,15 @@ def accumulator(
     used = {*variables(value), *(v for p in bound for v in variables(p))}
     target = tuple(Var(v) for v in einsum.output_variables if v in used)
     where = joined(_not_inherited(seen.cascade, value, target, einsum, bound))
+    read = {a.tensor for a in accesses(value)}
     for other in seen.cascade.einsums:
         if other.name == einsum.name:
             break
-        alike = {frozenset(r.variables) for r in other.all_reductions} == {frozenset(einsum.reduced)}
-        same = alike and _is_sum(other) and other.where == where and symbols.formula(other.value) == formula
-        if same and set(other.output_variables) == {t.name for t in target}:
+        if not read <= other.sources or not _is_sum(other) or other.where != where:
+            continue
+        alike = set(other.all_reductions[0].variables) == set(einsum.reduced)
+        shaped = set(other.output_variables) == {t.name for t in target}
+        if alike and shaped and symbols.formula(other.value) == formula:
             return Access(other.name, other.target.indices), None
     if not moving <= {*variables(value), *(variables(where) if where is not None else ())}:
         return None, None  # a factor that lacks one of several reduced variables: its sum would lack a size
@@ -229,17 +243,25 @@ def _not_inherited(
 
 def folded(seen: Along, einsum: Einsum, symbols: Symbols, formula: Formula) -> Formula:
     """Return a formula in which the definitions of streaming tensors are read by their names again."""
+    read = _tensors(formula, symbols)
     for other in seen.cascade.einsums:
         if other.name == einsum.name:
             break
-        if other.all_reductions or not plain_target(other) or not seen.streams(other.name):
+        if not other.sources <= read or other.all_reductions:
+            continue
+        if not plain_target(other) or not seen.streams(other.name):
             continue
         if not set(other.output_variables) <= set(einsum.variables):
             continue
         meaning = symbols.formula(other.value)
         if not meaning.is_Symbol and formula.has(meaning):
             formula = formula.subs(meaning, symbols.formula(other.target))
+            read = _tensors(formula, symbols)
     return formula
+
+
+def _tensors(formula: Formula, symbols: Symbols) -> set[str]:
+    return {a.tensor for atom in symbols.atoms(formula) for a in accesses(atom)}
 
 
 def _why(einsum: Einsum, grouped: dict[Formula, Formula], symbols: Symbols) -> str:

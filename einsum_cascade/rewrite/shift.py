@@ -10,9 +10,9 @@ import sympy
 from ..analysis.needed import without_unused
 from ..cascade import Cascade
 from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Var, accesses, substitute, transform, transform_bare, variables
+from ..expr import Access, Apply, Expr, Var, accesses, transform, transform_bare, variables
 from .algebra import Formula, Symbols, expanded
-from .elements import Along, along, plain_target
+from .elements import Along, Writing, along, plain_target
 from .separate import Rewritten
 
 # Reductions that a summand common to all terms passes through.
@@ -34,9 +34,11 @@ def shifts(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
             continue
         if item.name not in seen.waiting or not seen.streams(item.name) or not plain_target(item):
             continue
-        left = _without_common(seen, item)
         tops = _tops(seen, item)
-        if left is None or outputs & tops or not _nothing_can_tell(seen, item, tops):
+        if not tops or outputs & tops:
+            continue
+        left = _without_common(seen, item)
+        if left is None or not _nothing_can_tell(seen, item, tops):
             continue
         changed = replace(item, value=left)
         body = tuple(changed if other is item else other for other in cascade.body)
@@ -69,6 +71,7 @@ def _without_common(seen: Along, einsum: Einsum) -> Expr | None:
 
 def _opened(seen: Along, value: Expr) -> Expr:
     """Return a value in which maps of elements that wait are written out: K[e, m] - MK[e] for KC[e, m]."""
+    writing = Writing(value)
 
     def opened(node: Expr) -> Expr:
         if not isinstance(node, Access) or node.tensor not in seen.waiting or not seen.streams(node.tensor):
@@ -76,9 +79,7 @@ def _opened(seen: Along, value: Expr) -> Expr:
         inner = seen.cascade.einsum(node.tensor)
         if inner.all_reductions or inner.where is not None or not plain_target(inner):
             return node
-        pairs = zip(inner.target.indices, node.indices, strict=True)
-        at = {t.name: i for t, i in pairs if isinstance(t, Var)}
-        return transform_bare(substitute(inner.value, at), opened)
+        return writing.out(inner, node, opened)
 
     return transform_bare(value, opened)
 
@@ -86,7 +87,7 @@ def _opened(seen: Along, value: Expr) -> Expr:
 def _tops(seen: Along, scores: Einsum) -> set[str]:
     """Return the Einsums that reduce the scores over the fiber and move with what is added to all of them."""
     found = set()
-    for einsum in seen.cascade.einsums:
+    for einsum in seen.cascade.readers.get(scores.name, ()):
         whole = set(einsum.reduced) == set(seen.walking.get(einsum.name, ()))
         alone = einsum.value == Access(scores.name, scores.target.indices)
         if (
