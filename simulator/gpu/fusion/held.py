@@ -8,9 +8,13 @@ from ...hardware.gpu import Gpu
 from .tiling import Tiling
 
 _WORD = 4.0  # bytes of what lies in registers: sums and softmax in fp32
-# Tiles of an operand that are in shared memory at a time: that which is multiplied and those on their way. Source:
-# Triton, the default of num_stages.
-_STAGES = 3.0
+# Rows of a product that share one reading of its columns from shared memory, where a group of warps multiplies them
+# together. Source: PTX ISA, wgmma and tcgen05.
+_GROUP_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
+# Tiles of an operand that are in shared memory at a time: those on their way, and that which a group of warps reads
+# while it multiplies; mma.sync has it in registers by then. Source: Triton, the default num_stages of 3; what products
+# for sm_80, sm_89, sm_90, sm_100 and sm_120 compile to.
+_STAGES, _STAGES_ALONE = 3.0, 2.0
 # Registers of a thread beside tiles: addresses, masks, what is on its way between them. Chosen after looking at what
 # 235 kernels that were written from the zoo's texts for sm_90 compile to.
 _OWN = 30.0
@@ -51,6 +55,11 @@ class Held:
         return max(1, int(1.0 / max(shared, registers, self.warps / gpu.max_warps)))
 
 
+def group_rows(gpu: Gpu) -> int:
+    """Return the rows of a product that share one reading of its columns, where it has as many; 16 of mma.sync."""
+    return _GROUP_ROWS.get(gpu.target, 16)
+
+
 def registers_of(gpu: Gpu, warps: int) -> float:
     """Return the bytes of registers that a block of so many warps can have."""
     return _WORD * min(gpu.max_registers * _LANES * warps, gpu.registers_per_sm)
@@ -73,16 +82,20 @@ def held_of(tiling: Tiling, gpu: Gpu) -> Held:
     into registers.
     """
     case, structure, room = tiling.case, tiling.structure, room_of(gpu)
-    products = {id(p.einsum) for p in structure.products}
+    products = {id(p.einsum): p for p in structure.products}
+    together = group_rows(gpu)
     shared = registers = 0.0
     for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
         every = case.word * loaded
         moves = every > room or not case.names(access).isdisjoint(structure.outer)
         now = case.word * tiling.part(access) if moves else every
-        if products.isdisjoint(map(id, readers)):
+        rows = [tiling.side(products[id(e)].rows) for e in readers if id(e) in products]
+        if not rows:
             registers += now
+        elif moves:
+            shared += now * (_STAGES if max(rows) >= together > 16 else _STAGES_ALONE)
         else:
-            shared += _STAGES * now if moves else now
+            shared += now
     threads = _LANES * tiling.warps
     registers += _WORD * (_most_live(tiling) + _OWN * threads)
     return Held(shared, registers, tiling.largest, tiling.warps)

@@ -20,15 +20,13 @@ from ..loops import MOST_BLOCKS, lay_grids, waited_cycles
 from .case import Case
 from .floors import SLACK, floor_s, moved_s
 from .groups import Graph
-from .held import held_of, registers_of
+from .held import group_rows, held_of, registers_of
 from .least import Least
 from .structure import Structure
 from .tiles import tilings
 from .tiling import Tiling
 from .work import Work, fullest_of, read_of, work_of, written_of
 
-# Rows that share one reading of an operand; mma.sync has 16.
-_GROUP_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
 # Of the measured kernels whose constants say the most: what a compiler makes of a fused loop.
 FAMILY, LIKE, HEAD_DIM = "triton_attention", "triton", 128
 # Bytes that a block asks for at a time: 64 keys of 128 elements, the commonest tile; assumed.
@@ -83,7 +81,7 @@ class Layer:
         """See the class."""
         self.case, self.graph, self.gpu, self.by, self._able = case, graph, gpu, by, able
         self._call = make_call(batch=1, heads=1, seq_q=1, head_dim=HEAD_DIM, dtype=dtype)
-        self._group_rows = _GROUP_ROWS.get(gpu.target, 16)
+        self._group_rows = group_rows(gpu)
         self._known: dict[tuple[frozenset[int], frozenset[str]], Search] = {}
         self._works: dict[frozenset[int], list[Candidate]] = {}
 

@@ -121,6 +121,10 @@ class Tiling:
         """Return how many values of a variable a block has before it at a time."""
         return self.extents(_NOTHING).get(variable) or self._of_block(variable)
 
+    def side(self, names: Sequence[str]) -> int:
+        """Return how many rows, columns or terms of a product a block has before it at a time."""
+        return math.prod(self.now(v) for v in names)
+
     def extents(self, whole: frozenset[str]) -> Mapping[str, int]:
         """Return how many values of each variable a block has before it at a time.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from einsum_cascade.expr import Access
@@ -105,7 +105,7 @@ def work_of(
             product = products.get(id(einsum)) if action.op == "mac" else None
             if product is not None and _on_tensor_cores(tiling, gpu, product):
                 flops = 2.0 * done * _padding(tiling, product)
-                alone = _side(tiling, product.rows) < group_rows
+                alone = tiling.side(product.rows) < group_rows
                 pipes["tensor"] += flops
                 synchronous += flops if alone else 0.0
                 shared += done * case.word * _operands(tiling, product, 16 if alone else group_rows)
@@ -114,7 +114,7 @@ def work_of(
                 pipes[pipe] += done * count
     loads = _loads(tiling, gpu) + spilt_of(held, gpu) * tiling.steps * tiling.active
     partial = sum(case.elements(e.name) for e in structure.einsums if structure.parted in e.reduced)
-    sides = [(_side(tiling, p.rows), _side(tiling, p.columns)) for p in products.values()] or [(1, 1)]
+    sides = [(tiling.side(p.rows), tiling.side(p.columns)) for p in products.values()] or [(1, 1)]
     rows, columns = max(sides, key=math.prod)
     return Work(
         blocks=blocks,
@@ -157,13 +157,9 @@ def _whole(steps: float) -> int:
     return max(1, math.ceil(steps - 1e-9))
 
 
-def _side(tiling: Tiling, names: Sequence[str]) -> int:
-    return math.prod(tiling.now(v) for v in names)
-
-
 def _padding(tiling: Tiling, product: Product) -> float:
     """Return how many operations tensor cores do for each that is asked: their tiles are 16 wide at the least."""
-    sides = (_side(tiling, names) for names in (product.rows, product.columns, product.inner))
+    sides = (tiling.side(names) for names in (product.rows, product.columns, product.inner))
     return math.prod(max(16, -(-n // 16) * 16) / n for n in sides)
 
 
@@ -179,7 +175,7 @@ def _operands(tiling: Tiling, product: Product, group_rows: int) -> float:
     A group of `group_rows` rows reads all columns. Of mma.sync each warp reads its own: warps stand below each other
     where a row has to be complete for what follows it, else two by two, so that both sides are read twice.
     """
-    rows, columns = _side(tiling, product.rows), _side(tiling, product.columns)
+    rows, columns = tiling.side(product.rows), tiling.side(product.columns)
     if group_rows > 16:
         of_columns, of_rows = math.ceil(rows / group_rows), 1
     elif len(tiling.structure.einsums) > 1:

@@ -18,10 +18,10 @@ ROWS = "cascade rows\nrank M P\ninput X[P, M]\noutput Y[P]\nY[p] = X[p, m] :: ma
 OWN = 30 * 32 * 4
 
 
-def held(cascade, sizes, tile, **more):
+def held(cascade, sizes, tile, gpu=H100, **more):
     known = known_sizes(cascade, sizes)
     structure = structure_of(cascade, units_of(cascade))
-    return held_of(Tiling(case_of(cascade, known, "bf16"), structure, tile, **more), H100)
+    return held_of(Tiling(case_of(cascade, known, "bf16"), structure, tile, **more), gpu)
 
 
 def test_a_product_has_three_stages_of_both_sides_in_shared_memory_and_its_sums_in_registers():
@@ -31,6 +31,15 @@ def test_a_product_has_three_stages_of_both_sides_in_shared_memory_and_its_sums_
     assert found.fits(H100)
     # 228 KiB hold 96 KiB twice.
     assert found.blocks(H100) == 2
+
+
+@pytest.mark.parametrize(
+    ("on", "rows", "stages"), [("a100", 128, 2), ("h100", 64, 3), ("h100", 32, 2), ("b200", 64, 2)]
+)
+def test_products_that_a_group_of_warps_does_together_have_a_stage_more(on, rows, stages):
+    """Of mma.sync a tile is in registers when it is multiplied; groups of warps read it from shared memory."""
+    found = held(zoo.load("gemm"), "M=4K,N=4K,K=4K", {"m": rows, "n": 128}, find_gpu(on))
+    assert found.shared == stages * (rows + 128) * 64 * 2
 
 
 def test_a_sum_without_a_product_is_loaded_into_registers():
