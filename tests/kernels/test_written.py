@@ -16,11 +16,13 @@ from einsum_cascade import evaluate, parse, zoo
 from einsum_cascade.errors import KernelError
 from einsum_cascade.evaluator import difference, random_inputs
 from einsum_cascade.zoo import reference
+from einsum_cascade.zoo.entries import sizes_at
 from kernels import written
 from kernels.written import check_written, compile_written, load_written, time_written
 from simulator.gpu.fusion import kernels as planned
 from simulator.gpu.writing.program import write_program
 from simulator.gpu.writing.terms import CannotWriteError
+from simulator.hardware.gpu import find_gpu
 
 # Sums of up to some hundred terms in float32 against float64, at values of any size.
 TOLERANCE = 1e-4
@@ -120,6 +122,17 @@ def test_shared_memory_is_planned_as_the_compiler_allots_it(
         # Registers are planned more coarsely: of 235 kernels of the zoo half came within a quarter.
         assert 0.5 < held.registers / (4 * 32 * resources.registers * held.warps) < 2
         assert resources.stack_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["gated_linear", "rwkv7", "gna_2d", "halo_attention", "squeeze_excite", "titans"]
+)
+def test_what_is_written_at_real_sizes_compiles_and_can_be_launched(name: str, tmp_path: Path) -> None:
+    """The interpreter runs small sizes alone; Triton's types and scopes, and what a block can have, show here."""
+    gpu = find_gpu("h100")
+    file = written_file(tmp_path, zoo.load(name), sizes_at(name, 4096), on=gpu)
+    for made in compile_written(file, "sm_90"):
+        assert made.shared_bytes <= gpu.shared_bytes_per_block
 
 
 def test_a_tensor_that_is_needed_both_ways_round_is_loaded_once(tmp_path: Path) -> None:
