@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import sympy
 
 from ..analysis.needed import without_unused
-from ..analysis.points import live_parts
+from ..analysis.points import conditions_of_access, live_parts
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
 from ..declarations import rank_of
@@ -71,8 +71,9 @@ def separations(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
             return seen.streams(tensor) and tensor in seen.waiting
 
         tried: set[Cascade] = set()
+        summed = replace(einsum, value=_unpadded(cascade, einsum, einsum.value))
         for wanted in (same_pass, any_waiting):
-            opened = inline(seen, einsum, wanted)
+            opened = inline(seen, summed, wanted)
             for guarded, expand in itertools.product((False, True), (False, True)):
                 found = _take_apart(seen, einsum, opened, guarded=guarded, expand=expand)
                 if found is not None and found.cascade not in tried:
@@ -104,7 +105,8 @@ def _take_apart(
         return None
     symbols = symbols.copy()
     grouped: dict[Formula, Formula] = {}
-    for outside, inside in pairs:
+    for outside, padded in pairs:
+        inside = _present(seen.cascade, einsum, symbols, padded)
         grouped[inside] = grouped.get(inside, 0) + outside
     sums: list[Einsum] = []
     total: Formula = 0
@@ -132,6 +134,35 @@ def _take_apart(
     result = without_unused(replace(seen.cascade, body=body))
     rule = "defer" if len(pairs) == 1 else "separate"
     return Rewritten(rule, einsum.name, _why(einsum, grouped, symbols), result, _cancels(grouped))
+
+
+def _present(cascade: Cascade, einsum: Einsum, symbols: Symbols, term: Formula) -> Formula:
+    """Return a term of a sum with `x` for each factor `pad(x, 0)`: where x is absent so is the term, which was 0."""
+    factors = []
+    for factor in sympy.Mul.make_args(term):
+        access = _padded(cascade, einsum, symbols.meaning(factor)) if factor.is_Symbol else None
+        factors.append(factor if access is None else symbols.formula(access))
+    return sympy.Mul(*factors)
+
+
+def _unpadded(cascade: Cascade, einsum: Einsum, value: Expr) -> Expr:
+    """Return what a sum has as its one term, as `_present` does."""
+    if isinstance(value, Apply) and value.op in ("*", "/", "neg"):
+        first, *rest = value.args
+        others = (_unpadded(cascade, einsum, a) if value.op == "*" else a for a in rest)
+        return replace(value, args=(_unpadded(cascade, einsum, first), *others))
+    return _padded(cascade, einsum, value) or value
+
+
+def _padded(cascade: Cascade, einsum: Einsum, value: Expr) -> Access | None:
+    """Return x of `pad(x, 0)` where the absence of x removes terms of a sum, and never the sum itself."""
+    if not (isinstance(value, Apply) and value.op == "pad" and value.args[1] == Num(0)):
+        return None
+    (access, _), gone = value.args, set(einsum.reduced)
+    if not isinstance(access, Access):
+        return None
+    apart = (c for c in conditions_of_access(cascade, access) if c.names.isdisjoint(gone))
+    return access if next(apart, None) is None else None
 
 
 def _terms_of(
