@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -188,6 +188,12 @@ def _resources(build: Build, target: str, done: Any, version: str) -> Resources:
         work=tileir.heaviest(tileir.steps(done.asm["ttir"])),
         tensor_memory_columns=getattr(done.metadata, "tmem_size", 0) or 0, fingerprint=fingerprint(build.function),
     )  # fmt: skip
+
+
+def portable(r: Resources) -> Resources:
+    """Return resources in a form that goes from one process to another."""
+    loops = tuple(sass.Loop(loop.instructions, dict(loop.pipes)) for loop in r.loops)
+    return replace(r, loops=loops, totals=dict(r.totals))
 
 
 def usage(cubin: bytes) -> tuple[int, int]:

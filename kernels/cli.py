@@ -128,11 +128,11 @@ def compile_kernels(
         for r in aot.compile_shipped(t, kernels=own or None, own=whole or write, progress=_progress(t))
     ]  # fmt: skip
     if files:
-        from .written import compile_written, load_written
+        from .written import compile_files, load_written
 
         if write:
             raise KernelError("--write stores the kernels of this package; a file's are not among them")
-        found += [r for f in files for t in targets for r in compile_written(load_written(f), t)]
+        found += compile_files([load_written(f) for f in files], targets, progress=_progress("compile"))
     if write:
         note(f"written: {store_resources(found)}")
     if json:

@@ -6,10 +6,8 @@ A kernel may keep the compiler busy for minutes, when its tiles fill the registe
 from __future__ import annotations
 
 import importlib.util
-import queue
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from einsum_cascade.errors import KernelError
 from mappings.sources import KernelSource
 from mappings.tiles import KernelResources, LoopWork
 
-from . import apart, beforehand
+from . import abreast, apart
 from .aot import TARGETS, Build, Resources, compile_build, compiler
 from .steps import machine_of, target_of
 from .tiles import Tile
@@ -45,35 +43,20 @@ def compiled(
     """
     target = target_of(machine_of(on))
     compiler()
-    jobs = [(i, s, target) for i, s in enumerate(sources)]
-    done: queue.SimpleQueue[tuple[int, KernelResources | None] | BaseException] = queue.SimpleQueue()
-    lanes = min(beforehand.workers(), len(jobs))
-    for lane in range(lanes):
-        threading.Thread(target=_serve, args=(jobs[lane::lanes], limit_s, done), daemon=True).start()
-    found: list[KernelResources | None] = [None] * len(jobs)
-    for _ in progress(range(len(jobs))):
-        answer = done.get()
-        if isinstance(answer, BaseException):
-            raise answer
-        found[answer[0]] = answer[1]
-    return found
+    return abreast.answers(
+        [(s, target) for s in sources],
+        serve=compile_each,
+        failed=lambda job, reason: None,
+        limit_s=limit_s,
+        progress=progress,
+    )
 
 
-def _serve(jobs: Sequence[Any], limit_s: float, done: queue.SimpleQueue[Any]) -> None:
-    try:
-        for answer in apart.outcomes(
-            jobs, failed=lambda job, _: (job[0], None), serve=compile_each, case_limit_s=limit_s
-        ):
-            done.put(answer)
-    except KernelError as error:
-        done.put(error)
-
-
-def compile_each(pipe: Any, jobs: Sequence[tuple[int, KernelSource, str]]) -> None:
+def compile_each(pipe: Any, jobs: Sequence[tuple[int, tuple[KernelSource, str]]]) -> None:
     """Send the number of each job and what the compiler makes of it."""
     compiler()
     with tempfile.TemporaryDirectory() as folder:
-        for i, source, target in jobs:
+        for i, (source, target) in jobs:
             pipe.send(apart.READY)
             try:
                 found = resources_of(compile_build(_build(source, Path(folder), i), target), source.loops)

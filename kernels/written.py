@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from einsum_cascade.machine import memory_bytes
 from einsum_cascade.parser import parse
 from einsum_cascade.terminal import note
 
-from .aot import POINTER, Build, Resources, compile_build
+from . import abreast, apart
+from .aot import POINTER, Build, Resources, compile_build, portable, target_number
 from .check import LIMITS, Outcome, poisoned, relative_error
 from .interpreter import interpreting
 from .tiles import Tile
@@ -45,6 +46,8 @@ _STAGES = 3
 _COUNT = itertools.count()
 # Thread blocks that Triton's interpreter is given, at the most: of some milliseconds each, in one thread.
 MOST_INTERPRETED = 10_000
+# Seconds after which a compiler is given up: its largest kernels of the zoo that end at all take it half a minute.
+COMPILE_S = 300.0
 # An index that nobody should read.
 POISON = 2**30
 
@@ -295,6 +298,54 @@ def compile_written(file: WrittenFile, target: str) -> list[Resources]:
         KernelError: a target that is unknown, or a kernel that the compiler refuses.
     """
     return [compile_build(_build(file, launch), target) for launch in file.launches]
+
+
+def compile_files(
+    files: Sequence[WrittenFile],
+    targets: Sequence[str],
+    *,
+    limit_s: float = COMPILE_S,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> list[Resources]:
+    """Return what the compiler makes of each kernel of some files for each target, side by side in other processes.
+
+    Raises:
+        KernelError: a target that is unknown, or a kernel that the compiler refuses or does not come to an end with.
+    """
+    for target in targets:
+        target_number(target)
+    jobs = [
+        (f.path, f.launches[i][0].__name__, i, t)
+        for f in files
+        for t in targets
+        for i in range(len(f.launches))
+    ]
+    found = abreast.answers(
+        jobs, serve=compile_each, failed=_not_compiled, limit_s=limit_s, progress=progress
+    )
+    for answer in found:
+        if isinstance(answer, str):
+            raise KernelError(answer)
+    return found
+
+
+def _not_compiled(job: tuple[Path, str, int, str], reason: str) -> str:
+    path, kernel, _, target = job
+    return f"{path}: {kernel}: the compiler for {target} was {reason}: smaller tiles take it less time"
+
+
+def compile_each(pipe: Any, jobs: Sequence[tuple[int, tuple[Path, str, int, str]]]) -> None:
+    """Send the number of each job with what the compiler makes of it, or why it refuses."""
+    files: dict[Path, WrittenFile] = {}
+    for number, (path, _, launch, target) in jobs:
+        pipe.send(apart.READY)
+        try:
+            if path not in files:
+                files[path] = load_written(path)
+            file = files[path]
+            pipe.send((number, portable(compile_build(_build(file, file.launches[launch]), target))))
+        except KernelError as error:
+            pipe.send((number, str(error)))
 
 
 def _build(file: WrittenFile, launch: tuple[Any, Sequence[str], int, dict[str, int], int]) -> Build:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from einsum_cascade import zoo
 from einsum_cascade.errors import KernelError
 from kernels.sources import compiled
+from kernels.written import compile_files, compile_written, load_written
 from mappings.sources import KernelSource
+from simulator.gpu.writing.program import write_program
 
 HEAD = "import triton\nimport triton.language as tl\n\n"
 # Each element is doubled; the loop adds tiles of 64.
@@ -68,3 +73,22 @@ def test_nothing_to_compile_and_a_gpu_that_nobody_knows():
     assert compiled([], on="h100") == []
     with pytest.raises(KernelError, match="machine 'h1000'"):
         compiled([source(PLAIN, "double", 0, N=64)], on="h1000")
+
+
+def test_files_are_compiled_side_by_side_as_one_after_the_other(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(write_program(zoo.load("attention_3pass"), "E=16,F=16,M=64,P=64").text)
+    file = load_written(path)
+    found = compile_files([file], ["sm_80", "sm_90"])
+    alone = [r for target in ("sm_80", "sm_90") for r in compile_written(file, target)]
+    assert len(found) == 2 * len(file.launches)
+    assert [replace(r, totals={}, loops=()) for r in found] == [
+        replace(r, totals={}, loops=()) for r in alone
+    ]
+    assert [dict(r.totals) for r in found] == [dict(r.totals) for r in alone]
+    with pytest.raises(
+        KernelError, match=r"mine\.py: .*: the compiler for sm_90 was given up after 0 s: smaller tiles"
+    ):
+        compile_files([file], ["sm_90"], limit_s=0.0)
+    with pytest.raises(KernelError, match="target 'sm_91'"):
+        compile_files([file], ["sm_91"])
