@@ -115,7 +115,7 @@ def compile_kernels(
     All kernels for one generation take some minutes; name the kernels that matter, or let the bar run.
     """
     from . import aot
-    from .report import resource_document, resource_rows, store_path, store_resources
+    from .report import resource_document, resource_rows, store_path, store_resources, too_large
 
     if write:
         check_writable(store_path())
@@ -139,6 +139,8 @@ def compile_kernels(
         emit_json(resource_document(found))
     else:
         table("Compiled kernels", *resource_rows(found))
+    for line in too_large(found):
+        note(line)
 
 
 @guarded

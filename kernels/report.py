@@ -96,6 +96,22 @@ def slow_lines(found: Launched) -> list[str]:
     return lines
 
 
+def too_large(found: Iterable[Resources]) -> list[str]:
+    """Return a line for each kernel that asks for more shared memory than a block can have, on the target's own GPU."""
+    from .aot import TARGETS
+    from .steps import rates
+
+    lines = []
+    for r in found:
+        gpu = rates(TARGETS[r.target])
+        if r.shared_bytes > gpu.shared_bytes_per_block:
+            lines.append(
+                f"{r.kernel} cannot be launched on {gpu.name}: {r.shared_bytes:,} bytes of shared memory, "
+                f"{int(gpu.shared_bytes_per_block):,} at the most"
+            )
+    return lines
+
+
 def resource_row(r: Resources) -> dict[str, Any]:
     """Return one row of the stored table; loop counts are those of the loop over unmasked tiles, for one warp."""
     full, masked = r.full_loop, r.masked_loop

@@ -328,3 +328,16 @@ def test_a_written_file_is_right_and_timed_on_a_gpu(name: str, tmp_path: Path) -
     from kernels.bench_cuda import event_clock
 
     assert all(t.measured.median > 0 for t in time_written(file, clock=event_clock))
+
+
+def test_a_kernel_that_no_block_can_have_the_memory_for_is_told(tmp_path: Path) -> None:
+    """99 KiB a block on sm_89: the same kernel can be launched on sm_80, which has 163."""
+    from kernels.report import too_large
+
+    sizes = "E=128,F=128,M=4K,P=4K,H=32"
+    file = written_file(tmp_path, zoo.load("attention_2pass"), sizes, on="h100", dtype="bf16")
+    wide, narrow = compile_written(file, "sm_90")[-1], compile_written(file, "sm_89")[-1]
+    assert narrow.shared_bytes > 99 * 1024
+    (line,) = too_large([wide, narrow])
+    asked = f"{narrow.shared_bytes:,} bytes of shared memory, 101,376 at the most"
+    assert line == f"{narrow.kernel} cannot be launched on l40s: {asked}"
