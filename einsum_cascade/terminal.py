@@ -192,6 +192,13 @@ def cell(value: Any) -> str:
     return printable(str(value))
 
 
+def bar(what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    """Return what shows a progress bar while items are gone through, and leaves none behind."""
+    from tqdm.auto import tqdm
+
+    return lambda items: tqdm(items, desc=what, leave=False, disable=None)
+
+
 def note(message: str) -> None:
     """Print a line for people on stderr."""
     typer.echo(printable(message), err=True)

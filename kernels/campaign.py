@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from einsum_cascade.errors import KernelError
+from einsum_cascade.terminal import bar
 
 from . import beforehand, ceilings, check, device, journal, registry, timing, unattended
 from .ceilings import Ceilings
@@ -142,15 +143,7 @@ def run(
 
 def work(path: Path, plans: Iterable[Plan], on: str, *, minutes: float) -> int:
     """Run a campaign with a progress bar: what `kernels.unattended.supervise` calls in its own process."""
-    from tqdm.auto import tqdm
-
-    return run(
-        path,
-        plans,
-        on=on,
-        minutes=minutes,
-        progress=lambda items: tqdm(items, desc="campaign", leave=False, disable=None),
-    )
+    return run(path, plans, on=on, minutes=minutes, progress=bar("campaign"))
 
 
 def _attempt(

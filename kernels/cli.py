@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from einsum_cascade.errors import KernelError
 from einsum_cascade.outputs import check_writable
-from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, emit_json, guarded, note, table
+from einsum_cascade.terminal import OUT_OF_TOLERANCE, Json, bar, emit_json, guarded, note, table
 
 Names = Annotated[
     list[str] | None,
@@ -18,12 +18,6 @@ Names = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; the GPU where there is one.")]
 
 TARGETS = "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120"
-
-
-def _progress(what: str) -> Any:
-    from tqdm.auto import tqdm
-
-    return lambda items: tqdm(items, desc=what, leave=False, disable=None)
 
 
 @guarded
@@ -61,7 +55,7 @@ def check(
         _check_offline(names, target, json=json)
         return
     own, files = _parted(names)
-    outcomes = run(own or None, device=device, progress=_progress("check")) if own or not files else []
+    outcomes = run(own or None, device=device, progress=bar("check")) if own or not files else []
     if files:
         from .device import resolve
         from .written import check_written, load_written
@@ -69,7 +63,7 @@ def check(
         on = resolve(device)
         outcomes = [
             *outcomes,
-            *(check_written(load_written(f), device=on) for f in _progress("check")(files)),
+            *(check_written(load_written(f), device=on) for f in bar("check")(files)),
         ]
     if json:
         emit_json(check_document(outcomes))
@@ -89,7 +83,7 @@ def _check_offline(names: list[str] | None, target: str, *, json: bool) -> None:
     from .offline import run
     from .report import launch_document, launch_rows, slow_lines
 
-    found = run(names or None, target=target, progress=_progress(target))
+    found = run(names or None, target=target, progress=bar(target))
     if json:
         emit_json(launch_document(found))
     else:
@@ -125,14 +119,14 @@ def compile_kernels(
     found = [
         r
         for t in targets if own or not files
-        for r in aot.compile_shipped(t, kernels=own or None, own=whole or write, progress=_progress(t))
+        for r in aot.compile_shipped(t, kernels=own or None, own=whole or write, progress=bar(t))
     ]  # fmt: skip
     if files:
         from .written import compile_files, load_written
 
         if write:
             raise KernelError("--write stores the kernels of this package; a file's are not among them")
-        found += compile_files([load_written(f) for f in files], targets, progress=_progress("compile"))
+        found += compile_files([load_written(f) for f in files], targets, progress=bar("compile"))
     if write:
         note(f"written: {store_resources(found)}")
     if json:
@@ -289,7 +283,7 @@ def tune(
 
     if measure:
         resolve("cuda", instead="without --measure, tiles are ranked by what the compiler says")
-    progress = _progress("tune")
+    progress = bar("tune")
     ranked = ranking(kernel, on=on, head_dim=head_dim, dtype=dtype, variant=variant, progress=progress)
     ranked, quality = measured(ranked) if measure else (ranked, None)
     if json:
@@ -337,7 +331,7 @@ def campaign(
         return
     before = len(done(out))
     if tiny:
-        run(out, plans, on="cpu", progress=_progress("campaign"))
+        run(out, plans, on="cpu", progress=bar("campaign"))
     else:
         resolve("cuda", instead="--plan shows the cases, --tiny walks them in the interpreter")
         supervise(work, out, plans, "cuda", minutes=minutes)

@@ -13,6 +13,7 @@ from mappings.expression import names_in
 from mappings.gpu import KernelMapping
 from mappings.grids import RESERVED, SIZES
 from mappings.reader import build, dump_yaml
+from mappings.tiles import LoopWork
 
 from .aot import WORD_BYTES, Resources
 from .arguments import word_of
@@ -102,12 +103,6 @@ def description(
     Raises:
         MappingError: fields that a mapping refuses.
     """
-    pipes = r.step.pipes
-    loop = {
-        "instructions": r.step.instructions, "tensor": pipes["tensor"], "special": pipes["special"],
-        "fma": pipes["fma"], "alu": pipes["alu"] + pipes["convert"], "local": pipes["local"],
-        "masked_instructions": r.masked_loop.instructions if r.masked_loop else r.step.instructions,
-    }  # fmt: skip
     numbers = {n: v for n, v in _numbers(constants).items() if n not in RESERVED}
     types = _types(pointers or {})
     # Halves compile to the same loops.
@@ -130,7 +125,7 @@ def description(
                 "resources": {
                     "registers": r.registers, "shared_bytes": r.shared_bytes, "stack_bytes": r.stack_bytes,
                     "tensor_memory_columns": r.tensor_memory_columns, "made_by": f"{r.target} {r.compiler}",
-                    "loop": loop,
+                    "loop": asdict(loop_work(r)),
                 },
             }
         ],
@@ -144,6 +139,16 @@ def description(
     }  # fmt: skip
     _built(made, place)
     return made
+
+
+def loop_work(r: Resources) -> LoopWork:
+    """Return the instructions of a step of the main loop as the simulator takes them."""
+    step, masked = r.step, r.masked_loop or r.step
+    pipes = step.pipes
+    return LoopWork(
+        instructions=step.instructions, tensor=pipes["tensor"], special=pipes["special"], fma=pipes["fma"],
+        alu=pipes["alu"] + pipes["convert"], local=pipes["local"], masked_instructions=masked.instructions,
+    )  # fmt: skip
 
 
 def _built(made: Mapping[str, Any], place: str) -> KernelMapping:

@@ -14,10 +14,11 @@ from typing import Any
 
 from einsum_cascade.errors import KernelError
 from mappings.sources import KernelSource
-from mappings.tiles import KernelResources, LoopWork
+from mappings.tiles import KernelResources
 
 from . import abreast, apart
-from .aot import TARGETS, Build, Resources, compile_build, compiler
+from .aot import Build, Resources, compile_build, compiler
+from .described import loop_work
 from .steps import machine_of, target_of
 from .tiles import Tile
 
@@ -83,16 +84,8 @@ def _build(source: KernelSource, folder: Path, number: int) -> Build:
 
 def resources_of(r: Resources, loops: int) -> KernelResources:
     """Return what was compiled as the simulator takes it; its loop where the text has just that, see `KernelSource`."""
-    loop = None
-    if len(r.loops) == loops and loops <= 2:
-        step, masked = r.step, (r.masked_loop or r.step)
-        pipes = step.pipes
-        loop = LoopWork(
-            instructions=step.instructions, tensor=pipes["tensor"], special=pipes["special"], fma=pipes["fma"],
-            alu=pipes["alu"] + pipes["convert"], local=pipes["local"], masked_instructions=masked.instructions,
-        )  # fmt: skip
-    number = TARGETS[r.target]
     return KernelResources(
-        registers=r.registers, shared_bytes=r.shared_bytes, made_by=f"sm_{number} {r.compiler}",
-        stack_bytes=r.stack_bytes, tensor_memory_columns=r.tensor_memory_columns, loop=loop,
+        registers=r.registers, shared_bytes=r.shared_bytes, made_by=f"{r.target} {r.compiler}",
+        stack_bytes=r.stack_bytes, tensor_memory_columns=r.tensor_memory_columns,
+        loop=loop_work(r) if len(r.loops) == loops else None,
     )  # fmt: skip

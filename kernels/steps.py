@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from einsum_cascade.errors import KernelError, MappingError, nearest
 from mappings.compiled import builds_for
 from mappings.machines import Machine, find_machine, machine_of_target, machines
-from mappings.pipes import MMA_FLOPS, READ_TOGETHER, SYNC_SHARE
+from mappings.pipes import MMA_FLOPS, OPERAND_ROWS, READ_TOGETHER, SYNC_SHARE
 
 from .aot import TARGETS, WORD_BYTES, Resources
 
 # Kernels whose step is one score tile: as the simulator has it, each warp (mma.sync) or warp group (wgmma) reads the
 # keys for itself, and the queries are read once. What other kernels load is written to shared memory and read once.
 SCORE_TILES = ("flash_attention", "neighborhood_attention")
-# Rows of a product that share one reading of its other operand, by the instruction that a generation has beside
-# mma.sync, which has 16. Source: PTX ISA, wgmma and tcgen05.
-OPERAND_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
 
 
 def rates(target: int) -> Machine:

@@ -14,6 +14,10 @@ READ_TOGETHER = 2.5
 # whose share was chosen after looking at its rows (flash_attention_2.yaml).
 SYNC_SHARE = {"sm_90": 0.62, "sm_100": 0.25, "sm_103": 0.25}
 
+# Rows of a product that share one reading of its other operand from shared memory, by the instruction that a generation
+# has beside mma.sync, which has 16. Source: PTX ISA, wgmma and tcgen05.
+OPERAND_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
+
 
 def serial_cycles(pipes: Mapping[str, float]) -> float:
     """Return the cycles of a step whose products and elementwise work follow each other, whose scalar pipes overlap.

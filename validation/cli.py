@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from einsum_cascade.terminal import OUT_OF_TOLERANCE, Commands, Json, emit_json, fail, guarded, note, table
+from einsum_cascade.terminal import (
+    OUT_OF_TOLERANCE,
+    Commands,
+    Json,
+    bar,
+    emit_json,
+    fail,
+    guarded,
+    note,
+    table,
+)
 
 if TYPE_CHECKING:
     from einsum_cascade.cascade import Cascade
@@ -159,13 +169,9 @@ def schedules(cascade: Cascade, sizes: str, word: str) -> Mapping[str, tuple[flo
 
 def compiled(on: str, sources: Sequence[KernelSource]) -> Sequence[KernelResources | None]:
     """Return what the compiler makes of kernels that `write --compiled` chooses among."""
-    from tqdm.auto import tqdm
-
     from kernels.sources import compiled as compile_all
 
-    return compile_all(
-        sources, on=on, progress=lambda items: tqdm(items, desc="compile", leave=False, disable=None)
-    )
+    return compile_all(sources, on=on, progress=bar("compile"))
 
 
 app.command("list")(listing)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mappings.pipes import OPERAND_ROWS
+
 from ...hardware.gpu import Gpu
 from .tiling import Tiling
 
 _WORD = 4.0  # bytes of what lies in registers: sums and softmax in fp32
-# Rows of a product that share one reading of its columns from shared memory, where a group of warps multiplies them
-# together. Source: PTX ISA, wgmma and tcgen05.
-_GROUP_ROWS = {"sm_90": 64, "sm_100": 128, "sm_103": 128}
 # Tiles of an operand that are in shared memory at a time: those on their way, and that which a group of warps reads
 # while it multiplies; mma.sync has it in registers by then. Source: Triton, the default num_stages of 3; what products
 # for sm_80, sm_89, sm_90, sm_100 and sm_120 compile to.
@@ -57,7 +56,7 @@ class Held:
 
 def group_rows(gpu: Gpu) -> int:
     """Return the rows of a product that share one reading of its columns, where it has as many; 16 of mma.sync."""
-    return _GROUP_ROWS.get(gpu.target, 16)
+    return OPERAND_ROWS.get(gpu.target, 16)
 
 
 def registers_of(gpu: Gpu, warps: int) -> float:

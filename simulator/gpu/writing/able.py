@@ -9,7 +9,7 @@ from ..fusion.structure import Structure, Unit, structure_of
 from ..fusion.tiling import Tiling
 from .lanes import lanes_of, sides
 from .memory import Memory
-from .nest import check_writable
+from .nest import write_kernels
 from .terms import CannotWriteError
 
 # Elements of a tile that Triton takes, at the most. Source: triton.language.core, TRITON_MAX_TENSOR_NUMEL.
@@ -54,7 +54,7 @@ class Writable:
         if key not in self._reasons:
             names = {e.name for e in tiling.structure.einsums}
             try:
-                check_writable(tiling, self._memory, names, word=self._word)
+                write_kernels("kernel", tiling, self._memory, names, word=self._word)
                 self._reasons[key] = (tiling.structure, None)
             except CannotWriteError as reason:
                 self._reasons[key] = (tiling.structure, reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..fusion.held import Held
     from ..fusion.kernels import Kernel
+    from .frame import Written
     from .program import Program
 
     CompilerFor: TypeAlias = Callable[[str, Sequence[KernelSource]], Sequence[KernelResources | None]]
@@ -95,27 +96,28 @@ def write_command(compiler: CompilerFor) -> Callable[..., None]:
 def _show(program: Program, cascade: Cascade, on: str) -> None:
     heads = ["kernel", "Einsums", "blocks", "tile", "warps", "registers", "shared", "spilt"]
     rows = [
-        [w.name, " ".join(k.einsums), w.blocks * program.batch, _tile(w.constants), w.warps, *_compiled(w, k)]
-        for w, k in _pairs(program)
+        [w.name, " ".join(k.einsums), w.blocks * program.batch, _tile(w.constants), w.warps, *_compiled(made)]
+        for w, k, made in _each(program)
     ]
-    width = len(heads) if any(k.tile.resources for _, k in _pairs(program)) else 5
+    width = len(heads) if any(made for _, _, made in _each(program)) else 5
     table(f"{cascade.name} as kernels, planned for {on}", heads[:width], [row[:width] for row in rows])
     found = program.prediction
     low, high = 1e6 * found.low_s, 1e6 * found.high_s
     note(f"predicted: {1e6 * found.latency_s:,.1f} us, {low:,.1f} to {high:,.1f}; nobody has measured it")
 
 
-def _pairs(program: Program) -> Any:
-    """Yield each written kernel with the one of the plan that it belongs to."""
+def _each(program: Program) -> Iterator[tuple[Written, Kernel, KernelResources | None]]:
+    """Yield each written kernel, the one of the plan that it belongs to, and what was compiled of it.
+
+    What puts parts together takes little, and is not compiled.
+    """
     for choice in program.choices:
-        for written in choice.written:
-            yield written, choice.kernel
+        for i, written in enumerate(choice.written):
+            yield written, choice.kernel, choice.kernel.tile.resources if i == 0 else None
 
 
-def _compiled(written: Any, kernel: Kernel) -> list[Any]:
-    """Return what was compiled of the kernel itself; what puts parts together takes little."""
-    made = kernel.tile.resources
-    if made is None or written.name.endswith("_together"):
+def _compiled(made: KernelResources | None) -> list[Any]:
+    if made is None:
         return ["", "", ""]
     return [made.registers, f"{made.shared_bytes / 1024:.0f} KiB", f"{made.stack_bytes} B"]
 
@@ -158,17 +160,16 @@ def _document(program: Program, out: Path | None) -> dict[str, Any]:
             "blocks": w.blocks * program.batch,
             "constants": w.constants,
             "warps": w.warps,
-            "resources": _resources(w, k),
+            "resources": _resources(made),
         }
-        for w, k in _pairs(program)
+        for w, k, made in _each(program)
     ]
     place = {"text": program.text} if out is None else {"file": str(out)}
     return {"kernels": kernels, "prediction": program.prediction.as_dict(), **place}
 
 
-def _resources(written: Any, kernel: Kernel) -> dict[str, int] | None:
-    made = kernel.tile.resources
-    if made is None or written.name.endswith("_together"):
+def _resources(made: KernelResources | None) -> dict[str, int] | None:
+    if made is None:
         return None
     return {
         "registers": made.registers,

@@ -101,8 +101,7 @@ def lanes_of(tiling: Tiling) -> Lanes:
     """Return the lanes of a tiling: its extents as powers of two, products wide enough for tensor cores."""
     structure = tiling.structure
     everyone = _variables(structure)
-    now = {v: tiling.now(v) for v in everyone}
-    lanes = {v: 1 << (n - 1).bit_length() for v, n in now.items() if n > 1}
+    lanes = {v: 1 << (n - 1).bit_length() for v in everyone if (n := tiling.now(v)) > 1}
     for product in structure.products:
         groups = sides(product, lanes)
         for group in groups if all(groups) else ():

@@ -45,15 +45,6 @@ def write_kernels(
     ]
 
 
-def check_writable(tiling: Tiling, memory: Memory, written: Iterable[str], *, word: str) -> None:
-    """Refuse a kernel that has no form in Triton.
-
-    Raises:
-        CannotWriteError: naming what has none.
-    """
-    write_kernels("kernel", tiling, memory, written, word=word)
-
-
 class _Kernel:
     def __init__(self, tiling: Tiling, memory: Memory, written: frozenset[str], word: str) -> None:
         self.structure = tiling.structure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 
 def lost_name(source: str, known: Collection[str]) -> str | None:
@@ -28,25 +28,20 @@ def lost_name(source: str, known: Collection[str]) -> str | None:
 def _lost(lines: Sequence[ast.stmt], defined: set[str]) -> str | None:
     """Return the first name that is read undefined; what the lines define at their own level is added."""
     for line in lines:
-        inner = isinstance(line, ast.For)
-        read = _read([line.iter] if isinstance(line, ast.For) else [line])
-        found = next((n for n in read if n not in defined), None)
-        if found is None and isinstance(line, ast.For):
-            found = _lost(line.body, defined | _named([line.target]))
+        loop = line if isinstance(line, ast.For) else None
+        found = next((n for n in _read(loop.iter if loop else line) if n not in defined), None)
+        if found is None and loop:
+            found = _lost(loop.body, defined | _named(loop.target))
         if found is not None:
             return found
-        if not inner:
-            defined |= _named([line])
+        if loop is None:
+            defined |= _named(line)
     return None
 
 
-def _read(nodes: Iterable[ast.AST]) -> list[str]:
-    return [n.id for n in _names(nodes) if isinstance(n.ctx, ast.Load)]
+def _read(node: ast.AST) -> list[str]:
+    return [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
 
 
-def _named(nodes: Iterable[ast.AST]) -> set[str]:
-    return {n.id for n in _names(nodes) if isinstance(n.ctx, ast.Store)}
-
-
-def _names(nodes: Iterable[ast.AST]) -> list[ast.Name]:
-    return [n for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name)]
+def _named(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
