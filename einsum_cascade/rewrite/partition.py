@@ -40,7 +40,7 @@ def partition(cascade: Cascade, rank: str, settled: frozenset[str] = frozenset()
     if not is_flat(cascade, settled):
         raise CascadeError(f"{cascade.name}: a cascade with an iterate block is not split further")
     outer, inner = part_names(cascade, rank)
-    ranks = _split_ranks(cascade, rank, outer, inner)
+    ranks = split_ranks(cascade, rank, outer, inner)
     return _walked_by_parts(cascade, rank, outer, inner, ranks=ranks, settled=settled)
 
 
@@ -58,11 +58,11 @@ def _walked_by_parts(
     body = tuple(
         item
         if isinstance(item, Iterate) or item.name in settled
-        else _split_once(cascade, item, (rank, outer, inner), keeping)
+        else split_once(cascade, item, (rank, outer, inner), keeping)
         for item in cascade.body
     )
     outputs = tuple(
-        s if s.tensor in keeping else _split_signature(s, rank, outer, inner) for s in cascade.outputs
+        s if s.tensor in keeping else split_signature(s, rank, outer, inner) for s in cascade.outputs
     )
     return replace(cascade, ranks=ranks or cascade.ranks, body=body, outputs=outputs)
 
@@ -90,7 +90,7 @@ def blocks(
     return split, outer, tuple(inner)
 
 
-def _split_ranks(cascade: Cascade, rank: str, outer: str, inner: str) -> tuple[Rank, ...]:
+def split_ranks(cascade: Cascade, rank: str, outer: str, inner: str) -> tuple[Rank, ...]:
     """Return the ranks with one split; of two names for one rank the other then follows from the split one."""
     other = cascade.aliases.get(rank)
     if other is not None and other not in cascade.free_ranks:
@@ -114,12 +114,13 @@ def part_names(cascade: Cascade, rank: str) -> tuple[str, str]:
     return f"{rank}{middle}1", f"{rank}{middle}0"
 
 
-def _split_signature(s: Signature, rank: str, outer: str, inner: str) -> Signature:
+def split_signature(s: Signature, rank: str, outer: str, inner: str) -> Signature:
+    """Return a signature with both parts of a rank in its place."""
     ranks = tuple(part for r in s.ranks for part in ((outer, inner) if r == rank else (r,)))
     return replace(s, ranks=ranks)
 
 
-def _split_once(
+def split_once(
     cascade: Cascade, einsum: Einsum, split: tuple[str, str, str], keeping: frozenset[str]
 ) -> Einsum:
     """Return what `_split_einsum` does: the same for all cascades in which the Einsum meets the same tensors."""

@@ -1,0 +1,176 @@
+"""The Einsums of a recurrence made ready: each linear in the states it reads, what is added a product of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from ...cascade import Cascade
+from ...einsum import Einsum
+from ...expr import Access, Apply, Expr, Var, accesses, substitute, transform, variables
+from ..elements import fresh_name, places_of
+from .linear import NotLinearError, Product, holds, product_of, products, total
+
+
+@dataclass
+class Preparing:
+    """The Einsums of a block as they are rewritten one by one.
+
+    Attributes:
+        step: the variable of the recurrence.
+        out: those that are done, in an order in which each reads only what stands before it.
+    """
+
+    cascade: Cascade
+    step: str
+    out: list[Einsum] = field(default_factory=list)
+    _copies: dict[Access, Access] = field(default_factory=dict)
+
+    def prepared(self, einsums: Iterable[Einsum]) -> list[Einsum]:
+        """Return Einsums with the same results."""
+        for einsum in _without_scaled_states(self.cascade, einsums):
+            self.out.append(self._update(einsum) if einsum.name in self.cascade.states else self._other(einsum))
+        return self.out
+
+    def _is_state(self, access: Access) -> bool:
+        return access.tensor in self.cascade.states
+
+    def _other(self, einsum: Einsum) -> Einsum:
+        """Return an Einsum that is linear in states; a state that stands elsewhere is copied at each step."""
+        states = dict.fromkeys(a for a in einsum.reads if self._is_state(a))
+        for access in sorted(states, key=lambda a: len(a.indices)):
+            if _is_linear(einsum, self._is_state):
+                break
+            einsum = _replaced(einsum, access, self._copy(access))
+        return einsum
+
+    def _update(self, einsum: Einsum) -> Einsum:
+        """Return the update of a state in which what is added is a sum of products of tensors."""
+        own = einsum.name
+        for access in dict.fromkeys(a for a in einsum.reads if self._is_state(a) and a.tensor != own):
+            if not self._passes_on(einsum, access):
+                einsum = _replaced(einsum, access, self._copy(access))
+        try:
+            parts = products(einsum.value, lambda a: a.tensor == own)
+        except NotLinearError:
+            return einsum  # no sum of products at all; told, or taken for another kind of state, where it is read
+        kept = [p for p in parts if _mentions(p, own)]
+        terms = [t for p in parts if p not in kept for t in summands(p)]
+        return replace(einsum, value=total(kept + [self._lifted(own, t) for t in terms]))
+
+    def _passes_on(self, einsum: Einsum, access: Access) -> bool:
+        """Tell whether a state enters another one element by element, as a factor of what is added to it."""
+        mine = set(einsum.output_variables)
+        plain = [i for i in access.indices if isinstance(i, Var) and i.name != self.step]
+        if {i.name for i in plain} != mine - {self.step} or len(plain) != len(access.indices) - 1:
+            return False
+        try:
+            parts = products(einsum.value, lambda a: a.tensor in (access.tensor, einsum.name))
+        except NotLinearError:
+            return False
+        return any(access in p.above for p in parts)
+
+    def _lifted(self, state: str, term: Product) -> Product:
+        """Return a product with the sums and functions in it that read the block written as Einsums of their own."""
+
+        def lift(node: Expr) -> Expr:
+            inside = any(self.cascade.block_of(a.tensor) for a in accesses(node))
+            if isinstance(node, Access) or not inside:
+                return node
+            name = self._fresh(f"{state}A")
+            names = [v for v in dict.fromkeys((*variables(node), self.step))]
+            target = Access(name, tuple(Var(v) for v in names))
+            self.out.append(self._other(Einsum(target, node)))
+            return target
+
+        return term.map(lift)
+
+    def _copy(self, access: Access) -> Access:
+        """Return the access to a copy of a state at each step, which is written the first time."""
+        if access not in self._copies:
+            slot = self.cascade.signatures[access.tensor].state
+            assert slot is not None
+            rest = tuple(i for at, i in enumerate(access.indices) if at != slot)
+            names = [v for v in dict.fromkeys(v for i in rest for v in variables(i)) if v != self.step]
+            target = Access(self._fresh(f"{access.tensor}A"), (Var(self.step), *map(Var, names)))
+            self.out.append(Einsum(target, access))
+            self._copies[access] = target
+        return self._copies[access]
+
+    def _fresh(self, wanted: str) -> str:
+        return fresh_name(self.cascade, wanted, [e.name for e in self.out])
+
+
+def summands(term: Product) -> list[Product]:
+    """Return the products of a sum that stands alone; any other product is the only one."""
+    if len(term.above) != 1 or term.below or not isinstance(term.above[0], Apply):
+        return [term]
+    node = term.above[0]
+    if node.op not in ("+", "-"):
+        return [term]
+    left, right = (product_of(a) for a in node.args)
+    right = replace(right, negative=right.negative != (node.op == "-"))
+    sides = [replace(p, negative=p.negative != term.negative) for p in (left, right)]
+    return [s for p in sides for s in summands(p)]
+
+
+def _mentions(product: Product, tensor: str) -> bool:
+    return any(a.tensor == tensor for f in (*product.above, *product.below) for a in accesses(f))
+
+
+def _is_linear(einsum: Einsum, wanted: Callable[[Access], bool]) -> bool:
+    if einsum.where is not None and holds(einsum.where, wanted):
+        return False
+    if any(holds(i, wanted) for a in einsum.reads for i in a.indices):
+        return False
+    if any(r.op != "sum" for r in einsum.all_reductions) and holds(einsum.value, wanted):
+        return False
+    try:
+        parts = products(einsum.value, wanted)
+    except NotLinearError:
+        return False
+    # A sum over a state's own axis with a condition would have to keep the condition in every part.
+    return einsum.where is None or not any(holds(p.value, wanted) for p in parts)
+
+
+def _replaced(einsum: Einsum, access: Access, other: Access) -> Einsum:
+    def change(node: Expr) -> Expr:
+        return other if node == access else node
+
+    where = None if einsum.where is None else transform(einsum.where, change)
+    return replace(einsum, value=transform(einsum.value, change), where=where)
+
+
+def _without_scaled_states(cascade: Cascade, einsums: Iterable[Einsum]) -> list[Einsum]:
+    """Return the Einsums with those that only scale a state, element by element, written into what reads them."""
+    known: dict[str, Einsum] = {}
+    out = []
+    for einsum in einsums:
+        now = einsum if einsum.sources.isdisjoint(known) else replace(einsum, value=opened(einsum.value, known))
+        out.append(now)
+        if _scales_a_state(cascade, now):
+            known[now.name] = now
+    return out
+
+
+def _scales_a_state(cascade: Cascade, einsum: Einsum) -> bool:
+    states = [a for a in einsum.reads if a.tensor in cascade.states]
+    if len(states) != 1 or einsum.name in cascade.states or einsum.all_reductions or einsum.where is not None:
+        return False
+    if not all(isinstance(i, Var) for i in einsum.target.indices):
+        return False
+    # A number for each step is no state: opening it would only compute it again.
+    size = len(states[0].indices)
+    return size > 1 and set(einsum.output_variables) <= set(variables(states[0]))
+
+
+def opened(node: Expr, known: dict[str, Einsum]) -> Expr:
+    """Return an expression with the values of some Einsums in the place of their names."""
+
+    def change(n: Expr) -> Expr:
+        if not isinstance(n, Access) or n.tensor not in known:
+            return n
+        source = known[n.tensor]
+        return substitute(source.value, places_of(source, n))
+
+    return transform(node, change)

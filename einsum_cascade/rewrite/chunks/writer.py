@@ -1,0 +1,277 @@
+"""New Einsums of a chunk: free names, coordinates of a chunk, and products contracted group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from ...cascade import Cascade
+from ...declarations import Rank, variable_of
+from ...einsum import Einsum, Reduction
+from ...errors import CascadeError
+from ...expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
+from ..elements import fresh_name
+from ..partition import part_names
+from .linear import Product
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of a recurrence in chunks.
+
+    Attributes:
+        whole: the rank of all steps.
+        outer, inner: chunks, and steps inside one.
+        earlier, between: second and third name of `inner`, for pairs and triples of steps.
+    """
+
+    whole: str
+    outer: str
+    inner: str
+    earlier: str
+    between: str
+
+    @property
+    def step(self) -> Var:
+        """The variable over all steps."""
+        return Var(variable_of(self.whole))
+
+    @property
+    def chunk(self) -> Var:
+        """The variable over chunks."""
+        return Var(variable_of(self.outer))
+
+    @property
+    def now(self) -> Var:
+        """The variable over the steps of a chunk."""
+        return Var(variable_of(self.inner))
+
+    @property
+    def then(self) -> Var:
+        """The variable over the steps of a chunk that come before, or at, `now`."""
+        return Var(variable_of(self.earlier))
+
+    @property
+    def amid(self) -> Var:
+        """The variable over the steps from `then` to `now`."""
+        return Var(variable_of(self.between))
+
+    @property
+    def last(self) -> Expr:
+        """The last step of a chunk."""
+        return Apply("-", (Size(self.inner), Num(1)))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The variables that say where in time a value belongs."""
+        return frozenset(v.name for v in (self.chunk, self.now, self.then, self.amid))
+
+
+def ranks_of(cascade: Cascade, rank: str) -> Ranks:
+    """Return free names for the ranks of a recurrence in chunks: T = T1 * T0, and S0 and R0 for T0 again."""
+    outer, inner = part_names(cascade, rank)
+    taken = {*cascade.rank_names, *cascade.signatures, *(c.name for c in cascade.constants), outer, inner}
+    others: list[str] = []
+    for letter in "SRUVWXYZ":
+        for name in (f"{letter}0", f"{letter}_0"):
+            if name not in taken and len(others) < 2:
+                others.append(name)
+                taken.add(name)
+                break
+    return Ranks(rank, outer, inner, *others)
+
+
+@dataclass
+class Writer:
+    """The Einsums of one chunk, in an order in which each reads only what stands before it.
+
+    Attributes:
+        made: tensors of the block, whose axis of steps has become chunk and step of the chunk.
+        apart: whether a gate on a summed rank is divided between the factors of both steps.
+        einsums: those written so far.
+        names: tensors that have a name already.
+    """
+
+    cascade: Cascade
+    ranks: Ranks
+    made: frozenset[str]
+    apart: bool = False
+    einsums: list[Einsum] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    _once: dict[str, Access] = field(default_factory=dict)
+
+    def fresh(self, wanted: str) -> str:
+        """Return a tensor name that is free."""
+        name = fresh_name(self.cascade, wanted, [*self.names, *_rank_names(self.ranks)])
+        self.names.add(name)
+        return name
+
+    def at(self, node: Expr, place: Expr | None = None) -> Expr:
+        """Return an expression of one step of the recurrence at a step of a chunk.
+
+        Args:
+            place: the step of the chunk, `now` unless given.
+
+        Raises:
+            CascadeError: a tensor of the block is read at another step than the present one.
+        """
+        inner = place or self.ranks.now
+        step, chunk = self.ranks.step, self.ranks.chunk
+
+        def change(n: Expr) -> Expr:
+            if not isinstance(n, Access) or n.tensor not in self.made:
+                return n
+            indices: list[Expr] = []
+            for r, index in zip(self.cascade.signatures[n.tensor].ranks, n.indices, strict=True):
+                if r == self.ranks.whole and index != step:
+                    raise CascadeError(f"{n.tensor} is read at another step than the one it is made in")
+                indices += (chunk, inner) if r == self.ranks.whole else (index,)
+            return Access(n.tensor, tuple(indices))
+
+        offset = Apply("+", (Apply("*", (chunk, Size(self.ranks.inner))), inner))
+        return substitute(transform(node, change), {step.name: offset})
+
+    def write(
+        self,
+        name: str,
+        value: Expr,
+        keep: Iterable[str],
+        *,
+        where: Expr | None = None,
+        op: str = "sum",
+    ) -> Access:
+        """Write an Einsum and return the access that reads it.
+
+        Args:
+            keep: the variables that stay; chunk and steps come first.
+        """
+        kept = set(keep)
+        present = [v for v in variables(value) if v in kept]
+        times = [v.name for v in (self.ranks.chunk, self.ranks.then, self.ranks.now) if v.name in kept]
+        order = [*times, *(v for v in dict.fromkeys(present) if v not in times)]
+        order += sorted(kept - set(order))
+        met = (*variables(value), *(() if where is None else variables(where)))
+        gone = tuple(v for v in dict.fromkeys(met) if v not in kept)
+        masked = where is not None and bool(set(variables(where)) & set(gone))
+        reductions = (Reduction(op, gone),) if gone and (op != "sum" or masked) else ()
+        target = Access(name, tuple(map(Var, order)))
+        self.einsums.append(Einsum(target, value, reductions, where))
+        return target
+
+    def once(self, wanted: str, value: Expr, keep: Iterable[str], *, where: Expr, op: str = "sum") -> Access:
+        """Write an Einsum as `write` does, the first time that its name is wanted."""
+        if wanted not in self._once:
+            self._once[wanted] = self.write(self.fresh(wanted), value, keep, where=where, op=op)
+        return self._once[wanted]
+
+    def one(self, wanted: str, product: Product, *, where: Expr | None = None) -> Expr:
+        """Return a product as the read of one tensor, written as an Einsum of its own unless it is one."""
+        single = len(product.above) == 1 and not product.below and isinstance(product.above[0], Access)
+        if single and where is None:
+            return product.above[0]
+        keep = {self.ranks.chunk.name, *product.variables}
+        return self.write(self.fresh(wanted), product.value, keep, where=where)
+
+    def order(self, *, strict: bool) -> Expr:
+        """Return the condition that `then` comes before `now`, or is `now` unless strict."""
+        return Compare(("<" if strict else "<=",), (self.ranks.then, self.ranks.now))
+
+    def contracted(
+        self, wanted: str, product: Product, keep: frozenset[str], *, strict: bool
+    ) -> Product:
+        """Return a product summed over the earlier steps and over what is not kept, sums over the fewest factors first.
+
+        Args:
+            product: factors at `now`, at `then`, and between both.
+            keep: variables of the result besides those of time.
+            strict: earlier steps only, not `now` itself.
+        """
+        then, now = self.ranks.then.name, self.ranks.now.name
+        mask: Expr | None = self.order(strict=strict)
+        pairs, rest = self.weights(wanted, product, keep, strict=strict)
+        if pairs is not None and {then, now} <= set(variables(pairs)):
+            mask = None  # what is masked once stays masked where it is read
+        outside, inside = rest.split(lambda f: then not in variables(f))
+        # What multiplies the result alike for every earlier step is applied once, after the sum.
+        scalars, vectors = inside.split(lambda f: set(variables(f)) <= self.ranks.names)
+        weighing = Product(() if pairs is None else (pairs,)).times(unsigned(scalars))
+        if vectors.above or vectors.below:
+            if weighing.above or weighing.below:
+                both = self.one(f"{wanted}D", weighing, where=mask if _has(weighing, then, now) else None)
+                mask = None if _has(weighing, then, now) else mask
+                weighing = Product((both,))
+            weighing = weighing.times(unsigned(vectors))
+        mine = {self.ranks.chunk.name, now, *(keep & weighing.variables)}
+        summed = self.write(self.fresh(f"{wanted}I"), weighing.value, mine, where=mask)
+        return Product((summed,), negative=product.negative).times(unsigned(outside))
+
+    def weights(
+        self, wanted: str, product: Product, keep: frozenset[str], *, strict: bool
+    ) -> tuple[Expr | None, Product]:
+        """Return the factors that sums other than that over earlier steps touch, summed, and the others.
+
+        Factors of one of both steps are multiplied first, so that the sum is a product of two matrices.
+        """
+        then, now = self.ranks.then.name, self.ranks.now.name
+        gone = product.variables - keep - self.ranks.names
+        if not gone:
+            return None, product
+        touched, rest = product.split(lambda f: bool(set(variables(f)) & gone))
+        if self.apart:
+            touched = touched.map_above(lambda f: _torn(f, now, then, self.middle))
+        late, others = touched.split(lambda f: then not in variables(f))
+        early, both = others.split(lambda f: now not in variables(f))
+        sides = [
+            Product((self.one(f"{wanted}{letter}", side),))
+            for letter, side in (("Q", late), ("K", early))
+            if side.above or side.below
+        ]
+        for side in reversed(sides):
+            both = side.times(both)
+        mask = self.order(strict=strict) if _has(both, then, now) else None
+        mine = {self.ranks.chunk.name, *(both.variables - gone)}
+        return self.write(self.fresh(f"{wanted}W"), both.value, mine, where=mask), rest
+
+    def middle(self, node: Expr, variable: str) -> Expr:
+        """Return a value of one step at the middle of a chunk."""
+        half = Apply("//", (Size(self.ranks.inner), Num(2)))
+        return substitute(node, {variable: half})
+
+
+def unsigned(product: Product) -> Product:
+    """Return a product without its sign."""
+    return Product(product.above, product.below)
+
+
+def fresh_ranks(ranks: Ranks, walked: frozenset[str]) -> tuple[Rank, ...]:
+    """Return the second names of the rank of steps that some Einsum walks."""
+    return tuple(
+        Rank(name, Size(ranks.inner))
+        for name in (ranks.earlier, ranks.between)
+        if variable_of(name) in walked
+    )
+
+
+def _torn(node: Expr, now: str, then: str, middle: Callable[[Expr, str], Expr]) -> tuple[Expr, ...]:
+    """Return exp(a - b), a of the later step and b of the earlier one, as exp(a - c) and exp(c - b).
+
+    The reference c is b at the middle of the chunk, so that neither exponent exceeds half of what a chunk decays by.
+    """
+    if not isinstance(node, Apply) or node.op != "exp":
+        return (node,)
+    apart = node.args[0]
+    if not isinstance(apart, Apply) or apart.op != "-":
+        return (node,)
+    late, early = apart.args
+    if then in variables(late) or now in variables(early):
+        return (node,)
+    reference = middle(early, then)
+    return tuple(Apply("exp", (Apply("-", pair),)) for pair in ((late, reference), (reference, early)))
+
+
+def _has(product: Product, *names: str) -> bool:
+    return set(names) <= product.variables
+
+
+def _rank_names(ranks: Ranks) -> tuple[str, ...]:
+    return ranks.outer, ranks.inner, ranks.earlier, ranks.between
