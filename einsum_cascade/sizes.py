@@ -14,7 +14,7 @@ import numpy as np
 
 from .cascade import Cascade
 from .errors import CascadeError, nearest
-from .expr import Apply, Expr, Num, Size
+from .expr import Apply, Expr, Num, Size, walk
 
 # Ranks along the sequence; a model's length sets whichever of them a cascade has.
 SEQUENCE_RANKS = ("M", "P", "T", "N", "L")
@@ -273,6 +273,7 @@ def _split(cascade: Cascade, sizes: dict[str, int], tile: int | None) -> None:
     for whole, parts in cascade.splits.items():
         if whole not in sizes:
             continue
+        sizes |= {p: n for p, n in _numbers(cascade, parts).items() if p not in sizes}
         for part in parts:
             if part in sizes and sizes[whole] % sizes[part]:
                 raise CascadeError(f"{part}={sizes[part]} does not divide {whole}={sizes[whole]}")
@@ -284,6 +285,16 @@ def _split(cascade: Cascade, sizes: dict[str, int], tile: int | None) -> None:
             rest //= sizes[inner]
         if open_parts:
             sizes[open_parts[0]] = rest
+
+
+def _numbers(cascade: Cascade, parts: tuple[str, ...]) -> dict[str, int]:
+    """Return the parts of a split whose size the text states: T0 of `rank T0 = 64`, `rank T = T1 * T0`."""
+    stated = {r.name: r.size for r in cascade.ranks if r.name in parts and r.size is not None}
+    return {
+        name: _whole(name, size_value(size, cascade, {}))
+        for name, size in stated.items()
+        if not any(isinstance(n, Size) for n in walk(size))
+    }
 
 
 def _tile(whole: str, size: int, tile: int | None) -> int:

@@ -42,7 +42,7 @@ class _Example:
     result: Evaluated
 
 
-def equal(a: Cascade, b: Cascade, rank: str) -> bool:
+def equal(a: Cascade, b: Cascade, rank: str, *, large: Sequence[float] = LARGE) -> bool:
     """Tell whether two cascades give the same outputs at small random sizes, also for large inputs.
 
     Where the first is itself not finite on large inputs they decide nothing. Ranks that are too small for its text,
@@ -50,11 +50,12 @@ def equal(a: Cascade, b: Cascade, rank: str) -> bool:
 
     Args:
         rank: the rank that one of them may split, so that both sizes of its parts are tried.
+        large: by how much inputs are scaled that should break what is unstable.
 
     Raises:
         CascadeError: the first cannot be evaluated at any of the sizes that are tried.
     """
-    return Trials(a, alike=0.0).hold(b, rank)
+    return Trials(a, alike=0.0, large=large).hold(b, rank)
 
 
 class Trials:
@@ -64,11 +65,15 @@ class Trials:
 
     Args:
         alike: how far, relative to its largest number, a tensor may be from what it was to be taken over.
+        large: by how much inputs are scaled that should break what is unstable.
     """
 
-    def __init__(self, original: Cascade, *, alike: float = ALIKE) -> None:
+    def __init__(
+        self, original: Cascade, *, alike: float = ALIKE, large: Sequence[float] = LARGE
+    ) -> None:
         self.original = original
         self._alike = alike
+        self._large = tuple(large)
         self._known: dict[tuple[tuple[tuple[str, int], ...], int], tuple[_Example, ...]] = {}
         self._last: dict[tuple[tuple[tuple[str, int], ...], int], tuple[Evaluated, ...]] = {}
         self._inexact: set[Cascade] = set()
@@ -127,7 +132,7 @@ class Trials:
         if key not in self._known:
             self._known[key] = tuple(
                 _Example(is_large, inputs, evaluated(self.original, sizes, inputs))
-                for is_large, inputs in _inputs(self.original, sizes, seed)
+                for is_large, inputs in _inputs(self.original, sizes, seed, self._large)
             )
         return self._known[key]
 
@@ -212,13 +217,15 @@ def _agree(original: Cascade, example: _Example, found: Evaluated) -> bool:
     return True
 
 
-def _inputs(cascade: Cascade, sizes: Sizes, seed: int) -> list[tuple[bool, dict[str, Any]]]:
+def _inputs(
+    cascade: Cascade, sizes: Sizes, seed: int, scales: Sequence[float]
+) -> list[tuple[bool, dict[str, Any]]]:
     """Return inputs, plain ones first and then large ones, each with True where it is large."""
     plain = random_inputs(cascade, sizes, seed=seed)
     indices = {s.tensor for s in cascade.inputs if _indexes(cascade, s.tensor)}
     masks = [t for t in compared(cascade) if t in plain]
     kept = {*masks, *indices}
-    large = [{t: x if t in kept else x * much for t, x in plain.items()} for much in LARGE]
+    large = [{t: x if t in kept else x * much for t, x in plain.items()} for much in scales]
     examples = [(False, x) for x in (plain, *_one_sided(plain, masks, indices, seed))]
     return examples + [(True, x) for x in large]
 

@@ -8,26 +8,28 @@ from ...cascade import Cascade
 from ...declarations import Iterate, variable_of
 from ...einsum import Einsum
 from ...errors import CascadeError
-from ...expr import Access, Expr, Var, substitute, variables
+from ...expr import Access, Apply, Expr, Var, substitute, variables
 from ..elements import places_of
-from .linear import NotLinearError, Product, product_of, products, total
-from .prepare import Preparing, summands
+from .linear import NotLinearError, Product, holds, product_of, products, summands, total
+from .prepare import Preparing, extreme_of
 
 
 @dataclass(frozen=True)
 class State:
-    """A state that a step multiplies by a gate and adds to.
+    """A state that a step multiplies by a gate and adds to; or moves on by an addend and keeps the larger of.
 
     Attributes:
         axes: the variables of its elements, in order, without that of the step.
         slot: where the step stands among the indices.
-        gate: factors by which a step multiplies it; none for 1.
-        added: what a step adds to it.
+        op: `sum`, or `max` or `min` for a state that keeps the largest or smallest so far.
+        gate: factors by which a step multiplies it, none for 1; of an extreme the product whose value is added.
+        added: what a step adds to it; of an extreme what it is compared with.
     """
 
     name: str
     axes: tuple[str, ...]
     slot: int
+    op: str
     gate: Product
     added: tuple[Product, ...]
 
@@ -51,12 +53,14 @@ class Block:
         step: the variable of the steps.
         states: by name.
         others: the other Einsums by name, each linear in the states that it reads.
+        copies: the tensors among them that hold a state at every step, each with the read of it.
     """
 
     cascade: Cascade
     step: str
     states: dict[str, State]
     others: dict[str, Einsum]
+    copies: dict[str, Access]
 
     def is_state(self, access: Access) -> bool:
         """Tell whether an access reads a state."""
@@ -83,10 +87,12 @@ def block_of(cascade: Cascade, rank: str) -> Block:
         over = [i.variable for i in cascade.body if isinstance(i, Iterate)]
         found = f"it iterates over {', '.join(over)}" if over else "it has no iterate block"
         raise CascadeError(f"{cascade.name} has no recurrence over {rank}: {found}")
-    einsums = Preparing(cascade, step).prepared(block.einsums)
+    preparing = Preparing(cascade, step)
+    einsums = preparing.prepared(block.einsums)
     others = {e.name: e for e in einsums if e.name not in cascade.states}
     states = {e.name: _state(cascade, e, step, others) for e in einsums if e.name in cascade.states}
-    return Block(cascade, step, states, others)
+    copies = {copy.tensor: access for access, copy in preparing.copies.items()}
+    return Block(cascade, step, states, others, copies)
 
 
 def _state(cascade: Cascade, einsum: Einsum, step: str, others: dict[str, Einsum]) -> State:
@@ -101,25 +107,49 @@ def _state(cascade: Cascade, einsum: Einsum, step: str, others: dict[str, Einsum
         )
     if len(set(names)) < len(axes):
         raise CascadeError(f"{name} is written by more than its variables; a state in chunks is not")
+    own = (*einsum.target.indices[:slot], Var(step), *einsum.target.indices[slot + 1 :])
+    extreme = extreme_of(einsum)
+    if extreme is not None:
+        assert isinstance(einsum.value, Apply)
+        inside = [holds(a, lambda x: x.tensor == name) for a in einsum.value.args]
+        moved = einsum.value.args[inside.index(True)]
+        others_in = [a for a, mine in zip(einsum.value.args, inside, strict=True) if not mine]
+        kept, shift = _kept(name, moved, own)
+        if len(kept) != 1 or kept[0] != Product():
+            raise CascadeError(
+                f"{name} scales the state before it under {extreme}; in chunks it may only add to it"
+            )
+        gate = Product((total(shift),)) if shift else Product()
+        return State(name, names, slot, extreme, gate, tuple(map(product_of, others_in)))
+    kept, added = _kept(name, einsum.value, own)
+    if not kept:
+        raise CascadeError(
+            f"{name} keeps nothing of the state before it: no recurrence that chunks would shorten"
+        )
+    gate = kept[0] if len(kept) == 1 else Product((total(kept),))
+    terms = tuple(_outer(t, others) for part in added for t in summands(part))
+    return State(name, names, slot, "sum", gate, terms)
+
+
+def _kept(name: str, value: Expr, own: tuple[Expr, ...]) -> tuple[list[Product], list[Product]]:
+    """Return what multiplies the state before a step, and what is added to it."""
     try:
-        parts = products(einsum.value, lambda a: a.tensor == name)
+        parts = products(value, lambda a: a.tensor == name)
     except NotLinearError:
         raise CascadeError(f"{name} is no gate times the state before it plus what is added to it") from None
-    own = (*einsum.target.indices[:slot], Var(step), *einsum.target.indices[slot + 1 :])
     kept: list[Product] = []
     added: list[Product] = []
     for part in parts:
         mine = next((f for f in part.above if isinstance(f, Access) and f.tensor == name), None)
         if mine is None:
-            added += [_outer(t, others) for t in summands(part)]
+            added.append(part)
         elif mine.indices == own:
             kept.append(part.without(mine))
         else:
-            raise CascadeError(f"{name} moves its state from element to element; a state in chunks stays in place")
-    if not kept:
-        raise CascadeError(f"{name} keeps nothing of the state before it: no recurrence that chunks would shorten")
-    gate = kept[0] if len(kept) == 1 else Product((total(kept),))
-    return State(name, names, slot, gate, tuple(added))
+            raise CascadeError(
+                f"{name} moves its state from element to element; a state in chunks stays in place"
+            )
+    return kept, added
 
 
 def _outer(term: Product, others: dict[str, Einsum]) -> Product:
@@ -144,4 +174,3 @@ def outer_product(node: Expr, others: dict[str, Einsum]) -> Product | None:
         return None
     places = places_of(einsum, node)
     return parts.map(lambda f: substitute(f, places))
-

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from ...cascade import Cascade
-from ...declarations import Iterate, Rank
+from ...declarations import Iterate, Rank, rank_of
 from ...einsum import Einsum
 from ...errors import CascadeError
 from ...expr import Access, Apply, Expr, Num, Size, accesses, transform
@@ -14,6 +14,7 @@ from ..equality import equal
 from ..partition import split_once, split_ranks, split_signature
 from ..reduction import Step
 from .block import Block, block_of
+from .decay import kind_of
 from .paths import Walker
 from .reads import Reader
 from .solve import Solver, knots, unknown_of
@@ -21,6 +22,9 @@ from .writer import Ranks, Writer, fresh_ranks, ranks_of
 
 # What kernels for recurrences in chunks take: 64 rows fill a tensor core's tile.
 USUAL = 64
+# Larger inputs than in other rewrites would only show what a difference of sums costs: a chunk that decays by
+# exp(-1e20) in one step keeps no digits of what it decays by in the next.
+LARGE = (5.0,)
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class Chunked:
         }
 
 
-def chunk(
+def in_chunks(
     cascade: Cascade,
-    rank: str,
+    rank: str | None = None,
     *,
     size: int | None = None,
     positive: Collection[str] = (),
@@ -58,7 +62,7 @@ def chunk(
     steps of the chunk added; the state itself moves once a chunk.
 
     Args:
-        rank: the rank over which the cascade iterates.
+        rank: the rank over which the cascade iterates; that of its only block unless given.
         size: steps of a chunk; open unless given, but 64 where steps wait for each other.
         positive: inputs that are greater than 0, so that gates made of them have logarithms.
         apart: divide gates on a summed rank between both factors of the sum. It becomes a product of two matrices, but
@@ -69,9 +73,12 @@ def chunk(
             message names the Einsum.
 
     >>> from einsum_cascade import zoo
-    >>> print(chunk(zoo.load("linear_recurrent"), "T").cascade.splits)
+    >>> print(in_chunks(zoo.load("linear_recurrent"), "T").cascade.splits)
     {'T': ('T1', 'T0')}
     """
+    rank = rank or _iterated(cascade)
+    if size is not None and size < 1:
+        raise CascadeError(f"a chunk of {size} steps: expected at least 1")
     unknown = set(positive) - {s.tensor for s in cascade.inputs}
     if unknown:
         raise CascadeError(f"{cascade.name} has no input {sorted(unknown)[0]}")
@@ -81,10 +88,10 @@ def chunk(
     steps = size or (USUAL if circles else None)
     maker = _Maker(block, ranks, circles, positive=frozenset(positive), apart=apart, size=steps or USUAL)
     free = maker.made()
-    if not equal(_with_positive(cascade, positive), _with_positive(free, positive), rank):
+    if not equal(_with_positive(cascade, positive), _with_positive(free, positive), rank, large=LARGE):
         raise CascadeError(f"{cascade.name} in chunks of {rank} would not be the same; it is left as it is")
     pinned = free if steps is None else _pinned(free, ranks.inner, steps)
-    return Chunked(rank, pinned, tuple(maker.told))
+    return Chunked(rank, pinned, maker.told())
 
 
 class _Maker:
@@ -101,12 +108,13 @@ class _Maker:
         size: int,
     ) -> None:
         self.block, self.ranks, self.circles = block, ranks, circles
-        self.writer = Writer(block.cascade, ranks, frozenset(block.others), apart, names={*block.others})
+        slots = {n: e.target.indices.index(ranks.step) for n, e in block.others.items()}
+        self.writer = Writer(block.cascade, ranks, slots, apart, names={*slots})
         self.walker = Walker(block, self.writer, positive)
         self.reader = Reader(block, self.writer, self.walker)
         self.solver = Solver(self.reader, size)
-        self.told: list[Step] = []
         self._done: set[str] = set()
+        self._solved: list[str] = []
 
     def made(self) -> Cascade:
         """Return the cascade in chunks, the size of a chunk left open."""
@@ -119,7 +127,9 @@ class _Maker:
                 self.need(name)
         written: set[str] = set()
         # Writing one state may show that it is fed by another.
-        while wanted := [s for s in (*asked, *self.walker.walked) if s in self.block.states and s not in written]:
+        while wanted := [
+            s for s in (*asked, *self.walker.walked) if s in self.block.states and s not in written
+        ]:
             for name in dict.fromkeys(wanted):
                 self._update(name)
                 written.add(name)
@@ -144,6 +154,7 @@ class _Maker:
 
     def _solve(self, unknown: str, circle: frozenset[str]) -> None:
         self._done.add(unknown)
+        self._solved.append(unknown)
         for member in circle:
             for tensor in self._sources(self.block.others[member]):
                 if tensor not in circle:
@@ -176,10 +187,36 @@ class _Maker:
             self.need(tensor)
         self.reader.update(self.block.states[name])
 
+    def told(self) -> tuple[Step, ...]:
+        """Return what was done, to be called after `made`."""
+        found = []
+        for name in self.walker.walked:
+            state = self.block.states[name]
+            if state.op == "sum":
+                found.append(Step("gate", name, kind_of(self.block, state, self.walker.positive)))
+            else:
+                found.append(
+                    Step("extreme", name, f"the {state.op} of what the chunk began with and of its own steps")
+                )
+        for name, einsum in self.block.others.items():
+            states = dict.fromkeys(a.tensor for a in einsum.reads if self.block.is_state(a))
+            sums = [s for s in states if self.block.states[s].op == "sum"]
+            if name in self._done and sums:
+                why = f"reads {' and '.join(sums)} as the chunk found it, and what the steps of the chunk added, apart"
+                found.append(Step("split", name, why))
+        for name in self._solved:
+            why = "waits for what earlier steps added: a triangular system, its inverse by squaring"
+            found.append(Step("solve", name, why))
+        return tuple(found)
+
     def _after(self) -> list[Einsum]:
         """Return the Einsums that stand behind the block."""
         items = self.block.cascade.body
-        at = next(i for i, item in enumerate(items) if isinstance(item, Iterate) and item.variable == self.block.step)
+        at = next(
+            i
+            for i, item in enumerate(items)
+            if isinstance(item, Iterate) and item.variable == self.block.step
+        )
         return [item for item in items[at + 1 :] if isinstance(item, Einsum)]
 
     def _assembled(self, after: list[Einsum], states: set[str]) -> Cascade:
@@ -189,12 +226,13 @@ class _Maker:
         keeping = frozenset({*before, *(s.tensor for s in cascade.inputs), *cascade.states})
         split = (ranks.whole, ranks.outer, ranks.inner)
         einsums = _needed(self.writer.einsums, {s.tensor for s in cascade.outputs} | states, after)
+        ahead, inside, behind = _by_time(einsums, states)
         body: list[Einsum | Iterate] = []
         for item in cascade.body:
             if isinstance(item, Iterate):
                 if item.variable != self.block.step:
                     raise CascadeError(f"{cascade.name} has a second iterate block, over {item.variable}")
-                body.append(Iterate(ranks.chunk.name, einsums))
+                body += [*ahead, Iterate(ranks.chunk.name, inside), *behind]
             elif item.name in later:
                 body.append(split_once(cascade, self._at_the_end(item), split, keeping))
             elif item.name not in cascade.states or item.name in states:
@@ -220,6 +258,23 @@ class _Maker:
         return replace(einsum, value=transform(einsum.value, change))
 
 
+def _iterated(cascade: Cascade) -> str:
+    """Return the rank of the only iterate block.
+
+    Raises:
+        CascadeError: there is none, or several.
+    """
+    found = [rank_of(item.variable) for item in cascade.body if isinstance(item, Iterate)]
+    if len(found) != 1:
+        said = (
+            f"iterates over {' and '.join(found)}; name one"
+            if found
+            else "has no iterate block: no recurrence"
+        )
+        raise CascadeError(f"{cascade.name} {said}")
+    return found[0]
+
+
 def _needed(einsums: list[Einsum], asked: set[str], after: list[Einsum]) -> tuple[Einsum, ...]:
     """Return the Einsums of a block that anything reads in the end."""
     wanted = asked | {tensor for e in after for tensor in e.sources}
@@ -229,6 +284,24 @@ def _needed(einsums: list[Einsum], asked: set[str], after: list[Einsum]) -> tupl
             kept.append(einsum)
             wanted |= einsum.sources
     return tuple(reversed(kept))
+
+
+def _by_time(einsums: tuple[Einsum, ...], states: set[str]) -> tuple[tuple[Einsum, ...], ...]:
+    """Return the Einsums of all chunks at once, those that go from chunk to chunk, and those that only read states.
+
+    Only the second have to wait for the chunk before.
+    """
+    waiting: set[str] = set()
+    for einsum in einsums:
+        if einsum.name in states or not einsum.sources.isdisjoint(states | waiting):
+            waiting.add(einsum.name)
+    moving = set(states)
+    for einsum in reversed(einsums):
+        if einsum.name in moving:
+            moving |= einsum.sources & waiting
+    ahead = tuple(e for e in einsums if e.name not in waiting)
+    inside = tuple(e for e in einsums if e.name in waiting and e.name in moving)
+    return ahead, inside, tuple(e for e in einsums if e.name in waiting and e.name not in moving)
 
 
 def _pinned(cascade: Cascade, rank: str, size: int) -> Cascade:
@@ -252,8 +325,9 @@ def _with_positive(cascade: Cascade, names: Collection[str]) -> Cascade:
         return replace(einsum, value=transform(einsum.value, change))
 
     body = tuple(
-        replace(item, einsums=tuple(map(changed, item.einsums))) if isinstance(item, Iterate) else changed(item)
+        replace(item, einsums=tuple(map(changed, item.einsums)))
+        if isinstance(item, Iterate)
+        else changed(item)
         for item in cascade.body
     )
     return replace(cascade, body=body)
-

@@ -39,6 +39,21 @@ class Product:
             out = Apply("/", (out, part))
         return out
 
+    @property
+    def negated(self) -> Product:
+        """The product with the other sign."""
+        return replace(self, negative=not self.negative)
+
+    @property
+    def unsigned(self) -> Product:
+        """The product without its sign."""
+        return replace(self, negative=False)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there are no factors."""
+        return not self.above and not self.below
+
     def times(self, other: Product) -> Product:
         """Return the product of two."""
         return Product(
@@ -94,7 +109,9 @@ def product_of(node: Expr) -> Product:
     if isinstance(node, Apply) and node.op == "neg":
         inner = product_of(node.args[0])
         return replace(inner, negative=not inner.negative)
-    above, below, negative = [], [], False
+    above: list[Expr] = []
+    below: list[Expr] = []
+    negative = False
     for part, under in factors(node):
         if not isinstance(part, Apply) or part.op != "neg":
             (below if under else above).append(part)
@@ -120,9 +137,9 @@ def products(node: Expr, wanted: Wanted) -> list[Product]:
         return [Product((node,))]
     if isinstance(node, Apply) and node.op in ("+", "-"):
         left, right = (products(a, wanted) for a in node.args)
-        return left + ([replace(p, negative=not p.negative) for p in right] if node.op == "-" else right)
+        return left + ([p.negated for p in right] if node.op == "-" else right)
     if isinstance(node, Apply) and node.op == "neg":
-        return [replace(p, negative=not p.negative) for p in products(node.args[0], wanted)]
+        return [p.negated for p in products(node.args[0], wanted)]
     if isinstance(node, Apply) and node.op == "*":
         inside = [holds(a, wanted) for a in node.args]
         if inside.count(True) == 1:
@@ -156,3 +173,16 @@ def total(parts: list[Product]) -> Expr:
     for part in rest:
         out = Apply("-" if part.negative else "+", (out, part.value))
     return out
+
+
+def summands(term: Product) -> list[Product]:
+    """Return the products of a sum that stands alone; any other product is the only one."""
+    if len(term.above) != 1 or term.below or not isinstance(term.above[0], Apply):
+        return [term]
+    node = term.above[0]
+    if node.op not in ("+", "-"):
+        return [term]
+    left, right = (product_of(a) for a in node.args)
+    right = right.negated if node.op == "-" else right
+    sides = [p.negated if term.negative else p for p in (left, right)]
+    return [s for p in sides for s in summands(p)]

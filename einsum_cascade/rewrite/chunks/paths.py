@@ -78,7 +78,7 @@ class Walker:
         return self._known[key]
 
     def _found(self, state: State, *, before: bool) -> Paths:
-        left = decay(self.writer, state.name, state.gate, self.positive, before=before)
+        left = decay(self.writer, self.block, state, self.positive, before=before)
         carried = [Carried(state.at(self.writer.ranks.chunk), left.start)]
         fed: list[Fed] = []
         for term in state.added:

@@ -9,7 +9,7 @@ from ...cascade import Cascade
 from ...einsum import Einsum
 from ...expr import Access, Apply, Expr, Var, accesses, substitute, transform, variables
 from ..elements import fresh_name, places_of
-from .linear import NotLinearError, Product, holds, product_of, products, total
+from .linear import NotLinearError, Product, holds, products, summands, total
 
 
 @dataclass
@@ -19,24 +19,33 @@ class Preparing:
     Attributes:
         step: the variable of the recurrence.
         out: those that are done, in an order in which each reads only what stands before it.
+        copies: of each read of a state at a step that is no sum of products, the tensor that holds it.
     """
 
     cascade: Cascade
     step: str
     out: list[Einsum] = field(default_factory=list)
-    _copies: dict[Access, Access] = field(default_factory=dict)
+    copies: dict[Access, Access] = field(default_factory=dict)
 
     def prepared(self, einsums: Iterable[Einsum]) -> list[Einsum]:
         """Return Einsums with the same results."""
         for einsum in _without_scaled_states(self.cascade, einsums):
-            self.out.append(self._update(einsum) if einsum.name in self.cascade.states else self._other(einsum))
+            self.out.append(
+                self._update(einsum) if einsum.name in self.cascade.states else self._other(einsum)
+            )
         return self.out
 
     def _is_state(self, access: Access) -> bool:
         return access.tensor in self.cascade.states
 
+    def _is_extreme(self, access: Access) -> bool:
+        """Tell whether an access reads a state that keeps the largest or smallest so far."""
+        return self._is_state(access) and extreme_of(self.cascade.einsum(access.tensor)) is not None
+
     def _other(self, einsum: Einsum) -> Einsum:
         """Return an Einsum that is linear in states; a state that stands elsewhere is copied at each step."""
+        for access in dict.fromkeys(a for a in einsum.reads if self._is_extreme(a)):
+            einsum = _replaced(einsum, access, self._copy(access))
         states = dict.fromkeys(a for a in einsum.reads if self._is_state(a))
         for access in sorted(states, key=lambda a: len(a.indices)):
             if _is_linear(einsum, self._is_state):
@@ -48,12 +57,14 @@ class Preparing:
         """Return the update of a state in which what is added is a sum of products of tensors."""
         own = einsum.name
         for access in dict.fromkeys(a for a in einsum.reads if self._is_state(a) and a.tensor != own):
-            if not self._passes_on(einsum, access):
+            if self._is_extreme(access) or not self._passes_on(einsum, access):
                 einsum = _replaced(einsum, access, self._copy(access))
+        if extreme_of(einsum) is not None:
+            return einsum
         try:
             parts = products(einsum.value, lambda a: a.tensor == own)
         except NotLinearError:
-            return einsum  # no sum of products at all; told, or taken for another kind of state, where it is read
+            return einsum  # told where it is read as a state
         kept = [p for p in parts if _mentions(p, own)]
         terms = [t for p in parts if p not in kept for t in summands(p)]
         return replace(einsum, value=total(kept + [self._lifted(own, t) for t in terms]))
@@ -87,31 +98,27 @@ class Preparing:
 
     def _copy(self, access: Access) -> Access:
         """Return the access to a copy of a state at each step, which is written the first time."""
-        if access not in self._copies:
+        if access not in self.copies:
             slot = self.cascade.signatures[access.tensor].state
             assert slot is not None
             rest = tuple(i for at, i in enumerate(access.indices) if at != slot)
             names = [v for v in dict.fromkeys(v for i in rest for v in variables(i)) if v != self.step]
             target = Access(self._fresh(f"{access.tensor}A"), (Var(self.step), *map(Var, names)))
             self.out.append(Einsum(target, access))
-            self._copies[access] = target
-        return self._copies[access]
+            self.copies[access] = target
+        return self.copies[access]
 
     def _fresh(self, wanted: str) -> str:
         return fresh_name(self.cascade, wanted, [e.name for e in self.out])
 
 
-def summands(term: Product) -> list[Product]:
-    """Return the products of a sum that stands alone; any other product is the only one."""
-    if len(term.above) != 1 or term.below or not isinstance(term.above[0], Apply):
-        return [term]
-    node = term.above[0]
-    if node.op not in ("+", "-"):
-        return [term]
-    left, right = (product_of(a) for a in node.args)
-    right = replace(right, negative=right.negative != (node.op == "-"))
-    sides = [replace(p, negative=p.negative != term.negative) for p in (left, right)]
-    return [s for p in sides for s in summands(p)]
+def extreme_of(einsum: Einsum) -> str | None:
+    """Return max or min where a state keeps the larger or smaller of what it was, moved on, and of what comes in."""
+    value = einsum.value
+    if not isinstance(value, Apply) or value.op not in ("max", "min"):
+        return None
+    own = [a for a in value.args if holds(a, lambda x: x.tensor == einsum.name)]
+    return value.op if len(own) == 1 else None
 
 
 def _mentions(product: Product, tensor: str) -> bool:
@@ -146,7 +153,9 @@ def _without_scaled_states(cascade: Cascade, einsums: Iterable[Einsum]) -> list[
     known: dict[str, Einsum] = {}
     out = []
     for einsum in einsums:
-        now = einsum if einsum.sources.isdisjoint(known) else replace(einsum, value=opened(einsum.value, known))
+        now = (
+            einsum if einsum.sources.isdisjoint(known) else replace(einsum, value=opened(einsum.value, known))
+        )
         out.append(now)
         if _scales_a_state(cascade, now):
             known[now.name] = now

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...einsum import Einsum
-from ...expr import Access, Apply, Expr, substitute, variables, walk
+from ...expr import Access, Apply, Num, Size, substitute, variables
 from .block import Block, State, outer_product
+from .extremes import copied_extreme, updated_extreme
 from .linear import Product, holds, products, total
-from .paths import Fed, Walker
-from .writer import Writer, unsigned
+from .paths import Fed, Paths, Walker
+from .writer import Writer
 
 
 @dataclass
@@ -23,6 +24,11 @@ class Reader:
     def read(self, einsum: Einsum) -> None:
         """Write an Einsum at every step of a chunk."""
         writer = self.writer
+        copied = self.block.copies.get(einsum.name)
+        if copied is not None and self.block.states[copied.tensor].op != "sum":
+            self.walker.walked[copied.tensor] = None
+            copied_extreme(writer, self.block, einsum)
+            return
         if not self.block.reads_state(einsum):
             where = None if einsum.where is None else writer.at(einsum.where)
             target, value = writer.at(einsum.target), writer.at(einsum.value)
@@ -50,7 +56,9 @@ class Reader:
             paths = self._paths(state, access)
             parts += [self._carried(einsum, rest.times(c.weight), c.state) for c in paths.carried]
             parts += [
-                self._fed(einsum, rest, f) for f in paths.fed if not holds(f.added.value, _named(unknown))
+                self._fed(einsum, rest, f)
+                for f in paths.fed
+                if not holds(f.added.value, lambda a: a.tensor == unknown)
             ]
         return parts
 
@@ -63,7 +71,9 @@ class Reader:
                 continue
             rest = term.without(access).map(self.writer.at)
             for f in self._paths(self.block.states[access.tensor], access).fed:
-                wanted = next((a for a in f.added.above if isinstance(a, Access) and a.tensor == unknown), None)
+                wanted = next(
+                    (a for a in f.added.above if isinstance(a, Access) and a.tensor == unknown), None
+                )
                 if wanted is None:
                     continue
                 others = f.added.without(wanted).map(lambda n: self.writer.at(n, self.writer.ranks.then))
@@ -73,7 +83,8 @@ class Reader:
                 found.append((Product(() if pairs is None else (pairs,)).times(left), wanted))
         return found
 
-    def _paths(self, state: State, access: Access):  # type: ignore[no-untyped-def]
+    def _paths(self, state: State, access: Access) -> Paths:
+        """Return the paths of what an access reads of a state."""
         places = state.places(access)
         paths = self.walker.paths(state, before=self.block.is_before(access))
         return paths.changed(lambda node: substitute(node, places))
@@ -97,7 +108,7 @@ class Reader:
         touched, rest = weight.split(lambda f: bool(set(variables(f)) & gone))
         if rest.shares_work(frozenset(variables(state)) | weight.variables):
             # Once for all elements that share it.
-            one = self.writer.one(f"{state.tensor}S", unsigned(rest))
+            one = self.writer.one(f"{state.tensor}S", rest.unsigned)
             rest = Product((one,), negative=rest.negative)
         if not gone:
             return rest.times(Product((state,)))
@@ -127,18 +138,21 @@ class Reader:
 
     def update(self, state: State) -> None:
         """Write a state at the end of a chunk."""
+        if state.op != "sum":
+            updated_extreme(self.writer, state)
+            return
         writer, ranks = self.writer, self.writer.ranks
         paths = self.walker.paths(state, before=False).at_end(writer)
         parts = []
         for c in paths.carried:
             weight = c.weight
             if weight.shares_work(frozenset(variables(c.state))):
-                weight = Product((writer.one(f"{state.name}E", unsigned(weight)),), negative=weight.negative)
+                weight = Product((writer.one(f"{state.name}E", weight.unsigned),), negative=weight.negative)
             parts.append(weight.times(Product((c.state,))))
         for f in paths.fed:
             added = f.added.map(lambda n: writer.at(n, ranks.then))
             parts.append(self._gathered(state, f.weight.times(added)))
-        target = state.at(Apply("+", (ranks.chunk, _one())))
+        target = state.at(Apply("+", (ranks.chunk, Num(1))))
         writer.einsums.append(Einsum(target, total(parts)))
 
     def _gathered(self, state: State, product: Product) -> Product:
@@ -149,22 +163,16 @@ class Reader:
         heavy = {v for f in (*weights.above, *weights.below) for v in variables(f)} & axes
         hosts = [f for f in tensors.above if heavy <= set(variables(f))]
         rest = Product(tensors.above, tensors.below)
-        weighing = unsigned(weights)
-        if hosts and (weighing.above or weighing.below):
+        weighing = weights.unsigned
+        if len(tensors.above) > 1 and hosts and (weighing.above or weighing.below):
             host = min(hosts, key=lambda f: len(set(variables(f)) & axes))
             one = writer.one(f"{state.name}K", Product((host,)).times(weighing))
             rest, weighing = rest.without(host).times(Product((one,))), Product()
+        elif weighing.shares_work(axes):
+            weighing = Product((writer.one(f"{state.name}K", weighing),))
         value = rest.times(weighing).plain()
+        if ranks.then.name not in value.variables:
+            value = value.times(Product((Size(ranks.inner),)))  # every step adds the same
         keep = {ranks.chunk.name, *(axes & value.variables)}
         summed = writer.write(writer.fresh(f"{state.name}U"), value.value, keep)
         return Product((summed,), negative=product.negative)
-
-
-def _named(tensor: str):  # type: ignore[no-untyped-def]
-    return lambda access: access.tensor == tensor
-
-
-def _one() -> Expr:
-    from ...expr import Num
-
-    return Num(1)

@@ -7,7 +7,7 @@ The chunk then is a triangular system F = R + N F, with N strictly below the dia
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import networkx
 
@@ -77,7 +77,10 @@ def unknown_of(block: Block, circle: frozenset[str]) -> str:
         if a.tensor in circle
     }
     if len(fed) != 1:
-        raise CascadeError(f"{' and '.join(sorted(fed or circle))} depend on each other from step to step")
+        named = sorted(n for n in circle if block.cascade.defines(n))
+        raise CascadeError(
+            f"{' and '.join(named)} wait for each other from step to step by {len(fed)} tensors; one can be solved for"
+        )
     return fed.pop()
 
 
@@ -91,7 +94,6 @@ class Solver:
 
     reader: Reader
     size: int
-    solved: list[str] = field(default_factory=list)
 
     def solve(self, name: str, circle: frozenset[str]) -> None:
         """Write the unknown of a circle.
@@ -118,12 +120,11 @@ class Solver:
         target = writer.at(einsum.target)
         assert isinstance(target, Access)
         writer.einsums.append(Einsum(target, total([Product((right,)), Product((solved,))])))
-        self.solved.append(name)
 
     def _system(
         self, name: str, einsum: Einsum, circle: frozenset[str], readers: dict[str, Einsum]
     ) -> tuple[list[Product], list[Product]]:
-        """Return the known part of a tensor and what multiplies the same tensor of earlier steps, as sums of products."""
+        """Return the known part of a tensor, and what multiplies it at earlier steps, each as a sum of products."""
         reader, writer = self.reader, self.reader.writer
         if name in readers:
             return reader.known(einsum, name), self._coefficients(name, einsum, einsum)
@@ -206,9 +207,7 @@ class Solver:
         order = writer.order(strict=True)
 
         def product(wanted: str, left: Access, right: Access) -> Access:
-            value = Product(
-                (substitute(left, {then: Var(amid)}), substitute(right, {now: Var(amid)}))
-            ).value
+            value = Product((substitute(left, {then: Var(amid)}), substitute(right, {now: Var(amid)}))).value
             lies = Compare(("<", "<"), (Var(then), Var(amid), Var(now)))
             return writer.write(writer.fresh(wanted), value, keep, where=lies)
 

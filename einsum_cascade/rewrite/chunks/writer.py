@@ -12,7 +12,7 @@ from ...errors import CascadeError
 from ...expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
 from ..elements import fresh_name
 from ..partition import part_names
-from .linear import Product
+from .linear import Product, summands, total
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Writer:
     """The Einsums of one chunk, in an order in which each reads only what stands before it.
 
     Attributes:
-        made: tensors of the block, whose axis of steps has become chunk and step of the chunk.
+        made: where each tensor of the block has its axis of steps, which becomes chunk and step of the chunk.
         apart: whether a gate on a summed rank is divided between the factors of both steps.
         einsums: those written so far.
         names: tensors that have a name already.
@@ -94,11 +94,12 @@ class Writer:
 
     cascade: Cascade
     ranks: Ranks
-    made: frozenset[str]
+    made: dict[str, int]
     apart: bool = False
     einsums: list[Einsum] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     _once: dict[str, Access] = field(default_factory=dict)
+    _same: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def fresh(self, wanted: str) -> str:
         """Return a tensor name that is free."""
@@ -121,12 +122,10 @@ class Writer:
         def change(n: Expr) -> Expr:
             if not isinstance(n, Access) or n.tensor not in self.made:
                 return n
-            indices: list[Expr] = []
-            for r, index in zip(self.cascade.signatures[n.tensor].ranks, n.indices, strict=True):
-                if r == self.ranks.whole and index != step:
-                    raise CascadeError(f"{n.tensor} is read at another step than the one it is made in")
-                indices += (chunk, inner) if r == self.ranks.whole else (index,)
-            return Access(n.tensor, tuple(indices))
+            slot = self.made[n.tensor]
+            if n.indices[slot] != step:
+                raise CascadeError(f"{n.tensor} is read at another step than the one it is made in")
+            return Access(n.tensor, (*n.indices[:slot], chunk, inner, *n.indices[slot + 1 :]))
 
         offset = Apply("+", (Apply("*", (chunk, Size(self.ranks.inner))), inner))
         return substitute(transform(node, change), {step.name: offset})
@@ -140,7 +139,7 @@ class Writer:
         where: Expr | None = None,
         op: str = "sum",
     ) -> Access:
-        """Write an Einsum and return the access that reads it.
+        """Write an Einsum and return the access that reads it; one that stands there already is only read.
 
         Args:
             keep: the variables that stay; chunk and steps come first.
@@ -152,9 +151,13 @@ class Writer:
         order += sorted(kept - set(order))
         met = (*variables(value), *(() if where is None else variables(where)))
         gone = tuple(v for v in dict.fromkeys(met) if v not in kept)
-        masked = where is not None and bool(set(variables(where)) & set(gone))
-        reductions = (Reduction(op, gone),) if gone and (op != "sum" or masked) else ()
+        said = op != "sum" or (where is not None and _met(where, gone))
+        reductions = (Reduction(op, gone),) if gone and said else ()
         target = Access(name, tuple(map(Var, order)))
+        same = (value, tuple(order), reductions, where)
+        if same in self._same:
+            return Access(self._same[same], target.indices)
+        self._same[same] = name
         self.einsums.append(Einsum(target, value, reductions, where))
         return target
 
@@ -176,9 +179,7 @@ class Writer:
         """Return the condition that `then` comes before `now`, or is `now` unless strict."""
         return Compare(("<" if strict else "<=",), (self.ranks.then, self.ranks.now))
 
-    def contracted(
-        self, wanted: str, product: Product, keep: frozenset[str], *, strict: bool
-    ) -> Product:
+    def contracted(self, wanted: str, product: Product, keep: frozenset[str], *, strict: bool) -> Product:
         """Return a product summed over the earlier steps and over what is not kept, sums over the fewest factors first.
 
         Args:
@@ -194,16 +195,16 @@ class Writer:
         outside, inside = rest.split(lambda f: then not in variables(f))
         # What multiplies the result alike for every earlier step is applied once, after the sum.
         scalars, vectors = inside.split(lambda f: set(variables(f)) <= self.ranks.names)
-        weighing = Product(() if pairs is None else (pairs,)).times(unsigned(scalars))
+        weighing = Product(() if pairs is None else (pairs,)).times(scalars.unsigned)
         if vectors.above or vectors.below:
             if weighing.above or weighing.below:
                 both = self.one(f"{wanted}D", weighing, where=mask if _has(weighing, then, now) else None)
                 mask = None if _has(weighing, then, now) else mask
                 weighing = Product((both,))
-            weighing = weighing.times(unsigned(vectors))
+            weighing = weighing.times(vectors.unsigned)
         mine = {self.ranks.chunk.name, now, *(keep & weighing.variables)}
         summed = self.write(self.fresh(f"{wanted}I"), weighing.value, mine, where=mask)
-        return Product((summed,), negative=product.negative).times(unsigned(outside))
+        return Product((summed,), negative=product.negative).times(outside.unsigned)
 
     def weights(
         self, wanted: str, product: Product, keep: frozenset[str], *, strict: bool
@@ -238,11 +239,6 @@ class Writer:
         return substitute(node, {variable: half})
 
 
-def unsigned(product: Product) -> Product:
-    """Return a product without its sign."""
-    return Product(product.above, product.below)
-
-
 def fresh_ranks(ranks: Ranks, walked: frozenset[str]) -> tuple[Rank, ...]:
     """Return the second names of the rank of steps that some Einsum walks."""
     return tuple(
@@ -259,14 +255,20 @@ def _torn(node: Expr, now: str, then: str, middle: Callable[[Expr, str], Expr]) 
     """
     if not isinstance(node, Apply) or node.op != "exp":
         return (node,)
-    apart = node.args[0]
-    if not isinstance(apart, Apply) or apart.op != "-":
+    parts = summands(Product((node.args[0],)))
+    late = [p for p in parts if then not in p.variables]
+    early = [p for p in parts if then in p.variables]
+    if not late or not early or any(now in p.variables for p in early):
         return (node,)
-    late, early = apart.args
-    if then in variables(late) or now in variables(early):
-        return (node,)
-    reference = middle(early, then)
-    return tuple(Apply("exp", (Apply("-", pair),)) for pair in ((late, reference), (reference, early)))
+    # Early parts are what to take from; the reference is theirs at the middle of the chunk.
+    reference = [p.map(lambda f: middle(f, then)) for p in early]
+    return tuple(
+        Apply("exp", (total(sum_),)) for sum_ in (late + reference, [p.negated for p in reference] + early)
+    )
+
+
+def _met(node: Expr, names: Iterable[str]) -> bool:
+    return not set(names).isdisjoint(variables(node))
 
 
 def _has(product: Product, *names: str) -> bool:
