@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evaluator import evaluate, random_inputs, same_result
     from .parser import load, parse
     from .printer import latex, render
+    from .rewrite.chunks.chunk import in_chunks
     from .rewrite.reduce import reduce_passes
     from .sizes import parse_sizes
     from .tracing.trace import from_torch
@@ -39,6 +40,7 @@ _FACE = {
     "bounds": "analysis.bounds",
     "traffic_curve": "analysis.bounds",
     "reduce_passes": "rewrite.reduce",
+    "in_chunks": "rewrite.chunks.chunk",
     "from_torch": "tracing.trace",
     "parse_sizes": "sizes",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "evaluate",
     "foreign_neighbours",
     "from_torch",
+    "in_chunks",
     "latex",
     "load",
     "parse",

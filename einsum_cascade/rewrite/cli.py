@@ -1,4 +1,4 @@
-"""The command `cascade reduce`."""
+"""The commands `cascade reduce` and `cascade chunk`."""
 
 from __future__ import annotations
 
@@ -38,9 +38,54 @@ def reduce(
         table("what stays", ["Einsum", "why"], [(s.einsum, s.why) for s in found.stuck])
 
 
+@guarded
+def chunk(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A zoo entry or a path to a .cascade file.")],
+    rank: Annotated[
+        str, typer.Option("--rank", help="The rank it iterates over, where there are several.")
+    ] = "",
+    size: Annotated[
+        int | None,
+        typer.Option("--size", min=1, help="Steps of a chunk; open unless given, but 64 for delta rules."),
+    ] = None,
+    positive: Annotated[
+        str, typer.Option("--positive", help="Inputs that are greater than 0: gates that have logarithms.")
+    ] = "",
+    apart: Annotated[
+        bool,
+        typer.Option(
+            "--apart", help="Divide gates of a summed rank between both factors: for short chunks, as of 16."
+        ),
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the cascade that was found here.")] = None,
+    json: Json = False,
+) -> None:
+    """An equal cascade that walks a recurrence chunk by chunk, and what was done to which Einsum."""
+    from .. import zoo
+    from .chunks.chunk import in_chunks
+
+    if out is not None:
+        check_writable(out)
+    names = [n for n in (part.strip() for part in positive.split(",")) if n]
+    found = in_chunks(zoo.find(name), rank or None, size=size, positive=names, apart=apart)
+    text = str(found.cascade)
+    if out is not None:
+        _write(out, text)
+    if json:
+        emit_json(found.as_json())
+        return
+    typer.echo(text)
+    table(
+        f"{found.cascade.name} in chunks of {found.rank}",
+        ["rule", "Einsum", "why"],
+        [(s.rule, s.einsum, s.why) for s in found.steps],
+    )
+
+
 def register(app: typer.Typer) -> None:
-    """Mount the command on an app."""
+    """Mount the commands on an app."""
     app.command("reduce")(reduce)
+    app.command("chunk")(chunk)
 
 
 def _write(path: Path, text: str) -> None:

@@ -68,9 +68,7 @@ class Trials:
         large: by how much inputs are scaled that should break what is unstable.
     """
 
-    def __init__(
-        self, original: Cascade, *, alike: float = ALIKE, large: Sequence[float] = LARGE
-    ) -> None:
+    def __init__(self, original: Cascade, *, alike: float = ALIKE, large: Sequence[float] = LARGE) -> None:
         self.original = original
         self._alike = alike
         self._large = tuple(large)

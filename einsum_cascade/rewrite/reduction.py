@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..cascade import Cascade
@@ -64,9 +65,19 @@ class Reduction:
         rows = [(s.rule, s.einsum, s.why) for s in self.steps] + [
             ("stuck", s.einsum, s.why) for s in self.stuck
         ]
-        cells = "".join(
-            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(c)}</td>" for c in row) + "</tr>"
-            for row in rows
-        )
         title = f"passes over {html.escape(self.rank)}: <b>{self.before} &rarr; {self.after}</b>"
-        return f"<p>{title}</p><table>{cells}</table><pre>{html.escape(str(self.cascade))}</pre>"
+        return told_as_html(title, rows, self.cascade)
+
+
+def told_as_html(title: str, rows: Iterable[tuple[str, str, str]], cascade: Cascade) -> str:
+    """Return what was done to a cascade as a table, and the cascade below it, for a notebook.
+
+    Args:
+        title: in HTML.
+        rows: rule, Einsum and reason of each step.
+    """
+    cells = "".join(
+        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(c)}</td>" for c in row) + "</tr>"
+        for row in rows
+    )
+    return f"<p>{title}</p><table>{cells}</table><pre>{html.escape(str(cascade))}</pre>"

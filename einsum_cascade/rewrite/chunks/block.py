@@ -8,7 +8,7 @@ from ...cascade import Cascade
 from ...declarations import Iterate, variable_of
 from ...einsum import Einsum
 from ...errors import CascadeError
-from ...expr import Access, Apply, Expr, Var, substitute, variables
+from ...expr import Access, Apply, Expr, Var, accesses, substitute, variables
 from ..elements import places_of
 from .linear import NotLinearError, Product, holds, product_of, products, summands, total
 from .prepare import Preparing, extreme_of
@@ -69,6 +69,18 @@ class Block:
     def is_before(self, access: Access) -> bool:
         """Tell whether an access reads a state as a step finds it, not as it leaves it."""
         return access.indices[self.states[access.tensor].slot] == Var(self.step)
+
+    def feeding(self, state: str, seen: frozenset[str] = frozenset()) -> tuple[str, ...]:
+        """Return the tensors of the block that a state is fed with or decays by, through other states too, in order."""
+        mine = self.states[state]
+        found: dict[str, None] = {}
+        for product in (mine.gate, *mine.added):
+            for access in (a for f in (*product.above, *product.below) for a in accesses(f)):
+                if access.tensor in self.others:
+                    found[access.tensor] = None
+                elif self.is_state(access) and access.tensor not in seen:
+                    found |= dict.fromkeys(self.feeding(access.tensor, seen | {state}))
+        return tuple(found)
 
     def reads_state(self, einsum: Einsum) -> bool:
         """Tell whether an Einsum reads a state."""

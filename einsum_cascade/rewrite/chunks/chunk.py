@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
@@ -9,22 +10,21 @@ from ...cascade import Cascade
 from ...declarations import Iterate, Rank, rank_of
 from ...einsum import Einsum
 from ...errors import CascadeError
-from ...expr import Access, Apply, Expr, Num, Size, accesses, transform
+from ...expr import Access, Apply, Expr, Num, transform
 from ..equality import equal
-from ..partition import split_once, split_ranks, split_signature
-from ..reduction import Step
-from .block import Block, block_of
-from .decay import kind_of
-from .paths import Walker
-from .reads import Reader
-from .solve import Solver, knots, unknown_of
-from .writer import Ranks, Writer, fresh_ranks, ranks_of
+from ..reduction import Step, told_as_html
+from .block import block_of
+from .maker import Maker
+from .solve import knots
+from .writer import ranks_of
 
 # What kernels for recurrences in chunks take: 64 rows fill a tensor core's tile.
 USUAL = 64
 # Larger inputs than in other rewrites would only show what a difference of sums costs: a chunk that decays by
 # exp(-1e20) in one step keeps no digits of what it decays by in the next.
 LARGE = (5.0,)
+# Steps of a chunk at which `equal` compares: a shorter one is written so that it holds for these too.
+CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,15 @@ class Chunked:
             "steps": [{"rule": s.rule, "einsum": s.einsum, "why": s.why} for s in self.steps],
             "cascade": str(self.cascade),
         }
+
+    def __str__(self) -> str:
+        lines = [f"{self.cascade.name} in chunks of {self.rank}"]
+        lines += [f"  {s.rule} {s.einsum}: {s.why}" for s in self.steps]
+        return "\n".join([*lines, "", str(self.cascade)])
+
+    def _repr_html_(self) -> str:
+        title = f"{html.escape(self.cascade.name)} in chunks of {html.escape(self.rank)}"
+        return told_as_html(title, [(s.rule, s.einsum, s.why) for s in self.steps], self.cascade)
 
 
 def in_chunks(
@@ -86,176 +95,14 @@ def in_chunks(
     circles = knots(block)
     ranks = ranks_of(cascade, rank)
     steps = size or (USUAL if circles else None)
-    maker = _Maker(block, ranks, circles, positive=frozenset(positive), apart=apart, size=steps or USUAL)
+    maker = Maker(
+        block, ranks, circles, positive=frozenset(positive), apart=apart, size=max(steps or USUAL, CHECKED)
+    )
     free = maker.made()
     if not equal(_with_positive(cascade, positive), _with_positive(free, positive), rank, large=LARGE):
         raise CascadeError(f"{cascade.name} in chunks of {rank} would not be the same; it is left as it is")
     pinned = free if steps is None else _pinned(free, ranks.inner, steps)
     return Chunked(rank, pinned, maker.told())
-
-
-class _Maker:
-    """Writes the parts of a chunk in the order in which they need each other."""
-
-    def __init__(
-        self,
-        block: Block,
-        ranks: Ranks,
-        circles: dict[str, frozenset[str]],
-        *,
-        positive: frozenset[str],
-        apart: bool,
-        size: int,
-    ) -> None:
-        self.block, self.ranks, self.circles = block, ranks, circles
-        slots = {n: e.target.indices.index(ranks.step) for n, e in block.others.items()}
-        self.writer = Writer(block.cascade, ranks, slots, apart, names={*slots})
-        self.walker = Walker(block, self.writer, positive)
-        self.reader = Reader(block, self.writer, self.walker)
-        self.solver = Solver(self.reader, size)
-        self._done: set[str] = set()
-        self._solved: list[str] = []
-
-    def made(self) -> Cascade:
-        """Return the cascade in chunks, the size of a chunk left open."""
-        cascade = self.block.cascade
-        asked = {s.tensor for s in cascade.outputs}
-        after = self._after()
-        asked |= {a.tensor for e in after for a in e.reads}
-        for name in self.block.others:
-            if name in asked:
-                self.need(name)
-        written: set[str] = set()
-        # Writing one state may show that it is fed by another.
-        while wanted := [
-            s for s in (*asked, *self.walker.walked) if s in self.block.states and s not in written
-        ]:
-            for name in dict.fromkeys(wanted):
-                self._update(name)
-                written.add(name)
-        return self._assembled(after, written)
-
-    def need(self, name: str) -> None:
-        """Write an Einsum of the block, and before it what it reads."""
-        if name in self._done:
-            return
-        circle = self.circles.get(name)
-        if circle is not None:
-            unknown = unknown_of(self.block, circle)
-            if unknown not in self._done:
-                self._solve(unknown, circle)
-            if name == unknown:
-                return
-        self._done.add(name)
-        einsum = self.block.others[name]
-        for tensor in self._sources(einsum):
-            self.need(tensor)
-        self.reader.read(einsum)
-
-    def _solve(self, unknown: str, circle: frozenset[str]) -> None:
-        self._done.add(unknown)
-        self._solved.append(unknown)
-        for member in circle:
-            for tensor in self._sources(self.block.others[member]):
-                if tensor not in circle:
-                    self.need(tensor)
-        self.solver.solve(unknown, circle)
-
-    def _sources(self, einsum: Einsum) -> list[str]:
-        """Return the tensors of the block that an Einsum needs, those that feed its states included."""
-        found: dict[str, None] = {}
-        for access in einsum.reads:
-            if access.tensor in self.block.others:
-                found[access.tensor] = None
-            elif self.block.is_state(access):
-                found |= dict.fromkeys(self._feeding(access.tensor))
-        return list(found)
-
-    def _feeding(self, name: str) -> list[str]:
-        state = self.block.states[name]
-        found: list[str] = []
-        for product in (state.gate, *state.added):
-            for access in (a for f in (*product.above, *product.below) for a in accesses(f)):
-                if self.block.is_state(access) and access.tensor != name:
-                    found += self._feeding(access.tensor)
-                elif access.tensor in self.block.others:
-                    found.append(access.tensor)
-        return found
-
-    def _update(self, name: str) -> None:
-        for tensor in self._feeding(name):
-            self.need(tensor)
-        self.reader.update(self.block.states[name])
-
-    def told(self) -> tuple[Step, ...]:
-        """Return what was done, to be called after `made`."""
-        found = []
-        for name in self.walker.walked:
-            state = self.block.states[name]
-            if state.op == "sum":
-                found.append(Step("gate", name, kind_of(self.block, state, self.walker.positive)))
-            else:
-                found.append(
-                    Step("extreme", name, f"the {state.op} of what the chunk began with and of its own steps")
-                )
-        for name, einsum in self.block.others.items():
-            states = dict.fromkeys(a.tensor for a in einsum.reads if self.block.is_state(a))
-            sums = [s for s in states if self.block.states[s].op == "sum"]
-            if name in self._done and sums:
-                why = f"reads {' and '.join(sums)} as the chunk found it, and what the steps of the chunk added, apart"
-                found.append(Step("split", name, why))
-        for name in self._solved:
-            why = "waits for what earlier steps added: a triangular system, its inverse by squaring"
-            found.append(Step("solve", name, why))
-        return tuple(found)
-
-    def _after(self) -> list[Einsum]:
-        """Return the Einsums that stand behind the block."""
-        items = self.block.cascade.body
-        at = next(
-            i
-            for i, item in enumerate(items)
-            if isinstance(item, Iterate) and item.variable == self.block.step
-        )
-        return [item for item in items[at + 1 :] if isinstance(item, Einsum)]
-
-    def _assembled(self, after: list[Einsum], states: set[str]) -> Cascade:
-        cascade, ranks = self.block.cascade, self.ranks
-        later = {e.name for e in after}
-        before = {e.name for e, block in cascade.statements if block is None and e.name not in later}
-        keeping = frozenset({*before, *(s.tensor for s in cascade.inputs), *cascade.states})
-        split = (ranks.whole, ranks.outer, ranks.inner)
-        einsums = _needed(self.writer.einsums, {s.tensor for s in cascade.outputs} | states, after)
-        ahead, inside, behind = _by_time(einsums, states)
-        body: list[Einsum | Iterate] = []
-        for item in cascade.body:
-            if isinstance(item, Iterate):
-                if item.variable != self.block.step:
-                    raise CascadeError(f"{cascade.name} has a second iterate block, over {item.variable}")
-                body += [*ahead, Iterate(ranks.chunk.name, inside), *behind]
-            elif item.name in later:
-                body.append(split_once(cascade, self._at_the_end(item), split, keeping))
-            elif item.name not in cascade.states or item.name in states:
-                body.append(item)
-        outputs = tuple(s if s.tensor in keeping else split_signature(s, *split) for s in cascade.outputs)
-        walked = frozenset(v for e in einsums for v in e.variables)
-        declared = (*split_ranks(cascade, *split), *fresh_ranks(ranks, walked))
-        return replace(cascade, ranks=declared, body=tuple(body), outputs=outputs)
-
-    def _at_the_end(self, einsum: Einsum) -> Einsum:
-        """Return an Einsum behind the block with the last state read at the last chunk."""
-        names = self.block.states
-
-        def change(node: Expr) -> Expr:
-            if not isinstance(node, Access) or node.tensor not in names:
-                return node
-            slot = names[node.tensor].slot
-            if node.indices[slot] != Size(self.ranks.whole):
-                raise CascadeError(f"{einsum.name} reads {node.tensor} at a step that need not end a chunk")
-            indices = (*node.indices[:slot], Size(self.ranks.outer), *node.indices[slot + 1 :])
-            return replace(node, indices=indices)
-
-        return replace(einsum, value=transform(einsum.value, change))
 
 
 def _iterated(cascade: Cascade) -> str:
@@ -273,35 +120,6 @@ def _iterated(cascade: Cascade) -> str:
         )
         raise CascadeError(f"{cascade.name} {said}")
     return found[0]
-
-
-def _needed(einsums: list[Einsum], asked: set[str], after: list[Einsum]) -> tuple[Einsum, ...]:
-    """Return the Einsums of a block that anything reads in the end."""
-    wanted = asked | {tensor for e in after for tensor in e.sources}
-    kept = []
-    for einsum in reversed(einsums):
-        if einsum.name in wanted:
-            kept.append(einsum)
-            wanted |= einsum.sources
-    return tuple(reversed(kept))
-
-
-def _by_time(einsums: tuple[Einsum, ...], states: set[str]) -> tuple[tuple[Einsum, ...], ...]:
-    """Return the Einsums of all chunks at once, those that go from chunk to chunk, and those that only read states.
-
-    Only the second have to wait for the chunk before.
-    """
-    waiting: set[str] = set()
-    for einsum in einsums:
-        if einsum.name in states or not einsum.sources.isdisjoint(states | waiting):
-            waiting.add(einsum.name)
-    moving = set(states)
-    for einsum in reversed(einsums):
-        if einsum.name in moving:
-            moving |= einsum.sources & waiting
-    ahead = tuple(e for e in einsums if e.name not in waiting)
-    inside = tuple(e for e in einsums if e.name in waiting and e.name in moving)
-    return ahead, inside, tuple(e for e in einsums if e.name in waiting and e.name not in moving)
 
 
 def _pinned(cascade: Cascade, rank: str, size: int) -> Cascade:

@@ -208,9 +208,7 @@ def _risen(
 ) -> list[Product]:
     """Return the sum of logarithms up to `now`, but for what the states by which it moves were at the start."""
     parts = [Product((summed_logs(writer, state, rest, before=before),))] if rest else []
-    for m in moves:
-        parts.append(Product((writer.at(m.found if before else m.left),), negative=not m.rises))
-    return parts
+    return parts + [Product((writer.at(m.found if before else m.left),), negative=not m.rises) for m in moves]
 
 
 def _first(writer: Writer, block: Block, move: _Move) -> Product:

@@ -89,8 +89,8 @@ class Preparing:
             if isinstance(node, Access) or not inside:
                 return node
             name = self._fresh(f"{state}A")
-            names = [v for v in dict.fromkeys((*variables(node), self.step))]
-            target = Access(name, tuple(Var(v) for v in names))
+            names = dict.fromkeys((*variables(node), self.step))
+            target = Access(name, tuple(map(Var, names)))
             self.out.append(self._other(Einsum(target, node)))
             return target
 

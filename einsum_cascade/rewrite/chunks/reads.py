@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...einsum import Einsum
+from ...errors import CascadeError
 from ...expr import Access, Apply, Num, Size, substitute, variables
 from .block import Block, State, outer_product
 from .extremes import copied_extreme, updated_extreme
@@ -35,13 +36,9 @@ class Reader:
             assert isinstance(target, Access)
             writer.einsums.append(Einsum(target, value, einsum.reductions, where))
             return
-        self.finish(einsum, self.known(einsum))
-
-    def finish(self, einsum: Einsum, parts: list[Product]) -> None:
-        """Write an Einsum as the sum of its parts."""
-        target = self.writer.at(einsum.target)
+        target = writer.at(einsum.target)
         assert isinstance(target, Access)
-        self.writer.einsums.append(Einsum(target, total(parts)))
+        writer.einsums.append(Einsum(target, total(self.known(einsum))))
 
     def known(self, einsum: Einsum, unknown: str = "") -> list[Product]:
         """Return the parts of an Einsum that reads states, without those that hold an unknown tensor."""
@@ -75,6 +72,10 @@ class Reader:
                     (a for a in f.added.above if isinstance(a, Access) and a.tensor == unknown), None
                 )
                 if wanted is None:
+                    if holds(f.added.value, lambda a: a.tensor == unknown):
+                        raise CascadeError(
+                            f"what a step adds is divided by {unknown}, which earlier steps decide"
+                        )
                     continue
                 others = f.added.without(wanted).map(lambda n: self.writer.at(n, self.writer.ranks.then))
                 product = rest.times(f.weight).times(others)
@@ -164,12 +165,16 @@ class Reader:
         hosts = [f for f in tensors.above if heavy <= set(variables(f))]
         rest = Product(tensors.above, tensors.below)
         weighing = weights.unsigned
-        if len(tensors.above) > 1 and hosts and (weighing.above or weighing.below):
-            host = min(hosts, key=lambda f: len(set(variables(f)) & axes))
+        host = (
+            min(hosts, key=lambda f: len(set(variables(f)) & axes))
+            if len(tensors.above) > 1 and hosts
+            else None
+        )
+        if weighing.shares_work(axes if host is None else frozenset(variables(host))):
+            weighing = Product((writer.one(f"{state.name}K", weighing),))
+        if host is not None and not weighing.is_one:
             one = writer.one(f"{state.name}K", Product((host,)).times(weighing))
             rest, weighing = rest.without(host).times(Product((one,))), Product()
-        elif weighing.shares_work(axes):
-            weighing = Product((writer.one(f"{state.name}K", weighing),))
         value = rest.times(weighing).plain()
         if ranks.then.name not in value.variables:
             value = value.times(Product((Size(ranks.inner),)))  # every step adds the same

@@ -33,7 +33,7 @@ def knots(block: Block) -> dict[str, frozenset[str]]:
             if access.tensor in block.others:
                 graph.add_edge(name, access.tensor)
             elif block.is_state(access):
-                graph.add_edges_from((name, fed) for fed in _feeding(block, access.tensor))
+                graph.add_edges_from((name, fed) for fed in block.feeding(access.tensor))
     found: dict[str, frozenset[str]] = {}
     for circle in networkx.strongly_connected_components(graph):
         if len(circle) > 1 or any(graph.has_edge(n, n) for n in circle):
@@ -43,22 +43,6 @@ def knots(block: Block) -> dict[str, frozenset[str]]:
         waits = sorted(gates & set(found))
         if waits:
             raise CascadeError(f"the gate of {state.name} reads {waits[0]}, which depends on earlier states")
-    return found
-
-
-def _feeding(block: Block, state: str, seen: frozenset[str] = frozenset()) -> set[str]:
-    """Return the tensors of the block that a state is fed with or decays by, through other states too."""
-    if state in seen:
-        return set()
-    mine = block.states[state]
-    found: set[str] = set()
-    for product in (mine.gate, *mine.added):
-        for factor in (*product.above, *product.below):
-            for access in accesses(factor):
-                if block.is_state(access):
-                    found |= _feeding(block, access.tensor, seen | {state})
-                elif access.tensor in block.others:
-                    found.add(access.tensor)
     return found
 
 
@@ -103,7 +87,7 @@ class Solver:
         """
         block, writer = self.reader.block, self.reader.writer
         einsum = block.others[name]
-        readers = {n: block.others[n] for n in circle if block.reads_state(block.others[n])}
+        readers = {n: e for n, e in block.others.items() if n in circle and block.reads_state(e)}
         known, matrix = self._system(name, einsum, circle, readers)
         then, now = writer.ranks.then, writer.ranks.now
         right = self._one(f"{name}R", known, einsum)

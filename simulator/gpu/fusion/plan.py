@@ -53,14 +53,19 @@ class Planner:
 
         Steps are taken one by one, so that one may stand in the way of a better one. They are taken from several
         places: from every unit alone, with the largest tensors kept out of memory first, or the smallest, or those that
-        the text has first; from the best of all ways to cut the text into runs; and from what sums leave smaller than
-        what they read of, as all that is in memory.
+        the text has first; from the best of all ways to cut the text into runs; from what sums leave smaller than
+        what they read of, as all that is in memory; and from the whole text, where that beats all of these.
         """
         edges, alone = list(self._edges()), self.graph.alone()
         orders = (edges, edges[::-1], sorted(edges, key=lambda e: e[::-1]))
         tried = [self._improved(alone, order) for order in orders]
         tried += [self._improved(start, edges) for start in (self._runs(), self.graph.kept(self._shrunk()))]
-        return self._kernels(min(tried, key=self._seconds))
+        best = min(tried, key=self._seconds)
+        whole = (Group(frozenset(range(len(self.graph.units)))),)
+        least = self._seconds(best)
+        if self._seconds(whole, below=least * (1 - _GAIN)) < least * (1 - _GAIN):
+            best = self._improved(whole, edges)
+        return self._kernels(best)
 
     def _shrunk(self) -> list[int]:
         """Return the units that reduce what they read to no more than that; and iterate blocks, which run as a whole.

@@ -1,0 +1,200 @@
+"""The parts of a chunk in the order in which they need each other, and the cascade that they make."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...cascade import Cascade
+from ...declarations import Iterate
+from ...einsum import Einsum
+from ...errors import CascadeError
+from ...expr import Access, Expr, Size, transform
+from ..partition import split_once, split_ranks, split_signature
+from ..reduction import Step
+from .block import Block
+from .decay import kind_of
+from .paths import Walker
+from .reads import Reader
+from .solve import Solver, unknown_of
+from .writer import Ranks, Writer, fresh_ranks
+
+
+class Maker:
+    """Writes the parts of a chunk in the order in which they need each other."""
+
+    def __init__(
+        self,
+        block: Block,
+        ranks: Ranks,
+        circles: dict[str, frozenset[str]],
+        *,
+        positive: frozenset[str],
+        apart: bool,
+        size: int,
+    ) -> None:
+        self.block, self.ranks, self.circles = block, ranks, circles
+        slots = {n: e.target.indices.index(ranks.step) for n, e in block.others.items()}
+        self.writer = Writer(block.cascade, ranks, slots, apart, names={*slots})
+        self.walker = Walker(block, self.writer, positive)
+        self.reader = Reader(block, self.writer, self.walker)
+        self.solver = Solver(self.reader, size)
+        self._done: set[str] = set()
+        self._solved: list[str] = []
+
+    def made(self) -> Cascade:
+        """Return the cascade in chunks, the size of a chunk left open."""
+        cascade = self.block.cascade
+        asked = {s.tensor for s in cascade.outputs}
+        after = self._after()
+        asked |= {a.tensor for e in after for a in e.reads}
+        for name in self.block.others:
+            if name in asked:
+                self.need(name)
+        written: set[str] = set()
+        # Writing one state may show that it is fed by another.
+        while wanted := (asked | set(self.walker.walked)) & set(self.block.states) - written:
+            for name in (n for n in self.block.states if n in wanted):
+                self._update(name)
+            written |= wanted
+        return self._assembled(after, written)
+
+    def need(self, name: str) -> None:
+        """Write an Einsum of the block, and before it what it reads."""
+        if name in self._done:
+            return
+        circle = self.circles.get(name)
+        if circle is not None:
+            unknown = unknown_of(self.block, circle)
+            if unknown not in self._done:
+                self._solve(unknown, circle)
+            if name == unknown:
+                return
+        self._done.add(name)
+        einsum = self.block.others[name]
+        for tensor in self._sources(einsum):
+            self.need(tensor)
+        self.reader.read(einsum)
+
+    def _solve(self, unknown: str, circle: frozenset[str]) -> None:
+        self._done.add(unknown)
+        self._solved.append(unknown)
+        for member in (n for n in self.block.others if n in circle):
+            for tensor in self._sources(self.block.others[member]):
+                if tensor not in circle:
+                    self.need(tensor)
+        self.solver.solve(unknown, circle)
+
+    def _sources(self, einsum: Einsum) -> list[str]:
+        """Return the tensors of the block that an Einsum needs, those that feed its states included."""
+        found: dict[str, None] = {}
+        for access in einsum.reads:
+            if access.tensor in self.block.others:
+                found[access.tensor] = None
+            elif self.block.is_state(access):
+                found |= dict.fromkeys(self.block.feeding(access.tensor))
+        return list(found)
+
+    def _update(self, name: str) -> None:
+        for tensor in self.block.feeding(name):
+            self.need(tensor)
+        self.reader.update(self.block.states[name])
+
+    def told(self) -> tuple[Step, ...]:
+        """Return what was done, to be called after `made`."""
+        found = []
+        for name in self.walker.walked:
+            state = self.block.states[name]
+            if state.op == "sum":
+                found.append(Step("gate", name, kind_of(self.block, state, self.walker.positive)))
+            else:
+                found.append(
+                    Step("extreme", name, f"the {state.op} of what the chunk began with and of its own steps")
+                )
+        for name, einsum in self.block.others.items():
+            states = dict.fromkeys(a.tensor for a in einsum.reads if self.block.is_state(a))
+            sums = [s for s in states if self.block.states[s].op == "sum"]
+            if name in self._done and sums:
+                why = f"reads {' and '.join(sums)} as the chunk found it, and what the steps of the chunk added, apart"
+                found.append(Step("split", name, why))
+        for name in self._solved:
+            why = "waits for what earlier steps added: a triangular system, its inverse by squaring"
+            found.append(Step("solve", name, why))
+        return tuple(found)
+
+    def _after(self) -> list[Einsum]:
+        """Return the Einsums that stand behind the block."""
+        items = self.block.cascade.body
+        at = next(
+            i
+            for i, item in enumerate(items)
+            if isinstance(item, Iterate) and item.variable == self.block.step
+        )
+        return [item for item in items[at + 1 :] if isinstance(item, Einsum)]
+
+    def _assembled(self, after: list[Einsum], states: set[str]) -> Cascade:
+        cascade, ranks = self.block.cascade, self.ranks
+        later = {e.name for e in after}
+        before = {e.name for e, block in cascade.statements if block is None and e.name not in later}
+        keeping = frozenset({*before, *(s.tensor for s in cascade.inputs), *cascade.states})
+        split = (ranks.whole, ranks.outer, ranks.inner)
+        einsums = _needed(self.writer.einsums, {s.tensor for s in cascade.outputs} | states, after)
+        ahead, inside, behind = _by_time(einsums, states)
+        body: list[Einsum | Iterate] = []
+        for item in cascade.body:
+            if isinstance(item, Iterate):
+                if item.variable != self.block.step:
+                    raise CascadeError(f"{cascade.name} has a second iterate block, over {item.variable}")
+                body += [*ahead, Iterate(ranks.chunk.name, inside), *behind]
+            elif item.name in later:
+                body.append(split_once(cascade, self._at_the_end(item), split, keeping))
+            elif item.name not in cascade.states or item.name in states:
+                body.append(item)
+        outputs = tuple(s if s.tensor in keeping else split_signature(s, *split) for s in cascade.outputs)
+        walked = frozenset(v for e in einsums for v in e.variables)
+        declared = (*split_ranks(cascade, *split), *fresh_ranks(ranks, walked))
+        return replace(cascade, ranks=declared, body=tuple(body), outputs=outputs)
+
+    def _at_the_end(self, einsum: Einsum) -> Einsum:
+        """Return an Einsum behind the block with the last state read at the last chunk."""
+        names = self.block.states
+
+        def change(node: Expr) -> Expr:
+            if not isinstance(node, Access) or node.tensor not in names:
+                return node
+            slot = names[node.tensor].slot
+            if node.indices[slot] != Size(self.ranks.whole):
+                raise CascadeError(f"{einsum.name} reads {node.tensor} at a step that need not end a chunk")
+            indices = (*node.indices[:slot], Size(self.ranks.outer), *node.indices[slot + 1 :])
+            return replace(node, indices=indices)
+
+        return replace(einsum, value=transform(einsum.value, change))
+
+
+def _needed(einsums: list[Einsum], asked: set[str], after: list[Einsum]) -> tuple[Einsum, ...]:
+    """Return the Einsums of a block that anything reads in the end."""
+    wanted = asked | {tensor for e in after for tensor in e.sources}
+    kept = []
+    for einsum in reversed(einsums):
+        if einsum.name in wanted:
+            kept.append(einsum)
+            wanted |= einsum.sources
+    return tuple(reversed(kept))
+
+
+def _by_time(einsums: tuple[Einsum, ...], states: set[str]) -> tuple[tuple[Einsum, ...], ...]:
+    """Return the Einsums that states are fed from at all chunks at once, those from chunk to chunk, and all others.
+
+    Only the second have to wait for the chunk before. The last stand as late as they can: one kernel for all of them
+    then holds little at a time.
+    """
+    waiting: set[str] = set()
+    for einsum in einsums:
+        if einsum.name in states or not einsum.sources.isdisjoint(states | waiting):
+            waiting.add(einsum.name)
+    feeding = set(states)
+    for einsum in reversed(einsums):
+        if einsum.name in feeding:
+            feeding |= einsum.sources
+    ahead = tuple(e for e in einsums if e.name in feeding - waiting)
+    inside = tuple(e for e in einsums if e.name in feeding & waiting)
+    return ahead, inside, tuple(e for e in einsums if e.name not in feeding)
