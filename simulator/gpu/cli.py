@@ -77,6 +77,8 @@ def predict(
         found = _of_cascade(kernel, ranks, on, implementation, kernels, given, needless)
     for warning in found.warnings:
         note(f"warning: {warning}")
+    if ranks is not None and found.bound_by == "chain":
+        note(f"its steps wait for each other; of a recurrence, `cascade chunk {kernel}` takes many at once")
     if json:
         emit_json(found.as_dict())
     else:

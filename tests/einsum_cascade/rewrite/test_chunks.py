@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import typer
+from recurrences import TEXTS
 from typer.testing import CliRunner
 
 from einsum_cascade import CascadeError, evaluate, in_chunks, load, parse, random_inputs, render, zoo
 from einsum_cascade.analysis.passes import passes
 from einsum_cascade.analysis.points import operations
 from einsum_cascade.cascade import Cascade
+from einsum_cascade.declarations import Rank
 from einsum_cascade.rewrite.cli import register
 from einsum_cascade.sizes import parse_sizes, resolve
 
@@ -97,6 +100,15 @@ def test_every_recurrence_of_the_zoo_is_the_same_in_chunks(
         assert found.steps
         for shape in shapes:
             assert apart(cascade, found.cascade, rank, shape, **changes) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_recurrences_as_people_write_them_are_the_same_in_chunks(name: str) -> None:
+    cascade = parse(TEXTS[name])
+    found = in_chunks(cascade).cascade
+    for shape in ((1, 7), (5, 1), (3, 4)):
+        free = replace(found, ranks=tuple(Rank(r.name) if r.name == "T0" else r for r in found.ranks))
+        assert apart(cascade, free, "T", shape) < TOLERANCE
 
 
 @pytest.mark.parametrize(
