@@ -186,7 +186,7 @@ def resolve(
 def stated_parts(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     """Return the parts of split ranks (M0 of M = M1 * M0) that a user chose: those that `resolve` would not choose.
 
-    A table of sizes does not say who filled it, and `parse_sizes` fills in what is left open; a tile that only it
+    A text that says how large a part is (`rank M0 = 64`) has chosen all parts of its rank. A table of sizes does not say who filled it, and `parse_sizes` fills in what is left open; a tile that only it
     chose must not win over the tile of a mapping.
 
     >>> from einsum_cascade import zoo
@@ -200,7 +200,8 @@ def stated_parts(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     # what follows from a part (W = N0 + 2 * R) would contradict the part that `resolve` chooses
     follows = {r.name for r in cascade.ranks if r.size is not None and r.name not in cascade.splits}
     chosen = resolve(cascade, {k: v for k, v in sizes.items() if k not in follows and k not in parts})
-    return {p: sizes[p] for p in parts if sizes[p] != chosen[p]}
+    fixed = _fixed_parts(cascade)
+    return {p: sizes[p] for p in parts if sizes[p] != chosen[p] or p in fixed}
 
 
 def settled_parts(cascade: Cascade, named: Container[str]) -> set[str]:
@@ -210,7 +211,13 @@ def settled_parts(cascade: Cascade, named: Container[str]) -> set[str]:
     >>> sorted(settled_parts(zoo.load("attention_1pass"), {"P", "M1"}))
     ['M0', 'M1']
     """
-    return {p for parts in cascade.splits.values() if any(p in named for p in parts) for p in parts}
+    fixed = _fixed_parts(cascade)
+    return {p for parts in cascade.splits.values() if any(p in named or p in fixed for p in parts) for p in parts}
+
+
+def _fixed_parts(cascade: Cascade) -> set[str]:
+    """Return the parts of every split rank of which the text says how large one is."""
+    return {p for parts in cascade.splits.values() if _numbers(cascade, parts) for p in parts}
 
 
 def size_value(node: Expr, cascade: Cascade, sizes: Mapping[str, int]) -> float | int:

@@ -19,7 +19,7 @@ from einsum_cascade.analysis.points import operations
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import Rank
 from einsum_cascade.rewrite.cli import register
-from einsum_cascade.sizes import parse_sizes, resolve
+from einsum_cascade.sizes import parse_sizes, resolve, settled_parts, stated_parts
 
 # Name in the zoo, and the inputs that its source takes from (0, 1].
 RECURRENCES = (
@@ -196,6 +196,9 @@ def test_what_stands_around_the_block_stays() -> None:
 def test_a_part_that_is_a_number_settles_the_other() -> None:
     cascade = in_chunks(zoo.load("linear_recurrent"), size=16).cascade
     assert parse_sizes("E=4,F=4,T=64", cascade)["T1"] == 4
+    sizes = parse_sizes("E=4,F=4,T=64", cascade)
+    assert stated_parts(cascade, sizes) == {"T1": 4, "T0": 16}  # no mapping takes other tiles
+    assert settled_parts(cascade, ()) == {"T1", "T0"}
     with pytest.raises(CascadeError, match="T0=16 does not divide T=40"):
         parse_sizes("E=4,F=4,T=40", cascade)
     with pytest.raises(CascadeError, match="T0=8 contradicts T0 = 16"):
