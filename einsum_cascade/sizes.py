@@ -212,7 +212,9 @@ def settled_parts(cascade: Cascade, named: Container[str]) -> set[str]:
     ['M0', 'M1']
     """
     fixed = _fixed_parts(cascade)
-    return {p for parts in cascade.splits.values() if any(p in named or p in fixed for p in parts) for p in parts}
+    return {
+        p for parts in cascade.splits.values() if any(p in named or p in fixed for p in parts) for p in parts
+    }
 
 
 def _fixed_parts(cascade: Cascade) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from examples import MORE
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from strategies import Use, uses
 from written_files import run, written_file
 
-from einsum_cascade import evaluate, parse, zoo
+from einsum_cascade import evaluate, in_chunks, parse, zoo
 from einsum_cascade.errors import KernelError
 from einsum_cascade.evaluator import difference, random_inputs
 from einsum_cascade.zoo import reference
@@ -81,6 +82,26 @@ def test_what_a_step_leaves_to_the_next_is_whole(name: str, tmp_path: Path) -> N
     """Heads longer than a step of 64: a state walked along its own axis had kept the last part of it alone."""
     file = written_file(tmp_path, zoo.load(name), "E=80,F=72,T=5,H=1", dtype="fp32")
     assert check_written(file).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "gates"),
+    [("deltanet", ()), ("kimi_delta", ("ALPHA",)), ("mamba2_recurrent", ()), ("titans", ())],
+)
+def test_a_recurrence_in_chunks_computes_what_its_steps_do(
+    name: str, gates: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Three chunks of 16, against the evaluator's walk of the recurrence; keys of length one, as layers make them."""
+    cascade = zoo.load(name)
+    chunked = in_chunks(cascade, size=16, positive=gates, apart=bool(gates)).cascade
+    sizes = {"E": 24, "F": 20, "T": 48}
+    inputs = random_inputs(cascade, sizes, seed=2)
+    inputs |= {t: 1 / (1 + np.exp(-inputs[t])) for t in gates}
+    if "K" in inputs:
+        inputs["K"] /= np.linalg.norm(inputs["K"], axis=0)
+    found = run(written_file(tmp_path, chunked, {"E": 24, "F": 20, "T1": 3}, dtype="fp32"), inputs)
+    for tensor, value in evaluate(cascade, sizes, inputs).items():
+        assert difference(found[tensor].reshape(value.shape), value) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,10 @@ def in_chunks(
     )
     free = maker.made()
     if not equal(_with_positive(cascade, positive), _with_positive(free, positive), rank, large=LARGE):
-        raise CascadeError(f"{cascade.name} in chunks of {rank} would not be the same; it is left as it is")
+        raise CascadeError(
+            f"{cascade.name} in chunks of {rank} would not be the same; it is left as it is",
+            hint="divided gates overflow where a chunk decays by much: leave apart out" if apart else "",
+        )
     pinned = free if steps is None else _pinned(free, ranks.inner, steps)
     return Chunked(rank, pinned, maker.told())
 
