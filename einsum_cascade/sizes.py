@@ -186,8 +186,9 @@ def resolve(
 def stated_parts(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     """Return the parts of split ranks (M0 of M = M1 * M0) that a user chose: those that `resolve` would not choose.
 
-    A text that says how large a part is (`rank M0 = 64`) has chosen all parts of its rank. A table of sizes does not say who filled it, and `parse_sizes` fills in what is left open; a tile that only it
-    chose must not win over the tile of a mapping.
+    A text that says how large a part is (`rank M0 = 64`) has chosen all parts of its rank. A table of sizes does not
+    say who filled it, and `parse_sizes` fills in what is left open; a tile that only it chose must not win over the
+    tile of a mapping.
 
     >>> from einsum_cascade import zoo
     >>> flash = zoo.load("attention_1pass")
