@@ -73,7 +73,7 @@ def einsum(b: Builder, text: str, operands: Sequence[Value], **_: Any) -> Value:
 def matmul(b: Builder, x: Value, y: Value) -> Value:
     """Return a matrix product; leading dimensions are batches."""
     n, m = len(x.sizes), len(y.sizes)
-    batch = "abcdefgh"[: max(n, m) - 2]
+    batch = "abcdefgh"[: max(n, m, 2) - 2]
     left = (batch[len(batch) - (n - 2) :] + "ik") if n > 1 else "k"
     right = (batch[len(batch) - (m - 2) :] + "kj") if m > 1 else "k"
     out = batch + ("i" if n > 1 else "") + ("j" if m > 1 else "")

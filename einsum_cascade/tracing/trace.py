@@ -11,7 +11,7 @@ from ..cascade import Cascade
 from ..declarations import Signature, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError, ModelError
-from ..expr import Access, Expr, Num, Size, walk
+from ..expr import Access, Expr, Num, Size, accesses, walk
 from .export import SOURCE, exported_by, line_of
 from .flexible import flexible_attention
 from .holes import filled
@@ -25,7 +25,7 @@ _FLEXIBLE = "flex_attention"
 _STORAGE = ("dtype", "device", "pin_memory", "layout", "memory_format")
 
 
-def from_torch(fn: Callable[..., Any], *example_inputs: Any) -> Cascade:
+def from_torch(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False) -> Cascade:
     """Return the cascade that a PyTorch function computes.
 
     Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
@@ -38,11 +38,18 @@ def from_torch(fn: Callable[..., Any], *example_inputs: Any) -> Cascade:
     Args:
         fn: a function of tensors (or a module) that gives a tensor or several.
         example_inputs: tensors of the shapes to trace with; other arguments are constants.
+        roll: write a loop over a dimension as an `iterate` block, not as the steps of the example. The example has
+            three steps at the least; the function is run at another length to see that the loop holds for it too.
 
     Raises:
-        CascadeError: an operation that the language cannot say, with the line of the source that uses it.
+        CascadeError: an operation that the language cannot say, with the line of the source that uses it; no loop
+            where one is asked for.
         ModelError: torch is not installed.
     """
+    if roll:
+        from .loops import rolled_from
+
+        return rolled_from(fn, example_inputs, *traced(fn, *example_inputs))
     return traced(fn, *example_inputs)[0]
 
 
@@ -215,7 +222,13 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
     if _is_truth(node):
         return converted(builder, out, "truth")
     shared = len(node.users) > 1 and not out.plain
-    return builder.solid(out) if shared and any(a is not None for a in out.axes) else out
+    # So is what is computed of tensors, be it one number: written out at each use it would grow from step to step.
+    return builder.solid(out) if shared and (any(a is not None for a in out.axes) or _reads(out)) else out
+
+
+def _reads(value: Value) -> bool:
+    """Tell whether a value depends on a tensor."""
+    return bool(accesses(value.element(tuple(Num(0) for _ in value.sizes))))
 
 
 def _converted(builder: Builder, node: Any, args: list[Any]) -> list[Any]:

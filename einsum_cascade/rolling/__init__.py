@@ -1,0 +1,1 @@
+"""A loop that was traced step by step, as one iterate block: `roll`."""

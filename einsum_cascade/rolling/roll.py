@@ -1,0 +1,402 @@
+"""A cascade that does the same again and again, as one with an iterate block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ..cascade import Cascade
+from ..declarations import Iterate, Rank, Signature, rank_of, variable_of
+from ..einsum import Einsum
+from ..errors import CascadeError
+from ..evaluator import difference, evaluate, random_inputs
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables, walk
+from ..sizes import resolve
+from .ends import with_last_step
+from .pattern import NoLoopError, Unifier
+from .segments import Stretch, stretches
+
+# Float64 sums in the same order; the rest is room for what a constant is written as.
+TOLERANCE = 1e-9
+
+
+def rolled(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade | None:
+    """Return an equal cascade with an iterate block in the place of steps that repeat each other, or None.
+
+    Steps differ in numbers that count along (indices, mostly) and in what they hand on. What the last step leaves
+    and what is gathered from all of them (a stack, or one row written a step) is read from the block. A loop walks
+    all of a rank: it holds for any length then, not only for that of the example.
+
+    Args:
+        cascade: without iterate blocks, as traced.
+        sizes: of its ranks, of the example; they tell which ranks have as many elements as there are steps.
+    """
+    if any(isinstance(item, Iterate) for item in cascade.body):
+        return None
+    einsums = [item for item in cascade.body if isinstance(item, Einsum)]
+    for stretch in stretches(einsums):
+        for ends in (lambda e, s: (e, s), with_last_step):
+            try:
+                whole, longer = ends(einsums, stretch)
+                found = _Roller(cascade, whole, longer, dict(sizes)).cascade()
+            except (NoLoopError, CascadeError):
+                continue
+            if _same(cascade, found, sizes, longer.count):
+                return found
+    return None
+
+
+def _same(cascade: Cascade, found: Cascade, sizes: Mapping[str, int], count: int) -> bool:
+    free = {r: n for r, n in sizes.items() if r in cascade.free_ranks}
+    inputs = random_inputs(cascade, resolve(cascade, free), seed=0)
+    theirs = {r: free.get(r, count) for r in found.free_ranks}
+    left, right = evaluate(cascade, free, inputs), evaluate(found, theirs, inputs)
+    return all(left[t].shape == right[t].shape and difference(right[t], left[t]) <= TOLERANCE for t in left)
+
+
+@dataclass
+class _Roller:
+    """One attempt to read a stretch as a loop.
+
+    Attributes:
+        rows: by place in a step, the variable along which a step writes one row of a tensor that all steps share.
+        timed: ranks along which the loop walks.
+        gathered: Einsums of the block for what is gathered from all steps behind it.
+    """
+
+    original: Cascade
+    einsums: list[Einsum]
+    stretch: Stretch
+    sizes: dict[str, int]
+    rows: dict[int, str] = field(default_factory=dict)
+    timed: dict[str, None] = field(default_factory=dict)
+    gathered: list[Einsum] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """See the class."""
+        taken = {*self.original.rank_names, *self.original.signatures}
+        taken |= {rank_of(v) for e in self.einsums for v in e.variables}
+        self.rank = next(n for n in ("T", "N", "S", "L", *(f"T_{i}" for i in range(99))) if n not in taken)
+        self.step = Var(variable_of(self.rank))
+        self.unifier = Unifier(self.einsums, self.stretch, self.step.name, self.rank)
+
+    def cascade(self) -> Cascade:
+        """Return the cascade with the loop.
+
+        Raises:
+            NoLoopError: the stretch is none.
+        """
+        patterns = [self.unifier.einsum(place) for place in range(self.stretch.length)]
+        self.rows = {p: row for p, e in enumerate(patterns) if (row := self._row(p, e)) is not None}
+        self.states = {p for p in self.unifier.starts if p not in self.rows}
+        inside = [self._inside(place, e) for place, e in enumerate(patterns)]
+        before = self.einsums[: self.stretch.start]
+        after = [e for e in map(self._after, self.einsums[self.stretch.end :]) if e is not None]
+        after += self._asked()
+        inside = _without_copies([*inside, *self.gathered], self.states_by_name(), after)
+        first = [self._first(p, patterns[p]) for p in sorted(self.states)]
+        for einsum in (*inside, *after):
+            self._walks(einsum)
+        return self._declared((*before, *first, Iterate(self.step.name, tuple(inside)), *after))
+
+    def states_by_name(self) -> set[str]:
+        """Return the names of states."""
+        return {self._name(p) for p in self.states}
+
+    def _name(self, place: int) -> str:
+        """Return the name of a tensor of the block: an output's own where rows of it are written."""
+        last = self.einsums[self.stretch.end - self.stretch.length + place].name
+        return last if place in self.rows else self.unifier.name(place)
+
+    def _row(self, place: int, einsum: Einsum) -> str | None:
+        """Return the variable v of `S[v, ..] = select(v == t, X, S before)`, or None: every step writes a row."""
+        value, target = einsum.value, einsum.target.indices
+        if not isinstance(value, Apply) or value.op != "select":
+            return None
+        condition, _, old = value.args
+        own = Access(self.unifier.name(place), (self.step, *target))
+        if old != own or not isinstance(condition, Compare) or condition.ops != ("==",):
+            return None
+        sides = [a for a in condition.args if a != self.step]
+        if len(sides) != 1 or not isinstance(sides[0], Var) or sides[0] not in target:
+            return None
+        row = sides[0].name
+        return row if self.sizes.get(rank_of(row)) == self.stretch.count else None
+
+    def _inside(self, place: int, einsum: Einsum) -> Einsum:
+        """Return an Einsum of the block."""
+        name, target = self._name(place), einsum.target.indices
+        if place in self.rows:
+            row = self.rows[place]
+            assert isinstance(einsum.value, Apply)
+            self.timed[rank_of(row)] = None
+            value = substitute(einsum.value.args[1], {row: self.step})
+            indices = tuple(self.step if i == Var(row) else i for i in target)
+            where = None if einsum.where is None else substitute(einsum.where, {row: self.step})
+            return replace(
+                einsum, target=Access(name, indices), value=self._dated(value), where=self._dated_where(where)
+            )
+        now: Expr = Apply("+", (self.step, Num(1))) if place in self.states else self.step
+        return replace(
+            einsum,
+            target=Access(name, (now, *target)),
+            value=self._dated(einsum.value),
+            where=self._dated_where(einsum.where),
+        )
+
+    def _dated_where(self, where: Expr | None) -> Expr | None:
+        return None if where is None else self._dated(where)
+
+    def _dated(self, node: Expr) -> Expr:
+        """Return an expression of a step in which tensors of the same step are read at it."""
+        places = {self.unifier.name(p): p for p in range(self.stretch.length)}
+
+        def change(n: Expr) -> Expr:
+            if not isinstance(n, Access) or n.tensor not in places:
+                return n
+            place = places[n.tensor]
+            if place in self.rows:
+                raise NoLoopError  # what is written row by row is read in the loop
+            if self.unifier.state_read(n) is not None:
+                return Access(self._name(place), n.indices)  # of the step before
+            return self._at(place, self.step, n.indices)
+
+        return transform(node, change)
+
+    def _at(self, place: int, step: Expr, indices: tuple[Expr, ...]) -> Access:
+        """Return the read of what a step has made; of a state that is what the next step finds."""
+        if place in self.states:
+            step = Num(step.value + 1) if isinstance(step, Num) else Apply("+", (step, Num(1)))
+        return Access(self._name(place), (step, *indices))
+
+    def _first(self, place: int, einsum: Einsum) -> Einsum:
+        """Return the Einsum that gives a state its first value.
+
+        Raises:
+            NoLoopError: its reads do not agree about it.
+        """
+        found = set()
+        for indices, value in self.unifier.starts[place]:
+            names = [i.name for i in indices if isinstance(i, Var)]
+            if isinstance(value, Num):
+                found.add(value)
+                continue
+            if len(set(names)) < len(indices) or not set(variables(value)) <= set(names):
+                raise NoLoopError
+            found.add(substitute(value, dict(zip(names, einsum.target.indices, strict=True))))
+        if len(found) != 1:
+            raise NoLoopError
+        return Einsum(Access(self._name(place), (Num(0), *einsum.target.indices)), found.pop())
+
+    def _after(self, einsum: Einsum) -> Einsum | None:
+        """Return an Einsum behind the loop that reads what its steps have made; None where the block makes it."""
+        if isinstance(einsum.value, Apply) and not einsum.reductions and einsum.where is None:
+            found = self._rows_of(einsum.value)
+            if found is not None and isinstance(found[0], Var) and found[0] in einsum.target.indices:
+                row, pattern = found
+                assert isinstance(row, Var)
+                self.timed[rank_of(row.name)] = None
+                indices = tuple(self.step if i == row else i for i in einsum.target.indices)
+                value = substitute(pattern, {row.name: self.step})
+                self.gathered.append(Einsum(Access(einsum.name, indices), value))
+                return None
+
+        def change(node: Expr) -> Expr:
+            return self._last(node) if isinstance(node, Access) else node
+
+        value = transform(self._gathered(einsum.value), change)
+        where = None if einsum.where is None else transform(einsum.where, change)
+        return replace(einsum, value=value, where=where)
+
+    def _gathered(self, node: Expr) -> Expr:
+        """Return an expression with `select(r < 1, A0, select(r < 2, A1, ...))` as the read of step r."""
+        found = self._rows_of(node) if isinstance(node, Apply) else None
+        if found is None:
+            # From the outside: the whole chain is one read, its inner parts are none.
+            parts = tuple(map(self._gathered, node.args)) if isinstance(node, (Apply, Compare)) else ()
+            return replace(node, args=parts) if isinstance(node, (Apply, Compare)) else node
+        row, pattern = found
+        if isinstance(row, Var):
+            self.timed[rank_of(row.name)] = None
+        names = [v for v in dict.fromkeys(variables(pattern)) if v != self.step.name]
+        name = self.fresh("ROW")
+        self.gathered.append(Einsum(Access(name, (self.step, *map(Var, names))), pattern))
+        return Access(name, (row, *map(Var, names)))
+
+    def fresh(self, wanted: str) -> str:
+        """Return a tensor name that is free."""
+        taken = {*self.unifier.places, *self.original.signatures, *(e.name for e in self.gathered)}
+        return next(n for n in (wanted, *(f"{wanted}{i}" for i in range(2, 999))) if n not in taken)
+
+    def _rows_of(self, node: Apply) -> tuple[Expr, Expr] | None:
+        """Return row and what a step makes of it, of a value that takes each row from another step; or None."""
+        reads: list[Expr] = []
+        row: Expr | None = None
+        rest: Expr = node
+        while isinstance(rest, Apply) and rest.op == "select":
+            condition, chosen, rest = rest.args
+            if not isinstance(condition, Compare) or condition.ops != ("<",):
+                return None
+            if condition.args[1] != Num(len(reads) + 1) or condition.args[0] != (row or condition.args[0]):
+                return None
+            row = condition.args[0]
+            reads.append(chosen)
+        reads.append(rest)
+        if len(reads) != self.stretch.count or row is None:
+            return None
+        try:
+            return row, self._dated(self.unifier.gathered(reads))
+        except NoLoopError:
+            return None
+
+    def _made(self, node: Expr) -> tuple[int, int] | None:
+        """Return step and place of the tensor that is read."""
+        if not isinstance(node, Access):
+            return None
+        return self.stretch.place(self.unifier.places.get(node.tensor, -1))
+
+    def _last(self, node: Access) -> Expr:
+        """Return the read of what one step has made, the last one counted from the end."""
+        made = self._made(node)
+        if made is None:
+            return node
+        step, place = made
+        last = step == self.stretch.count - 1
+        if place in self.rows:
+            if not last:
+                raise NoLoopError
+            return Access(self._name(place), node.indices)
+        if not last:
+            return self._at(place, Num(step), node.indices)
+        whole = Size(self.rank)
+        when: Expr = whole if place in self.states else Apply("-", (whole, Num(1)))
+        return Access(self._name(place), (when, *node.indices))
+
+    def _asked(self) -> list[Einsum]:
+        """Return Einsums for outputs that a step makes."""
+        out = []
+        for s in self.original.outputs:
+            made = self.stretch.place(self.unifier.places.get(s.tensor, -1))
+            if made is None or (made[1] in self.rows and self._name(made[1]) == s.tensor):
+                continue
+            source = self.einsums[self.unifier.places[s.tensor]]
+            value = self._last(source.target)
+            if s.tensor == self._name(made[1]):
+                raise NoLoopError  # an output of the first step alone, under the name of the block's tensor
+            out.append(Einsum(source.target, value))
+        return out
+
+    def _walks(self, einsum: Einsum) -> None:
+        """Note the ranks of what stands outside of the loop along which its step reads."""
+        for access in einsum.reads:
+            if access.tensor not in self.original.signatures or self._made(access) is not None:
+                continue
+            ranks = self.original.signatures[access.tensor].ranks
+            for rank, index in zip(ranks, access.indices, strict=True):
+                if self.step.name not in variables(index):
+                    continue
+                if self.sizes.get(rank) != self.stretch.count:
+                    raise NoLoopError
+                self.timed[rank] = None
+
+    def _declared(self, body: tuple[Einsum | Iterate, ...]) -> Cascade:
+        """Return the cascade with a rank for the steps; ranks of as many elements are that rank, or its second name."""
+        original = self.original
+        timed = [r for r in self.timed if r in original.free_ranks]
+        if not timed:
+            raise NoLoopError  # it would hold for one length alone
+        walked = [frozenset(e.variables) for item in body for e in _flat(item)]
+        clocks = {self.step.name, *map(variable_of, timed)}
+        # Where no Einsum walks two of them, they can share one variable.
+        shared = all(len(v & clocks) < 2 for v in walked)
+        gone = {r for r in timed if shared or not any(variable_of(r) in v for v in walked)}
+        values: dict[str, Expr] = {variable_of(r): self.step for r in gone}
+
+        def settled(node: Expr) -> Expr:
+            def change(n: Expr) -> Expr:
+                return Size(self.rank) if isinstance(n, Size) and n.name in gone else n
+
+            return transform(substitute(node, values), change)
+
+        ranks: list[Rank] = [Rank(self.rank)]
+        ranks += [Rank(r, Size(self.rank)) for r in timed if r not in gone]
+        for r in original.ranks:
+            if r.name not in timed:
+                ranks.append(r if r.size is None else replace(r, size=settled(r.size)))
+
+        def signed(s: Signature) -> Signature:
+            return replace(s, ranks=tuple(self.rank if r in gone else r for r in s.ranks))
+
+        items = tuple(
+            replace(i, einsums=tuple(_changed(e, settled) for e in i.einsums))
+            if isinstance(i, Iterate)
+            else _changed(i, settled)
+            for i in body
+        )
+        return _without_unused(
+            replace(
+                original,
+                ranks=tuple(ranks),
+                inputs=tuple(map(signed, original.inputs)),
+                outputs=tuple(map(signed, original.outputs)),
+                body=items,
+            )
+        )
+
+
+def _changed(einsum: Einsum, change: Callable[[Expr], Expr]) -> Einsum:
+    target = change(einsum.target)
+    assert isinstance(target, Access)
+    names = {v: n.name for v in einsum.reduced if isinstance(n := change(Var(v)), Var)}
+    return replace(
+        einsum,
+        target=target,
+        value=change(einsum.value),
+        where=None if einsum.where is None else change(einsum.where),
+        reductions=tuple(
+            replace(r, variables=tuple(names.get(v, v) for v in r.variables)) for r in einsum.reductions
+        ),
+    )
+
+
+def _without_copies(inside: list[Einsum], states: set[str], after: list[Einsum]) -> list[Einsum]:
+    """Return the Einsums of a block in which what only one other copies goes by the name of the copy."""
+    for copy in list(inside):
+        source = copy.value
+        if (
+            not isinstance(source, Access)
+            or copy.reductions
+            or copy.where is not None
+            or source.tensor in states
+        ):
+            continue
+        readers = [e for e in (*inside, *after) if source.tensor in e.sources]
+        made = next((e for e in inside if e.name == source.tensor), None)
+        names = [i.name for i in source.indices if isinstance(i, Var)]
+        if made is None or len(readers) > 1 or len(set(names)) < len(source.indices):
+            continue
+        if made.target.indices != source.indices:
+            continue  # another order of the same: the variables of its sums might be taken
+        at = inside.index(made)
+        inside[at] = replace(made, target=copy.target)
+        inside.remove(copy)
+    return inside
+
+
+def _without_unused(cascade: Cascade) -> Cascade:
+    """Return the cascade without ranks that nothing walks and nothing is laid out by."""
+    used = {r for s in (*cascade.inputs, *cascade.outputs) for r in s.ranks}
+    for e, _ in cascade.statements:
+        used |= {rank_of(v) for v in e.variables}
+        for part in (e.target, e.value, *(() if e.where is None else (e.where,))):
+            used |= {n.name for n in walk(part) if isinstance(n, Size)}
+    kept: list[Rank] = []
+    for r in reversed(cascade.ranks):
+        if r.name in used:
+            kept.append(r)
+            used |= set() if r.size is None else {n.name for n in walk(r.size) if isinstance(n, Size)}
+    return replace(cascade, ranks=tuple(reversed(kept)))
+
+
+def _flat(item: Einsum | Iterate) -> tuple[Einsum, ...]:
+    return item.einsums if isinstance(item, Iterate) else (item,)

@@ -1,0 +1,109 @@
+"""Loops of PyTorch as iterate blocks: the function itself at other lengths is what they are held against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import loops
+import numpy as np
+import pytest
+import torch
+
+from einsum_cascade import CascadeError, evaluate, from_torch, in_chunks, parse, render
+from einsum_cascade.rolling.roll import rolled
+from einsum_cascade.sizes import resolve
+from einsum_cascade.tracing.trace import traced
+
+# Function, shapes by length, and whether its recurrence has chunks.
+LOOPS: dict[str, tuple[Any, bool]] = {
+    "delta_rule": (lambda n: [(2, 3, n, 5), (2, 3, n, 5), (2, 3, n, 4), (2, 3, n)], True),
+    "gated_linear": (lambda n: [(2, 3, n, 5), (2, 3, n, 5), (2, 3, n, 4), (2, 3, n, 5)], True),
+    "selective_scan": (lambda n: [(2, 7, n), (2, 7, n), (7, 3), (2, 3, n), (2, 3, n), (7,)], True),
+    "mlstm": (lambda n: [(n, 5), (n, 5), (n, 7), (n,), (n,)], True),
+    "recurrent": (lambda n: [(2, n, 3), (3, 7), (7, 7), (2, 7)], False),
+    "backwards": (lambda n: [(n, 3), (n, 3)], True),
+    "positions": (lambda n: [(n, 3)], True),
+}
+
+
+def given(name: str, length: int) -> list[torch.Tensor]:
+    """Random tensors of a function at a length; keys of length one, so that delta rules stay in range."""
+    made = torch.Generator().manual_seed(length)
+    found = [torch.randn(s, generator=made, dtype=torch.float64) for s in LOOPS[name][0](length)]
+    if name == "delta_rule":
+        found[1] = found[1] / found[1].norm(dim=-1, keepdim=True)
+    return found
+
+
+def worst(name: str, cascade: Any, length: int, **more: int) -> float:
+    """Largest difference of a cascade and the function that it was traced from, at a length of its own."""
+    tensors = given(name, length)
+    sizes: dict[str, int] = dict(more)
+    for s, x in zip(cascade.inputs, tensors, strict=True):
+        sizes |= {r: n for r, n in zip(s.ranks, x.shape, strict=True) if r in cascade.free_ranks}
+    inputs = {s.tensor: x.numpy() for s, x in zip(cascade.inputs, tensors, strict=True)}
+    known = resolve(cascade, sizes)
+    out = getattr(loops, name)(*tensors)
+    wanted = list(out) if isinstance(out, tuple) else [out]
+    found = evaluate(cascade, known, inputs)
+    return max(
+        float(np.abs(found[s.tensor].reshape(w.shape) - w.numpy()).max() / max(1.0, float(w.abs().max())))
+        for s, w in zip(cascade.outputs, wanted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("steps", [4, 6])
+def test_a_loop_is_a_block_that_holds_for_any_length(name: str, steps: int) -> None:
+    cascade = from_torch(getattr(loops, name), *given(name, steps), roll=True)
+    assert parse(render(cascade)) == cascade
+    assert {block for _, block in cascade.statements} >= {"t"}
+    assert len(cascade.einsums) < 14  # not its steps one by one
+    for length in (1, 3, 9):
+        assert worst(name, cascade, length) < 1e-12
+
+
+@pytest.mark.parametrize("name", [n for n, (_, chunks) in LOOPS.items() if chunks])
+def test_a_loop_can_be_walked_in_chunks(name: str) -> None:
+    """From PyTorch's steps one after the other to products of matrices, with no text between."""
+    cascade = from_torch(getattr(loops, name), *given(name, 4), roll=True)
+    chunked = in_chunks(cascade, size=4).cascade
+    assert worst(name, chunked, 12, T1=3) < 1e-11
+
+
+def test_a_loop_of_a_fixed_number_of_steps_is_refused() -> None:
+    """It repeats itself, but at another length it is not the whole of a rank."""
+
+    def fixed(x: torch.Tensor) -> torch.Tensor:
+        s, out = torch.zeros_like(x[0]), []
+        for t in range(4):
+            s = s * 0.5 + x[t]
+            out.append(s * 2 + s.exp())
+        return torch.stack(out)
+
+    cascade, sizes = traced(fixed, torch.randn(4, 3))
+    assert rolled(cascade, sizes) is not None
+    with pytest.raises(CascadeError, match="otherwise at other lengths"):
+        from_torch(fixed, torch.randn(4, 3), roll=True)
+    # Of five rows four are walked: no block says that.
+    with pytest.raises(CascadeError, match="again and again"):
+        from_torch(fixed, torch.randn(5, 3), roll=True)
+
+
+def test_what_is_no_loop_is_refused() -> None:
+    with pytest.raises(CascadeError, match="at least three steps"):
+        from_torch(lambda x: x * 2, torch.randn(4, 3), roll=True)
+    with pytest.raises(CascadeError, match="at least three steps"):
+        from_torch(loops.recurrent, *given("recurrent", 2), roll=True)
+
+
+def test_steps_that_differ_are_no_loop() -> None:
+    def odd(x: torch.Tensor) -> torch.Tensor:
+        s, out = torch.zeros_like(x[0]), []
+        for t in range(x.shape[0]):
+            s = s * (0.5 if t != 2 else 0.25) + x[t]
+            out.append(s * 2 + s.exp())
+        return torch.stack(out)
+
+    with pytest.raises(CascadeError, match="again and again"):
+        from_torch(odd, torch.randn(6, 3), roll=True)

@@ -1,0 +1,84 @@
+"""Recurrences as they are written in PyTorch: a Python loop over time, a state, and a list or a row of results."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def delta_rule(q, k, v, beta):
+    """The delta rule as reference code has it: results are written row by row."""
+    o = torch.zeros_like(v)
+    state = torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1]).to(v)
+    for i in range(q.shape[2]):
+        old = (state.clone() * k[:, :, i][..., None]).sum(-2)
+        new = (v[:, :, i].clone() - old) * beta[:, :, i][..., None]
+        state = state.clone() + k[:, :, i].unsqueeze(-1) * new.unsqueeze(-2)
+        o[:, :, i] = torch.einsum("bhd,bhdm->bhm", q[:, :, i], state)
+    return o, state
+
+
+def gated_linear(q, k, v, gk):
+    """Gated linear attention, gates as logarithms; results are stacked."""
+    q = q * q.shape[-1] ** -0.5
+    state = torch.zeros(q.shape[0], q.shape[1], q.shape[-1], v.shape[-1]).to(v)
+    out = []
+    for t in range(q.shape[2]):
+        state = state * gk[:, :, t].exp()[..., None] + k[:, :, t, :, None] * v[:, :, t, None, :]
+        out.append((q[:, :, t, :, None] * state).sum(-2))
+    return torch.stack(out, dim=2)
+
+
+def selective_scan(u, delta, a, b, c, d):
+    """Mamba's selective scan."""
+    delta = F.softplus(delta)
+    gates = torch.exp(torch.einsum("bdl,dn->bdln", delta, a))
+    fed = torch.einsum("bdl,bnl,bdl->bdln", delta, b, u)
+    x = a.new_zeros(u.shape[0], *a.shape)
+    ys = []
+    for i in range(u.shape[2]):
+        x = gates[:, :, i] * x + fed[:, :, i]
+        ys.append(torch.einsum("bdn,bn->bd", x, c[:, :, i]))
+    return torch.stack(ys, dim=2) + u * d[None, :, None]
+
+
+def mlstm(q, k, v, ig, fg):
+    """The matrix memory of xLSTM with the running maximum that holds its gates in range."""
+    c, n, m = q.new_zeros(q.shape[1], v.shape[1]), q.new_zeros(q.shape[1]), q.new_zeros(())
+    out = []
+    for t in range(q.shape[0]):
+        forget = F.logsigmoid(fg[t])
+        top = torch.maximum(forget + m, ig[t])
+        kept, fed = torch.exp(forget + m - top), torch.exp(ig[t] - top)
+        c = kept * c + fed * torch.outer(k[t], v[t])
+        n = kept * n + fed * k[t]
+        out.append((q[t] @ c) / torch.maximum((q[t] @ n).abs(), torch.exp(-top)))
+        m = top
+    return torch.stack(out)
+
+
+def recurrent(x, w, u, h0):
+    """A simple recurrent network from a given state."""
+    h, out = h0, []
+    for t in range(x.shape[1]):
+        h = torch.tanh(x[:, t] @ w + h @ u)
+        out.append(h)
+    return torch.stack(out, 1), h
+
+
+def backwards(x, g):
+    """A decaying sum from the end."""
+    s, out = torch.zeros_like(x[0]), []
+    for t in reversed(range(x.shape[0])):
+        s = s * torch.sigmoid(g[t]) + x[t]
+        out.append(s.exp())
+    return torch.stack(out[::-1])
+
+
+def positions(x):
+    """Steps that know their number."""
+    s, out = torch.zeros_like(x[0]), []
+    for t in range(x.shape[0]):
+        s = s + x[t] * t
+        out.append(s / (t + 1))
+    return torch.stack(out)
