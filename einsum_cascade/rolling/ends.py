@@ -45,14 +45,16 @@ def with_last_step(einsums: Sequence[Einsum], stretch: Stretch) -> tuple[list[Ei
             names[step[place]] = _fresh(einsums[stretch.end - stretch.length + place].name, taken)
         else:
             raise NoLoopError
-    if len(inlined) == stretch.length:
-        raise NoLoopError  # nothing of it is there
     last = [
         replace(e, target=replace(e.target, tensor=names[e.name]), value=_opened(e.value, {}, names))
         for e in wanted
     ]
     longer = replace(stretch, count=stretch.count + 1)
-    return [*einsums[: stretch.end], *last, *left], longer
+    shown = {_opened(e.value, {}, names): Access(names[key], e.target.indices) for key, e in inlined.items()}
+    rest = [_read(e, shown) for e in left]
+    if len(inlined) == stretch.length and rest == left:
+        raise NoLoopError  # nothing of it is there
+    return [*einsums[: stretch.end], *last, *rest], longer
 
 
 def _next(einsums: Sequence[Einsum], stretch: Stretch, place: int, renamed: Callable[[str], str]) -> Einsum:
@@ -77,6 +79,12 @@ def _opened(node: Expr, inlined: dict[str, Einsum], names: dict[str, str]) -> Ex
         return replace(n, tensor=names.get(n.tensor, n.tensor))
 
     return transform(node, change)
+
+
+def _read(einsum: Einsum, shown: dict[Expr, Access]) -> Einsum:
+    """Return an Einsum with the reads of tensors in the place of their values, where these stand as they are."""
+    value = transform(einsum.value, lambda n: shown.get(n, n))
+    return einsum if value == einsum.value else replace(einsum, value=value)
 
 
 def _equal(einsum: Einsum, expected: Einsum) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -55,10 +56,9 @@ class Unifier:
         value = self._unified([e.value for e in mine], 1)
         wheres = [e.where for e in mine if e.where is not None]
         where = self._unified(wheres, 1) if wheres else None
-        try:
+        # A number in the place of a state may have taken an axis from what the first step makes: it says nothing then.
+        with contextlib.suppress(NoLoopError):
             self._begin(alike(self.at(0, place), second).value, value)
-        except NoLoopError:
-            pass  # a number in the place of a state took an axis from it
         return replace(second, value=value, where=where, at=None)
 
     def gathered(self, nodes: Sequence[Expr]) -> Expr:
@@ -96,13 +96,12 @@ class Unifier:
             raise NoLoopError
         if len(set(values)) == 1:
             return nodes[0]
-        steps = list(range(first, first + len(values)))
-        if values == steps:
-            return Var(self.step)
-        if values == [n + 1 for n in steps]:
-            return Apply("+", (Var(self.step), Num(1)))
-        if values == [self.stretch.count - 1 - n for n in steps]:
-            return Apply("-", (Apply("-", (Size(self.rank), Num(1))), Var(self.step)))
+        step, last = Var(self.step), Apply("-", (Size(self.rank), Num(1)))
+        for counted, sign in ((step, 1), (Apply("-", (last, step)), -1)):
+            begin = first if sign > 0 else self.stretch.count - 1 - first
+            more = values[0] - begin
+            if values == [begin + more + sign * j for j in range(len(values))]:
+                return shifted(counted, more)
         raise NoLoopError
 
     def _access(self, nodes: Sequence[Expr], first: int) -> Expr:
@@ -149,6 +148,13 @@ class Unifier:
         if at is None or len(node.indices) == len(self.at(1, at[1]).target.indices):
             return None
         return at[1]
+
+
+def shifted(node: Expr, by: float) -> Expr:
+    """Return an expression plus a number."""
+    if by == 0:
+        return node
+    return Apply("+", (node, Num(by))) if by > 0 else Apply("-", (node, Num(-by)))
 
 
 def alike(einsum: Einsum, other: Einsum) -> Einsum:

@@ -175,7 +175,7 @@ class _Roller:
         Raises:
             NoLoopError: its reads do not agree about it.
         """
-        found = set()
+        found: set[Expr] = set()
         for indices, value in self.unifier.starts[place]:
             names = [i.name for i in indices if isinstance(i, Var)]
             if isinstance(value, Num):
@@ -216,8 +216,8 @@ class _Roller:
             parts = tuple(map(self._gathered, node.args)) if isinstance(node, (Apply, Compare)) else ()
             return replace(node, args=parts) if isinstance(node, (Apply, Compare)) else node
         row, pattern = found
-        if isinstance(row, Var):
-            self.timed[rank_of(row.name)] = None
+        for v in variables(row):
+            self.timed[rank_of(v)] = None
         names = [v for v in dict.fromkeys(variables(pattern)) if v != self.step.name]
         name = self.fresh("ROW")
         self.gathered.append(Einsum(Access(name, (self.step, *map(Var, names))), pattern))
@@ -244,10 +244,13 @@ class _Roller:
         reads.append(rest)
         if len(reads) != self.stretch.count or row is None:
             return None
-        try:
-            return row, self._dated(self.unifier.gathered(reads))
-        except NoLoopError:
-            return None
+        last = Apply("-", (Size(self.rank), Num(1)))
+        for order, at in ((reads, row), (reads[::-1], Apply("-", (last, row)))):
+            try:
+                return at, self._dated(self.unifier.gathered(order))
+            except NoLoopError:
+                continue
+        return None
 
     def _made(self, node: Expr) -> tuple[int, int] | None:
         """Return step and place of the tensor that is read."""

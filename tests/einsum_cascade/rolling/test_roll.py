@@ -21,7 +21,7 @@ LOOPS: dict[str, tuple[Any, bool]] = {
     "selective_scan": (lambda n: [(2, 7, n), (2, 7, n), (7, 3), (2, 3, n), (2, 3, n), (7,)], True),
     "mlstm": (lambda n: [(n, 5), (n, 5), (n, 7), (n,), (n,)], True),
     "recurrent": (lambda n: [(2, n, 3), (3, 7), (7, 7), (2, 7)], False),
-    "backwards": (lambda n: [(n, 3), (n, 3)], True),
+    "backwards": (lambda n: [(n, 3), (n, 3)], False),
     "positions": (lambda n: [(n, 3)], True),
 }
 
