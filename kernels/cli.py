@@ -83,6 +83,11 @@ def _check_offline(names: list[str] | None, target: str, *, json: bool) -> None:
     from .offline import run
     from .report import launch_document, launch_rows, slow_lines
 
+    if files := _parted(names)[1]:
+        raise KernelError(
+            f"{files[0]}: --target takes kernels by name; `cascade kernels compile {files[0]} --target {target}` "
+            "compiles a file"
+        )
     found = run(names or None, target=target, progress=bar(target))
     if json:
         emit_json(launch_document(found))
@@ -185,6 +190,7 @@ def bench(
 
     if out is not None:
         check_writable(out)
+    _check_minutes(minutes)
     measured = run(resolve(device), quick=quick, flex=flex, out=out, minutes=minutes)
     if out is not None:
         note(f"written: {out}")
@@ -194,6 +200,12 @@ def bench(
         table("Measured", *bench_rows(measured))
         if (columns_and_rows := standing_rows(measured))[1]:
             table("Ours beside the best of the others", *columns_and_rows)
+
+
+def _check_minutes(minutes: float) -> None:
+    """Refuse a time in which nothing can be measured."""
+    if not minutes > 0:
+        raise KernelError(f"--minutes {minutes:g}: expected more than 0")
 
 
 @guarded
@@ -231,7 +243,7 @@ def probe(
     """
     from .arguments import literal, parse_pairs
     from .described import Shape, check_shape, description, write
-    from .probe import assess, assumed_types, compiled, prepared
+    from .probe import assess, assumed_strides, assumed_types, compiled, prepared
     from .report import probe_document, probe_rows
 
     if mapping:
@@ -243,17 +255,22 @@ def probe(
     if mapping:
         check_shape(shape, build.constants)
     found = compiled(build, target)
-    meaning, taken = assess(found), assumed_types(build)
+    meaning, taken, strides = assess(found), assumed_types(build), assumed_strides(build)
     if mapping:
         given = {"constants": build.constants, "pointers": build.pointers}
         write(mapping, description(found, place=place, shape=shape, **given))
         note(f"wrote {mapping}")
     if json:
-        emit_json(probe_document(found, meaning, taken))
+        emit_json(probe_document(found, meaning, taken) | {"strides_taken_as_multiples_of_16": strides})
         return
     table(f"{place} for {target}", *probe_rows(found, meaning, taken))
     for warning in meaning.warnings:
         note(f"warning: {warning}")
+    if strides:
+        note(
+            f"{', '.join(strides)}: taken to be multiples of 16; a launch makes a stride of 1 a constant, along which "
+            f"it loads vectors, so tell those that are: --constexpr {strides[-1]}=1"
+        )
 
 
 @guarded
@@ -311,9 +328,10 @@ def campaign(
 ) -> None:
     """Measure every kernel, length, head size and mask on the GPU, the most valuable first; resumable."""
     check_writable(out)
+    _check_minutes(minutes)
 
     from .beforehand import workers
-    from .campaign import plan, run, within, work
+    from .campaign import CASE_LIMIT_S, plan, run, within, work
     from .device import commit, resolve
     from .journal import done, failed_path, failures
     from .report import plan_rows
@@ -334,7 +352,7 @@ def campaign(
         run(out, plans, on="cpu", progress=bar("campaign"))
     else:
         resolve("cuda", instead="--plan shows the cases, --tiny walks them in the interpreter")
-        supervise(work, out, plans, "cuda", minutes=minutes)
+        supervise(work, out, plans, "cuda", minutes=minutes, case_limit_s=CASE_LIMIT_S)
     added, failed = len(done(out)) - before, failures(out, commit=commit())
     if json:
         emit_json({"out": str(out), "added": added, "failed": len(failed)})

@@ -308,6 +308,11 @@ def assumed_types(build: Build) -> dict[str, str]:
     return {name: argument_type(build, name) for name in build.assumed}
 
 
+def assumed_strides(build: Build) -> tuple[str, ...]:
+    """Return the strides of which nobody says anything, taken to be multiples of 16: where one is 1, that misleads."""
+    return tuple(n for n in build.assumed if n in build.aligned)
+
+
 def compiled(build: Build, target: str) -> Resources:
     """Return what a prepared kernel takes of a GPU generation.
 

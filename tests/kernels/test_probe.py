@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade.errors import KernelError, MappingError
+from kernels.aot import compile_build
 from kernels.arguments import literal, parse_pairs
-from kernels.probe import assess, probe
+from kernels.probe import assess, assumed_strides, prepared, probe
 
 KERNEL = """
 import triton
@@ -47,6 +48,23 @@ def file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(KERNEL)
     return path
+
+
+def test_strides_that_nobody_tells_are_named_as_one_of_1_compiles_to_other_code(tmp_path):
+    """Along a stride of 1 eight half words are one load; what is a multiple of 16 only is loaded word by word."""
+    path = tmp_path / "rows.py"
+    path.write_text(
+        "import triton\nimport triton.language as tl\n\n@triton.jit\n"
+        "def copy(x, y, stride_row, stride_col, BLOCK: tl.constexpr):\n"
+        "    i = tl.program_id(0) * stride_row + tl.arange(0, BLOCK) * stride_col\n"
+        "    tl.store(y + i, tl.load(x + i))\n"
+    )
+    silent = prepared(f"{path}:copy", constants={"BLOCK": 1024})
+    assert assumed_strides(silent) == ("stride_row", "stride_col")
+    told = prepared(f"{path}:copy", constants={"BLOCK": 1024, "stride_col": 1})
+    assert assumed_strides(told) == ("stride_row",)
+    words, vectors = (compile_build(b, "sm_90").totals["global"] for b in (silent, told))
+    assert words == 8 * vectors
 
 
 def test_loop_of_exponentials(file):

@@ -62,7 +62,8 @@ def write_program(
             out.
         on: a GPU, for which Einsums are grouped and tiles chosen.
         implementation, kernels: as for `predict_cascade`.
-        dtype: of all tensors in memory, fp32, bf16 or fp16; sums and what stays on chip are fp32.
+        dtype: of all tensors in memory, fp32, bf16 or fp16; fp32 is what lies there between Einsums for a selection to
+            choose from, and so are sums and what stays on chip.
         compiler: is asked what tiles to take; without it they are those that the text says are the fastest.
 
     Raises:
@@ -169,7 +170,8 @@ TENSORS = {{
 
 
 def _type(tensor: str, word: str, memory: Memory) -> str:
-    name = "tl.int32" if tensor in memory.indices else TYPES[word]
+    pointer = memory.pointer(tensor, word)
+    name = "tl.int32" if pointer == "i32" else TYPES[pointer]
     return name.replace("tl.", "torch.")
 
 
@@ -215,9 +217,10 @@ def _run(inputs: Sequence[str], outputs: Sequence[str], batch: int) -> str:
 
 
 def launch(step, tensors):
-    """Run one kernel."""
+    """Run one kernel, on the device of its tensors."""
     function, names, blocks, constants, warps = step
-    function[(blocks * BATCH,)](*(tensors[n] for n in names), **constants, num_warps=warps)
+    with torch.cuda.device_of(tensors[names[0]]):
+        function[(blocks * BATCH,)](*(tensors[n] for n in names), **constants, num_warps=warps)
 
 
 def run({takes}, *, empty=torch.empty):
