@@ -174,13 +174,13 @@ def measure(
     }
     before = device.environment(on)
     times = timing.interleaved(
-        {name: _rotate(call, copies) for name, call in entered.items()},
+        {name: timing.in_turn(call, copies) for name, call in entered.items()},
         clock=clock or event_clock,
         budget_s=budget_s,
         warm_up=3 if on == "cuda" else 0,
         least_rounds=3 if on == "cuda" else 1,
     )
-    state = device.under_load(_rotate(entered[OURS], copies), on) | {
+    state = device.under_load(timing.in_turn(entered[OURS], copies), on) | {
         "sm_clock_before_mhz": before.get("sm_clock_mhz", "")
     }
     over = timing.ratios(times, OURS)
@@ -191,22 +191,9 @@ def rotating(problem: Problem, on: str) -> list[Tensors]:
     """Return copies of the inputs that together are more than twice the L2 cache, so that no launch finds its own."""
     entry = registry.find(problem.kernel)
     first: Tensors = registry.load(entry.inputs)(**problem.sizes, dtype=problem.setting.dtype, device=on)
-    if on != "cuda":
-        return [first]
     size = sum(t.numel() * t.element_size() for t in first.values())
-    cache_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-    return [first] + [{n: t.clone() for n, t in first.items()} for _ in range(2 * cache_bytes // size + 1)]
-
-
-def _rotate(call: Call, copies: list[Tensors]) -> Callable[[], object]:
-    turn = 0
-
-    def launch() -> object:
-        nonlocal turn
-        turn = (turn + 1) % len(copies)
-        return call(copies[turn])
-
-    return launch
+    more = 2 * device.cache_bytes(on) // size + 1 if on == "cuda" else 0
+    return [first] + [{n: t.clone() for n, t in first.items()} for _ in range(more)]
 
 
 def event_clock(call: Callable[[], object], *, repeats: int = 10) -> float:

@@ -68,6 +68,29 @@ def test_natten_is_measured_beside_ours(monkeypatch):
     assert rows[0].tflops == pytest.approx(4 * 2 * 16 * 35 * 9 / 0.002 / 1e12)
 
 
+@pytest.mark.parametrize("package", ["natten", "fla.ops.retention"])
+def test_what_a_peer_is_given_is_laid_out_for_it_before_it_is_timed(monkeypatch, package):
+    """Copies of q, k and v would count against it, and take longer than a small window does."""
+    given = []
+
+    def other(q, k, v, **options):
+        given.append(q)
+        return na2d(q, k, v, **options) if package == "natten" else retention(q, k, v, **options)
+
+    module(monkeypatch, package, **{"natten": {"na2d": other}}.get(package, {"chunk_retention": other}))
+    if package == "natten":
+        problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
+    else:
+        problem = peers.Problem("linear_attention", SMALL, 1.0, bench_cuda._sizes(SMALL))
+    ((_, call),) = peers.peers(problem)
+    first, second = (bench_cuda.rotating(problem, "cpu")[0] for _ in range(2))
+    for tensors in (first, second, first, second):
+        call(tensors)
+    assert all(q.is_contiguous() and q.shape[-2] == SMALL.heads for q in given)
+    assert [id(q) for q in given[2:]] == [id(q) for q in given[:2]]
+    assert given[0] is not given[1]
+
+
 def test_a_peer_that_is_wrong_is_not_timed(monkeypatch, capsys):
     module(
         monkeypatch, "natten", na2d=lambda q, k, v, kernel_size: 1.01 * na2d(q, k, v, kernel_size=kernel_size)

@@ -175,6 +175,33 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(
     assert launched == [(torch.device("meta"), torch.device("meta"))] * 3
 
 
+@pytest.mark.parametrize(("cache", "copies"), [(0, 1), (100_000, None), (2**30, written.MOST_COPIES)])
+def test_what_is_timed_does_not_find_its_own_in_a_cache(
+    cache: int, copies: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a copy hold an index that no kernel has written: a gather would read beside its tensor."""
+    monkeypatch.setattr(written, "cache_bytes", lambda device: cache)
+    file = written_file(tmp_path, parse(CHOOSING), "E=20,M=50,P=31", dtype="bf16", implementation="eager")
+    launched: dict[str, list[dict[str, Any]]] = {}
+    plain = file.module.launch
+
+    def launch(step: Any, tensors: Any) -> None:
+        launched.setdefault(step[0].__name__, []).append(tensors)
+        if "J" not in step[1][-1:] and "J" in step[1]:
+            assert 0 <= int(tensors["J"].min()) <= int(tensors["J"].max()) < 50
+        plain(step, tensors)
+
+    file.module.launch = launch
+    with written.runnable(file):
+        written.time_written(file, clock=lambda call: (call(), 1.0)[1], device="cpu", budget_s=0.0)
+    for turns in launched.values():
+        each = {t["O"].data_ptr(): t for t in turns[1:]}
+        whole = sum(x.numel() * x.element_size() for t in each.values() for x in t.values())
+        assert len(each) == copies or (copies is None and 2 * cache < whole < 3 * cache)
+        timed = [t["O"].data_ptr() for t in turns[-3:]]
+        assert len(set(timed)) == min(3, len(each)), "one after the other"
+
+
 def test_what_a_text_returns_keeps_its_type_and_near_ties_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
