@@ -138,7 +138,7 @@ def test_missing_devices_are_named():
 
 
 def test_a_gpu_of_another_maker_is_none_that_is_known(monkeypatch):
-    """PyTorch calls an AMD GPU "cuda"; the clock reads registers that it does not have, its tiles are nowhere listed."""
+    """PyTorch calls an AMD GPU "cuda"; the clock reads registers that it does not have, no table has its tiles."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [device.resolve(asked) for asked in (None, "cuda")] == ["cuda", "cuda"]
     monkeypatch.setattr(torch.version, "hip", "6.4")
