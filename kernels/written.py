@@ -313,8 +313,8 @@ def _copies(file: WrittenFile, launched: Sequence[Any], cache: int) -> list[dict
     """
     first = file.module.prepare(*launched)
     size = sum(t.numel() * t.element_size() for t in first.values())
-    more = min(MOST_COPIES - 1, 2 * cache // size + 1) if cache else 0
-    copies = [first] + [file.module.prepare(*(t.clone() for t in launched)) for _ in range(more)]
+    count = max(1, min(MOST_COPIES, -(-2 * cache // size)))
+    copies = [first] + [file.module.prepare(*(t.clone() for t in launched)) for _ in range(count - 1)]
     for tensors, step in itertools.product(copies, file.launches):
         file.module.launch(step, tensors)
     return copies

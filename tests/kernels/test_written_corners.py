@@ -197,7 +197,7 @@ def test_what_is_timed_does_not_find_its_own_in_a_cache(
     for turns in launched.values():
         each = {t["O"].data_ptr(): t for t in turns[1:]}
         whole = sum(x.numel() * x.element_size() for t in each.values() for x in t.values())
-        assert len(each) == copies or (copies is None and 2 * cache < whole < 3 * cache)
+        assert len(each) == copies or (copies is None and 2 * cache <= whole < 3 * cache)
         timed = [t["O"].data_ptr() for t in turns[-3:]]
         assert len(set(timed)) == min(3, len(each)), "one after the other"
 
