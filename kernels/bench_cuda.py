@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +20,10 @@ from . import ceilings, check, device, journal, registry, timing, unattended
 from .measurement import OURS, Measurement, Setting
 from .peers import Call, Problem, Tensors, peers
 
-QUICK = (1024, 4096)
-FULL = (1024, 2048, 4096, 8192, 16384)
+# The most valuable first: the length of common models, then longer, then shorter ones.
+QUICK = (4096, 1024)
+FULL = (4096, 16384, 1024, 8192, 2048)
+HEAD_DIMS = (128, 64)
 TOKENS = 16384
 # Rows of one head that the gate compares.
 GATE_ROWS = 256
@@ -41,21 +44,24 @@ PEER_ERRORS = (
 
 
 def settings(*, quick: bool) -> Iterator[Problem]:
-    """Yield the problems of 16K tokens in all: dense, causal, causal window, linear, neighborhoods."""
-    for head_dim in (64, 128):
-        for seq in QUICK if quick else FULL:
-            dense = Setting(max(1, TOKENS // seq), 2048 // head_dim, seq, head_dim, dtype="bf16")
-            yield attention(dense)
-            yield attention(replace(dense, causal=True))
-            if seq > 1024:
-                yield attention(replace(dense, causal=True, window=1024))
-            tokens = TOKENS * dense.heads
-            linear = 4.0 * tokens * head_dim * (head_dim + 64)
-            yield Problem("linear_attention", replace(dense, causal=True), linear, _sizes(dense))
-            side = math.isqrt(seq)
-            # The whole mask of a layout is materialised for its gate.
-            if side * side == seq <= 4096:
-                yield neighborhood(dense, layout=(side, side), window=(side // 4 + 1,) * 2)
+    """Yield the problems of 16K tokens in all: dense, causal, causal window, linear, neighborhoods.
+
+    All kinds and head sizes appear at the first length: peers that are compiled for each problem take minutes together,
+    and what the time does not suffice for should be other lengths.
+    """
+    for seq, head_dim in itertools.product(QUICK if quick else FULL, HEAD_DIMS):
+        dense = Setting(max(1, TOKENS // seq), 2048 // head_dim, seq, head_dim, dtype="bf16")
+        yield attention(dense)
+        yield attention(replace(dense, causal=True))
+        if seq > 1024:
+            yield attention(replace(dense, causal=True, window=1024))
+        tokens = TOKENS * dense.heads
+        linear = 4.0 * tokens * head_dim * (head_dim + 64)
+        yield Problem("linear_attention", replace(dense, causal=True), linear, _sizes(dense))
+        side = math.isqrt(seq)
+        # The whole mask of a layout is materialised for its gate.
+        if side * side == seq <= 4096:
+            yield neighborhood(dense, layout=(side, side), window=(side // 4 + 1,) * 2)
 
 
 def attention(s: Setting) -> Problem:
