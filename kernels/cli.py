@@ -233,16 +233,21 @@ def probe(
     steps: Annotated[str, typer.Option(help="Passes of block i through the main loop.")] = "1",
     reads: Annotated[str, typer.Option(help="Bytes read, each once; word is those of an element.")] = "0",
     writes: Annotated[str, typer.Option(help="Bytes written, each once.")] = "0",
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of sizes beside those of attention, such as rows=4096,columns=4096."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compile your own Triton kernel for a GPU generation without having one.
 
     With --mapping, `cascade predict NAME --mapping FILE --on h100 --set ...` tells how long a call takes: the compiler
     knows what a step of the kernel does, --blocks and --steps say how many there are. Both are expressions over the
-    sizes of the call, the compile-time numbers and the number i of a block.
+    sizes of the call (batch, heads, seq_q, ..., and those of --sizes), the compile-time numbers and the number i of a
+    block.
     """
     from .arguments import literal, parse_pairs
-    from .described import Shape, check_shape, description, write
+    from .described import Shape, check_shape, description, sizes_of, write
     from .probe import assess, assumed_strides, assumed_types, compiled, prepared
     from .report import probe_document, probe_rows
 
@@ -252,12 +257,13 @@ def probe(
     arguments = parse_pairs(arg or [], "--arg")
     build = prepared(place, constants=constants, arguments=arguments, warps=warps, stages=stages)
     shape = Shape(blocks, steps, reads, writes)
+    own = sizes_of(parse_pairs(sizes or [], "--sizes"), build.constants)
     if mapping:
-        check_shape(shape, build.constants)
+        check_shape(shape, build.constants, own)
     found = compiled(build, target)
     meaning, taken, strides = assess(found), assumed_types(build), assumed_strides(build)
     if mapping:
-        given = {"constants": build.constants, "pointers": build.pointers}
+        given = {"constants": build.constants, "pointers": build.pointers, "sizes": own}
         write(mapping, description(found, place=place, shape=shape, **given))
         note(f"wrote {mapping}")
     if json:
@@ -269,7 +275,7 @@ def probe(
     if strides:
         note(
             f"{', '.join(strides)}: taken to be multiples of 16; a launch makes a stride of 1 a constant, along which "
-            f"it loads vectors, so tell those that are: --constexpr {strides[-1]}=1"
+            "it loads vectors, so tell those that are: --constexpr NAME=1"
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 from einsum_cascade.errors import KernelError, MappingError
 from kernels.aot import compile_build
 from kernels.arguments import literal, parse_pairs
+from kernels.described import sizes_of
 from kernels.probe import assess, assumed_strides, prepared, probe
 
 KERNEL = """
@@ -287,6 +288,40 @@ def test_a_probed_kernel_is_predicted(foreign, tmp_path):
     assert predict("matmul", on="rtx 3090", mapping=file, **sizes).latency_s > p.latency_s
     with pytest.raises(MappingError, match="on sm_90; expected a GPU of sm_80 or sm_86 or sm_87 or sm_89"):
         predict("matmul", on="h100", mapping=file, **sizes)
+
+
+def test_a_kernel_may_have_sizes_of_its_own(foreign, tmp_path):
+    """A product has rows, columns and a depth, and neither heads nor queries; counted by hand."""
+    from kernels.cli import probe as command
+    from simulator.gpu.model import predict
+
+    file = tmp_path / "matmul.yaml"
+    command(
+        f"{foreign}:matmul", target="sm_80", constexpr=["BM=128,BN=128,BK=64"], warps=8, mapping=file,
+        sizes=["rows=8192,columns=4096", "depth=4096"], blocks="cdiv(rows, BM) * cdiv(columns, BN)",
+        steps="cdiv(depth, BK)", reads="(rows + columns) * depth * word", writes="rows * columns * word",
+    )  # fmt: skip
+    p = predict("matmul", on="a100", mapping=file, seq_q=1)
+    assert (p.launches[0]["blocks"], p.tiles["full"]) == (64 * 32, 64 * 32 * 64)
+    assert p.launches[0]["bytes"] == 2 * (8192 * 4096 + 4096 * 4096 + 8192 * 4096)
+    half = predict("matmul", on="a100", mapping=file, seq_q=1, rows=4096)
+    assert half.launches[0]["blocks"] == 32 * 32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ("seq_q=4", "'seq_q' is a name already"),
+        ("BM=4", "'BM' is a name already"),
+        ("word=4", "'word' is a name already"),
+        ("rows=0", "expected a name and a positive whole number"),
+        ("rows=4K", "expected a name and a positive whole number"),
+        ("a-b=4", "expected a name and a positive whole number"),
+    ],
+)
+def test_sizes_of_its_own_have_names_and_numbers_of_their_own(sizes, words):
+    with pytest.raises(MappingError, match=words):
+        sizes_of(parse_pairs([sizes], "--sizes"), {"BM": 64})
 
 
 def test_a_probe_of_ours_is_predicted_as_the_library_predicts_it(tmp_path):
