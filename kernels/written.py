@@ -32,6 +32,7 @@ from .device import cache_bytes
 from .interpreter import interpreting
 from .tiles import Tile
 from .timing import Clock, Spread, in_turn, interleaved, spread
+from .told import executed
 
 if TYPE_CHECKING:
     import torch
@@ -106,17 +107,22 @@ def load_written(path: Path) -> WrittenFile:
         raise KernelError(f"{path}: expected a Python file, *.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    with executed(path):
         spec.loader.exec_module(module)
-    except Exception as error:  # A file of somebody's may raise what it likes.
-        raise KernelError(f"{path}: {type(error).__name__}: {error}") from error
     missing = [name for name in PARTS if not hasattr(module, name)]
     if missing:
         raise KernelError(f"{path}: no {missing[0]}; expected a file that `cascade write` has made")
-    return WrittenFile(
-        path, module, parse(module.CASCADE), dict(module.SIZES), int(module.BATCH), module.TENSORS,
-        module.LAUNCHES, module.PREDICTED_US, module.run,
-    )  # fmt: skip
+    with executed(path):
+        for function, names, blocks, constants, warps in module.LAUNCHES:
+            if not (callable(function) and {*names} <= {*module.TENSORS} and blocks >= 1 and warps >= 1):
+                raise KernelError(
+                    f"{path}: LAUNCHES: expected a kernel, tensors of TENSORS, blocks, constants, warps; found {names}"
+                )
+            dict(constants)
+        return WrittenFile(
+            path, module, parse(module.CASCADE), dict(module.SIZES), int(module.BATCH), module.TENSORS,
+            module.LAUNCHES, module.PREDICTED_US, module.run,
+        )  # fmt: skip
 
 
 def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> Outcome:
@@ -186,7 +192,8 @@ def _near_ties(file: WrittenFile) -> str:
 
 def _results(file: WrittenFile, launched: Sequence[Any]) -> tuple[Any, ...]:
     """Return what a file makes of its inputs, a tensor an output, in memory that was poisoned before."""
-    found = file.run(*launched, empty=poisoned_tensor)
+    with executed(file.path):
+        found = file.run(*launched, empty=poisoned_tensor)
     return found if isinstance(found, tuple) else (found,)
 
 
@@ -289,12 +296,13 @@ def time_written(
                 f"{file.path}: {outcome.worst} is wrong, by {outcome.error:.2g}; at most {outcome.limit:.2g} was "
                 "expected" + (f"; {why}" if (why := _near_ties(file)) else "")
             )
-    copies = _copies(file, launched, cache_bytes(device))
-    steps = {
-        str(i): in_turn(functools.partial(file.module.launch, step), copies)
-        for i, step in enumerate(file.launches)
-    }
-    found = interleaved(steps, clock=clock, budget_s=budget_s)
+    with executed(file.path):
+        copies = _copies(file, launched, cache_bytes(device))
+        steps = {
+            str(i): in_turn(functools.partial(file.module.launch, step), copies)
+            for i, step in enumerate(file.launches)
+        }
+        found = interleaved(steps, clock=clock, budget_s=budget_s)
     return [
         Timed(
             step[0].__name__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,49 @@ def test_what_is_timed_does_not_find_its_own_in_a_cache(
         assert len(each) == copies or (copies is None and 2 * cache <= whole < 3 * cache)
         timed = [t["O"].data_ptr() for t in turns[-3:]]
         assert len(set(timed)) == min(3, len(each)), "one after the other"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("tl.store(C_ptr", "tl.store(nothing + C_ptr", r":{line}: NameError: name 'nothing' is not defined"),
+        ("tl.dot(", "tl.doot(", r":{line}: AttributeError: .* 'doot'"),
+        ("    tl.store(C", "    x = tl.arange(0, 3)\n    tl.store(C", r":{line}: ValueError: .*power of 2"),
+        ('return tensors["C"]', 'return tensors["D"]', r":{line}: KeyError: 'D'"),
+        ("LAUNCHES = [", "LAUNCHES = [3,", "TypeError: cannot unpack"),
+        ('    "C": ', '    "CC": ', r"LAUNCHES: expected a kernel, tensors of TENSORS"),
+        ("BATCH = 1", 'BATCH = "x"', "ValueError: invalid literal"),
+    ],
+)
+def test_a_mistake_in_a_file_that_was_changed_is_one_line_with_its_place(
+    old: str, new: str, words: str, tmp_path: Path
+) -> None:
+    """A file says of itself that it may be changed as you like."""
+    from typer.testing import CliRunner
+
+    from validation.cli import app
+
+    path = tmp_path / "mine.py"
+    text = write_program(zoo.load("gemm"), "M=32,N=32,K=32", dtype="fp32").text
+    line = text[: text.index(old)].count("\n") + 1
+    path.write_text(text.replace(old, new))
+    ran = CliRunner().invoke(app, ["kernels", "check", str(path)])
+    assert ran.exit_code == 2
+    assert re.match(re.escape(str(path)) + ".*" + words.replace("{line}", str(line)), ran.stderr.strip())
+    assert "\n" not in ran.stderr.strip()
+
+
+def test_what_a_gpu_refuses_of_a_file_is_one_line_too(tmp_path: Path) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    file = written_file(tmp_path, zoo.load("gemm"), "M=32,N=32,K=32", dtype="fp32")
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    file.module.launch = refuses
+    with pytest.raises(KernelError, match=r"gemm\.py:\d+: OutOfResources: .*shared memory"):
+        check_written(file)
 
 
 def test_what_a_text_returns_keeps_its_type_and_near_ties_are_told(
