@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from einsum_cascade.errors import DataError, KernelError
-from kernels import campaign, check, journal, plans, registry
+from kernels import campaign, check, journal, plans, registry, tiles
 from kernels.ceilings import Ceilings
 
 
@@ -151,6 +151,37 @@ def test_a_file_that_was_cut_in_its_head_begins_anew(tmp_path):
     path.write_text("source,dev")
     assert campaign.run(path, tiny()[:1], on="cpu") == 1
     assert len(list(csv.DictReader(path.open()))) == 1
+
+
+# One generation: their tiles differ in size and depth, of which the interpreter knows the size alone.
+MEASURED_ON = 90
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in registry.entries() if e.name != "merge_attention"], ids=lambda e: e.name
+)
+def test_a_kernel_is_right_at_the_tiles_at_which_it_is_measured(entry, monkeypatch):
+    """The checks of the interpreter take small tiles, so that short sequences take several steps; these are shipped."""
+    taken = []
+
+    def choose(kernel, *, head_dim, dtype, device, window=False):
+        taken.append(
+            tiles.fitting(
+                kernel, head_dim=head_dim, word_bytes=dtype.itemsize, target=MEASURED_ON, window=window
+            )
+        )
+        return taken[-1]
+
+    monkeypatch.setattr(tiles, "choose", choose)
+    plan = campaign.plan(head_dims=plans.HEAD_DIMS[:1])
+    forms = {p.specialisation: campaign.gate_of(p) for p in plan if p.entry == entry.name}
+    for case in forms.values():
+        few = {"heads": 2} | ({"kv_heads": 1} if "kv_heads" in case.sizes else {})
+        sizes = case.sizes if "channels" in case.sizes else {**case.sizes, **few}
+        outcome = check.run_case(entry, replace(case, sizes=sizes))
+        assert outcome.ok, outcome
+    assert len(taken) >= len(forms)
+    assert max(t.block_m * t.block_n for t in taken) > math.prod(tiles.INTERPRETED)
 
 
 def test_a_kernel_that_is_wrong_at_its_measured_tile_is_seen(monkeypatch):
