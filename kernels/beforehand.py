@@ -16,7 +16,7 @@ from einsum_cascade.machine import cpus
 from einsum_cascade.terminal import note
 
 from . import offline, registry, unattended
-from .plans import Plan
+from .plans import Plan, gate_of
 from .registry import Case
 
 # One kernel, on one CPU. Source: `kernels check --target sm_90` compiled its first 287 launches in 255 s on a busy CPU,
@@ -35,19 +35,17 @@ def workers() -> int:
     return min(MOST_WORKERS, cpus())
 
 
-def gate_case(entry: str) -> Case:
-    """Return the check that stands before a kernel's first measured case: the first in bfloat16, or else the first."""
-    cases: list[Case] = list(registry.load(registry.find(entry).cases)())
-    return next((c for c in cases if c.dtype == "bf16"), cases[0])
-
-
 def jobs_of(plans: Iterable[Plan]) -> list[Job]:
-    """Return what the plans launch, each kernel once, and the checks before them; the plan's order is kept."""
-    jobs: dict[object, Job] = {}
+    """Return what the plans launch, each kernel once, in their order, and then the checks before them.
+
+    A check launches the kernel of its case, so that most of them find it compiled.
+    """
+    cases: dict[object, Job] = {}
+    gates: dict[object, Job] = {}
     for p in plans:
-        jobs.setdefault(p.entry, (p.entry, gate_case(p.entry)))
-        jobs.setdefault(p.specialisation, (p.entry, p.alone))
-    return list(jobs.values())
+        cases.setdefault(p.specialisation, (p.entry, p.alone))
+        gates.setdefault(p.specialisation, (p.entry, gate_of(p)))
+    return [*cases.values(), *gates.values()]
 
 
 def estimate_s(jobs: int, *, among: int) -> float:
@@ -75,7 +73,7 @@ def compile_here(jobs: Sequence[Job], *, among: int | None = None) -> None:
     start = time.monotonic()
     whole = compile_all(jobs, capability=10 * major + minor, among=among, limit_s=limit_s)
     note(
-        f"{len(jobs)} kernels compiled in {time.monotonic() - start:.0f} s on {among} CPUs"
+        f"{len(jobs)} launches compiled in {time.monotonic() - start:.0f} s on {among} CPUs"
         + ("" if whole else ", not all of them: the others are compiled when they are launched")
     )
 

@@ -70,8 +70,12 @@ def _cuda(path: Path, quick: bool, progress: bool, minutes: float) -> pd.DataFra
     from . import bench_cuda, unattended
 
     unattended.supervise(bench_cuda.work, path, quick, progress, minutes=minutes)
-    if failed := journal.failures(path, commit=devices.commit()):
+    failed = journal.failures(path, commit=devices.commit())
+    if failed:
         note(f"bench: {len(failed)} problems failed: {'; '.join(dict.fromkeys(failed.values()))}")
+    keys = {bench_cuda.key_of(p, "cuda") for p in bench_cuda.settings(quick=quick)}
+    if left := len(keys - journal.done(path) - failed.keys()):
+        note(f"bench: {left} of {len(keys)} problems are left to another run on the same table")
     return read_table(path)
 
 

@@ -2,25 +2,28 @@
 
 On a GPU the ceilings of the device come first (clock, copy, matrix product), then the cases, the most valuable first:
 one length at which every kernel appears, then longer and shorter ones. The time of every case is estimated, so that a
-budget of minutes is kept. Without a GPU, the same plan is walked at tiny sizes through the interpreter, which shows
-that the script is ready and measures nothing. Inputs are larger than any L2 cache, so that no launch finds its own.
+budget of minutes is kept. A case is measured once its kernel has agreed with float64 on few tokens; a kernel that takes
+the process along is not tried again, as every new process costs some ten seconds. Without a GPU, the same plan is
+walked at tiny sizes through the interpreter, which shows that the script is ready and measures nothing. Inputs are
+larger than any L2 cache, so that no launch finds its own.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from einsum_cascade.errors import KernelError
-from einsum_cascade.terminal import bar
+from einsum_cascade.terminal import bar, note
 
 from . import beforehand, ceilings, check, device, journal, registry, timing, unattended
 from .ceilings import Ceilings
 from .measurement import Measurement, Setting
-from .plans import Plan, case_of, plan
+from .plans import Plan, case_of, gate_of, plan
 
 __all__ = ["Plan", "case_of", "estimate_s", "plan", "run", "within", "work"]
 
@@ -28,6 +31,10 @@ __all__ = ["Plan", "case_of", "estimate_s", "plan", "run", "within", "work"]
 SETUP_S = 0.4
 # Of a kernel's check before its first case: a small float64 reference, and functions are loaded from Triton's cache.
 CHECK_S = 0.5
+# A case that runs longer hangs: what it launches is compiled before, and it is measured in a second or two.
+CASE_LIMIT_S = 60.0
+# A kernel of which so many forms have taken their process along is not tried in any other form.
+MOST_FATAL = 2
 # What a tile kernel reaches of a plain matrix product, for a budget only. Source: Triton's forward pass on A100, H100
 # and B200 lies between 0.4 and 0.65 of it in the published tables.
 SHARE_OF_GEMM = 0.5
@@ -71,7 +78,8 @@ def within(
 ) -> Iterator[tuple[Plan, float]]:
     """Yield the plans that fit in a budget, in order, each with the estimated seconds that it and those before it take.
 
-    What they have to compile is done before the first of them is measured, and counts.
+    What they have to compile is done before the first of them is measured, and counts; a check takes the kernel of its
+    case.
     A plan too long for what is left is passed over; shorter ones behind it may still fit.
 
     Args:
@@ -80,8 +88,8 @@ def within(
     measuring = 0.0
     seen: set[object] = set()
     for p in plans:
-        new = {p.entry, p.specialisation} - seen
-        more = estimate_s(p, budget_s=budget_s, rates=rates) + (CHECK_S if p.entry in new else 0.0)
+        new = {p.specialisation} - seen
+        more = estimate_s(p, budget_s=budget_s, rates=rates) + (CHECK_S if new else 0.0)
         passed = measuring + more + beforehand.estimate_s(len(seen | new), among=compilers)
         if minutes is not None and passed > 60.0 * minutes:
             continue
@@ -116,17 +124,19 @@ def run(
     """
     start = time.monotonic()
     commit = device.commit()
-    past = journal.done(path)
-    past |= journal.failures(path, commit=commit).keys()
+    failed = journal.failures(path, commit=commit)
+    past = journal.done(path) | failed.keys()
     name = device.measured_name(on)
     rates = _ceilings(path, past, budget_s) if on == "cuda" else ceilings.ASSUMED
-    todo = [p for p in plans if _key_of(p, name) not in past]
+    keyed = [(p, _key_of(p, name)) for p in plans]
+    fatal = [p for p, key in keyed if unattended.is_fatal(failed.get(key, ""))]
+    todo = _trusted([p for p, key in keyed if key not in past], fatal)
     compilers = beforehand.workers()
     fitting = within(todo, minutes=minutes, budget_s=budget_s, rates=rates, compilers=compilers)
     chosen = [p for p, _ in fitting]
     if on == "cuda":
         _compile(chosen, compilers)
-    wrong: dict[str, str] = {}
+    wrong: dict[object, str] = {}
     added = 0
     for p in progress(chosen):
         if minutes is not None and time.monotonic() - start > 60.0 * minutes:
@@ -141,24 +151,40 @@ def run(
     return added
 
 
+def _trusted(todo: list[Plan], fatal: Iterable[Plan]) -> list[Plan]:
+    """Return the plans without those of a kernel that has taken its process along, and tell of them.
+
+    The same form of it would do so again at every length; where several forms have, so would the others.
+
+    Args:
+        fatal: the cases that did.
+    """
+    forms = {p.specialisation: p.entry for p in fatal}
+    count = Counter(forms.values())
+    kept = [p for p in todo if p.specialisation not in forms and count[p.entry] < MOST_FATAL]
+    if lost := len(todo) - len(kept):
+        note(f"{lost} cases are left out: of {', '.join(count)}, which took the process along before")
+    return kept
+
+
 def work(path: Path, plans: Iterable[Plan], on: str, *, minutes: float) -> int:
     """Run a campaign with a progress bar: what `kernels.unattended.supervise` calls in its own process."""
     return run(path, plans, on=on, minutes=minutes, progress=bar("campaign"))
 
 
 def _attempt(
-    p: Plan, path: Path, on: str, wrong: dict[str, str], budget_s: float, repeats: int
+    p: Plan, path: Path, on: str, wrong: dict[object, str], budget_s: float, repeats: int
 ) -> str | None:
     """Measure one case and append its row; return the error where it fails.
 
     Args:
-        wrong: error of each kernel that has failed its check, empty where it passed; kept between the cases.
+        wrong: error of each compiled kernel that has failed its check, empty where it passed; kept between the cases.
     """
     try:
-        if on == "cuda" and p.entry not in wrong:
-            wrong[p.entry] = _check(p.entry)
-        if wrong.get(p.entry):
-            return wrong[p.entry]
+        if on == "cuda" and p.specialisation not in wrong:
+            wrong[p.specialisation] = _check(p)
+        if wrong.get(p.specialisation):
+            return wrong[p.specialisation]
         journal.append(path, [_measured(p, on, budget_s, repeats)])
     except (KernelError, RuntimeError) as error:
         if on == "cuda":
@@ -181,10 +207,10 @@ def _ceilings(path: Path, past: set[journal.Key], budget_s: float) -> Ceilings:
     return rates
 
 
-def _check(entry: str) -> str:
-    """Return what is wrong where the compiled kernel fails its first bfloat16 check, or its first at all."""
-    case = beforehand.gate_case(entry)
-    outcome = check.run_case(registry.find(entry), case, device="cuda")
+def _check(p: Plan) -> str:
+    """Return what is wrong where the kernel of a case, compiled and tiled as it is measured, disagrees with float64."""
+    case = gate_of(p)
+    outcome = check.run_case(registry.find(p.entry), case, device="cuda")
     return (
         "" if outcome.ok else f"relative error {outcome.error:.3g} against float64 ({case.label}); not timed"
     )
@@ -232,7 +258,7 @@ def _measured(p: Plan, on: str, budget_s: float, repeats: int) -> Measurement:
 
 
 def _gate(p: Plan, results: tuple[torch.Tensor, ...]) -> None:
-    """Raise where a result was not written everywhere; the numbers themselves are the affair of `kernels check`."""
+    """Raise where a result was not written everywhere; the numbers themselves are compared at fewer tokens."""
     for result, name in zip(results, registry.find(p.entry).outputs, strict=True):
         if bool(result.isnan().any()):
             raise KernelError(f"{p.entry} ({p.variant}, {dict(p.sizes)}): {name} holds NaN; not timed")

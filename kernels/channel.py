@@ -95,6 +95,11 @@ def channel_attention(
         )
     check_words(q=q, k=k, v=v)
     batch, heads, channels, tokens = q.shape
+    if block_of(channels) * tokens >= 2**31:
+        raise KernelError(
+            f"q: expected less than {2**31 // block_of(channels)} tokens of {channels} channels, whose places in a "
+            f"head are counted in 32 bits, found {tokens}"
+        )
     tile = tile or tiles.choose("channel_attention", head_dim=channels, dtype=q.dtype, device=q.device)
     q, k, v = (t.contiguous() for t in (q, k, v))
     weights = empty((batch, heads, channels, channels), dtype=q.dtype, device=q.device)

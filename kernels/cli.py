@@ -83,6 +83,11 @@ def _check_offline(names: list[str] | None, target: str, *, json: bool) -> None:
     from .offline import run
     from .report import launch_document, launch_rows, slow_lines
 
+    if files := _parted(names)[1]:
+        raise KernelError(
+            f"{files[0]}: --target takes kernels by name; `cascade kernels compile {files[0]} --target {target}` "
+            "compiles a file"
+        )
     found = run(names or None, target=target, progress=bar(target))
     if json:
         emit_json(launch_document(found))
@@ -185,6 +190,7 @@ def bench(
 
     if out is not None:
         check_writable(out)
+    _check_minutes(minutes)
     measured = run(resolve(device), quick=quick, flex=flex, out=out, minutes=minutes)
     if out is not None:
         note(f"written: {out}")
@@ -194,6 +200,12 @@ def bench(
         table("Measured", *bench_rows(measured))
         if (columns_and_rows := standing_rows(measured))[1]:
             table("Ours beside the best of the others", *columns_and_rows)
+
+
+def _check_minutes(minutes: float) -> None:
+    """Refuse a time in which nothing can be measured."""
+    if not minutes > 0:
+        raise KernelError(f"--minutes {minutes:g}: expected more than 0")
 
 
 @guarded
@@ -221,17 +233,22 @@ def probe(
     steps: Annotated[str, typer.Option(help="Passes of block i through the main loop.")] = "1",
     reads: Annotated[str, typer.Option(help="Bytes read, each once; word is those of an element.")] = "0",
     writes: Annotated[str, typer.Option(help="Bytes written, each once.")] = "0",
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of sizes beside those of attention, such as rows=4096,columns=4096."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compile your own Triton kernel for a GPU generation without having one.
 
     With --mapping, `cascade predict NAME --mapping FILE --on h100 --set ...` tells how long a call takes: the compiler
     knows what a step of the kernel does, --blocks and --steps say how many there are. Both are expressions over the
-    sizes of the call, the compile-time numbers and the number i of a block.
+    sizes of the call (batch, heads, seq_q, ..., and those of --sizes), the compile-time numbers and the number i of a
+    block.
     """
     from .arguments import literal, parse_pairs
-    from .described import Shape, check_shape, description, write
-    from .probe import assess, assumed_types, compiled, prepared
+    from .described import Shape, check_shape, description, sizes_of, write
+    from .probe import assess, assumed_strides, assumed_types, compiled, prepared
     from .report import probe_document, probe_rows
 
     if mapping:
@@ -240,20 +257,26 @@ def probe(
     arguments = parse_pairs(arg or [], "--arg")
     build = prepared(place, constants=constants, arguments=arguments, warps=warps, stages=stages)
     shape = Shape(blocks, steps, reads, writes)
+    own = sizes_of(parse_pairs(sizes or [], "--sizes"), build.constants)
     if mapping:
-        check_shape(shape, build.constants)
+        check_shape(shape, build.constants, own)
     found = compiled(build, target)
-    meaning, taken = assess(found), assumed_types(build)
+    meaning, taken, strides = assess(found), assumed_types(build), assumed_strides(build)
     if mapping:
-        given = {"constants": build.constants, "pointers": build.pointers}
+        given = {"constants": build.constants, "pointers": build.pointers, "sizes": own}
         write(mapping, description(found, place=place, shape=shape, **given))
         note(f"wrote {mapping}")
     if json:
-        emit_json(probe_document(found, meaning, taken))
+        emit_json(probe_document(found, meaning, taken) | {"strides_taken_as_multiples_of_16": strides})
         return
     table(f"{place} for {target}", *probe_rows(found, meaning, taken))
     for warning in meaning.warnings:
         note(f"warning: {warning}")
+    if strides:
+        note(
+            f"{', '.join(strides)}: taken to be multiples of 16; a launch makes a stride of 1 a constant, along which "
+            "it loads vectors, so tell those that are: --constexpr NAME=1"
+        )
 
 
 @guarded
@@ -311,9 +334,10 @@ def campaign(
 ) -> None:
     """Measure every kernel, length, head size and mask on the GPU, the most valuable first; resumable."""
     check_writable(out)
+    _check_minutes(minutes)
 
     from .beforehand import workers
-    from .campaign import plan, run, within, work
+    from .campaign import CASE_LIMIT_S, plan, run, within, work
     from .device import commit, resolve
     from .journal import done, failed_path, failures
     from .report import plan_rows
@@ -334,7 +358,7 @@ def campaign(
         run(out, plans, on="cpu", progress=bar("campaign"))
     else:
         resolve("cuda", instead="--plan shows the cases, --tiny walks them in the interpreter")
-        supervise(work, out, plans, "cuda", minutes=minutes)
+        supervise(work, out, plans, "cuda", minutes=minutes, case_limit_s=CASE_LIMIT_S)
     added, failed = len(done(out)) - before, failures(out, commit=commit())
     if json:
         emit_json({"out": str(out), "added": added, "failed": len(failed)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,27 @@ class Shape:
     writes: str = "0"
 
 
-def check_shape(shape: Shape, constants: Mapping[str, Any]) -> None:
+def sizes_of(pairs: Mapping[str, str], constants: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes that a kernel has of its own, such as the rows of a matrix, from NAME=VALUE.
+
+    Raises:
+        MappingError: a name that means something else already, or no positive whole number.
+    """
+    found = {}
+    for name, text in pairs.items():
+        if name in (*SIZES, *RESERVED, *constants):
+            raise MappingError(f"--sizes: '{name}' is a name already; call the size of your kernel otherwise")
+        if not (name.isidentifier() and text.isdecimal() and int(text) > 0):
+            raise MappingError(f"--sizes {name}={text}: expected a name and a positive whole number")
+        found[name] = int(text)
+    return found
+
+
+def check_shape(shape: Shape, constants: Mapping[str, Any], sizes: Iterable[str] = ()) -> None:
     """Refuse expressions that no call could be counted by.
+
+    Args:
+        sizes: names of those that a kernel has of its own.
 
     Raises:
         MappingError: no expression, a name that neither a call nor the kernel has, or a compile-time number whose name
@@ -48,10 +67,11 @@ def check_shape(shape: Shape, constants: Mapping[str, Any]) -> None:
     """
     numbers = _numbers(constants)
     for option, text in asdict(shape).items():
-        known = {*SIZES, *numbers, "word", "group"} | ({"i"} if option == "steps" else set())
+        known = {*SIZES, *numbers, *sizes, "word", "group"} | ({"i"} if option == "steps" else set())
         for name in sorted(names_in(text, where=f"--{option}")):
             if name not in known:
-                raise MappingError(f"--{option}: unknown name '{name}'; {nearest(name, known)}")
+                own = "" if name in RESERVED else f" (--sizes {name}=4096 makes it a size of its own)"
+                raise MappingError(f"--{option}: unknown name '{name}'; {nearest(name, known)}{own}")
             if name in RESERVED and name in numbers:
                 raise MappingError(
                     f"--{option}: '{name}' is not the kernel's here; write its value, {numbers[name]}"

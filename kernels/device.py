@@ -30,10 +30,20 @@ def resolve(device: str | None, *, instead: str = "use --device cpu") -> str:
         raise KernelError(f"device '{device}': {nearest(device, DEVICES)}")
     import torch
 
-    present = torch.cuda.is_available()
+    # PyTorch calls an AMD GPU "cuda" as well; neither tiles nor clocks are known there.
+    present = torch.cuda.is_available() and torch.version.hip is None
     if device == "cuda" and not present:
         raise KernelError(f"device 'cuda': torch finds no NVIDIA GPU here; {instead}")
     return device or ("cuda" if present else "cpu")
+
+
+def cache_bytes(device: str) -> int:
+    """Return the L2 cache of the current GPU; 0 of a CPU, where nothing is timed that a cache would matter to."""
+    if device != "cuda":
+        return 0
+    import torch
+
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size)
 
 
 def name(device: str) -> str:

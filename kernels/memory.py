@@ -179,6 +179,11 @@ def neural_memory(
             f"expected k, v like q {list(q.shape)} and gates {list(q.shape[:3])}, found {list(k.shape)} and "
             + ", ".join(str(list(t.shape)) for t in gates)
         )
+    if 5 * batch * heads * seq >= 2**31:
+        raise KernelError(
+            f"q: expected less than {2**31 // 5} tokens of all heads together, whose factors are counted in 32 bits, "
+            f"found {batch * heads * seq}"
+        )
     if chunk < 16 or chunk & (chunk - 1):
         raise KernelError(f"chunk={chunk}: expected a power of two from 16")
     tile = tile or tiles.choose("neural_memory", head_dim=head_dim, dtype=q.dtype, device=q.device)

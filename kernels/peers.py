@@ -122,14 +122,30 @@ def flex(s: Setting) -> Call:
     return call
 
 
+Laid = tuple[torch.Tensor, ...]
+
+
+def _once(lay: Callable[[Tensors], Laid]) -> Callable[[Tensors], Laid]:
+    """Return `lay`, asked once for each set of tensors: how a peer wants them in memory is no part of its time."""
+    known: dict[int, tuple[Tensors, Laid]] = {}
+
+    def laid(t: Tensors) -> Laid:
+        # The set is kept too, so that no other gets its identity.
+        if id(t) not in known:
+            known[id(t)] = t, lay(t)
+        return known[id(t)][1]
+
+    return laid
+
+
 def _natten(function: Callable[..., torch.Tensor], **options: Any) -> Call:
     """Return a call of natten, which keeps heads behind the layout."""
     names = {"window": "kernel_size", "stride": "stride", "dilation": "dilation", "causal": "is_causal"}
     arguments = {names[key]: value for key, value in options.items()}
+    laid = _once(lambda t: tuple(t[n].movedim(1, -2).contiguous() for n in "qkv"))
 
     def call(t: Tensors) -> torch.Tensor:
-        q, k, v = (t[n].movedim(1, -2).contiguous() for n in "qkv")
-        return function(q, k, v, **arguments).movedim(-2, 1)
+        return function(*laid(t), **arguments).movedim(-2, 1)
 
     return call
 
@@ -147,10 +163,11 @@ def _linear(problem: Problem) -> Iterator[tuple[str, Call]]:
     del problem
     retention = _installed("fla.ops.retention")
     if retention is not None:
+        laid = _once(lambda t: tuple(t[n].transpose(1, 2).contiguous() for n in "qkv"))
+
         # Its rates, 1 - 2^(-5 - head), are those of our inputs; it keeps heads behind the sequence.
         def call(t: Tensors) -> torch.Tensor:
-            q, k, v = (t[n].transpose(1, 2).contiguous() for n in "qkv")
-            out: torch.Tensor = retention.chunk_retention(q, k, v, scale=1.0)[0]
+            out: torch.Tensor = retention.chunk_retention(*laid(t), scale=1.0)[0]
             return out.transpose(1, 2)
 
         yield "fla", call

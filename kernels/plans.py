@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,11 @@ MOST_SCORE_BYTES = 2**34
 # dimensions and their gradients relative to those in two: two lengths show it.
 MODIFIED = (4096, 16384)
 CHUNK = 64
+# Of the check that a case has to pass before it is measured: two tiles of queries, and as many steps over the keys as a
+# pipeline is deep; its float64 reference takes a CPU some tenths of a second.
+GATE_TOKENS = 256
+# Channels of an image for each head of a sequence.
+CHANNELS_PER_HEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ def plan(
         # The plain masks of every head size, then the other operators, then modified scores.
         yield from (p for dense in whole for p in _attention(dense))
         yield from (p for dense in whole for p in _operators(dense))
-        yield from _gates(whole[0])
+        yield from _images(whole[0])
         if seq in MODIFIED or tokens != TOKENS:
             yield from (p for dense in whole for p in _neighborhoods(dense))
             yield from (p for dense in whole for p in _modified(dense))
@@ -104,6 +110,25 @@ def case_of(kernel: str, *, seq: int, head_dim: int, device: str = "cuda") -> Pl
     raise KernelError(
         f"{kernel}: the campaign has no case of it; {nearest(kernel, {p.entry for p in plans})}"
     )
+
+
+def gate_of(p: Plan) -> Case:
+    """Return the check before a case: few tokens of one sequence, computed by the very kernel that is then measured."""
+    s = p.setting
+    # An image has channels in the place of heads.
+    heads = s.heads if s.head_dim else max(1, s.heads // CHANNELS_PER_HEAD)
+    return _gates_of(s.head_dim or HEAD_DIMS[0], heads)[p.specialisation]
+
+
+@functools.cache
+def _gates_of(head_dim: int, heads: int) -> Mapping[object, Case]:
+    """Return the checks of all cases of one head size by what they compile to."""
+    dense = Setting(1, heads, GATE_TOKENS, head_dim, dtype="bf16")
+    found: dict[object, Case] = {}
+    for make in (_attention, _operators, _images, _neighborhoods, _modified):
+        for p in make(dense):
+            found.setdefault(p.specialisation, p.alone)
+    return found
 
 
 def _of_size(seq: int, head_dim: int, tokens: int) -> Setting:
@@ -195,8 +220,10 @@ def _operators(dense: Setting) -> Iterator[Plan]:
     )
     yield Plan("reversed_attention", OURS, "fwd", dense, 1.5 * dense.flops, _bytes(dense, 6), sizes)
     few = replace(s, kv_heads=max(1, dense.heads // 4))
-    yield Plan("decode_attention", f"{OURS} split-kv", "fwd", few, one_token, _bytes(s, 0.5),
-               _sizes(few) | {"seq_q": 1}, {"splits": 16})  # fmt: skip
+    # It reads keys and values of a quarter of the heads alone: no more sequences, and the largest L2 cache holds them.
+    twice = replace(few, batch=2 * few.batch)
+    yield Plan("decode_attention", f"{OURS} split-kv", "fwd", twice, 2 * one_token, _bytes(twice, 0.5),
+               _sizes(twice) | {"seq_q": 1}, {"splits": 16})  # fmt: skip
     picks = min(16, dense.seq // 64 or 1)
     yield Plan("selected_attention", OURS, "fwd", few, one_token * picks * 64, _bytes(few, 2 + picks * 16),
                _sizes(few) | {"picks": picks, "block": 64 if not tiny else 16},
@@ -225,10 +252,10 @@ def _neighborhoods(dense: Setting) -> Iterator[Plan]:
     yield _neighborhood(dense, 3)
 
 
-def _gates(dense: Setting) -> Iterator[Plan]:
+def _images(dense: Setting) -> Iterator[Plan]:
     """Gates of an image of as many pixels as the sequence has tokens, 256 channels."""
     height, width = _layout(dense.seq, 2)
-    channels = 256 if dense.batch * dense.heads > 2 else 32
+    channels = min(256, CHANNELS_PER_HEAD * dense.heads)
     images = max(1, dense.batch * dense.heads * dense.head_dim // channels)
     s = Setting(images, channels, dense.seq, 0, dtype="bf16")
     # Read for the means, read and written for the scaling.

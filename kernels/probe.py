@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from .aot import TARGETS, Build, Resources, argument_type, compile_build, compil
 from .arguments import MULTIPLE, descriptors_of, functions_of, guess, hint, pointers_of, type_of
 from .steps import alone, blocks_per_sm, busiest, rates, step_cycles
 from .tiles import Tile
+from .told import told
 
 # Source: CUDA C++ Programming Guide, technical specifications per compute capability.
 MOST_THREADS = 1024
@@ -114,10 +114,10 @@ def load_kernel(place: str) -> Loaded:
     found = _kernels(module)
     if name in found:
         if failure is not None:
-            note(f"{_told(path, failure)}; the kernel was defined before that")
+            note(f"{told(path, failure)}; the kernel was defined before that")
         return found[name]
     if failure is not None:
-        raise KernelError(_told(path, failure)) from failure
+        raise KernelError(told(path, failure)) from failure
     raise KernelError(f"{path}: no kernel '{name}': {nearest(name, found)}")
 
 
@@ -136,16 +136,6 @@ def _execute(path: Path) -> tuple[ModuleType, BaseException | None]:
     except (Exception, SystemExit) as error:  # noqa: BLE001  # The file is a stranger's, who raises what he likes.
         return found, error
     return whole or found, None
-
-
-def _told(path: Path, error: BaseException) -> str:
-    """Return in one line what a file raised while it was executed, and at which of its lines."""
-    steps = traceback.extract_tb(error.__traceback__)
-    lines = [s.lineno for s in steps if s.lineno and Path(s.filename).resolve() == path.resolve()]
-    place = f"{path}:{lines[-1]}" if lines else str(path)
-    if isinstance(error, SystemExit):
-        return f"{place}: it ends the program while it is loaded (exit {error.code})"
-    return f"{place}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextmanager
@@ -306,6 +296,11 @@ def _told_types(
 def assumed_types(build: Build) -> dict[str, str]:
     """Return the types of those arguments of which nobody says anything."""
     return {name: argument_type(build, name) for name in build.assumed}
+
+
+def assumed_strides(build: Build) -> tuple[str, ...]:
+    """Return the strides of which nobody says anything, taken to be multiples of 16: where one is 1, that misleads."""
+    return tuple(n for n in build.assumed if n in build.aligned)
 
 
 def compiled(build: Build, target: str) -> Resources:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from einsum_cascade.errors import KernelError
 
+T = TypeVar("T")
 Clock = Callable[[Callable[[], object]], float]
 
 
@@ -101,6 +104,17 @@ def interleaved(
         for name, call in contenders.items():
             times[name].append(clock(call))
     return {name: tuple(values) for name, values in times.items()}
+
+
+def in_turn(call: Callable[[T], object], items: Sequence[T]) -> Callable[[], object]:
+    """Return a call that takes one item after the other, round and round.
+
+    >>> one = in_turn(str, [1, 2])
+    >>> one(), one(), one()
+    ('1', '2', '1')
+    """
+    each = itertools.cycle(items)
+    return lambda: call(next(each))
 
 
 def ratios(times: Mapping[str, Sequence[float]], baseline: str) -> dict[str, Spread]:

@@ -149,6 +149,8 @@ def tune(
         raise KernelError(f"{kernel}: variant '{variant}': {nearest(variant, entry.variants)}")
     if head_dim is None:
         head_dim = 128 if 128 in entry.head_dims else entry.head_dims[0]
+    if (head_dim < 1) != (entry.head_dims == (0,)):
+        raise KernelError(f"{kernel}: head_dim={head_dim}: expected {_expected_heads(entry)}")
     compiler()
     sizes: dict[str, Any] = {"variant": variant, "head_dim": head_dim, "word_bytes": WORD_BYTES[dtype]}
     grid = tiles or tuple(candidates(entry, **sizes, machine=machine))
@@ -170,6 +172,10 @@ def tune(
             f"{kernel}: every candidate spills or is too large for {machine.name} at head_dim={head_dim}, {dtype}"
         )
     return sorted(ranked, key=lambda c: c.order)
+
+
+def _expected_heads(entry: KernelEntry) -> str:
+    return "0, as it has no heads" if entry.head_dims == (0,) else "1 or more"
 
 
 def _compiled(

@@ -22,6 +22,8 @@ from . import device, journal
 # Longer than any case takes: tens of seconds are for compiling, one for measuring.
 CASE_LIMIT_S = 120.0
 POLL_S = 0.2
+# How it is told that a case took its process along, or never ended.
+GIVEN_UP, DIED = "given up after", "the process died"
 
 
 def marker(path: Path) -> Path:
@@ -35,6 +37,15 @@ def note_running(path: Path, key: journal.Key | None) -> None:
         marker(path).unlink(missing_ok=True)
     else:
         marker(path).write_text("\n".join(key), encoding="utf-8")
+
+
+def is_fatal(error: str) -> bool:
+    """Tell whether a recorded error is one that took the process along.
+
+    >>> is_fatal("the process died with exit code -11"), is_fatal("KernelError: out of resource")
+    (True, False)
+    """
+    return error.startswith((GIVEN_UP, DIED))
 
 
 def supervise(
@@ -94,8 +105,8 @@ def _watch(process: Any, path: Path, case_limit_s: float, deadline: float) -> st
         if _age_s(path) > case_limit_s or time.monotonic() > deadline:
             process.kill()
             process.join()
-            return f"given up after {case_limit_s:g} s"
-    return None if process.exitcode == 0 else f"the process died with exit code {process.exitcode}"
+            return f"{GIVEN_UP} {case_limit_s:g} s"
+    return None if process.exitcode == 0 else f"{DIED} with exit code {process.exitcode}"
 
 
 def _age_s(path: Path) -> float:

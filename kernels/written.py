@@ -19,16 +19,20 @@ from typing import TYPE_CHECKING, Any
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import CascadeError, KernelError
 from einsum_cascade.evaluator import LIMIT_BYTES, check_memory, evaluate, random_inputs
+from einsum_cascade.expr import Compare, accesses, walk
 from einsum_cascade.machine import memory_bytes
+from einsum_cascade.ops import REDUCTION
 from einsum_cascade.parser import parse
 from einsum_cascade.terminal import note
 
 from . import abreast, apart
 from .aot import POINTER, Build, Resources, compile_build, portable, target_number
 from .check import LIMITS, Outcome, poisoned, relative_error
+from .device import cache_bytes
 from .interpreter import interpreting
 from .tiles import Tile
-from .timing import Clock, Spread, interleaved, spread
+from .timing import Clock, Spread, in_turn, interleaved, spread
+from .told import executed
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +52,8 @@ _COUNT = itertools.count()
 MOST_INTERPRETED = 10_000
 # Seconds after which a compiler is given up: its largest kernels of the zoo that end at all take it half a minute.
 COMPILE_S = 300.0
+# Of the tensors of a file that is timed: those of a hundredth of a cache are bound by their launches anyway.
+MOST_COPIES = 100
 # An index that nobody should read.
 POISON = 2**30
 
@@ -101,17 +107,22 @@ def load_written(path: Path) -> WrittenFile:
         raise KernelError(f"{path}: expected a Python file, *.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    with executed(path):
         spec.loader.exec_module(module)
-    except Exception as error:  # A file of somebody's may raise what it likes.
-        raise KernelError(f"{path}: {type(error).__name__}: {error}") from error
     missing = [name for name in PARTS if not hasattr(module, name)]
     if missing:
         raise KernelError(f"{path}: no {missing[0]}; expected a file that `cascade write` has made")
-    return WrittenFile(
-        path, module, parse(module.CASCADE), dict(module.SIZES), int(module.BATCH), module.TENSORS,
-        module.LAUNCHES, module.PREDICTED_US, module.run,
-    )  # fmt: skip
+    with executed(path):
+        for function, names, blocks, constants, warps in module.LAUNCHES:
+            if not (callable(function) and {*names} <= {*module.TENSORS} and blocks >= 1 and warps >= 1):
+                raise KernelError(
+                    f"{path}: LAUNCHES: expected a kernel, tensors of TENSORS, blocks, constants, warps; found {names}"
+                )
+            dict(constants)
+        return WrittenFile(
+            path, module, parse(module.CASCADE), dict(module.SIZES), int(module.BATCH), module.TENSORS,
+            module.LAUNCHES, module.PREDICTED_US, module.run,
+        )  # fmt: skip
 
 
 def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> Outcome:
@@ -127,7 +138,10 @@ def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> O
     """
     _require_few(file, device)
     given, exact = _inputs(file, seed)
-    return _checked(file, [given[s.tensor].to(device) for s in file.cascade.inputs], exact, device=device)
+    found = _checked(file, [given[s.tensor].to(device) for s in file.cascade.inputs], exact, device=device)
+    if not found.ok and (why := _near_ties(file)):
+        note(f"{file.path}: {why}")
+    return found
 
 
 def _require_few(file: WrittenFile, device: str) -> None:
@@ -163,9 +177,23 @@ def _checked(
     return Outcome(file.cascade.name, f"{file.word} {sizes}", errors[worst], limit, worst, how)
 
 
+def _near_ties(file: WrittenFile) -> str:
+    """Return what else than a wrong kernel may make a result differ: a choice between numbers that half types round."""
+    every = (*file.cascade.einsums, *file.cascade.initial)
+    nodes = (n for e in every for part in (e.value, e.where) if part is not None for n in walk(part))
+    selects = any(e.all_reductions and REDUCTION[e.all_reductions[-1].op].index for e in every)
+    if file.word == "fp32" or not (selects or any(isinstance(n, Compare) and accesses(n) for n in nodes)):
+        return ""
+    return (
+        f"its text chooses by values, and between two that {file.word} rounds to one its kernels and float64 may "
+        "choose differently; whether they are right shows the same text written with --dtype fp32"
+    )
+
+
 def _results(file: WrittenFile, launched: Sequence[Any]) -> tuple[Any, ...]:
     """Return what a file makes of its inputs, a tensor an output, in memory that was poisoned before."""
-    found = file.run(*launched, empty=poisoned_tensor)
+    with executed(file.path):
+        found = file.run(*launched, empty=poisoned_tensor)
     return found if isinstance(found, tuple) else (found,)
 
 
@@ -242,6 +270,8 @@ def time_written(
 ) -> list[Timed]:
     """Return what each kernel of a file takes, after all of them together have been checked.
 
+    As it was predicted, it finds nothing in the L2 cache: launches go round copies of the tensors, see `_copies`.
+
     Where a text is too large here for its evaluation in float64, that all results are written is checked alone, and
     told: the same text written at smaller sizes shows whether they are right.
 
@@ -264,13 +294,15 @@ def time_written(
         if not outcome.ok:
             raise KernelError(
                 f"{file.path}: {outcome.worst} is wrong, by {outcome.error:.2g}; at most {outcome.limit:.2g} was "
-                "expected"
+                "expected" + (f"; {why}" if (why := _near_ties(file)) else "")
             )
-    tensors = file.module.prepare(*launched)
-    steps = {
-        str(i): functools.partial(file.module.launch, step, tensors) for i, step in enumerate(file.launches)
-    }
-    found = interleaved(steps, clock=clock, budget_s=budget_s)
+    with executed(file.path):
+        copies = _copies(file, launched, cache_bytes(device))
+        steps = {
+            str(i): in_turn(functools.partial(file.module.launch, step), copies)
+            for i, step in enumerate(file.launches)
+        }
+        found = interleaved(steps, clock=clock, budget_s=budget_s)
     return [
         Timed(
             step[0].__name__,
@@ -280,6 +312,20 @@ def time_written(
         )
         for i, step in enumerate(file.launches)
     ]
+
+
+def _copies(file: WrittenFile, launched: Sequence[Any], cache: int) -> list[dict[str, Any]]:
+    """Return all tensors of a file in so many copies that they are twice as large as a cache, at most `MOST_COPIES`.
+
+    All kernels have run on each: an index that one of them leaves to the next has to be one.
+    """
+    first = file.module.prepare(*launched)
+    size = sum(t.numel() * t.element_size() for t in first.values())
+    count = max(1, min(MOST_COPIES, -(-2 * cache // size)))
+    copies = [first] + [file.module.prepare(*(t.clone() for t in launched)) for _ in range(count - 1)]
+    for tensors, step in itertools.product(copies, file.launches):
+        file.module.launch(step, tensors)
+    return copies
 
 
 def _require_whole(file: WrittenFile, launched: Sequence[Any]) -> None:

@@ -41,6 +41,20 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
     assert "h100" in refused("predict", "flash_attention", "--on", "h10", "--set", "batch=1")
 
 
+def test_a_time_or_a_head_size_that_is_none_is_refused() -> None:
+    for command in (["campaign", "--plan", "--out", "x.csv"], ["bench"]):
+        for minutes in ("0", "-1", "nan"):
+            assert "more than 0" in refused("kernels", *command, "--minutes", minutes)
+    for head_dim in ("0", "-3"):
+        assert "1 or more" in refused("kernels", "tune", "flash_attention", "--head-dim", head_dim)
+    assert "expected 0" in refused("kernels", "tune", "squeeze_excite_gate", "--head-dim", "64")
+
+
+def test_a_file_cannot_be_checked_for_a_target_and_is_shown_what_compiles_it() -> None:
+    message = refused("kernels", "check", "mine.py", "--target", "sm_90")
+    assert "cascade kernels compile mine.py --target sm_90" in message
+
+
 def test_a_missing_size_is_named() -> None:
     message = refused("bounds", "attention_3pass", "--sizes", "E=8,F=8,P=16")
     assert "M" in message

@@ -49,14 +49,30 @@ def test_what_is_compiled_is_what_the_campaign_launches(tmp_path, monkeypatch):
     assert len(sorted(tmp_path.rglob("*.cubin"))) > len(before)
 
 
+@pytest.mark.parametrize(
+    "entry", ["decode_attention", "channel_attention", "flash_attention", "squeeze_excite_gate"]
+)
+def test_a_check_runs_the_very_kernel_that_is_then_measured(entry):
+    """Its code is that of the case itself; a check in another word has other code."""
+
+    def compiled(case):
+        with offline.launching(TARGET) as made:
+            offline.call(registry.find(entry), case)
+        return [kernel.hash for _, kernel in made]
+
+    p = plan_of(entry)
+    gate = campaign.gate_of(p)
+    assert compiled(p.alone) == compiled(gate) != compiled(replace(gate, dtype="fp16"))
+
+
 def test_each_kernel_is_compiled_once_and_its_check_too():
     plans = [p for p in campaign.plan() if p.entry == "flash_attention"]
     jobs = beforehand.jobs_of(plans)
     assert {name for name, _ in jobs} == {"flash_attention"}
-    assert jobs[0][1] == beforehand.gate_case("flash_attention")
-    assert jobs[0][1].dtype == "bf16"
-    assert len(jobs) == 1 + len({p.specialisation for p in plans}) < len(plans)
-    assert all(case.sizes["batch"] == 1 for _, case in jobs[1:])
+    forms = {p.specialisation for p in plans}
+    assert len(jobs) == 2 * len(forms) < len(plans)
+    assert all(case.sizes["batch"] == 1 and case.dtype == "bf16" for _, case in jobs)
+    assert all(case.sizes["seq_kv"] == 256 for _, case in jobs[len(forms) :])
     assert not beforehand.jobs_of([])
 
 
@@ -102,11 +118,15 @@ def test_a_compiler_that_hangs_is_ended_and_one_that_dies_is_told(tmp_path, monk
 
 
 def test_compiling_counts_against_the_budget_and_more_cpus_leave_more_of_it():
-    """Two plans of one kernel and head size: one job is the kernel's check, one the kernel of both plans."""
+    """Two plans of one kernel and head size, which are compiled and checked once."""
     p = replace(next(campaign.plan()), flops=0.0, bytes=0.0)
     q = replace(p, setting=replace(p.setting, batch=2))
     one = campaign.estimate_s(p, budget_s=0.25, rates=campaign.ceilings.ASSUMED)
-    for compilers, jobs_s in ((1, 2 * beforehand.COMPILE_S), (2, beforehand.COMPILE_S)):
+    other = next(r for r in campaign.plan() if r.specialisation != p.specialisation)
+    whole = [list(campaign.within([p, other], minutes=None, compilers=n))[-1][1] for n in (1, 2)]
+    assert whole[0] - whole[1] == pytest.approx(beforehand.COMPILE_S)
+    jobs_s = beforehand.COMPILE_S
+    for compilers in (1, 2):
         passed = [s for _, s in campaign.within([p, q], minutes=None, compilers=compilers)]
         first = beforehand.START_S + jobs_s + campaign.CHECK_S + one
         assert passed == pytest.approx([first, first + one])
@@ -135,7 +155,7 @@ def test_a_campaign_on_a_gpu_compiles_all_before_it_measures(tmp_path, monkeypat
     jobs = beforehand.jobs_of(plans)
     assert happened == [("compiled", len(jobs), 90, 3), *[("measured", "flash_attention")] * 3]
     said = capsys.readouterr().err
-    assert f"{len(jobs)} kernels compiled" in said
+    assert f"{len(jobs)} launches compiled" in said
     assert ("not all of them" in said) == (not whole)
 
 

@@ -137,6 +137,16 @@ def test_missing_devices_are_named():
             device.resolve("cuda")
 
 
+def test_a_gpu_of_another_maker_is_none_that_is_known(monkeypatch):
+    """PyTorch calls an AMD GPU "cuda"; the clock reads registers that it does not have, no table has its tiles."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [device.resolve(asked) for asked in (None, "cuda")] == ["cuda", "cuda"]
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert device.resolve(None) == "cpu"
+    with pytest.raises(KernelError, match="no NVIDIA GPU"):
+        device.resolve("cuda")
+
+
 def test_a_table_cannot_be_written_into_nowhere(rows, tmp_path):
     with pytest.raises(DataError, match="cannot be written"):
         measurement.write_table(measurement.as_table(rows), tmp_path / "none" / "x.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from einsum_cascade.errors import DataError, KernelError
-from kernels import campaign, journal, plans, registry
+from kernels import campaign, check, journal, plans, registry, tiles
 from kernels.ceilings import Ceilings
 
 
@@ -69,6 +70,38 @@ def test_what_is_kept_in_memory_fits_a_card_of_forty_gigabytes():
         assert s in fused
 
 
+# NVIDIA's largest: of B200, B300 and their boards. Source: "CUDA C++ Programming Guide" and deviceQuery of such cards.
+LARGEST_L2_BYTES = 126 * 2**20
+
+
+def test_inputs_are_larger_than_any_cache():
+    """Counted from the sizes alone: what a launch reads, at two bytes a number, is half as much again at the least."""
+    for p in campaign.plan():
+        n = p.sizes
+        if "layout" in n:
+            read = 3 * n["batch"] * n["heads"] * math.prod(n["layout"]) * n["head_dim"]
+        elif "channels" in n:
+            read = n["batch"] * n["channels"] * n["height"] * n["width"]
+        else:
+            kv = 2 * n["batch"] * n.get("kv_heads", n["heads"]) * n["seq_kv"] * n["head_dim"]
+            read = kv + n["batch"] * n["heads"] * n["seq_q"] * n["head_dim"]
+        assert 2 * read > 1.5 * LARGEST_L2_BYTES, (p.entry, p.variant, n)
+
+
+def test_every_case_has_a_check_of_its_own_kernel_that_is_small():
+    for p in campaign.plan():
+        case, n = campaign.gate_of(p), campaign.gate_of(p).sizes
+        assert case.dtype == p.setting.dtype
+        assert n["batch"] == 1
+        assert n.get("heads") == p.sizes.get("heads")
+        assert n.get("head_dim") == p.sizes.get("head_dim")
+        assert n.get("channels") == p.sizes.get("channels")
+        assert p.options.keys() <= case.options.keys()
+        assert case.extras == p.extras
+        assert n.get("seq_kv", 256) == 256
+        assert math.prod(n.get("layout", (256,))) == 256
+
+
 def test_an_estimate_by_hand():
     """1e12 operations at half of 100e12 are 20 ms; five rounds of one launch: 0.1 s; four calls before: 0.08 s."""
     p = replace(next(campaign.plan()), flops=1e12, bytes=0.0)
@@ -118,6 +151,58 @@ def test_a_file_that_was_cut_in_its_head_begins_anew(tmp_path):
     path.write_text("source,dev")
     assert campaign.run(path, tiny()[:1], on="cpu") == 1
     assert len(list(csv.DictReader(path.open()))) == 1
+
+
+# One generation: their tiles differ in size and depth, of which the interpreter knows the size alone.
+MEASURED_ON = 90
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in registry.entries() if e.name != "merge_attention"], ids=lambda e: e.name
+)
+def test_a_kernel_is_right_at_the_tiles_at_which_it_is_measured(entry, monkeypatch):
+    """The checks of the interpreter take small tiles, so that short sequences take several steps; these are shipped."""
+    taken = []
+
+    def choose(kernel, *, head_dim, dtype, device, window=False):
+        taken.append(
+            tiles.fitting(
+                kernel, head_dim=head_dim, word_bytes=dtype.itemsize, target=MEASURED_ON, window=window
+            )
+        )
+        return taken[-1]
+
+    monkeypatch.setattr(tiles, "choose", choose)
+    plan = campaign.plan(head_dims=plans.HEAD_DIMS[:1])
+    forms = {p.specialisation: campaign.gate_of(p) for p in plan if p.entry == entry.name}
+    for case in forms.values():
+        few = {"heads": 2} | ({"kv_heads": 1} if "kv_heads" in case.sizes else {})
+        sizes = case.sizes if "channels" in case.sizes else {**case.sizes, **few}
+        outcome = check.run_case(entry, replace(case, sizes=sizes))
+        assert outcome.ok, outcome
+    assert len(taken) >= len(forms)
+    assert max(t.block_m * t.block_n for t in taken) > math.prod(tiles.INTERPRETED)
+
+
+def test_a_kernel_that_is_wrong_at_its_measured_tile_is_seen(monkeypatch):
+    """Its check is run where it is measured, on the GPU; here in its place on the CPU, by a kernel that is wrong."""
+    monkeypatch.setattr(
+        campaign.check,
+        "run_case",
+        lambda entry, case, *, device, run=check.run_case: run(entry, case, device="cpu"),
+    )
+    p = next(p for p in tiny() if p.entry == "squeeze_excite_gate")
+    assert campaign._check(p) == ""
+    load = registry.load
+
+    def wrong(place):
+        found = load(place)
+        if place != registry.find(p.entry).launcher:
+            return found
+        return lambda *args, **kwargs: tuple(1.05 * t for t in found(*args, **kwargs))
+
+    monkeypatch.setattr(registry, "load", wrong)
+    assert "relative error 0.05" in campaign._check(p)
 
 
 def test_a_result_with_holes_is_refused():

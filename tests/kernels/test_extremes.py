@@ -21,6 +21,7 @@ from kernels.channel import channel_attention
 from kernels.decode import merge_attention
 from kernels.linear import linear_attention, linear_attention_gradients
 from kernels.masks import limits
+from kernels.memory import neural_memory
 from kernels.neighborhood import neighborhood_attention
 from kernels.scan import prefix_attention
 from kernels.softplus import reweighted_attention, softplus_attention
@@ -110,6 +111,17 @@ def test_a_scale_or_a_cap_that_is_none_is_refused(options):
         flash_attention(q, k, v, **options)
     with pytest.raises(KernelError, match="expected a positive number"):
         flash_attention_gradients(q, k, v, grad=q, **options)
+
+
+def test_what_32_bits_do_not_count_is_refused_before_anything_is_allocated():
+    """Of the tensors below only a few words exist; contiguous, they would be 4 GiB and more."""
+    wide = torch.empty(1, dtype=torch.bfloat16).expand(1, 1, 128, 2**24)
+    with pytest.raises(KernelError, match="less than 16777216 tokens of 128 channels"):
+        channel_attention(wide, wide, wide)
+    many = torch.empty(16, dtype=torch.bfloat16).as_strided((1, 2**9, 2**20, 16), (0, 0, 0, 1))
+    gate = torch.empty(1).expand(1, 2**9, 2**20)
+    with pytest.raises(KernelError, match="less than 429496729 tokens of all heads"):
+        neural_memory(many, many, many, eta=gate, theta=gate, alpha=gate)
 
 
 def test_decay_rates_need_not_lie_one_after_the_other():

@@ -11,7 +11,18 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from einsum_cascade.errors import KernelError
-from kernels import bench_cuda, device, inputs, peers, reference, report
+from kernels import (
+    bench,
+    bench_cuda,
+    device,
+    inputs,
+    journal,
+    peers,
+    reference,
+    report,
+    timing,
+    unattended,
+)
 from kernels.measurement import Setting, as_table
 
 SMALL = Setting(1, 2, 33, 16, dtype="fp32")
@@ -66,6 +77,29 @@ def test_natten_is_measured_beside_ours(monkeypatch):
     assert all("layout=(5, 7)" in r.extra and "window=(3, 3)" in r.extra for r in rows)
     # Eight times 35 visible pairs are 4 x heads x 16 x 35 x 9 operations in 2 ms.
     assert rows[0].tflops == pytest.approx(4 * 2 * 16 * 35 * 9 / 0.002 / 1e12)
+
+
+@pytest.mark.parametrize("package", ["natten", "fla.ops.retention"])
+def test_what_a_peer_is_given_is_laid_out_for_it_before_it_is_timed(monkeypatch, package):
+    """Copies of q, k and v would count against it, and take longer than a small window does."""
+    given = []
+
+    def other(q, k, v, **options):
+        given.append(q)
+        return na2d(q, k, v, **options) if package == "natten" else retention(q, k, v, **options)
+
+    module(monkeypatch, package, **{"natten": {"na2d": other}}.get(package, {"chunk_retention": other}))
+    if package == "natten":
+        problem = bench_cuda.neighborhood(replace(SMALL, seq=35), layout=(5, 7), window=(3, 3))
+    else:
+        problem = peers.Problem("linear_attention", SMALL, 1.0, bench_cuda._sizes(SMALL))
+    ((_, call),) = peers.peers(problem)
+    first, second = (bench_cuda.rotating(problem, "cpu")[0] for _ in range(2))
+    for tensors in (first, second, first, second):
+        call(tensors)
+    assert all(q.is_contiguous() and q.shape[-2] == SMALL.heads for q in given)
+    assert [id(q) for q in given[2:]] == [id(q) for q in given[:2]]
+    assert given[0] is not given[1]
 
 
 def test_a_peer_that_is_wrong_is_not_timed(monkeypatch, capsys):
@@ -134,6 +168,40 @@ def test_a_broken_package_is_not_taken_for_an_absent_one(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="something_it_needs"):
         peers._installed("halfway")
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_bench_that_ends_early_has_seen_every_kind_of_problem(quick):
+    made = list(bench_cuda.settings(quick=quick))
+    first = [p for p in made if p.setting.seq == 4096]
+    assert made[: len(first)] == first
+
+    def kinds(problems):
+        return {(p.kernel, p.setting.head_dim, p.setting.causal, p.setting.window) for p in problems}
+
+    assert kinds(first) == kinds(made)
+    assert first[0].setting.head_dim == 128
+
+
+def test_what_a_bench_had_no_time_for_is_told(monkeypatch, tmp_path, capsys):
+    """With a stand-in for the device, which measures two problems and fails a third."""
+    every = list(bench_cuda.settings(quick=True))
+    path = tmp_path / "rows.csv"
+    monkeypatch.setattr(device, "resolve", lambda asked: "cuda")
+    monkeypatch.setattr(device, "measured_name", lambda on: "a stand-in")
+
+    def supervise(work, path, *rest, minutes):
+        spread = timing.spread([1.0])
+        for p in every[:2]:
+            row = bench_cuda._row(p, "triton-cascade", spread, spread, {"commit": "c"}, "cuda")
+            journal.append(path, [row])
+        journal.fail(path, bench_cuda.key_of(every[2], "cuda"), "KernelError: wrong", commit=device.commit())
+
+    monkeypatch.setattr(unattended, "supervise", supervise)
+    bench.run("cuda", quick=True, out=path)
+    said = capsys.readouterr().err
+    assert f"{len(every) - 3} of {len(every)} problems are left" in said
+    assert "1 problems failed: KernelError: wrong" in said
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade.errors import KernelError, MappingError
+from kernels.aot import compile_build
 from kernels.arguments import literal, parse_pairs
-from kernels.probe import assess, probe
+from kernels.described import sizes_of
+from kernels.probe import assess, assumed_strides, prepared, probe
 
 KERNEL = """
 import triton
@@ -47,6 +49,23 @@ def file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(KERNEL)
     return path
+
+
+def test_strides_that_nobody_tells_are_named_as_one_of_1_compiles_to_other_code(tmp_path):
+    """Along a stride of 1 eight half words are one load; what is a multiple of 16 only is loaded word by word."""
+    path = tmp_path / "rows.py"
+    path.write_text(
+        "import triton\nimport triton.language as tl\n\n@triton.jit\n"
+        "def copy(x, y, stride_row, stride_col, BLOCK: tl.constexpr):\n"
+        "    i = tl.program_id(0) * stride_row + tl.arange(0, BLOCK) * stride_col\n"
+        "    tl.store(y + i, tl.load(x + i))\n"
+    )
+    silent = prepared(f"{path}:copy", constants={"BLOCK": 1024})
+    assert assumed_strides(silent) == ("stride_row", "stride_col")
+    told = prepared(f"{path}:copy", constants={"BLOCK": 1024, "stride_col": 1})
+    assert assumed_strides(told) == ("stride_row",)
+    words, vectors = (compile_build(b, "sm_90").totals["global"] for b in (silent, told))
+    assert words == 8 * vectors
 
 
 def test_loop_of_exponentials(file):
@@ -269,6 +288,40 @@ def test_a_probed_kernel_is_predicted(foreign, tmp_path):
     assert predict("matmul", on="rtx 3090", mapping=file, **sizes).latency_s > p.latency_s
     with pytest.raises(MappingError, match="on sm_90; expected a GPU of sm_80 or sm_86 or sm_87 or sm_89"):
         predict("matmul", on="h100", mapping=file, **sizes)
+
+
+def test_a_kernel_may_have_sizes_of_its_own(foreign, tmp_path):
+    """A product has rows, columns and a depth, and neither heads nor queries; counted by hand."""
+    from kernels.cli import probe as command
+    from simulator.gpu.model import predict
+
+    file = tmp_path / "matmul.yaml"
+    command(
+        f"{foreign}:matmul", target="sm_80", constexpr=["BM=128,BN=128,BK=64"], warps=8, mapping=file,
+        sizes=["rows=8192,columns=4096", "depth=4096"], blocks="cdiv(rows, BM) * cdiv(columns, BN)",
+        steps="cdiv(depth, BK)", reads="(rows + columns) * depth * word", writes="rows * columns * word",
+    )  # fmt: skip
+    p = predict("matmul", on="a100", mapping=file, seq_q=1)
+    assert (p.launches[0]["blocks"], p.tiles["full"]) == (64 * 32, 64 * 32 * 64)
+    assert p.launches[0]["bytes"] == 2 * (8192 * 4096 + 4096 * 4096 + 8192 * 4096)
+    half = predict("matmul", on="a100", mapping=file, seq_q=1, rows=4096)
+    assert half.launches[0]["blocks"] == 32 * 32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ("seq_q=4", "'seq_q' is a name already"),
+        ("BM=4", "'BM' is a name already"),
+        ("word=4", "'word' is a name already"),
+        ("rows=0", "expected a name and a positive whole number"),
+        ("rows=4K", "expected a name and a positive whole number"),
+        ("a-b=4", "expected a name and a positive whole number"),
+    ],
+)
+def test_sizes_of_its_own_have_names_and_numbers_of_their_own(sizes, words):
+    with pytest.raises(MappingError, match=words):
+        sizes_of(parse_pairs([sizes], "--sizes"), {"BM": 64})
 
 
 def test_a_probe_of_ours_is_predicted_as_the_library_predicts_it(tmp_path):

@@ -163,9 +163,9 @@ def test_a_kernel_that_fails_its_check_is_not_timed_once(tmp_path, monkeypatch):
     path, cases = tmp_path / "rows.csv", tiny()
     asked, timed = [], []
 
-    def checked(entry):
-        asked.append(entry)
-        return "relative error 0.5" if entry == "flash_attention" else ""
+    def checked(p):
+        asked.append(p.specialisation)
+        return "relative error 0.5" if p.entry == "flash_attention" else ""
 
     def measured(p, *rest):
         timed.append(p.entry)
@@ -177,7 +177,7 @@ def test_a_kernel_that_fails_its_check_is_not_timed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "_compile", lambda *rest: None)
     monkeypatch.setattr(device, "measured_name", lambda on: "a stand-in")
     assert campaign.run(path, cases, on="cuda") == len(timed)
-    assert sorted(asked) == sorted({p.entry for p in cases})
+    assert sorted(asked) == sorted({p.specialisation for p in cases})
     assert "flash_attention" not in timed
     wrong = journal.failures(path, commit=device.commit())
     assert len(wrong) == len([p for p in cases if p.entry == "flash_attention"]) > 0
@@ -189,7 +189,7 @@ def test_a_fault_that_takes_the_device_ends_the_process(tmp_path, monkeypatch):
     def faulty(*rest):
         raise RuntimeError("an illegal memory access was encountered")
 
-    monkeypatch.setattr(campaign, "_check", lambda entry: "")
+    monkeypatch.setattr(campaign, "_check", lambda p: "")
     monkeypatch.setattr(campaign, "_measured", faulty)
     monkeypatch.setattr(campaign, "_ceilings", lambda *rest: campaign.ceilings.ASSUMED)
     monkeypatch.setattr(campaign, "_compile", lambda *rest: None)
@@ -202,6 +202,62 @@ def test_a_fault_that_takes_the_device_ends_the_process(tmp_path, monkeypatch):
     # The case in progress is named, so that the one who started the process can record it.
     named = tuple(unattended.marker(path).read_text().split("\n"))
     assert named == campaign._key_of(tiny()[0], "a stand-in")
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """What a campaign asks of a GPU, without one; the list of what it measured."""
+    timed = []
+
+    def measured(p, *rest):
+        timed.append(p)
+        return campaign._row(p, campaign.timing.spread([1.0]), "cpu", device.environment("cpu"))
+
+    monkeypatch.setattr(campaign, "_check", lambda p: "")
+    monkeypatch.setattr(campaign, "_measured", measured)
+    monkeypatch.setattr(campaign, "_ceilings", lambda *rest: campaign.ceilings.ASSUMED)
+    monkeypatch.setattr(campaign, "_compile", lambda *rest: None)
+    monkeypatch.setattr(device, "measured_name", lambda on: "a stand-in")
+    return timed
+
+
+@pytest.mark.parametrize("reason", ["the process died with exit code -11", "given up after 60 s"])
+def test_a_kernel_that_took_its_process_along_is_not_tried_at_every_length(
+    tmp_path, stand_in, capsys, reason
+):
+    """A new process costs ten seconds: eighty cases of one kernel that faults would take a whole session."""
+    path, every = tmp_path / "rows.csv", list(campaign.plan())
+    first = every[0]
+    journal.fail(path, campaign._key_of(first, "a stand-in"), reason, commit=device.commit())
+    campaign.run(path, every, on="cuda")
+    assert stand_in == [p for p in every if p.specialisation != first.specialisation]
+    alike = sum(p.specialisation == first.specialisation for p in every)
+    assert f"{alike - 1} cases are left out: of flash_attention" in capsys.readouterr().err
+
+
+def test_a_kernel_of_which_two_forms_took_their_process_along_is_not_tried_again(tmp_path, stand_in):
+    path, every = tmp_path / "rows.csv", list(campaign.plan(lengths=(4096,)))
+    forms = {p.specialisation: p for p in reversed(every) if p.entry == "flash_attention"}
+    for p in list(forms.values())[:2]:
+        journal.fail(path, campaign._key_of(p, "a stand-in"), "the process died", commit=device.commit())
+    campaign.run(path, every, on="cuda")
+    assert stand_in == [p for p in every if p.entry != "flash_attention"]
+
+
+def test_an_error_that_leaves_the_process_is_of_its_case_alone(tmp_path, stand_in):
+    path, every = tmp_path / "rows.csv", list(campaign.plan())
+    journal.fail(
+        path, campaign._key_of(every[0], "a stand-in"), "OutOfMemoryError: 51 GiB", commit=device.commit()
+    )
+    campaign.run(path, every, on="cuda")
+    assert stand_in == every[1:]
+
+
+def test_what_the_supervisor_records_is_known_as_fatal(worker, tmp_path):
+    path = tmp_path / "rows.csv"
+    unattended.supervise(worker.work, path, "dies", minutes=20.0, case_limit_s=60.0)
+    (error,) = journal.failures(path, commit=device.commit()).values()
+    assert unattended.is_fatal(error)
 
 
 def test_a_full_clock_leaves_the_rest_to_the_next_run(tmp_path, monkeypatch):
@@ -237,6 +293,33 @@ def test_the_bench_goes_on_where_it_was_and_behind_what_fails(tmp_path, monkeypa
         "KernelError: out of resource: shared memory"
     ]
     assert bench_cuda.run(path, small, **options) == 0
+
+
+def test_a_bench_does_not_believe_what_another_left_where_it_wrote_nothing(tmp_path, monkeypatch):
+    """Memory that is handed out again may hold the right numbers: it is poisoned, and all of a result is looked at."""
+    problem = bench_cuda.attention(bench_cuda.Setting(2, 2, 20, 16, dtype="fp32"))
+    monkeypatch.setattr(bench_cuda, "peers", lambda problem: iter(()))
+    options = {"on": "cpu", "budget_s": 0.0, "clock": lambda call: (call(), 0.001)[1]}
+    (row,) = bench_cuda.measure(problem, **options)
+    assert row.rounds == 1
+    load = registry.load
+
+    def forgetful(place):
+        found = load(place)
+        if place != registry.find("flash_attention").launcher:
+            return found
+
+        def launcher(*args, empty=torch.empty, **kwargs):
+            out, *more = found(*args, **kwargs)
+            # The second sequence is never written; where nobody poisons it, memory happens to hold what is right.
+            rest = out[1:] if empty is torch.empty else empty(tuple(out[1:].shape), dtype=out.dtype)
+            return torch.cat([out[:1], rest]), *more
+
+        return launcher
+
+    monkeypatch.setattr(registry, "load", forgetful)
+    with pytest.raises(KernelError, match="not timed"):
+        bench_cuda.measure(problem, **options)
 
 
 def test_a_row_that_a_stop_cut_off_is_removed(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from written_files import run, written_file
 
 from einsum_cascade import CascadeError, evaluate, parse, zoo
@@ -108,6 +110,151 @@ def test_a_text_that_only_selects_is_checked(tmp_path: Path) -> None:
         file = written_file(tmp_path, parse(text), "N=20,C=33", dtype=dtype)
         assert file.word == dtype
         assert check_written(file).ok
+
+
+CHOOSING = """cascade choosing
+rank   E M P
+input  Q[E, P]  K[E, M]  V[E, M]
+output O[E, P]
+S[m, p] = Q[e, p] * K[e, m]
+J[p]    = S[m, p] :: argmax(m)
+O[e, p] = V[e, J[p]]
+"""
+
+
+@pytest.mark.parametrize("implementation", ["fused", "eager"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_selection_is_made_among_scores_that_nobody_rounded(
+    dtype: str, implementation: str, tmp_path: Path
+) -> None:
+    """Scores between two kernels were rounded to 8 bits, and queries chose other keys than they ought."""
+    file = written_file(
+        tmp_path, parse(CHOOSING), "E=20,M=50,P=31", dtype=dtype, implementation=implementation
+    )
+    types = {"Q": f"*{dtype}", "S": "*fp32", "J": "*i32", "O": f"*{dtype}"}
+    between = {"S", "J"} if implementation == "eager" else set()
+    assert {t for t in types if t in file.tensors} == {"Q", "O"} | between
+    assert all(file.pointer(t) == types[t] for t in ("Q", "O", *between))
+    outcome = check_written(file)
+    assert outcome.error == 0.0, "what is chosen is copied, so that nothing but the choice can differ"
+
+
+def test_scores_that_are_chosen_from_and_multiplied_are_rounded_for_the_product_alone(tmp_path: Path) -> None:
+    text = CHOOSING.replace("output O[E, P]", "output O[E, P]  W[E, P]") + "W[e, p] = V[e, m] * S[m, p]\n"
+    file = written_file(tmp_path, parse(text), "E=20,M=50,P=31", dtype="bf16", implementation="eager")
+    assert file.pointer("S") == "*fp32"
+    assert check_written(file).ok
+    assert all(made.registers for made in written.compile_written(file, "sm_90"))
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton launches on the current device: the tensors of another GPU would be read through its addresses."""
+    file = written_file(tmp_path, parse(CHOOSING), "E=20,M=50,P=31", dtype="fp32", implementation="eager")
+    current: list[Any] = []
+
+    class DeviceOf:
+        def __init__(self, tensor: Any) -> None:
+            self.tensor = tensor
+
+        def __enter__(self) -> None:
+            current.append(self.tensor.device)
+
+        def __exit__(self, *_: Any) -> None:
+            current.append(None)
+
+    launched: list[Any] = []
+
+    class Kernel:
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *tensors, **_: launched.append((current[-1], tensors[0].device))
+
+    monkeypatch.setattr("torch.cuda.device_of", DeviceOf)
+    monkeypatch.setattr(file.module, "LAUNCHES", [(Kernel(), *rest) for _, *rest in file.module.LAUNCHES])
+    file.run(*(torch.zeros(shape, device="meta") for shape in ((20, 31), (20, 50), (20, 50))))
+    assert launched == [(torch.device("meta"), torch.device("meta"))] * 3
+
+
+@pytest.mark.parametrize(("cache", "copies"), [(0, 1), (100_000, None), (2**30, written.MOST_COPIES)])
+def test_what_is_timed_does_not_find_its_own_in_a_cache(
+    cache: int, copies: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a copy hold an index that no kernel has written: a gather would read beside its tensor."""
+    monkeypatch.setattr(written, "cache_bytes", lambda device: cache)
+    file = written_file(tmp_path, parse(CHOOSING), "E=20,M=50,P=31", dtype="bf16", implementation="eager")
+    launched: dict[str, list[dict[str, Any]]] = {}
+    plain = file.module.launch
+
+    def launch(step: Any, tensors: Any) -> None:
+        launched.setdefault(step[0].__name__, []).append(tensors)
+        if "J" not in step[1][-1:] and "J" in step[1]:
+            assert 0 <= int(tensors["J"].min()) <= int(tensors["J"].max()) < 50
+        plain(step, tensors)
+
+    file.module.launch = launch
+    with written.runnable(file):
+        written.time_written(file, clock=lambda call: (call(), 1.0)[1], device="cpu", budget_s=0.0)
+    for turns in launched.values():
+        each = {t["O"].data_ptr(): t for t in turns[1:]}
+        whole = sum(x.numel() * x.element_size() for t in each.values() for x in t.values())
+        assert len(each) == copies or (copies is None and 2 * cache <= whole < 3 * cache)
+        timed = [t["O"].data_ptr() for t in turns[-3:]]
+        assert len(set(timed)) == min(3, len(each)), "one after the other"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("tl.store(C_ptr", "tl.store(nothing + C_ptr", r":{line}: NameError: name 'nothing' is not defined"),
+        ("tl.dot(", "tl.doot(", r":{line}: AttributeError: .* 'doot'"),
+        ("    tl.store(C", "    x = tl.arange(0, 3)\n    tl.store(C", r":{line}: ValueError: .*power of 2"),
+        ('return tensors["C"]', 'return tensors["D"]', r":{line}: KeyError: 'D'"),
+        ("LAUNCHES = [", "LAUNCHES = [3,", "TypeError: cannot unpack"),
+        ('    "C": ', '    "CC": ', r"LAUNCHES: expected a kernel, tensors of TENSORS"),
+        ("BATCH = 1", 'BATCH = "x"', "ValueError: invalid literal"),
+    ],
+)
+def test_a_mistake_in_a_file_that_was_changed_is_one_line_with_its_place(
+    old: str, new: str, words: str, tmp_path: Path
+) -> None:
+    """A file says of itself that it may be changed as you like."""
+    from typer.testing import CliRunner
+
+    from validation.cli import app
+
+    path = tmp_path / "mine.py"
+    text = write_program(zoo.load("gemm"), "M=32,N=32,K=32", dtype="fp32").text
+    line = text[: text.index(old)].count("\n") + 1
+    path.write_text(text.replace(old, new))
+    ran = CliRunner().invoke(app, ["kernels", "check", str(path)])
+    assert ran.exit_code == 2
+    assert re.match(re.escape(str(path)) + ".*" + words.replace("{line}", str(line)), ran.stderr.strip())
+    assert "\n" not in ran.stderr.strip()
+
+
+def test_what_a_gpu_refuses_of_a_file_is_one_line_too(tmp_path: Path) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    file = written_file(tmp_path, zoo.load("gemm"), "M=32,N=32,K=32", dtype="fp32")
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    file.module.launch = refuses
+    with pytest.raises(KernelError, match=r"gemm\.py:\d+: OutOfResources: .*shared memory"):
+        check_written(file)
+
+
+def test_what_a_text_returns_keeps_its_type_and_near_ties_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = CHOOSING.replace("output O[E, P]", "output O[E, P]  S[M, P]")
+    for dtype in ("bf16", "fp32"):
+        file = written_file(tmp_path, parse(text), "E=20,M=50,P=31", dtype=dtype, implementation="eager")
+        assert file.pointer("S") == f"*{dtype}"
+        assert check_written(file).ok == (dtype == "fp32")
+        assert ("chooses by values" in capsys.readouterr().err) == (dtype != "fp32")
 
 
 def test_what_is_not_a_number_by_the_text_is_right_as_that(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from einsum_cascade.expr import (
     substitute,
     variables,
 )
+from einsum_cascade.ops import REDUCTION
 
 from .operations import actions_of
 
@@ -37,6 +38,7 @@ Digits = Mapping[str, tuple[Digit, ...]]
 
 # Coordinates that are looked at for what a `where` leaves of tiles, 50 ms; beyond, nothing is taken to be removed.
 _MOST_LOOKED = 2**20
+_FLOAT32 = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,21 @@ class Case:
     def numbers(self) -> dict[str, float]:
         """Sizes and constants by name."""
         return numbers_of(self.cascade, self.sizes)
+
+    @functools.cached_property
+    def decisive(self) -> frozenset[str]:
+        """Tensors between Einsums from which a selection chooses: float32 in memory, as rounding makes ties of them."""
+        outputs = {s.tensor for s in self.cascade.outputs}
+        made = {e.name for e in self.cascade.einsums} - outputs - self.cascade.states
+        choosing = (
+            e for e in self.cascade.einsums if e.all_reductions and REDUCTION[e.all_reductions[-1].op].index
+        )
+        read = {a.tensor for e in choosing for a in e.reads}
+        return frozenset(read & made)
+
+    def word_of(self, tensor: str) -> float:
+        """Return the bytes of an element of a tensor in memory."""
+        return max(self.word, _FLOAT32) if tensor in self.decisive else self.word
 
     @functools.cached_property
     def operations(self) -> Mapping[str, int]:

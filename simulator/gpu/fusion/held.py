@@ -85,9 +85,9 @@ def held_of(tiling: Tiling, gpu: Gpu) -> Held:
     together = group_rows(gpu)
     shared = registers = 0.0
     for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
-        every = case.word * loaded
+        every = case.word_of(access.tensor) * loaded
         moves = every > room or not case.names(access).isdisjoint(structure.outer)
-        now = case.word * tiling.part(access) if moves else every
+        now = case.word_of(access.tensor) * tiling.part(access) if moves else every
         rows = [tiling.side(products[id(e)].rows) for e in readers if id(e) in products]
         if not rows:
             registers += now

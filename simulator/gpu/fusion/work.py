@@ -139,12 +139,12 @@ def read_of(case: Case, readings: Iterable[Access]) -> float:
     given: dict[str, float] = {}
     for access in readings:
         given[access.tensor] = given.get(access.tensor, 0.0) + case.reached(access)
-    return case.word * sum(min(n, case.elements(tensor)) for tensor, n in given.items())
+    return sum(case.word_of(tensor) * min(n, case.elements(tensor)) for tensor, n in given.items())
 
 
 def written_of(case: Case, written: Collection[str]) -> float:
     """Return the bytes of tensors that a kernel leaves in memory, batch left out."""
-    return case.word * sum(map(case.elements, sorted(written)))
+    return sum(case.word_of(tensor) * case.elements(tensor) for tensor in sorted(written))
 
 
 def fullest_of(tiling: Tiling) -> int:
@@ -194,7 +194,7 @@ def _loads(tiling: Tiling, gpu: Gpu) -> float:
     case, structure, room = tiling.case, tiling.structure, room_of(gpu)
     loads = anew = 0.0
     for (access, readers), loaded in zip(structure.readings.items(), tiling.loaded, strict=True):
-        all_of_it = case.word * loaded
+        all_of_it = case.word_of(access.tensor) * loaded
         names = case.names(access)
         if not names.isdisjoint(structure.outer):
             loads += all_of_it * max(tiling.live(e, names, tuple(names)) for e in readers)

@@ -115,7 +115,7 @@ def source_of(written: Written, memory: Memory, word: str) -> KernelSource:
 def _pointer(tensor: str, written: Written, memory: Memory, word: str) -> str:
     if tensor in written.scratch:
         return "*fp32"
-    return "*i32" if tensor in memory.indices else f"*{word}"
+    return f"*{memory.pointer(tensor, word)}"
 
 
 def loops_of(text: str) -> int:

@@ -43,7 +43,12 @@ def write_command(compiler: CompilerFor) -> Callable[..., None]:
         cascade: Annotated[str, typer.Argument(help="Cascade, by name or file.")],
         sizes: Annotated[str, typer.Option(help="Sizes of its ranks, for which the kernels are written.")],
         on: Annotated[str, typer.Option(help="GPU for which Einsums are grouped and tiles chosen.")] = "h100",
-        dtype: Annotated[str, typer.Option(help="Of all tensors in memory: bf16, fp16 or fp32.")] = "bf16",
+        dtype: Annotated[
+            str,
+            typer.Option(
+                help="Of tensors in memory: bf16, fp16, fp32; what a topk or argmax chooses from is fp32."
+            ),
+        ] = "bf16",
         implementation: Annotated[
             str,
             typer.Option(help="fused: Einsums share a kernel as far as pays; eager: one kernel an Einsum."),

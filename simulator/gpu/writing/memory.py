@@ -20,7 +20,7 @@ MOST_32 = 2**31 - 1
 
 @dataclass(frozen=True)
 class Memory:
-    """The tensors of a cascade in memory, row-major in the order of their ranks, all of one type but indices.
+    """The tensors of a cascade in memory, row-major in the order of their ranks, of one type but where `pointer` says.
 
     A state lies there with all its generations, or, where only its last is asked for, without their axis.
     """
@@ -48,6 +48,12 @@ class Memory:
             if e.all_reductions and REDUCTION[e.all_reductions[-1].op].index
         }
         return frozenset(inside | made)
+
+    def pointer(self, tensor: str, word: str) -> str:
+        """Return the type of a tensor in memory: of indices i32, of what decides a selection fp32, of others `word`."""
+        if tensor in self.indices:
+            return "i32"
+        return "fp32" if tensor in self.case.decisive else word
 
     @cached_property
     def last_only(self) -> frozenset[str]:

@@ -20,11 +20,13 @@ from .body import Body
 from .choice import HEAD, Choice, Compiler, choose, written_kernel
 from .frame import Written
 from .guards import guarded
-from .memory import Memory
+from .memory import MOST_32, Memory
 from .operators import HELPERS
 from .sums import TYPES
 from .terms import CannotWriteError
 
+# Elements of the largest tile that Triton takes: what a last tile reaches beyond its rank is less.
+_LARGEST_TILE = 2**20
 # What a file defines beside its kernels.
 _OWN = ("CASCADE", "SIZES", "BATCH", "TENSORS", "LAUNCHES", "PREDICTED_US", "PARTS")
 
@@ -62,7 +64,8 @@ def write_program(
             out.
         on: a GPU, for which Einsums are grouped and tiles chosen.
         implementation, kernels: as for `predict_cascade`.
-        dtype: of all tensors in memory, fp32, bf16 or fp16; sums and what stays on chip are fp32.
+        dtype: of all tensors in memory, fp32, bf16 or fp16; fp32 is what lies there between Einsums for a selection to
+            choose from, and so are sums and what stays on chip.
         compiler: is asked what tiles to take; without it they are those that the text says are the fastest.
 
     Raises:
@@ -75,6 +78,7 @@ def write_program(
     if word not in TYPES:
         raise CannotWriteError(f"dtype: found {dtype}; expected one of {', '.join(TYPES)}")
     known = known_sizes(cascade, sizes)
+    _check_sizes(cascade, known)
     text, cascade = render(cascade), guarded(cascade, known)
     case = case_of(cascade, known, word)
     memory = Memory(case)
@@ -91,6 +95,7 @@ def write_program(
         ]
     else:
         chosen = choose(planner, names, laid, memory, compiler, word=word)
+    _check_blocks([w for c in chosen for w in c.written], case.batch)
     prediction = priced(planner, [c.kernel for c in chosen])
     return Program(
         _text(text, memory, gpu, word, [c.written for c in chosen], prediction),
@@ -109,6 +114,26 @@ def _check_names(cascade: Cascade) -> None:
                 raise CannotWriteError(
                     f"{kind} {name}: the file needs this name itself; call it something else"
                 )
+
+
+def _check_sizes(cascade: Cascade, sizes: Mapping[str, int]) -> None:
+    """Refuse a rank whose coordinates are no 32-bit numbers, as those of a kernel are, its last tile included."""
+    for rank in cascade.rank_names:
+        if sizes.get(rank, 0) > MOST_32 - _LARGEST_TILE:
+            raise CannotWriteError(
+                f"{rank}={sizes[rank]:,}: coordinates are 32-bit numbers; expected at most "
+                f"{MOST_32 - _LARGEST_TILE:,}, or the rank split in two"
+            )
+
+
+def _check_blocks(written: Sequence[Written], batch: int) -> None:
+    """Refuse more blocks than a launch may have along the only axis of its grid that has so many."""
+    for w in written:
+        if w.blocks * batch > MOST_32:
+            raise CannotWriteError(
+                f"{w.name}: {w.blocks * batch:,} thread blocks; a launch has at most {MOST_32:,}, so write a part of "
+                "the batch"
+            )
 
 
 def _names(kernels: Sequence[Sequence[str]]) -> list[str]:
@@ -169,7 +194,8 @@ TENSORS = {{
 
 
 def _type(tensor: str, word: str, memory: Memory) -> str:
-    name = "tl.int32" if tensor in memory.indices else TYPES[word]
+    pointer = memory.pointer(tensor, word)
+    name = "tl.int32" if pointer == "i32" else TYPES[pointer]
     return name.replace("tl.", "torch.")
 
 
@@ -215,9 +241,10 @@ def _run(inputs: Sequence[str], outputs: Sequence[str], batch: int) -> str:
 
 
 def launch(step, tensors):
-    """Run one kernel."""
+    """Run one kernel, on the device of its tensors."""
     function, names, blocks, constants, warps = step
-    function[(blocks * BATCH,)](*(tensors[n] for n in names), **constants, num_warps=warps)
+    with torch.cuda.device_of(tensors[names[0]]):
+        function[(blocks * BATCH,)](*(tensors[n] for n in names), **constants, num_warps=warps)
 
 
 def run({takes}, *, empty=torch.empty):

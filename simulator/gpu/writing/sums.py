@@ -318,7 +318,7 @@ class Sums:
             # What is masked is put together with masks in the kernel's order, and turned behind.
             turned = side.axes if self.values.all_of(side.parts) is None else None
             term = self.values.load(side.value, turned)
-            raw = term.kind == "float"
+            raw = self.values.memory.pointer(side.value.tensor, self.values.word) == self.values.word
             term = term.as_float()
         else:
             term = self.values.term(side.value).as_float()

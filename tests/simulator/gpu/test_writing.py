@@ -224,6 +224,16 @@ def test_a_state_of_which_some_elements_do_not_exist_is_refused_by_its_name():
         write_program(text, "T=9,D=20")
 
 
+def test_what_32_bits_do_not_hold_is_refused():
+    """A coordinate beyond them had become negative, below every size, and an address before its tensor."""
+    text = parse("cascade rows\nrank E M\ninput Q[E, M]\noutput O[M]\nO[m] = Q[e, m]\n")
+    with pytest.raises(CannotWriteError, match="M=3,000,000,000: coordinates are 32-bit numbers"):
+        write_program(text, "E=4,M=3000000000")
+    assert "tl.int64" in write_program(text, "E=4,M=2000000000").text
+    with pytest.raises(CannotWriteError, match="thread blocks; a launch has at most 2,147,483,647"):
+        write_program(text, "E=4,M=64K,B=1000000,H=1000")
+
+
 def test_a_selection_among_more_than_a_tile_can_hold_is_refused():
     text = parse("cascade best\nrank M J\ninput X[M]\noutput T[J]\nT[j] = X[m] :: topk(m -> j)\n")
     assert "tl.argmax" in write_program(text, "M=1M,J=4").text
