@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..cascade import Cascade
@@ -23,16 +23,24 @@ TOLERANCE = 1e-9
 def rolled(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade | None:
     """Return an equal cascade with an iterate block in the place of steps that repeat each other, or None.
 
+    Args and meaning are those of `loops_of`, of which this is the first.
+    """
+    return next(loops_of(cascade, sizes), None)
+
+
+def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
+    """Yield the equal cascades with an iterate block in the place of steps that repeat each other.
+
     Steps differ in numbers that count along (indices, mostly) and in what they hand on. What the last step leaves
     and what is gathered from all of them (a stack, or one row written a step) is read from the block. A loop walks
-    all of a rank: it holds for any length then, not only for that of the example.
+    all of a rank, so it can hold for any length; where the steps begin is not always sure from one length alone.
 
     Args:
         cascade: without iterate blocks, as traced.
         sizes: of its ranks, of the example; they tell which ranks have as many elements as there are steps.
     """
     if any(isinstance(item, Iterate) for item in cascade.body):
-        return None
+        return
     einsums = [item for item in cascade.body if isinstance(item, Einsum)]
     for stretch in stretches(einsums):
         for ends in (lambda e, s: (e, s), with_last_step):
@@ -42,8 +50,7 @@ def rolled(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade | None:
             except (NoLoopError, CascadeError):
                 continue
             if _same(cascade, found, sizes, longer.count):
-                return found
-    return None
+                yield found
 
 
 def _same(cascade: Cascade, found: Cascade, sizes: Mapping[str, int], count: int) -> bool:
@@ -95,6 +102,10 @@ class _Roller:
         after += self._asked()
         inside = _without_copies([*inside, *self.gathered], self.states_by_name(), after)
         first = [self._first(p, patterns[p]) for p in sorted(self.states)]
+        read = {t for e in (*before, *first, *inside, *after) for t in e.sources}
+        asked = {s.tensor for s in self.original.outputs}
+        # A state that began as zeros may have been written down for the first step alone.
+        before = [e for e in before if e.name in read | asked]
         for einsum in (*inside, *after):
             self._walks(einsum)
         return self._declared((*before, *first, Iterate(self.step.name, tuple(inside)), *after))
@@ -291,6 +302,8 @@ class _Roller:
 
     def _walks(self, einsum: Einsum) -> None:
         """Note the ranks of what stands outside of the loop along which its step reads."""
+        last = Apply("-", (Apply("-", (Size(self.rank), Num(1))), self.step))
+        guarded = {n.args[0] for n in walk(einsum.value) if isinstance(n, Apply) and n.op == "pad"}
         for access in einsum.reads:
             if access.tensor not in self.original.signatures or self._made(access) is not None:
                 continue
@@ -298,7 +311,10 @@ class _Roller:
             for rank, index in zip(ranks, access.indices, strict=True):
                 if self.step.name not in variables(index):
                     continue
-                if self.sizes.get(rank) != self.stretch.count:
+                # Other places would lie outside at the first step, or at the last.
+                if self.sizes.get(rank) != self.stretch.count or (
+                    index not in (self.step, last) and access not in guarded
+                ):
                     raise NoLoopError
                 self.timed[rank] = None
 

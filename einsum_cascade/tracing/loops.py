@@ -9,7 +9,7 @@ from ..cascade import Cascade
 from ..declarations import rank_of
 from ..errors import CascadeError
 from ..evaluator import difference, evaluate
-from ..rolling.roll import rolled
+from ..rolling.roll import loops_of
 from ..sizes import resolve
 
 # So many more steps than in the example the function is run with.
@@ -29,17 +29,21 @@ def rolled_from(
     Raises:
         CascadeError: its steps do not repeat, or the function does otherwise at another length.
     """
-    found = rolled(cascade, sizes)
-    if found is None:
-        raise CascadeError(
-            f"{cascade.name} does not do the same step again and again along a dimension",
-            hint="trace it with at least three steps, better four or five; roll=False gives its steps one by one",
-        )
-    rank = _rank(found)
-    longer = {r: n for r, n in sizes.items() if r in found.free_ranks}
-    longer[rank] = _length(cascade, found, sizes, rank) + _MORE
-    _compare(fn, example_inputs, found, longer)
-    return found
+    refused: CascadeError | None = None
+    for found in loops_of(cascade, sizes):
+        rank = _rank(found)
+        longer = {r: n for r, n in sizes.items() if r in found.free_ranks}
+        longer[rank] = _length(cascade, found, sizes, rank) + _MORE
+        try:
+            _compare(fn, example_inputs, found, longer)
+        except CascadeError as reason:
+            refused = refused or reason
+            continue
+        return found
+    raise refused or CascadeError(
+        f"{cascade.name} does not do the same step again and again along a dimension",
+        hint="trace it with at least three steps, better four or five; roll=False gives its steps one by one",
+    )
 
 
 def _rank(found: Cascade) -> str:
