@@ -31,6 +31,7 @@ def with_last_step(einsums: Sequence[Einsum], stretch: Stretch) -> tuple[list[Ei
     wanted = [_next(einsums, stretch, place, renamed) for place in range(stretch.length)]
     names: dict[str, str] = {}
     inlined: dict[str, Einsum] = {}
+    missing = 0
     left = list(einsums[stretch.end :])
     taken = {e.name for e in einsums}
     for place, einsum in enumerate(wanted):
@@ -40,11 +41,12 @@ def with_last_step(einsums: Sequence[Einsum], stretch: Stretch) -> tuple[list[Ei
         if mine is not None:
             names[step[place]] = mine.name
             left.remove(mine)
-        elif not einsum.all_reductions and einsum.where is None:
-            inlined[step[place]] = expected
-            names[step[place]] = _fresh(einsums[stretch.end - stretch.length + place].name, taken)
         else:
-            raise NoLoopError
+            # Written into what reads it, or nothing reads it: a last state that nobody asks for.
+            if not einsum.all_reductions and einsum.where is None:
+                inlined[step[place]] = expected
+            names[step[place]] = _fresh(einsums[stretch.end - stretch.length + place].name, taken)
+            missing += 1
     last = [
         replace(e, target=replace(e.target, tensor=names[e.name]), value=_opened(e.value, {}, names))
         for e in wanted
@@ -52,7 +54,7 @@ def with_last_step(einsums: Sequence[Einsum], stretch: Stretch) -> tuple[list[Ei
     longer = replace(stretch, count=stretch.count + 1)
     shown = {_opened(e.value, {}, names): Access(names[key], e.target.indices) for key, e in inlined.items()}
     rest = [_read(e, shown) for e in left]
-    if len(inlined) == stretch.length and rest == left:
+    if missing == stretch.length and rest == left:
         raise NoLoopError  # nothing of it is there
     return [*einsums[: stretch.end], *last, *rest], longer
 

@@ -56,9 +56,11 @@ class Unifier:
         value = self._unified([e.value for e in mine], 1)
         wheres = [e.where for e in mine if e.where is not None]
         where = self._unified(wheres, 1) if wheres else None
-        # A number in the place of a state may have taken an axis from what the first step makes: it says nothing then.
+        # A number in the place of a state may have taken an axis from what the first step makes.
+        first = self.at(0, place)
         with contextlib.suppress(NoLoopError):
-            self._begin(alike(self.at(0, place), second).value, value)
+            first = alike(replace(first, target=second.target), second)
+        self._begin(first.value, value)
         return replace(second, value=value, where=where, at=None)
 
     def gathered(self, nodes: Sequence[Expr]) -> Expr:
@@ -67,7 +69,8 @@ class Unifier:
         Raises:
             NoLoopError: there is none.
         """
-        return self._unified(nodes, 0)
+        # What the first step has made may lack an axis too; whether it is the same is seen when all is compared.
+        return self._unified(nodes[1:], 1)
 
     def _unified(self, nodes: Sequence[Expr], first: int) -> Expr:
         """Return the expression that is each of some at its step, counted from the first of them.

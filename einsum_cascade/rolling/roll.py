@@ -14,6 +14,7 @@ from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, tra
 from ..sizes import resolve
 from .ends import with_last_step
 from .pattern import NoLoopError, Unifier
+from .plain import inlined, without_unit_axes
 from .segments import Stretch, stretches
 
 # Float64 sums in the same order; the rest is room for what a constant is written as.
@@ -41,6 +42,8 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
     """
     if any(isinstance(item, Iterate) for item in cascade.body):
         return
+    cascade = without_unit_axes(cascade, sizes)
+    sizes = {r: n for r, n in sizes.items() if r in cascade.rank_names}
     einsums = [item for item in cascade.body if isinstance(item, Einsum)]
     for stretch in stretches(einsums):
         for ends in (lambda e, s: (e, s), with_last_step):
@@ -50,7 +53,7 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
             except (NoLoopError, CascadeError):
                 continue
             if _same(cascade, found, sizes, longer.count):
-                yield found
+                yield inlined(found)
 
 
 def _same(cascade: Cascade, found: Cascade, sizes: Mapping[str, int], count: int) -> bool:

@@ -49,14 +49,19 @@ def from_torch(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False)
     if roll:
         from .loops import rolled_from
 
-        return rolled_from(fn, example_inputs, *traced(fn, *example_inputs))
+        return rolled_from(fn, example_inputs, *traced(fn, *example_inputs, apart=True))
     return traced(fn, *example_inputs)[0]
 
 
-def traced(fn: Callable[..., Any], *example_inputs: Any) -> tuple[Cascade, dict[str, int]]:
+def traced(
+    fn: Callable[..., Any], *example_inputs: Any, apart: bool = False
+) -> tuple[Cascade, dict[str, int]]:
     """Return the cascade of a PyTorch function, and the sizes that its ranks have in the example.
 
     Args and errors are those of `from_torch`.
+
+    Args:
+        apart: give every operation an Einsum of its own, as it is called.
     """
     try:
         import torch
@@ -65,7 +70,7 @@ def traced(fn: Callable[..., Any], *example_inputs: Any) -> tuple[Cascade, dict[
     if not any(isinstance(x, torch.Tensor) for x in example_inputs):
         raise CascadeError("from_torch needs example tensors: from_torch(fn, q, k, v)")
     exported = exported_by(fn, example_inputs)
-    builder = Builder()
+    builder = Builder(apart=apart)
     inputs = _inputs(builder, exported, fn, example_inputs)
     outputs = _walk(builder, exported, inputs)
     name = getattr(fn, "__name__", type(fn).__name__)
@@ -221,7 +226,7 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
     # A condition that several read stays one, so that a mask removes points wherever it is used.
     if _is_truth(node):
         return converted(builder, out, "truth")
-    shared = len(node.users) > 1 and not out.plain
+    shared = (builder.apart or len(node.users) > 1) and not out.plain
     # So is what is computed of tensors, be it one number: written out at each use it would grow from step to step.
     return builder.solid(out) if shared and (any(a is not None for a in out.axes) or _reads(out)) else out
 

@@ -73,8 +73,10 @@ class Builder:
 
     Attributes:
         places: tensors of indices that a selection made; none is negative.
+        apart: whether every operation is written down, also where one other alone reads it.
     """
 
+    apart: bool = False
     einsums: list[Einsum] = field(default_factory=list)
     axis_of: dict[str, Axis] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)

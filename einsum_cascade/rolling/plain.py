@@ -1,0 +1,108 @@
+"""Cascades made plainer: without axes of one element, and without tensors that only the next one reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..cascade import Cascade
+from ..declarations import Iterate, variable_of
+from ..einsum import Einsum
+from ..expr import Access, Apply, Expr, Num, Var, accesses, substitute, transform
+
+
+def without_unit_axes(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
+    """Return a cascade whose own tensors have no axes of one element: `x[t:t+1]` becomes `x[t]`.
+
+    Inputs and outputs keep theirs, read and written at 0.
+    """
+    shown = {r for s in (*cascade.inputs, *cascade.outputs) for r in s.ranks}
+    unit = {r for r in cascade.rank_names if sizes.get(r) == 1 and r not in shown}
+    if not unit or any(isinstance(item, Iterate) for item in cascade.body):
+        return cascade
+    asked = {s.tensor for s in cascade.outputs}
+    values: dict[str, Expr] = {variable_of(r): Num(0) for r in unit}
+    kept = {
+        e.name: [i for i, r in enumerate(cascade.signatures[e.name].ranks) if r not in unit]
+        for e, _ in cascade.statements
+        if e.name not in asked
+    }
+
+    def change(node: Expr) -> Expr:
+        if isinstance(node, Access) and node.tensor in kept:
+            return replace(node, indices=tuple(node.indices[i] for i in kept[node.tensor]))
+        return _folded(node)
+
+    def plain(node: Expr) -> Expr:
+        return transform(substitute(node, values), change)
+
+    body = []
+    for e in (item for item in cascade.body if isinstance(item, Einsum)):
+        if any(v in values for r in e.reductions for v in r.variables) or set(e.reduced) & set(values):
+            return cascade  # sums over one element keep their axis
+        target = plain(e.target)
+        assert isinstance(target, Access)
+        where = None if e.where is None else plain(e.where)
+        body.append(replace(e, target=target, value=plain(e.value), where=where))
+    return replace(cascade, ranks=tuple(r for r in cascade.ranks if r.name not in unit), body=tuple(body))
+
+
+def _folded(node: Expr) -> Expr:
+    """Return an index without the 0 that an axis of one element left in it."""
+    if isinstance(node, Apply) and node.op == "+":
+        a, b = node.args
+        return b if a == Num(0) else a if b == Num(0) else node
+    if isinstance(node, Apply) and node.op == "-" and node.args[0] == node.args[1]:
+        return Num(0)
+    return node
+
+
+def inlined(cascade: Cascade) -> Cascade:
+    """Return a cascade in which what one Einsum alone reads stands in it, where that makes no more work.
+
+    That is where the reader walks no more than the tensor has, and where the tensor only copies another.
+    """
+    while True:
+        found = _one_inlined(cascade)
+        if found is None:
+            return cascade
+        cascade = found
+
+
+def _one_inlined(cascade: Cascade) -> Cascade | None:
+    asked = {s.tensor for s in cascade.outputs} | set(cascade.states)
+    for einsum, block in cascade.statements:
+        if einsum.name in asked or einsum.all_reductions or einsum.where is not None:
+            continue
+        if not all(isinstance(i, Var) for i in einsum.target.indices):
+            continue
+        reads = [(e, a) for e, _ in cascade.statements for a in e.reads if a.tensor == einsum.name]
+        if len(reads) != 1 or cascade.block_of(reads[0][0].name) != block or reads[0][0].where is not None:
+            continue
+        reader, access = reads[0]
+        copies = isinstance(einsum.value, Access)
+        within = len(set(reader.variables)) <= len(set(einsum.output_variables))
+        if not copies and not within:
+            continue
+        if any(isinstance(a, Access) for i in access.indices for a in accesses(i)):
+            continue
+        return _with_inlined(cascade, einsum, reader, access)
+    return None
+
+
+def _with_inlined(cascade: Cascade, einsum: Einsum, reader: Einsum, access: Access) -> Cascade:
+    own = [i.name for i in einsum.target.indices if isinstance(i, Var)]
+    value = transform(substitute(einsum.value, dict(zip(own, access.indices, strict=True))), _folded)
+    made = replace(reader, value=transform(reader.value, lambda n: value if n == access else n))
+
+    def changed(items: tuple[Einsum, ...]) -> tuple[Einsum, ...]:
+        return tuple(made if e is reader else e for e in items if e is not einsum)
+
+    body = tuple(
+        x
+        for item in cascade.body
+        for x in (
+            (replace(item, einsums=changed(item.einsums)),) if isinstance(item, Iterate) else changed((item,))
+        )
+    )
+    return replace(cascade, body=body)
