@@ -192,6 +192,7 @@ class _Roller:
         found: set[Expr] = set()
         for indices, value in self.unifier.starts[place]:
             names = [i.name for i in indices if isinstance(i, Var)]
+            value = self._number_in(value)
             if isinstance(value, Num):
                 found.add(value)
                 continue
@@ -201,6 +202,12 @@ class _Roller:
         if len(found) != 1:
             raise NoLoopError
         return Einsum(Access(self._name(place), (Num(0), *einsum.target.indices)), found.pop())
+
+    def _number_in(self, node: Expr) -> Expr:
+        """Return the number that a tensor before the loop is, such as the zeros of a first state."""
+        place = self.unifier.places.get(node.tensor, -1) if isinstance(node, Access) else -1
+        value = self.einsums[place].value if 0 <= place < self.stretch.start else node
+        return value if isinstance(value, Num) else node
 
     def _after(self, einsum: Einsum) -> Einsum | None:
         """Return an Einsum behind the loop that reads what its steps have made; None where the block makes it."""

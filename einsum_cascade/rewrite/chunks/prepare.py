@@ -18,18 +18,21 @@ class Preparing:
 
     Attributes:
         step: the variable of the recurrence.
+        original: the Einsums as they came, without copies of states.
         out: those that are done, in an order in which each reads only what stands before it.
         copies: of each read of a state at a step that is no sum of products, the tensor that holds it.
     """
 
     cascade: Cascade
     step: str
+    original: list[Einsum] = field(default_factory=list)
     out: list[Einsum] = field(default_factory=list)
     copies: dict[Access, Access] = field(default_factory=dict)
 
     def prepared(self, einsums: Iterable[Einsum]) -> list[Einsum]:
         """Return Einsums with the same results."""
-        for einsum in _without_scaled_states(self.cascade, einsums):
+        self.original = _without_scaled_states(self.cascade, einsums)
+        for einsum in self.original:
             self.out.append(
                 self._update(einsum) if einsum.name in self.cascade.states else self._other(einsum)
             )
@@ -40,7 +43,9 @@ class Preparing:
 
     def _is_extreme(self, access: Access) -> bool:
         """Tell whether an access reads a state that keeps the largest or smallest so far."""
-        return self._is_state(access) and extreme_of(self.cascade.einsum(access.tensor)) is not None
+        if not self._is_state(access):
+            return False
+        return extreme_of(self._with_own_state(self.cascade.einsum(access.tensor))) is not None
 
     def _other(self, einsum: Einsum) -> Einsum:
         """Return an Einsum that is linear in states; a state that stands elsewhere is copied at each step."""
@@ -56,6 +61,7 @@ class Preparing:
     def _update(self, einsum: Einsum) -> Einsum:
         """Return the update of a state in which what is added is a sum of products of tensors."""
         own = einsum.name
+        einsum = self._with_own_state(einsum)
         for access in dict.fromkeys(a for a in einsum.reads if self._is_state(a) and a.tensor != own):
             if self._is_extreme(access) or not self._passes_on(einsum, access):
                 einsum = _replaced(einsum, access, self._copy(access))
@@ -68,6 +74,20 @@ class Preparing:
         kept = [p for p in parts if _mentions(p, own)]
         terms = [t for p in parts if p not in kept for t in summands(p)]
         return replace(einsum, value=total(kept + [self._lifted(own, t) for t in terms]))
+
+    def _with_own_state(self, einsum: Einsum) -> Einsum:
+        """Return the update of a state with what is made of that state, element by element, written into it."""
+        if einsum.name in einsum.sources:
+            return einsum
+        own: dict[str, Einsum] = {}
+        for e in self.original:
+            plain = all(isinstance(i, Var) for i in e.target.indices)
+            if plain and not e.all_reductions and e.where is None and e.name not in self.cascade.states:
+                e = replace(e, value=opened(e.value, own))
+                if any(a.tensor == einsum.name for a in accesses(e.value)):
+                    own[e.name] = e
+        value = opened(einsum.value, own)
+        return replace(einsum, value=value) if holds(value, lambda a: a.tensor == einsum.name) else einsum
 
     def _passes_on(self, einsum: Einsum, access: Access) -> bool:
         """Tell whether a state enters another one element by element, as a factor of what is added to it."""
