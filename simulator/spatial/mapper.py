@@ -228,8 +228,13 @@ def _best(
 
 
 def least_traffic_bytes(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> float:
-    """Return the bound on traffic to the outermost memory, given every word on the chip, registers included."""
-    held = max(on_chip_bytes(chip), chip.word_bytes)  # a word more is at most a looser bound
+    """Return the bound on traffic to the outermost memory, given every word on the chip, registers included.
+
+    Beside what its memories hold, a chip holds what its elements work on in a cycle: a word of A that comes for a row
+    of elements serves all of them, whether or not a register keeps it.
+    """
+    at_work = max((len(e.reads) + 1 for e in cascade.einsums), default=0) * chip.word_bytes
+    held = on_chip_bytes(chip) + at_work * sum(array.elements for array in chip.arrays.values())
     found = bounds(cascade, sizes, buffer=held if held < math.inf else None, word=chip.word_bytes)
     return float(found.traffic_bytes)
 

@@ -63,6 +63,20 @@ def test_registers_for_two_of_three_operands_and_no_buffer(chip, tmp_path):
     assert with_registers.estimate.traffic_bytes < without.estimate.traffic_bytes
 
 
+def test_what_a_row_of_elements_shares_is_on_the_chip_while_they_work(chip):
+    """A word of A that comes once for a row of elements serves them all, though no memory of the chip holds it.
+
+    Sixteen products a cycle take 16 words of one operand, 4 of the other, and 4 sums read and written: less than the
+    two words a product that a machine without any word on chip needs.
+    """
+    side = 64
+    found = find_mapping(
+        zoo.load("gemm"), {"M": side, "N": side, "K": side}, chip(DRAM), objective="traffic_bytes"
+    )
+    assert found.estimate.traffic_bytes < 2 * 2 * side**3
+    assert found.gap >= 1
+
+
 def test_a_memory_without_end_inside_another(chip, tmp_path):
     """Host memory outside, DRAM inside: with no limit on the chip, the bound is what has to be moved once."""
     host = "  Host: {component: dram, kind: ddr4, bandwidth: 1 GB/s, row: 8 B}\n"
