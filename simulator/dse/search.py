@@ -146,7 +146,8 @@ def _computed(found: Segment, text: str) -> list[Any]:
 def _listed(found: Segment, name: str) -> list[Any]:
     """Return a column of a segment, an axis or a result; None where there is none."""
     if name in found.points:  # an axis that costs something itself
-        return magnitudes(found.points[name].values)[found.points[name].which].tolist()
+        at: list[Any] = magnitudes(found.points[name].values)[found.points[name].which].tolist()
+        return at
     values = found.results.get(name, [None] * found.count)
     return values if isinstance(values, list) else values.to_pylist()
 
