@@ -16,7 +16,9 @@ from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
 from ..result import Estimate
+from .deepening import deepened
 from .factors import divisor, divisors
+from .floors import CLOSE
 from .hierarchy import deep, grown, pairs
 from .model import simulate
 from .search import EFFORT, OBJECTIVES, Search, merit_of
@@ -61,7 +63,8 @@ def find_mapping(
     It goes through the ways to fuse consecutive Einsums; for each through loop orders, the rank that the passes of a
     phase stream over, and what becomes of a tensor that a later pass needs again: it is kept whole, written out and
     read back, or computed again. Einsums go to the arrays that balance best. Tiles are divisors of their ranks, and at
-    the end those between them that leave a shorter last tile.
+    the end those between them that leave a shorter last tile. Where registers hold more than a word of each operand,
+    elements then take small tiles of their own.
 
     Args:
         cascade: the algorithm.
@@ -102,6 +105,8 @@ def find_mapping(
             if path is not None:
                 found.append(_written(cascade, sizes, chip, settled, path))
     best = _chosen([w for w in found if w is not None], objective, tolerance)
+    best, counted = _in_registers(cascade, sizes, chip, best, objective, tolerance)
+    evaluated += counted
     gap = _gap(float(best.estimate.traffic_bytes), least_traffic_bytes(cascade, best.settled, chip))
     return Found(best.mapping, best.estimate, gap, evaluated, time.perf_counter() - begin)
 
@@ -143,6 +148,31 @@ def _on_levels(
             continue  # nothing fits the inner one; the search over the whole chip has said whether that matters
         path, more = grown(found.path, found.settled, chip, pair, objective)
         yield found.settled, path, counted + more
+
+
+def _in_registers(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    best: _Written,
+    objective: str,
+    tolerance: float,
+) -> tuple[_Written, int]:
+    """Return a mapping with tiles in the registers of elements where that is better, and how many were tried."""
+    tried = 0
+    slowest = (
+        float(best.estimate.latency_s) * CLOSE if tolerance > 1 else math.inf
+    )  # slack is spent only once
+    for name in [e.name for e in cascade.einsums]:
+        for mapping in deepened(cascade, best.settled, chip, best.mapping, name):
+            tried += 1
+            try:
+                estimate = simulate(cascade, sizes, chip, mapping)
+            except MappingError:
+                continue  # what is not counted exactly, or finds no room beside what stays there
+            if estimate.latency_s <= slowest:
+                best = _chosen([best, _Written(best.settled, mapping, estimate)], objective, tolerance)
+    return best, tried
 
 
 def _chosen(found: Sequence[_Written], objective: str, tolerance: float) -> _Written:
