@@ -278,7 +278,8 @@ def on_chip_bytes(chip: SpatialChip) -> float:
     """
     out = 0.0
     for name, memory in chip.memories.items():
-        stores = not memory.part_of and memory.component != "wires"
+        # Wires to an array pass words on; those of the whole chip are an ideal buffer, which costs nothing and holds tiles.
+        stores = not memory.part_of and not (memory.component == "wires" and memory.of)
         if name != chip.outermost and stores:
             out += memory.capacity_bytes * (chip.arrays[memory.of].elements if memory.per_element else 1)
     return out
