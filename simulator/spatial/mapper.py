@@ -278,7 +278,7 @@ def on_chip_bytes(chip: SpatialChip) -> float:
     """
     out = 0.0
     for name, memory in chip.memories.items():
-        # Wires to an array pass words on; those of the whole chip are an ideal buffer, which costs nothing and holds tiles.
+        # Wires to an array pass words on; those of the whole chip are an ideal buffer: free, and it holds tiles.
         stores = not memory.part_of and not (memory.component == "wires" and memory.of)
         if name != chip.outermost and stores:
             out += memory.capacity_bytes * (chip.arrays[memory.of].elements if memory.per_element else 1)
