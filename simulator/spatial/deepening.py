@@ -44,6 +44,7 @@ class _Site:
         steps: of the parts of `order` that may be cut.
         wholes: by part of `order`, the rank that it is of.
         kept: the operands that have a register.
+        sizes: of every rank, as a selection makes all of one at a time.
         alone: whether the order of the loops is free, as no other Einsum shares them.
     """
 
@@ -55,6 +56,7 @@ class _Site:
     steps: Mapping[str, int]
     wholes: Mapping[str, str]
     kept: tuple[Operand, ...]
+    sizes: Mapping[str, int]
     alone: bool
 
 
@@ -105,7 +107,7 @@ def _site(
     steps = {p: n for p, n in steps.items() if n > 1}
     if not steps or sum(words(tile_of(o, {}), SizeTable(sizes)) for o in kept) >= room:
         return None
-    return _Site(einsum, memory, around, room, order, steps, of, kept, not others)
+    return _Site(einsum, memory, around, room, order, steps, of, kept, sizes, not others)
 
 
 def _split_by(cascade: Cascade) -> set[str]:
@@ -153,7 +155,7 @@ def _words(site: _Site, operand: Operand, tile: Mapping[str, int]) -> float:
     for part in tile:
         inside.setdefault(site.wholes[part], []).append(part)
     within = {v: tuple(inside.get(rank_of(v), ())) for v in site.einsum.variables}
-    return float(words(tile_of(operand, within), SizeTable(tile)))
+    return float(words(tile_of(operand, within), SizeTable({**site.sizes, **tile})))
 
 
 def _asked(site: _Site, order: Sequence[str], tile: Mapping[str, int]) -> float:

@@ -21,10 +21,13 @@ from .factors import divisor, divisors
 from .floors import CLOSE
 from .hierarchy import deep, grown, pairs
 from .model import simulate
+from .placement import shared_memories
 from .search import EFFORT, OBJECTIVES, Search, merit_of
 from .tiling import Merit, Tiled
 from .writing import write
 
+# Mappings that are looked at with tiles in registers, the best ones without them.
+_DEEPENED = 3
 # Inner tiles of an iterated rank that are tried, as multiples of the shortest axis.
 _INNER = (4.0, 2.0, 1.0, 0.5)
 
@@ -95,18 +98,20 @@ def find_mapping(
     if isinstance(sizes, str):
         sizes = parse_sizes(sizes, cascade)
     tolerance = 1 + slack if objective == "latency_s" else 1.0
-    first, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
-    found = [_written(cascade, sizes, chip, first.settled, first.path)]
-    if deep(chip):
-        for settled, path, counted in _on_levels(
-            cascade, sizes, chip, objective, effort=effort, tolerance=tolerance
-        ):
-            evaluated += counted
-            if path is not None:
-                found.append(_written(cascade, sizes, chip, settled, path))
-    best = _chosen([w for w in found if w is not None], objective, tolerance)
-    best, counted = _in_registers(cascade, sizes, chip, best, objective, tolerance)
-    evaluated += counted
+    found: list[_Written] = []
+    evaluated = 0
+    for towards in (objective, *_also(objective, chip)):
+        more, counted = _searched(
+            cascade, sizes, chip, towards, effort=effort, tolerance=tolerance if towards == objective else 1.0
+        )
+        found += more
+        evaluated += counted
+    plain = sorted(found, key=lambda w: _merit(w, objective))
+    for written in plain[:_DEEPENED]:
+        deep_one, counted = _in_registers(cascade, sizes, chip, written, objective, tolerance)
+        found.append(deep_one)
+        evaluated += counted
+    best = _chosen(found, objective, tolerance)
     gap = _gap(float(best.estimate.traffic_bytes), least_traffic_bytes(cascade, best.settled, chip))
     return Found(best.mapping, best.estimate, gap, evaluated, time.perf_counter() - begin)
 
@@ -129,6 +134,39 @@ def _written(
 ) -> _Written:
     mapping = write(cascade, settled, path, "found")
     return _Written(settled, mapping, simulate(cascade, sizes, chip, mapping))
+
+
+def _also(objective: str, chip: SpatialChip) -> tuple[str, ...]:
+    """Return what else is searched for.
+
+    The least energy has no bound that is close, so that its own search may end far from it. Where nothing but registers
+    is on the chip, the least traffic depends on what is put there at the end, which a search for traffic does not see.
+    """
+    if objective == "energy_j":
+        return "traffic_bytes", "latency_s"
+    return ("energy_j",) if objective == "traffic_bytes" and not shared_memories(chip) else ()
+
+
+def _searched(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    objective: str,
+    *,
+    effort: int,
+    tolerance: float,
+) -> tuple[list[_Written], int]:
+    """Return the mappings found on the chip as it is and from each pair of its levels, and the structures counted."""
+    first, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
+    found = [_written(cascade, sizes, chip, first.settled, first.path)]
+    if deep(chip):
+        for settled, path, counted in _on_levels(
+            cascade, sizes, chip, objective, effort=effort, tolerance=tolerance
+        ):
+            evaluated += counted
+            if path is not None:
+                found.append(_written(cascade, sizes, chip, settled, path))
+    return found, evaluated
 
 
 def _on_levels(
@@ -177,16 +215,16 @@ def _in_registers(
 
 def _chosen(found: Sequence[_Written], objective: str, tolerance: float) -> _Written:
     """Return the best mapping; within a tolerance of the least latency, that of least energy times delay."""
-
-    def merit(written: _Written) -> Merit:
-        e = written.estimate
-        return float(getattr(e, objective)), float(e.traffic_bytes), float(e.energy_j)
-
     if tolerance == 1:
-        return min(found, key=merit)
+        return min(found, key=lambda w: _merit(w, objective))
     most = min(float(w.estimate.latency_s) for w in found) * tolerance
     able = [w for w in found if w.estimate.latency_s <= most]
     return min(able, key=lambda w: float(w.estimate.latency_s * w.estimate.energy_j))
+
+
+def _merit(written: _Written, objective: str) -> Merit:
+    e = written.estimate
+    return float(getattr(e, objective)), float(e.traffic_bytes), float(e.energy_j)
 
 
 def _check(objective: str, effort: int, slack: float) -> None:
@@ -278,8 +316,7 @@ def on_chip_bytes(chip: SpatialChip) -> float:
     """
     out = 0.0
     for name, memory in chip.memories.items():
-        # Wires to an array pass words on; those of the whole chip are an ideal buffer: free, and it holds tiles.
-        stores = not memory.part_of and not (memory.component == "wires" and memory.of)
+        stores = not memory.part_of and not memory.passes_on
         if name != chip.outermost and stores:
             out += memory.capacity_bytes * (chip.arrays[memory.of].elements if memory.per_element else 1)
     return out

@@ -77,7 +77,7 @@ def test_what_a_row_of_elements_shares_is_on_the_chip_while_they_work(chip):
     assert found.gap >= 1
 
 
-def test_an_ideal_buffer_holds_what_it_is_said_to_hold(chip):
+def test_an_ideal_buffer_holds_what_it_is_said_to_hold(chip, tmp_path):
     """Wires with a capacity are a buffer without energy and area: what they keep counts in the bound as any other's."""
     ideal = "  Ideal: {component: wires, capacity: %s, row: 2 B}\n"
     sizes = {"M": 64, "N": 64, "K": 64}
@@ -86,6 +86,9 @@ def test_an_ideal_buffer_holds_what_it_is_said_to_hold(chip):
         assert found.gap >= 1
         assert found.estimate.to_dict()["area_by_component_mm2"]["Ideal"] == 0
     assert found.estimate.traffic_bytes > 2 * 3 * 64**2  # 4 KiB do not hold all
+    # What one phase leaves there the next one finds.
+    fused = mapped(chip(DRAM + ideal % "64 KiB" + REGISTERS), tmp_path, objective="traffic_bytes")
+    assert fused.gap == 1
 
 
 def test_a_memory_without_end_inside_another(chip, tmp_path):
