@@ -223,16 +223,17 @@ def _follow(cascade: Cascade, known: _Known, rank: str, index: Expr, sizes: Mapp
         _follow_selection(cascade, known, rank, index, sizes)
         return
     numbers = numbers_of(cascade, sizes)
+    linear = [v for v in new if slope(index, v, numbers) not in (None, 0.0)]
     alone = [c for c in known.conditions if set(variables(c)) & set(new)]
-    of_its_own = set(new) == set(variables(index)) and not known.gathering.intersection(new)
-    if of_its_own and all(set(variables(c)) <= set(new) for c in alone):
+    of_its_own = set(new) == set(variables(index)) and all(set(variables(c)) <= set(new) for c in alone)
+    # Where data give another index of these variables, values that fall together here may differ in what exists there.
+    if of_its_own and (not known.gathering.intersection(new) or (len(new) == 1 and not linear)):
         places = _distinct(index, new, alone, sizes, numbers)
         if places is not None:
             known.factor *= places
             known.at |= dict.fromkeys(new)
             known.conditions = [c for c in known.conditions if c not in alone]
             return
-    linear = [v for v in new if slope(index, v, numbers) not in (None, 0.0)]
     if linear:
         followed = max(linear, key=lambda v: sizes[rank_of(v)])
         known.told[followed] = None
