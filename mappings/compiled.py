@@ -51,7 +51,8 @@ def with_compiled(
     if tile.resources is not None or not names:
         return tile
     mask = "causal window" if window else "causal" if causal else "dense"
-    found = _found(names, mask, head_dim, target, dtype, (tile.query, tile.key, tile.warps, tile.stages))
+    wide = mapping.width(head_dim)
+    found = _found(names, mask, wide, target, dtype, (tile.query, tile.key, tile.warps, tile.stages))
     return tile if found is None else replace(tile, resources=found)
 
 

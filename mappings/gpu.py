@@ -58,6 +58,8 @@ class KernelMapping:
             that holds a tile first; `compiled_backward` likewise.
         modifications: of the scores, as the last word of an implementation's name has them: a forward pass takes the
             tile that the tables hold for "kernel/causal word", and its resources.
+        widths: head dimensions that its tiles are as wide as; another one is padded to the next. Empty where its tiles
+            are as wide as any head.
         grids: in place of score tiles, for a kernel of another shape: its launches one after another.
         parameters: sizes that a call may leave out, each a number or an expression over those before it; of a word or
             size of every call (`causal`, `head_dim`), the one value that the kernel has where no expression reads it.
@@ -102,6 +104,7 @@ class KernelMapping:
     compiled: tuple[str, ...] = ()
     compiled_backward: tuple[str, ...] = ()
     modifications: tuple[str, ...] = ()
+    widths: tuple[int, ...] = ()
     grids: tuple[Grid, ...] = ()
     parameters: Mapping[str, Text] = field(default_factory=dict, hash=False)
     needs: Mapping[str, Text] = field(default_factory=dict, hash=False)
@@ -115,6 +118,8 @@ class KernelMapping:
             raise ValueError("launches, score_bytes, mask_passes: expected numbers of at least 1, 0, 0")
         if self.split_slots < 0 or self.split_least < 1:
             raise ValueError("split_slots, split_least: expected numbers of at least 0 and 1")
+        if list(self.widths) != sorted(set(self.widths)) or (self.widths and self.widths[0] < 1):
+            raise ValueError(f"widths: expected numbers from 1 that rise, found {list(self.widths)}")
         require_order(self.order)
         check_parameters(self.parameters)
 
@@ -134,6 +139,14 @@ class KernelMapping:
         """
         return kv_dtype if kv_dtype.startswith("fp8") and target in self.narrow else dtype
 
+    def width(self, head_dim: int) -> int:
+        """Return the columns of the kernel's tiles for a head dimension; beyond the widest, as many as it has.
+
+        >>> [find_kernel_mapping("flash_attention", "fa3").width(n) for n in (64, 80, 96, 128, 160)]
+        [64, 96, 96, 128, 192]
+        """
+        return next((w for w in self.widths if w >= head_dim), head_dim)
+
     def copy(self, target: str) -> CacheCopy:
         """Return how the kernel's framework copies into the cache on a target."""
         return next((c for c in self.copies if not c.targets or target in c.targets), CacheCopy())
@@ -152,7 +165,8 @@ class KernelMapping:
         Raises:
             MappingError: there is none.
         """
-        found = [t for t in self.tiles if t.serves(head_dim=head_dim, target=target, dtype=dtype, **kind)]
+        wide = self.width(head_dim)
+        found = [t for t in self.tiles if t.serves(head_dim=wide, target=target, dtype=dtype, **kind)]
         if found:
             return found
         raise MappingError(

@@ -133,7 +133,7 @@ def test_an_infinite_register_file_is_refused_where_it_has_a_price(tmp_path: Pat
     path = tmp_path / "chip.yaml"
     path.write_text(text.replace("capacity: 64 B", "capacity: inf"))
     message = refused("simulate", "attention_1pass", "--on", str(path), *SIZES)
-    assert message.startswith("tpu_v4i: memories.RF1D: registers: inf rows")
+    assert message.startswith("tpu_v4i: memories.RF1D: registers: no capacity")
 
 
 def test_a_quantity_without_a_unit(tmp_path: Path) -> None:

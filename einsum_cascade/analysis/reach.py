@@ -28,6 +28,8 @@ from .reshapes import reshapes
 _MOST_TRIED = 6
 # Points of all other variables at which one is solved for before nothing is claimed.
 _MOST_SOLVED = 2**15
+# Points of the variables of one index that are listed to see how many places they reach.
+_MOST_LISTED = 2**20
 # Alternatives of the conditions of one Einsum beyond which nothing is claimed of it: demands multiply them.
 MOST_FORKS = 64
 
@@ -160,6 +162,7 @@ class _Known:
         conditions: that restrict the points looked at.
         factor: places along axes that are independent of all others.
         selections: indices that a selection made, with the variable of the place in it.
+        gathering: variables in indices that data give, of which as many places may exist as they say.
     """
 
     told: dict[str, None] = field(default_factory=dict)
@@ -167,6 +170,7 @@ class _Known:
     conditions: list[Expr] = field(default_factory=list)
     factor: int = 1
     selections: list[tuple[Access, str]] = field(default_factory=list)
+    gathering: frozenset[str] = frozenset()
 
     def new(self, index: Expr) -> list[str]:
         """Return the variables of an index of which nothing is known."""
@@ -178,13 +182,15 @@ def _elements(
 ) -> int:
     """Return at least how many elements of a tensor an access reaches.
 
-    Of an index of several variables one is followed while the others stand still, so that different values of it are
+    The places of an index whose variables are told by nothing else are counted, as those of a window (p + r) are. Of
+    another index of several variables one is followed while the others stand still, so that different values of it are
     different places; where they stand still is tried, and the best counts.
     """
     space = einsum.variables
     conditions = [c for c in conditions if set(variables(c)) <= set(space)]
-    known = _Known(conditions=list(conditions))
     axes = list(zip(cascade.signatures[access.tensor].ranks, access.indices, strict=True))
+    gathering = frozenset(v for index in access.indices if accesses(index) for v in variables(index))
+    known = _Known(conditions=list(conditions), gathering=gathering)
     for rank, index in axes:
         if fits(cascade, rank, index):
             known.told |= dict.fromkeys(variables(index))
@@ -218,28 +224,50 @@ def _follow(cascade: Cascade, known: _Known, rank: str, index: Expr, sizes: Mapp
         return
     numbers = numbers_of(cascade, sizes)
     linear = [v for v in new if slope(index, v, numbers) not in (None, 0.0)]
+    alone = [c for c in known.conditions if set(variables(c)) & set(new)]
+    of_its_own = set(new) == set(variables(index)) and all(set(variables(c)) <= set(new) for c in alone)
+    # Where data give another index of these variables, values that fall together here may differ in what exists there.
+    if of_its_own and (not known.gathering.intersection(new) or (len(new) == 1 and not linear)):
+        places = _distinct(index, new, alone, sizes, numbers)
+        if places is not None:
+            known.factor *= places
+            known.at |= dict.fromkeys(new)
+            known.conditions = [c for c in known.conditions if c not in alone]
+            return
     if linear:
         followed = max(linear, key=lambda v: sizes[rank_of(v)])
         known.told[followed] = None
         known.at |= dict.fromkeys(v for v in new if v != followed)
-    elif variables(index) == (new[0],):
-        alone = [c for c in known.conditions if new[0] in variables(c)]
-        if all(variables(c) == (new[0],) for c in alone):
-            known.factor *= _distinct(index, new[0], alone, sizes, numbers)
-            known.at[new[0]] = None
-            known.conditions = [c for c in known.conditions if c not in alone]
 
 
 def _distinct(
     index: Expr,
-    variable: str,
+    names: Sequence[str],
     conditions: Sequence[Expr],
     sizes: Mapping[str, int],
     numbers: Mapping[str, float],
-) -> int:
-    """Return how many values an index of one variable takes where some conditions hold."""
-    grid = {variable: np.arange(sizes[rank_of(variable)])}
-    holds = any_term(alternatives(conditions), grid, numbers, sizes[rank_of(variable)])
+) -> int | None:
+    """Return how many values an index of some variables takes where some conditions hold; None where too many to list.
+
+    Steps that each are no longer than what the shorter ones reach leave no gap: p + r takes P + R - 1 values.
+    """
+    extents = {v: sizes[rank_of(v)] for v in names}
+    slopes = {v: slope(index, v, numbers) for v in names}
+    conditions = deciding(conditions, extents, numbers)
+    if not conditions and None not in slopes.values():
+        reached = 1
+        for step, n in sorted((abs(s), extents[v]) for v, s in slopes.items() if s is not None):
+            if step > reached or step % 1:
+                break
+            reached += int(step) * (n - 1)
+        else:
+            return reached
+    length = math.prod(extents.values())
+    if length > _MOST_LISTED:
+        return None
+    grid = dict(zip(names, np.meshgrid(*map(np.arange, extents.values()), indexing="ij"), strict=True))
+    grid = {v: g.ravel() for v, g in grid.items()}
+    holds = any_term(alternatives(conditions), grid, numbers, length)
     values = np.broadcast_to(number(index, grid, numbers), holds.shape)
     return len(np.unique(values[holds]))
 

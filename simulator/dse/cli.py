@@ -12,9 +12,15 @@ from einsum_cascade.terminal import Json, emit_json, guarded, note, table
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")]
 Least = Annotated[
-    list[str] | None, typer.Option("--min", help="A column of which less is better; repeat it.")
+    list[str] | None,
+    typer.Option(
+        "--min",
+        help="A column, or a formula such as 'latency_s * energy_j', of which less is better; repeat it.",
+    ),
 ]
-Most = Annotated[list[str] | None, typer.Option("--max", help="A column of which more is better; repeat it.")]
+Most = Annotated[
+    list[str] | None, typer.Option("--max", help="A column or formula of which more is better; repeat it.")
+]
 Groups = Annotated[
     list[str] | None, typer.Option("--by", help="A column each of whose values has its own front; repeat it.")
 ]
@@ -80,7 +86,9 @@ def pareto(
 @guarded
 def sensitivity(
     folder: Folder,
-    of: Annotated[list[str] | None, typer.Option("--of", help="A column to explain; repeat it.")] = None,
+    of: Annotated[
+        list[str] | None, typer.Option("--of", help="A column or formula to explain; repeat it.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print which axis moves which objective: by what factor, all else equal, and what share of all variation."""

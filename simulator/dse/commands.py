@@ -14,6 +14,7 @@ import numpy as np
 from einsum_cascade.errors import DataError
 from einsum_cascade.machine import cpus
 
+from .computed import is_formula, with_formulas
 from .formulas import magnitudes, read_formula, value_of
 from .pareto import hypervolume, knee, numbers_in, pareto
 from .spec import read_spec
@@ -92,6 +93,7 @@ def run_pareto(
     table, manifest = within(read_table(folder), where), read_manifest(folder)
     if not minimize and not maximize:
         minimize, maximize = manifest.get("minimize", ()), manifest.get("maximize", ())
+    table = with_formulas(table, [*minimize, *maximize])
     front = pareto(table, minimize=minimize, maximize=maximize, by=by)
     axes = [*manifest["axes"], *manifest["derived"]]
     remarks = []
@@ -189,9 +191,14 @@ def short_names(columns: Sequence[str]) -> list[str]:
     ['hardware.N', 'sizes.N', 'bandwidth', 'area_mm2']
     >>> short_names(["hardware.arrays.PE2D.shape.0"])  # a place in a list says nothing without the list
     ['shape.0']
+    >>> short_names(["hardware.N", "hardware.N / latency_s"])
+    ['N', 'hardware.N / latency_s']
     """
     out = []
     for column in columns:
+        if is_formula(column):
+            out.append(column)
+            continue
         parts = column.split(".")
         least = next((n for n, word in enumerate(reversed(parts), start=1) if not word.isdigit()), 1)
         ends = [".".join(parts[-n:]) for n in range(least, len(parts) + 1)]

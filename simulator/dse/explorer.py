@@ -17,6 +17,7 @@ import numpy as np
 from einsum_cascade.errors import DataError
 from einsum_cascade.outputs import check_writable
 
+from .computed import with_formulas
 from .formulas import magnitude
 from .pareto import pareto
 from .plots import axis_label
@@ -88,11 +89,12 @@ def page_of(
     Raises:
         DataError: no row without an error, or fewer than two columns to draw.
     """
+    objectives = [*manifest.get("minimize", ()), *manifest.get("maximize", ())]
+    table = with_formulas(table, objectives)
     usable = table[table["error"].isna()] if "error" in table else table
     if not len(usable):
         raise DataError("every point of the sweep has failed; there is nothing to explore")
     axes = [*manifest.get("axes", {}), *manifest.get("derived", ())]
-    objectives = [*manifest.get("minimize", ()), *manifest.get("maximize", ())]
     stated = {**dict(manifest.get("derived") or {}), **manifest.get("axes", {})}
     columns = [
         _column(usable[name], stated.get(name)) | {"objective": name in objectives}

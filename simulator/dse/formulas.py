@@ -53,7 +53,7 @@ class Formula:
         return is_logical(self.expr)
 
 
-def read_formula(text: str, axes: Iterable[str], *, where: str = "where") -> Formula:
+def read_formula(text: str, axes: Iterable[str], *, where: str = "where", noun: str = "axis") -> Formula:
     """Return the formula that a text describes.
 
     Names with dots are axes; numbers may carry a unit; words in quotes are compared with text values.
@@ -61,6 +61,7 @@ def read_formula(text: str, axes: Iterable[str], *, where: str = "where") -> For
     Args:
         axes: the names that the formula may use.
         where: what stands before an error.
+        noun: what an error calls a name.
 
     Raises:
         DataError: an unknown axis, or not an expression.
@@ -88,7 +89,7 @@ def read_formula(text: str, axes: Iterable[str], *, where: str = "where") -> For
             return names.setdefault(name, f"A{len(names)}")
         if name in _WORDS or (name in SCALAR and text[match.end() :].lstrip().startswith("(")):
             return name
-        raise DataError(f"{where}: '{text}': unknown axis '{name}'; {nearest(name, legal)}")
+        raise DataError(f"{where}: '{text}': unknown {noun} '{name}'; {nearest(name, legal)}")
 
     rewritten = _PIECE.sub(stand_in, text)
     try:

@@ -9,6 +9,7 @@ import numpy as np
 
 from einsum_cascade.errors import DataError, nearest
 
+from .computed import with_formulas
 from .formulas import magnitudes
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def pareto(
 
     Args:
         table: one row a point.
-        minimize: columns of which less is better; an axis too, and amounts such as `16 MiB`.
+        minimize: columns of which less is better; an axis too, amounts such as `16 MiB`, and formulas over columns
+            such as `latency_s * energy_j`, which become columns of the front.
         maximize: columns of which more is better.
         by: columns of which each combination of values has a front of its own, for example the length of the
             sequence: designs that do different work are not to be compared.
@@ -78,6 +80,7 @@ def objectives(
     if not senses:
         raise DataError("no objective; name a column, as in --min latency_s --min area_mm2")
     columns = [c for c, _ in senses]
+    table = with_formulas(table, columns)
     for name in columns:
         if name not in table:
             raise DataError(f"unknown column '{name}'; {nearest(name, table.columns)}")

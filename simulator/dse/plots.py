@@ -28,7 +28,7 @@ def axis_label(column: str, values: pd.Series | None = None) -> str:
     ('latency [s]', 'traffic [B]', 'hardware.N')
     """
     name, _, suffix = column.rpartition("_")
-    if name and suffix in _UNITS and "." not in column:
+    if suffix in _UNITS and name.isidentifier():
         return f"{name.replace('_', ' ')} [{_UNITS[suffix]}]"
     unit = unit_of(values.iloc[0]) if values is not None and isinstance(values.iloc[0], str) else ""
     return f"{column} [{unit}]" if unit else column

@@ -14,6 +14,7 @@ import numpy as np
 from einsum_cascade.errors import DataError, nearest
 
 from .coded import coded
+from .computed import is_formula, objective, values_in
 from .formulas import magnitude, magnitudes
 from .runner import Pending, Runner
 from .segments import Segment, decode, digest
@@ -32,7 +33,7 @@ class Search:
 
     Attributes:
         method: `optuna` (tree-structured Parzen estimators) or `pymoo` (NSGA-II), both optional packages.
-        minimize: columns of which less is better; `maximize`: of which more is.
+        minimize: columns, or formulas over them, of which less is better; `maximize`: of which more is.
     """
 
     method: str
@@ -124,17 +125,31 @@ def _costs(found: Segment, search: Search) -> dict[Any, tuple[float, ...] | None
     """Return the costs of each point of a segment; None where it cannot be had."""
     columns = []
     for name, sign in search.signs.items():
-        if name in found.points:  # an axis that costs something itself
-            listed = magnitudes(found.points[name].values)[found.points[name].which].tolist()
-        else:
-            values = found.results.get(name, [None] * found.count)
-            listed = values if isinstance(values, list) else values.to_pylist()
+        listed = _computed(found, name) if is_formula(name) else _listed(found, name)
         columns.append([None if v is None else sign * float(v) for v in listed])
     costs = zip(*columns, strict=True)
     return {
         _key(point): None if None in cost else cost
         for point, cost in zip(rows(found.points), costs, strict=True)
     }
+
+
+def _computed(found: Segment, text: str) -> list[Any]:
+    """Return a formula over the columns of a segment; None at points without a result."""
+    try:
+        formula = objective(text, [*found.points, *found.results])
+    except DataError:
+        return [None] * found.count  # no point of it has results; the formula was checked before the search
+    return values_in(formula, {c: _listed(found, c) for c in formula.axes.values()})
+
+
+def _listed(found: Segment, name: str) -> list[Any]:
+    """Return a column of a segment, an axis or a result; None where there is none."""
+    if name in found.points:  # an axis that costs something itself
+        at: list[Any] = magnitudes(found.points[name].values)[found.points[name].which].tolist()
+        return at
+    values = found.results.get(name, [None] * found.count)
+    return values if isinstance(values, list) else values.to_pylist()
 
 
 def _key(point: Mapping[str, Value]) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from einsum_cascade.errors import DataError, ModelError, nearest
 
 from .batch import Evaluate, EvaluateMany, flat
+from .computed import is_formula, objective
 from .formulas import magnitude
 from .points.gpus import is_gpu
 from .provenance import fingerprint, model_version
@@ -225,7 +226,7 @@ def check_objectives(space: Space, evaluate: Evaluate, objectives: Mapping[str, 
     Args:
         space: the points.
         evaluate: of one point.
-        objectives: `minimize` and `maximize`, columns each.
+        objectives: `minimize` and `maximize`, columns or formulas over them each.
 
     Raises:
         DataError: with the nearest column.
@@ -233,12 +234,17 @@ def check_objectives(space: Space, evaluate: Evaluate, objectives: Mapping[str, 
     named = [(sense, name) for sense, names in objectives.items() for name in names]
     row = _first_row(space, evaluate) if named else {}
     for i, (sense, name) in enumerate(named):
-        if row and name not in row:
+        if row and name not in row and is_formula(name):
+            read = tuple(objective(name, row, where=sense).axes.values())
+        elif row and name not in row:
             raise DataError(f"{sense}: unknown column '{name}'; {nearest(name, row)}")
-        if isinstance(row.get(name), str) and magnitude(row[name]) is None:
-            raise DataError(
-                f"{sense}: column '{name}' holds texts; an objective is a number, or an amount such as 16 MiB"
-            )
+        else:
+            read = (name,)
+        for column in read:
+            if isinstance(row.get(column), str) and magnitude(row[column]) is None:
+                raise DataError(
+                    f"{sense}: column '{column}' holds texts; an objective is a number, or an amount such as 16 MiB"
+                )
         if name in [other for _, other in named[:i]]:
             raise DataError(f"{sense}: '{name}' is named as an objective twice")
 

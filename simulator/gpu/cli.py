@@ -22,7 +22,7 @@ def predict(
     kernel: Annotated[
         str, typer.Argument(help="Kernel, for example flash_attention; with --sizes, a cascade.")
     ],
-    on: Annotated[str, typer.Option(help="GPU by name or alias, for example h100.")],
+    on: Annotated[str, typer.Option(help="GPU by name, alias or path, for example h100.")],
     sizes: Annotated[list[str] | None, typer.Option("--set", help=_SIZES)] = None,
     implementation: Annotated[
         str | None,

@@ -43,7 +43,9 @@ def gna(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="KV tiles start at the window (cutlass-fna).")
     ] = False,
-    on: Annotated[str, typer.Option(help="Predict the time on this GPU too: h100, b200, a100, ...")] = "",
+    on: Annotated[
+        str, typer.Option(help="Predict the time on this GPU too: h100, b200, a100, ... or a file.")
+    ] = "",
     heads: Annotated[int, typer.Option(help="Query heads, for --on.")] = 24,
     head_dim: Annotated[int, typer.Option(help="Elements of a head, for --on.")] = 128,
     batch: Annotated[int, typer.Option(help="Sequences, for --on.")] = 1,
@@ -95,7 +97,9 @@ def gna(
 def gna_tune(
     layout: Annotated[str, typer.Option(help="Tokens per axis, outermost first; one to three axes.")],
     window: Annotated[str, typer.Option(help="Keys a query sees. " + PerAxis)],
-    on: Annotated[str, typer.Option(help="The GPU: h100, b200, a100, ... (cascade list hardware).")],
+    on: Annotated[
+        str, typer.Option(help="The GPU: h100, b200, a100, ... (cascade list hardware), or a file.")
+    ],
     heads: Annotated[int, typer.Option(help="Query heads.")] = 24,
     head_dim: Annotated[int, typer.Option(help="Elements of a head.")] = 128,
     batch: Annotated[int, typer.Option(help="Sequences.")] = 1,

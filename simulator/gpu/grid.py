@@ -15,7 +15,7 @@ from ..hardware.gpu import find_gpu
 from .calibration import prior, uncalibrated
 from .efficiency import Efficiency, times
 from .launch import Launch
-from .model import key_of, lay
+from .model import as_wide, key_of, lay
 from .sizes import call_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def predict_grid(
         # What a grid's blocks do may depend on any size, the number of heads too.
         words = [tokens | {"heads": h} for h in heads] if mapping.grids else [tokens]
         calls = [call_of(mapping, w) for w in words]
-        efficiency = efficiency or uncalibrated(prior(key_of(calls[0], gpu, mapping, implementation)))
+        key = as_wide(key_of(calls[0], gpu, mapping, implementation), mapping)
+        efficiency = efficiency or uncalibrated(prior(key))
         for tile in tiles or (None,):
             laid = [lay([call], gpu, mapping=mapping, tile=tile) for call in calls]
             if not mapping.grids:

@@ -157,14 +157,15 @@ def launch(
         MappingError: the tile does not fit the GPU.
     """
     first, mapping = calls[0], mapping.of_tile(tile)
-    require_fit(gpu, tile, head_dim=first.head_dim, dtype=first.dtype)
+    width = mapping.width(first.head_dim)
+    require_fit(gpu, tile, head_dim=width, dtype=first.dtype)
     per_score = mapping.per_score if direction == "fwd" else mapping.backward
     products = mapping.products(target=gpu.target, dtype=first.dtype, kv_dtype=first.kv_dtype)
     read = "" if mapping.reads_given else first.kv_dtype
     timed = tile_time(
         gpu,
         tile,
-        head_dim=first.head_dim,
+        head_dim=width,
         dtype=products,
         per_score=per_score,
         kv_dtype=read,

@@ -144,6 +144,11 @@ def key_of(call: Call, gpu: Gpu, mapping: KernelMapping, implementation: str, di
     return Key(gpu.name, gpu.target, mapping.family or mapping.name, implementation, *of_call)
 
 
+def as_wide(key: Key, mapping: KernelMapping) -> Key:
+    """Return the key whose constants say the most: that of the head dimension to which the kernel pads."""
+    return replace(key, head_dim=mapping.width(key.head_dim))
+
+
 def of_gradients(kernel: str, sizes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the kernel whose gradients are asked for and the direction; a kernel of its own as it is."""
     forward = kernel.removesuffix("_gradients")
@@ -173,7 +178,7 @@ def _efficiency(
     key = key_of(call, gpu, mapping, implementation, direction)
     kind = kind_of(mapping, direction)
     if given is None:
-        guess = uncalibrated(prior(key), kind=kind)
+        guess = uncalibrated(prior(as_wide(key, mapping)), kind=kind)
         if mapping.grids:
             return unknown(guess, of="kernel")
         return unknown(guess) if _unnamed(implementation, mapping) else guess

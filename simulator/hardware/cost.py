@@ -79,6 +79,11 @@ def cost(
         return Cost(0.0, 0.0, 0.0)
     if component == "dram":
         return _dram(kind, row_bits, library)
+    if math.isinf(rows):
+        raise HardwareError(
+            f"{component}: no capacity, so that there is no energy or area; write one, as in 'capacity: 16 MiB', or "
+            "'component: wires' for an ideal buffer that costs nothing"
+        )
     if max(row_bits, rows) > _MOST:
         raise HardwareError(f"{component}: {rows:g} rows of {row_bits:g} bits; expected at most 2^50 of each")
     if component == "registers":

@@ -60,6 +60,9 @@ class EnergyRates:
     idle_w: Annotated[float, Unit("watt", "idle")]
 
 
+_TARGET = re.compile(r"sm_\d+[af]?")
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """A GPU, everything that the tile simulator asks of it.
@@ -118,6 +121,8 @@ class Gpu:
                 value < 0 or (value == 0 and "tensor_memory" not in f.name)
             ):
                 raise ValueError(f"{f.name}: expected a positive number, found {value}")
+        if not _TARGET.fullmatch(self.target):
+            raise ValueError(f"target: expected an architecture such as sm_90, found {self.target!r}"[:120])
 
     def peak_flops(self, dtype: str) -> float:
         """Return the dense tensor-core rate of the whole chip at its clock, in operations per second."""
@@ -126,13 +131,13 @@ class Gpu:
 
 @functools.cache
 def find_gpu(device: str) -> Gpu:
-    """Return the GPU that a measured table means by a device's name.
+    """Return the GPU of a file of your own, or the one that a measured table means by a device's name.
 
-    A name or alias of the library wins; else the longest alias whose words all stand in the name, so that
-    "NVIDIA H100 80GB HBM3 (node 7)" still finds its chip.
+    What ends like the path of a file is one. Of names, one or an alias of the library wins; else the longest alias
+    whose words all stand in the name, so that "NVIDIA H100 80GB HBM3 (node 7)" still finds its chip.
 
     Raises:
-        HardwareError: nothing in the library is meant by that name.
+        HardwareError: nothing in the library is meant by that name, no such file, or one of another kind of chip.
 
     >>> find_gpu("H100 SXM").name, find_gpu("NVIDIA L40S 48GB").name
     ('h100', 'l40s')
@@ -140,6 +145,13 @@ def find_gpu(device: str) -> Gpu:
     from .reader import library, load_hardware, names
 
     gpus = set(names("gpu"))
+    if device.endswith((".yaml", ".yml")):
+        mine = load_hardware(device)
+        if not isinstance(mine, Gpu):
+            raise HardwareError(
+                f"{device} describes no GPU; expected 'kind: gpu', or one of {', '.join(sorted(gpus))}"
+            )
+        return mine
     known = {alias: path.stem for alias, path in library().items() if path.stem in gpus}
     if device not in known:
         words = _words(device)

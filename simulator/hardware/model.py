@@ -17,7 +17,8 @@ class Memory:
     """A level of storage.
 
     Attributes:
-        component: what it is made of: `dram`, `sram`, `registers`, or `wires` (no energy and no area).
+        component: what it is made of: `dram`, `sram`, `registers`, or `wires` (no energy and no area). Wires of an
+            array pass words on; wires that serve the whole chip are an ideal buffer, and hold words.
         kind: which sort of the component, where the table of the component has several (`hbm2`).
         capacity_bytes: of one instance.
         bandwidth_bytes_per_s: of all instances together; infinite where it is not modelled.
@@ -65,6 +66,11 @@ class Memory:
             and math.isinf(self.bandwidth_bytes_per_s)
         ):
             raise ValueError("interface_area and interface_power: need a bandwidth")
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether words only pass through it on their way to an array."""
+        return self.component == "wires" and bool(self.of)
 
 
 @dataclass(frozen=True, slots=True)

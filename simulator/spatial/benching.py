@@ -163,9 +163,5 @@ def benches(chip: SpatialChip) -> tuple[str, ...]:
     return tuple(
         name
         for name, m in chip.memories.items()
-        if m.of
-        and not m.per_element
-        and not m.part_of
-        and m.component != "wires"
-        and m.capacity_bytes < math.inf
+        if m.of and not m.per_element and not m.part_of and not m.passes_on and m.capacity_bytes < math.inf
     )

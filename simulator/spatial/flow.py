@@ -82,7 +82,7 @@ def check_flow(
     Raises:
         MappingError: such an Einsum.
     """
-    holds = tuple(n for n, m in chip.memories.items() if n != chip.outermost and m.component != "wires")
+    holds = tuple(n for n, m in chip.memories.items() if n != chip.outermost and not m.passes_on)
     given = (Same(cascade), Same(layout), Same(mapping), chip.outermost, holds)
     for single, where in _patterns(layout, sizes):
         for need in _needs(*given, single):

@@ -16,13 +16,18 @@ from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
 from ..result import Estimate
+from .deepening import deepened
 from .factors import divisor, divisors
+from .floors import CLOSE
 from .hierarchy import deep, grown, pairs
 from .model import simulate
+from .placement import shared_memories
 from .search import EFFORT, OBJECTIVES, Search, merit_of
 from .tiling import Merit, Tiled
 from .writing import write
 
+# Mappings that are looked at with tiles in registers, the best ones without them.
+_DEEPENED = 3
 # Inner tiles of an iterated rank that are tried, as multiples of the shortest axis.
 _INNER = (4.0, 2.0, 1.0, 0.5)
 
@@ -61,7 +66,8 @@ def find_mapping(
     It goes through the ways to fuse consecutive Einsums; for each through loop orders, the rank that the passes of a
     phase stream over, and what becomes of a tensor that a later pass needs again: it is kept whole, written out and
     read back, or computed again. Einsums go to the arrays that balance best. Tiles are divisors of their ranks, and at
-    the end those between them that leave a shorter last tile.
+    the end those between them that leave a shorter last tile. Where registers hold more than a word of each operand,
+    elements then take small tiles of their own.
 
     Args:
         cascade: the algorithm.
@@ -92,16 +98,20 @@ def find_mapping(
     if isinstance(sizes, str):
         sizes = parse_sizes(sizes, cascade)
     tolerance = 1 + slack if objective == "latency_s" else 1.0
-    first, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
-    found = [_written(cascade, sizes, chip, first.settled, first.path)]
-    if deep(chip):
-        for settled, path, counted in _on_levels(
-            cascade, sizes, chip, objective, effort=effort, tolerance=tolerance
-        ):
-            evaluated += counted
-            if path is not None:
-                found.append(_written(cascade, sizes, chip, settled, path))
-    best = _chosen([w for w in found if w is not None], objective, tolerance)
+    found: list[_Written] = []
+    evaluated = 0
+    for towards in (objective, *_also(objective, chip)):
+        more, counted = _searched(
+            cascade, sizes, chip, towards, effort=effort, tolerance=tolerance if towards == objective else 1.0
+        )
+        found += more
+        evaluated += counted
+    plain = sorted(found, key=lambda w: _merit(w, objective))
+    for written in plain[:_DEEPENED]:
+        deep_one, counted = _in_registers(cascade, sizes, chip, written, objective, tolerance)
+        found.append(deep_one)
+        evaluated += counted
+    best = _chosen(found, objective, tolerance)
     gap = _gap(float(best.estimate.traffic_bytes), least_traffic_bytes(cascade, best.settled, chip))
     return Found(best.mapping, best.estimate, gap, evaluated, time.perf_counter() - begin)
 
@@ -126,6 +136,39 @@ def _written(
     return _Written(settled, mapping, simulate(cascade, sizes, chip, mapping))
 
 
+def _also(objective: str, chip: SpatialChip) -> tuple[str, ...]:
+    """Return what else is searched for.
+
+    The least energy has no bound that is close, so that its own search may end far from it. Where nothing but registers
+    is on the chip, the least traffic depends on what is put there at the end, which a search for traffic does not see.
+    """
+    if objective == "energy_j":
+        return "traffic_bytes", "latency_s"
+    return ("energy_j",) if objective == "traffic_bytes" and not shared_memories(chip) else ()
+
+
+def _searched(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    objective: str,
+    *,
+    effort: int,
+    tolerance: float,
+) -> tuple[list[_Written], int]:
+    """Return the mappings found on the chip as it is and from each pair of its levels, and the structures counted."""
+    first, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
+    found = [_written(cascade, sizes, chip, first.settled, first.path)]
+    if deep(chip):
+        for settled, path, counted in _on_levels(
+            cascade, sizes, chip, objective, effort=effort, tolerance=tolerance
+        ):
+            evaluated += counted
+            if path is not None:
+                found.append(_written(cascade, sizes, chip, settled, path))
+    return found, evaluated
+
+
 def _on_levels(
     cascade: Cascade,
     sizes: Mapping[str, int],
@@ -145,18 +188,43 @@ def _on_levels(
         yield found.settled, path, counted + more
 
 
+def _in_registers(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    chip: SpatialChip,
+    best: _Written,
+    objective: str,
+    tolerance: float,
+) -> tuple[_Written, int]:
+    """Return a mapping with tiles in the registers of elements where that is better, and how many were tried."""
+    tried = 0
+    slowest = (
+        float(best.estimate.latency_s) * CLOSE if tolerance > 1 else math.inf
+    )  # slack is spent only once
+    for name in [e.name for e in cascade.einsums]:
+        for mapping in deepened(cascade, best.settled, chip, best.mapping, name):
+            tried += 1
+            try:
+                estimate = simulate(cascade, sizes, chip, mapping)
+            except MappingError:
+                continue  # what is not counted exactly, or finds no room beside what stays there
+            if estimate.latency_s <= slowest:
+                best = _chosen([best, _Written(best.settled, mapping, estimate)], objective, tolerance)
+    return best, tried
+
+
 def _chosen(found: Sequence[_Written], objective: str, tolerance: float) -> _Written:
     """Return the best mapping; within a tolerance of the least latency, that of least energy times delay."""
-
-    def merit(written: _Written) -> Merit:
-        e = written.estimate
-        return float(getattr(e, objective)), float(e.traffic_bytes), float(e.energy_j)
-
     if tolerance == 1:
-        return min(found, key=merit)
+        return min(found, key=lambda w: _merit(w, objective))
     most = min(float(w.estimate.latency_s) for w in found) * tolerance
     able = [w for w in found if w.estimate.latency_s <= most]
     return min(able, key=lambda w: float(w.estimate.latency_s * w.estimate.energy_j))
+
+
+def _merit(written: _Written, objective: str) -> Merit:
+    e = written.estimate
+    return float(getattr(e, objective)), float(e.traffic_bytes), float(e.energy_j)
 
 
 def _check(objective: str, effort: int, slack: float) -> None:
@@ -228,8 +296,13 @@ def _best(
 
 
 def least_traffic_bytes(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> float:
-    """Return the bound on traffic to the outermost memory, given every word on the chip, registers included."""
-    held = max(on_chip_bytes(chip), chip.word_bytes)  # a word more is at most a looser bound
+    """Return the bound on traffic to the outermost memory, given every word on the chip, registers included.
+
+    Beside what its memories hold, a chip holds what its elements work on in a cycle: a word of A that comes for a row
+    of elements serves all of them, whether or not a register keeps it.
+    """
+    at_work = max((len(e.reads) + 1 for e in cascade.einsums), default=0) * chip.word_bytes
+    held = on_chip_bytes(chip) + at_work * sum(array.elements for array in chip.arrays.values())
     found = bounds(cascade, sizes, buffer=held if held < math.inf else None, word=chip.word_bytes)
     return float(found.traffic_bytes)
 
@@ -243,7 +316,7 @@ def on_chip_bytes(chip: SpatialChip) -> float:
     """
     out = 0.0
     for name, memory in chip.memories.items():
-        stores = not memory.part_of and memory.component != "wires"
+        stores = not memory.part_of and not memory.passes_on
         if name != chip.outermost and stores:
             out += memory.capacity_bytes * (chip.arrays[memory.of].elements if memory.per_element else 1)
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +33,8 @@ _BEST_WAYS = 3
 # Tilings without progress after which a block is left, shared by the Einsums of a cascade: a long one has many blocks.
 EFFORT = 200
 _FEW_EINSUMS, _LEAST_PATIENCE = 4, 3
+# Sequences of blocks that are made to agree, the cheapest first, as long as one may beat those that do.
+_PATHS = 4
 # How many times shorter a search is looked at where the blocks of a longer one do not agree.
 _LESS = 4
 # How many times shorter the axes of arrays are taken than they are, where the buffer asks for smaller steps.
@@ -69,38 +72,46 @@ class Search:
         Raises:
             MappingError: nothing fits.
         """
-        path = self._agreed(limit)
-        return None if path is None else self._refined(self._varied(path))
+        found = [self._refined(self._varied(path)) for path in self._agreed(limit)]
+        return min(found, key=merit_of, default=None)
 
-    def _agreed(self, limit: Merit | None) -> tuple[Tiled, ...] | None:
-        """Return the best sequence of blocks whose tiles divide each other.
+    def _agreed(self, limit: Merit | None) -> list[tuple[Tiled, ...]]:
+        """Return sequences of blocks whose tiles divide each other, the one to take among them; none beyond a limit.
 
-        Where the best blocks do not agree, the ones that take their place may be worse than what a shorter search
-        would have come to: then that is looked at too.
+        Where the best blocks do not agree, the ones that take their place may be worse than other sequences, which
+        fuse more, or all, or than what a shorter search would have come to: then these are looked at too, as far as
+        tiles that divide no rank, which come later.
         """
-        path = self._cheapest(limit)
-        if path is None:
-            return None
-        found = self._agreeing(path)
-        if found is not None and merit_of(found) <= merit_of(path):
-            return found
-        other = None
+        first: tuple[Tiled, ...] | None = None
+        found: list[tuple[Tiled, ...]] = []
+        for path in itertools.islice(self._paths(limit), _PATHS):
+            first = first or path
+            if found and merit_of(path) >= min(map(merit_of, found)):
+                break
+            agreed = self._agreeing(path)
+            if agreed is not None and merit_of(agreed) <= merit_of(first):
+                return [agreed]
+            found += [agreed] if agreed is not None else []
+        if first is None:
+            return []
+        if (together := self.block(self.cascade.einsums, needed=False)) is not None:
+            found.append((together,))
         less = replace(self, effort=self.effort // _LESS)
         if less.patience < self.patience:
-            other = less._agreed(limit)
+            found += less._agreed(limit)
             self.evaluated = less.evaluated
-        able = [p for p in (found, other) if p is not None]
-        if not able:
+        if not found:
             raise MappingError(
                 f"automatic: no tiles of {self.cascade.name} divide each other and fit {self.chip.name}"
             )
-        return min(able, key=merit_of)
+        return found
 
-    def _cheapest(self, limit: Merit | None) -> tuple[Tiled, ...] | None:
-        """Return the best sequence of blocks, each for itself.
+    def _paths(self, limit: Merit | None) -> Iterator[tuple[Tiled, ...]]:
+        """Yield sequences of blocks, each block for itself, the cheapest sequence first.
 
         A run of units is an edge between two cuts of the sequence; the best path is searched with the bound of a run
-        in place of its cost until the cost is needed (A*, lazily), so that most runs are never looked at.
+        in place of its cost until the cost is needed (A*, lazily), so that most runs are never looked at. The k-th
+        path leads over a cut that no more than k - 1 cheaper ways have reached.
 
         Raises:
             MappingError: nothing fits.
@@ -113,30 +124,37 @@ class Search:
         rest = _cheapest_rest(floors, len(found))
         ticket = itertools.count()
         queue: list[Any] = [((0.0, 0.0, 0.0), next(ticket), 0, (0.0, 0.0, 0.0), (), None)]
-        done: set[int] = set()
+        expanded: Counter[int] = Counter()
+        runs: dict[tuple[int, int], Tiled | None] = {}
+        some = False
         while queue:
             bound, _, at, cost, path, pending = heapq.heappop(queue)
             if limit is not None and bound >= limit:
-                return None
+                return
             if pending is not None:
-                einsums = tuple(e for u in found[at:pending] for e in u)
-                tiled = self.block(einsums, needed=pending == at + 1)
+                if (at, pending) not in runs:
+                    einsums = tuple(e for u in found[at:pending] for e in u)
+                    runs[at, pending] = self.block(einsums, needed=pending == at + 1)
+                tiled = runs[at, pending]
                 if tiled is not None:
                     total = _sum(cost, tiled.merit)
                     entry = (_sum(total, rest[pending]), next(ticket), pending, total, (*path, tiled), None)
                     heapq.heappush(queue, entry)
                 continue
             if at == len(found):
-                best: tuple[Tiled, ...] = path
-                return best
-            if at in done:
+                some = True
+                yield path
                 continue
-            done.add(at)
+            if expanded[at] == _PATHS:
+                continue
+            expanded[at] += 1
             for j in range(at + 1, len(found) + 1):
-                if j not in done:
-                    bound = _sum(_sum(cost, floors[at, j]), rest[j])
-                    heapq.heappush(queue, (bound, next(ticket), at, cost, path, j))
-        raise MappingError(f"automatic: {self.cascade.name} does not fit {self.chip.name}: {self._lacking()}")
+                bound = _sum(_sum(cost, floors[at, j]), rest[j])
+                heapq.heappush(queue, (bound, next(ticket), at, cost, path, j))
+        if not some:
+            raise MappingError(
+                f"automatic: {self.cascade.name} does not fit {self.chip.name}: {self._lacking()}"
+            )
 
     def block(
         self, einsums: Sequence[Einsum], allowed: Allowed | None = None, *, needed: bool = True

@@ -76,7 +76,7 @@ class Walk:
         for phase_tiles in (g for h in homes for g in self._groups(h, names)):
             found = max(found, phase_tiles.get(tensor, 0))
         spread = [
-            math.prod(self.sizes[x.part] for x in n.space if x.variable in o.variables)
+            math.prod(self.sizes[x.part] for x in (*n.space, *self._inside(n)) if x.variable in o.variables)
             for n in (self.nests[e] for e in names)
             for o in n.operands
             if o.tensor == tensor
@@ -85,6 +85,12 @@ class Walk:
             2 if tensor in self.cascade.states else 1
         )  # the new one beside the one that is being read
         return max(found, *spread) * generations
+
+    def _inside(self, nest):
+        """Loops over what one element works through by itself, from words in its registers."""
+        return [
+            x for level in nest.levels if self.chip.memories[level.memory].per_element for x in level.time
+        ]
 
     def _groups(self, home, names):
         uses = [u for u in self.layout.uses if u.memory == home and u.einsum in names]

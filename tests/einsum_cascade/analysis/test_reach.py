@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from interpreter import Absent, Interpreter
 from strategies import Use, uses
 
@@ -121,6 +122,42 @@ QK[p, m] = Q[e, p] * K[e, m]
 J[p, s]  = QK[p, m] :: topk(m -> s){where}
 O[p]     = K[e, J[p, s]]
 """
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    points=st.integers(1, 9),
+    taps=st.integers(1, 5),
+    stride=st.integers(1, 4),
+    dilation=st.integers(1, 4),
+    pad=st.integers(0, 3),
+    channels=st.integers(1, 2),
+)
+def test_a_window_needs_every_element_that_some_point_and_tap_meet(
+    points: int, taps: int, stride: int, dilation: int, pad: int, channels: int
+) -> None:
+    """A convolution with steps, gaps and a border: each element is listed, and counts once."""
+    span = stride * (points - 1) + dilation * (taps - 1) + 1
+    length = max(1, span - 2 * pad)
+    index = f"{stride} * p + {dilation} * r - {pad}"
+    read = f"pad(I[c, {index}], 0)" if pad else f"I[c, {index}]"
+    text = (
+        f"cascade conv\nrank C P R\nrank X = {length}\ninput I[C, X]  W[R]\noutput O[P]\n"
+        f"O[p] = {read} * W[r]\n"
+    )
+    cascade = parse(text)
+    met = {stride * p + dilation * r - pad for p in range(points) for r in range(taps)}
+    sizes = {"C": channels, "P": points, "R": taps, "X": length}
+    wanted = channels * len({x for x in met if 0 <= x < length})
+    assert touched(cascade, cascade.einsums[0], sizes)["I"] == wanted
+
+
+def test_a_window_too_long_to_list_is_counted_by_its_span() -> None:
+    """2^40 points and taps reach 2^20 + 2^20 - 1 places."""
+    n = 2**20
+    text = f"cascade c\nrank P R\nrank X = {2 * n - 1}\ninput I[X]\noutput O[P]\nO[p] = I[p + r]\n"
+    cascade = parse(text)
+    assert touched(cascade, cascade.einsums[0], {"P": n, "R": n, "X": 2 * n - 1}) == {"I": 2 * n - 1}
 
 
 def test_a_selection_gives_different_places() -> None:

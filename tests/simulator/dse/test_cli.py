@@ -354,3 +354,30 @@ def test_a_front_within_a_budget(swept):
     assert "none of 16 designs meets 'area_mm2 <= 1'" in refused("pareto", swept, "--where", "area_mm2 <= 1")
     assert "did you mean 'area_mm2'" in refused("pareto", swept, "--where", "area_mm <= 1")
     assert "a constraint compares" in refused("pareto", swept, "--where", "area_mm2")
+
+
+def test_energy_times_delay_from_the_file_to_the_page(tmp_path):
+    """A sweep file may minimise a formula; the front is that of the products of two columns of its table."""
+    spec = tmp_path / "sweep.yaml"
+    spec.write_text(
+        "cascade: attention_1pass\nhardware: fusemax\nmapping: fusemax\nsizes: BERT/4K\n"
+        "axes: {hardware.N: [32, 64, 128, 256]}\nminimize: [latency_s * energy_j, area_mm2]\n"
+    )
+    assert cascade("sweep", spec, "--out", tmp_path / "run", "--jobs", "1").exit_code == 0
+    rows = pd.read_csv(tmp_path / "run" / "table.csv")
+    result = cascade("pareto", tmp_path / "run", "--json")
+    front = json.loads(result.stdout)
+    products = {
+        int(n): x for n, x in zip(rows["hardware.N"], rows["latency_s"] * rows["energy_j"], strict=True)
+    }
+    for row in front:
+        assert row["latency_s * energy_j"] == pytest.approx(products[row["hardware.N"]], rel=1e-12)
+    best = min(products, key=products.get)
+    assert min(front, key=lambda r: r["latency_s * energy_j"])["hardware.N"] == best
+    moved = cascade("sensitivity", tmp_path / "run", "--json")
+    assert {r["objective"] for r in json.loads(moved.stdout)} == {"latency_s * energy_j", "area_mm2"}
+    plot = tmp_path / "front.svg"
+    drawn = cascade("pareto", tmp_path / "run", "--plot", plot)
+    assert drawn.exit_code == 0 and "latency_s * energy_j" in plot.read_text(encoding="utf-8")
+    assert cascade("explore", tmp_path / "run").exit_code == 0
+    assert "latency_s * energy_j" in (tmp_path / "run" / "explore.html").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -96,3 +97,41 @@ def test_the_knee_of_a_hyperbola_is_its_vertex():
     assert knee(table, minimize=["x", "y"])["x"] == pytest.approx(1.0)
     with pytest.raises(DataError, match="2 values for 1"):
         hypervolume(table, minimize="x", reference=[1.0, 2.0])
+
+
+TABLE = pd.DataFrame(
+    {
+        "hardware.L3": ["1 KiB", "2 KiB", "4 KiB", "8 KiB"],
+        "latency_s": [4.0, 2.0, 1.0, np.nan],
+        "energy_j": [1.0, 1.5, 5.0, np.nan],
+        "bound_by": ["PE", "PE", "DRAM", None],
+        "error": [None, None, None, "does not fit"],
+    }
+)
+
+
+def test_a_formula_over_columns_is_an_objective():
+    """Energy times delay by hand: 4, 3, 5; rate per byte of buffer: 1/4096, 1/4096, 1/4096 of 1/s."""
+    front = pareto(TABLE, minimize="latency_s * energy_j")
+    assert front.index.tolist() == [1]
+    assert front["latency_s * energy_j"].tolist() == [3.0]
+    rate = pareto(TABLE, maximize="1 / latency_s / hardware.L3")
+    assert rate.index.tolist() == [0, 1, 2]  # amounts in SI units: all are equal, so that none beats another
+    assert rate.iloc[0]["1 / latency_s / hardware.L3"] == 1 / 4 / 1024
+    both = pareto(TABLE, minimize=["latency_s ** 2 * energy_j", "energy_j"])  # 16, 6, 5 and 1, 1.5, 5
+    assert both.index.tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("latency_s * energy_x", "unknown column 'energy_x'"),
+        ("latency_s <= energy_j", "true or false"),
+        ("latency_s * bound_by", "holds texts"),
+        ("latency_s *", "latency_s"),
+        ("2 * 3", "names no column"),
+    ],
+)
+def test_what_is_no_objective(text, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        pareto(TABLE, minimize=text)

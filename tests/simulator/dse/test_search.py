@@ -64,6 +64,18 @@ def test_one_objective_of_which_more_is_better(method):
     assert table["gain"].max() == 0.0
 
 
+def test_a_formula_is_searched_as_the_column_that_it_computes(method):
+    """One table has the product as a result, the other asks for it: the same points are tried."""
+
+    def with_product(point):
+        found = evaluate(point)
+        return {**found, "product": found["cost"] * found["delay"]}
+
+    asked = sweep(space(130), evaluate=evaluate, search=search(method, minimize=("cost * delay", "cost")))
+    made = sweep(space(130), evaluate=with_product, search=search(method, minimize=("product", "cost")))
+    pd.testing.assert_frame_equal(asked, made.drop(columns="product")[list(asked)], check_exact=True)
+
+
 def test_workers_change_nothing(method):
     alone = sweep(space(130), evaluate=evaluate, search=search(method))
     with ThreadPoolExecutor(3) as pool:

@@ -91,7 +91,16 @@ def test_what_is_refused(call, message):
 
 
 @pytest.mark.parametrize("component", ["sram", "registers"])
-@pytest.mark.parametrize("shape", [{"rows": math.inf, "row_bits": 64}, {"rows": 64, "row_bits": 1e200}])
-def test_a_memory_without_bounds_is_refused(component, shape):
-    with pytest.raises(HardwareError, match=r"expected at most 2\^50 of each"):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            {"rows": math.inf, "row_bits": 64},
+            "no capacity, .* write one, as in 'capacity: 16 MiB', or 'component: wires'",
+        ),
+        ({"rows": 64, "row_bits": 1e200}, r"expected at most 2\^50 of each"),
+    ],
+)
+def test_a_memory_without_bounds_is_refused(component, shape, message):
+    with pytest.raises(HardwareError, match=message):
         cost(component, **shape)

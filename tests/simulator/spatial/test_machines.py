@@ -63,6 +63,34 @@ def test_registers_for_two_of_three_operands_and_no_buffer(chip, tmp_path):
     assert with_registers.estimate.traffic_bytes < without.estimate.traffic_bytes
 
 
+def test_what_a_row_of_elements_shares_is_on_the_chip_while_they_work(chip):
+    """A word of A that comes once for a row of elements serves them all, though no memory of the chip holds it.
+
+    Sixteen products a cycle take 16 words of one operand, 4 of the other, and 4 sums read and written: less than the
+    two words a product that a machine without any word on chip needs.
+    """
+    side = 64
+    found = find_mapping(
+        zoo.load("gemm"), {"M": side, "N": side, "K": side}, chip(DRAM), objective="traffic_bytes"
+    )
+    assert found.estimate.traffic_bytes < 2 * 2 * side**3
+    assert found.gap >= 1
+
+
+def test_an_ideal_buffer_holds_what_it_is_said_to_hold(chip, tmp_path):
+    """Wires with a capacity are a buffer without energy and area: what they keep counts in the bound as any other's."""
+    ideal = "  Ideal: {component: wires, capacity: %s, row: 2 B}\n"
+    sizes = {"M": 64, "N": 64, "K": 64}
+    for capacity in ("inf", "4 KiB"):
+        found = find_mapping(zoo.load("gemm"), sizes, chip(DRAM + ideal % capacity + REGISTERS))
+        assert found.gap >= 1
+        assert found.estimate.to_dict()["area_by_component_mm2"]["Ideal"] == 0
+    assert found.estimate.traffic_bytes > 2 * 3 * 64**2  # 4 KiB do not hold all
+    # What one phase leaves there the next one finds.
+    fused = mapped(chip(DRAM + ideal % "64 KiB" + REGISTERS), tmp_path, objective="traffic_bytes")
+    assert fused.gap == 1
+
+
 def test_a_memory_without_end_inside_another(chip, tmp_path):
     """Host memory outside, DRAM inside: with no limit on the chip, the bound is what has to be moved once."""
     host = "  Host: {component: dram, kind: ddr4, bandwidth: 1 GB/s, row: 8 B}\n"
