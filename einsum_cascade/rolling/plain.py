@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
 from ..cascade import Cascade
-from ..declarations import Iterate, variable_of
+from ..declarations import Iterate, Rank, Signature, variable_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Num, Var, accesses, substitute, transform
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, substitute, transform
 
 
 def without_unit_axes(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
@@ -45,6 +46,86 @@ def without_unit_axes(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
         where = None if e.where is None else plain(e.where)
         body.append(replace(e, target=target, value=plain(e.value), where=where))
     return replace(cascade, ranks=tuple(r for r in cascade.ranks if r.name not in unit), body=tuple(body))
+
+
+def with_rank_named(cascade: Cascade, old: str, new: str) -> Cascade:
+    """Return a cascade with another name for a rank and its variable, or itself where the name is taken."""
+    if new in {*cascade.rank_names, *cascade.signatures, *(c.name for c in cascade.constants)}:
+        return cascade
+    before, after = variable_of(old), variable_of(new)
+
+    def change(node: Expr) -> Expr:
+        if isinstance(node, Size) and node.name == old:
+            return Size(new)
+        return Var(after) if node == Var(before) else node
+
+    def changed(e: Einsum) -> Einsum:
+        target = transform(e.target, change)
+        assert isinstance(target, Access)
+        where = None if e.where is None else transform(e.where, change)
+        reductions = tuple(
+            replace(r, variables=tuple(after if v == before else v for v in r.variables))
+            for r in e.reductions
+        )
+        return replace(e, target=target, value=transform(e.value, change), reductions=reductions, where=where)
+
+    def signed(s: Signature) -> Signature:
+        return replace(s, ranks=tuple(new if r == old else r for r in s.ranks))
+
+    return replace(
+        cascade,
+        ranks=tuple(
+            Rank(new if r.name == old else r.name, None if r.size is None else transform(r.size, change))
+            for r in cascade.ranks
+        ),
+        inputs=tuple(map(signed, cascade.inputs)),
+        outputs=tuple(map(signed, cascade.outputs)),
+        body=tuple(
+            Iterate(after if item.variable == before else item.variable, tuple(map(changed, item.einsums)))
+            if isinstance(item, Iterate)
+            else changed(item)
+            for item in cascade.body
+        ),
+    )
+
+
+def with_plain_names(cascade: Cascade) -> Cascade:
+    """Return a cascade whose outputs are O (or O0, O1, ...), and whose other tensors are numbered without gaps."""
+    taken = {s.tensor for s in cascade.inputs} | set(cascade.rank_names) | {c.name for c in cascade.constants}
+    names: dict[str, str] = {}
+
+    def named(tensor: str, wanted: str) -> None:
+        numbered = itertools.chain([wanted], (f"{wanted}{i}" for i in itertools.count(2)))
+        names[tensor] = next(n for n in numbered if n not in taken)
+        taken.add(names[tensor])
+
+    several = len(cascade.outputs) > 1
+    for i, s in enumerate(cascade.outputs):
+        named(s.tensor, f"O{i}" if several else "O")
+    for einsum, _ in cascade.statements:
+        if einsum.name not in names:
+            named(einsum.name, einsum.name.rstrip("0123456789_") or einsum.name)
+
+    def change(node: Expr) -> Expr:
+        known = isinstance(node, Access) and node.tensor in names
+        return replace(node, tensor=names[node.tensor]) if known and isinstance(node, Access) else node
+
+    def changed(e: Einsum) -> Einsum:
+        target = change(e.target)
+        assert isinstance(target, Access)
+        where = None if e.where is None else transform(e.where, change)
+        return replace(e, target=target, value=transform(e.value, change), where=where)
+
+    return replace(
+        cascade,
+        outputs=tuple(replace(s, tensor=names[s.tensor]) for s in cascade.outputs),
+        body=tuple(
+            replace(item, einsums=tuple(map(changed, item.einsums)))
+            if isinstance(item, Iterate)
+            else changed(item)
+            for item in cascade.body
+        ),
+    )
 
 
 def _folded(node: Expr) -> Expr:

@@ -14,11 +14,13 @@ from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, tra
 from ..sizes import resolve
 from .ends import with_last_step
 from .pattern import NoLoopError, Unifier
-from .plain import inlined, without_unit_axes
+from .plain import inlined, with_rank_named, without_unit_axes
 from .segments import Stretch, stretches
 
 # Float64 sums in the same order; the rest is room for what a constant is written as.
 TOLERANCE = 1e-9
+# The rank of steps, where the name is free.
+USUAL = "T"
 
 
 def rolled(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade | None:
@@ -49,11 +51,12 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
         for ends in (lambda e, s: (e, s), with_last_step):
             try:
                 whole, longer = ends(einsums, stretch)
-                found = _Roller(cascade, whole, longer, dict(sizes)).cascade()
+                roller = _Roller(cascade, whole, longer, dict(sizes))
+                found = roller.cascade()
             except (NoLoopError, CascadeError):
                 continue
             if _same(cascade, found, sizes, longer.count):
-                yield inlined(found)
+                yield with_rank_named(inlined(found), roller.rank, USUAL)
 
 
 def _same(cascade: Cascade, found: Cascade, sizes: Mapping[str, int], count: int) -> bool:
@@ -86,7 +89,9 @@ class _Roller:
         """See the class."""
         taken = {*self.original.rank_names, *self.original.signatures}
         taken |= {rank_of(v) for e in self.einsums for v in e.variables}
-        self.rank = next(n for n in ("T", "N", "S", "L", *(f"T_{i}" for i in range(99))) if n not in taken)
+        self.rank = next(
+            n for n in (USUAL, *(f"{USUAL}_{i}" for i in range(len(taken) + 1))) if n not in taken
+        )
         self.step = Var(variable_of(self.rank))
         self.unifier = Unifier(self.einsums, self.stretch, self.step.name, self.rank)
 

@@ -9,6 +9,7 @@ from ..cascade import Cascade
 from ..declarations import rank_of
 from ..errors import CascadeError
 from ..evaluator import difference, evaluate
+from ..rolling.plain import with_plain_names
 from ..rolling.roll import loops_of
 from ..sizes import resolve
 
@@ -39,7 +40,7 @@ def rolled_from(
         except CascadeError as reason:
             refused = refused or reason
             continue
-        return found
+        return with_plain_names(found)
     raise refused or CascadeError(
         f"{cascade.name} does not do the same step again and again along a dimension",
         hint="trace it with at least three steps, better four or five; roll=False gives its steps one by one",

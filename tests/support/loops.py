@@ -82,3 +82,59 @@ def positions(x):
         s = s + x[t] * (t + 2)
         out.append(s / (t + 1))
     return torch.stack(out)
+
+
+def gated_delta(q, k, v, beta, g):
+    """The delta rule on a decaying memory; rows are written into an empty tensor."""
+    state = torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1]).to(v)
+    o = torch.zeros_like(v)
+    for t in range(q.shape[2]):
+        state = state * torch.sigmoid(g[:, :, t])[..., None, None]
+        new = v[:, :, t] - (state * k[:, :, t][..., None]).sum(-2)
+        state = state + k[:, :, t].unsqueeze(-1) * (new * beta[:, :, t][..., None]).unsqueeze(-2)
+        o[:, :, t] = torch.einsum("bhd,bhdm->bhm", q[:, :, t] * q.shape[-1] ** -0.5, state)
+    return o
+
+
+def sliced(x, g):
+    """Steps read as slices of one element, and put together by `cat`."""
+    h, out = torch.zeros_like(x[:, :1]), []
+    for t in range(x.shape[1]):
+        f = torch.sigmoid(g[:, t : t + 1])
+        h = f * h + (1 - f) * x[:, t : t + 1]
+        out.append(h)
+    return torch.cat(out, dim=1)
+
+
+def online_softmax(q, k, v):
+    """Attention key by key with a running maximum; only the last state counts."""
+    m = torch.full((q.shape[0], 1), float("-inf")).to(q)
+    total, acc = torch.zeros_like(m), torch.zeros(q.shape[0], v.shape[1]).to(q)
+    for j in range(k.shape[0]):
+        s = q @ k[j : j + 1].T
+        top = torch.maximum(m, s)
+        p, kept = torch.exp(s - top), torch.exp(m - top)
+        total, acc, m = kept * total + p, acc * kept + p * v[j : j + 1], top
+    return acc / total
+
+
+def momentum_memory(q, k, v, eta, theta, alpha):
+    """A memory that is trained while it reads, with momentum and forgetting (Titans)."""
+    memory = torch.zeros(v.shape[1], k.shape[1]).to(q)
+    surprise, out = torch.zeros_like(memory), []
+    for t in range(q.shape[0]):
+        error = memory @ k[t] - v[t]
+        surprise = torch.sigmoid(eta[t]) * surprise - torch.sigmoid(theta[t]) * torch.outer(error, k[t])
+        memory = torch.sigmoid(alpha[t]) * memory + surprise
+        out.append(memory @ q[t])
+    return torch.stack(out)
+
+
+def feature_map(q, k, v):
+    """Linear attention with a normaliser, over what `unbind` gives."""
+    state, z, out = q.new_zeros(q.shape[1], v.shape[1]), q.new_zeros(q.shape[1]), []
+    for a, b, c in zip(q.unbind(0), k.unbind(0), v.unbind(0), strict=True):
+        fa, fb = functional.elu(a) + 1, functional.elu(b) + 1
+        state, z = state + torch.outer(fb, c), z + fb
+        out.append((fa @ state) / (fa @ z + 1e-6))
+    return torch.stack(out)

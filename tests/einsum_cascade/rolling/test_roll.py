@@ -23,6 +23,11 @@ LOOPS: dict[str, tuple[Any, bool]] = {
     "recurrent": (lambda n: [(2, n, 3), (3, 7), (7, 7), (2, 7)], False),
     "backwards": (lambda n: [(n, 3), (n, 3)], False),
     "positions": (lambda n: [(n, 3)], True),
+    "gated_delta": (lambda n: [(2, 3, n, 5), (2, 3, n, 5), (2, 3, n, 4), (2, 3, n), (2, 3, n)], True),
+    "sliced": (lambda n: [(2, n, 5), (2, n, 5)], True),
+    "online_softmax": (lambda n: [(3, 4), (n, 4), (n, 5)], True),
+    "momentum_memory": (lambda n: [(n, 4), (n, 4), (n, 5), (n,), (n,), (n,)], True),
+    "feature_map": (lambda n: [(n, 5), (n, 5), (n, 7)], True),
 }
 
 
@@ -30,7 +35,7 @@ def given(name: str, length: int) -> list[torch.Tensor]:
     """Random tensors of a function at a length; keys of length one, so that delta rules stay in range."""
     made = torch.Generator().manual_seed(length)
     found = [torch.randn(s, generator=made, dtype=torch.float64) for s in LOOPS[name][0](length)]
-    if name == "delta_rule":
+    if name in ("delta_rule", "gated_delta", "momentum_memory"):
         found[1] = found[1] / found[1].norm(dim=-1, keepdim=True)
     return found
 
