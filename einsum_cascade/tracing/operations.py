@@ -44,8 +44,18 @@ from .pieces import (
     unbound,
 )
 from .reductions import log_softmax, logsumexp, reduced, softmax
-from .rounding import converted, divided, is_nan, rounded, sign, towards_zero, without_nan
-from .scatters import added_at, placed
+from .rounding import (
+    converted,
+    divided,
+    is_nan,
+    quantised,
+    quantised_by_channel,
+    rounded,
+    sign,
+    towards_zero,
+    without_nan,
+)
+from .scatters import added_at, copied_at, placed
 from .sequences import SEQUENCES
 from .shapes import (
     arange,
@@ -214,6 +224,8 @@ OPERATIONS: dict[str, Handler] = {
     "remainder": _map("%"),
     "sign": lambda b, x: elementwise(b, sign, x),
     "round": rounded,
+    "fake_quantize_per_tensor_affine": quantised,
+    "fake_quantize_per_channel_affine": quantised_by_channel,
     "ceil": _formula(lambda v: Apply("neg", (Apply("floor", (Apply("neg", (v,)),)),))),
     "isnan": lambda b, x: elementwise(b, is_nan, x),
     "nan_to_num": without_nan,
@@ -364,6 +376,8 @@ OPERATIONS: dict[str, Handler] = {
     "scatter": placed,
     "scatter_add": added_at,
     "index_add": added_at,
+    "index_copy": copied_at,
+    "index_fill": copied_at,
     "embedding": lambda b, table, places, *_, **__: indexed(b, table, [places]),
     "slice": sliced,
     "select": selected,

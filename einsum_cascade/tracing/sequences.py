@@ -70,6 +70,20 @@ def largest(
     return Value(tuple(made), sizes, element), index
 
 
+def in_order(
+    b: Builder, x: Value, dim: int = -1, descending: bool = False, *, stable: bool | None = None
+) -> tuple[Value, Value]:
+    """Return all elements along a dimension in order and their places; of equal ones the first comes first."""
+    return largest(b, x, x.sizes[axis_of(x, dim)], dim, largest=descending)
+
+
+def places_in_order(
+    b: Builder, x: Value, dim: int = -1, descending: bool = False, *, stable: bool | None = None
+) -> Value:
+    """Return the places of all elements along a dimension in order."""
+    return in_order(b, x, dim, descending)[1]
+
+
 def place_of(sign: int) -> Handler:
     """Return a handler of `argmax` (sign 1) or `argmin` (sign -1); of equal elements the first counts."""
 
@@ -127,6 +141,8 @@ SEQUENCES: dict[str, Handler] = {
     "logcumsumexp": _running("logsumexp", "CL"),
     "diff": differences,
     "topk": largest,
+    "sort": in_order,
+    "argsort": places_in_order,
     "argmax": place_of(1),
     "argmin": place_of(-1),
     "unfold": windows,

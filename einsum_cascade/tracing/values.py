@@ -118,13 +118,32 @@ class Builder:
             b.origin.other_name_of = a.origin
             return a
         if a.parts and b.parts:
-            for x, y in zip(a.parts, b.parts, strict=True):
-                self.join(x, y)
+            self._join_parts(a.parts, b.parts)
         elif b.parts:
             a, b = b, a
         b.same = a
         a.joined.append(b)
         return a
+
+    def _join_parts(self, mine: Sequence[Axis], theirs: Sequence[Axis]) -> None:
+        """Join the parts of two axes that are one; where one of them is a product of the other's, it is so from now on.
+
+        Parts that cut across each other stay apart: an index by either is a place along the whole.
+        """
+        left, right = list(mine), list(theirs)
+        while left and right:
+            one, other = [left.pop(0)], [right.pop(0)]
+            while (a := math.prod(x.size for x in one)) != (b := math.prod(x.size for x in other)):
+                shorter, rest = (one, left) if a < b else (other, right)
+                if not rest:
+                    return
+                shorter.append(rest.pop(0))
+            if len(one) == len(other) == 1:
+                self.join(one[0], other[0])
+            elif len(one) == 1:
+                self.join(one[0], Axis(a, parts=tuple(other)))
+            elif len(other) == 1:
+                self.join(other[0], Axis(a, parts=tuple(one)))
 
     def together(self, a: Axis, b: Axis) -> bool:
         """Tell whether two axes are walked by one Einsum."""
