@@ -15,7 +15,7 @@ from .plan import Plan
 def may_be_empty(plan: Plan, einsum: Einsum) -> bool:
     """Tell whether a block may lack every term of a reduction."""
     moving = {plan.block, *(variable_of(i) for i in plan.inner)}
-    parts = (*_wheres(plan, einsum.name), *live_parts(plan.cascade, einsum))
+    parts = (*_wheres(plan, einsum.name), *live_parts(plan.cascade, einsum, branches=True))
     return any(set(variables(p)) & moving for p in parts)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import CascadeError
 from .complexes import Complex
 from .rounding import converted
 from .values import Axis, Builder, Value, constant
@@ -51,6 +52,8 @@ def given_to(
 def _given(builder: Builder, inputs: list[Given], shown: Any, name: str) -> Value | Complex:
     """Return the value of an input; a complex one comes as two, its real and its imaginary part."""
     sizes = [int(n) for n in shown.shape]
+    if 0 in sizes:
+        raise CascadeError(f"{name} has no elements in the example; a rank has at least one")
 
     def part(suffix: str) -> Value:
         own = builder.name(name + suffix)

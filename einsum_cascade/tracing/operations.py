@@ -7,7 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
-from .activations import added, blended, elu, gated, gelu, leaky, log_sigmoid, mish, softplus
+from .activations import (
+    FORMULAS,
+    added,
+    blended,
+    elu,
+    gated,
+    gelu,
+    leaky,
+    log_sigmoid,
+    mish,
+    softplus,
+)
 from .contractions import added_product, einsum, linear, matmul, outer, tensordot
 from .flexible import read_by_index
 from .logic import LOGIC
@@ -55,13 +66,14 @@ from .rounding import (
     towards_zero,
     without_nan,
 )
-from .scatters import added_at, copied_at, placed
+from .scatters import added_at, copied_at, placed, reduced_at
 from .sequences import SEQUENCES
 from .shapes import (
     arange,
     aranged,
     axis_of,
     diagonal,
+    diagonal_of,
     expanded,
     filled,
     filled_like,
@@ -249,7 +261,7 @@ OPERATIONS: dict[str, Handler] = {
     "hardtanh": lambda b, x, low=-1, high=1: _clamp(b, x, low, high),
     "exp2": _formula(lambda v: Apply("exp", (Apply("*", (v, Num(math.log(2)))),))),
     "expm1": _formula(lambda v: Apply("-", (Apply("exp", (v,)), Num(1)))),
-    "log2": _formula(lambda v: Apply("/", (Apply("log", (v,)), Num(math.log(2))))),
+    "diagonal": diagonal_of,
     "log1p": _formula(lambda v: Apply("log", (Apply("+", (Num(1), v)),))),
     "silu": _formula(lambda v: Apply("*", (v, Apply("sigmoid", (v,))))),
     "clamp": _clamp,
@@ -376,6 +388,7 @@ OPERATIONS: dict[str, Handler] = {
     "scatter": placed,
     "scatter_add": added_at,
     "index_add": added_at,
+    "scatter_reduce": reduced_at,
     "index_copy": copied_at,
     "index_fill": copied_at,
     "embedding": lambda b, table, places, *_, **__: indexed(b, table, [places]),
@@ -396,6 +409,7 @@ OPERATIONS: dict[str, Handler] = {
 }
 OPERATIONS |= SEQUENCES
 OPERATIONS |= LOGIC
+OPERATIONS |= FORMULAS
 OPERATIONS |= {
     n: _map(n)
     for n in ("exp", "log", "sqrt", "abs", "tanh", "sigmoid", "relu", "neg", "erf", "sin", "cos", "floor")

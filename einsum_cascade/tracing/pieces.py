@@ -13,7 +13,8 @@ from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, 
 
 
 def joined(b: Builder, pieces: Sequence[Value], dim: int = 0) -> Value:
-    """Return pieces one behind the other along a dimension."""
+    """Return pieces one behind the other along a dimension; those without elements, as of an empty cache, are none."""
+    pieces = [p for p in pieces if 0 not in p.sizes] or pieces
     first = pieces[0]
     place = axis_of(first, dim)
     axes, sizes = list(first.axes), list(first.sizes)

@@ -30,6 +30,38 @@ def added_at(b: Builder, x: Value, dim: int, index: Value, source: Value, **kwar
     return total if _is_nothing(x) else elementwise(b, applied("+"), x, total)
 
 
+def reduced_at(
+    b: Builder, x: Value, dim: int, index: Value, source: Value, reduce: str, *, include_self: bool = True
+) -> Value:
+    """Return a value reduced with others at the places of an index of their shape: `scatter_reduce`."""
+    place = axis_of(x, dim)
+    _check_shapes(x, index, source, place)
+    if source.sizes[place] == 1:
+        raise UntraceableError("a scatter of one row that is reduced by more than a sum")
+
+    def at_row(at: Index) -> Expr:
+        return number(index.element(at))
+
+    def over(of: Callable[[Index], Expr], op: str, wanted: str) -> Value:
+        return _sum_at(b, x, place, source, at_row, of, wanted, op)
+
+    op = {"amax": "max", "amin": "min", "mean": "sum"}.get(reduce, reduce)
+    found = over(lambda at: number(source.element(at)), op, "SC")
+    if include_self:
+        found = elementwise(b, applied({"sum": "+", "prod": "*"}.get(op, op)), x, found)
+        if reduce != "mean":
+            return found
+    hits = over(lambda at: Num(1), "sum", "HIT")
+
+    def chosen(count: Expr, value: Expr, old: Expr) -> Expr:
+        share = Apply("/", (value, count)) if reduce == "mean" else value
+        return Apply("select", (_some(count), share, number(old)))
+
+    if include_self:
+        return elementwise(b, lambda v, n: Apply("/", (v, Apply("+", (Num(1), n)))), found, hits)
+    return elementwise(b, chosen, hits, found, x)
+
+
 def placed(b: Builder, x: Value, dim: int, index: Value, source: Any, **kwargs: Any) -> Value:
     """Return a value that is new at the places of an index: `scatter` of a number, or of what topk chose."""
     if kwargs:
@@ -228,8 +260,9 @@ def _sum_at(
     at_row: Callable[[Index], Expr],
     of_row: Callable[[Index], Expr],
     wanted: str,
+    op: str = "sum",
 ) -> Value:
-    """Return, in the shape of a value, the sum of the rows whose index names the place.
+    """Return, in the shape of a value, the sum of the rows whose index names the place; or another reduction.
 
     Args:
         rows: has the dimensions of the rows; at_row: the index of a row; of_row: what is summed.
@@ -253,7 +286,7 @@ def _sum_at(
         wanted,
         [*axes, row],
         lambda at: of_row(inner(at)) if moves else Apply("select", (hit(at), of_row(inner(at)), Num(0))),
-        reductions=reducing("sum", rank),
+        reductions=reducing(op, rank),
         kept=rank,
         sizes=[*x.sizes, rows.sizes[place]],
         where=hit if moves else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from ..errors import CascadeError, ModelError
 from ..expr import Access, Expr, Num, Size, accesses, walk
 from .complexes import OF_REAL, Complex, applied_to_complex, is_complex
 from .cuts import Cut, applied_to_pieces, cut, in_one_piece, is_cut_again
+from .decomposed import decomposed
 from .export import SOURCE, exported_by, line_of
 from .flexible import flexible_attention
 from .holes import filled
@@ -96,6 +98,8 @@ def _walk(builder: Builder, exported: Any, values: dict[Any, Any]) -> list[Value
         raise CascadeError("a cascade gives real numbers: let the function return torch.view_as_real(z)")
     if not tensors or not all(isinstance(x, Value) for x in tensors):
         raise CascadeError("a traced function gives tensors, nothing else")
+    if any(0 in x.sizes for x in tensors):
+        raise CascadeError("a result of the traced function has no elements; a rank has at least one")
     return tensors
 
 
@@ -141,7 +145,7 @@ def _inner(builder: Builder, module: Any, given: Sequence[Any]) -> Any:
 
 
 def _name(node: Any) -> str:
-    return str(getattr(node.target, "__name__", node.target)).split(".")[0]
+    return _operation(node.target)
 
 
 def _given(values: dict[Any, Any], argument: Any) -> Any:
@@ -166,10 +170,14 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
         kwargs.pop("other", None)
     special = name in OF_REAL or any(map(is_complex, (*args, *kwargs.values())))
     if name not in OPERATIONS and not special:
-        raise CascadeError(f"{_place(node)}the language cannot say '{name}'", hint=_hint(name))
+        return _said_by_others(builder, node, values)
     try:
         out = _applied(builder, node, name, _converted(builder, node, args), kwargs)
     except UntraceableError as reason:
+        with contextlib.suppress(CascadeError):
+            found = _by_others(builder, node, values)
+            if found is not None:
+                return found
         raise CascadeError(f"{_place(node)}the language cannot say this: {reason}") from None
     except TypeError:
         raise CascadeError(f"{_place(node)}the language cannot say '{name}' with these arguments") from None
@@ -188,6 +196,45 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
 def _reads(value: Value) -> bool:
     """Tell whether a value depends on a tensor."""
     return bool(accesses(value.element(tuple(Num(0) for _ in value.sizes))))
+
+
+def _by_others(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
+    """Return what an operation gives that torch says by others, or None where it does not, or not by what is said.
+
+    Raises:
+        CascadeError: torch makes it of another one that is not said.
+    """
+    found = decomposed(node, OPERATIONS, _operation)
+    if found is None:
+        return None
+    module, given = found[0], [_given(values, n) for n in found[1]]
+    places = [n for n in module.graph.nodes if n.op == "placeholder"]
+    results = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    several = isinstance(results, (list, tuple))
+    asked = range(len(results) if several else 1)
+    out = _run(builder, module, dict(zip(places, given, strict=True)), asked)
+    return out if several else out[0]
+
+
+def _said_by_others(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
+    """Return what an operation gives for which there is no row in the table."""
+    name = _name(node)
+    refusal = CascadeError(f"{_place(node)}the language cannot say '{name}'", hint=_hint(name))
+    try:
+        found = _by_others(builder, node, values)
+    except CascadeError as error:
+        if name in _INSTEAD or f"'{name}'" in error.message:
+            raise refusal from None
+        raise CascadeError(
+            f"{refusal.message}: {error.message.rpartition('  ')[2]}", hint=error.hint
+        ) from None
+    if found is None:
+        raise refusal
+    return found
+
+
+def _operation(target: Any) -> str:
+    return str(getattr(target, "__name__", target)).split(".")[0]
 
 
 def _applied(builder: Builder, node: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -232,14 +279,20 @@ def _kind(dtype: Any) -> str:
 
 
 # What can be said in the place of operations that people look for.
+_RANDOM = "it is random, and a cascade gives one result: take what is drawn as an input"
 _INSTEAD = {
+    **dict.fromkeys(
+        ("rand", "rand_like", "randn", "randn_like", "bernoulli", "exponential", "multinomial"), _RANDOM
+    ),
     "fft_rfft": "a long convolution is said by conv1d, or by a table of lags: sum(j) K[i - j] * X[j]",
     "fft_fft": "a transform is a sum of products with cos and sin: matmul with a table of them",
     "linalg_solve_triangular": "a triangular system is solved row by row: a loop over the rows, or iterate t { ... }",
+    "linalg_solve": "a system is solved row by row, or approached by products (Newton's iteration)",
+    "matrix_exp": "a series: a loop of products; of a diagonal or a single number exp(x)",
+    "argwhere": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
+    "masked_scatter": "how much is read depends on the data; torch.where(c, x, y) keeps the shape",
     "linalg_inv": "an inverse is approached by products, or rows are eliminated in a loop",
     "conv_transpose1d": "conv1d is said; its transpose is a sum with a condition: sum(t) where t*s + k == i",
-    "im2col": "x.unfold(dim, size, step) is said, once for each dimension",
-    "scatter_reduce": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
     "nonzero": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
     "masked_select": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
     "lstm": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",

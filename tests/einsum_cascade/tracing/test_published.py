@@ -117,6 +117,15 @@ def test_a_complex_input_is_two_real_ones() -> None:
     np.testing.assert_allclose(evaluate(cascade, sizes, inputs)["O"], wanted.numpy(), atol=1e-12)
 
 
+def test_what_has_no_elements_is_refused_in_words() -> None:
+    with pytest.raises(CascadeError, match="X has no elements in the example"):
+        from_torch(lambda x, y: torch.cat([x, y]), torch.randn(0, 3), torch.randn(2, 3))
+    with pytest.raises(CascadeError, match="a result of the traced function has no elements"):
+        from_torch(lambda x: x[:0], torch.randn(2, 3))
+    with pytest.raises(CascadeError, match="a tensor without elements"):
+        from_torch(lambda x: x[:0].sum(), torch.randn(2, 3))
+
+
 @pytest.mark.parametrize(
     ("fn", "said"),
     [
