@@ -124,6 +124,8 @@ def test_what_has_no_elements_is_refused_in_words() -> None:
         from_torch(lambda x: x[:0], torch.randn(2, 3))
     with pytest.raises(CascadeError, match="a tensor without elements"):
         from_torch(lambda x: x[:0].sum(), torch.randn(2, 3))
+    with pytest.raises(CascadeError, match="a tensor without elements"):
+        from_torch(lambda x: x[:0] @ x.T, torch.randn(2, 3))
 
 
 @pytest.mark.parametrize(
