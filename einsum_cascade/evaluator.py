@@ -37,6 +37,8 @@ from .terms import Array, Points, Space, space_of, value_of
 LIMIT_BYTES = 2 * 2**30
 # NumPy arrays have at most 64 axes, and np.einsum 52 letters.
 MAX_VARIABLES = 32
+# From here on numbers are taken for marks of what is masked; sums of a few products of ordinary numbers stay below.
+MARK = 1e29
 
 
 def evaluate(
@@ -213,15 +215,19 @@ def same_result(
 
 
 def difference(a: Any, b: Any) -> float:
-    """Return the largest difference of two arrays, relative to the largest finite number of the second (or to 1)."""
+    """Return the largest difference of two arrays, relative to the largest finite number of the second (or to 1).
+
+    Numbers that only stand for a mask (the lowest of a format, -1e30) are held against themselves, and say nothing of
+    how large the others are.
+    """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     alike = (a == b) | (np.isnan(a) & np.isnan(b))
     if alike.all():
         return 0.0
-    finite = np.isfinite(b)
-    scale = max(1.0, float(np.max(np.abs(b[finite]), initial=0.0)))
+    ordinary = np.abs(b) < MARK
+    scale = max(1.0, float(np.max(np.abs(b[ordinary]), initial=0.0)))
     with np.errstate(all="ignore"):
-        apart = np.where(alike, 0.0, np.abs(a - b)) / scale
+        apart = np.where(alike, 0.0, np.abs(a - b)) / np.where(ordinary, scale, np.abs(b))
     return math.inf if np.isnan(apart).any() else float(apart.max())
 
 

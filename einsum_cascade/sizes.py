@@ -200,7 +200,10 @@ def stated_parts(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
         return {}
     # what follows from a part (W = N0 + 2 * R) would contradict the part that `resolve` chooses
     follows = {r.name for r in cascade.ranks if r.size is not None and r.name not in cascade.splits}
-    chosen = resolve(cascade, {k: v for k, v in sizes.items() if k not in follows and k not in parts})
+    try:
+        chosen = resolve(cascade, {k: v for k, v in sizes.items() if k not in follows and k not in parts})
+    except CascadeError:  # parts that several ranks share (heads) cannot be chosen for one after the other
+        return {p: sizes[p] for p in parts}
     fixed = _fixed_parts(cascade)
     return {p: sizes[p] for p in parts if sizes[p] != chosen[p] or p in fixed}
 
@@ -279,22 +282,42 @@ def _name_again(cascade: Cascade, sizes: dict[str, int]) -> None:
 
 
 def _split(cascade: Cascade, sizes: dict[str, int], tile: int | None) -> None:
-    """Give the parts of split ranks (M = M1 * M0) their sizes, where the whole is known."""
-    for whole, parts in cascade.splits.items():
-        if whole not in sizes:
-            continue
-        sizes |= {p: n for p, n in _numbers(cascade, parts).items() if p not in sizes}
-        for part in parts:
-            if part in sizes and sizes[whole] % sizes[part]:
-                raise CascadeError(f"{part}={sizes[part]} does not divide {whole}={sizes[whole]}")
-        open_parts = [p for p in parts if p not in sizes]
-        rest = sizes[whole] // math.prod(sizes[p] for p in parts if p in sizes)
-        while len(open_parts) > 1:
-            inner = open_parts.pop()
-            sizes[inner] = _tile(whole, rest, tile)
-            rest //= sizes[inner]
-        if open_parts:
-            sizes[open_parts[0]] = rest
+    """Give the parts of split ranks (M = M1 * M0) their sizes, where the whole is known.
+
+    A part may be split again: a rank is looked at once its size is known, which that of another one may settle.
+    """
+    waiting = dict(cascade.splits)
+    while ready := {whole: parts for whole, parts in waiting.items() if whole in sizes}:
+        for whole, parts in ready.items():
+            _split_one(cascade, whole, parts, sizes, tile)
+            del waiting[whole]
+
+
+def _split_one(
+    cascade: Cascade, whole: str, parts: tuple[str, ...], sizes: dict[str, int], tile: int | None
+) -> None:
+    """Give the parts of one rank their sizes, what is left open to the outermost."""
+    sizes |= {p: n for p, n in _numbers(cascade, parts).items() if p not in sizes}
+    for part in parts:
+        if part in sizes and sizes[whole] % sizes[part]:
+            raise CascadeError(f"{part}={sizes[part]} does not divide {whole}={sizes[whole]}")
+    open_parts = [p for p in parts if p not in sizes]
+    while len(open_parts) > 1:
+        inner = open_parts.pop()
+        sizes[inner] = _tile(whole, _left_for(cascade, inner, sizes), tile)
+    if open_parts:
+        sizes[open_parts[0]] = _left(cascade, whole, sizes)
+
+
+def _left(cascade: Cascade, whole: str, sizes: Mapping[str, int]) -> int:
+    """Return what is left of a rank for those of its parts that have no size yet."""
+    return sizes[whole] // math.prod(sizes[p] for p in cascade.splits[whole] if p in sizes)
+
+
+def _left_for(cascade: Cascade, part: str, sizes: Mapping[str, int]) -> int:
+    """Return what a part has to divide: what is left of every rank that it is a part of."""
+    wholes = (w for w, parts in cascade.splits.items() if part in parts and w in sizes)
+    return math.gcd(*(_left(cascade, w, sizes) for w in wholes))
 
 
 def _numbers(cascade: Cascade, parts: tuple[str, ...]) -> dict[str, int]:

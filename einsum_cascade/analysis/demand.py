@@ -250,9 +250,11 @@ def _whole(cascade: Cascade, access: Access, before: Access) -> bool:
 def _solved(cascade: Cascade, rank: str, index: Expr, place: Expr, at: dict[str, Expr]) -> list[Expr]:
     """Note values of the reader's variables at which an index is a place; return what must hold for it.
 
-    Any value may be tried, for that the index is the place is part of what must hold.
+    Any value may be tried, for that the index is the place is part of what must hold. What another value was written
+    with stays as it is there.
     """
-    fresh = [v for v in variables(index) if v not in at]
+    used = {v for value in at.values() for v in variables(value)}
+    fresh = [v for v in variables(index) if v not in at and v not in used]
     if isinstance(index, Var) and fresh:
         at[index.name] = place
         return _within(cascade, index.name, place)

@@ -32,7 +32,10 @@ def online_apart(
     late = _after_places(cascade) | settled
     early = [e for e in cascade.einsums if e.name not in late]
     carried = {e.name for e in early if e.name in seen.whole}
-    copies = {e.name: fresh_name(cascade, f"B{e.name}") for e in early if seen.streams(e.name)}
+    copies: dict[str, str] = {}
+    for e in early:
+        if seen.streams(e.name):
+            copies[e.name] = fresh_name(cascade, f"B{e.name}", copies.values())
     if not carried or len(early) + len(settled) == len(cascade.einsums):
         return [Obstacle(cascade.name, "no reduction can be taken apart from the rest")]
     names = {e.name for e in early} | settled

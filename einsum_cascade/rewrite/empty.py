@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ..analysis.points import live_parts
+from ..analysis.points import conditions_of, live_parts
 from ..declarations import variable_of
 from ..einsum import Einsum
 from ..expr import Access, Expr, Num, variables, walk
@@ -14,9 +14,22 @@ from .plan import Plan
 
 def may_be_empty(plan: Plan, einsum: Einsum) -> bool:
     """Tell whether a block may lack every term of a reduction."""
-    parts = (*_wheres(plan, einsum.name), *live_parts(plan.cascade, einsum))
     moving = {plan.block, *(variable_of(i) for i in plan.inner)}
+    parts = (*_wheres(plan, einsum.name), *live_parts(plan.cascade, einsum, branches=True))
     return any(set(variables(p)) & moving for p in parts)
+
+
+def may_be_absent(plan: Plan, einsum: Einsum) -> bool:
+    """Tell whether the reduction of a block may not exist at all, instead of having no terms.
+
+    What removes points and names nothing that the block reduces removes the whole of it: an element by itself, a
+    summary of a block (a compressed key), or a block that a mask of blocks leaves out.
+    """
+    terms = set(einsum.reduced) - {plan.block}
+    return any(
+        plan.block in c.names and not c.names & terms and plan.block in variables(c.holds)
+        for c in conditions_of(plan.cascade, einsum)
+    )
 
 
 def given_by_element(plan: Plan, einsum: Einsum) -> bool:

@@ -16,6 +16,7 @@ from ..evaluator import check_memory, compared, difference, random_inputs, sizes
 from ..expr import Var, accesses, walk
 from ..ops import REDUCTION
 from ..sizes import SEQUENCE_RANKS, resolve
+from .least import least_sizes
 
 # Float64 sums of a few hundred terms in another order differ by some 1e-14 of the largest; the rest is room for
 # sums of squares, which lose digits when a variance is taken from them.
@@ -28,6 +29,10 @@ SEEDS = (0, 1)
 BEYOND = 9
 # How much larger ranks are made, one after the other, where a text cannot be evaluated at the usual sizes.
 GROWTH = (1, 4, 16)
+# How often sizes are fitted to each other: a rank that grows may be read along another, which then has to grow.
+ROUNDS = 3
+# How many blocks of one element there are at most: a block takes the evaluator some milliseconds.
+MOST_BLOCKS = 16
 
 
 Sizes = dict[str, int]
@@ -40,6 +45,12 @@ class _Example:
     is_large: bool
     inputs: Mapping[str, Any]
     result: Evaluated
+
+    @property
+    def has_result(self) -> bool:
+        """Whether any point of an output exists: where all fall outside their tensors, anything would be equal."""
+        found = (self.result.tensors[s.tensor].present for s in self.result.cascade.outputs)
+        return any(present is None or present.any() for present in found)
 
 
 def equal(a: Cascade, b: Cascade, rank: str, *, large: Sequence[float] = LARGE) -> bool:
@@ -100,13 +111,12 @@ class Trials:
         return cascade not in self._inexact
 
     def _sizes(self, cascade: Cascade, rank: str) -> list[tuple[Sizes, Sizes]]:
-        """Return the smallest of the sizes to try at which the original can be evaluated."""
+        """Return the smallest of the sizes to try at which the original can be evaluated, and gives something."""
         for times in GROWTH[:-1]:
             try:
                 trials = trial_sizes(self.original, cascade, rank, times=times)
-                for mine, _ in trials:
-                    self._examples(mine, SEEDS[0])
-                return trials
+                if all(self._examples(mine, SEEDS[0])[0].has_result for mine, _ in trials):
+                    return trials
             except CascadeError:
                 continue
         return trial_sizes(self.original, cascade, rank, times=GROWTH[-1])
@@ -144,21 +154,50 @@ def trial_sizes(
 ) -> list[tuple[dict[str, int], dict[str, int]]]:
     """Return small sizes for both cascades; a rank that is split takes several blocks of several elements.
 
+    What the first writes at places of numbers falls inside its ranks, as far as they stay small.
+
     Args:
         times: by how much the other ranks are larger than usual.
     """
     out = []
     for outer, inner, more in ((3, 4, 0), (4, 1, BEYOND)):
-        wanted = {rank: outer * inner}
-        parts = b.splits.get(rank) or a.splits.get(rank)
-        if parts is not None:
-            wanted |= dict(zip(parts, (outer, *(1,) * (len(parts) - 2), inner), strict=True))
-        if rank in a.aliases:
-            wanted[a.aliases[rank]] = outer * inner
-        mine = _sizes(a, wanted, more, times)
+        blocks, least = (outer, inner), dict[str, int]()
+        for _ in range(ROUNDS):
+            mine = _sizes(a, _wanted(a, b, rank, blocks), more, times, least)
+            least |= {r: max(n, least.get(r, 1)) for r, n in least_sizes(a, mine).items()}
+            here = _one_name(a, least).get(rank, 1)
+            blocks = (
+                (outer, max(inner, -(-here // outer)))
+                if inner > 1
+                else (max(outer, min(here, MOST_BLOCKS)), 1)
+            )
+        wanted = _wanted(a, b, rank, blocks)
+        mine = _sizes(a, wanted, more, times, least)
         shared = {r: n for r, n in {**mine, **wanted}.items() if r in b.free_ranks}
         out.append((mine, resolve(b, {**_parts_of_others(a, b, mine), **shared})))
     return out
+
+
+def _wanted(a: Cascade, b: Cascade, rank: str, blocks: tuple[int, int]) -> dict[str, int]:
+    """Return the sizes of a rank and of its parts, for so many blocks of so many elements."""
+    outer, inner = blocks
+    wanted = {rank: outer * inner}
+    parts = b.splits.get(rank) or a.splits.get(rank)
+    if parts is not None:
+        wanted |= dict(zip(parts, (outer, *(1,) * (len(parts) - 2), inner), strict=True))
+    if rank in a.aliases:
+        wanted[a.aliases[rank]] = outer * inner
+    return wanted
+
+
+def _one_name(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the largest size of each rank under any of its names."""
+    found: dict[str, int] = {}
+    for rank, n in sizes.items():
+        meant = cascade.aliases.get(rank, rank)
+        for name in (meant, *(r for r, of in cascade.aliases.items() if of == meant)):
+            found[name] = max(n, found.get(name, 1))
+    return found
 
 
 def _parts_of_others(a: Cascade, b: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -173,13 +212,17 @@ def _parts_of_others(a: Cascade, b: Cascade, sizes: Mapping[str, int]) -> dict[s
     return found
 
 
-def _sizes(cascade: Cascade, wanted: Mapping[str, int], more: int, times: int) -> dict[str, int]:
+def _sizes(
+    cascade: Cascade, wanted: Mapping[str, int], more: int, times: int, least: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Return a size for every rank: other ranks 2, 3, ..., those that are only numbers (a window) 2.
 
     Args:
         more: queries beyond the last key.
         times: by how much the other ranks are larger.
+        least: what ranks have at least, the wanted ones aside.
     """
+    floor = _one_name(cascade, least or {})
     axes = {r for s in cascade.signatures.values() for r in s.ranks}
     walked = {n.name for e, _ in cascade.statements for n in walk(e.value) if isinstance(n, Var)}
     given: dict[str, int] = {
@@ -190,13 +233,19 @@ def _sizes(cascade: Cascade, wanted: Mapping[str, int], more: int, times: int) -
         if r in given or (r in parts and r not in wanted):
             continue
         only_number = r not in axes and r[0].lower() + r[1:] not in walked
-        given[r] = times * (2 if only_number else 2 + i % 3)
+        given[r] = times * max(2 if only_number else 2 + i % 3, _least_of(cascade, r, floor))
     # A query per key, so that masks by position (m <= p) have something to keep and something to remove; and keys
     # enough for a window.
     for r in SEQUENCE_RANKS:
         if r in given and r not in wanted and r not in parts:
-            given[r] = max(wanted.values()) + more
+            given[r] = max(given[r], max(wanted.values()) + more)
     return resolve(cascade, given)
+
+
+def _least_of(cascade: Cascade, rank: str, floor: Mapping[str, int]) -> int:
+    """Return the least size of a rank: its own, or as the innermost part of another what that one needs."""
+    wholes = (w for w, parts in cascade.splits.items() if parts[-1] == rank)
+    return max(floor.get(rank, 1), *(-(-floor.get(w, 1) // 2) for w in wholes), 1)
 
 
 def _agree(original: Cascade, example: _Example, found: Evaluated) -> bool:

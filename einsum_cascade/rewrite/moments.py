@@ -117,7 +117,8 @@ class _Recentring:
         symbol = self.symbols.symbol(access)
         if not formula.is_polynomial(symbol):
             return False
-        other = formula.xreplace({symbol: sympy.Dummy(real=True)})
+        # One and the same other symbol each time, so that what was found for a formula is known for the next candidate.
+        other = formula.xreplace({symbol: sympy.Symbol("other", real=True)})
         return quotient(other, formula, moving_atoms(self.symbols, (formula,), self.einsum)) is None
 
     def _refer(self, centre: Access) -> Access:

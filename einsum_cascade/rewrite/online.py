@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ..analysis.needed import without_unused
 from ..cascade import Cascade
 from ..declarations import Iterate, variable_of
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, transform, variables, walk
 from ..ops import REDUCTION
 from ..printer import expression
 from .corrections import corrections_of
-from .empty import given_by_element, largest_number, may_be_empty
+from .empty import given_by_element, largest_number, may_be_absent, may_be_empty
 from .plan import Obstacle, Plan, Running, Term, plan_of
 from .separate import Rewritten
 
@@ -231,8 +231,7 @@ def _carried(plan: Plan, einsum: Einsum, local: Access, corrections: dict[Expr, 
     mine = plan.running[einsum.name]
     op = einsum.all_reductions[0].op
     block, indices = Var(plan.block), einsum.target.indices
-    # An element by itself may be absent, which a block is not: its reduction then has no terms.
-    alone = not plan.inner and may_be_empty(plan, einsum)
+    alone = may_be_absent(plan, einsum)
     found: Expr = Apply("pad", (local, _nothing(plan, einsum))) if alone else local
     old = Access(mine.state, (block, *indices))
     new = Access(mine.state, (Apply("+", (block, Num(1))), *indices))
@@ -293,13 +292,24 @@ def _correction_access(plan: Plan, correction: Expr, known: dict[Expr, Access], 
             return Access(state, (following if node.tensor.endswith("'") else block, *node.indices))
         return node
 
-    value = transform(correction, named)
+    value = _guarded(plan, correction, transform(correction, named), named)
     used = [v for v in variables(value) if v != plan.block]
     waited = [a.tensor.rstrip("'") for a in accesses(correction) if a.tensor.rstrip("'") in plan.running]
     access = Access(plan.fresh(f"P{'R' + waited[0] if waited else 'C'}"), (block, *map(Var, used)))
     out.append(Einsum(access, value))
     known[correction] = access
     return access
+
+
+def _guarded(plan: Plan, correction: Expr, value: Expr, named: Callable[[Expr], Expr]) -> Expr:
+    """Return a factor that is 0 where it would divide by a sum that has seen no term: nothing is corrected there."""
+    divisors = dict.fromkeys(n.args[1] for n in walk(correction) if isinstance(n, Apply) and n.op == "/")
+    for divisor in divisors:
+        sums = {a.tensor.removesuffix("'") for a in accesses(divisor)} & plan.running.keys()
+        if any(may_be_empty(plan, plan.cascade.einsum(n)) for n in sums):
+            nothing = Compare(("==",), (transform(divisor, named), Num(0)))
+            value = Apply("select", (nothing, Num(0), value))
+    return value
 
 
 def _renewed(plan: Plan, node: Expr, renamed: dict[str, str]) -> Expr:

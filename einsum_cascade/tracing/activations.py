@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from ..expr import Apply, Compare, Expr, Num
+from .rounding import towards_zero
 from .values import Builder, UntraceableError, Value, constant, elementwise, number
 
 
@@ -94,3 +95,42 @@ def added(op: str) -> Callable[..., Value]:
         return elementwise(b, total, x, y, z)
 
     return added
+
+
+def _halves(op: str) -> Callable[..., Value]:
+    """Return a handler of half the sum (cosh) or the difference (sinh) of both exponentials."""
+
+    def both(v: Expr) -> Expr:
+        up, down = Apply("exp", (number(v),)), Apply("exp", (Apply("neg", (number(v),)),))
+        return Apply("/", (Apply(op, (up, down)), Num(2)))
+
+    return lambda b, x: elementwise(b, both, x)
+
+
+def _logarithm(base: int) -> Callable[..., Value]:
+    def logarithm(v: Expr) -> Expr:
+        return Apply("/", (Apply("log", (number(v),)), Num(math.log(base))))
+
+    return lambda b, x: elementwise(b, logarithm, x)
+
+
+def _left_over(x: Expr, y: Expr) -> Expr:
+    """Return what is left of a division towards zero."""
+    whole = towards_zero(Apply("/", (number(x), number(y))))
+    return Apply("-", (number(x), Apply("*", (whole, number(y)))))
+
+
+def _length(x: Expr, y: Expr) -> Expr:
+    squares = (Apply("*", (number(v), number(v))) for v in (x, y))
+    return Apply("sqrt", (Apply("+", tuple(squares)),))
+
+
+FORMULAS: dict[str, Callable[..., Value]] = {
+    "sinh": _halves("-"),
+    "cosh": _halves("+"),
+    "log2": _logarithm(2),
+    "log10": _logarithm(10),
+    "erfc": lambda b, x: elementwise(b, lambda v: Apply("-", (Num(1), Apply("erf", (number(v),)))), x),
+    "fmod": lambda b, x, y: elementwise(b, _left_over, x, y),
+    "hypot": lambda b, x, y: elementwise(b, _length, x, y),
+}

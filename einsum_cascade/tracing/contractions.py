@@ -17,7 +17,7 @@ def contracted(b: Builder, operands: Sequence[Value], subscripts: Sequence[str],
     sizes: dict[str, int] = {}
     for x, letters in zip(solid, subscripts, strict=True):
         for letter, n in zip(letters, x.sizes, strict=True):
-            sizes[letter] = max(n, sizes.get(letter, 1))
+            sizes[letter] = n if sizes.get(letter, 1) == 1 else sizes[letter]
     for x, letters in zip(solid, subscripts, strict=True):
         for letter, axis, n in zip(letters, x.axes, x.sizes, strict=True):
             if n == sizes[letter]:

@@ -7,7 +7,7 @@ import linecache
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import CascadeError
@@ -15,7 +15,9 @@ from ..errors import CascadeError
 SOURCE = "source"
 
 
-def exported_by(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
+def exported_by(
+    fn: Callable[..., Any], example_inputs: Sequence[Any], named_inputs: Mapping[str, Any]
+) -> Any:
     """Return the graph that torch exports of a function, each operation marked with its line where that can be.
 
     Raises:
@@ -44,9 +46,9 @@ def exported_by(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
             super().__init__()
             self.inner, self.around = fn, around
 
-        def forward(self, *args: Any) -> Any:
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
             with self.around():
-                return self.inner(*args)
+                return self.inner(*args, **kwargs)
 
     forward = Wrapped.forward.__code__
     found: CascadeError | None = None
@@ -56,7 +58,9 @@ def exported_by(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
             with _unwinding(), torch.no_grad(), marks.preserve_node_meta(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch speaks of its own use of itself, and of speed
                 exported = _opened(
-                    torch.export.export(Wrapped(around).eval(), tuple(example_inputs), strict=False)
+                    torch.export.export(
+                        Wrapped(around).eval(), tuple(example_inputs), dict(named_inputs), strict=False
+                    )
                 )
             if not _is_transformed(exported):
                 return exported
@@ -72,7 +76,8 @@ def exported_by(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any:
             if not any("/torch/" in f.filename for f in traceback.extract_tb(error.__traceback__)[-1:]):
                 raise
             found = found or CascadeError(f"{line_of(*last)}torch cannot trace this function: {error}")
-    derived = None if isinstance(fn, torch.nn.Module) else _by_operations(fn, example_inputs)
+    plain = not isinstance(fn, torch.nn.Module) and not named_inputs
+    derived = _by_operations(fn, example_inputs) if plain else None
     if derived is None:
         raise found or CascadeError("torch cannot trace derivatives inside this function") from None
     return derived

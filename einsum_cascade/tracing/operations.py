@@ -7,7 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
-from .activations import added, blended, elu, gated, gelu, leaky, log_sigmoid, mish, softplus
+from .activations import (
+    FORMULAS,
+    added,
+    blended,
+    elu,
+    gated,
+    gelu,
+    leaky,
+    log_sigmoid,
+    mish,
+    softplus,
+)
 from .contractions import added_product, einsum, linear, matmul, outer, tensordot
 from .flexible import read_by_index
 from .logic import LOGIC
@@ -44,14 +55,25 @@ from .pieces import (
     unbound,
 )
 from .reductions import log_softmax, logsumexp, reduced, softmax
-from .rounding import converted, divided, is_nan, rounded, sign, towards_zero, without_nan
-from .scatters import added_at, placed
+from .rounding import (
+    converted,
+    divided,
+    is_nan,
+    quantised,
+    quantised_by_channel,
+    rounded,
+    sign,
+    towards_zero,
+    without_nan,
+)
+from .scatters import added_at, copied_at, placed, reduced_at
 from .sequences import SEQUENCES
 from .shapes import (
     arange,
     aranged,
     axis_of,
     diagonal,
+    diagonal_of,
     expanded,
     filled,
     filled_like,
@@ -214,6 +236,8 @@ OPERATIONS: dict[str, Handler] = {
     "remainder": _map("%"),
     "sign": lambda b, x: elementwise(b, sign, x),
     "round": rounded,
+    "fake_quantize_per_tensor_affine": quantised,
+    "fake_quantize_per_channel_affine": quantised_by_channel,
     "ceil": _formula(lambda v: Apply("neg", (Apply("floor", (Apply("neg", (v,)),)),))),
     "isnan": lambda b, x: elementwise(b, is_nan, x),
     "nan_to_num": without_nan,
@@ -237,7 +261,7 @@ OPERATIONS: dict[str, Handler] = {
     "hardtanh": lambda b, x, low=-1, high=1: _clamp(b, x, low, high),
     "exp2": _formula(lambda v: Apply("exp", (Apply("*", (v, Num(math.log(2)))),))),
     "expm1": _formula(lambda v: Apply("-", (Apply("exp", (v,)), Num(1)))),
-    "log2": _formula(lambda v: Apply("/", (Apply("log", (v,)), Num(math.log(2))))),
+    "diagonal": diagonal_of,
     "log1p": _formula(lambda v: Apply("log", (Apply("+", (Num(1), v)),))),
     "silu": _formula(lambda v: Apply("*", (v, Apply("sigmoid", (v,))))),
     "clamp": _clamp,
@@ -364,6 +388,9 @@ OPERATIONS: dict[str, Handler] = {
     "scatter": placed,
     "scatter_add": added_at,
     "index_add": added_at,
+    "scatter_reduce": reduced_at,
+    "index_copy": copied_at,
+    "index_fill": copied_at,
     "embedding": lambda b, table, places, *_, **__: indexed(b, table, [places]),
     "slice": sliced,
     "select": selected,
@@ -382,6 +409,7 @@ OPERATIONS: dict[str, Handler] = {
 }
 OPERATIONS |= SEQUENCES
 OPERATIONS |= LOGIC
+OPERATIONS |= FORMULAS
 OPERATIONS |= {
     n: _map(n)
     for n in ("exp", "log", "sqrt", "abs", "tanh", "sigmoid", "relu", "neg", "erf", "sin", "cos", "floor")

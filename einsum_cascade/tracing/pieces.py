@@ -13,7 +13,8 @@ from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, 
 
 
 def joined(b: Builder, pieces: Sequence[Value], dim: int = 0) -> Value:
-    """Return pieces one behind the other along a dimension."""
+    """Return pieces one behind the other along a dimension; those without elements, as of an empty cache, are none."""
+    pieces = [p for p in pieces if 0 not in p.sizes] or pieces
     first = pieces[0]
     place = axis_of(first, dim)
     axes, sizes = list(first.axes), list(first.sizes)
@@ -157,15 +158,15 @@ def indexed(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
         raise UntraceableError("index tensors with other dimensions between them")
     if any(is_truth(i.element(tuple(Num(0) for _ in i.sizes))) for i in given):
         raise UntraceableError("an index by truth values: the shape of the result depends on the data")
-    given = [_as_index(b, index) for index in given]
-    axes, sizes = _broadcast(b, given)
+    given = [as_index(b, index) for index in given]
+    axes, sizes = broadcast(b, given)
     first, width = places[0], len(sizes)
     after = first + len(places)
 
     def element(at: tuple[Expr, ...]) -> Expr:
         own = at[first : first + width]
         found = tuple(
-            _inside(b, _read(i, own), x.sizes[place], i) for place, i in zip(places, given, strict=True)
+            inside(b, read(i, own), x.sizes[place], i) for place, i in zip(places, given, strict=True)
         )
         return x.element((*at[:first], *found, *at[first + width :]))
 
@@ -174,7 +175,7 @@ def indexed(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
     )
 
 
-def _as_index(b: Builder, index: Value) -> Value:
+def as_index(b: Builder, index: Value) -> Value:
     """Return an index as the language takes one: what is more than sums and remainders is a tensor of its own."""
     shown = index.element(tuple(Var(f"c{i}") for i in range(len(index.sizes))))
     plain = all(
@@ -183,7 +184,7 @@ def _as_index(b: Builder, index: Value) -> Value:
     return index if plain else b.solid(index, "I")
 
 
-def _broadcast(b: Builder, values: Sequence[Value]) -> tuple[list[Axis | None], list[int]]:
+def broadcast(b: Builder, values: Sequence[Value]) -> tuple[list[Axis | None], list[int]]:
     """Return the axes and sizes of values aligned from the right."""
     width = max(len(v.sizes) for v in values)
     axes: list[Axis | None] = [None] * width
@@ -198,12 +199,13 @@ def _broadcast(b: Builder, values: Sequence[Value]) -> tuple[list[Axis | None], 
     return axes, sizes
 
 
-def _read(value: Value, at: tuple[Expr, ...]) -> Expr:
+def read(value: Value, at: tuple[Expr, ...]) -> Expr:
+    """Return the element of a value at the last of some indices, dimensions of one element repeated."""
     own = at[len(at) - len(value.sizes) :]
     return value.element(tuple(Num(0) if n == 1 else v for n, v in zip(value.sizes, own, strict=True)))
 
 
-def _inside(b: Builder, index: Expr, size: int, value: Value) -> Expr:
+def inside(b: Builder, index: Expr, size: int, value: Value) -> Expr:
     """Return an index counted from the front: where it may be negative it counts from the end, as torch does."""
     selected = isinstance(index, Access) and index.tensor in b.places
     return index if selected or _never_negative(value) else Apply("%", (index, Num(size)))
@@ -232,7 +234,7 @@ def taken(b: Builder, x: Value, index: Value, dim: int | None = None) -> Value:
     """Return `take_along_dim`: as `gather`, dimensions of one element repeated."""
     if dim is None:
         raise UntraceableError("take_along_dim of all elements at once; name the dimension")
-    place, index = axis_of(x, dim), _as_index(b, index)
+    place, index = axis_of(x, dim), as_index(b, index)
     pairs = list(zip(x.axes, index.axes, x.sizes, index.sizes, strict=True))
     sizes = tuple(m if i == place else max(n, m) for i, (_, _, n, m) in enumerate(pairs))
     axes = tuple(
@@ -242,7 +244,7 @@ def taken(b: Builder, x: Value, index: Value, dim: int | None = None) -> Value:
     def element(at: tuple[Expr, ...]) -> Expr:
         found = index.element(tuple(Num(0) if n == 1 else v for n, v in zip(index.sizes, at, strict=True)))
         own = [Num(0) if n == 1 else v for n, v in zip(x.sizes, at, strict=True)]
-        own[place] = _inside(b, found, x.sizes[place], index)
+        own[place] = inside(b, found, x.sizes[place], index)
         return x.element(tuple(own))
 
     return Value(axes, sizes, element)
@@ -262,7 +264,7 @@ def marked(b: Builder, index: Value, count: int = -1) -> Value:
 def gathered(b: Builder, x: Value, dim: int, index: Value, **_: Any) -> Value:
     """Return a value read along one dimension at the places of an index of its shape."""
     place = axis_of(x, dim)
-    index = _as_index(b, index)
+    index = as_index(b, index)
     axes = tuple(
         i if axis == place or n != m else b.join(a, i)
         for axis, (a, i, n, m) in enumerate(zip(x.axes, index.axes, x.sizes, index.sizes, strict=True))

@@ -40,14 +40,14 @@ def softmax(b: Builder, x: Value, dim: int, *_: Any, **__: Any) -> Value:
 
 
 def _exponentials(b: Builder, x: Value, dim: int) -> tuple[Value, Value]:
-    scores = _scores(b, x)
+    scores = scores_of(b, x)
     top = reduced(b, scores, dim, "max", keepdim=True, wanted="GM")
     shifted = elementwise(b, lambda s, m: Apply("exp", (Apply("-", (s, m)),)), scores, top)
     numerator = b.solid(shifted, "SN")
     return numerator, reduced(b, numerator, dim, "sum", keepdim=True, wanted="SD")
 
 
-def _scores(b: Builder, x: Value) -> Value:
+def scores_of(b: Builder, x: Value) -> Value:
     """Return scores by name; those that are masked with -inf become points that do not exist."""
     if x.plain:
         return x
@@ -56,7 +56,7 @@ def _scores(b: Builder, x: Value) -> Value:
 
 def log_softmax(b: Builder, x: Value, dim: int, *_: Any) -> Value:
     """Return the logarithm of the stable softmax."""
-    scores = _scores(b, x)
+    scores = scores_of(b, x)
     total = _exponentials(b, scores, dim)[1]
     top = reduced(b, scores, dim, "max", keepdim=True, wanted="GM")
     log = elementwise(b, lambda d: Apply("log", (d,)), total)
@@ -65,4 +65,4 @@ def log_softmax(b: Builder, x: Value, dim: int, *_: Any) -> Value:
 
 def logsumexp(b: Builder, x: Value, dims: Any, keepdim: bool = False) -> Value:
     """Return the logarithm of a sum of exponentials."""
-    return reduced(b, _scores(b, x), dims, "logsumexp", keepdim=keepdim, wanted="L")
+    return reduced(b, scores_of(b, x), dims, "logsumexp", keepdim=keepdim, wanted="L")

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
+from .shapes import reshaped
 from .values import Builder, UntraceableError, Value, constant, elementwise, number, truth
 
 
@@ -46,6 +47,25 @@ def rounded(b: Builder, x: Value, *, decimals: int = 0) -> Value:
     if decimals:
         raise UntraceableError("rounding to decimals")
     return elementwise(b, lambda v: to_nearest(number(v)), x)
+
+
+def quantised(b: Builder, x: Value, scale: Any, zero: Any, low: int, high: int) -> Value:
+    """Return values as a whole number of steps from low to high, and back: `fake_quantize_per_tensor_affine`."""
+    steps = elementwise(
+        b, lambda v, s, z: Apply("+", (to_nearest(_quotient(v, s)), number(z))), x, scale, zero
+    )
+    kept = elementwise(b, lambda v: Apply("clamp", (v, constant(low), constant(high))), steps)
+    return elementwise(
+        b, lambda v, s, z: Apply("*", (Apply("-", (v, number(z))), number(s))), kept, scale, zero
+    )
+
+
+def quantised_by_channel(
+    b: Builder, x: Value, scale: Value, zero: Value, dim: int, low: int, high: int
+) -> Value:
+    """Return `fake_quantize_per_channel_affine`: a step and a zero for each place of a dimension."""
+    shape = [n if i == dim % len(x.sizes) else 1 for i, n in enumerate(x.sizes)]
+    return quantised(b, x, reshaped(b, scale, shape), reshaped(b, zero, shape), low, high)
 
 
 def is_nan(v: Expr) -> Expr:

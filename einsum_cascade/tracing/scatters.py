@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..expr import Access, Apply, Compare, Expr, Num, Var, variables
-from .shapes import axis_of
+from .pieces import as_index, broadcast, inside, read
+from .shapes import axis_of, expanded, reshaped
 from .values import Axis, Builder, UntraceableError, Value, applied, constant, elementwise, number, reducing
 
 Index = tuple[Expr, ...]
@@ -25,6 +28,38 @@ def added_at(b: Builder, x: Value, dim: int, index: Value, source: Value, **kwar
 
     total = _sum_at(b, x, place, source, at_row, lambda at: number(source.element(at)), "SC")
     return total if _is_nothing(x) else elementwise(b, applied("+"), x, total)
+
+
+def reduced_at(
+    b: Builder, x: Value, dim: int, index: Value, source: Value, reduce: str, *, include_self: bool = True
+) -> Value:
+    """Return a value reduced with others at the places of an index of their shape: `scatter_reduce`."""
+    place = axis_of(x, dim)
+    _check_shapes(x, index, source, place)
+    if source.sizes[place] == 1:
+        raise UntraceableError("a scatter of one row that is reduced by more than a sum")
+
+    def at_row(at: Index) -> Expr:
+        return number(index.element(at))
+
+    def over(of: Callable[[Index], Expr], op: str, wanted: str) -> Value:
+        return _sum_at(b, x, place, source, at_row, of, wanted, op)
+
+    op = {"amax": "max", "amin": "min", "mean": "sum"}.get(reduce, reduce)
+    found = over(lambda at: number(source.element(at)), op, "SC")
+    if include_self:
+        found = elementwise(b, applied({"sum": "+", "prod": "*"}.get(op, op)), x, found)
+        if reduce != "mean":
+            return found
+    hits = over(lambda at: Num(1), "sum", "HIT")
+
+    def chosen(count: Expr, value: Expr, old: Expr) -> Expr:
+        share = Apply("/", (value, count)) if reduce == "mean" else value
+        return Apply("select", (_some(count), share, number(old)))
+
+    if include_self:
+        return elementwise(b, lambda v, n: Apply("/", (v, Apply("+", (Num(1), n)))), found, hits)
+    return elementwise(b, chosen, hits, found, x)
 
 
 def placed(b: Builder, x: Value, dim: int, index: Value, source: Any, **kwargs: Any) -> Value:
@@ -51,6 +86,147 @@ def placed(b: Builder, x: Value, dim: int, index: Value, source: Any, **kwargs: 
         return Apply("select", (Compare((">",), (hit, Num(0))), number(value), number(old)))
 
     return elementwise(b, chosen, hits, new, x)
+
+
+def put_at(
+    b: Builder, x: Value, indices: Sequence[Value | None], new: Any, accumulate: bool = False
+) -> Value:
+    """Return a value that is new where index tensors name a place, one for each of some dimensions: `x[:, i] = new`.
+
+    A place that is named twice may hold either of both, as torch leaves open; it is given their sum.
+    """
+    dims = [i for i, index in enumerate(indices) if index is not None]
+    if dims != list(range(dims[0], dims[-1] + 1)):
+        raise UntraceableError("writing by index tensors with other dimensions between them")
+    rows = _rows(b, x, dims, [as_index(b, index) for index in indices if index is not None], new)
+
+    def changed(hit: Expr, value: Expr, old: Expr) -> Expr:
+        if accumulate:
+            return number(value) if old == Num(0) else Apply("+", (number(old), number(value)))
+        return Apply("select", (hit, number(value), number(old)))
+
+    if all(n == 1 for n in rows.sizes):
+
+        def element(at: Index) -> Expr:
+            spread = (*at, *(Num(0) for _ in rows.sizes))
+            value = number(rows.new(spread))
+            hit = rows.hit(spread)
+            return changed(hit, Apply("select", (hit, value, Num(0))) if accumulate else value, x.element(at))
+
+        return Value(rows.axes(b, x), x.sizes, element)
+    if accumulate or not rows.alike:
+        summed = rows.total(b, x, rows.new, "SC", range(len(x.sizes)))
+        if accumulate or _is_nothing(x):
+            return elementwise(b, lambda v, old: changed(Num(1), v, old), summed, x) if accumulate else summed
+    else:
+        nowhere = tuple(Num(0) for _ in rows.sizes)
+        summed = Value(rows.axes(b, x), x.sizes, lambda at: rows.new((*at, *nowhere)))
+    hits = reshaped(
+        b,
+        rows.total(b, x, lambda at: Num(1), "HIT", dims),
+        [n if i in dims else 1 for i, n in enumerate(x.sizes)],
+    )
+    return elementwise(b, lambda n, v, old: changed(_some(n), v, old), hits, summed, x)
+
+
+def _some(count: Expr) -> Expr:
+    return Compare((">",), (count, Num(0)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What is written to the places that index tensors name, side by side.
+
+    Attributes:
+        dims: the dimensions written to; given: their index tensors, which make rows of some sizes.
+        source: what is written, in the shape of the value with the rows in the place of these dimensions.
+        alike: whether all rows write the same.
+        wrapped: the index of a row along each of the dimensions, counted from the front.
+    """
+
+    dims: tuple[int, ...]
+    sizes: tuple[int, ...]
+    row_axes: tuple[Axis | None, ...]
+    source: Value | Expr
+    alike: bool
+    wrapped: Callable[[Index], list[Expr]]
+    rank: int
+
+    def hit(self, at: Index) -> Expr:
+        """Return whether a row, given behind the dimensions of the value, names a place."""
+        pairs = zip(self.dims, self.wrapped(at[self.rank :]), strict=True)
+        found: list[Expr] = [Compare(("==",), (number(i), at[d])) for d, i in pairs]
+        return functools.reduce(lambda p, q: Apply("and", (p, q)), found)
+
+    def new(self, at: Index) -> Expr:
+        """Return what a row writes; a number by itself is the same everywhere."""
+        if not isinstance(self.source, Value):
+            return self.source
+        return number(
+            self.source.element((*at[: self.dims[0]], *at[self.rank :], *at[self.dims[-1] + 1 : self.rank]))
+        )
+
+    def axes(self, b: Builder, x: Value) -> tuple[Axis | None, ...]:
+        """Return the axes of the value, joined with those of what is written to it."""
+        out = list(x.axes)
+        first, after = self.dims[0], self.dims[-1] + 1
+        for i in (i for i in range(self.rank) if i not in self.dims and isinstance(self.source, Value)):
+            assert isinstance(self.source, Value)
+            out[i] = b.join(
+                out[i], self.source.axes[i if i < first else i - (after - first) + len(self.sizes)]
+            )
+        return tuple(out)
+
+    def total(
+        self, b: Builder, x: Value, of: Callable[[Index], Expr], wanted: str, left: Sequence[int]
+    ) -> Value:
+        """Return the sum of something over the rows that name a place, with some dimensions of the value."""
+        axes = self.axes(b, x)
+
+        def spread(at: Index) -> Index:
+            known = dict(zip(left, at[: len(left)], strict=True))
+            return (*(known.get(i, Num(0)) for i in range(self.rank)), *at[len(left) :])
+
+        # A condition that does not name what is summed would remove the place itself, which is there and 0.
+        probe = tuple(Var(f"c{i}") for i in range(len(self.sizes)))
+        moves = all({v.name for v in probe} & set(variables(i)) for i in self.wrapped(probe))
+
+        def value(at: Index) -> Expr:
+            here = of(spread(at))
+            return here if moves else Apply("select", (self.hit(spread(at)), here, Num(0)))
+
+        return b.define(
+            wanted,
+            [*(axes[i] for i in left), *self.row_axes],
+            value,
+            reductions=reducing("sum", len(left)),
+            kept=len(left),
+            sizes=[*(x.sizes[i] for i in left), *self.sizes],
+            where=(lambda at: self.hit(spread(at))) if moves else None,
+        )
+
+
+def _rows(b: Builder, x: Value, dims: Sequence[int], given: Sequence[Value], new: Any) -> _Rows:
+    axes, sizes = broadcast(b, given)
+
+    def wrapped(at: Index) -> list[Expr]:
+        return [inside(b, read(i, at), x.sizes[d], i) for d, i in zip(dims, given, strict=True)]
+
+    source: Value | Expr = new if isinstance(new, Value) else constant(new)
+    if isinstance(source, Value) and not source.sizes:
+        source = number(source.element(()))
+    alike = True
+    if isinstance(source, Value):
+        behind = len(x.sizes) - dims[-1] - 1
+        of_rows = source.sizes[: len(source.sizes) - behind][-len(sizes) :]
+        alike = all(n == 1 for n in of_rows)
+        source = expanded(b, source, (*x.sizes[: dims[0]], *sizes, *x.sizes[dims[-1] + 1 :]))
+    return _Rows(tuple(dims), tuple(sizes), tuple(axes), source, alike, wrapped, len(x.sizes))
+
+
+def copied_at(b: Builder, x: Value, dim: int, index: Value, source: Any) -> Value:
+    """Return a value of which some places of a dimension are new: `index_copy`, `index_fill`."""
+    return put_at(b, x, [*(None,) * axis_of(x, dim), index], source)
 
 
 def _is_nothing(x: Value) -> bool:
@@ -84,8 +260,9 @@ def _sum_at(
     at_row: Callable[[Index], Expr],
     of_row: Callable[[Index], Expr],
     wanted: str,
+    op: str = "sum",
 ) -> Value:
-    """Return, in the shape of a value, the sum of the rows whose index names the place.
+    """Return, in the shape of a value, the sum of the rows whose index names the place; or another reduction.
 
     Args:
         rows: has the dimensions of the rows; at_row: the index of a row; of_row: what is summed.
@@ -109,7 +286,7 @@ def _sum_at(
         wanted,
         [*axes, row],
         lambda at: of_row(inner(at)) if moves else Apply("select", (hit(at), of_row(inner(at)), Num(0))),
-        reductions=reducing("sum", rank),
+        reductions=reducing(op, rank),
         kept=rank,
         sizes=[*x.sizes, rows.sizes[place]],
         where=hit if moves else None,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Compare, Expr, Num, variables
 from .convolutions import convolution
+from .norms import mean
+from .pieces import padded
 from .reductions import reduced
-from .shapes import axis_of, sliced
+from .shapes import axis_of, reshaped, selected, sliced, unsqueezed
 from .values import Axis, Builder, UntraceableError, Value, applied, elementwise, number, reducing
 
 Handler = Callable[..., Any]
@@ -70,6 +73,65 @@ def largest(
     return Value(tuple(made), sizes, element), index
 
 
+def in_order(
+    b: Builder, x: Value, dim: int = -1, descending: bool = False, *, stable: bool | None = None
+) -> tuple[Value, Value]:
+    """Return all elements along a dimension in order and their places; of equal ones the first comes first."""
+    return largest(b, x, x.sizes[axis_of(x, dim)], dim, largest=descending)
+
+
+def places_in_order(
+    b: Builder, x: Value, dim: int = -1, descending: bool = False, *, stable: bool | None = None
+) -> Value:
+    """Return the places of all elements along a dimension in order."""
+    return in_order(b, x, dim, descending)[1]
+
+
+def in_the_middle(
+    b: Builder, x: Value, k: int | None = None, dim: int = -1, keepdim: bool = False
+) -> tuple[Value, Value]:
+    """Return the k-th smallest elements along a dimension and their places; without k the lower median."""
+    place = axis_of(x, dim)
+    at = (x.sizes[place] - 1) // 2 if k is None else k - 1
+    found = [selected(b, v, place, at) for v in in_order(b, x, dim)]
+    values, places = (unsqueezed(b, v, place) if keepdim else v for v in found)
+    return values, places
+
+
+def _median(b: Builder, x: Value, dim: int | None = None, keepdim: bool = False) -> Any:
+    if dim is None:
+        flat = reshaped(b, x, [math.prod(x.sizes)])
+        return in_the_middle(b, flat)[0]
+    return in_the_middle(b, x, None, dim, keepdim)
+
+
+def averages(count: int) -> Handler:
+    """Return a handler of `avg_pool1d` (count 1), `avg_pool2d` (2): the mean of each window, borders of 0 counted."""
+
+    def averaged(
+        b: Builder,
+        x: Value,
+        size: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        ceil: bool = False,
+        with_border: bool = True,
+        divisor: int | None = None,
+    ) -> Value:
+        widths, steps, borders = (
+            list(v) * count if len(v) == 1 else list(v) for v in (size, stride or size, padding)
+        )
+        if ceil or divisor or (not with_border and any(borders)):
+            raise UntraceableError("averages of windows of different sizes")
+        x = padded(b, x, [w for border in reversed(borders) for w in (border, border)])
+        first = len(x.sizes) - count
+        for i, (width, step) in enumerate(zip(widths, steps, strict=True)):
+            x = windows(b, x, first + i, width, step)
+        return mean(b, x, list(range(len(x.sizes) - count, len(x.sizes))))
+
+    return averaged
+
+
 def place_of(sign: int) -> Handler:
     """Return a handler of `argmax` (sign 1) or `argmin` (sign -1); of equal elements the first counts."""
 
@@ -127,6 +189,12 @@ SEQUENCES: dict[str, Handler] = {
     "logcumsumexp": _running("logsumexp", "CL"),
     "diff": differences,
     "topk": largest,
+    "sort": in_order,
+    "kthvalue": in_the_middle,
+    "median": _median,
+    "avg_pool1d": averages(1),
+    "avg_pool2d": averages(2),
+    "argsort": places_in_order,
     "argmax": place_of(1),
     "argmin": place_of(-1),
     "unfold": windows,

@@ -80,6 +80,25 @@ def diagonal(b: Builder, rows: int, columns: int | None = None, **_: Any) -> Val
     return Value((None, None), sizes, lambda at: Compare(("==",), (at[0], at[1])))
 
 
+def diagonal_of(b: Builder, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    """Return the elements of which two places are the same, or one so many behind the other, along a last dimension."""
+    rows, columns = axis_of(x, dim1), axis_of(x, dim2)
+    down, right = max(-offset, 0), max(offset, 0)
+    size = min(x.sizes[rows] - down, x.sizes[columns] - right)
+    if size < 1:
+        raise UntraceableError("a diagonal without elements")
+    rest = [i for i in range(len(x.sizes)) if i not in (rows, columns)]
+
+    def element(at: tuple[Expr, ...]) -> Expr:
+        own = dict(zip(rest, at[:-1], strict=True))
+        for i, shift in ((rows, down), (columns, right)):
+            own[i] = Apply("+", (at[-1], Num(shift))) if shift else at[-1]
+        return x.element(tuple(own[i] for i in range(len(x.sizes))))
+
+    axes, sizes = [x.axes[i] for i in rest], [x.sizes[i] for i in rest]
+    return Value((*axes, Axis(size)), (*sizes, size), element, plain=x.plain)
+
+
 def moved(b: Builder, x: Value, source: Any, target: Any) -> Value:
     """Return a value with some dimensions at other places."""
     sources, targets = ([d] if isinstance(d, int) else d for d in (source, target))
@@ -230,7 +249,8 @@ def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
         elif len(old) == 1 and new:
             parts = _parts(builder, mine[0], [sizes[j] for j in new])
             axes += parts
-            index.append(lambda at, j=first, p=tuple(parts): [_offset(at[j : j + len(p)], p)])  # type: ignore[misc]
+            inner = tuple(_count(p, sizes[j]) for p, j in zip(parts, new, strict=True))
+            index.append(lambda at, j=first, n=inner: [_offset(at[j : j + len(n)], n)])  # type: ignore[misc]
         else:
             if not new:  # an axis of one element that is dropped
                 index.append(lambda at: [Num(0)])
@@ -317,10 +337,15 @@ def _found(first: int, old: Sequence[int], new: Sequence[int], at: Sequence[Expr
     return out
 
 
-def _offset(at: Sequence[Expr], parts: Sequence[Axis | None]) -> Expr:
+def _count(axis: Axis | None, size: int) -> Expr:
+    """Return the size of an axis by its name, or as a number where nothing ties it down yet."""
+    return Num(size) if axis is None else size_expression(axis)
+
+
+def _offset(at: Sequence[Expr], counts: Sequence[Expr]) -> Expr:
     out = at[0]
-    for index, part in zip(at[1:], parts[1:], strict=True):
-        out = Apply("+", (Apply("*", (out, size_expression(part))), index))
+    for index, n in zip(at[1:], counts[1:], strict=True):
+        out = Apply("+", (Apply("*", (out, n)), index))
     return out
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,20 +12,26 @@ from ..declarations import Signature, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError, ModelError
 from ..expr import Access, Expr, Num, Size, accesses, walk
+from .complexes import OF_REAL, Complex, applied_to_complex, is_complex
+from .cuts import Cut, applied_to_pieces, cut, in_one_piece, is_cut_again
+from .decomposed import decomposed
 from .export import SOURCE, exported_by, line_of
 from .flexible import flexible_attention
 from .holes import filled
+from .inputs import Given, given_to, tensor_names
 from .names import Names
 from .operations import OPERATIONS
 from .rounding import converted
-from .values import Axis, Builder, UntraceableError, Value, constant, number, rename
+from .values import Builder, UntraceableError, Value, number, rename
 
 _FLEXIBLE = "flex_attention"
 # Arguments that say where and how numbers are kept, not which they are.
 _STORAGE = ("dtype", "device", "pin_memory", "layout", "memory_format")
 
 
-def from_torch(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False) -> Cascade:
+def from_torch(
+    fn: Callable[..., Any], *example_inputs: Any, roll: bool = False, **named_inputs: Any
+) -> Cascade:
     """Return the cascade that a PyTorch function computes.
 
     Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
@@ -37,9 +43,11 @@ def from_torch(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False)
 
     Args:
         fn: a function of tensors (or a module) that gives a tensor or several.
-        example_inputs: tensors of the shapes to trace with; other arguments are constants.
+        example_inputs: tensors of the shapes to trace with, also in tuples, lists and dictionaries (a cache of keys and
+            values); other arguments are constants. A complex tensor is two inputs, `X_re` and `X_im`.
         roll: write a loop over a dimension as an `iterate` block, not as the steps of the example. The example has
             three steps at the least; the function is run at another length to see that the loop holds for it too.
+        named_inputs: the same as `example_inputs`, by the names of parameters; not with `roll`.
 
     Raises:
         CascadeError: an operation that the language cannot say, with the line of the source that uses it; no loop
@@ -49,12 +57,14 @@ def from_torch(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False)
     if roll:
         from .loops import rolled_from
 
+        if named_inputs:
+            raise CascadeError("from_torch(..., roll=True) takes its examples by position")
         return rolled_from(fn, example_inputs, *traced(fn, *example_inputs, apart=True))
-    return traced(fn, *example_inputs)[0]
+    return traced(fn, *example_inputs, **named_inputs)[0]
 
 
 def traced(
-    fn: Callable[..., Any], *example_inputs: Any, apart: bool = False
+    fn: Callable[..., Any], *example_inputs: Any, apart: bool = False, **named_inputs: Any
 ) -> tuple[Cascade, dict[str, int]]:
     """Return the cascade of a PyTorch function, and the sizes that its ranks have in the example.
 
@@ -64,87 +74,32 @@ def traced(
         apart: give every operation an Einsum of its own, as it is called.
     """
     try:
-        import torch
+        import torch  # noqa: F401 (only whether it is there)
     except ImportError:
         raise ModelError("from_torch needs PyTorch: pip install torch") from None
-    if not any(isinstance(x, torch.Tensor) for x in example_inputs):
+    if not any(tensor_names(fn, example_inputs, named_inputs)):
         raise CascadeError("from_torch needs example tensors: from_torch(fn, q, k, v)")
-    exported = exported_by(fn, example_inputs)
+    exported = exported_by(fn, example_inputs, named_inputs)
     builder = Builder(apart=apart)
-    inputs = _inputs(builder, exported, fn, example_inputs)
-    outputs = _walk(builder, exported, inputs)
+    inputs, values = given_to(builder, exported, fn, example_inputs, named_inputs)
+    outputs = _walk(builder, exported, values)
     name = getattr(fn, "__name__", type(fn).__name__)
     return _assembled(builder, name if name.isidentifier() else "traced", inputs, outputs)
 
 
-def _inputs(
-    builder: Builder, exported: Any, fn: Callable[..., Any], example_inputs: Sequence[Any]
-) -> dict[str, tuple[str, Value, tuple[Axis, ...]]]:
-    """Return name, value and axes of each input by the name of its placeholder."""
-    signature = exported.graph_signature
-    names = _parameter_names(fn, len(example_inputs))
-    tensors = [n for n, x in zip(names, example_inputs, strict=True) if hasattr(x, "shape")]
-    inner = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    inner |= signature.inputs_to_lifted_tensor_constants
-    found = {}
-    for node in exported.graph.nodes:
-        if (
-            node.op != "placeholder"
-            or not hasattr(node.meta.get("val"), "shape")
-            or _is_number(exported, node)
-        ):
-            continue
-        wanted = inner[node.name].removeprefix("inner.") if node.name in inner else tensors.pop(0)
-        name = builder.name(_tensor_name(wanted))
-        value, axes = builder.given(name, [int(n) for n in node.meta["val"].shape])
-        found[node.name] = (name, converted(builder, value, "truth") if _is_truth(node) else value, axes)
-    return found
-
-
-def _is_number(exported: Any, node: Any) -> bool:
-    """Tell whether a placeholder is a number that the function wraps in a tensor: `torch.tensor(3.0)`."""
-    lifted = exported.graph_signature.inputs_to_lifted_tensor_constants
-    return node.name in lifted and not node.meta["val"].shape
-
-
-def _number_of(exported: Any, node: Any) -> Value | None:
-    if not hasattr(node.meta.get("val"), "shape"):
-        return None
-    held = exported.constants[exported.graph_signature.inputs_to_lifted_tensor_constants[node.name]]
-    return Value((), (), lambda at: constant(held.item()))
-
-
-def _parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
-    try:
-        shown = inspect.signature(getattr(fn, "forward", fn)).parameters.values()
-    except (TypeError, ValueError):
-        return [f"x{i}" for i in range(count)]
-    names = [p.name for p in shown if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return (names + [f"x{i}" for i in range(len(names), count)])[:count]
-
-
-def _tensor_name(name: str) -> str:
-    """Return a name in capitals: `wq` -> WQ, `query` -> Query."""
-    clean = "".join(c if c.isalnum() else "_" for c in name).strip("_") or "X"
-    clean = clean if clean[0].isalpha() and clean[0].isascii() else f"X{clean}"
-    return clean.upper() if len(clean) <= 3 else clean[0].upper() + clean[1:]
-
-
-def _walk(
-    builder: Builder, exported: Any, inputs: dict[str, tuple[str, Value, tuple[Axis, ...]]]
-) -> list[Value]:
-    values: dict[Any, Any] = {}
-    for node in exported.graph.nodes:
-        if node.op == "placeholder":
-            values[node] = inputs[node.name][1] if node.name in inputs else _number_of(exported, node)
+def _walk(builder: Builder, exported: Any, values: dict[Any, Any]) -> list[Value]:
     # Inputs and buffers that were written in place stand among the results too.
     specs = exported.graph_signature.output_specs
     user = [i for i, s in enumerate(specs) if s.kind.name == "USER_OUTPUT"]
     found = _run(builder, exported.graph_module, values, user)
     # Attention that is not asked for its weights gives None in their place.
-    tensors = [x for x in found if x is not None]
+    tensors = [x for x in in_one_piece(builder, found) if x is not None]
+    if any(isinstance(x, Complex) for x in tensors):
+        raise CascadeError("a cascade gives real numbers: let the function return torch.view_as_real(z)")
     if not tensors or not all(isinstance(x, Value) for x in tensors):
         raise CascadeError("a traced function gives tensors, nothing else")
+    if any(0 in x.sizes for x in tensors):
+        raise CascadeError("a result of the traced function has no elements; a rank has at least one")
     return tensors
 
 
@@ -190,7 +145,7 @@ def _inner(builder: Builder, module: Any, given: Sequence[Any]) -> Any:
 
 
 def _name(node: Any) -> str:
-    return str(getattr(node.target, "__name__", node.target)).split(".")[0]
+    return _operation(node.target)
 
 
 def _given(values: dict[Any, Any], argument: Any) -> Any:
@@ -213,14 +168,21 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
         return item
     if name == "rsub" or name not in OPERATIONS:
         kwargs.pop("other", None)
-    if name not in OPERATIONS:
-        raise CascadeError(f"{_place(node)}the language cannot say '{name}'", hint=_hint(name))
+    special = name in OF_REAL or any(map(is_complex, (*args, *kwargs.values())))
+    if name not in OPERATIONS and not special:
+        return _said_by_others(builder, node, values)
     try:
-        out = OPERATIONS[name](builder, *_converted(builder, node, args), **kwargs)
+        out = _applied(builder, node, name, _converted(builder, node, args), kwargs)
     except UntraceableError as reason:
+        with contextlib.suppress(CascadeError):
+            found = _by_others(builder, node, values)
+            if found is not None:
+                return found
         raise CascadeError(f"{_place(node)}the language cannot say this: {reason}") from None
     except TypeError:
         raise CascadeError(f"{_place(node)}the language cannot say '{name}' with these arguments") from None
+    if isinstance(out, (Complex, Cut)) and len(node.users) > 1:
+        return out.solid(builder)
     if not isinstance(out, Value):
         return out
     # A condition that several read stays one, so that a mask removes points wherever it is used.
@@ -234,6 +196,59 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
 def _reads(value: Value) -> bool:
     """Tell whether a value depends on a tensor."""
     return bool(accesses(value.element(tuple(Num(0) for _ in value.sizes))))
+
+
+def _by_others(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
+    """Return what an operation gives that torch says by others, or None where it does not, or not by what is said.
+
+    Raises:
+        CascadeError: torch makes it of another one that is not said.
+    """
+    found = decomposed(node, OPERATIONS, _operation)
+    if found is None:
+        return None
+    module, given = found[0], [_given(values, n) for n in found[1]]
+    places = [n for n in module.graph.nodes if n.op == "placeholder"]
+    results = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    several = isinstance(results, (list, tuple))
+    asked = range(len(results) if several else 1)
+    out = _run(builder, module, dict(zip(places, given, strict=True)), asked)
+    return out if several else out[0]
+
+
+def _said_by_others(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
+    """Return what an operation gives for which there is no row in the table."""
+    name = _name(node)
+    refusal = CascadeError(f"{_place(node)}the language cannot say '{name}'", hint=_hint(name))
+    try:
+        found = _by_others(builder, node, values)
+    except CascadeError as error:
+        if name in _INSTEAD or f"'{name}'" in error.message:
+            raise refusal from None
+        raise CascadeError(
+            f"{refusal.message}: {error.message.rpartition('  ')[2]}", hint=error.hint
+        ) from None
+    if found is None:
+        raise refusal
+    return found
+
+
+def _operation(target: Any) -> str:
+    return str(getattr(target, "__name__", target)).split(".")[0]
+
+
+def _applied(builder: Builder, node: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Return what an operation gives for its arguments."""
+    handler = OPERATIONS.get(name)
+    if name in OF_REAL or any(map(is_complex, (*args, *kwargs.values()))):
+        return applied_to_complex(builder, name, handler, args, kwargs)
+    assert handler is not None
+    if any(isinstance(a, Cut) for a in args):
+        return applied_to_pieces(builder, name, handler, args, kwargs)
+    args, kwargs = in_one_piece(builder, args), {k: in_one_piece(builder, v) for k, v in kwargs.items()}
+    if name in ("cat", "concat") and is_cut_again(node):
+        return cut(*args, **kwargs)
+    return handler(builder, *args, **kwargs)
 
 
 def _converted(builder: Builder, node: Any, args: list[Any]) -> list[Any]:
@@ -257,19 +272,27 @@ def _is_truth(node: Any) -> bool:
 
 
 def _kind(dtype: Any) -> str:
-    """Return the kind of numbers of a type: "truth", "whole" or "real"."""
-    if dtype.is_floating_point:
+    """Return the kind of numbers of a type: "truth", "whole" or "real", of which complex ones have two."""
+    if dtype.is_floating_point or dtype.is_complex:
         return "real"
     return "truth" if str(dtype) == "torch.bool" else "whole"
 
 
 # What can be said in the place of operations that people look for.
+_RANDOM = "it is random, and a cascade gives one result: take what is drawn as an input"
 _INSTEAD = {
-    "sort": "topk(x, k) gives the largest in order, argmax(x, dim) the first place of the largest",
-    "argsort": "topk(x, k) gives the places of the largest in order",
+    **dict.fromkeys(
+        ("rand", "rand_like", "randn", "randn_like", "bernoulli", "exponential", "multinomial"), _RANDOM
+    ),
+    "fft_rfft": "a long convolution is said by conv1d, or by a table of lags: sum(j) K[i - j] * X[j]",
+    "fft_fft": "a transform is a sum of products with cos and sin: matmul with a table of them",
+    "linalg_solve_triangular": "a triangular system is solved row by row: a loop over the rows, or iterate t { ... }",
+    "linalg_solve": "a system is solved row by row, or approached by products (Newton's iteration)",
+    "matrix_exp": "a series: a loop of products; of a diagonal or a single number exp(x)",
+    "argwhere": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
+    "masked_scatter": "how much is read depends on the data; torch.where(c, x, y) keeps the shape",
+    "linalg_inv": "an inverse is approached by products, or rows are eliminated in a loop",
     "conv_transpose1d": "conv1d is said; its transpose is a sum with a condition: sum(t) where t*s + k == i",
-    "im2col": "x.unfold(dim, size, step) is said, once for each dimension",
-    "scatter_reduce": "a scatter is a sum with a condition: O[n] = A[i] :: sum(i) where J[i] == n",
     "nonzero": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
     "masked_select": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
     "lstm": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",
@@ -290,7 +313,7 @@ def _place(node: Any) -> str:
 def _assembled(
     builder: Builder,
     name: str,
-    inputs: dict[str, tuple[str, Value, tuple[Axis, ...]]],
+    inputs: Sequence[Given],
     outputs: Sequence[Value],
 ) -> tuple[Cascade, dict[str, int]]:
     asked: list[str] = []
@@ -305,20 +328,20 @@ def _assembled(
         asked.append(_read_of(whole))
     _shorten(builder, asked)
     builder.einsums = filled(builder.einsums, asked)
-    axes = [a for _, _, own in inputs.values() for a in own] + list(builder.axis_of.values())
-    ranks = Names(builder, axes, [own for _, _, own in inputs.values()])
+    axes = [a for i in inputs for a in i.axes] + list(builder.axis_of.values())
+    ranks = Names(builder, axes, [i.axes for i in inputs])
     einsums = tuple(_renamed(builder, e, ranks) for e in builder.einsums)
     targets = {e.name: e.target.indices for e in einsums}
     used = {rank_of(v) for e in einsums for v in (*e.variables, *e.output_variables)}
     used |= {
         n.name for e in einsums for n in (*walk(e.value), *walk(e.where or Num(0))) if isinstance(n, Size)
     }
-    used |= {ranks.name(a) for _, _, own in inputs.values() for a in own}
+    used |= {ranks.name(a) for i in inputs for a in i.axes}
     cascade = Cascade(
         name=name,
         summary="Traced from PyTorch.",
         ranks=ranks.declared(used),
-        inputs=tuple(Signature(n, tuple(ranks.name(a) for a in own)) for n, _, own in inputs.values()),
+        inputs=tuple(Signature(i.name, tuple(map(ranks.name, i.axes))) for i in inputs),
         outputs=tuple(
             Signature(t, tuple(rank_of(getattr(i, "name", "")) for i in targets[t])) for t in asked
         ),

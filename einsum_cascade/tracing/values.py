@@ -5,6 +5,7 @@ No torch here: the axes of a value are matched as operations meet them, and rank
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Axis:
         other_name_of: the same rank walked by a second variable (keys and queries of one sequence).
         parts: axes whose product it is.
         joined: the axes that were joined to this one.
+        number: of this axis alone.
     """
 
     size: int
@@ -34,6 +36,7 @@ class Axis:
     other_name_of: Axis | None = None
     parts: tuple[Axis, ...] = ()
     joined: list[Axis] = field(default_factory=list)
+    number: int = field(default_factory=itertools.count().__next__)
 
     @property
     def root(self) -> Axis:
@@ -118,13 +121,32 @@ class Builder:
             b.origin.other_name_of = a.origin
             return a
         if a.parts and b.parts:
-            for x, y in zip(a.parts, b.parts, strict=True):
-                self.join(x, y)
+            self._join_parts(a.parts, b.parts)
         elif b.parts:
             a, b = b, a
         b.same = a
         a.joined.append(b)
         return a
+
+    def _join_parts(self, mine: Sequence[Axis], theirs: Sequence[Axis]) -> None:
+        """Join the parts of two axes that are one; where one of them is a product of the other's, it is so from now on.
+
+        Parts that cut across each other stay apart: an index by either is a place along the whole.
+        """
+        left, right = list(mine), list(theirs)
+        while left and right:
+            one, other = [left.pop(0)], [right.pop(0)]
+            while (a := math.prod(x.size for x in one)) != (b := math.prod(x.size for x in other)):
+                shorter, rest = (one, left) if a < b else (other, right)
+                if not rest:
+                    return
+                shorter.append(rest.pop(0))
+            if len(one) == len(other) == 1:
+                self.join(one[0], other[0])
+            elif len(one) == 1:
+                self.join(one[0], Axis(a, parts=tuple(other)))
+            elif len(other) == 1:
+                self.join(other[0], Axis(a, parts=tuple(one)))
 
     def together(self, a: Axis, b: Axis) -> bool:
         """Tell whether two axes are walked by one Einsum."""
@@ -167,6 +189,8 @@ class Builder:
             masks: points at which the value is -inf may be left out, for a softmax follows.
             where: the condition at the variables of all axes, if points are left out.
         """
+        if 0 in sizes:
+            raise UntraceableError("a tensor without elements")
         solid = [a if a is not None else Axis(n) for a, n in zip(axes, sizes, strict=True)]
         at = tuple(self.variable(a) for a in self.separated(solid))
         kept = len(at) if kept is None else kept
@@ -266,7 +290,7 @@ def elementwise(builder: Builder, op: Callable[..., Expr], *values: Value | floa
     for v in values:
         for i, n in enumerate(v.sizes if isinstance(v, Value) else ()):
             place = rank - len(v.sizes) + i  # type: ignore[union-attr]
-            sizes[place] = max(sizes[place], n)
+            sizes[place] = n if sizes[place] == 1 else sizes[place]  # what has no elements stays without
     for v in values:
         for i, n in enumerate(v.sizes if isinstance(v, Value) else ()):
             place = rank - len(v.sizes) + i  # type: ignore[union-attr]
@@ -291,6 +315,8 @@ def constant(value: float) -> Expr:
     """Return a number of Python as an expression."""
     if isinstance(value, bool):
         return Num(int(value))
+    if math.isnan(value):
+        return Apply("-", (Num(math.inf), Num(math.inf)))
     if value < 0:
         return Apply("neg", (constant(-value),))
     return (
@@ -336,15 +362,20 @@ def size_of(axes: Sequence[Axis | None], sizes: Sequence[int]) -> Value:
 
 def size_key(axis: Axis) -> str:
     """Return how the size of an axis is written before ranks have names."""
-    return f"N{id(axis)}"
+    return f"N{axis.number}x{axis.size}"
 
 
 def rename(node: Expr, names: dict[str, str], sizes: dict[str, str]) -> Expr:
-    """Return an expression with its variables and sizes under their final names."""
+    """Return an expression with its variables and sizes under their final names.
+
+    The size of an axis that no rank has come of, as that of a border that is cut off again, is its number.
+    """
 
     def change(n: Expr) -> Expr:
         if isinstance(n, Var):
             return Var(names[n.name])
-        return Size(sizes.get(n.name, n.name)) if isinstance(n, Size) else n
+        if not isinstance(n, Size):
+            return n
+        return Size(sizes[n.name]) if n.name in sizes else Num(int(n.name.rpartition("x")[2]))
 
     return transform(node, change)

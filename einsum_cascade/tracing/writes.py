@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
+from .scatters import put_at
 from .shapes import axis_of
 from .values import Builder, UntraceableError, Value, constant, elementwise, is_truth, number, truth
 
@@ -72,13 +73,13 @@ def _written(
 
 
 def put(b: Builder, x: Value, indices: Sequence[Value | None], new: Any, accumulate: bool = False) -> Value:
-    """Return a value that is new where a mask is true: `x[mask] = new`; other places of data are a scatter."""
-    mask = indices[0] if len(indices) == 1 else None
+    """Return a value that is new where a mask is true, `x[mask] = new`, or at the places of index tensors."""
+    mask = next(index for index in indices if index is not None)
+    if not is_truth(mask.element(_zeros(mask))):
+        return put_at(b, x, indices, new, accumulate)
     single = not isinstance(new, Value) or not new.sizes or new.sizes == (1,)
-    if mask is None or accumulate or not single or not is_truth(mask.element(_zeros(mask))):
-        raise UntraceableError(
-            "writing to places that data name; O[n] = A[i] :: sum(i) where J[i] == n is a scatter"
-        )
+    if len(indices) > 1 or accumulate or not single:
+        raise UntraceableError("writing several numbers by a mask: their count depends on the data")
     if mask.sizes != x.sizes:
         raise UntraceableError("writing by a mask of fewer dimensions; give it those of what it writes to")
     value = new.element(_zeros(new)) if isinstance(new, Value) else constant(new)

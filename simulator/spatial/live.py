@@ -151,10 +151,19 @@ def _one(parts: tuple[Expr, ...]) -> tuple[Expr, ...]:
 
 
 def _digits(cascade: Cascade, variable: str, replaced: Sequence[str]) -> tuple[str, ...]:
-    """Return the variables that one stands for, outermost first: m1 and m0 for the m that replaced m1*M0 + m0."""
+    """Return the variables that one stands for, outermost first: m1 and m0 for the m that replaced m1*M0 + m0.
+
+    A part may have been put together itself: m1, m0 and n for the d that replaced (m1*M0 + m0)*N + n.
+    """
     ranks = {rank_of(v): v for v in replaced}
     known = {**{cascade.aliases.get(r, r): v for r, v in ranks.items()}, **ranks}
-    return tuple(known[p] for p in cascade.splits[rank_of(variable)])
+
+    def of(rank: str) -> tuple[str, ...]:
+        if rank in known:
+            return (known[rank],)
+        return tuple(v for part in cascade.splits[cascade.aliases.get(rank, rank)] for v in of(part))
+
+    return tuple(v for part in cascade.splits[rank_of(variable)] for v in of(part))
 
 
 def _loops(nest: Nest, variable: str, parts_of: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

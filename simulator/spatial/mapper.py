@@ -11,7 +11,7 @@ from einsum_cascade.analysis.bounds import bounds
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import variable_of
 from einsum_cascade.errors import MappingError, nearest
-from einsum_cascade.sizes import parse_sizes, stated_parts
+from einsum_cascade.sizes import parse_sizes, resolve, stated_parts
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
@@ -95,8 +95,7 @@ def find_mapping(
     if not isinstance(chip, SpatialChip):
         raise MappingError(f"find_mapping needs a spatial chip; {getattr(chip, 'name', chip)} is none")
     begin = time.perf_counter()
-    if isinstance(sizes, str):
-        sizes = parse_sizes(sizes, cascade)
+    sizes = parse_sizes(sizes, cascade) if isinstance(sizes, str) else resolve(cascade, sizes)
     tolerance = 1 + slack if objective == "latency_s" else 1.0
     found: list[_Written] = []
     evaluated = 0

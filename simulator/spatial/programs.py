@@ -128,7 +128,7 @@ def tile_of(operand: Operand, within: Mapping[str, tuple[str, ...]]) -> Tile:
         elif _single(dimension, within) is not None:
             parts += _single(dimension, within) or ()
         elif _are_digits(dimension):  # m1*M0 + m0 is never the same for two pairs
-            parts += (part for v, _ in dimension.terms for part in within[v])
+            parts += (part for v, _ in dimension.terms for part in within.get(v, ()))
         else:
             coupled.append(tuple((within.get(v, ()), stride) for v, stride in dimension.terms))
     return Tile(tuple(parts), tuple(coupled), tuple(gathered))

@@ -356,9 +356,6 @@ SAID = [
     (negative_log, [(4, 5)]),
     (rounded, [(4, 5)]),
     (one_hot, [(4,)]),
-]
-# Those that are refused: the language has no words for them, or not yet.
-REFUSED = [
     (sorted_rows, [(4, 5)]),
     (remainders, [(4, 5), (4, 5)]),
     (extremes, [(4, 5)]),
@@ -368,12 +365,15 @@ REFUSED = [
     (kronecker, [(2, 3), (3, 2)]),
     (upsampled, [(1, 2, 3, 4)]),
     (diagonal, [(4, 4)]),
-    (random_noise, [(4, 5)]),
-    (training_dropout, [(4, 5)]),
-    (boolean_index, [(4, 5)]),
     (squared_error, [(4, 5), (4, 5)]),
     (batch_norm, [(4, 5)]),
     (instance_norm, [(2, 4, 5)]),
     (max_pool, [(2, 3, 6)]),
     (threshold, [(4, 5)]),
+]
+# Those that are refused: the language has no words for them, or not yet.
+REFUSED = [
+    (random_noise, [(4, 5)]),
+    (training_dropout, [(4, 5)]),
+    (boolean_index, [(4, 5)]),
 ]

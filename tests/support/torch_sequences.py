@@ -111,6 +111,10 @@ def whole_sort(x):
     return torch.sort(x, dim=-1).values
 
 
+def spectrum(x):
+    return torch.fft.rfft(x, dim=-1).abs()
+
+
 def two_dimensional(x, w):
     return F.conv2d(x, w)
 
@@ -145,8 +149,9 @@ SAID = [
     (lerps, [(3, 4), (3, 4), (3, 4)]),
     (mishes, [(3, 4)]),
     (largest_so_far, [(4, 5)]),
+    (whole_sort, [(4, 5)]),
 ]
 REFUSED = [
-    (whole_sort, [(4, 5)]),
+    (spectrum, [(4, 6)]),
     (place_among_all, [(4, 5)]),
 ]

@@ -196,6 +196,11 @@ def put_by_index(x, i):
     return y
 
 
+def chosen_by_data(x):
+    y = x * 2
+    return y[y > 0]
+
+
 def decided_by_data(x):
     return x if x.sum() > 0 else -x
 
@@ -220,8 +225,9 @@ SAID = [
     (near_and_capped, [(2, 2, 8, 4), (2, 2, 8, 4), (2, 2, 8, 3)]),
     (sloped, [(2, 4, 8, 4), (2, 2, 8, 4), (2, 2, 8, 3)]),
     (in_documents, [(2, 2, 8, 4), (2, 2, 8, 4), (2, 2, 8, 3), (2, 8), (2, 15)]),
-]
-REFUSED = [
     (sorted_in_place, [(4, 5)]),
     (put_by_index, [(4, 5), (2,)]),
+]
+REFUSED = [
+    (chosen_by_data, [(4, 5)]),
 ]
