@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ..cascade import Cascade
-from ..declarations import Iterate, Rank, Signature, variable_of
+from ..declarations import Iterate, Rank, Signature, rank_of, variable_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, substitute, transform
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, substitute, transform, walk
 
 
 def without_unit_axes(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
@@ -59,16 +59,6 @@ def with_rank_named(cascade: Cascade, old: str, new: str) -> Cascade:
             return Size(new)
         return Var(after) if node == Var(before) else node
 
-    def changed(e: Einsum) -> Einsum:
-        target = transform(e.target, change)
-        assert isinstance(target, Access)
-        where = None if e.where is None else transform(e.where, change)
-        reductions = tuple(
-            replace(r, variables=tuple(after if v == before else v for v in r.variables))
-            for r in e.reductions
-        )
-        return replace(e, target=target, value=transform(e.value, change), reductions=reductions, where=where)
-
     def signed(s: Signature) -> Signature:
         return replace(s, ranks=tuple(new if r == old else r for r in s.ranks))
 
@@ -81,10 +71,8 @@ def with_rank_named(cascade: Cascade, old: str, new: str) -> Cascade:
         inputs=tuple(map(signed, cascade.inputs)),
         outputs=tuple(map(signed, cascade.outputs)),
         body=tuple(
-            Iterate(after if item.variable == before else item.variable, tuple(map(changed, item.einsums)))
-            if isinstance(item, Iterate)
-            else changed(item)
-            for item in cascade.body
+            replace(item, variable=after) if isinstance(item, Iterate) and item.variable == before else item
+            for item in in_every(cascade.body, lambda node: transform(node, change))
         ),
     )
 
@@ -110,21 +98,22 @@ def with_plain_names(cascade: Cascade) -> Cascade:
         known = isinstance(node, Access) and node.tensor in names
         return replace(node, tensor=names[node.tensor]) if known and isinstance(node, Access) else node
 
-    def changed(e: Einsum) -> Einsum:
-        target = change(e.target)
-        assert isinstance(target, Access)
-        where = None if e.where is None else transform(e.where, change)
-        return replace(e, target=target, value=transform(e.value, change), where=where)
-
     return replace(
         cascade,
         outputs=tuple(replace(s, tensor=names[s.tensor]) for s in cascade.outputs),
-        body=tuple(
-            replace(item, einsums=tuple(map(changed, item.einsums)))
-            if isinstance(item, Iterate)
-            else changed(item)
-            for item in cascade.body
-        ),
+        body=in_every(cascade.body, lambda node: transform(node, change)),
+    )
+
+
+def in_every(
+    body: tuple[Einsum | Iterate, ...], change: Callable[[Expr], Expr]
+) -> tuple[Einsum | Iterate, ...]:
+    """Return a body with every expression of every Einsum changed."""
+    return tuple(
+        replace(item, einsums=tuple(changed(e, change) for e in item.einsums))
+        if isinstance(item, Iterate)
+        else changed(item, change)
+        for item in body
     )
 
 
@@ -187,3 +176,58 @@ def _with_inlined(cascade: Cascade, einsum: Einsum, reader: Einsum, access: Acce
         )
     )
     return replace(cascade, body=body)
+
+
+def changed(einsum: Einsum, change: Callable[[Expr], Expr]) -> Einsum:
+    """Return an Einsum with every expression changed, reduced variables as the expressions that they become."""
+    target = change(einsum.target)
+    assert isinstance(target, Access)
+    names = {v: n.name for v in einsum.reduced if isinstance(n := change(Var(v)), Var)}
+    return replace(
+        einsum,
+        target=target,
+        value=change(einsum.value),
+        where=None if einsum.where is None else change(einsum.where),
+        reductions=tuple(
+            replace(r, variables=tuple(names.get(v, v) for v in r.variables)) for r in einsum.reductions
+        ),
+    )
+
+
+def without_copies(inside: list[Einsum], states: set[str], after: list[Einsum]) -> list[Einsum]:
+    """Return the Einsums of a block in which what only one other copies goes by the name of the copy."""
+    for copy in list(inside):
+        source = copy.value
+        if (
+            not isinstance(source, Access)
+            or copy.reductions
+            or copy.where is not None
+            or source.tensor in states
+        ):
+            continue
+        readers = [e for e in (*inside, *after) if source.tensor in e.sources]
+        made = next((e for e in inside if e.name == source.tensor), None)
+        names = [i.name for i in source.indices if isinstance(i, Var)]
+        if made is None or len(readers) > 1 or len(set(names)) < len(source.indices):
+            continue
+        if made.target.indices != source.indices:
+            continue  # another order of the same: the variables of its sums might be taken
+        at = inside.index(made)
+        inside[at] = replace(made, target=copy.target)
+        inside.remove(copy)
+    return inside
+
+
+def without_unused(cascade: Cascade) -> Cascade:
+    """Return the cascade without ranks that nothing walks and nothing is laid out by."""
+    used = {r for s in (*cascade.inputs, *cascade.outputs) for r in s.ranks}
+    for e, _ in cascade.statements:
+        used |= {rank_of(v) for v in e.variables}
+        for part in (e.target, e.value, *(() if e.where is None else (e.where,))):
+            used |= {n.name for n in walk(part) if isinstance(n, Size)}
+    kept: list[Rank] = []
+    for r in reversed(cascade.ranks):
+        if r.name in used:
+            kept.append(r)
+            used |= set() if r.size is None else {n.name for n in walk(r.size) if isinstance(n, Size)}
+    return replace(cascade, ranks=tuple(reversed(kept)))

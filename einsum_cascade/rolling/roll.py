@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..cascade import Cascade
@@ -14,7 +14,14 @@ from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, tra
 from ..sizes import resolve
 from .ends import with_last_step
 from .pattern import NoLoopError, Unifier
-from .plain import inlined, with_rank_named, without_unit_axes
+from .plain import (
+    in_every,
+    inlined,
+    with_rank_named,
+    without_copies,
+    without_unit_axes,
+    without_unused,
+)
 from .segments import Stretch, stretches
 
 # Float64 sums in the same order; the rest is room for what a constant is written as.
@@ -108,7 +115,7 @@ class _Roller:
         before = self.einsums[: self.stretch.start]
         after = [e for e in map(self._after, self.einsums[self.stretch.end :]) if e is not None]
         after += self._asked()
-        inside = _without_copies([*inside, *self.gathered], self.states_by_name(), after)
+        inside = without_copies([*inside, *self.gathered], self.states_by_name(), after)
         first = [self._first(p, patterns[p]) for p in sorted(self.states)]
         read = {t for e in (*before, *first, *inside, *after) for t in e.sources}
         asked = {s.tensor for s in self.original.outputs}
@@ -361,75 +368,15 @@ class _Roller:
         def signed(s: Signature) -> Signature:
             return replace(s, ranks=tuple(self.rank if r in gone else r for r in s.ranks))
 
-        items = tuple(
-            replace(i, einsums=tuple(_changed(e, settled) for e in i.einsums))
-            if isinstance(i, Iterate)
-            else _changed(i, settled)
-            for i in body
-        )
-        return _without_unused(
+        return without_unused(
             replace(
                 original,
                 ranks=tuple(ranks),
                 inputs=tuple(map(signed, original.inputs)),
                 outputs=tuple(map(signed, original.outputs)),
-                body=items,
+                body=in_every(body, settled),
             )
         )
-
-
-def _changed(einsum: Einsum, change: Callable[[Expr], Expr]) -> Einsum:
-    target = change(einsum.target)
-    assert isinstance(target, Access)
-    names = {v: n.name for v in einsum.reduced if isinstance(n := change(Var(v)), Var)}
-    return replace(
-        einsum,
-        target=target,
-        value=change(einsum.value),
-        where=None if einsum.where is None else change(einsum.where),
-        reductions=tuple(
-            replace(r, variables=tuple(names.get(v, v) for v in r.variables)) for r in einsum.reductions
-        ),
-    )
-
-
-def _without_copies(inside: list[Einsum], states: set[str], after: list[Einsum]) -> list[Einsum]:
-    """Return the Einsums of a block in which what only one other copies goes by the name of the copy."""
-    for copy in list(inside):
-        source = copy.value
-        if (
-            not isinstance(source, Access)
-            or copy.reductions
-            or copy.where is not None
-            or source.tensor in states
-        ):
-            continue
-        readers = [e for e in (*inside, *after) if source.tensor in e.sources]
-        made = next((e for e in inside if e.name == source.tensor), None)
-        names = [i.name for i in source.indices if isinstance(i, Var)]
-        if made is None or len(readers) > 1 or len(set(names)) < len(source.indices):
-            continue
-        if made.target.indices != source.indices:
-            continue  # another order of the same: the variables of its sums might be taken
-        at = inside.index(made)
-        inside[at] = replace(made, target=copy.target)
-        inside.remove(copy)
-    return inside
-
-
-def _without_unused(cascade: Cascade) -> Cascade:
-    """Return the cascade without ranks that nothing walks and nothing is laid out by."""
-    used = {r for s in (*cascade.inputs, *cascade.outputs) for r in s.ranks}
-    for e, _ in cascade.statements:
-        used |= {rank_of(v) for v in e.variables}
-        for part in (e.target, e.value, *(() if e.where is None else (e.where,))):
-            used |= {n.name for n in walk(part) if isinstance(n, Size)}
-    kept: list[Rank] = []
-    for r in reversed(cascade.ranks):
-        if r.name in used:
-            kept.append(r)
-            used |= set() if r.size is None else {n.name for n in walk(r.size) if isinstance(n, Size)}
-    return replace(cascade, ranks=tuple(reversed(kept)))
 
 
 def _flat(item: Einsum | Iterate) -> tuple[Einsum, ...]:
