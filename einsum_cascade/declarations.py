@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from .einsum import Einsum
@@ -43,6 +44,18 @@ class Iterate:
     variable: str
     einsums: tuple[Einsum, ...]
     at: Place | None = field(default=None, compare=False, repr=False)
+
+
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """Return a name, with the first number behind it that makes it one that is not taken.
+
+    >>> free_name("U", {"U", "U2"})
+    'U3'
+    """
+    name, n = wanted, 2
+    while name in taken:
+        name, n = f"{wanted}{n}", n + 1
+    return name
 
 
 def variable_of(rank: str) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..outputs import check_writable
 from ..terminal import Json, emit_json, guarded, note, table
+
+if TYPE_CHECKING:
+    from .chunks.chunk import Chunked
+    from .reduction import Reduction
 
 
 @guarded
@@ -25,16 +29,8 @@ def reduce(
     if out is not None:
         check_writable(out)
     found = reduce_passes(zoo.find(name), rank)
-    text = str(found.cascade)
-    if out is not None:
-        _write(out, text)
-    if json:
-        emit_json(found.as_json())
-        return
-    typer.echo(text)
-    steps = [(s.rule, s.einsum, s.why) for s in found.steps]
-    table(f"passes over {rank}: {found.before} -> {found.after}", ["rule", "Einsum", "why"], steps)
-    if found.stuck:
+    _tell(found, f"passes over {rank}: {found.before} -> {found.after}", out, json)
+    if found.stuck and not json:
         table("what stays", ["Einsum", "why"], [(s.einsum, s.why) for s in found.stuck])
 
 
@@ -68,6 +64,17 @@ def chunk(
         check_writable(out)
     names = [n for n in (part.strip() for part in positive.split(",")) if n]
     found = in_chunks(zoo.find(name), rank or None, size=size, positive=names, apart=apart)
+    _tell(found, f"{found.cascade.name} in chunks of {found.rank}", out, json)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands on an app."""
+    app.command("reduce")(reduce)
+    app.command("chunk")(chunk)
+
+
+def _tell(found: Reduction | Chunked, title: str, out: Path | None, json: bool) -> None:
+    """Write the cascade that was found where it is asked for; print it, and what was done to which Einsum."""
     text = str(found.cascade)
     if out is not None:
         _write(out, text)
@@ -75,17 +82,7 @@ def chunk(
         emit_json(found.as_json())
         return
     typer.echo(text)
-    table(
-        f"{found.cascade.name} in chunks of {found.rank}",
-        ["rule", "Einsum", "why"],
-        [(s.rule, s.einsum, s.why) for s in found.steps],
-    )
-
-
-def register(app: typer.Typer) -> None:
-    """Mount the commands on an app."""
-    app.command("reduce")(reduce)
-    app.command("chunk")(chunk)
+    table(title, ["rule", "Einsum", "why"], [(s.rule, s.einsum, s.why) for s in found.steps])
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from ..analysis.needed import with_sources
 from ..analysis.passes import passes, timeline
 from ..analysis.streams import view, walkers
 from ..cascade import Cascade
-from ..declarations import Iterate
+from ..declarations import Iterate, free_name
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Expr, Var, children, substitute, transform_bare, variables
 from .algebra import Formula, Symbols
@@ -198,10 +198,7 @@ def joined(parts: Iterable[Expr]) -> Expr | None:
 def fresh_name(cascade: Cascade, wanted: str, taken: Iterable[str] = ()) -> str:
     """Return a tensor name that nothing in the cascade has."""
     used = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants), *taken}
-    name, n = wanted, 2
-    while name in used:
-        name, n = f"{wanted}{n}", n + 1
-    return name
+    return free_name(wanted, used)
 
 
 def sum_over(einsum: Einsum, value: Expr) -> tuple[Reduction, ...]:

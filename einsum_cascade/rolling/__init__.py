@@ -1,1 +1,1 @@
-"""A loop that was traced step by step, as one iterate block: `roll`."""
+"""A loop that was traced step by step, as one iterate block: `roll.loops_of`."""

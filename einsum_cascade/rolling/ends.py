@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ..declarations import free_name
 from ..einsum import Einsum
 from ..expr import Access, Expr, Var, substitute, transform
 from .pattern import NoLoopError, advanced, alike
@@ -45,7 +46,9 @@ def with_last_step(einsums: Sequence[Einsum], stretch: Stretch) -> tuple[list[Ei
             # Written into what reads it, or nothing reads it: a last state that nobody asks for.
             if not einsum.all_reductions and einsum.where is None:
                 inlined[step[place]] = expected
-            names[step[place]] = _fresh(einsums[stretch.end - stretch.length + place].name, taken)
+            name = free_name(einsums[stretch.end - stretch.length + place].name, taken)
+            taken.add(name)
+            names[step[place]] = name
             missing += 1
     last = [
         replace(e, target=replace(e.target, tensor=names[e.name]), value=_opened(e.value, {}, names))
@@ -95,11 +98,3 @@ def _equal(einsum: Einsum, expected: Einsum) -> bool:
     except NoLoopError:
         return False
     return mine.value == expected.value and mine.where == expected.where
-
-
-def _fresh(base: str, taken: set[str]) -> str:
-    name = base
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

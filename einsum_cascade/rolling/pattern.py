@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..einsum import Einsum, Reduction
+from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, children, rebuild, substitute
+from .plain import changed
 from .segments import Stretch
 
 
@@ -168,20 +169,13 @@ def alike(einsum: Einsum, other: Einsum) -> Einsum:
     """
     if einsum.target.indices != other.target.indices or len(einsum.reduced) != len(other.reduced):
         raise NoLoopError
-    names = dict(zip(einsum.reduced, other.reduced, strict=True))
-    values: dict[str, Expr] = {a: Var(b) for a, b in names.items() if a != b}
-
-    def renamed(r: Reduction) -> Reduction:
-        return replace(r, variables=tuple(names.get(v, v) for v in r.variables))
-
-    where = None if einsum.where is None else substitute(einsum.where, values)
-    out = replace(
-        einsum,
-        value=substitute(einsum.value, values),
-        where=where,
-        reductions=tuple(map(renamed, einsum.reductions)),
-    )
-    if out.reductions != other.reductions or (where is None) != (other.where is None):
+    values: dict[str, Expr] = {
+        mine: Var(theirs)
+        for mine, theirs in zip(einsum.reduced, other.reduced, strict=True)
+        if mine != theirs
+    }
+    out = changed(einsum, lambda node: substitute(node, values))
+    if out.reductions != other.reductions or (out.where is None) != (other.where is None):
         raise NoLoopError
     return out
 

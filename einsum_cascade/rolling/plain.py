@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ..cascade import Cascade
-from ..declarations import Iterate, Rank, Signature, rank_of, variable_of
+from ..declarations import Iterate, Rank, Signature, free_name, rank_of, variable_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, substitute, transform, walk
 
@@ -83,8 +82,7 @@ def with_plain_names(cascade: Cascade) -> Cascade:
     names: dict[str, str] = {}
 
     def named(tensor: str, wanted: str) -> None:
-        numbered = itertools.chain([wanted], (f"{wanted}{i}" for i in itertools.count(2)))
-        names[tensor] = next(n for n in numbered if n not in taken)
+        names[tensor] = free_name(wanted, taken)
         taken.add(names[tensor])
 
     several = len(cascade.outputs) > 1

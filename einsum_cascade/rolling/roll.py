@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..cascade import Cascade
-from ..declarations import Iterate, Rank, Signature, rank_of, variable_of
+from ..declarations import Iterate, Rank, Signature, free_name, rank_of, variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError
 from ..evaluator import difference, evaluate, random_inputs
@@ -30,14 +31,6 @@ TOLERANCE = 1e-9
 USUAL = "T"
 
 
-def rolled(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade | None:
-    """Return an equal cascade with an iterate block in the place of steps that repeat each other, or None.
-
-    Args and meaning are those of `loops_of`, of which this is the first.
-    """
-    return next(loops_of(cascade, sizes), None)
-
-
 def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
     """Yield the equal cascades with an iterate block in the place of steps that repeat each other.
 
@@ -54,6 +47,9 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
     cascade = without_unit_axes(cascade, sizes)
     sizes = {r: n for r, n in sizes.items() if r in cascade.rank_names}
     einsums = [item for item in cascade.body if isinstance(item, Einsum)]
+    free = {r: n for r, n in sizes.items() if r in cascade.free_ranks}
+    inputs = random_inputs(cascade, resolve(cascade, free), seed=0)
+    wanted = evaluate(cascade, free, inputs)
     for stretch in stretches(einsums):
         for ends in (lambda e, s: (e, s), with_last_step):
             try:
@@ -62,16 +58,15 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
                 found = roller.cascade()
             except (NoLoopError, CascadeError):
                 continue
-            if _same(cascade, found, sizes, longer.count):
+            theirs = {r: free.get(r, longer.count) for r in found.free_ranks}
+            if _same(evaluate(found, theirs, inputs), wanted):
                 yield with_rank_named(inlined(found), roller.rank, USUAL)
 
 
-def _same(cascade: Cascade, found: Cascade, sizes: Mapping[str, int], count: int) -> bool:
-    free = {r: n for r, n in sizes.items() if r in cascade.free_ranks}
-    inputs = random_inputs(cascade, resolve(cascade, free), seed=0)
-    theirs = {r: free.get(r, count) for r in found.free_ranks}
-    left, right = evaluate(cascade, free, inputs), evaluate(found, theirs, inputs)
-    return all(left[t].shape == right[t].shape and difference(right[t], left[t]) <= TOLERANCE for t in left)
+def _same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(
+        found[t].shape == wanted[t].shape and difference(found[t], wanted[t]) <= TOLERANCE for t in wanted
+    )
 
 
 @dataclass
@@ -96,9 +91,7 @@ class _Roller:
         """See the class."""
         taken = {*self.original.rank_names, *self.original.signatures}
         taken |= {rank_of(v) for e in self.einsums for v in e.variables}
-        self.rank = next(
-            n for n in (USUAL, *(f"{USUAL}_{i}" for i in range(len(taken) + 1))) if n not in taken
-        )
+        self.rank = free_name(USUAL, taken)
         self.step = Var(variable_of(self.rank))
         self.unifier = Unifier(self.einsums, self.stretch, self.step.name, self.rank)
 
@@ -259,7 +252,7 @@ class _Roller:
     def fresh(self, wanted: str) -> str:
         """Return a tensor name that is free."""
         taken = {*self.unifier.places, *self.original.signatures, *(e.name for e in self.gathered)}
-        return next(n for n in (wanted, *(f"{wanted}{i}" for i in range(2, 999))) if n not in taken)
+        return free_name(wanted, taken)
 
     def _rows_of(self, node: Apply) -> tuple[Expr, Expr] | None:
         """Return row and what a step makes of it, of a value that takes each row from another step; or None."""

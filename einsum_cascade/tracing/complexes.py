@@ -115,7 +115,6 @@ def _paired(real: Any, imag: Any) -> Any:
 def _product(b: Builder, handler: Handler, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Complex:
     """Return a product of two, of which one may be real: no term is written that is 0."""
     nested = isinstance(args[0], str)  # einsum takes its operands in a list
-    places = [0, 1]
     operands = list(args[1] if nested else args[:2])
     if len(operands) != 2:
         raise UntraceableError("a product of complex numbers of other than two tensors")
@@ -123,10 +122,7 @@ def _product(b: Builder, handler: Handler, args: Sequence[Any], kwargs: Mapping[
     def of(x: Any, y: Any) -> Any:
         if nested:
             return handler(b, args[0], [x, y], **kwargs)
-        given = list(args)
-        for i, v in zip(places, (x, y), strict=True):
-            given[i] = v
-        return handler(b, *given, **kwargs)
+        return handler(b, x, y, *args[2:], **kwargs)
 
     left, right = operands
     if not is_complex(left):

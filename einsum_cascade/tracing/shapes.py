@@ -242,7 +242,7 @@ def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
         counts = [value.sizes[i] for i in old]
         if len(old) == 1 and len(new) == 1:
             axes.append(mine[0])
-            index.append(lambda at, j=first: [at[j]])  # type: ignore[misc]
+            index.append(functools.partial(_kept, first))
         elif new and old and (len(old) > 1 < len(new) or not _divides(mine[0], [sizes[j] for j in new])):
             axes += [Axis(sizes[j]) for j in new]
             index.append(functools.partial(_found, first, tuple(counts), tuple(sizes[j] for j in new)))
@@ -250,7 +250,7 @@ def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
             parts = _parts(builder, mine[0], [sizes[j] for j in new])
             axes += parts
             inner = tuple(_count(p, sizes[j]) for p, j in zip(parts, new, strict=True))
-            index.append(lambda at, j=first, n=inner: [_offset(at[j : j + len(n)], n)])  # type: ignore[misc]
+            index.append(functools.partial(_joined, first, inner))
         else:
             if not new:  # an axis of one element that is dropped
                 index.append(lambda at: [Num(0)])
@@ -261,7 +261,7 @@ def reshaped(builder: Builder, value: Value, sizes: Sequence[int]) -> Value:
                 continue
             solid = tuple(a if a is not None else Axis(n) for a, n in zip(mine, counts, strict=True))
             axes.append(Axis(math.prod(counts), parts=solid))
-            index.append(lambda at, j=first, p=solid: _digits(at[j], p))  # type: ignore[misc]
+            index.append(functools.partial(_taken_apart, first, solid))
 
     def element(at: tuple[Expr, ...]) -> Expr:
         return value.element(tuple(i for part in index for i in part(at)))
@@ -340,6 +340,21 @@ def _found(first: int, old: Sequence[int], new: Sequence[int], at: Sequence[Expr
 def _count(axis: Axis | None, size: int) -> Expr:
     """Return the size of an axis by its name, or as a number where nothing ties it down yet."""
     return Num(size) if axis is None else size_expression(axis)
+
+
+def _kept(first: int, at: Sequence[Expr]) -> list[Expr]:
+    """Return the index of an axis that both shapes have."""
+    return [at[first]]
+
+
+def _joined(first: int, counts: Sequence[Expr], at: Sequence[Expr]) -> list[Expr]:
+    """Return the index of an axis that the new shape cuts into some, from the first of them on."""
+    return [_offset(at[first : first + len(counts)], counts)]
+
+
+def _taken_apart(first: int, parts: Sequence[Axis], at: Sequence[Expr]) -> list[Expr]:
+    """Return the indices of axes that the new shape makes one."""
+    return _digits(at[first], parts)
 
 
 def _offset(at: Sequence[Expr], counts: Sequence[Expr]) -> Expr:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ..declarations import free_name
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, transform, variables
 
@@ -96,9 +97,7 @@ class Builder:
 
     def name(self, wanted: str) -> str:
         """Return a tensor name that nothing has, and take it."""
-        name, n = wanted, 2
-        while name in self.names:
-            name, n = f"{wanted}{n}", n + 1
+        name = free_name(wanted, self.names)
         self.names.add(name)
         return name
 

@@ -205,7 +205,10 @@ def reformer(qk, v, r):
     bucket = torch.argmax(torch.cat([turned, -turned], -1), -1)
     order = torch.argsort(n * bucket + torch.arange(n))
     q, v = (t[order].view(n // 2, 2, d) for t in (qk, v))
-    back = lambda t: torch.cat([t, torch.cat([t[-1:], t[:-1]], 0)], 1)  # noqa: E731
+
+    def back(t):
+        return torch.cat([t, torch.cat([t[-1:], t[:-1]], 0)], 1)
+
     k, v = back(F.normalize(q, dim=-1)), back(v)
     scores = torch.einsum("nid,njd->nij", q, k) * d**-0.5
     out = torch.exp(scores - torch.logsumexp(scores, -1, keepdim=True)) @ v

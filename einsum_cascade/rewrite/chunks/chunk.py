@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from ...cascade import Cascade
 from ...declarations import Iterate, Rank, rank_of
-from ...einsum import Einsum
 from ...errors import CascadeError
 from ...expr import Access, Apply, Expr, Num, transform
+from ...rolling.plain import in_every
 from ..equality import equal
 from ..reduction import Step, told_as_html
 from .block import block_of
@@ -142,13 +142,4 @@ def _with_positive(cascade: Cascade, names: Collection[str]) -> Cascade:
             return Apply("exp", (Apply("neg", (Apply("abs", (node,)),)),))
         return node
 
-    def changed(einsum: Einsum) -> Einsum:
-        return replace(einsum, value=transform(einsum.value, change))
-
-    body = tuple(
-        replace(item, einsums=tuple(map(changed, item.einsums)))
-        if isinstance(item, Iterate)
-        else changed(item)
-        for item in cascade.body
-    )
-    return replace(cascade, body=body)
+    return replace(cascade, body=in_every(cascade.body, lambda node: transform(node, change)))

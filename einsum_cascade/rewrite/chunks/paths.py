@@ -101,10 +101,10 @@ class Walker:
         coefficient = term.without(source)
         axes = frozenset(state.axes)
         carried, fed = [], []
+        then: dict[str, Expr] = {ranks.now.name: ranks.then}
         for c in inner.carried:
-            then = {ranks.now.name: ranks.then}
             weight = left.between.times(coefficient.map(lambda f: writer.at(f, ranks.then)))
-            weight = weight.times(c.weight.map(lambda f, then=then: substitute(f, then)))  # type: ignore[misc]
+            weight = weight.times(c.weight.map(lambda f: substitute(f, then)))
             keep = {ranks.chunk.name, ranks.now.name, *(axes & weight.variables)}
             summed = writer.write(
                 writer.fresh(f"{state.name}H"), weight.value, keep, where=writer.order(strict=before)

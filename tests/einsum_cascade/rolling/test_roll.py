@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from einsum_cascade import CascadeError, evaluate, from_torch, in_chunks, parse, render
-from einsum_cascade.rolling.roll import rolled
+from einsum_cascade.rolling.roll import loops_of
 from einsum_cascade.sizes import resolve
 from einsum_cascade.tracing.trace import traced
 
@@ -87,7 +87,7 @@ def test_a_loop_of_a_fixed_number_of_steps_is_refused() -> None:
         return torch.stack(out)
 
     cascade, sizes = traced(fixed, torch.randn(4, 3))
-    assert rolled(cascade, sizes) is not None
+    assert next(loops_of(cascade, sizes), None) is not None
     with pytest.raises(CascadeError, match="otherwise at other lengths"):
         from_torch(fixed, torch.randn(4, 3), roll=True)
     # Of five rows four are walked: no block says that.

@@ -18,7 +18,7 @@ from einsum_cascade import (
 from einsum_cascade.tracing.trace import traced
 
 torch = pytest.importorskip("torch")
-from torch_published import PUBLISHED, SAID  # noqa: E402
+from torch_published import PUBLISHED, SAID  # noqa: E402 (it imports torch)
 
 
 def name_of(fn) -> str:
