@@ -1,0 +1,231 @@
+"""The walk from the outputs back to the inputs, Einsum by Einsum and block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..analysis.points import conditions_of, conditions_of_access
+from ..cascade import Cascade
+from ..declarations import Iterate, Rank, free_name, rank_of, variable_of
+from ..einsum import Einsum, Reduction
+from ..errors import CascadeError
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
+from .inverse import inverse
+from .parts import Part, Total, counted, total
+from .scalar import handed_back, times
+from .tidy import replaced, unsaid
+
+
+@dataclass
+class Names:
+    """Names and ranks that a gradient adds to a cascade; local to one."""
+
+    taken: set[str]
+    ranks: list[Rank] = field(default_factory=list)
+
+    def free(self, wanted: str) -> str:
+        """Return a free name like a wanted one, which is then taken."""
+        name = free_name(wanted, self.taken)
+        self.taken.add(name)
+        return name
+
+    def second(self, rank: str, wanted: str) -> str:
+        """Return a second name for a rank."""
+        name = self.free(wanted)
+        self.ranks.append(Rank(name, Size(rank)))
+        return name
+
+
+class Backward:
+    """What comes back to every tensor, gathered while its readers are met from the last one on.
+
+    Attributes:
+        after: what is computed behind the cascade, in order.
+        beside: what is computed in the cascade's own blocks, by the block's variable and Einsums.
+        reductions: Einsums that stand behind others of the cascade: the place of a maximum, products of all others.
+    """
+
+    def __init__(self, cascade: Cascade, active: frozenset[str], stopped: frozenset[str], given: Mapping[str, str]) -> None:
+        self.cascade, self.active, self.stopped = cascade, active, stopped
+        taken = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants), *given.values()}
+        self.names = Names(taken)
+        self.after: list[Einsum | Iterate] = []
+        self.reductions: dict[str, tuple[Einsum, ...]] = {}
+        self.parts: dict[str, list[Part]] = {}
+        self.totals: dict[str, Total] = {}
+        self.carrying: dict[str, tuple[list[str], frozenset[Expr]]] = {}
+        self._own: dict[str, tuple[str, ...]] = {}
+        for s in cascade.outputs:
+            own = self.own(s.tensor)
+            self.parts[s.tensor + (" new" if s.tensor in cascade.states else "")] = [Part(own, tuple(map(Var, own)), Access(given[s.tensor], tuple(map(Var, own))))]
+
+    def own(self, tensor: str) -> tuple[str, ...]:
+        """Return the variables by which a tensor's elements are named: those of its ranks, each once."""
+        if tensor not in self._own:
+            found: list[str] = []
+            for rank in self.cascade.signatures[tensor].ranks:
+                v = variable_of(rank)
+                found.append(v if v not in found else variable_of(self.names.second(rank, f"{rank}2")))
+            self._own[tensor] = tuple(found)
+        return self._own[tensor]
+
+    def run(self, wrt: Sequence[str]) -> dict[str, str]:
+        """Return of each input the name of its gradient, as far as any comes back to it."""
+        from .recurrent import Loop
+
+        for item in reversed(self.cascade.body):
+            if isinstance(item, Iterate):
+                Loop(self, item).run()
+            elif item.name in self.cascade.states:
+                self._first(item)
+            elif item.name in self.parts and item.name in self.active - self.stopped:
+                self.hand_back(item, self.total_of(item.name).access)
+        found = {}
+        for tensor in wrt:
+            if self.parts.get(tensor):
+                made = self.total_of(tensor, must_name=True)
+                found[tensor] = made.access.tensor
+        return found
+
+    def _first(self, einsum: Einsum) -> None:
+        """Hand back from the first value of a state."""
+        parts = self.parts.get(f"{einsum.name} first")
+        if not parts or einsum.name not in self.active:
+            return
+        made = total(parts, parts[0].target, self.names.free, f"D{einsum.name}")
+        self.after += made.einsums
+        self.hand_back(einsum, made.access)
+
+    def total_of(self, tensor: str, *, must_name: bool = False) -> Total:
+        """Return the gradient of a tensor, all of whose readers have been met, and compute it."""
+        if tensor not in self.totals:
+            own = self.own(tensor)
+            made = total(
+                self.parts[tensor], own, self.names.free, f"D{tensor}", exists=self.exists(tensor), must_name=must_name
+            )
+            self.after += made.einsums
+            self.totals[tensor] = made
+            self.know(made)
+        return self.totals[tensor]
+
+    def know(self, made: Total) -> None:
+        """Remember under which conditions the elements of a gradient exist."""
+        if made.einsums:
+            self.carrying[made.access.tensor] = ([v for i in made.access.indices for v in variables(i)], made.carried)
+
+    def exists(self, tensor: str) -> frozenset[Expr]:
+        """Return the conditions under which an element of a tensor exists, by its own variables."""
+        if not self.cascade.defines(tensor) or tensor in self.cascade.states:
+            return frozenset()
+        writer = self.cascade.einsum(tensor)
+        mine = set(writer.output_variables)
+        return frozenset(c.holds for c in conditions_of(self.cascade, writer) if c.names <= mine)
+
+    def hand_back(self, einsum: Einsum, seed: Access) -> None:
+        """Add what comes back from an Einsum, by the gradient of what it defines, to what it reads."""
+        for access, value, extra in self.came_back(einsum, seed):
+            self.receive(einsum, access, value, extra)
+
+    def came_back(self, einsum: Einsum, seed: Access) -> Iterator[tuple[Access, Expr, tuple[Expr, ...]]]:
+        """Yield what comes back to each access of an Einsum, and under which conditions of a maximum."""
+        came, extra = self._through_reduction(einsum, seed)
+        value = einsum.value if einsum.all_reductions else einsum.target
+        for access, back in handed_back(einsum.value, came, value, self.active - self.stopped):
+            yield access, back, extra
+
+    def receive(self, einsum: Einsum, access: Access, back: Expr, extra: tuple[Expr, ...]) -> None:
+        """Add what comes back to one access that is read from outside of the block that makes it, if any does."""
+        indices, form = self.place(access)
+        part = self.part(einsum, access.tensor, indices, back, extra, frozenset())
+        self.parts.setdefault(access.tensor if form is None else f"{access.tensor} {form}", []).append(part)
+
+    def place(self, access: Access) -> tuple[tuple[Expr, ...], str | None]:
+        """Return the indices of an access, and of a state from behind its block which of its generations they name."""
+        state = self.cascade.signatures[access.tensor].state
+        if state is None:
+            return access.indices, None
+        index, rank = access.indices[state], self.cascade.signatures[access.tensor].ranks[state]
+        if index == Size(rank):
+            return access.indices, "last"
+        if isinstance(index, Var):
+            return access.indices, "old"
+        if isinstance(index, Apply) and index.op == "+" and index.args[1] == Num(1) and isinstance(index.args[0], Var):
+            return (*access.indices[:state], index.args[0], *access.indices[state + 1 :]), "new"
+        raise CascadeError(
+            f"{access.tensor} is a state that is read at another place than t, t + 1 or the last", at=access.at
+        )
+
+    def part(
+        self,
+        einsum: Einsum,
+        tensor: str,
+        indices: tuple[Expr, ...],
+        back: Expr,
+        extra: tuple[Expr, ...],
+        fixed: frozenset[str],
+        own: tuple[str, ...] | None = None,
+        ranks: tuple[str, ...] | None = None,
+    ) -> Part:
+        """Return what comes back by one access, gathered for the elements of what is read."""
+        ranks = ranks if ranks is not None else self.cascade.signatures[tensor].ranks
+        own = own if own is not None else self.own(tensor)
+        if len(indices) == len(ranks) and any(i == Size(r) for i, r in zip(indices, ranks, strict=True)):
+            kept = [k for k, (i, r) in enumerate(zip(indices, ranks, strict=True)) if i != Size(r)]
+            indices, own, ranks = (tuple(x[k] for k in kept) for x in (indices, own, ranks))  # type: ignore[assignment]
+        solved = inverse(self.cascade, indices, ranks, own, einsum, fixed)
+        self.names.ranks += [r for r in solved.ranks if r not in self.names.ranks]
+        self.names.taken |= {r.name for r in solved.ranks}
+        value = replaced(back, solved.values)
+        known = [c.holds for c in conditions_of(self.cascade, einsum)]
+        needed = [replaced(c, solved.values) for c in (*known, *extra)] + solved.conditions
+        carried = self.carried_by(value)
+        conditions = tuple(unsaid(needed, carried, self.cascade))
+        walked = {*variables(value), *(v for c in conditions for v in variables(c))}
+        every = [v for v in einsum.variables if v not in solved.values and v not in fixed]
+        every += [v for e in solved.values.values() for v in variables(e)]
+        over = [v for v in dict.fromkeys((*every, *walked)) if v not in solved.target and v not in fixed]
+        value = counted(value, over, walked)
+        over = [v for v in over if v in walked]
+        mine = frozenset(c for c in (*conditions, *carried) if set(variables(c)) <= {*solved.target, *fixed})
+        return Part(
+            tuple(solved.target), tuple(solved.readback), value, tuple(over), conditions, mine, solved.exact
+        )
+
+    def carried_by(self, value: Expr) -> list[Expr]:
+        """Return the conditions under which all that an expression reads exists."""
+        found: list[Expr] = []
+        for access in accesses(value):
+            if access.tensor in self.carrying:
+                names, conditions = self.carrying[access.tensor]
+                at = dict(zip(names, access.indices, strict=True))
+                found += [replaced(c, at) for c in conditions]
+            elif access.tensor in self.cascade.signatures:
+                found += [c.holds for c in conditions_of_access(self.cascade, access)]
+        return found
+
+    def _through_reduction(self, einsum: Einsum, seed: Access) -> tuple[Expr, tuple[Expr, ...]]:
+        """Return what comes to a term of a reduction, and under which conditions it does."""
+        if not einsum.all_reductions:
+            return seed, ()
+        (step,) = einsum.all_reductions
+        if step.op == "sum":
+            return seed, ()
+        if step.op == "logsumexp":
+            share = Apply("exp", (Apply("-", (einsum.value, einsum.target)),))
+            return times(seed, share), ()
+        (variable,) = step.variables
+        if step.op in ("max", "min"):
+            chosen = Access(self.names.free(f"{einsum.name}P"), einsum.target.indices)
+            value = einsum.value if step.op == "max" else Apply("neg", (einsum.value,))
+            self._beside(einsum, Einsum(chosen, value, (Reduction("argmax", (variable,)),), einsum.where))
+            return seed, (Compare(("==",), (chosen, Var(variable))),)
+        second = variable_of(self.names.second(rank_of(variable), f"{rank_of(variable)}2"))
+        others = Access(self.names.free(f"{einsum.name}P"), (*einsum.target.indices, Var(second)))
+        apart = Compare(("!=",), (Var(variable), Var(second)))
+        where = apart if einsum.where is None else Apply("and", (einsum.where, apart))
+        self._beside(einsum, Einsum(others, einsum.value, (step,), where))
+        return times(seed, Access(others.tensor, (*einsum.target.indices, Var(variable)))), ()
+
+    def _beside(self, einsum: Einsum, made: Einsum) -> None:
+        self.reductions[einsum.name] = (*self.reductions.get(einsum.name, ()), made)

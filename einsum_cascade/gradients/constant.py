@@ -1,0 +1,84 @@
+"""Tensors through which no gradient comes, for the outputs do not change with them: the maximum of a softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..cascade import Cascade
+from ..declarations import Iterate, Signature, free_name, variable_of
+from ..einsum import Einsum
+from ..errors import CascadeError
+from ..evaluator import difference, evaluate, random_inputs
+from ..expr import Access, Apply, Num, Var, walk
+from .trials import trial_sizes_of
+
+# How far a reference is moved: less and more than the scores of random inputs lie apart.
+_MOVES = (0.3, -2.0)
+# Softmax about another reference gives the same but for rounding, some 1e-15 of the largest number.
+_ALIKE = 1e-10
+_KINKS = frozenset({"max", "min"})
+
+
+def cancelling(cascade: Cascade, active: frozenset[str]) -> tuple[str, ...]:
+    """Return the active tensors that take the largest of something and that the outputs do not change with.
+
+    What is subtracted from every score of a softmax cancels; so it has no part in the gradient, although the scores
+    move it. Told by moving it, by random amounts, at random inputs.
+    """
+    found = []
+    for einsum in _references(cascade, active):
+        if _is_free(cascade, einsum):
+            found.append(einsum.name)
+    return tuple(found)
+
+
+def _references(cascade: Cascade, active: frozenset[str]) -> Iterator[Einsum]:
+    """Yield the Einsums that single out an extreme, each in turn."""
+    asked = {s.tensor for s in cascade.outputs}
+    for einsum in cascade.einsums:
+        reduces = einsum.all_reductions[:1] and einsum.all_reductions[0].op in (*_KINKS, "logsumexp")
+        chooses = any(isinstance(n, Apply) and n.op in _KINKS for n in walk(einsum.value))
+        if einsum.name in active - asked and (reduces or chooses):
+            yield einsum
+
+
+def _is_free(cascade: Cascade, einsum: Einsum) -> bool:
+    moved, name = _moved(cascade, einsum)
+    for sizes in trial_sizes_of(cascade):
+        inputs = random_inputs(cascade, sizes)
+        try:
+            before = evaluate(cascade, sizes, inputs)
+        except CascadeError:
+            continue
+        rng = np.random.default_rng(1)
+        shape = tuple(sizes[r] for r in moved.inputs[-1].ranks)
+        for much in _MOVES:
+            after = evaluate(moved, sizes, {**inputs, name: much * rng.uniform(0.5, 1.5, shape)})
+            if any(difference(after[t], before[t]) > _ALIKE for t in before):
+                return False
+        return True
+    return False
+
+
+def _moved(cascade: Cascade, einsum: Einsum) -> tuple[Cascade, str]:
+    """Return a cascade in which another input is added to what an Einsum defines, and the name of that input."""
+    signature = cascade.signatures[einsum.name]
+    name = free_name("MOVED", {*cascade.signatures, *cascade.rank_names})
+    by = Access(name, tuple(Var(variable_of(r)) for r in signature.ranks))
+    raw = Access(free_name(f"{einsum.name}R", {*cascade.signatures, name}), by.indices)
+    made: tuple[Einsum, ...]
+    if einsum.all_reductions:
+        made = (replace(einsum, target=raw), Einsum(einsum.target, Apply("+", (raw, by))))
+    else:
+        made = (replace(einsum, value=Apply("+", (einsum.value, by))),)
+    body: list[Einsum | Iterate] = []
+    for item in cascade.body:
+        if isinstance(item, Iterate):
+            inside = tuple(part for e in item.einsums for part in (made if e is einsum else (e,)))
+            body.append(replace(item, einsums=inside))
+        else:
+            body += made if item is einsum else (item,)
+    return replace(cascade, inputs=(*cascade.inputs, Signature(name, signature.ranks)), body=tuple(body)), name

@@ -1,0 +1,234 @@
+"""An iterate block walked backwards: its states' gradients are states of a block that runs the other way."""
+
+from __future__ import annotations
+
+from ..declarations import Iterate, rank_of, variable_of
+from ..einsum import Einsum
+from ..errors import CascadeError
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses
+from .backward import Backward
+from .parts import Part, total
+from .tidy import replaced
+
+
+class Loop:
+    """One block. What its Einsums hand back to each other is gathered in a block of its own; all else behind it.
+
+    A generation t of the block is generation u = T - 1 - t of the other one.
+    """
+
+    def __init__(self, backward: Backward, block: Iterate) -> None:
+        self.back, self.block = backward, block
+        self.cascade = backward.cascade
+        self.step = block.variable
+        self.rank = rank_of(block.variable)
+        self.names = {e.name for e in block.einsums}
+        self.states = [e.name for e in block.einsums if e.name in self.cascade.states]
+        self.inner: dict[str, list[Part]] = {}
+        self.inside: list[Einsum] = []
+        self.late: list[tuple[Einsum, Access, Expr, tuple[Expr, ...]]] = []
+        self.turn = ""
+        self.mirror: dict[str, Expr] = {}
+        self.carried: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Walk the block's Einsums from the last to the first."""
+        live = [e for e in self.block.einsums if e.name in self.back.active - self.back.stopped]
+        if not any(self._asked(e.name) for e in live):
+            return
+        self.turn = variable_of(self.back.names.second(self.rank, "U"))
+        last = Apply("-", (Size(self.rank), Num(1)))
+        self.mirror = {self.step: Apply("-", (last, Var(self.turn)))}
+        self.carried = self._carried(live)
+        starts = [self._start(name) for name in self.carried]
+        for einsum in reversed(live):
+            self._one(einsum)
+        for name in self.carried:
+            self._update(name)
+        if self.inside:
+            self.back.after += [*starts, Iterate(self.turn, tuple(self.inside))]
+        for name in self.states:
+            self._first(name)
+        for einsum, access, value, extra in self.late:
+            self.back.receive(einsum, access, value, extra, None)
+
+    def _asked(self, name: str) -> bool:
+        return any(self.back.parts.get(key) for key in (name, *(f"{name} {form}" for form in ("last", "old", "new"))))
+
+    def _carried(self, live: list[Einsum]) -> dict[str, str]:
+        """Return the states whose gradients go from step to step, with the names of these."""
+        found = {}
+        for name in self.states:
+            slot = self.cascade.signatures[name].state
+            assert slot is not None
+            old = (a for e in live for a in accesses(e.value) if a.tensor == name and a.indices[slot] == Var(self.step))
+            if name in self.back.active - self.back.stopped and (
+                next(old, None) is not None or self.back.parts.get(f"{name} last")
+            ):
+                found[name] = self.back.names.free(f"D{name}")
+        return found
+
+    def _slot(self, name: str) -> int:
+        slot = self.cascade.signatures[name].state
+        assert slot is not None
+        return slot
+
+    def _at(self, name: str, tensor: str, index: Expr) -> Access:
+        """Return a tensor with the axes of a state, read at a generation."""
+        own, slot = self.back.own(name), self._slot(name)
+        return Access(tensor, tuple(index if k == slot else Var(v) for k, v in enumerate(own)))
+
+    def _start(self, name: str) -> Einsum:
+        """Return what comes back to the last generation from behind the block."""
+        own, slot = self.back.own(name), self._slot(name)
+        rest = [v for k, v in enumerate(own) if k != slot]
+        parts = self.back.parts.get(f"{name} last")
+        target = self._at(name, self.carried[name], Num(0))
+        if not parts:
+            return Einsum(target, Num(0))
+        made = total(parts, rest, self.back.names.free, f"D{name}", target=None)
+        self.back.after += made.einsums
+        return Einsum(target, made.access)
+
+    def _one(self, einsum: Einsum) -> None:
+        name = einsum.name
+        if name in self.states:
+            parts = list(self.inner.get(f"{name} new", ()))
+            own = self.back.own(name)
+            if name in self.carried:
+                here = self._at(name, self.carried[name], Var(self.turn))
+                parts.insert(0, self._inner_part(name, here))
+            parts += self._from_behind(name, "new") + self._from_behind(name, "old", later=True)
+        else:
+            parts = list(self.inner.get(name, ()))
+            own = self.back.own(name)
+            if not parts and self.back.parts.get(name):
+                # Only what stands behind the block reads it: its gradient is no matter of the block.
+                self._hand_back(einsum, self.back.total_of(name).access)
+                return
+            parts += self._from_behind(name, "")
+        if not parts:
+            return
+        turned = self._turned(own)
+        made = total(parts, turned, self.back.names.free, f"D{name}", exists=self._exists(name))
+        self.inside += made.einsums
+        self.back.know(made)
+        self._hand_back(einsum, replaced(made.access, {self.turn: self._back_turned()}))
+
+    def _exists(self, name: str) -> frozenset[Expr]:
+        return frozenset(replaced(c, self.mirror) for c in self.back.exists(name))
+
+    def _turned(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(self.turn if v == self.step else v for v in own)
+
+    def _back_turned(self) -> Expr:
+        return Apply("-", (Apply("-", (Size(self.rank), Num(1))), Var(self.step)))
+
+    def _inner_part(self, name: str, access: Access) -> Part:
+        own = self._turned(self.back.own(name))
+        return Part(own, tuple(map(Var, own)), access)
+
+    def _from_behind(self, name: str, form: str, *, later: bool = False) -> list[Part]:
+        """Return what comes back to each generation from behind the block, read at the turn of it.
+
+        Args:
+            later: what was handed to S[t] is taken by the generation that made it, t - 1.
+        """
+        key = f"{name} {form}".strip()
+        parts = self.back.parts.get(key)
+        if not parts:
+            return []
+        own = self.back.own(name)
+        made = total(parts, own, self.back.names.free, f"D{name}")
+        self.back.after += made.einsums
+        self.back.know(made)
+        self.back.totals[key] = made
+        at = self.mirror[self.step] if not later else Apply("+", (self.mirror[self.step], Num(1)))
+        access = replaced(made.access, {self.step: at})
+        value: Expr = Apply("pad", (access, Num(0))) if later or made.carried else access
+        turned = self._turned(own)
+        return [Part(turned, tuple(map(Var, turned)), value)]
+
+    def _hand_back(self, einsum: Einsum, seed: Access) -> None:
+        """Hand back from an Einsum of the block, to it and to what stands before it."""
+        slot = None if einsum.name not in self.states else self._slot(einsum.name)
+        own = self.back.own(einsum.name)
+        places = {
+            v: (Var(self.step) if k == slot else i)
+            for k, (v, i) in enumerate(zip(own, einsum.target.indices, strict=True))
+        }
+        for access, value, extra in self.back.came_back(einsum, replaced(seed, places)):
+            self.take(einsum, access, value, extra)
+
+    def take(self, einsum: Einsum, access: Access, value: Expr, extra: tuple[Expr, ...]) -> None:
+        """Add what comes back to one access of an Einsum of the block."""
+        if access.tensor not in self.names:
+            self.late.append((einsum, access, value, extra))
+            return
+        signature = self.cascade.signatures[access.tensor]
+        own = self.back.own(access.tensor)
+        axis = signature.ranks.index(self.rank) if signature.state is None else signature.state
+        index = access.indices[axis]
+        new = Apply("+", (Var(self.step), Num(1)))
+        if index == Var(self.step):
+            key = access.tensor if signature.state is None else f"{access.tensor} old"
+        elif signature.state is not None and index in (new, Apply("+", (Num(1), Var(self.step)))):
+            key = f"{access.tensor} new"
+        else:
+            raise CascadeError(
+                f"{einsum.name} reads {access.tensor} at another step than its own; gradients know states for that",
+                at=access.at,
+            )
+        rest = [k for k in range(len(own)) if k != axis]
+        part = self.back.part(
+            einsum,
+            access.tensor,
+            tuple(access.indices[k] for k in rest),
+            value,
+            extra,
+            frozenset((self.step,)),
+            own=tuple(own[k] for k in rest),
+            ranks=tuple(signature.ranks[k] for k in rest),
+        )
+        self.inner.setdefault(key, []).append(self._mirrored(part, axis))
+
+    def _mirrored(self, part: Part, axis: int) -> Part:
+        """Return a part by the turns of the other block, its own axis put in where that of the steps was."""
+        def changed(node: Expr) -> Expr:
+            return replaced(node, self.mirror)
+
+        # An axis that was split makes two of one: the generation stands in front of all where that is so.
+        place = axis if len(part.readback) >= axis else len(part.readback)
+        target = (*part.target[:place], self.turn, *part.target[place:])
+        readback = (*part.readback[:place], Var(self.turn), *part.readback[place:])
+        return Part(
+            target,
+            readback,
+            changed(part.value),
+            part.summed,
+            tuple(map(changed, part.conditions)),
+            frozenset(map(changed, part.carried)),
+            part.exact,
+        )
+
+    def _first(self, name: str) -> None:
+        """Tell what comes back to the first value of a state: what is left after the last turn."""
+        own, slot = self.back.own(name), self._slot(name)
+        rest = tuple(v for k, v in enumerate(own) if k != slot)
+        found: list[Expr] = []
+        if name in self.carried:
+            found.append(self._at(name, self.carried[name], Size(self.rank)))
+        behind = self.back.totals.get(f"{name} old")
+        if behind is not None:
+            found.append(Apply("pad", (replaced(behind.access, {self.step: Num(0)}), Num(0))))
+        self.back.parts[f"{name} first"] = [Part(rest, tuple(map(Var, rest)), value) for value in found]
+
+    def _update(self, name: str) -> None:
+        """Write what comes back to the generation before."""
+        parts = self.inner.get(f"{name} old", [])
+        target = self._at(name, self.carried[name], Apply("+", (Var(self.turn), Num(1))))
+        if not parts:
+            self.inside.append(Einsum(target, Num(0)))
+            return
+        made = total(parts, self._turned(self.back.own(name)), self.back.names.free, f"D{name}", target=target)
+        self.inside += made.einsums

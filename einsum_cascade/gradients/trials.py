@@ -1,0 +1,95 @@
+"""Small sizes at which a cascade is tried, and its gradient held against differences of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..cascade import Cascade
+from ..errors import CascadeError
+from ..evaluator import evaluate, random_inputs
+from ..rewrite.equality import GROWTH, trial_sizes
+
+# Half the step of a central difference: its error is some 1e-10 of the function by curvature, 1e-11 by rounding.
+_STEP = 1e-5
+# A thousand times that: curvature may be large where a softmax is sharp. A term left out is off by far more.
+_TOLERANCE = 1e-6
+# A kink (a relu) that lies within a step of a random input is met about once in 1e4 elements; then most others agree.
+_SEEDS = (0, 1, 2)
+_ENOUGH = 2
+
+
+def trial_sizes_of(cascade: Cascade) -> Iterator[dict[str, int]]:
+    """Yield small sizes of every rank, growing: a text may need larger ones to compute anything."""
+    ranks = [r for r in cascade.rank_names if r in cascade.free_ranks] or list(cascade.rank_names)[:1]
+    for times in GROWTH:
+        try:
+            yield trial_sizes(cascade, cascade, ranks[0], times=times)[0][0]
+        except (CascadeError, IndexError):
+            continue
+
+
+def hold(cascade: Cascade, gradient: Cascade, given: Mapping[str, str], wrt: Mapping[str, str]) -> bool | None:
+    """Tell whether a gradient is that of a cascade, or None where no sizes were found at which it can be told.
+
+    Along random directions, how fast the outputs change (by central differences) has to be what the gradient says.
+
+    Args:
+        given: of each output the input of the gradient that holds the gradient of it.
+        wrt: of each input the output of the gradient that holds the gradient to it.
+    """
+    for sizes in trial_sizes_of(cascade):
+        try:
+            agreed = [_agrees(cascade, gradient, given, wrt, sizes, seed) for seed in _SEEDS]
+        except CascadeError:
+            continue
+        told = [a for a in agreed if a is not None]
+        if told:
+            return sum(told) >= min(_ENOUGH, len(told))
+    return None
+
+
+def _agrees(
+    cascade: Cascade,
+    gradient: Cascade,
+    given: Mapping[str, str],
+    wrt: Mapping[str, str],
+    sizes: Mapping[str, int],
+    seed: int,
+) -> bool | None:
+    inputs = random_inputs(cascade, sizes, seed=seed)
+    outputs = seen(cascade, evaluate(cascade, sizes, inputs))
+    rng = np.random.default_rng(seed + 100)
+    weights = {t: np.where(np.isfinite(x), rng.standard_normal(x.shape), 0.0) for t, x in outputs.items()}
+    if not any(w.any() and outputs[t].any() for t, w in weights.items()):
+        return None
+    asked = {**inputs, **{given[t]: w for t, w in weights.items() if t in given}}
+    needed = {s.tensor for s in gradient.inputs}
+    found = evaluate(gradient, sizes, {t: x for t, x in asked.items() if t in needed})
+    for tensor, name in wrt.items():
+        way = rng.standard_normal(np.shape(inputs[tensor]))
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = {**inputs, tensor: inputs[tensor] + sign * _STEP * way}
+            ends.append(_weighed(seen(cascade, evaluate(cascade, sizes, moved)), weights))
+        slope = (ends[0] - ends[1]) / (2 * _STEP)
+        told = float(np.sum(found[name] * way))
+        scale = 1.0 + abs(slope) + float(np.sum(np.abs(found[name] * way)))
+        if not abs(slope - told) <= _TOLERANCE * scale:
+            return False
+    return True
+
+
+def seen(cascade: Cascade, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return outputs as gradients are given for them: of a state every generation but the first value."""
+    found = {}
+    for t, x in outputs.items():
+        state = cascade.signatures[t].state
+        found[t] = x if state is None else np.take(x, range(1, x.shape[state]), axis=state)
+    return found
+
+
+def _weighed(outputs: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
+    return float(sum(np.sum(np.where(w != 0, x, 0.0) * w) for x, w in ((outputs[t], weights[t]) for t in weights)))
