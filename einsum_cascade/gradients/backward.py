@@ -178,7 +178,7 @@ class Backward:
         self.names.taken |= {r.name for r in solved.ranks}
         value = replaced(back, solved.values)
         known = [c.holds for c in conditions_of(self.cascade, einsum)]
-        needed = [replaced(c, solved.values) for c in (*known, *extra)] + solved.conditions
+        needed = [replaced(c, solved.values) for c in (*known, *extra, *solved.conditions)] + solved.inside
         carried = self.carried_by(value)
         conditions = tuple(unsaid(needed, carried, self.cascade))
         walked = {*variables(value), *(v for c in conditions for v in variables(c))}

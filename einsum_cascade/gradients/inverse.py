@@ -20,7 +20,7 @@ class Inverse:
         target: variables of what is gathered for the elements, in order; more than axes where a rank is split.
         readback: at which place the gathered stands, by the element's own variables.
         values: what variables of the Einsum become.
-        conditions: what has to hold of a point besides.
+        conditions: what has to hold of a point besides, by the Einsum's variables and, in `inside`, by the new ones.
         ranks: second names of ranks that had to be made.
         exact: whether every element is gathered; at the others nothing comes back.
     """
@@ -29,6 +29,7 @@ class Inverse:
     readback: list[Expr] = field(default_factory=list)
     values: dict[str, Expr] = field(default_factory=dict)
     conditions: list[Expr] = field(default_factory=list)
+    inside: list[Expr] = field(default_factory=list)
     ranks: list[Rank] = field(default_factory=list)
     exact: bool = True
 
@@ -157,7 +158,7 @@ class _Solver:
             self._walk(name, Var(own))
             if variable not in self.einsum.output_variables:
                 inside = Compare(("<=", "<"), (Num(0), value, Size(rank_of(variable))))
-                self.found.conditions.append(inside)
+                self.found.inside.append(inside)
             return True
         return False
 

@@ -50,7 +50,7 @@ class Loop:
         for name in self.states:
             self._first(name)
         for einsum, access, value, extra in self.late:
-            self.back.receive(einsum, access, value, extra, None)
+            self.back.receive(einsum, access, value, extra)
 
     def _asked(self, name: str) -> bool:
         return any(self.back.parts.get(key) for key in (name, *(f"{name} {form}" for form in ("last", "old", "new"))))

@@ -8,7 +8,7 @@ from ..analysis.points import fits
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, transform, variables, walk
-from ..rewrite.algebra import Symbols, expanded
+from ..rewrite.algebra import Formula, Symbols, expanded
 
 _AFFINE = frozenset({"+", "-", "*", "neg"})
 
@@ -37,17 +37,27 @@ def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
 
 
 def _plain(index: Expr) -> Expr:
-    """Return a sum of coordinates with equal ones put together, everything else as it is."""
-    if not isinstance(index, Apply) or index.op not in _AFFINE:
+    """Return an index whose sums of coordinates are worked out; what is not a sum is one word to them."""
+    if not isinstance(index, Apply):
         return index
+    if index.op not in _AFFINE:
+        return Apply(index.op, tuple(map(_plain, index.args)))
     symbols = Symbols()
-    return _whole(symbols.expression(expanded(symbols.formula(_with_plain_parts(index)))))
+    return _whole(symbols.expression(expanded(_formula(index, symbols))))
 
 
-def _with_plain_parts(index: Expr) -> Expr:
-    if isinstance(index, Apply) and index.op in _AFFINE:
-        return Apply(index.op, tuple(map(_with_plain_parts, index.args)))
-    return index
+def _formula(index: Expr, symbols: Symbols) -> Formula:
+    if isinstance(index, Num):
+        return symbols.formula(index)
+    if not isinstance(index, Apply):
+        return symbols.symbol(index)
+    if index.op not in _AFFINE:
+        return symbols.symbol(_plain(index))
+    first, *rest = (_formula(a, symbols) for a in index.args)
+    if index.op == "neg":
+        return -first
+    (second,) = rest
+    return first + second if index.op == "+" else first - second if index.op == "-" else first * second
 
 
 def _whole(index: Expr) -> Expr:
