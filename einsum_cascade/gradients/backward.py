@@ -11,7 +11,7 @@ from ..declarations import Iterate, Rank, free_name, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
-from .inverse import inverse
+from .inverse import inside, inverse
 from .parts import Part, Total, counted, total
 from .scalar import handed_back, times
 from .tidy import replaced, unsaid
@@ -58,6 +58,7 @@ class Backward:
         self._own: dict[str, tuple[str, ...]] = {}
         for s in cascade.outputs:
             own = self.own(s.tensor)
+            self.carrying[given[s.tensor]] = list(own), frozenset()
             self.parts[s.tensor + (" new" if s.tensor in cascade.states else "")] = [Part(own, tuple(map(Var, own)), Access(given[s.tensor], tuple(map(Var, own))))]
 
     def own(self, tensor: str) -> tuple[str, ...]:
@@ -200,6 +201,7 @@ class Backward:
                 names, conditions = self.carrying[access.tensor]
                 at = dict(zip(names, access.indices, strict=True))
                 found += [replaced(c, at) for c in conditions]
+                found += [inside(index, rank_of(v)) for v, index in at.items() if not isinstance(index, Var)]
             elif access.tensor in self.cascade.signatures:
                 found += [c.holds for c in conditions_of_access(self.cascade, access)]
         return found

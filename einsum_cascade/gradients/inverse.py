@@ -52,6 +52,11 @@ def inverse(
     return solver.found
 
 
+def inside(index: Expr, rank: str) -> Expr:
+    """Return that an index lies inside a rank."""
+    return Compare(("<=", "<"), (Num(0), index, Size(rank)))
+
+
 class _Solver:
     """The axes of one access, solved one after the other."""
 
@@ -156,9 +161,7 @@ class _Solver:
             self.taken.add(name)
             self.found.values[variable] = value
             self._walk(name, Var(own))
-            if variable not in self.einsum.output_variables:
-                inside = Compare(("<=", "<"), (Num(0), value, Size(rank_of(variable))))
-                self.found.inside.append(inside)
+            self.found.inside.append(inside(value, rank_of(variable)))
             return True
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -141,8 +142,9 @@ def total(
             carried |= known
         else:
             terms.append(Apply("pad", (read, Num(0))))
-    value = terms[0]
-    for term in terms[1:]:
+    often = Counter(terms)
+    value, *rest = (t if n == 1 else times(Num(n), t) for t, n in often.items())
+    for term in rest:
         minus = isinstance(term, Apply) and term.op == "neg"
         value = Apply("-", (value, term.args[0])) if minus and isinstance(term, Apply) else Apply("+", (value, term))
     return Total(access, (*einsums, Einsum(access, value)), frozenset(carried))

@@ -61,7 +61,8 @@ def _compare(a: Expr, op: str, b: Expr) -> Expr:
 def _power(seed: Expr, args: tuple[Expr, ...], y: Expr, i: int) -> Expr:
     base, exponent = args
     if i == 1:
-        return times(times(seed, y), Apply("log", (base,)))
+        # Of 0 ** x nothing moves with x, and log(0) is not a number to multiply 0 with.
+        return only_where(_compare(base, ">", Num(0)), times(times(seed, y), Apply("log", (base,))))
     less = Num(exponent.value - 1) if isinstance(exponent, Num) else minus(exponent, Num(1))
     power = base if less == Num(1) else Num(1) if less == Num(0) else Apply("**", (base, less))
     return times(times(seed, exponent), power)
