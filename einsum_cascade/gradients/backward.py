@@ -30,6 +30,12 @@ class Names:
         self.taken.add(name)
         return name
 
+    def meant(self, rank: str) -> str:
+        """Return the rank of a second name, or the rank itself."""
+        sizes = {r.name: r.size for r in self.ranks}
+        found = sizes.get(rank)
+        return found.name if isinstance(found, Size) else rank
+
     def second(self, rank: str, wanted: str) -> str:
         """Return a second name for a rank."""
         name = self.free(wanted)
@@ -188,7 +194,9 @@ class Backward:
         over = [v for v in dict.fromkeys((*every, *walked)) if v not in solved.target and v not in fixed]
         value = counted(value, over, walked)
         over = [v for v in over if v in walked]
-        mine = frozenset(c for c in (*conditions, *carried) if set(variables(c)) <= {*solved.target, *fixed})
+        mine = frozenset(
+            c for c in unsaid((*conditions, *carried), (), self.cascade) if set(variables(c)) <= {*solved.target, *fixed}
+        )
         return Part(
             tuple(solved.target), tuple(solved.readback), value, tuple(over), conditions, mine, solved.exact
         )
@@ -201,7 +209,7 @@ class Backward:
                 names, conditions = self.carrying[access.tensor]
                 at = dict(zip(names, access.indices, strict=True))
                 found += [replaced(c, at) for c in conditions]
-                found += [inside(index, rank_of(v)) for v, index in at.items() if not isinstance(index, Var)]
+                found += [inside(index, self.names.meant(rank_of(v))) for v, index in at.items() if not isinstance(index, Var)]
             elif access.tensor in self.cascade.signatures:
                 found += [c.holds for c in conditions_of_access(self.cascade, access)]
         return found

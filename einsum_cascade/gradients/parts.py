@@ -11,7 +11,7 @@ from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Expr, Num, Size, Var, variables
 from ..rewrite.elements import joined
 from .scalar import times
-from .tidy import replaced
+from .tidy import chained, replaced
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Part:
     def named(self, name: str) -> Einsum:
         """Return it as an Einsum."""
         return Einsum(
-            Access(name, tuple(map(Var, self.target))), self.value, sum_of(self.value, self.summed), joined(self.conditions)
+            Access(name, tuple(map(Var, self.target))), self.value, sum_of(self.value, self.summed), joined(chained(self.conditions))
         )
 
     def as_read(self) -> dict[str, Expr]:
@@ -127,11 +127,13 @@ def total(
     einsums: list[Einsum] = []
     terms: list[Expr] = []
     carried: set[Expr] = set()
+    written: dict[Expr, None] = {}
     for part in placed:
         inline = part.in_place(own)
-        if inline is not None and not inline.summed and not inline.conditions and inline.carried <= exists:
+        if inline is not None and not inline.summed and inline.carried <= exists:
             terms.append(inline.value)
-            carried |= inline.carried
+            carried |= inline.carried - set(inline.conditions)
+            written |= dict.fromkeys(inline.conditions)
             continue
         made = part.named(named(wanted))
         einsums.append(made)
@@ -147,7 +149,9 @@ def total(
     for term in rest:
         minus = isinstance(term, Apply) and term.op == "neg"
         value = Apply("-", (value, term.args[0])) if minus and isinstance(term, Apply) else Apply("+", (value, term))
-    return Total(access, (*einsums, Einsum(access, value)), frozenset(carried))
+    left = [c for c in written if c not in carried]
+    made = Einsum(access, value, (), joined(chained(left)))
+    return Total(access, (*einsums, made), frozenset(carried.union(left)))
 
 
 def shifted_total(found: Total, values: Mapping[str, Expr]) -> Access:

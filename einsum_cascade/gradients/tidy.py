@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..analysis.points import fits
+import sympy
+
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
+from ..declarations import rank_of, variable_of
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, transform, variables, walk
 from ..rewrite.algebra import Formula, Symbols, expanded
-
-_AFFINE = frozenset({"+", "-", "*", "neg"})
 
 
 def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
@@ -37,13 +37,17 @@ def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
 
 
 def _plain(index: Expr) -> Expr:
-    """Return an index whose sums of coordinates are worked out; what is not a sum is one word to them."""
+    """Return an index whose sums of coordinates are worked out; all else in it is one word to them."""
     if not isinstance(index, Apply):
         return index
-    if index.op not in _AFFINE:
-        return Apply(index.op, tuple(map(_plain, index.args)))
+    if not _is_sum(index):
+        return _digit(Apply(index.op, tuple(map(_plain, index.args))))
     symbols = Symbols()
     return _whole(symbols.expression(expanded(_formula(index, symbols))))
+
+
+def _is_sum(index: Apply) -> bool:
+    return index.op in ("+", "-", "neg") or (index.op == "*" and any(isinstance(a, Num) for a in index.args))
 
 
 def _formula(index: Expr, symbols: Symbols) -> Formula:
@@ -51,13 +55,26 @@ def _formula(index: Expr, symbols: Symbols) -> Formula:
         return symbols.formula(index)
     if not isinstance(index, Apply):
         return symbols.symbol(index)
-    if index.op not in _AFFINE:
+    if not _is_sum(index):
         return symbols.symbol(_plain(index))
     first, *rest = (_formula(a, symbols) for a in index.args)
     if index.op == "neg":
         return -first
     (second,) = rest
     return first + second if index.op == "+" else first - second if index.op == "-" else first * second
+
+
+def _digit(index: Apply) -> Expr:
+    """Return d of `(d*G + g)//G` and g of `(d*G + g)%G`, g running over G."""
+    if index.op not in ("//", "%"):
+        return index
+    whole, by = index.args
+    if not (isinstance(whole, Apply) and whole.op == "+" and isinstance(by, Size)):
+        return index
+    block, inside = whole.args
+    if inside != Var(variable_of(by.name)) or not isinstance(block, Apply) or block.op != "*" or block.args[1] != by:
+        return index
+    return block.args[0] if index.op == "//" else inside
 
 
 def _whole(index: Expr) -> Expr:
@@ -94,18 +111,74 @@ def unsaid(conditions: Iterable[Expr], carried: Iterable[Expr], cascade: Cascade
     found: dict[Expr, None] = {}
     for whole in conditions:
         for part in conjuncts(whole):
-            if part not in said and not _always(part, cascade):
+            if part not in said and not always(part, cascade):
                 found[part] = None
     return list(found)
 
 
-def _always(part: Expr, cascade: Cascade) -> bool:
-    """Tell whether a comparison says only that a coordinate lies inside its rank."""
-    if not isinstance(part, Compare) or len(part.ops) != 1:
+def chained(conditions: Iterable[Expr]) -> list[Expr]:
+    """Return conditions with `a <= x` and `x < b` side by side as `a <= x < b`."""
+    found: list[Expr] = []
+    for part in conditions:
+        last = found[-1] if found else None
+        if isinstance(part, Compare) and isinstance(last, Compare) and last.args[-1] == part.args[0] and _rises(last, part):
+            found[-1] = Compare((*last.ops, *part.ops), (*last.args, *part.args[1:]))
+        else:
+            found.append(part)
+    return found
+
+
+def _rises(*parts: Compare) -> bool:
+    return all(op in ("<", "<=") for part in parts for op in part.ops)
+
+
+def always(part: Expr, cascade: Cascade) -> bool:
+    """Tell whether a comparison of coordinates holds at every point, whatever the sizes.
+
+    Each variable is taken at the end of its rank at which the comparison is least true; what is left is made of sizes,
+    each at least 1.
+    """
+    if not isinstance(part, Compare) or len(part.ops) != 1 or accesses(part):
         return False
     op, (a, b) = part.ops[0], part.args
-    if isinstance(b, Var):
-        return (op == "<=" and a == Num(0)) or a == b
-    if isinstance(a, Var) and isinstance(b, Size) and op == "<":
-        return b.name in cascade.rank_names and fits(cascade, b.name, a)
-    return a == b and op in ("<=", ">=", "==")
+    if op == "<":
+        a, op = Apply("+", (a, Num(1))), "<="
+    if op != "<=":
+        return a == b and op in ("==", ">=")
+    room = _polynomial(Apply("-", (b, a)), cascade)
+    if room is None:
+        return False
+    for v in [s for s in room.free_symbols if not s.name.startswith("size ")]:
+        by = sympy.diff(room, v)
+        if by.free_symbols or not by.is_number:
+            return False
+        room = room.subs(v, 0 if by >= 0 else _size(rank_of(v.name), cascade) - 1)
+    room = sympy.expand(room.subs({s: s + 1 for s in room.free_symbols}))
+    return all(c >= 0 for c in sympy.Poly(room, *room.free_symbols).coeffs()) if room.free_symbols else bool(room >= 0)
+
+
+def _polynomial(node: Expr, cascade: Cascade) -> Formula | None:
+    if isinstance(node, Num):
+        return sympy.Integer(node.value) if isinstance(node.value, int) else None
+    if isinstance(node, Size):
+        return _size(node.name, cascade) if node.name in cascade.rank_names else None
+    if isinstance(node, Var):
+        return sympy.Symbol(node.name)
+    if not isinstance(node, Apply) or node.op not in ("+", "-", "*", "neg"):
+        return None
+    parts = [_polynomial(a, cascade) for a in node.args]
+    if any(p is None for p in parts):
+        return None
+    if node.op == "neg":
+        return -parts[0]
+    return parts[0] + parts[1] if node.op == "+" else parts[0] - parts[1] if node.op == "-" else parts[0] * parts[1]
+
+
+def _size(rank: str, cascade: Cascade) -> Formula:
+    """Return the size of a rank by the sizes that it is made of."""
+    sizes = {r.name: r.size for r in cascade.ranks}
+    made = sizes.get(rank)
+    if made is None:
+        return sympy.Symbol(f"size {rank}")
+    found = _polynomial(made, cascade)
+    return sympy.Symbol(f"size {rank}") if found is None else found
