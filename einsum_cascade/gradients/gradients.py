@@ -15,7 +15,7 @@ from ..expr import Access, Size, accesses, walk
 from ..rewrite.reduction import Step, told_as_html
 from .backward import Backward
 from .constant import cancelling
-from .ready import active_tensors, with_single_reductions
+from .ready import active_tensors, with_divisions_last, with_single_reductions
 from .trials import hold
 
 
@@ -89,8 +89,8 @@ def gradients(
         if name not in inputs:
             raise CascadeError(f"{cascade.name} has no input {name}", hint=nearest(name, inputs))
     wanted = [t for t in inputs if wrt is None or t in wrt]
-    active = active_tensors(cascade, wanted)
-    ready = with_single_reductions(cascade, active)
+    later, deferred = with_divisions_last(cascade)
+    ready = with_single_reductions(later, active_tensors(later, wanted))
     active = active_tensors(ready, wanted)
     stopped = frozenset(cancelling(ready, active))
     taken = {*ready.signatures, *ready.rank_names, *(c.name for c in ready.constants)}
@@ -109,14 +109,14 @@ def gradients(
             if told is None
             else f"the gradients of {cascade.name} do not hold against differences of its outputs"
         )
-    kept = _kept(cascade, made, saved)
+    kept = _kept(later, made, saved)
     steps = [
         Step("cancel", t, "the outputs do not change with it: what comes back through it cancels")
         for t in ready.signatures
         if t in stopped
     ]
     none = {t: "it moves no output" for t in wanted if t not in found}
-    return Gradients(_with_saved(made, kept), found, given, kept, none, tuple(steps))
+    return Gradients(_with_saved(made, kept), found, given, kept, none, (*deferred, *steps))
 
 
 def _assembled(cascade: Cascade, backward: Backward, given: dict[str, str], found: dict[str, str]) -> Cascade:

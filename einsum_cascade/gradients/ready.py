@@ -6,13 +6,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from ..cascade import Cascade
-from ..declarations import Iterate, free_name
+from ..declarations import Iterate, free_name, rank_of
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Expr, Num, Var
+from ..errors import CascadeError
+from ..expr import Access, Num, Var, variables
 from ..iteration import conjuncts_of
-from ..expr import variables
 from ..ops import REDUCTION
-from ..rewrite.elements import joined
+from ..rewrite.elements import is_flat, joined
+from ..rewrite.equality import equal
+from ..rewrite.reduction import Step
+from ..rewrite.separate import Rewritten, separations
 from .scalar import handed_back
 
 # Reductions that single elements out, or multiply them: their gradient is asked for along one variable.
@@ -80,6 +83,33 @@ def _fresh(wanted: str, taken: set[str]) -> str:
     return name
 
 
-def reduced_value(einsum: Einsum) -> tuple[str, Expr]:
-    """Return the operator by which an Einsum reduces, or nothing, and what it reduces."""
-    return (einsum.all_reductions[0].op if einsum.all_reductions else ""), einsum.value
+def with_divisions_last(cascade: Cascade) -> tuple[Cascade, tuple[Step, ...]]:
+    """Return an equal cascade in which what is divided out of a sum is divided out after it, and what was done.
+
+    The gradient of `AV = SNV / SD` by SD is a sum over what AV has; that of `A = SN / SD` is one over every element of
+    a fiber once more. It is what lets the backward pass of attention do with one pass where two would be needed.
+    """
+    steps: list[Step] = []
+    while is_flat(cascade):
+        found = next(_deferred(cascade), None)
+        if found is None:
+            break
+        cascade = found.cascade
+        steps.append(Step(found.rule, found.einsum, found.why))
+    return cascade, tuple(steps)
+
+
+def _deferred(cascade: Cascade) -> Iterator[Rewritten]:
+    """Yield equal cascades with a division later, and no Einsum that does more than before."""
+    for rank in dict.fromkeys(rank_of(v) for e in cascade.einsums for v in e.reduced):
+        for found in separations(cascade, rank):
+            divides = found.why.startswith("1 / ")
+            if found.rule == "defer" and divides and not found.cancels and _holds(cascade, found.cascade, rank):
+                yield found
+
+
+def _holds(cascade: Cascade, other: Cascade, rank: str) -> bool:
+    try:
+        return equal(cascade, other, rank)
+    except CascadeError:
+        return False
