@@ -57,6 +57,8 @@ class Backward:
         taken = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants), *given.values()}
         self.names = Names(taken)
         self.after: list[Einsum | Iterate] = []
+        self.given = frozenset(given.values())
+        self.placed: set[Expr] = set()
         self.reductions: dict[str, tuple[Einsum, ...]] = {}
         self.parts: dict[str, list[Part]] = {}
         self.totals: dict[str, Total] = {}
@@ -108,6 +110,9 @@ class Backward:
         """Return the gradient of a tensor, all of whose readers have been met, and compute it."""
         if tensor not in self.totals:
             own = self.own(tensor)
+            (first, *others) = self.parts[tensor]
+            if must_name and not others and first.value in self.placed and first.in_place(own) is not None:
+                return Total(first.value, (), first.carried)
             made = total(
                 self.parts[tensor], own, self.names.free, f"D{tensor}", exists=self.exists(tensor), must_name=must_name
             )
@@ -143,9 +148,30 @@ class Backward:
 
     def receive(self, einsum: Einsum, access: Access, back: Expr, extra: tuple[Expr, ...]) -> None:
         """Add what comes back to one access that is read from outside of the block that makes it, if any does."""
+        key, part = self.received(einsum, access, back, extra)
+        self.parts.setdefault(key, []).append(part)
+
+    def received(
+        self, einsum: Einsum, access: Access, back: Expr, extra: tuple[Expr, ...]
+    ) -> tuple[str, Part]:
+        """Return what comes back to one access, and to what: of a state to which of its generations."""
         indices, form = self.place(access)
-        part = self.part(einsum, access.tensor, indices, back, extra, frozenset())
-        self.parts.setdefault(access.tensor if form is None else f"{access.tensor} {form}", []).append(part)
+        key = access.tensor if form is None else f"{access.tensor} {form}"
+        return key, self.part(einsum, access.tensor, indices, back, extra, frozenset())
+
+    def known_in(self, block: Iterate) -> frozenset[str]:
+        """Return the tensors that can be read at the end of a block of the cascade."""
+        found = {*self.given, *(s.tensor for s in self.cascade.inputs)}
+        for item in self.cascade.body:
+            found |= {e.name for e in item.einsums} if isinstance(item, Iterate) else {item.name}
+            if item is block:
+                break
+        return frozenset(found)
+
+    def add_beside(self, name: str, made: Einsum) -> None:
+        """Put an Einsum behind one of the cascade, in its block if it has one."""
+        self.placed.add(made.target)
+        self.reductions[name] = (*self.reductions.get(name, ()), made)
 
     def place(self, access: Access) -> tuple[tuple[Expr, ...], str | None]:
         """Return the indices of an access, and of a state from behind its block which of its generations they name."""
@@ -228,14 +254,11 @@ class Backward:
         if step.op in ("max", "min"):
             chosen = Access(self.names.free(f"{einsum.name}P"), einsum.target.indices)
             value = einsum.value if step.op == "max" else Apply("neg", (einsum.value,))
-            self._beside(einsum, Einsum(chosen, value, (Reduction("argmax", (variable,)),), einsum.where))
+            self.add_beside(einsum.name, Einsum(chosen, value, (Reduction("argmax", (variable,)),), einsum.where))
             return seed, (Compare(("==",), (chosen, Var(variable))),)
         second = variable_of(self.names.second(rank_of(variable), f"{rank_of(variable)}2"))
         others = Access(self.names.free(f"{einsum.name}P"), (*einsum.target.indices, Var(second)))
         apart = Compare(("!=",), (Var(variable), Var(second)))
         where = apart if einsum.where is None else Apply("and", (einsum.where, apart))
-        self._beside(einsum, Einsum(others, einsum.value, (step,), where))
+        self.add_beside(einsum.name, Einsum(others, einsum.value, (step,), where))
         return times(seed, Access(others.tensor, (*einsum.target.indices, Var(variable)))), ()
-
-    def _beside(self, einsum: Einsum, made: Einsum) -> None:
-        self.reductions[einsum.name] = (*self.reductions.get(einsum.name, ()), made)

@@ -63,6 +63,12 @@ def _is_free(cascade: Cascade, einsum: Einsum) -> bool:
     return False
 
 
+def _first_moved(einsum: Einsum, by: Access, signature: Signature) -> Einsum:
+    """Return the first value of a state moved too."""
+    indices = tuple(Num(0) if k == signature.state else i for k, i in enumerate(by.indices))
+    return replace(einsum, value=Apply("+", (einsum.value, Access(by.tensor, indices))))
+
+
 def _moved(cascade: Cascade, einsum: Einsum) -> tuple[Cascade, str]:
     """Return a cascade in which another input is added to what an Einsum defines, and the name of that input."""
     signature = cascade.signatures[einsum.name]
@@ -80,5 +86,6 @@ def _moved(cascade: Cascade, einsum: Einsum) -> tuple[Cascade, str]:
             inside = tuple(part for e in item.einsums for part in (made if e is einsum else (e,)))
             body.append(replace(item, einsums=inside))
         else:
-            body += made if item is einsum else (item,)
+            first = item.name == einsum.name and item is not einsum
+            body += made if item is einsum else (_first_moved(item, by, signature),) if first else (item,)
     return replace(cascade, inputs=(*cascade.inputs, Signature(name, signature.ranks)), body=tuple(body)), name

@@ -11,11 +11,12 @@ from ..cascade import Cascade
 from ..declarations import Iterate, Rank, Signature, free_name
 from ..einsum import Einsum
 from ..errors import CascadeError, nearest
-from ..expr import Access, Size, accesses, walk
+from ..expr import Access, Expr, Size, transform, walk
+from ..rolling.plain import in_every
 from ..rewrite.reduction import Step, told_as_html
 from .backward import Backward
 from .constant import cancelling
-from .ready import active_tensors, with_divisions_last, with_single_reductions
+from .ready import active_tensors, read_as_values, with_divisions_last, with_single_reductions
 from .trials import hold
 
 
@@ -102,7 +103,9 @@ def gradients(
     if not found:
         raise CascadeError(f"no output of {cascade.name} moves with {' or '.join(wanted) or 'any input'}")
     made = _assembled(ready, backward, given, found)
-    told = hold(cascade, made, given, found)
+    made, found = _with_plain_outputs(made, found)
+    moving = read_as_values(ready, active)
+    told = hold(cascade, made, given, {t: found.get(t, "") for t in wanted if t in moving})
     if not told:
         raise CascadeError(
             f"the gradients of {cascade.name} could not be confirmed"
@@ -115,7 +118,7 @@ def gradients(
         for t in ready.signatures
         if t in stopped
     ]
-    none = {t: "it moves no output" for t in wanted if t not in found}
+    none = {t: "no output moves with it" for t in wanted if t not in found}
     return Gradients(_with_saved(made, kept), found, given, kept, none, (*deferred, *steps))
 
 
@@ -127,7 +130,7 @@ def _assembled(cascade: Cascade, backward: Backward, given: dict[str, str], foun
             inside = tuple(e for one in item.einsums for e in (one, *backward.reductions.get(one.name, ())))
             body.append(replace(item, einsums=inside))
         else:
-            body += (item, *backward.reductions.get(item.name, ()))
+            body += (item, *(() if item.name in cascade.states else backward.reductions.get(item.name, ())))
     seeds = [Signature(given[s.tensor], s.ranks) for s in cascade.outputs]
     signatures = {s.tensor: s for s in cascade.inputs}
     whole = Cascade(
@@ -141,6 +144,25 @@ def _assembled(cascade: Cascade, backward: Backward, given: dict[str, str], foun
         body=(*body, *backward.after),
     )
     return _tidied(without_unused(whole))
+
+
+def _with_plain_outputs(cascade: Cascade, found: dict[str, str]) -> tuple[Cascade, dict[str, str]]:
+    """Return a cascade whose gradient to Q goes by the name DQ, where something made on the way has taken it."""
+    inputs = {s.tensor for s in cascade.inputs}
+    names: dict[str, str] = {}
+    for tensor, name in found.items():
+        wanted = f"D{tensor}"
+        if name != wanted and wanted not in inputs and wanted in cascade.signatures and cascade.defines(wanted):
+            names |= {name: wanted, wanted: name}
+
+    def renamed(node: Expr) -> Expr:
+        return replace(node, tensor=names.get(node.tensor, node.tensor)) if isinstance(node, Access) else node
+
+    if not names:
+        return cascade, found
+    outputs = tuple(replace(s, tensor=names.get(s.tensor, s.tensor)) for s in cascade.outputs)
+    body = in_every(cascade.body, lambda node: transform(node, renamed))
+    return replace(cascade, outputs=outputs, body=body), {t: names.get(n, n) for t, n in found.items()}
 
 
 def _ranks(backward: Backward, tensor: str, ranks: tuple[str, ...]) -> tuple[str, ...]:

@@ -40,6 +40,15 @@ def _moves(einsum: Einsum, active: frozenset[str]) -> bool:
     return next(handed_back(einsum.value, Num(1), einsum.target, active), None) is not None
 
 
+def read_as_values(cascade: Cascade, active: frozenset[str]) -> frozenset[str]:
+    """Return the active tensors that some Einsum reads as a value, not only in an index or a condition."""
+    return frozenset(
+        access.tensor
+        for einsum, _ in cascade.statements
+        for access, _ in handed_back(einsum.value, Num(1), einsum.target, active)
+    )
+
+
 def with_single_reductions(cascade: Cascade, active: frozenset[str]) -> Cascade:
     """Return a cascade in which each active Einsum reduces once, the largest or the product along one variable."""
     names = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants)}

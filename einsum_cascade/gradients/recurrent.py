@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from ..declarations import Iterate, rank_of, variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError
@@ -30,6 +33,7 @@ class Loop:
         self.turn = ""
         self.mirror: dict[str, Expr] = {}
         self.carried: dict[str, str] = {}
+        self.turned_states: set[str] = set()
 
     def run(self) -> None:
         """Walk the block's Einsums from the last to the first."""
@@ -40,17 +44,50 @@ class Loop:
         last = Apply("-", (Size(self.rank), Num(1)))
         self.mirror = {self.step: Apply("-", (last, Var(self.turn)))}
         self.carried = self._carried(live)
+        self.turned_states.update(self.carried.values())
         starts = [self._start(name) for name in self.carried]
         for einsum in reversed(live):
             self._one(einsum)
         for name in self.carried:
             self._update(name)
+        behind = [self._placed(key, part) for key, part in self._late_parts()]
         if self.inside:
             self.back.after += [*starts, Iterate(self.turn, tuple(self.inside))]
         for name in self.states:
             self._first(name)
+        for key, part in behind:
+            self.back.parts.setdefault(key, []).append(part)
+
+    def _late_parts(self) -> Iterator[tuple[str, Part]]:
         for einsum, access, value, extra in self.late:
-            self.back.receive(einsum, access, value, extra)
+            yield self.back.received(einsum, access, value, extra)
+
+    def _placed(self, key: str, part: Part) -> tuple[str, Part]:
+        """Return what comes back to a tensor before the block, gathered in a block where it reads a state of every step.
+
+        Behind the blocks every state of a step would have to be kept for it.
+        """
+        read = {a.tensor for a in accesses(part.value)}
+        if self.step not in part.target:
+            return key, part
+        if read & set(self.states) and read <= self.back.known_in(self.block):
+            made = part.named(self.back.names.free(f"D{key}"))
+            self.back.add_beside(self.block.einsums[-1].name, made)
+            return key, replace(part, value=made.target, summed=(), conditions=())
+        turned = read & self.turned_states
+        if not turned or read & set(self.states):
+            return key, part
+        name = self.back.names.free(f"D{key}T")
+        mirrored = replace(
+            part,
+            target=tuple(self.turn if v == self.step else v for v in part.target),
+            value=replaced(part.value, self.mirror),
+            conditions=tuple(replaced(c, self.mirror) for c in part.conditions),
+        )
+        made = mirrored.named(name)
+        self.inside.append(made)
+        at = replaced(made.target, {self.turn: self._back_turned()})
+        return key, replace(part, value=at, summed=(), conditions=())
 
     def _asked(self, name: str) -> bool:
         return any(self.back.parts.get(key) for key in (name, *(f"{name} {form}" for form in ("last", "old", "new"))))
@@ -113,6 +150,8 @@ class Loop:
         made = total(parts, turned, self.back.names.free, f"D{name}", exists=self._exists(name))
         self.inside += made.einsums
         self.back.know(made)
+        if name in self.states:
+            self.turned_states.add(made.access.tensor)
         self._hand_back(einsum, replaced(made.access, {self.turn: self._back_turned()}))
 
     def _exists(self, name: str) -> frozenset[Expr]:

@@ -38,7 +38,7 @@ def hold(cascade: Cascade, gradient: Cascade, given: Mapping[str, str], wrt: Map
 
     Args:
         given: of each output the input of the gradient that holds the gradient of it.
-        wrt: of each input the output of the gradient that holds the gradient to it.
+        wrt: of each input the output of the gradient that holds the gradient to it, or nothing where that is 0.
     """
     for sizes in trial_sizes_of(cascade):
         try:
@@ -75,8 +75,9 @@ def _agrees(
             moved = {**inputs, tensor: inputs[tensor] + sign * _STEP * way}
             ends.append(_weighed(seen(cascade, evaluate(cascade, sizes, moved)), weights))
         slope = (ends[0] - ends[1]) / (2 * _STEP)
-        told = float(np.sum(found[name] * way))
-        scale = 1.0 + abs(slope) + float(np.sum(np.abs(found[name] * way)))
+        along = found[name] * way if name else np.zeros(1)
+        told = float(np.sum(along))
+        scale = 1.0 + abs(slope) + float(np.sum(np.abs(along)))
         if not abs(slope - told) <= _TOLERANCE * scale:
             return False
     return True
