@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import zoo
     from .analysis.bounds import bounds, traffic_curve
     from .analysis.passes import all_passes, passes
+    from .backward.gradients import gradients
     from .cascade import Cascade
     from .evaluator import evaluate, random_inputs, same_result
     from .parser import load, parse
@@ -41,6 +42,7 @@ _FACE = {
     "traffic_curve": "analysis.bounds",
     "reduce_passes": "rewrite.reduce",
     "in_chunks": "rewrite.chunks.chunk",
+    "gradients": "backward.gradients",
     "from_torch": "tracing.trace",
     "parse_sizes": "sizes",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "evaluate",
     "foreign_neighbours",
     "from_torch",
+    "gradients",
     "in_chunks",
     "latex",
     "load",

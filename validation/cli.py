@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ROOMS = (
     "einsum_cascade.cli",
     "einsum_cascade.rewrite.cli",
+    "einsum_cascade.backward.cli",
     "simulator.spatial.cli",
     "simulator.gpu.gna_cli",
     "simulator.gpu.cli",

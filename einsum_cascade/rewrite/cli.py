@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -11,8 +11,8 @@ from ..outputs import check_writable
 from ..terminal import Json, emit_json, guarded, note, table
 
 if TYPE_CHECKING:
-    from .chunks.chunk import Chunked
-    from .reduction import Reduction
+    from ..cascade import Cascade
+    from .reduction import Step
 
 
 @guarded
@@ -29,7 +29,7 @@ def reduce(
     if out is not None:
         check_writable(out)
     found = reduce_passes(zoo.find(name), rank)
-    _tell(found, f"passes over {rank}: {found.before} -> {found.after}", out, json)
+    tell(found, f"passes over {rank}: {found.before} -> {found.after}", out, json)
     if found.stuck and not json:
         table("what stays", ["Einsum", "why"], [(s.einsum, s.why) for s in found.stuck])
 
@@ -64,7 +64,7 @@ def chunk(
         check_writable(out)
     names = [n for n in (part.strip() for part in positive.split(",")) if n]
     found = in_chunks(zoo.find(name), rank or None, size=size, positive=names, apart=apart)
-    _tell(found, f"{found.cascade.name} in chunks of {found.rank}", out, json)
+    tell(found, f"{found.cascade.name} in chunks of {found.rank}", out, json)
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +73,25 @@ def register(app: typer.Typer) -> None:
     app.command("chunk")(chunk)
 
 
-def _tell(found: Reduction | Chunked, title: str, out: Path | None, json: bool) -> None:
+class Told(Protocol):
+    """What a command hands back: a cascade, and what was done to which Einsum."""
+
+    @property
+    def cascade(self) -> Cascade:
+        """The cascade."""
+        ...
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What was done, in order."""
+        ...
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fields that the command prints."""
+        ...
+
+
+def tell(found: Told, title: str, out: Path | None, json: bool) -> None:
     """Write the cascade that was found where it is asked for; print it, and what was done to which Einsum."""
     text = str(found.cascade)
     if out is not None:
@@ -82,7 +100,8 @@ def _tell(found: Reduction | Chunked, title: str, out: Path | None, json: bool) 
         emit_json(found.as_json())
         return
     typer.echo(text)
-    table(title, ["rule", "Einsum", "why"], [(s.rule, s.einsum, s.why) for s in found.steps])
+    if found.steps:
+        table(title, ["rule", "Einsum", "why"], [(s.rule, s.einsum, s.why) for s in found.steps])
 
 
 def _write(path: Path, text: str) -> None:

@@ -43,31 +43,66 @@ class Names:
         return name
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What an access asks for, of a state without the axis of its generations where one of them is named.
+
+    Attributes:
+        indices: with the variable by which the tensor itself names each axis, and its rank.
+    """
+
+    indices: tuple[Expr, ...]
+    own: tuple[str, ...]
+    ranks: tuple[str, ...]
+
+    def without(self, axis: int) -> Reading:
+        """Return it without an axis."""
+        kept = [k for k in range(len(self.own)) if k != axis]
+        names = (tuple(row[k] for k in kept) for row in (self.own, self.ranks))
+        return Reading(tuple(self.indices[k] for k in kept), *names)
+
+
+# A tensor, and of a state whether what it was before a step (`old`), what it is after it (`new`), the `last` or the
+# `first` of its values is meant; of any other tensor nothing more.
+Key = tuple[str, str]
+
+
 class Backward:
     """What comes back to every tensor, gathered while its readers are met from the last one on.
 
     Attributes:
         after: what is computed behind the cascade, in order.
-        beside: what is computed in the cascade's own blocks, by the block's variable and Einsums.
-        reductions: Einsums that stand behind others of the cascade: the place of a maximum, products of all others.
+        beside: Einsums that stand behind one of the cascade: the place of a maximum, what is gathered in a block.
+        parts: what comes back to a tensor, as far as its readers have been met.
+        totals: the sums of it, of the tensors whose readers all have.
+        carrying: the variables of each gradient, and the conditions under which its elements exist.
     """
 
-    def __init__(self, cascade: Cascade, active: frozenset[str], stopped: frozenset[str], given: Mapping[str, str]) -> None:
+    def __init__(
+        self, cascade: Cascade, active: frozenset[str], stopped: frozenset[str], given: Mapping[str, str]
+    ) -> None:
         self.cascade, self.active, self.stopped = cascade, active, stopped
-        taken = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants), *given.values()}
+        taken = {
+            *cascade.signatures,
+            *cascade.rank_names,
+            *(c.name for c in cascade.constants),
+            *given.values(),
+        }
         self.names = Names(taken)
         self.after: list[Einsum | Iterate] = []
         self.given = frozenset(given.values())
         self.placed: set[Expr] = set()
-        self.reductions: dict[str, tuple[Einsum, ...]] = {}
-        self.parts: dict[str, list[Part]] = {}
-        self.totals: dict[str, Total] = {}
+        self.beside: dict[str, tuple[Einsum, ...]] = {}
+        self.parts: dict[Key, list[Part]] = {}
+        self.totals: dict[Key, Total] = {}
         self.carrying: dict[str, tuple[list[str], frozenset[Expr]]] = {}
         self._own: dict[str, tuple[str, ...]] = {}
         for s in cascade.outputs:
             own = self.own(s.tensor)
             self.carrying[given[s.tensor]] = list(own), frozenset()
-            self.parts[s.tensor + (" new" if s.tensor in cascade.states else "")] = [Part(own, tuple(map(Var, own)), Access(given[s.tensor], tuple(map(Var, own))))]
+            seed = Access(given[s.tensor], tuple(map(Var, own)))
+            form = "new" if s.tensor in cascade.states else ""
+            self.parts[s.tensor, form] = [Part(own, seed.indices, seed)]
 
     def own(self, tensor: str) -> tuple[str, ...]:
         """Return the variables by which a tensor's elements are named: those of its ranks, each once."""
@@ -81,25 +116,25 @@ class Backward:
 
     def run(self, wrt: Sequence[str]) -> dict[str, str]:
         """Return of each input the name of its gradient, as far as any comes back to it."""
-        from .recurrent import Loop
+        from .loop import Loop
 
         for item in reversed(self.cascade.body):
             if isinstance(item, Iterate):
                 Loop(self, item).run()
             elif item.name in self.cascade.states:
                 self._first(item)
-            elif item.name in self.parts and item.name in self.active - self.stopped:
+            elif (item.name, "") in self.parts and item.name in self.active - self.stopped:
                 self.hand_back(item, self.total_of(item.name).access)
         found = {}
         for tensor in wrt:
-            if self.parts.get(tensor):
+            if self.parts.get((tensor, "")):
                 made = self.total_of(tensor, must_name=True)
                 found[tensor] = made.access.tensor
         return found
 
     def _first(self, einsum: Einsum) -> None:
         """Hand back from the first value of a state."""
-        parts = self.parts.get(f"{einsum.name} first")
+        parts = self.parts.get((einsum.name, "first"))
         if not parts or einsum.name not in self.active:
             return
         made = total(parts, parts[0].target, self.names.free, f"D{einsum.name}")
@@ -108,23 +143,33 @@ class Backward:
 
     def total_of(self, tensor: str, *, must_name: bool = False) -> Total:
         """Return the gradient of a tensor, all of whose readers have been met, and compute it."""
-        if tensor not in self.totals:
+        key = tensor, ""
+        if key not in self.totals:
             own = self.own(tensor)
-            (first, *others) = self.parts[tensor]
-            if must_name and not others and first.value in self.placed and first.in_place(own) is not None:
+            (first, *others) = self.parts[key]
+            alone = must_name and not others and first.in_place(own) is not None
+            if alone and isinstance(first.value, Access) and first.value in self.placed:
                 return Total(first.value, (), first.carried)
             made = total(
-                self.parts[tensor], own, self.names.free, f"D{tensor}", exists=self.exists(tensor), must_name=must_name
+                self.parts[key],
+                own,
+                self.names.free,
+                f"D{tensor}",
+                exists=self.exists(tensor),
+                must_name=must_name,
             )
             self.after += made.einsums
-            self.totals[tensor] = made
+            self.totals[key] = made
             self.know(made)
-        return self.totals[tensor]
+        return self.totals[key]
 
     def know(self, made: Total) -> None:
         """Remember under which conditions the elements of a gradient exist."""
         if made.einsums:
-            self.carrying[made.access.tensor] = ([v for i in made.access.indices for v in variables(i)], made.carried)
+            self.carrying[made.access.tensor] = (
+                [v for i in made.access.indices for v in variables(i)],
+                made.carried,
+            )
 
     def exists(self, tensor: str) -> frozenset[Expr]:
         """Return the conditions under which an element of a tensor exists, by its own variables."""
@@ -153,11 +198,10 @@ class Backward:
 
     def received(
         self, einsum: Einsum, access: Access, back: Expr, extra: tuple[Expr, ...]
-    ) -> tuple[str, Part]:
+    ) -> tuple[Key, Part]:
         """Return what comes back to one access, and to what: of a state to which of its generations."""
-        indices, form = self.place(access)
-        key = access.tensor if form is None else f"{access.tensor} {form}"
-        return key, self.part(einsum, access.tensor, indices, back, extra, frozenset())
+        reading, form = self.place(access)
+        return (access.tensor, form), self.part(einsum, reading, back, extra)
 
     def known_in(self, block: Iterate) -> frozenset[str]:
         """Return the tensors that can be read at the end of a block of the cascade."""
@@ -171,42 +215,47 @@ class Backward:
     def add_beside(self, name: str, made: Einsum) -> None:
         """Put an Einsum behind one of the cascade, in its block if it has one."""
         self.placed.add(made.target)
-        self.reductions[name] = (*self.reductions.get(name, ()), made)
+        self.beside[name] = (*self.beside.get(name, ()), made)
 
-    def place(self, access: Access) -> tuple[tuple[Expr, ...], str | None]:
-        """Return the indices of an access, and of a state from behind its block which of its generations they name."""
-        state = self.cascade.signatures[access.tensor].state
-        if state is None:
-            return access.indices, None
-        index, rank = access.indices[state], self.cascade.signatures[access.tensor].ranks[state]
-        if index == Size(rank):
-            return access.indices, "last"
+    def reading(self, access: Access) -> Reading:
+        """Return what an access asks for."""
+        tensor = access.tensor
+        return Reading(access.indices, self.own(tensor), self.cascade.signatures[tensor].ranks)
+
+    def place(self, access: Access) -> tuple[Reading, str]:
+        """Return what an access asks for, and of a state from behind its block which of its generations it names."""
+        reading, slot = self.reading(access), self.cascade.signatures[access.tensor].state
+        if slot is None:
+            return reading, ""
+        index = access.indices[slot]
+        if index == Size(reading.ranks[slot]):
+            return reading.without(slot), "last"
         if isinstance(index, Var):
-            return access.indices, "old"
-        if isinstance(index, Apply) and index.op == "+" and index.args[1] == Num(1) and isinstance(index.args[0], Var):
-            return (*access.indices[:state], index.args[0], *access.indices[state + 1 :]), "new"
+            return reading, "old"
+        step, one = index.args if isinstance(index, Apply) and index.op == "+" else (index, Num(0))
+        if one == Num(1) and isinstance(step, Var):
+            indices = (*access.indices[:slot], step, *access.indices[slot + 1 :])
+            return Reading(indices, reading.own, reading.ranks), "new"
         raise CascadeError(
-            f"{access.tensor} is a state that is read at another place than t, t + 1 or the last", at=access.at
+            f"{access.tensor} is a state that is read at another place than t, t + 1 or the last",
+            at=access.at,
         )
 
     def part(
         self,
         einsum: Einsum,
-        tensor: str,
-        indices: tuple[Expr, ...],
+        reading: Reading,
         back: Expr,
         extra: tuple[Expr, ...],
-        fixed: frozenset[str],
-        own: tuple[str, ...] | None = None,
-        ranks: tuple[str, ...] | None = None,
+        fixed: frozenset[str] = frozenset(),
     ) -> Part:
-        """Return what comes back by one access, gathered for the elements of what is read."""
-        ranks = ranks if ranks is not None else self.cascade.signatures[tensor].ranks
-        own = own if own is not None else self.own(tensor)
-        if len(indices) == len(ranks) and any(i == Size(r) for i, r in zip(indices, ranks, strict=True)):
-            kept = [k for k, (i, r) in enumerate(zip(indices, ranks, strict=True)) if i != Size(r)]
-            indices, own, ranks = (tuple(x[k] for k in kept) for x in (indices, own, ranks))  # type: ignore[assignment]
-        solved = inverse(self.cascade, indices, ranks, own, einsum, fixed)
+        """Return what comes back by one access, gathered for the elements of what is read.
+
+        Args:
+            extra: conditions besides those of the Einsum's points.
+            fixed: the variable of the block that both stand in.
+        """
+        solved = inverse(self.cascade, reading.indices, reading.ranks, reading.own, einsum, fixed)
         self.names.ranks += [r for r in solved.ranks if r not in self.names.ranks]
         self.names.taken |= {r.name for r in solved.ranks}
         value = replaced(back, solved.values)
@@ -221,7 +270,9 @@ class Backward:
         value = counted(value, over, walked)
         over = [v for v in over if v in walked]
         mine = frozenset(
-            c for c in unsaid((*conditions, *carried), (), self.cascade) if set(variables(c)) <= {*solved.target, *fixed}
+            c
+            for c in unsaid((*conditions, *carried), (), self.cascade)
+            if set(variables(c)) <= {*solved.target, *fixed}
         )
         return Part(
             tuple(solved.target), tuple(solved.readback), value, tuple(over), conditions, mine, solved.exact
@@ -235,7 +286,11 @@ class Backward:
                 names, conditions = self.carrying[access.tensor]
                 at = dict(zip(names, access.indices, strict=True))
                 found += [replaced(c, at) for c in conditions]
-                found += [inside(index, self.names.meant(rank_of(v))) for v, index in at.items() if not isinstance(index, Var)]
+                found += [
+                    inside(index, self.names.meant(rank_of(v)))
+                    for v, index in at.items()
+                    if not isinstance(index, Var)
+                ]
             elif access.tensor in self.cascade.signatures:
                 found += [c.holds for c in conditions_of_access(self.cascade, access)]
         return found
@@ -254,7 +309,9 @@ class Backward:
         if step.op in ("max", "min"):
             chosen = Access(self.names.free(f"{einsum.name}P"), einsum.target.indices)
             value = einsum.value if step.op == "max" else Apply("neg", (einsum.value,))
-            self.add_beside(einsum.name, Einsum(chosen, value, (Reduction("argmax", (variable,)),), einsum.where))
+            self.add_beside(
+                einsum.name, Einsum(chosen, value, (Reduction("argmax", (variable,)),), einsum.where)
+            )
             return seed, (Compare(("==",), (chosen, Var(variable))),)
         second = variable_of(self.names.second(rank_of(variable), f"{rank_of(variable)}2"))
         others = Access(self.names.free(f"{einsum.name}P"), (*einsum.target.indices, Var(second)))

@@ -28,11 +28,7 @@ def cancelling(cascade: Cascade, active: frozenset[str]) -> tuple[str, ...]:
     What is subtracted from every score of a softmax cancels; so it has no part in the gradient, although the scores
     move it. Told by moving it, by random amounts, at random inputs.
     """
-    found = []
-    for einsum in _references(cascade, active):
-        if _is_free(cascade, einsum):
-            found.append(einsum.name)
-    return tuple(found)
+    return tuple(e.name for e in _references(cascade, active) if _is_free(cascade, e))
 
 
 def _references(cascade: Cascade, active: frozenset[str]) -> Iterator[Einsum]:
@@ -88,4 +84,6 @@ def _moved(cascade: Cascade, einsum: Einsum) -> tuple[Cascade, str]:
         else:
             first = item.name == einsum.name and item is not einsum
             body += made if item is einsum else (_first_moved(item, by, signature),) if first else (item,)
-    return replace(cascade, inputs=(*cascade.inputs, Signature(name, signature.ranks)), body=tuple(body)), name
+    return replace(
+        cascade, inputs=(*cascade.inputs, Signature(name, signature.ranks)), body=tuple(body)
+    ), name

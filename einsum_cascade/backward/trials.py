@@ -31,7 +31,9 @@ def trial_sizes_of(cascade: Cascade) -> Iterator[dict[str, int]]:
             continue
 
 
-def hold(cascade: Cascade, gradient: Cascade, given: Mapping[str, str], wrt: Mapping[str, str]) -> bool | None:
+def hold(
+    cascade: Cascade, gradient: Cascade, given: Mapping[str, str], wrt: Mapping[str, str]
+) -> bool | None:
     """Tell whether a gradient is that of a cascade, or None where no sizes were found at which it can be told.
 
     Along random directions, how fast the outputs change (by central differences) has to be what the gradient says.
@@ -93,4 +95,6 @@ def seen(cascade: Cascade, outputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weighed(outputs: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
-    return float(sum(np.sum(np.where(w != 0, x, 0.0) * w) for x, w in ((outputs[t], weights[t]) for t in weights)))
+    return float(
+        sum(np.sum(np.where(w != 0, x, 0.0) * w) for x, w in ((outputs[t], weights[t]) for t in weights))
+    )

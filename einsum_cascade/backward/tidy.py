@@ -9,7 +9,20 @@ import sympy
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
 from ..declarations import rank_of, variable_of
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, transform, variables, walk
+from ..expr import (
+    Access,
+    Apply,
+    Compare,
+    Expr,
+    Num,
+    Size,
+    Var,
+    accesses,
+    substitute,
+    transform,
+    variables,
+    walk,
+)
 from ..rewrite.algebra import Formula, Symbols, expanded
 
 
@@ -34,6 +47,13 @@ def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
         return part
 
     return transform(found, change)
+
+
+def at(access: Access, values: Mapping[str, Expr]) -> Access:
+    """Return an access at another place, as `replaced` does."""
+    found = replaced(access, values)
+    assert isinstance(found, Access)
+    return found
 
 
 def _plain(index: Expr) -> Expr:
@@ -72,14 +92,21 @@ def _digit(index: Apply) -> Expr:
     if not (isinstance(whole, Apply) and whole.op == "+" and isinstance(by, Size)):
         return index
     block, inside = whole.args
-    if inside != Var(variable_of(by.name)) or not isinstance(block, Apply) or block.op != "*" or block.args[1] != by:
+    if (
+        inside != Var(variable_of(by.name))
+        or not isinstance(block, Apply)
+        or block.op != "*"
+        or block.args[1] != by
+    ):
         return index
     return block.args[0] if index.op == "//" else inside
 
 
 def _whole(index: Expr) -> Expr:
     """Return an index whose numbers are whole, as sympy hands them back."""
-    return transform(index, lambda n: Num(int(n.value)) if isinstance(n, Num) and n.value == int(n.value) else n)
+    return transform(
+        index, lambda n: Num(int(n.value)) if isinstance(n, Num) and n.value == int(n.value) else n
+    )
 
 
 def isolated(index: Expr, variable: str, value: Expr) -> Expr | None:
@@ -121,7 +148,12 @@ def chained(conditions: Iterable[Expr]) -> list[Expr]:
     found: list[Expr] = []
     for part in conditions:
         last = found[-1] if found else None
-        if isinstance(part, Compare) and isinstance(last, Compare) and last.args[-1] == part.args[0] and _rises(last, part):
+        if (
+            isinstance(part, Compare)
+            and isinstance(last, Compare)
+            and last.args[-1] == part.args[0]
+            and _rises(last, part)
+        ):
             found[-1] = Compare((*last.ops, *part.ops), (*last.args, *part.args[1:]))
         else:
             found.append(part)
@@ -154,7 +186,11 @@ def always(part: Expr, cascade: Cascade) -> bool:
             return False
         room = room.subs(v, 0 if by >= 0 else _size(rank_of(v.name), cascade) - 1)
     room = sympy.expand(room.subs({s: s + 1 for s in room.free_symbols}))
-    return all(c >= 0 for c in sympy.Poly(room, *room.free_symbols).coeffs()) if room.free_symbols else bool(room >= 0)
+    return (
+        all(c >= 0 for c in sympy.Poly(room, *room.free_symbols).coeffs())
+        if room.free_symbols
+        else bool(room >= 0)
+    )
 
 
 def _polynomial(node: Expr, cascade: Cascade) -> Formula | None:
@@ -166,12 +202,13 @@ def _polynomial(node: Expr, cascade: Cascade) -> Formula | None:
         return sympy.Symbol(node.name)
     if not isinstance(node, Apply) or node.op not in ("+", "-", "*", "neg"):
         return None
-    parts = [_polynomial(a, cascade) for a in node.args]
-    if any(p is None for p in parts):
+    parts = [p for p in (_polynomial(a, cascade) for a in node.args) if p is not None]
+    if len(parts) < len(node.args):
         return None
-    if node.op == "neg":
-        return -parts[0]
-    return parts[0] + parts[1] if node.op == "+" else parts[0] - parts[1] if node.op == "-" else parts[0] * parts[1]
+    first, *rest = parts
+    if not rest:
+        return -first
+    return first + rest[0] if node.op == "+" else first - rest[0] if node.op == "-" else first * rest[0]
 
 
 def _size(rank: str, cascade: Cascade) -> Formula:

@@ -35,7 +35,11 @@ class Inverse:
 
 
 def inverse(
-    cascade: Cascade, indices: tuple[Expr, ...], ranks: tuple[str, ...], own: tuple[str, ...], einsum: Einsum,
+    cascade: Cascade,
+    indices: tuple[Expr, ...],
+    ranks: tuple[str, ...],
+    own: tuple[str, ...],
+    einsum: Einsum,
     fixed: frozenset[str],
 ) -> Inverse:
     """Return an access solved for the places of the elements that it reads.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..declarations import rank_of
@@ -36,7 +36,10 @@ class Part:
     def named(self, name: str) -> Einsum:
         """Return it as an Einsum."""
         return Einsum(
-            Access(name, tuple(map(Var, self.target))), self.value, sum_of(self.value, self.summed), joined(chained(self.conditions))
+            Access(name, tuple(map(Var, self.target))),
+            self.value,
+            sum_of(self.value, self.summed),
+            joined(chained(self.conditions)),
         )
 
     def as_read(self) -> dict[str, Expr]:
@@ -47,7 +50,9 @@ class Part:
         """Return it by the variables of the tensor itself, or None where they name something else in it."""
         if not self.exact or len(self.readback) != len(own):
             return None
-        if any(not isinstance(r, Var) for r in self.readback) or [r.name for r in self.readback if isinstance(r, Var)] != list(own):
+        if any(not isinstance(r, Var) for r in self.readback) or [
+            r.name for r in self.readback if isinstance(r, Var)
+        ] != list(own):
             return None
         inside = {*self.summed, *(v for v in variables(self.value) if v not in self.target)}
         if inside & {o for o, t in zip(own, self.target, strict=True) if o != t}:
@@ -118,7 +123,13 @@ def total(
     placed = [p.in_place(own) or p for p in parts]
     if len(placed) == 1 and placed[0].in_place(own) is not None:
         (only,) = placed
-        if not must_name and target is None and isinstance(only.value, Access) and not only.conditions and not only.summed:
+        if (
+            not must_name
+            and target is None
+            and isinstance(only.value, Access)
+            and not only.conditions
+            and not only.summed
+        ):
             return Total(only.value, (), only.carried)
         made = only.named(target.tensor if target else named(wanted))
         made = replace(made, target=target) if target else made
@@ -148,14 +159,11 @@ def total(
     value, *rest = (t if n == 1 else times(Num(n), t) for t, n in often.items())
     for term in rest:
         minus = isinstance(term, Apply) and term.op == "neg"
-        value = Apply("-", (value, term.args[0])) if minus and isinstance(term, Apply) else Apply("+", (value, term))
+        value = (
+            Apply("-", (value, term.args[0]))
+            if minus and isinstance(term, Apply)
+            else Apply("+", (value, term))
+        )
     left = [c for c in written if c not in carried]
     made = Einsum(access, value, (), joined(chained(left)))
     return Total(access, (*einsums, made), frozenset(carried.union(left)))
-
-
-def shifted_total(found: Total, values: Mapping[str, Expr]) -> Access:
-    """Return how a gradient is read at another place."""
-    access = replaced(found.access, values)
-    assert isinstance(access, Access)
-    return access

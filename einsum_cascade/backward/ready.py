@@ -113,7 +113,12 @@ def _deferred(cascade: Cascade) -> Iterator[Rewritten]:
     for rank in dict.fromkeys(rank_of(v) for e in cascade.einsums for v in e.reduced):
         for found in separations(cascade, rank):
             divides = found.why.startswith("1 / ")
-            if found.rule == "defer" and divides and not found.cancels and _holds(cascade, found.cascade, rank):
+            if (
+                found.rule == "defer"
+                and divides
+                and not found.cancels
+                and _holds(cascade, found.cascade, rank)
+            ):
                 yield found
 
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 
 from ..analysis.needed import without_unused
 from ..cascade import Cascade
-from ..declarations import Iterate, Rank, Signature, free_name
+from ..declarations import Iterate, Signature, free_name
 from ..einsum import Einsum
 from ..errors import CascadeError, nearest
 from ..expr import Access, Expr, Size, transform, walk
-from ..rolling.plain import in_every
 from ..rewrite.reduction import Step, told_as_html
-from .backward import Backward
+from ..rolling.plain import in_every
 from .constant import cancelling
 from .ready import active_tensors, read_as_values, with_divisions_last, with_single_reductions
 from .trials import hold
+from .walk import Backward
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def _assembled(cascade: Cascade, backward: Backward, given: dict[str, str], foun
     body: list[Einsum | Iterate] = []
     for item in cascade.body:
         if isinstance(item, Iterate):
-            inside = tuple(e for one in item.einsums for e in (one, *backward.reductions.get(one.name, ())))
+            inside = tuple(e for one in item.einsums for e in (one, *backward.beside.get(one.name, ())))
             body.append(replace(item, einsums=inside))
         else:
-            body += (item, *(() if item.name in cascade.states else backward.reductions.get(item.name, ())))
+            body += (item, *(() if item.name in cascade.states else backward.beside.get(item.name, ())))
     seeds = [Signature(given[s.tensor], s.ranks) for s in cascade.outputs]
     signatures = {s.tensor: s for s in cascade.inputs}
     whole = Cascade(
@@ -152,7 +152,12 @@ def _with_plain_outputs(cascade: Cascade, found: dict[str, str]) -> tuple[Cascad
     names: dict[str, str] = {}
     for tensor, name in found.items():
         wanted = f"D{tensor}"
-        if name != wanted and wanted not in inputs and wanted in cascade.signatures and cascade.defines(wanted):
+        if (
+            name != wanted
+            and wanted not in inputs
+            and wanted in cascade.signatures
+            and cascade.defines(wanted)
+        ):
             names |= {name: wanted, wanted: name}
 
     def renamed(node: Expr) -> Expr:
@@ -179,14 +184,24 @@ def _tidied(cascade: Cascade) -> Cascade:
     roots = [e for e, _ in cascade.statements]
     for e in roots:
         named |= {v[0].upper() + v[1:] for v in e.variables}
-        named |= {n.name for node in (e.target, e.value, e.where) if node is not None for n in walk(node) if isinstance(n, Size)}
+        named |= {
+            n.name
+            for node in (e.target, e.value, e.where)
+            if node is not None
+            for n in walk(node)
+            if isinstance(n, Size)
+        }
         named |= {r.into[0].upper() + r.into[1:] for r in e.reductions if r.into}
     constants = {c.name: c.value for c in cascade.constants}
     sizes = {r.name: r.size for r in cascade.ranks if r.size is not None}
     while True:
         more = {
-            n.name for name in named for v in (constants.get(name), sizes.get(name)) if v is not None
-            for n in walk(v) if isinstance(n, Size)
+            n.name
+            for name in named
+            for v in (constants.get(name), sizes.get(name))
+            if v is not None
+            for n in walk(v)
+            if isinstance(n, Size)
         }
         # A split keeps the rank that it splits: sizes may be given by either.
         more |= {w for w, parts in cascade.splits.items() if set(parts) <= named}
@@ -206,7 +221,11 @@ def _kept(cascade: Cascade, made: Cascade, saved: Collection[str] | str) -> tupl
     mine = [n for n in made.signatures if made.defines(n) and cascade.defines(n) and n not in made.states]
     if saved == "small":
         shapes = [set(_parts(cascade, s.ranks)) for s in (*cascade.inputs, *cascade.outputs)]
-        return tuple(n for n in mine if any(set(_parts(cascade, cascade.signatures[n].ranks)) <= shape for shape in shapes))
+        return tuple(
+            n
+            for n in mine
+            if any(set(_parts(cascade, cascade.signatures[n].ranks)) <= shape for shape in shapes)
+        )
     names = [saved] if isinstance(saved, str) else list(saved)
     for name in names:
         if name in cascade.states:

@@ -88,9 +88,7 @@ def _sign(seed: Expr, args: tuple[Expr, ...], _: Expr, __: int) -> Expr:
 def _gelu(seed: Expr, args: tuple[Expr, ...], _: Expr, __: int) -> Expr:
     x = args[0]
     share = times(Num(0.5), Apply("+", (Num(1), Apply("erf", (divided(x, Num(math.sqrt(2.0))),)))))
-    density = times(
-        Num(1 / math.sqrt(2 * math.pi)), Apply("exp", (negative(times(Num(0.5), squared(x))),))
-    )
+    density = times(Num(1 / math.sqrt(2 * math.pi)), Apply("exp", (negative(times(Num(0.5), squared(x))),)))
     return times(seed, Apply("+", (share, times(x, density))))
 
 
@@ -172,7 +170,9 @@ def handed_back(node: Expr, seed: Expr, value: Expr, active: frozenset[str]) -> 
     if node.op == "pad":
         if _moves(node.args[1], active):
             said = expression(node)
-            raise CascadeError(f"{said} has no gradient: what stands in place of an absent element is data", at=node.at)
+            raise CascadeError(
+                f"{said} has no gradient: what stands in place of an absent element is data", at=node.at
+            )
         yield from handed_back(node.args[0], seed, node.args[0], active)
         return
     for i, part in enumerate(node.args):

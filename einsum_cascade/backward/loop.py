@@ -9,9 +9,9 @@ from ..declarations import Iterate, rank_of, variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError
 from ..expr import Access, Apply, Expr, Num, Size, Var, accesses
-from .backward import Backward
 from .parts import Part, total
-from .tidy import replaced
+from .tidy import at, replaced
+from .walk import Backward, Key
 
 
 class Loop:
@@ -27,7 +27,7 @@ class Loop:
         self.rank = rank_of(block.variable)
         self.names = {e.name for e in block.einsums}
         self.states = [e.name for e in block.einsums if e.name in self.cascade.states]
-        self.inner: dict[str, list[Part]] = {}
+        self.inner: dict[Key, list[Part]] = {}
         self.inside: list[Einsum] = []
         self.late: list[tuple[Einsum, Access, Expr, tuple[Expr, ...]]] = []
         self.turn = ""
@@ -58,26 +58,26 @@ class Loop:
         for key, part in behind:
             self.back.parts.setdefault(key, []).append(part)
 
-    def _late_parts(self) -> Iterator[tuple[str, Part]]:
+    def _late_parts(self) -> Iterator[tuple[Key, Part]]:
         for einsum, access, value, extra in self.late:
             yield self.back.received(einsum, access, value, extra)
 
-    def _placed(self, key: str, part: Part) -> tuple[str, Part]:
-        """Return what comes back to a tensor before the block, gathered in a block where it reads a state of every step.
+    def _placed(self, key: Key, part: Part) -> tuple[Key, Part]:
+        """Return what comes back to a tensor from before the block, gathered where the states that it reads are made.
 
-        Behind the blocks every state of a step would have to be kept for it.
+        Behind the block the states of all steps would have to be kept for it.
         """
         read = {a.tensor for a in accesses(part.value)}
         if self.step not in part.target:
             return key, part
         if read & set(self.states) and read <= self.back.known_in(self.block):
-            made = part.named(self.back.names.free(f"D{key}"))
+            made = part.named(self.back.names.free(f"D{key[0]}"))
             self.back.add_beside(self.block.einsums[-1].name, made)
             return key, replace(part, value=made.target, summed=(), conditions=())
         turned = read & self.turned_states
         if not turned or read & set(self.states):
             return key, part
-        name = self.back.names.free(f"D{key}T")
+        name = self.back.names.free(f"D{key[0]}T")
         mirrored = replace(
             part,
             target=tuple(self.turn if v == self.step else v for v in part.target),
@@ -86,11 +86,11 @@ class Loop:
         )
         made = mirrored.named(name)
         self.inside.append(made)
-        at = replaced(made.target, {self.turn: self._back_turned()})
-        return key, replace(part, value=at, summed=(), conditions=())
+        read_at = at(made.target, {self.turn: self._back_turned()})
+        return key, replace(part, value=read_at, summed=(), conditions=())
 
     def _asked(self, name: str) -> bool:
-        return any(self.back.parts.get(key) for key in (name, *(f"{name} {form}" for form in ("last", "old", "new"))))
+        return any(self.back.parts.get((name, form)) for form in ("", "last", "old", "new"))
 
     def _carried(self, live: list[Einsum]) -> dict[str, str]:
         """Return the states whose gradients go from step to step, with the names of these."""
@@ -98,9 +98,14 @@ class Loop:
         for name in self.states:
             slot = self.cascade.signatures[name].state
             assert slot is not None
-            old = (a for e in live for a in accesses(e.value) if a.tensor == name and a.indices[slot] == Var(self.step))
+            old = (
+                a
+                for e in live
+                for a in accesses(e.value)
+                if a.tensor == name and a.indices[slot] == Var(self.step)
+            )
             if name in self.back.active - self.back.stopped and (
-                next(old, None) is not None or self.back.parts.get(f"{name} last")
+                next(old, None) is not None or self.back.parts.get((name, "last"))
             ):
                 found[name] = self.back.names.free(f"D{name}")
         return found
@@ -119,40 +124,41 @@ class Loop:
         """Return what comes back to the last generation from behind the block."""
         own, slot = self.back.own(name), self._slot(name)
         rest = [v for k, v in enumerate(own) if k != slot]
-        parts = self.back.parts.get(f"{name} last")
+        parts = self.back.parts.get((name, "last"))
         target = self._at(name, self.carried[name], Num(0))
         if not parts:
             return Einsum(target, Num(0))
-        made = total(parts, rest, self.back.names.free, f"D{name}", target=None)
+        made = total(parts, rest, self.back.names.free, f"D{name}")
         self.back.after += made.einsums
         return Einsum(target, made.access)
 
     def _one(self, einsum: Einsum) -> None:
+        """Sum what comes back to what an Einsum defines, and hand it back."""
         name = einsum.name
-        if name in self.states:
-            parts = list(self.inner.get(f"{name} new", ()))
-            own = self.back.own(name)
-            if name in self.carried:
-                here = self._at(name, self.carried[name], Var(self.turn))
-                parts.insert(0, self._inner_part(name, here))
-            parts += self._from_behind(name, "new") + self._from_behind(name, "old", later=True)
-        else:
-            parts = list(self.inner.get(name, ()))
-            own = self.back.own(name)
-            if not parts and self.back.parts.get(name):
-                # Only what stands behind the block reads it: its gradient is no matter of the block.
-                self._hand_back(einsum, self.back.total_of(name).access)
-                return
-            parts += self._from_behind(name, "")
+        parts = self._to_state(name) if name in self.states else list(self.inner.get((name, ""), ()))
+        if not parts and name not in self.states and self.back.parts.get((name, "")):
+            # Only what stands behind the block reads it: its gradient is no matter of the block.
+            self._hand_back(einsum, self.back.total_of(name).access)
+            return
+        parts += [] if name in self.states else self._from_behind(name, "")
         if not parts:
             return
-        turned = self._turned(own)
+        turned = self._turned(self.back.own(name))
         made = total(parts, turned, self.back.names.free, f"D{name}", exists=self._exists(name))
         self.inside += made.einsums
         self.back.know(made)
         if name in self.states:
             self.turned_states.add(made.access.tensor)
-        self._hand_back(einsum, replaced(made.access, {self.turn: self._back_turned()}))
+        self._hand_back(einsum, at(made.access, {self.turn: self._back_turned()}))
+
+    def _to_state(self, name: str) -> list[Part]:
+        """Return what comes back to a state as a step leaves it."""
+        found = []
+        if name in self.carried:
+            here = self._at(name, self.carried[name], Var(self.turn))
+            found.append(self._inner_part(name, here))
+        found += self.inner.get((name, "new"), ())
+        return found + self._from_behind(name, "new") + self._from_behind(name, "old", later=True)
 
     def _exists(self, name: str) -> frozenset[Expr]:
         return frozenset(replaced(c, self.mirror) for c in self.back.exists(name))
@@ -173,7 +179,7 @@ class Loop:
         Args:
             later: what was handed to S[t] is taken by the generation that made it, t - 1.
         """
-        key = f"{name} {form}".strip()
+        key = name, form
         parts = self.back.parts.get(key)
         if not parts:
             return []
@@ -182,8 +188,8 @@ class Loop:
         self.back.after += made.einsums
         self.back.know(made)
         self.back.totals[key] = made
-        at = self.mirror[self.step] if not later else Apply("+", (self.mirror[self.step], Num(1)))
-        access = replaced(made.access, {self.step: at})
+        step = self.mirror[self.step]
+        access = at(made.access, {self.step: Apply("+", (step, Num(1))) if later else step})
         value: Expr = Apply("pad", (access, Num(0))) if later or made.carried else access
         turned = self._turned(own)
         return [Part(turned, tuple(map(Var, turned)), value)]
@@ -196,7 +202,7 @@ class Loop:
             v: (Var(self.step) if k == slot else i)
             for k, (v, i) in enumerate(zip(own, einsum.target.indices, strict=True))
         }
-        for access, value, extra in self.back.came_back(einsum, replaced(seed, places)):
+        for access, value, extra in self.back.came_back(einsum, at(seed, places)):
             self.take(einsum, access, value, extra)
 
     def take(self, einsum: Einsum, access: Access, value: Expr, extra: tuple[Expr, ...]) -> None:
@@ -205,34 +211,25 @@ class Loop:
             self.late.append((einsum, access, value, extra))
             return
         signature = self.cascade.signatures[access.tensor]
-        own = self.back.own(access.tensor)
         axis = signature.ranks.index(self.rank) if signature.state is None else signature.state
         index = access.indices[axis]
         new = Apply("+", (Var(self.step), Num(1)))
         if index == Var(self.step):
-            key = access.tensor if signature.state is None else f"{access.tensor} old"
+            key = access.tensor, "" if signature.state is None else "old"
         elif signature.state is not None and index in (new, Apply("+", (Num(1), Var(self.step)))):
-            key = f"{access.tensor} new"
+            key = access.tensor, "new"
         else:
             raise CascadeError(
                 f"{einsum.name} reads {access.tensor} at another step than its own; gradients know states for that",
                 at=access.at,
             )
-        rest = [k for k in range(len(own)) if k != axis]
-        part = self.back.part(
-            einsum,
-            access.tensor,
-            tuple(access.indices[k] for k in rest),
-            value,
-            extra,
-            frozenset((self.step,)),
-            own=tuple(own[k] for k in rest),
-            ranks=tuple(signature.ranks[k] for k in rest),
-        )
+        reading = self.back.reading(access).without(axis)
+        part = self.back.part(einsum, reading, value, extra, frozenset((self.step,)))
         self.inner.setdefault(key, []).append(self._mirrored(part, axis))
 
     def _mirrored(self, part: Part, axis: int) -> Part:
         """Return a part by the turns of the other block, its own axis put in where that of the steps was."""
+
         def changed(node: Expr) -> Expr:
             return replaced(node, self.mirror)
 
@@ -257,17 +254,19 @@ class Loop:
         found: list[Expr] = []
         if name in self.carried:
             found.append(self._at(name, self.carried[name], Size(self.rank)))
-        behind = self.back.totals.get(f"{name} old")
+        behind = self.back.totals.get((name, "old"))
         if behind is not None:
             found.append(Apply("pad", (replaced(behind.access, {self.step: Num(0)}), Num(0))))
-        self.back.parts[f"{name} first"] = [Part(rest, tuple(map(Var, rest)), value) for value in found]
+        self.back.parts[name, "first"] = [Part(rest, tuple(map(Var, rest)), value) for value in found]
 
     def _update(self, name: str) -> None:
         """Write what comes back to the generation before."""
-        parts = self.inner.get(f"{name} old", [])
+        parts = self.inner.get((name, "old"), [])
         target = self._at(name, self.carried[name], Apply("+", (Var(self.turn), Num(1))))
         if not parts:
             self.inside.append(Einsum(target, Num(0)))
             return
-        made = total(parts, self._turned(self.back.own(name)), self.back.names.free, f"D{name}", target=target)
+        made = total(
+            parts, self._turned(self.back.own(name)), self.back.names.free, f"D{name}", target=target
+        )
         self.inside += made.einsums
