@@ -15,7 +15,7 @@ Rule = Callable[[Expr, tuple[Expr, ...], Expr, int], Expr | None]
 
 
 def times(a: Expr, b: Expr) -> Expr:
-    """Return a product, signs in front and without factors of 1.
+    """Return a product, signs and choices in front and without factors of 1.
 
     >>> expression(times(Apply("neg", (Num(2),)), Num(3)))
     '-(2 * 3)'
@@ -24,6 +24,8 @@ def times(a: Expr, b: Expr) -> Expr:
         return negative(times(a.args[0], b))
     if isinstance(b, Apply) and b.op == "neg":
         return negative(times(a, b.args[0]))
+    if _is_masked(a):
+        return _inside(a, lambda part: times(part, b))
     if a == Num(1):
         return b
     return a if b == Num(1) else Apply("*", (a, b))
@@ -35,8 +37,24 @@ def negative(a: Expr) -> Expr:
 
 
 def divided(a: Expr, b: Expr) -> Expr:
-    """Return a / b, the sign in front."""
-    return negative(divided(a.args[0], b)) if isinstance(a, Apply) and a.op == "neg" else Apply("/", (a, b))
+    """Return a / b, signs and choices in front."""
+    if isinstance(a, Apply) and a.op == "neg":
+        return negative(divided(a.args[0], b))
+    return _inside(a, lambda part: divided(part, b)) if _is_masked(a) else Apply("/", (a, b))
+
+
+def _is_masked(node: Expr) -> bool:
+    return isinstance(node, Apply) and node.op == "select" and Num(0) in node.args[1:]
+
+
+def _inside(node: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """Return a choice between a value and 0 with the value changed.
+
+    The 0 stays what it is: where nothing comes back, what it would be multiplied with need not be a number.
+    """
+    assert isinstance(node, Apply)
+    test, *branches = node.args
+    return Apply("select", (test, *(b if b == Num(0) else change(b) for b in branches)))
 
 
 def minus(a: Expr, b: Expr) -> Expr:
@@ -179,7 +197,8 @@ def handed_back(node: Expr, seed: Expr, value: Expr, active: frozenset[str]) -> 
         if _moves(part, active):
             mine = RULES[node.op](seed, node.args, value, i)
             if mine is not None:
-                yield from handed_back(part, mine, part, active)
+                # A branch that is taken is the value of the choice, and comes to nothing where it is not.
+                yield from handed_back(part, mine, value if node.op == "select" else part, active)
 
 
 def _moves(node: Expr, active: frozenset[str]) -> bool:

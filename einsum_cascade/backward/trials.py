@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..cascade import Cascade
+from ..declarations import rank_of
 from ..errors import CascadeError
 from ..evaluator import evaluate, random_inputs
 from ..rewrite.equality import GROWTH, trial_sizes
+from ..sizes import SEQUENCE_RANKS
 
 # Half the step of a central difference: its error is some 1e-10 of the function by curvature, 1e-11 by rounding.
 _STEP = 1e-5
@@ -21,14 +23,24 @@ _SEEDS = (0, 1, 2)
 _ENOUGH = 2
 
 
-def trial_sizes_of(cascade: Cascade) -> Iterator[dict[str, int]]:
-    """Yield small sizes of every rank, growing: a text may need larger ones to compute anything."""
-    ranks = [r for r in cascade.rank_names if r in cascade.free_ranks] or list(cascade.rank_names)[:1]
+def trial_sizes_of(cascade: Cascade) -> Iterator[list[dict[str, int]]]:
+    """Yield small sizes of every rank, growing: a text may need larger ones to compute anything.
+
+    Of each pair the second has queries beyond the last key, which masks and windows may leave without any.
+    """
     for times in GROWTH:
         try:
-            yield trial_sizes(cascade, cascade, ranks[0], times=times)[0][0]
-        except (CascadeError, IndexError):
+            yield [mine for mine, _ in trial_sizes(cascade, cascade, _walked(cascade), times=times)]
+        except CascadeError:
             continue
+
+
+def _walked(cascade: Cascade) -> str:
+    """Return the rank of which there are several sizes: one that is reduced, as keys are, or any."""
+    reduced = {rank_of(v) for e in cascade.einsums for v in e.reduced}
+    free = [r for r in cascade.rank_names if r in cascade.free_ranks or r in cascade.splits]
+    keys = [r for r in SEQUENCE_RANKS if r in free and r in reduced]
+    return (keys or free or list(cascade.rank_names))[0]
 
 
 def hold(
@@ -42,15 +54,27 @@ def hold(
         given: of each output the input of the gradient that holds the gradient of it.
         wrt: of each input the output of the gradient that holds the gradient to it, or nothing where that is 0.
     """
-    for sizes in trial_sizes_of(cascade):
+    for group in trial_sizes_of(cascade):
         try:
-            agreed = [_agrees(cascade, gradient, given, wrt, sizes, seed) for seed in _SEEDS]
+            told = [_told(cascade, gradient, given, wrt, sizes) for sizes in group]
         except CascadeError:
             continue
-        told = [a for a in agreed if a is not None]
-        if told:
-            return sum(told) >= min(_ENOUGH, len(told))
+        if any(t is not None for t in told):
+            return all(t is not False for t in told)
     return None
+
+
+def _told(
+    cascade: Cascade,
+    gradient: Cascade,
+    given: Mapping[str, str],
+    wrt: Mapping[str, str],
+    sizes: Mapping[str, int],
+) -> bool | None:
+    """Tell whether the gradient holds at some sizes, or None where the outputs say nothing there."""
+    agreed = [_agrees(cascade, gradient, given, wrt, sizes, seed) for seed in _SEEDS]
+    told = [a for a in agreed if a is not None]
+    return sum(told) >= min(_ENOUGH, len(told)) if told else None
 
 
 def _agrees(
@@ -69,7 +93,8 @@ def _agrees(
         return None
     asked = {**inputs, **{given[t]: w for t, w in weights.items() if t in given}}
     needed = {s.tensor for s in gradient.inputs}
-    found = evaluate(gradient, sizes, {t: x for t, x in asked.items() if t in needed})
+    known = {r: n for r, n in sizes.items() if r in gradient.rank_names}
+    found = evaluate(gradient, known, {t: x for t, x in asked.items() if t in needed})
     for tensor, name in wrt.items():
         way = rng.standard_normal(np.shape(inputs[tensor]))
         ends = []
