@@ -204,7 +204,7 @@ def _parts_of_others(a: Cascade, b: Cascade, sizes: Mapping[str, int]) -> dict[s
     """Return sizes for the parts of ranks that the second cascade alone splits: at least two blocks where it can be."""
     found: dict[str, int] = {}
     for whole, parts in b.splits.items():
-        if whole in a.splits or whole not in sizes:
+        if whole in a.splits or whole not in sizes or not set(parts) <= set(b.free_ranks):
             continue
         n = sizes[whole]
         inner = max((t for t in range(1, n // 2 + 1) if n % t == 0), default=1)

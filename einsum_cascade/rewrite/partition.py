@@ -93,9 +93,18 @@ def blocks(
 def split_ranks(cascade: Cascade, rank: str, outer: str, inner: str) -> tuple[Rank, ...]:
     """Return the ranks with one split; of two names for one rank the other then follows from the split one."""
     other = cascade.aliases.get(rank)
+    parts = cascade.splits.get(other or "", ())
+    if len(parts) == 2:
+        # The parts of a second name are second names of the parts.
+        own = (Rank(outer, Size(parts[0])), Rank(inner, Size(parts[1])))
+        return tuple(
+            p
+            for r in cascade.ranks
+            for p in ((*own, _product(r.name, outer, inner)) if r.name == rank else (r,))
+        )
     if other is not None and other not in cascade.free_ranks:
         raise CascadeError(f"{cascade.name}: the rank {rank} follows from {other} and cannot be split")
-    split = Rank(rank, Apply("*", (Size(outer), Size(inner))))
+    split = _product(rank, outer, inner)
     out = []
     for r in cascade.ranks:
         if r.name == rank:
@@ -103,6 +112,10 @@ def split_ranks(cascade: Cascade, rank: str, outer: str, inner: str) -> tuple[Ra
         else:
             out.append(replace(r, size=Size(rank)) if r.name == other else r)
     return tuple(out)
+
+
+def _product(rank: str, outer: str, inner: str) -> Rank:
+    return Rank(rank, Apply("*", (Size(outer), Size(inner))))
 
 
 def part_names(cascade: Cascade, rank: str) -> tuple[str, str]:

@@ -99,7 +99,7 @@ def block_of(cascade: Cascade, rank: str) -> Block:
         over = [i.variable for i in cascade.body if isinstance(i, Iterate)]
         found = f"it iterates over {', '.join(over)}" if over else "it has no iterate block"
         raise CascadeError(f"{cascade.name} has no recurrence over {rank}: {found}")
-    preparing = Preparing(cascade, step)
+    preparing = Preparing(cascade, step, cascade.states & {e.name for e in block.einsums})
     einsums = preparing.prepared(block.einsums)
     others = {e.name: e for e in einsums if e.name not in cascade.states}
     states = {e.name: _state(cascade, e, step, others) for e in einsums if e.name in cascade.states}

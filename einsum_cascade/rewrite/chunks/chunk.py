@@ -99,7 +99,8 @@ def in_chunks(
         block, ranks, circles, positive=frozenset(positive), apart=apart, size=max(steps or USUAL, CHECKED)
     )
     free = maker.made()
-    if not equal(_with_positive(cascade, positive), _with_positive(free, positive), rank, large=LARGE):
+    compared = cascade.aliases[rank] if cascade.aliases.get(rank) in cascade.splits else rank
+    if not equal(_with_positive(cascade, positive), _with_positive(free, positive), compared, large=LARGE):
         raise CascadeError(
             f"{cascade.name} in chunks of {rank} would not be the same; it is left as it is",
             hint="divided gates overflow where a chunk decays by much: leave apart out" if apart else "",
@@ -127,8 +128,9 @@ def _iterated(cascade: Cascade) -> str:
 
 def _pinned(cascade: Cascade, rank: str, size: int) -> Cascade:
     """Return the cascade with a rank of a fixed size."""
+    meant = cascade.aliases.get(rank, rank)
     return replace(
-        cascade, ranks=tuple(Rank(r.name, Num(size)) if r.name == rank else r for r in cascade.ranks)
+        cascade, ranks=tuple(Rank(r.name, Num(size)) if r.name == meant else r for r in cascade.ranks)
     )
 
 

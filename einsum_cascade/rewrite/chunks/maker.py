@@ -8,7 +8,7 @@ from ...cascade import Cascade
 from ...declarations import Iterate
 from ...einsum import Einsum
 from ...errors import CascadeError
-from ...expr import Access, Expr, Size, transform
+from ...expr import Access, Apply, Expr, Size, transform
 from ..partition import split_once, split_ranks, split_signature
 from ..reduction import Step
 from .block import Block
@@ -122,14 +122,23 @@ class Maker:
         return tuple(found)
 
     def _after(self) -> list[Einsum]:
-        """Return the Einsums that stand behind the block."""
-        items = self.block.cascade.body
-        at = next(
-            i
-            for i, item in enumerate(items)
-            if isinstance(item, Iterate) and item.variable == self.block.step
-        )
-        return [item for item in items[at + 1 :] if isinstance(item, Einsum)]
+        """Return the Einsums that stand behind the block, those of other blocks among them.
+
+        Raises:
+            CascadeError: one of another block reads a state of this one.
+        """
+        found: list[Einsum] = []
+        behind = False
+        for item in self.block.cascade.body:
+            if isinstance(item, Iterate) and item.variable == self.block.step:
+                behind = True
+            elif behind:
+                found += item.einsums if isinstance(item, Iterate) else (item,)
+        for einsum in found:
+            read = einsum.sources & self.block.states.keys()
+            if read and self.block.cascade.block_of(einsum.name) is not None:
+                raise CascadeError(f"{einsum.name} of another block reads {sorted(read)[0]} at every step")
+        return found
 
     def _assembled(self, after: list[Einsum], states: set[str]) -> Cascade:
         cascade, ranks = self.block.cascade, self.ranks
@@ -142,17 +151,39 @@ class Maker:
         body: list[Einsum | Iterate] = []
         for item in cascade.body:
             if isinstance(item, Iterate):
-                if item.variable != self.block.step:
-                    raise CascadeError(f"{cascade.name} has a second iterate block, over {item.variable}")
-                body += [*ahead, Iterate(ranks.chunk.name, inside), *behind]
+                own = item.variable == self.block.step
+                other = replace(item, einsums=tuple(map(self._by_digits, item.einsums)))
+                body += [*ahead, Iterate(ranks.chunk.name, inside), *behind] if own else [other]
+            elif item.name in later and self._reads_elsewhere(item):
+                body.append(self._by_digits(self._at_the_end(item)))
+                keeping |= {item.name}
             elif item.name in later:
                 body.append(split_once(cascade, self._at_the_end(item), split, keeping))
-            elif item.name not in cascade.states or item.name in states:
+            elif item.name not in self.block.states or item.name in states:
                 body.append(item)
         outputs = tuple(s if s.tensor in keeping else split_signature(s, *split) for s in cascade.outputs)
         walked = frozenset(v for e in einsums for v in e.variables)
         declared = (*split_ranks(cascade, *split), *fresh_ranks(ranks, walked))
         return replace(cascade, ranks=declared, body=tuple(body), outputs=outputs)
+
+    def _reads_elsewhere(self, einsum: Einsum) -> bool:
+        """Tell whether an Einsum behind the block reads what it makes at other steps than its own, as if mirrored."""
+        slots, step = self.writer.made, self.ranks.step
+        return any(a.tensor in slots and a.indices[slots[a.tensor]] != step for a in einsum.reads)
+
+    def _by_digits(self, einsum: Einsum) -> Einsum:
+        """Return an Einsum that runs over all steps and reads what the chunks make at chunk and step of the chunk."""
+        inner = Size(self.ranks.inner)
+
+        def change(node: Expr) -> Expr:
+            if not isinstance(node, Access) or node.tensor not in self.writer.made:
+                return node
+            slot = self.writer.made[node.tensor]
+            digits = (Apply("//", (node.indices[slot], inner)), Apply("%", (node.indices[slot], inner)))
+            return replace(node, indices=(*node.indices[:slot], *digits, *node.indices[slot + 1 :]))
+
+        where = None if einsum.where is None else transform(einsum.where, change)
+        return replace(einsum, value=transform(einsum.value, change), where=where)
 
     def _at_the_end(self, einsum: Einsum) -> Einsum:
         """Return an Einsum behind the block with the last state read at the last chunk."""

@@ -18,6 +18,7 @@ class Preparing:
 
     Attributes:
         step: the variable of the recurrence.
+        states: those that the block itself moves on.
         original: the Einsums as they came, without copies of states.
         out: those that are done, in an order in which each reads only what stands before it.
         copies: of each read of a state at a step that is no sum of products, the tensor that holds it.
@@ -25,21 +26,20 @@ class Preparing:
 
     cascade: Cascade
     step: str
+    states: frozenset[str]
     original: list[Einsum] = field(default_factory=list)
     out: list[Einsum] = field(default_factory=list)
     copies: dict[Access, Access] = field(default_factory=dict)
 
     def prepared(self, einsums: Iterable[Einsum]) -> list[Einsum]:
         """Return Einsums with the same results."""
-        self.original = _without_scaled_states(self.cascade, einsums)
+        self.original = _without_scaled_states(self.states, einsums)
         for einsum in self.original:
-            self.out.append(
-                self._update(einsum) if einsum.name in self.cascade.states else self._other(einsum)
-            )
+            self.out.append(self._update(einsum) if einsum.name in self.states else self._other(einsum))
         return self.out
 
     def _is_state(self, access: Access) -> bool:
-        return access.tensor in self.cascade.states
+        return access.tensor in self.states
 
     def _is_extreme(self, access: Access) -> bool:
         """Tell whether an access reads a state that keeps the largest or smallest so far."""
@@ -82,7 +82,7 @@ class Preparing:
         own: dict[str, Einsum] = {}
         for e in self.original:
             plain = all(isinstance(i, Var) for i in e.target.indices)
-            if plain and not e.all_reductions and e.where is None and e.name not in self.cascade.states:
+            if plain and not e.all_reductions and e.where is None and e.name not in self.states:
                 e = replace(e, value=opened(e.value, own))
                 if any(a.tensor == einsum.name for a in accesses(e.value)):
                     own[e.name] = e
@@ -105,7 +105,7 @@ class Preparing:
         """Return a product with the sums and functions in it that read the block written as Einsums of their own."""
 
         def lift(node: Expr) -> Expr:
-            inside = any(self.cascade.block_of(a.tensor) for a in accesses(node))
+            inside = any(self.cascade.block_of(a.tensor) == self.step for a in accesses(node))
             if isinstance(node, Access) or not inside:
                 return node
             name = self._fresh(f"{state}A")
@@ -168,7 +168,7 @@ def _replaced(einsum: Einsum, access: Access, other: Access) -> Einsum:
     return replace(einsum, value=transform(einsum.value, change), where=where)
 
 
-def _without_scaled_states(cascade: Cascade, einsums: Iterable[Einsum]) -> list[Einsum]:
+def _without_scaled_states(of: frozenset[str], einsums: Iterable[Einsum]) -> list[Einsum]:
     """Return the Einsums with those that only scale a state, element by element, written into what reads them."""
     known: dict[str, Einsum] = {}
     out = []
@@ -177,14 +177,14 @@ def _without_scaled_states(cascade: Cascade, einsums: Iterable[Einsum]) -> list[
             einsum if einsum.sources.isdisjoint(known) else replace(einsum, value=opened(einsum.value, known))
         )
         out.append(now)
-        if _scales_a_state(cascade, now):
+        if _scales_a_state(of, now):
             known[now.name] = now
     return out
 
 
-def _scales_a_state(cascade: Cascade, einsum: Einsum) -> bool:
-    states = [a for a in einsum.reads if a.tensor in cascade.states]
-    if len(states) != 1 or einsum.name in cascade.states or einsum.all_reductions or einsum.where is not None:
+def _scales_a_state(of: frozenset[str], einsum: Einsum) -> bool:
+    states = [a for a in einsum.reads if a.tensor in of]
+    if len(states) != 1 or einsum.name in of or einsum.all_reductions or einsum.where is not None:
         return False
     if not all(isinstance(i, Var) for i in einsum.target.indices):
         return False
