@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from einsum_cascade import in_chunks, parse, zoo
+from einsum_cascade import gradients, in_chunks, parse, zoo
 from einsum_cascade.cascade import Cascade
 from simulator.gpu.fusion.predict import predict_cascade
 
@@ -59,6 +59,10 @@ NOT_HELD = {
         "softmax",
         "A100-80G (LLMCompass)",
     ): "the times hold the host's work: 13 us for 4,096 rows of 32 columns",
+    (
+        "flash_attention backward, heads of 128",
+        "A100 (docs CI, inferred)",
+    ): "compiled for sm_80 this kernel keeps 32 registers and spills 22 KB a thread: 70 times slower than heads of 64",
 }
 # A median of one row says nothing.
 _LEAST_ROWS = 2
@@ -96,8 +100,12 @@ def text_of(row: Mapping[Any, Any]) -> Text | None:
         return Text(zoo.load("linear_chunked"), {**lanes, **width, "T1": p // _CHUNK, "T0": _CHUNK})
     if kernel == "chunk_gdn" and p % _CHUNK == 0:
         return Text(_gated_delta_in_chunks(), {**lanes, **width, "T1": p // _CHUNK})
-    fused = kernel == "flash_attention" and row["implementation"] == "triton" and not row["window"]
-    if fused and row["dtype"] in ("fp16", "bf16") and m % _KEYS == 0 and min(p, m) >= 1024:
+    fused = kernel == "flash_attention" and row["implementation"].startswith("triton") and not row["window"]
+    if not fused or row["dtype"] not in ("fp16", "bf16") or m % _KEYS or min(p, m) < 1024:
+        return None
+    if row["direction"] == "bwd":
+        return Text(_backward(causal), {**lanes, **width, "P": p, "M": m})
+    if row["implementation"] == "triton":
         name = "attention_1pass_causal" if causal else "attention_1pass"
         return Text(zoo.load(name), {**lanes, **width, "P": p, "M1": m // _KEYS, "M0": _KEYS})
     return None
@@ -109,22 +117,31 @@ def _parsed(text: str) -> Cascade:
 
 
 @functools.cache
+def _backward(causal: bool) -> Cascade:
+    """Return the backward pass that the tool itself finds, what is small saved by the forward pass."""
+    return gradients(zoo.load("attention_causal" if causal else "attention_3pass"), saved="small").cascade
+
+
+@functools.cache
 def _gated_delta_in_chunks() -> Cascade:
     """Return what the tool itself makes of the recurrence: nobody has written this text."""
     return in_chunks(zoo.load("gated_deltanet"), size=_CHUNK, positive=("ALPHA",)).cascade
 
 
 def texts(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each forward row that has a text: SET, seconds measured, `got`, `low`, `high`, `roofline`.
+    """Return one row for each row that has a text, forward or backward.
 
-    `roofline` is that of one kernel for the whole text, with what no machine can avoid moving.
+    Its columns are SET, seconds measured, `got`, `low`, `high` and `roofline`: that of one kernel for the whole text,
+    with what no machine can avoid moving.
     """
     from tqdm import tqdm
 
-    rows = table[table["direction"] == "fwd"].to_dict("records")
+    rows = table[table["direction"].isin(["fwd", "bwd"])].to_dict("records")
     out = []
     for row in tqdm(rows, desc="validate cascades", leave=False, delay=2.0, disable=None):
         text = text_of(row) if known_device(row["device"]) else None
+        if row["direction"] == "bwd":
+            row |= {"kernel": f"{row['kernel']} backward, heads of {row['head_dim']:.0f}"}
         if text is None:
             continue
         found = predict_cascade(

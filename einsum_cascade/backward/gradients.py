@@ -12,7 +12,13 @@ from ..errors import CascadeError, nearest
 from ..rewrite.reduction import Step, told_as_html
 from .assemble import assembled, kept, with_plain_outputs, with_saved
 from .constant import cancelling
-from .ready import active_tensors, read_as_values, with_divisions_last, with_single_reductions
+from .ready import (
+    active_tensors,
+    read_as_values,
+    with_divisions_last,
+    with_factors_apart,
+    with_single_reductions,
+)
 from .trials import hold
 from .walk import Backward
 
@@ -88,7 +94,8 @@ def gradients(
             raise CascadeError(f"{cascade.name} has no input {name}", hint=nearest(name, inputs))
     wanted = [t for t in inputs if wrt is None or t in wrt]
     later, deferred = with_divisions_last(cascade)
-    ready = with_single_reductions(later, active_tensors(later, wanted))
+    single = with_single_reductions(later, active_tensors(later, wanted))
+    ready = with_factors_apart(single, active_tensors(single, wanted))
     active = active_tensors(ready, wanted)
     stopped = frozenset(cancelling(ready, active))
     taken = {*ready.signatures, *ready.rank_names, *(c.name for c in ready.constants)}
@@ -102,7 +109,7 @@ def gradients(
     made, found = with_plain_outputs(assembled(ready, backward, given, found), found)
     moving = read_as_values(ready, active)
     _confirm(cascade, made, given, {t: found.get(t, "") for t in wanted if t in moving})
-    whole = with_saved(made, kept(later, made, saved))
+    whole = with_saved(made, kept(ready, made, saved))
     keeping = tuple(s.tensor for s in whole.inputs if s.tensor in made.signatures and made.defines(s.tensor))
     steps = [
         Step("cancel", t, "the outputs do not change with it: what comes back through it cancels")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from ..cascade import Cascade
 from ..declarations import Iterate, free_name, rank_of
-from ..einsum import Einsum, Reduction
+from ..einsum import Einsum, Reduction, factors
 from ..errors import CascadeError
-from ..expr import Access, Num, Var, variables
+from ..expr import Access, Apply, Expr, Num, Var, accesses, variables
 from ..iteration import conjuncts_of
 from ..ops import REDUCTION
-from ..rewrite.elements import is_flat, joined
+from ..rewrite.elements import is_flat, joined, plain_target
 from ..rewrite.equality import equal
 from ..rewrite.reduction import Step
 from ..rewrite.separate import Rewritten, separations
@@ -69,13 +69,7 @@ def with_single_reductions(cascade: Cascade, active: frozenset[str]) -> Cascade:
             yield Einsum(target, value, (step,), joined(mine))
             value = target
 
-    body: list[Einsum | Iterate] = []
-    for item in cascade.body:
-        if isinstance(item, Iterate):
-            body.append(replace(item, einsums=tuple(part for e in item.einsums for part in apart(e))))
-        else:
-            body += apart(item)
-    return replace(cascade, body=tuple(body))
+    return _each(cascade, apart)
 
 
 def _steps(einsum: Einsum) -> Iterator[Reduction]:
@@ -90,6 +84,62 @@ def _fresh(wanted: str, taken: set[str]) -> str:
     name = free_name(f"{wanted}P", taken)
     taken.add(name)
     return name
+
+
+def with_factors_apart(cascade: Cascade, active: frozenset[str]) -> Cascade:
+    """Return a cascade in which what multiplies a sum alike for every term is multiplied after it.
+
+    What comes back to a gate of scores then is one product a score, not the sum of the scores over again.
+    """
+    names = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants)}
+
+    def apart(einsum: Einsum) -> Iterator[Einsum]:
+        found = _apart(einsum, active, names) if einsum.name in active else None
+        yield from found or (einsum,)
+
+    return _each(cascade, apart)
+
+
+def _apart(einsum: Einsum, active: frozenset[str], names: set[str]) -> tuple[Einsum, Einsum] | None:
+    if [r.op for r in einsum.all_reductions] != ["sum"] or not plain_target(einsum):
+        return None
+    gone = set(einsum.reduced)
+    parts = [(part, under, gone.isdisjoint(variables(part))) for part, under in factors(einsum.value)]
+    outside = [(part, under) for part, under, alike in parts if alike]
+    inside = [(part, under) for part, under, alike in parts if not alike]
+    read = {a.tensor for part, _ in outside for a in accesses(part)}
+    value = _multiplied(inside)
+    if not read & active or value is None or not gone <= set(variables(value)):
+        return None
+    used = {*variables(value), *(() if einsum.where is None else variables(einsum.where))}
+    target = Access(_fresh(einsum.name, names), tuple(Var(v) for v in einsum.output_variables if v in used))
+    whole = _multiplied([(target, False), *outside])
+    assert whole is not None
+    return Einsum(target, value, einsum.reductions, einsum.where), Einsum(einsum.target, whole)
+
+
+def _multiplied(parts: Sequence[tuple[Expr, bool]]) -> Expr | None:
+    """Return the product of some factors, those under the line divided by; None where none stands above it."""
+    above = [part for part, under in parts if not under]
+    if not above:
+        return None
+    value = above[0]
+    for part in above[1:]:
+        value = Apply("*", (value, part))
+    for part in (part for part, under in parts if under):
+        value = Apply("/", (value, part))
+    return value
+
+
+def _each(cascade: Cascade, change: Callable[[Einsum], Iterator[Einsum]]) -> Cascade:
+    """Return a cascade with some Einsums in the place of each."""
+    body: list[Einsum | Iterate] = []
+    for item in cascade.body:
+        if isinstance(item, Iterate):
+            body.append(replace(item, einsums=tuple(part for e in item.einsums for part in change(e))))
+        else:
+            body += change(item)
+    return replace(cascade, body=tuple(body))
 
 
 def with_divisions_last(cascade: Cascade) -> tuple[Cascade, tuple[Step, ...]]:
