@@ -167,8 +167,9 @@ def resolve(
     for name, value in (soft or {}).items():
         if name in BATCH_RANKS or (name in names and not _settled(cascade, name, sizes)):
             sizes.setdefault(name, value)
-    _name_again(cascade, sizes)
-    _split(cascade, sizes, tile)
+    for _ in range(2):  # the parts of one rank may be second names of the parts of another
+        _name_again(cascade, sizes)
+        _split(cascade, sizes, tile)
     missing = [r for r in cascade.free_ranks if r not in sizes]
     if missing:
         wanted = ", ".join(_asked(cascade, r) for r in missing)

@@ -38,18 +38,20 @@ def assembled(cascade: Cascade, backward: Backward, given: dict[str, str], found
     return _tidied(without_unused(whole))
 
 
-def with_plain_outputs(cascade: Cascade, found: dict[str, str]) -> tuple[Cascade, dict[str, str]]:
-    """Return a cascade whose gradient to Q goes by the name DQ, where something made on the way has taken it."""
-    inputs = {s.tensor for s in cascade.inputs}
+def with_plain_outputs(
+    cascade: Cascade, found: dict[str, str], forward: Cascade
+) -> tuple[Cascade, dict[str, str]]:
+    """Return a cascade whose gradient to Q goes by the name DQ, where something made on the way has taken it.
+
+    Args:
+        found: of each input the name that its gradient has now.
+        forward: the cascade whose gradients they are, all names of which stay.
+    """
+    taken = {s.tensor for s in cascade.inputs} | set(forward.signatures)
     names: dict[str, str] = {}
     for tensor, name in found.items():
         wanted = f"D{tensor}"
-        if (
-            name != wanted
-            and wanted not in inputs
-            and wanted in cascade.signatures
-            and cascade.defines(wanted)
-        ):
+        if name != wanted and wanted not in taken and wanted in cascade.signatures:
             names |= {name: wanted, wanted: name}
 
     def renamed(node: Expr) -> Expr:

@@ -106,7 +106,7 @@ def gradients(
     found = backward.run(wanted)
     if not found:
         raise CascadeError(f"no output of {cascade.name} moves with {' or '.join(wanted) or 'any input'}")
-    made, found = with_plain_outputs(assembled(ready, backward, given, found), found)
+    made, found = with_plain_outputs(assembled(ready, backward, given, found), found, ready)
     moving = read_as_values(ready, active)
     _confirm(cascade, made, given, {t: found.get(t, "") for t in wanted if t in moving})
     whole = with_saved(made, kept(ready, made, saved))

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from strategies import Use, uses
 from written_files import run, written_file
 
-from einsum_cascade import evaluate, in_chunks, parse, zoo
+from einsum_cascade import evaluate, gradients, in_chunks, parse, zoo
 from einsum_cascade.errors import KernelError
-from einsum_cascade.evaluator import difference, random_inputs
+from einsum_cascade.evaluator import difference, points, random_inputs
 from einsum_cascade.zoo import reference
 from einsum_cascade.zoo.entries import sizes_at
 from kernels import written
@@ -73,6 +73,47 @@ def test_tiles_that_divide_nothing(name: str, sizes: str, dtype: str, tmp_path: 
     assert any(blocks > 1 for _, _, blocks, _, _ in file.launches)
     outcome = check_written(file)
     assert outcome.ok, outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("attention_causal", "E=24,F=40,M=70,P=70"),
+        ("attention_grouped_query", "E=16,F=16,M=33,P=33,D=2,G=2"),
+        ("gna_1d", "E=16,F=16,M=40,P=40,W=9,S=3"),
+    ],
+)
+def test_a_backward_pass_computes_what_autograd_does(name: str, sizes: str, tmp_path: Path) -> None:
+    """Nobody has written its text or its kernels; what the forward pass saves is taken from the evaluator."""
+    found = gradients(zoo.load(name), saved="small")
+    whole = gradients(zoo.load(name)).cascade
+    inputs = random_inputs(whole, sizes, seed=3)
+    every = evaluate(whole, sizes, inputs, keep_all=True)
+    given = {s.tensor: inputs.get(s.tensor, every.get(s.tensor)) for s in found.cascade.inputs}
+    made = run(written_file(tmp_path, found.cascade, sizes, dtype="fp32"), given)
+    queries, keys, values, weights = (torch.tensor(inputs[t]) for t in ("Q", "K", "V", "DAV"))
+    for x in (queries, keys, values):
+        x.requires_grad_()
+    # The scores' mask comes from the text's own points, the rest from PyTorch.
+    groups = 1 if name != "attention_grouped_query" else 2
+    wide = [x.repeat_interleave(groups, 0) if groups > 1 else x for x in (keys, values)]
+    scores = torch.einsum("...ep,...em->...mp", queries, wide[0])
+    exists = points(zoo.load(name), sizes, {t: inputs[t] for t in "QKV"})["QK"].present
+    weighed = scores.masked_fill(~torch.tensor(exists), -torch.inf).softmax(-2)
+    (torch.einsum("...mp,...fm->...fp", weighed, wide[1]) * weights).sum().backward()
+    for tensor, x in {"DQ": queries, "DK": keys, "DV": values}.items():
+        assert x.grad is not None
+        assert difference(made[tensor], x.grad.numpy()) <= TOLERANCE
+
+
+def test_a_recurrence_s_backward_pass_in_chunks_computes_what_its_text_says(tmp_path: Path) -> None:
+    backward = gradients(zoo.load("linear_recurrent"), ["Q", "K", "V"]).cascade
+    chunked = in_chunks(in_chunks(backward, "T").cascade, "U").cascade
+    sizes = "E=16,F=16,T1=3,T0=16"
+    inputs = random_inputs(chunked, sizes, seed=1)
+    made = run(written_file(tmp_path, chunked, sizes, dtype="fp32"), inputs)
+    for tensor, value in evaluate(backward, "E=16,F=16,T=48", inputs).items():
+        assert difference(made[tensor].reshape(value.shape), value) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

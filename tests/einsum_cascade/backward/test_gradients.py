@@ -265,7 +265,8 @@ def test_without_saving_a_pass_more_is_needed_and_reduce_finds_the_rest() -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["attention_3pass", "attention_sliding_window", "linear_chunked", "lstm", "landmark"]
+    "name",
+    ["attention_3pass", "attention_sliding_window", "linear_chunked", "lstm", "landmark", "mamba2_recurrent"],
 )
 def test_what_is_saved_is_taken_as_it_was(name: str) -> None:
     cascade = zoo.load(name)
