@@ -36,6 +36,8 @@ def compare(suite: str, **options: Any) -> pd.DataFrame:
 def run(suite: str, **options: Path | None) -> list[dict[str, Any]]:
     """Return the results of one suite, or of all that are installed.
 
+    Of all suites those read the folder of published tables that find something of theirs in it.
+
     Raises:
         DataError: no such suite, an option that the suite does not take, or data that cannot be read.
     """
@@ -47,8 +49,18 @@ def run(suite: str, **options: Path | None) -> list[dict[str, Any]]:
     results = []
     for name in wanted:
         taken = {k: v for k, v in given.items() if k in SUITES.get(name, ())}
+        if suite == "all" and "published" in taken and name not in _readers(taken["published"]):
+            del taken["published"]
         results.append(run_one(name, **taken))
     return results
+
+
+def _readers(folder: Path) -> tuple[str, ...]:
+    """Return the suites that find published tables of theirs in a folder; all that look there if none does."""
+    from . import fusemax, gna
+
+    looking = {"fusemax": fusemax.holds, "gna": gna.holds}
+    return tuple(name for name, holds in looking.items() if holds(folder)) or tuple(looking)
 
 
 def together(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

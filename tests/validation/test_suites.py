@@ -46,3 +46,34 @@ def test_all_suites_have_the_fields_of_each_of_them(monkeypatch):
         ("seeds", "seeds 2.0"),
     ]
     assert [s["cells"] for s in document["suites"]] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("files", "readers"),
+    [
+        (["pareto.csv"], ["fusemax"]),
+        (["counts.json"], ["gna"]),
+        (["pareto.csv", "counts.json"], ["fusemax", "gna"]),
+    ],
+)
+def test_of_all_suites_those_read_a_folder_that_find_something_there(tmp_path, monkeypatch, files, readers):
+    for file in files:
+        (tmp_path / file).touch()
+    asked = {}
+
+    def suite(name: str):
+        def run(**options):
+            asked[name] = options
+            return {}
+
+        return run
+
+    monkeypatch.setattr(suites, "_SUITE", {name: suite(name) for name in suites.SUITES})
+    suites.run("all", published=tmp_path)
+    assert asked.keys() == suites.SUITES.keys()
+    assert [name for name, options in asked.items() if options == {"published": tmp_path}] == readers
+
+
+def test_a_folder_without_a_table_of_any_suite_is_refused(tmp_path):
+    with pytest.raises(DataError, match="none of the artifact's files in it"):
+        suites.run("all", published=tmp_path)
