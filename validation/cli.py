@@ -113,7 +113,8 @@ def demo(
 
 @guarded
 def reproduce(
-    subject: Annotated[str, typer.Argument(help="fusemax, gna or gpu")],
+    *,
+    subject: Annotated[str, typer.Argument(help="fusemax, gna or gpu")] = "fusemax",
     out: Annotated[Path, typer.Option(help="folder for the figures and tables")],
     json: Json = False,
 ) -> None:
