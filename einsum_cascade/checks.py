@@ -32,12 +32,17 @@ def check(cascade: Cascade) -> dict[str, Signature]:
 
 
 def _check_declarations(cascade: Cascade) -> None:
+    """Check what stands above the Einsums.
+
+    A tensor may have the name of a rank, as the index tensor of a selection does (`J[p, j] = ... :: topk(m -> j)`): one
+    is written with brackets, the other without. A constant is a number under a name of its own, so no tensor has it.
+    """
     seen: dict[str, str] = {}
     named = [("rank", r.name, r.at) for r in cascade.ranks]
     named += [("constant", c.name, c.at) for c in cascade.constants]
     named += [("tensor", s.tensor, s.at) for s in cascade.inputs]
     for kind, name, at in named:
-        if name in seen:
+        if name in seen and (kind, seen[name]) != ("tensor", "rank"):
             raise CascadeError(f"'{name}' is declared twice: as {seen[name]} and as {kind}", at=at)
         seen[name] = kind
     asked: set[str] = set()
@@ -114,7 +119,8 @@ class _Scope:
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
         self.ranks = frozenset(r.name for r in cascade.ranks)
-        self.sizes = self.ranks.union(c.name for c in cascade.constants)
+        self.constants = frozenset(c.name for c in cascade.constants)
+        self.sizes = self.ranks | self.constants
         self.signatures: dict[str, Signature] = {s.tensor: s for s in cascade.inputs}
         self.inputs = set(self.signatures)
         self.updated: set[str] = set()  # states whose Einsum inside a block has been read
@@ -289,8 +295,8 @@ class _Scope:
 
     def _define(self, einsum: Einsum, block: str | None) -> None:
         name, target = einsum.name, einsum.target
-        if name in self.sizes:
-            raise CascadeError(f"{name} is a size, not a tensor", at=target.at)
+        if name in self.constants:
+            raise CascadeError(f"{name} is a constant, not a tensor", at=target.at)
         state: int | None = None
         ranks: list[str] = []
         for axis, index in enumerate(target.indices):

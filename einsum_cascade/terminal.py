@@ -10,8 +10,8 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast
 
 import typer
 from typer.core import TyperGroup
@@ -25,13 +25,32 @@ GOOD, OUT_OF_TOLERANCE, USER_MISTAKE = 0, 1, 2
 # What a shell reports of a program whose reader went away (128 + SIGPIPE): 1 would say "out of tolerance".
 READER_GONE = 141
 
+_JSON = "einsum_cascade.json"  # under this a call remembers whether `--json` was given
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
 
 
-def fail(message: str) -> NoReturn:
-    """Print one clear message on stderr and leave with the exit code of a user's mistake."""
+# What the command line raises on an option that is missing, unknown or of another type: the base of the public class.
+_Usage = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
+
+
+def fail(message: str, *, json: bool = False) -> NoReturn:
+    """Print one clear message on stderr and leave with the exit code of a user's mistake.
+
+    Args:
+        message: what was found, what was expected.
+        json: stdout was asked to hold a document; then the message is there too, for who reads nothing else.
+    """
     typer.echo(printable(message), err=True)
+    if json:
+        _emit_refusal(message)
     raise typer.Exit(USER_MISTAKE)
+
+
+def _emit_refusal(message: str) -> None:
+    """Write the document of a command that was refused; not where stdout itself is what failed."""
+    with contextlib.suppress(OSError):
+        emit_json({"ok": False, "error": printable(message)})
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -42,18 +61,22 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        json = bool(kwargs.get("json"))
         try:
             done = command(*args, **kwargs)
             _flush()
             return done
         except ModelError as error:
-            fail(str(error))
+            fail(str(error), json=json)
         except BrokenPipeError:
             _leave_if_nobody_reads()
             raise
         except OSError as error:
+            message = f"{error.filename or 'the result'}: {error.strerror or error}"
+            if json and error.filename:
+                _emit_refusal(message)
             _drop_what_is_left()
-            fail(f"{error.filename or 'the result'}: {error.strerror or error}")
+            fail(message)
 
     return run
 
@@ -62,16 +85,35 @@ class Commands(TyperGroup):
     """A group of commands that refuses an argument that is empty, as an unset variable of a shell script is.
 
     Left to the commands it would be taken for an option that was not given (`--inputs ""` for random inputs), or for
-    the current folder (`--out ""`).
+    the current folder (`--out ""`). An option that is missing or unknown is told on stdout too where `--json` stands.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, after a look at what was given."""
+        ctx.meta[_JSON] = "--json" in args
         for before, given in zip(["", *args], args, strict=False):
             if not given.strip() or re.fullmatch(r"--[\w-]+=\s*", given):
                 option = next((a for a in (given, before) if a.startswith("-")), "")
-                fail(f"{option.rstrip('= ') or 'an argument'}: expected a value, found an empty text")
-        return super().parse_args(ctx, args)
+                message = f"{option.rstrip('= ') or 'an argument'}: expected a value, found an empty text"
+                fail(message, json=ctx.meta[_JSON])
+        with _told(ctx.meta[_JSON]):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named; its options are parsed here."""
+        with _told(ctx.meta[_JSON]):
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _told(json: bool) -> Iterator[None]:
+    """Write the document of a refusal before what is wrong with the options goes on to stderr."""
+    try:
+        yield
+    except _Usage as error:
+        if json:
+            _emit_refusal(error.format_message())
+        raise
 
 
 def _flush() -> None:

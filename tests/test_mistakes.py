@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -24,6 +25,42 @@ def refused(*args: str) -> str:
     message = ran.stderr.strip()
     assert message
     return message
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["check", "attention_1pas"], "did you mean 'attention_1pass'?"),
+        (["bounds", "attention_3pass", "--sizes", "E=8,F=8,P=16"], "needs the size of M"),
+        (["evaluate", "attention_3pass", *SIZES], "Missing option '--out'."),
+        (["evaluate", "attention_3pass", *SIZES, "--out", "x.npz", "--seed", "a"], "'--seed'"),
+        (
+            ["evaluate", "attention_3pass", *SIZES, "--out", ""],
+            "--out: expected a value, found an empty text",
+        ),
+        (["evaluate", "attention_3pass", *SIZES, "--out", "/nowhere/x.npz"], "cannot write /nowhere/x.npz"),
+        (["kernels", "compile", "--targt", "sm_90"], "No such option: --targt"),
+        (["chekc", "attention_1pass"], "No such command 'chekc'."),
+        (["--jsn"], "No such option: --jsn"),
+    ],
+)
+def test_asked_for_json_a_mistake_is_a_document_too(args: list[str], said: str) -> None:
+    ran = CliRunner().invoke(app, [*args, "--json"])
+    assert ran.exit_code == 2
+    document = json.loads(ran.stdout)  # one document and nothing else
+    assert document["ok"] is False
+    assert said in document["error"]
+    assert said in ran.stderr
+    assert "Traceback" not in ran.output
+
+
+def test_a_document_that_is_written_is_not_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"ok": False, "facts": [], "clashes": {"kernels": "elsewhere"}}
+    monkeypatch.setattr("validation.doctor.examine", lambda: facts)
+    ran = CliRunner().invoke(app, ["doctor", "--json"])
+    assert ran.exit_code == 2
+    assert json.loads(ran.stdout) == facts
+    assert "elsewhere" in ran.stderr
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

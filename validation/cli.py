@@ -78,11 +78,11 @@ def validate(
     json: Json = False,
 ) -> None:
     """Hold the models against published tables and measurements; exit code 1 if one is out of tolerance."""
-    from .suites import print_result, run
+    from .suites import print_result, run, together
 
     results = run(suite, published=published, measured=measured, calibrate=calibrate)
     if json:
-        emit_json(results[0] if len(results) == 1 else {"suites": results})
+        emit_json(results[0] if len(results) == 1 else together(results))
     else:
         for result in results:
             print_result(result)
@@ -114,7 +114,8 @@ def demo(
 
 @guarded
 def reproduce(
-    subject: Annotated[str, typer.Argument(help="fusemax, gna or gpu")],
+    *,
+    subject: Annotated[str, typer.Argument(help="fusemax, gna or gpu")] = "fusemax",
     out: Annotated[Path, typer.Option(help="folder for the figures and tables")],
     json: Json = False,
 ) -> None:

@@ -57,6 +57,11 @@ def cases(published: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def holds(folder: Path) -> bool:
+    """Return whether a folder holds a file of the artifact's."""
+    return any((folder / f"{f.name}.csv").is_file() for f in FILES)
+
+
 def files_in(folder: Path) -> tuple[PublishedFile, ...]:
     """Return the artifact's result files that a folder holds.
 
@@ -101,7 +106,17 @@ def read(folder: Path, file: PublishedFile) -> pd.DataFrame:
     for column in file.columns:
         table[column] = _numbers(table, column, path)
     _check_models(table, path)
+    _check_once(table, path, (*fixed, *file.keys))
     return table
+
+
+def _check_once(table: pd.DataFrame, path: Path, keys: tuple[str, ...]) -> None:
+    """Refuse a case that has two rows: which of them a headline should take is not ours to say."""
+    again = table.duplicated(list(keys)).to_numpy()
+    if again.any():
+        row = int(again.argmax())
+        case = "/".join(str(table[key].iloc[row]) for key in keys)
+        raise DataError(f"{path}:{row + 2}: {case} is there a second time; expected one row for each case")
 
 
 def _check_no_others(path: Path, table: pd.DataFrame, wanted: tuple[str, ...]) -> None:

@@ -78,6 +78,11 @@ def bars() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def holds(folder: Path) -> bool:
+    """Return whether a folder holds a file that is compared here."""
+    return any((folder / name).is_file() for name in _READERS)
+
+
 def launches(published: Path | None = None) -> pd.DataFrame:
     """Return measured kernel times of the neighbourhood kernels beside the predicted ones.
 
@@ -329,7 +334,9 @@ def _text(path: Path) -> str:
 
 
 def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
-    return read_table(path, required=needed, as_text=True).to_dict("records")
+    # Tables of profiler logs name the log that a row was read from.
+    known_as = {"source_file": "source"}
+    return read_table(path, required=needed, known_as=known_as, as_text=True).to_dict("records")
 
 
 def _each(

@@ -301,7 +301,8 @@ def _windows(cases: pd.DataFrame) -> list[dict[str, Any]]:
     for keys, group in cases.groupby(CONSTANTS, sort=True):
         for window, windowed in group[group["window"] > 0].groupby("window"):
             both = pd.concat([group[group["window"] == 0], windowed])
-            found = {**dict(zip(CONSTANTS, keys, strict=True)), "window": int(window), "n": len(windowed)}
+            found = dict(zip(CONSTANTS, keys, strict=True))
+            found |= {"head_dim": int(found["head_dim"]), "window": int(window), "n": len(windowed)}
             out.append({**found, "finding": finding(windowed), **(speedups(both) or {})})
     return out
 

@@ -24,6 +24,7 @@ OPTIONAL = (
 )  # fmt: skip
 _WORDS = ("source", "device", "kernel", "implementation", "direction", "dtype")
 _WHOLE = ("batch", "heads", "seq_q", "seq_kv", "causal")
+_COUNTED = ("kv_heads", "window", "head_dim")  # whole too, where they are given
 # As pandas and people write it.
 _TRUTHS = {"True": "1", "true": "1", "TRUE": "1", "False": "0", "false": "0", "FALSE": "0"}
 _MAY_BE_EMPTY = ("head_dim", "extra", "tflops", *OPTIONAL)
@@ -35,7 +36,7 @@ def read_measured(path: str | Path) -> pd.DataFrame:
     """Return a measured table, checked; whole numbers as integers, `kv_heads` and `window` filled in (0 for none).
 
     A parquet file is read as aiconfigurator writes it. Spaces around a cell or a column's name mean nothing; `causal`
-    may be true or false, and types may have their long names.
+    may be true or false, and types may have their long names, in capitals or not.
 
     Where the table has no column `kv_heads` or `window`, the remarks in `extra` are searched for "kv heads=8" and
     "window=128".
@@ -52,7 +53,7 @@ def read_measured(path: str | Path) -> pd.DataFrame:
             raise DataError(f"{path}: line {blank[0] + 2}: no {name}; {why}")
     table["causal"] = table["causal"].replace(_TRUTHS)
     for name in {"dtype", "kv_dtype"} & {*table.columns}:
-        table[name] = table[name].replace(DTYPE_WORDS)
+        table[name] = table[name].str.lower().replace(DTYPE_WORDS)
     numbers = [c for c in table.columns if c not in (*_WORDS, "extra", "kv_dtype")]
     for name in numbers:
         table[name] = _numbers(table[name], name, path)
@@ -135,8 +136,8 @@ def _check_positive(table: pd.DataFrame, path: Path) -> None:
             raise DataError(
                 f"{path}: line {bad[0] + 2}: {name}: expected a positive number, found {table[name][bad[0]]:g}"
             )
-    for name in _WHOLE:
-        bad = table.index[table[name] != table[name].round()]
+    for name in [c for c in (*_WHOLE, *_COUNTED) if c in table.columns]:
+        bad = table.index[table[name].notna() & (table[name] != table[name].round())]
         if len(bad):
             raise DataError(
                 f"{path}: line {bad[0] + 2}: {name}: expected a whole number, found {table[name][bad[0]]:g}"

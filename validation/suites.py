@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ def compare(suite: str, **options: Any) -> pd.DataFrame:
 def run(suite: str, **options: Path | None) -> list[dict[str, Any]]:
     """Return the results of one suite, or of all that are installed.
 
+    Of all suites those read the folder of published tables that find something of theirs in it.
+
     Raises:
         DataError: no such suite, an option that the suite does not take, or data that cannot be read.
     """
@@ -47,8 +49,40 @@ def run(suite: str, **options: Path | None) -> list[dict[str, Any]]:
     results = []
     for name in wanted:
         taken = {k: v for k, v in given.items() if k in SUITES.get(name, ())}
+        if suite == "all" and "published" in taken and name not in _readers(taken["published"]):
+            del taken["published"]
         results.append(run_one(name, **taken))
     return results
+
+
+def _readers(folder: Path) -> tuple[str, ...]:
+    """Return the suites that find published tables of theirs in a folder; all that look there if none does."""
+    from . import fusemax, gna
+
+    looking = {"fusemax": fusemax.holds, "gna": gna.holds}
+    return tuple(name for name, holds in looking.items() if holds(folder)) or tuple(looking)
+
+
+def together(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return several suites as one with the fields that each of them has, and all of each under `suites`.
+
+    >>> one = {"suite": "a", "cells": 1, "max_relative_error": 0.5, "ok": True, "failed": 0, "cases": [{"case": "x"}]}
+    >>> both = together([one, one | {"suite": "b", "ok": False, "failed": 1, "max_relative_error": 0.25}])
+    >>> both["suite"], both["cells"], both["max_relative_error"], both["ok"], both["failed"]
+    ('all', 2, 0.5, False, 1)
+    >>> both["cases"]
+    [{'suite': 'a', 'case': 'x'}, {'suite': 'b', 'case': 'x'}]
+    """
+    errors = [r["max_relative_error"] for r in results]
+    return {
+        "suite": "all",
+        "cells": sum(r["cells"] for r in results),
+        "max_relative_error": max(errors),
+        "ok": all(r["ok"] for r in results),
+        "failed": sum(r["failed"] for r in results),
+        "cases": [{"suite": r["suite"], **case} for r in results for case in r["cases"]],
+        "suites": list(results),
+    }
 
 
 def run_one(suite: str, **options: Any) -> dict[str, Any]:

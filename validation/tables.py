@@ -12,12 +12,19 @@ import pandas as pd
 from einsum_cascade.errors import DataError, nearest
 
 
-def read_table(path: Path, *, required: Iterable[str] = (), as_text: bool = False) -> pd.DataFrame:
+def read_table(
+    path: Path,
+    *,
+    required: Iterable[str] = (),
+    known_as: Mapping[str, str] | None = None,
+    as_text: bool = False,
+) -> pd.DataFrame:
     """Return a CSV file as a table.
 
     Args:
         path: the file.
         required: columns that it must have; it may have more.
+        known_as: columns that have another name where the file comes from, and the name that they get.
         as_text: leave every cell as it is written, the empty string where there is nothing.
 
     Raises:
@@ -35,6 +42,8 @@ def read_table(path: Path, *, required: Iterable[str] = (), as_text: bool = Fals
         raise DataError(f"{path}: not a table: {str(e).splitlines()[0]}") from None
     if table.empty:
         raise DataError(f"{path}: the table has no rows")
+    there = {old: new for old, new in (known_as or {}).items() if new not in table.columns}
+    table = table.rename(columns=there)
     for column in required:
         if column not in table.columns:
             hint = nearest(column, map(str, table.columns))

@@ -200,3 +200,25 @@ def test_nan_comes_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(only("input A[]\noutput O[]\nO[] = A[] - A[]", "I=1,J=1", A=math.inf))
+
+
+def test_a_tensor_may_have_the_name_of_a_rank() -> None:
+    """Brackets tell them apart: `J[p, j]` is where the j-th largest lies, `J` is how many there are."""
+    cascade = parse("""
+cascade gather
+rank   M P J
+input  S[M, P]  K[M]
+output G[P, J]  O[M]
+J[p, j] = S[m, p] :: topk(m -> j)
+G[p, j] = K[J[p, j]] + 100 * J
+O[m]    = K[p] :: sum(p) where J[p, 0] == m
+""")
+    scores = np.array(
+        [[5.0, 1.0], [2.0, 9.0], [7.0, 8.0]]
+    )  # of p = 0 the largest are at m = 2, 0; of p = 1 at 1, 2
+    found = evaluate(cascade, "M=3,P=2,J=2", {"S": scores, "K": np.array([10.0, 20.0, 30.0])})
+    np.testing.assert_array_equal(found["G"], [[230, 210], [220, 230]])
+    np.testing.assert_array_equal(
+        found["O"], [0, 20, 10]
+    )  # the best of p = 0 is m = 2, that of p = 1 is m = 1
+    assert parse(str(cascade)) == cascade

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import numpy as np
 import pytest
 from mutants import mutants
 
-from einsum_cascade import CascadeError, evaluate, render, zoo
+from einsum_cascade import CascadeError, bounds, evaluate, parse, render, zoo
+from einsum_cascade.analysis.passes import all_passes
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.evaluator import difference
 from einsum_cascade.sizes import resolve
@@ -38,6 +42,25 @@ def test_entry_is_documented(name: str) -> None:
     assert cascade.summary.endswith(".")
     assert cascade.source
     assert render(cascade)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_a_tensor_may_have_the_name_of_any_rank(name: str) -> None:
+    """Each tensor in turn takes the name of a rank: the same numbers, passes and bounds under that name."""
+    cascade = zoo.load(name)
+    sizes, inputs = reference.draw(name, seed=0)
+    plain, passes, bound = evaluate(cascade, sizes, inputs), all_passes(cascade), bounds(cascade, sizes)
+    ranks = [r.name for r in cascade.ranks if r.name not in cascade.signatures]
+    for tensor, rank in zip(cascade.signatures, itertools.cycle(ranks), strict=False):
+        new = {tensor: rank}
+        renamed = parse(re.sub(rf"(?<!\w){tensor}(?=\[)", rank, render(cascade)))
+        found = evaluate(renamed, sizes, {new.get(t, t): x for t, x in inputs.items()})
+        for t, value in plain.items():
+            np.testing.assert_array_equal(found[new.get(t, t)], value)
+        levels = {r: {new.get(t, t): k for t, k in p.levels.items()} for r, p in passes.items()}
+        assert {r: p.levels for r, p in all_passes(renamed).items()} == levels
+    again = bounds(renamed, sizes)
+    assert (again.operations, again.traffic_bytes) == (bound.operations, bound.traffic_bytes)
 
 
 def test_every_reference_has_an_entry() -> None:

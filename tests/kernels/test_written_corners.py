@@ -342,3 +342,15 @@ def test_a_softmax_over_a_vocabulary_spills_no_registers(tmp_path: Path) -> None
     file = written_file(tmp_path, parse(text + "Y[v, n] = X[v, n] - L[n]\n"), "V=32000,N=4096")
     (found,) = written.compile_written(file, "sm_90")
     assert not found.spills
+
+
+def test_tensors_named_as_ranks_are_told_from_their_sizes(tmp_path: Path) -> None:
+    text = """cascade corner
+rank   N C J
+input  X[C, N]  N[N]
+output Y[C, J]
+J[c, j] = X[c, n] :: topk(n -> j)
+Y[c, j] = X[c, J[c, j]] * C + N[J[c, j]] + J - N
+"""
+    found, expected = found_and_expected(text, "N=9,C=3,J=2", tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE)

@@ -164,6 +164,10 @@ def test_a_folder_without_any_of_them(tmp_path):
         ),
         (lambda p: p.write_text(p.read_text().replace("BERT", "BART")), "unknown model 'BART'"),
         (
+            lambda p: p.write_text(p.read_text() + p.read_text().splitlines()[1] + "\n"),
+            "attn-binding.csv:20: BERT/1K is there a second time",
+        ),
+        (
             lambda p: p.write_text(p.read_text().replace("402653184", "much", 1)),
             "expected a number, found 'much'",
         ),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from einsum_cascade.errors import DataError
@@ -138,6 +139,14 @@ def test_a_bad_cell_is_told_with_its_line(
     with pytest.raises(DataError) as refused:
         gna.cases(tmp_path)
     assert str(refused.value).startswith(f"{tmp_path / file}:{row + 2}: ") and said in str(refused.value)
+
+
+def test_profiler_rows_may_call_their_source_the_file_that_they_are_from(tmp_path: Path) -> None:
+    ours = pd.read_csv(gna.PUBLISHED / "natten_profiler.csv", dtype=str, keep_default_na=False)
+    ours.rename(columns={"source": "source_file"}).to_csv(tmp_path / "natten_profiler.csv", index=False)
+    pd.testing.assert_frame_equal(gna.launches(tmp_path), gna.launches())
+    cases = gna.cases(tmp_path)
+    assert len(cases) > 4 and cases["ok"].all()
 
 
 def test_the_bench_has_a_figure_and_a_target_in_each_row() -> None:

@@ -49,6 +49,9 @@ def test_fields_are_those_of_the_contract(shipped):
     calibrating = next(int(text.split()[0]) for text in shipped["notes"] if "rows calibrate" in text)
     assert rows == shipped["cells"] + sum(shipped["left_out"].values()) + calibrating
     json.dumps(shipped, allow_nan=False)
+    assert {
+        type(s[n]) for s in (*shipped["sets"], *shipped["windows"]) for n in ("head_dim", "window", "n")
+    } == {int}
 
 
 def test_every_published_name_is_known(shipped):

@@ -39,6 +39,7 @@ def test_remarks_fill_in_missing_columns(tmp_path):
         (HEAD.replace(",", ", "), ROW.replace(",", " , ")),
         (HEAD, ROW.replace(",128,1,", ",128,True,")),
         (HEAD, ROW.replace("bf16", "bfloat16")),
+        (HEAD, ROW.replace("bf16", "BF16")),
         (HEAD, ",".join(f'"{cell}"' for cell in ROW.split(","))),
         ("\ufeff" + HEAD + "\r", ROW + "\r"),
         (",".join(reversed(HEAD.split(","))), ",".join(reversed(ROW.split(",")))),
@@ -61,6 +62,9 @@ MISTAKES = [
     ((HEAD, ROW.replace("0.5", "")), "latency_ms"),
     ((HEAD, ROW.replace("0.5", "nan")), "latency_ms"),
     ((HEAD, ROW.replace(",4,32", ",4.5,32")), "batch: expected a whole number"),
+    ((HEAD + ",window", ROW + ",128", ROW + ",1.5"), "line 3: window: expected a whole number, found 1.5"),
+    ((HEAD + ",kv_heads", ROW + ",7.9"), "line 2: kv_heads: expected a whole number, found 7.9"),
+    ((HEAD, ROW.replace(",128,1,", ",64.5,1,")), "head_dim: expected a whole number, found 64.5"),
     ((HEAD, ROW + ",1,2,3"), "line 2: expected 15 fields, found 18"),
     ((HEAD + ",source", ROW + ",you"), "the column 'source' is there 2 times"),
 ]

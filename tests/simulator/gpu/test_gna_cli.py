@@ -72,7 +72,7 @@ def test_mistakes_end_with_one_line_and_exit_2(words: list[str], said: str) -> N
     result = run("gna", *FLUX, *words, "--json")
     assert result.exit_code == 2
     assert said in result.stderr
-    assert result.stdout == ""
+    assert json.loads(result.stdout) == {"ok": False, "error": result.stderr.strip()}
     assert len(result.stderr.strip().splitlines()) == 1
 
 
@@ -192,5 +192,6 @@ def test_titles_name_the_whole_setting() -> None:
 )
 def test_mistakes_about_the_gpu(words: list[str], said: str) -> None:
     result = run("gna", *FLUX, *words, "--json")
-    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.exit_code == 2
     assert said in result.stderr
+    assert json.loads(result.stdout) == {"ok": False, "error": result.stderr.strip()}
