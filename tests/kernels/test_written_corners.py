@@ -122,6 +122,27 @@ O[e, p] = V[e, J[p]]
 """
 
 
+def test_a_sum_in_steps_of_which_the_result_has_an_axis_that_no_term_has(tmp_path: Path) -> None:
+    """Triton found rows where columns belong: what was added to the sum so far had lost its place in it."""
+    text = """cascade corner
+rank   I J K T
+input  X[J]
+output Y[T, J, K, I]  Z[K]
+R[0, k] = 1
+iterate t {
+  Y[t, j, k, i] = R[t, k] * X[j]
+  S[t, k, i]    = (Y[t, j, k, i] + R[t, clamp(k - 2, 0, K - 1)]) :: sum(j)
+  R[t + 1, k]   = max(R[t, k], S[t, k, I // 2])
+}
+Z[k] = R[T, k]
+"""
+    sizes = {"I": 7, "J": 100, "K": 16, "T": 3}
+    cascade, inputs = parse(text), {"X": np.linspace(-0.1, 0.3, 100, dtype=np.float32)}
+    found = run(written_file(tmp_path, cascade, sizes, dtype="fp32"), inputs)
+    for tensor, value in evaluate(cascade, sizes, inputs).items():
+        assert np.abs(found[tensor] - value).max() <= TOLERANCE * np.abs(value).max()
+
+
 @pytest.mark.parametrize("implementation", ["fused", "eager"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_a_selection_is_made_among_scores_that_nobody_rounded(
