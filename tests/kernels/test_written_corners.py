@@ -17,6 +17,7 @@ from einsum_cascade.evaluator import random_inputs
 from kernels import written
 from kernels.written import check_written
 from simulator.gpu.writing.program import write_program
+from simulator.gpu.writing.terms import CannotWriteError
 
 TOLERANCE = 1e-5
 HEAD = """cascade corner
@@ -363,3 +364,15 @@ def test_a_softmax_over_a_vocabulary_spills_no_registers(tmp_path: Path) -> None
     file = written_file(tmp_path, parse(text + "Y[v, n] = X[v, n] - L[n]\n"), "V=32000,N=4096")
     (found,) = written.compile_written(file, "sm_90")
     assert not found.spills
+
+
+def test_a_sum_and_a_maximum_over_what_a_block_walks_along_are_asked_for_apart(tmp_path: Path) -> None:
+    """As one Einsum there is no form for it; as two, which the message asks for, there is."""
+    head = "cascade corner\nrank I J K\ninput A[I, K]  B[I, J]\noutput Y[K]\n"
+    one = "Y[k] = tanh(A[i, k] * B[i, j]) :: sum(i) :: max(j)\n"
+    two = "S[j, k] = tanh(A[i, k] * B[i, j]) :: sum(i)\nY[k] = S[j, k] :: max(j)\n"
+    sizes = "I=130,J=150,K=20"
+    with pytest.raises(CannotWriteError, match="Y: a second reduction .* write two Einsums"):
+        write_program(parse(head + one), sizes, dtype="fp32")
+    found, expected = found_and_expected(head + two, sizes, tmp_path)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
