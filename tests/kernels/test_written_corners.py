@@ -372,7 +372,7 @@ def test_a_sum_and_a_maximum_over_what_a_block_walks_along_are_asked_for_apart(t
     one = "Y[k] = tanh(A[i, k] * B[i, j]) :: sum(i) :: max(j)\n"
     two = "S[j, k] = tanh(A[i, k] * B[i, j]) :: sum(i)\nY[k] = S[j, k] :: max(j)\n"
     sizes = "I=130,J=150,K=20"
-    with pytest.raises(CannotWriteError, match="Y: a second reduction .* write two Einsums"):
+    with pytest.raises(CannotWriteError, match=r"Y: a second reduction .* write two Einsums"):
         write_program(parse(head + one), sizes, dtype="fp32")
     found, expected = found_and_expected(head + two, sizes, tmp_path)
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
