@@ -66,7 +66,12 @@ def map_cascade(
     name: Name,
     on: On,
     sizes: Sizes,
-    objective: Annotated[str, typer.Option(help="latency_s, energy_j or traffic_bytes.")] = "latency_s",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="latency_s, energy_j or traffic_bytes, or a formula over them: 'latency_s * energy_j'."
+        ),
+    ] = "latency_s",
     effort: Annotated[
         int,
         typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from einsum_cascade.declarations import variable_of
 from einsum_cascade.errors import MappingError, nearest
 from einsum_cascade.sizes import parse_sizes, resolve, stated_parts
 from mappings.binding import SpatialMapping
+from mappings.expression import evaluate_expression
 
 from ..hardware.model import SpatialChip
 from ..result import Estimate
@@ -74,7 +76,9 @@ def find_mapping(
         sizes: by rank, batch ranks included, or a text such as `BERT/64K`. A part of a rank that the cascade itself
             splits (M0 of M = M1 * M0) is searched too, unless it differs from what would be taken without a word.
         chip: the machine.
-        objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy.
+        objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy. Or
+            a formula over these, such as `latency_s * energy_j`: the best by it of what is found for each of the three,
+            since blocks that are searched one by one add up in these alone.
         effort: structures of loops without progress after which a block is left, shared by the Einsums of the
             cascade. More is worse for no block; where blocks do not agree on tiles, a search a quarter as long is
             looked at too.
@@ -96,21 +100,35 @@ def find_mapping(
         raise MappingError(f"find_mapping needs a spatial chip; {getattr(chip, 'name', chip)} is none")
     begin = time.perf_counter()
     sizes = parse_sizes(sizes, cascade) if isinstance(sizes, str) else resolve(cascade, sizes)
-    tolerance = 1 + slack if objective == "latency_s" else 1.0
-    found: list[_Written] = []
+    searches: dict[tuple[str, float], tuple[list[_Written], int]] = {}
     evaluated = 0
-    for towards in (objective, *_also(objective, chip)):
-        more, counted = _searched(
-            cascade, sizes, chip, towards, effort=effort, tolerance=tolerance if towards == objective else 1.0
-        )
-        found += more
-        evaluated += counted
-    plain = sorted(found, key=lambda w: _merit(w, objective))
-    for written in plain[:_DEEPENED]:
-        deep_one, counted = _in_registers(cascade, sizes, chip, written, objective, tolerance)
-        found.append(deep_one)
-        evaluated += counted
-    best = _chosen(found, objective, tolerance)
+
+    def towards(one: str, tolerance: float) -> list[_Written]:
+        if (one, tolerance) not in searches:
+            searches[one, tolerance] = _searched(
+                cascade, sizes, chip, one, effort=effort, tolerance=tolerance
+            )
+        return searches[one, tolerance][0]
+
+    def best_of(found: Sequence[_Written], one: str, tolerance: float) -> _Written:
+        nonlocal evaluated
+        every = list(found)
+        for written in sorted(found, key=lambda w: _merit(w, one))[:_DEEPENED]:
+            deep_one, counted = _in_registers(cascade, sizes, chip, written, one, tolerance)
+            every.append(deep_one)
+            evaluated += counted
+        return _chosen(every, one, tolerance)
+
+    def serving(one: str) -> _Written:
+        tolerance = 1 + slack if one == "latency_s" else 1.0
+        others = [w for other in _also(one, chip) for w in towards(other, 1.0)]
+        return best_of([*towards(one, tolerance), *others], one, tolerance)
+
+    if objective in OBJECTIVES:
+        best = serving(objective)
+    else:
+        best = best_of([serving(one) for one in OBJECTIVES], objective, 1.0)
+    evaluated += sum(counted for _, counted in searches.values())
     gap = _gap(float(best.estimate.traffic_bytes), least_traffic_bytes(cascade, best.settled, chip))
     return Found(best.mapping, best.estimate, gap, evaluated, time.perf_counter() - begin)
 
@@ -223,12 +241,30 @@ def _chosen(found: Sequence[_Written], objective: str, tolerance: float) -> _Wri
 
 def _merit(written: _Written, objective: str) -> Merit:
     e = written.estimate
-    return float(getattr(e, objective)), float(e.traffic_bytes), float(e.energy_j)
+    return (
+        _value(objective, {n: float(getattr(e, n)) for n in OBJECTIVES}),
+        float(e.traffic_bytes),
+        float(e.energy_j),
+    )
+
+
+def _value(objective: str, names: Mapping[str, float]) -> float:
+    """Return an objective, one of those named or a formula over them."""
+    return (
+        names[objective]
+        if objective in names
+        else float(evaluate_expression(objective, names, where="objective"))
+    )
 
 
 def _check(objective: str, effort: int, slack: float) -> None:
-    if objective not in OBJECTIVES:
+    if objective not in OBJECTIVES and objective.isidentifier():
         raise MappingError(f"unknown objective '{objective}'; {nearest(objective, OBJECTIVES)}")
+    _value(objective, dict.fromkeys(OBJECTIVES, 1.0))
+    if not any(re.search(rf"\b{name}\b", objective) for name in OBJECTIVES):
+        raise MappingError(
+            f"objective: '{objective}' names none of {', '.join(OBJECTIVES)}, so that all mappings are as good"
+        )
     if effort < 1:
         raise MappingError(f"effort: expected a whole number of at least 1, found {effort}")
     if not 0 <= slack < math.inf:

@@ -17,6 +17,7 @@ from einsum_cascade.evaluator import random_inputs
 from kernels import written
 from kernels.written import check_written
 from simulator.gpu.writing.program import write_program
+from simulator.gpu.writing.terms import CannotWriteError
 
 TOLERANCE = 1e-5
 HEAD = """cascade corner
@@ -120,6 +121,27 @@ S[m, p] = Q[e, p] * K[e, m]
 J[p]    = S[m, p] :: argmax(m)
 O[e, p] = V[e, J[p]]
 """
+
+
+def test_a_sum_in_steps_of_which_the_result_has_an_axis_that_no_term_has(tmp_path: Path) -> None:
+    """Triton found rows where columns belong: what was added to the sum so far had lost its place in it."""
+    text = """cascade corner
+rank   I J K T
+input  X[J]
+output Y[T, J, K, I]  Z[K]
+R[0, k] = 1
+iterate t {
+  Y[t, j, k, i] = R[t, k] * X[j]
+  S[t, k, i]    = (Y[t, j, k, i] + R[t, clamp(k - 2, 0, K - 1)]) :: sum(j)
+  R[t + 1, k]   = max(R[t, k], S[t, k, I // 2])
+}
+Z[k] = R[T, k]
+"""
+    sizes = {"I": 7, "J": 100, "K": 16, "T": 3}
+    cascade, inputs = parse(text), {"X": np.linspace(-0.1, 0.3, 100, dtype=np.float32)}
+    found = run(written_file(tmp_path, cascade, sizes, dtype="fp32"), inputs)
+    for tensor, value in evaluate(cascade, sizes, inputs).items():
+        assert np.abs(found[tensor] - value).max() <= TOLERANCE * np.abs(value).max()
 
 
 @pytest.mark.parametrize("implementation", ["fused", "eager"])
@@ -354,3 +376,15 @@ Y[c, j] = X[c, J[c, j]] * C + N[J[c, j]] + J - N
 """
     found, expected = found_and_expected(text, "N=9,C=3,J=2", tmp_path)
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE)
+
+
+def test_a_sum_and_a_maximum_over_what_a_block_walks_along_are_asked_for_apart(tmp_path: Path) -> None:
+    """As one Einsum there is no form for it; as two, which the message asks for, there is."""
+    head = "cascade corner\nrank I J K\ninput A[I, K]  B[I, J]\noutput Y[K]\n"
+    one = "Y[k] = tanh(A[i, k] * B[i, j]) :: sum(i) :: max(j)\n"
+    two = "S[j, k] = tanh(A[i, k] * B[i, j]) :: sum(i)\nY[k] = S[j, k] :: max(j)\n"
+    sizes = "I=130,J=150,K=20"
+    with pytest.raises(CannotWriteError, match=r"Y: a second reduction .* write two Einsums"):
+        write_program(parse(head + one), sizes, dtype="fp32")
+    found, expected = found_and_expected(head + two, sizes, tmp_path)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()

@@ -10,6 +10,7 @@ from functools import cached_property
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.expr import Access
 
+from .orders import orders_of
 from .structure import Structure, Unit, readings_of, structure_of, units_of
 
 
@@ -50,13 +51,15 @@ class Graph:
         return {}
 
     @cached_property
-    def _structures(self) -> dict[frozenset[int], Structure | None]:
+    def _structures(self) -> dict[frozenset[int], list[Structure]]:
         return {}
 
-    def structure(self, units: frozenset[int]) -> Structure | None:
-        """Return the structure of a kernel of some units; None where their loops cannot be one."""
+    def structures(self, units: frozenset[int]) -> list[Structure]:
+        """Return the structures of a kernel of some units, one an order of theirs; none where their loops cannot be."""
         if units not in self._structures:
-            self._structures[units] = structure_of(self.cascade, [self.units[i] for i in sorted(units)])
+            orders = orders_of(self.cascade, [self.units[i] for i in sorted(units)])
+            found = (structure_of(self.cascade, order) for order in orders)
+            self._structures[units] = [s for s in found if s is not None]
         return self._structures[units]
 
     def readings(self, units: frozenset[int]) -> Iterable[Access]:
@@ -68,6 +71,13 @@ class Graph:
     def units(self) -> tuple[Unit, ...]:
         """Units in the order of the text."""
         return units_of(self.cascade)
+
+    @cached_property
+    def orders(self) -> list[list[int]]:
+        """Orders in which all units can run, by their places in the text: that of the text first."""
+        places = {u.names: i for i, u in enumerate(self.units)}
+        every = ([places[u.names] for u in order] for order in orders_of(self.cascade, self.units))
+        return [list(order) for order in dict.fromkeys(map(tuple, every))]
 
     @cached_property
     def writers(self) -> Mapping[str, int]:
@@ -177,6 +187,14 @@ class Graph:
         own = frozenset().union(*(groups[i].own for i in places))
         again = frozenset().union(*(groups[i].again for i in places)) - own
         return (*(g for i, g in enumerate(groups) if i not in places), Group(own, again))
+
+    def moved(self, groups: Groups, unit: int, to: int) -> Groups:
+        """Return groups in which a unit is of the one at a place, no longer of its own."""
+        taken = (
+            Group(g.own | {unit}, g.again - {unit}) if i == to else Group(g.own - {unit}, g.again)
+            for i, g in enumerate(groups)
+        )
+        return self.pruned(tuple(g for g in taken if g.own))
 
     def cut(self, groups: Groups, at: int, unit: int, *, again: bool = False) -> Groups:
         """Return groups of which the one at a place is two: a unit with what it needs there, and the rest.

@@ -20,7 +20,7 @@ from ..loops import MOST_BLOCKS, lay_grids, waited_cycles
 from .case import Case
 from .floors import SLACK, floor_s, moved_s
 from .groups import Graph
-from .held import group_rows, held_of, registers_of
+from .held import Held, group_rows, held_of, registers_of
 from .least import Least
 from .structure import Structure
 from .tiles import tilings
@@ -136,13 +136,26 @@ class Layer:
     def _fit(self, units: frozenset[int]) -> list[Candidate]:
         """Return the tiles that a block can hold, with what it does but for what it writes."""
         if units not in self._works:
-            structure = self.graph.structure(units)
-            self._works[units] = list(self._found(structure, alone=len(units) == 1)) if structure else []
+            found = self._found(self.graph.structures(units), alone=len(units) == 1)
+            self._works[units] = list(found)
         return self._works[units]
 
-    def _found(self, structure: Structure, *, alone: bool) -> Iterator[Candidate]:
-        every = tilings(self.case, structure, self.gpu)
-        held = [(held_of(t, self.gpu), t) for t in every if self._able is None or self._able(t)]
+    def _held(self, structures: Sequence[Structure]) -> list[tuple[Held, Tiling]]:
+        """Return the tilings of some structures that differ in the order of their Einsums, with what a block holds.
+
+        Of the same tile, the order that holds least; of those that hold the same, the first.
+        """
+        least: dict[object, tuple[Held, Tiling]] = {}
+        for structure in structures:
+            for tiling in tilings(self.case, structure, self.gpu):
+                if self._able is None or self._able(tiling):
+                    held, known = held_of(tiling, self.gpu), least.get(tiling.key)
+                    if known is None or held.load(self.gpu) < known[0].load(self.gpu):
+                        least[tiling.key] = held, tiling
+        return list(least.values())
+
+    def _found(self, structures: Sequence[Structure], *, alone: bool) -> Iterator[Candidate]:
+        held = self._held(structures)
         fit = [each for each in held if each[0].fits(self.gpu)]
         if not fit and alone and held:
             fit = [min(held, key=lambda each: each[0].load(self.gpu))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -53,19 +54,47 @@ class Planner:
 
         Steps are taken one by one, so that one may stand in the way of a better one. They are taken from several
         places: from every unit alone, with the largest tensors kept out of memory first, or the smallest, or those that
-        the text has first; from the best of all ways to cut the text into runs; from what sums leave smaller than
-        what they read of, as all that is in memory; and from the whole text, where that beats all of these.
+        the text has first; from the best of all ways to cut into runs an order in which they can run; from what sums
+        leave smaller than what they read of, as all that is in memory; and from the whole text, where that beats all of
+        these. At the end two that do not read each other are tried as one.
         """
         edges, alone = list(self._edges()), self.graph.alone()
         orders = (edges, edges[::-1], sorted(edges, key=lambda e: e[::-1]))
         tried = [self._improved(alone, order) for order in orders]
-        tried += [self._improved(start, edges) for start in (self._runs(), self.graph.kept(self._shrunk()))]
+        starts = dict.fromkeys([*map(self._runs, self.graph.orders), self.graph.kept(self._shrunk())])
+        tried += [self._improved(start, edges) for start in starts]
         best = min(tried, key=self._seconds)
         whole = (Group(frozenset(range(len(self.graph.units)))),)
         least = self._seconds(best)
         if self._seconds(whole, below=least * (1 - _GAIN)) < least * (1 - _GAIN):
             best = self._improved(whole, edges)
-        return self._kernels(best)
+        return self._kernels(self._mixed(best, edges))
+
+    def _mixed(self, groups: Groups, edges: Sequence[tuple[int, int]]) -> Groups:
+        """Return groups that no step makes faster, nor two of them as one or a unit in another one.
+
+        No edge leads from one to the other where neither reads the other: what runs beside each other costs one launch,
+        and what both read is read once.
+        """
+        least = self._seconds(groups)
+        while True:
+            for tried in self._elsewhere(groups):
+                if self._seconds(tried, below=least * (1 - _GAIN)) < least * (1 - _GAIN):
+                    groups = self._improved(tried, edges)
+                    least = self._seconds(groups)
+                    break
+            else:
+                return groups
+
+    def _elsewhere(self, groups: Groups) -> Iterator[Groups]:
+        """Yield groups of which two are one, then those in which one unit is of another group."""
+        for pair in itertools.combinations(range(len(groups)), 2):
+            yield self.graph.joined(groups, pair)
+        for at, group in enumerate(groups):
+            for unit in sorted(group.own) if len(group.own) > 1 else ():
+                for to in range(len(groups)):
+                    if to != at:
+                        yield self.graph.moved(groups, unit, to)
 
     def _shrunk(self) -> list[int]:
         """Return the units that reduce what they read to no more than that; and iterate blocks, which run as a whole.
@@ -80,25 +109,25 @@ class Planner:
                 found.append(i)
         return found
 
-    def _runs(self) -> Groups:
-        """Return the fastest groups of units that follow each other in the text, among all of them."""
+    def _runs(self, order: Sequence[int]) -> Groups:
+        """Return the fastest groups of units that follow each other in an order of them, among all of them."""
         least: list[tuple[float, Groups]] = [(0.0, ())]
         for end in range(1, len(self.graph.units) + 1):
             starts = range(max(0, end - _LONGEST_RUN), end)
-            last = {start: self._run(start, end) for start in starts}
+            last = {start: self._run(order[start:end]) for start in starts}
             best, at = math.inf, end - 1
             for start in sorted(starts, key=lambda i: least[i][0] + last[i].floor):
                 before = least[start][0]
                 found = before + last[start].within(best - before - self.by.launch_s) + self.by.launch_s
                 if (found, start) < (best, at):
                     best, at = found, start
-            least.append((best, (*least[at][1], Group(frozenset(range(at, end))))))
+            least.append((best, (*least[at][1], Group(frozenset(order[at:end])))))
         return least[-1][1]
 
-    def _run(self, start: int, end: int) -> Search:
-        """Return the search for the kernel of a run of the text, which writes what anybody outside of it reads."""
-        group = Group(frozenset(range(start, end)))
-        rest = [Group(frozenset((i,))) for i in range(len(self.graph.units)) if not start <= i < end]
+    def _run(self, units: Sequence[int]) -> Search:
+        """Return the search for the kernel of some units, which writes what anybody outside of it reads."""
+        group = Group(frozenset(units))
+        rest = [Group(frozenset((i,))) for i in range(len(self.graph.units)) if i not in group.own]
         return self.layer.fastest(group.units, self.graph.written((group, *rest))[0])
 
     def given(self, names: Sequence[Sequence[str]]) -> list[Kernel]:

@@ -45,19 +45,19 @@ def _steps(case: Case, structure: Structure, tile: Mapping[str, int]) -> Iterato
 
 def _tiles(case: Case, structure: Structure) -> Iterator[dict[str, int]]:
     """Yield extents of tiles to try, of the variables that tell blocks apart."""
-    sides = _sides(structure)
-    options = _SIDES if any(sides) else _FLAT
-    rest = () if any(sides) else structure.blocks
-    used = [s for s in (*sides, rest) if s]
     seen = set()
-    for lengths in itertools.product(options, repeat=len(used)):
-        tile: dict[str, int] = {}
-        for side, length in zip(used, lengths, strict=True):
-            tile |= _spread(case, side, length)
-        key = tuple(sorted(tile.items()))
-        if key not in seen:
-            seen.add(key)
-            yield tile
+    for sides in dict.fromkeys(_sides(structure, first) for first in range(max(1, len(structure.products)))):
+        options = _SIDES if any(sides) else _FLAT
+        rest = () if any(sides) else structure.blocks
+        used = [s for s in (*sides, rest) if s]
+        for lengths in itertools.product(options, repeat=len(used)):
+            tile: dict[str, int] = {}
+            for side, length in zip(used, lengths, strict=True):
+                tile |= _spread(case, side, length)
+            key = tuple(sorted(tile.items()))
+            if key not in seen:
+                seen.add(key)
+                yield tile
 
 
 def _spread(case: Case, side: Sequence[str], length: int) -> dict[str, int]:
@@ -69,12 +69,17 @@ def _spread(case: Case, side: Sequence[str], length: int) -> dict[str, int]:
     return tile
 
 
-def _sides(structure: Structure) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the variables that tell blocks apart and are rows of a product, and those that are columns."""
+def _sides(structure: Structure, first: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the variables that tell blocks apart and are rows of a product, and those that are columns.
+
+    Args:
+        first: the product that is asked first; the others add what it has not.
+    """
     blocks = set(structure.blocks)
     rows: dict[str, None] = {}
     columns: dict[str, None] = {}
-    for product in structure.products:
+    products = structure.products
+    for product in (*products[first:], *products[:first]):
         one, other = ([v for v in side if v in blocks] for side in (product.rows, product.columns))
         if set(one) & set(columns) or set(other) & set(rows):
             one, other = other, one  # the transposed product

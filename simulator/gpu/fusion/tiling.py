@@ -70,6 +70,12 @@ class Tiling:
                     left //= out[v]
         return {v: out[v] for v in self.structure.walked}
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells it from others of the same Einsums, in whatever order these are computed."""
+        tile = tuple(sorted(self.tile.items()))
+        return self.structure.walked, self.structure.chain, tile, self.parts, self.scanned, self.step
+
     @cached_property
     def largest(self) -> int:
         """Elements of the largest tile of a block, its sides rounded up to powers of two.

@@ -140,7 +140,10 @@ class _Kernel:
         opened = [e for e in inside if v in e.reduced and e.name not in self.carried]
         for e in opened:
             if any(w not in e.all_reductions[0].variables for w in (v, *rest) if w in e.reduced):
-                raise CannotWriteError(f"{e.name}: a second reduction over a rank that a block walks along")
+                raise CannotWriteError(
+                    f"{e.name}: a second reduction over a rank that a block walks along; write two Einsums, one for "
+                    "each reduction"
+                )
             self.carried[e.name] = self.body.let(e.name.lower(), self.sums.begun(e).text)
         walk = Walk(v, inside, self.structure, self.lanes, self.memory, self.written)
         for stretch in walk.stretches(*self._ends(walk), self.body):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 
 from einsum_cascade.einsum import Einsum, Reduction
@@ -86,7 +86,9 @@ class Sums:
         found = self._reduced(self.values.term(einsum.value), reduction, self.stages(einsum)[0])
         if onto is None:
             return found
-        return replace(found, text=self.together(einsum, onto, found.bracketed), whole=False)
+        # What no term moves along has no axis there, but the sum so far has it.
+        axes = self.lanes.ordered(v for v in einsum.variables if v not in reduction.variables)
+        return Term(self.together(einsum, onto, found.along(axes)), axes, whole=False)
 
     def together(self, einsum: Einsum, one: str, other: str) -> str:
         """Return two parts of the first reduction of an Einsum as one."""

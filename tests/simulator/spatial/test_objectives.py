@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from einsum_cascade import zoo
+from einsum_cascade.errors import MappingError
 from einsum_cascade.parser import parse
 from simulator import load_hardware
 from simulator.spatial.mapper import find_mapping
@@ -85,6 +88,43 @@ def test_each_objective_is_served_best_by_its_own_search(machine, case, chip):
     }
     for o in OBJECTIVES:
         assert getattr(found[o], o) <= min(getattr(e, o) for e in found.values()) * (1 + 1e-9), o
+
+
+@pytest.mark.parametrize(
+    "formula", ["latency_s * energy_j", "latency_s ** 2 * energy_j", "max(traffic_bytes, 1) / 2"]
+)
+def test_a_formula_is_served_no_worse_than_by_any_other_search(machine, formula):
+    cascade, sizes = CASES["product"]
+
+    def value(objective, slack):
+        found = find_mapping(
+            cascade, sizes, machine(BARE), objective=objective, effort=20, slack=slack
+        ).estimate
+        names = {
+            "latency_s": found.latency_s,
+            "energy_j": found.energy_j,
+            "traffic_bytes": found.traffic_bytes,
+        }
+        return eval(formula, {"max": max}, names)
+
+    for slack in (0.0, 0.01):
+        assert value(formula, slack) <= min(value(o, slack) for o in OBJECTIVES) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("edp", "unknown objective 'edp'"),
+        ("latency * energy_j", "unknown name 'latency'; did you mean 'latency_s'"),
+        ("latency_s *", "not an expression"),
+        ("latency_s < 2", "cannot stand"),
+        ("2 * 3", "names none of latency_s, energy_j, traffic_bytes"),
+    ],
+)
+def test_what_is_no_objective_is_refused(machine, objective, message):
+    cascade, sizes = CASES["product"]
+    with pytest.raises(MappingError, match=re.escape(message)):
+        find_mapping(cascade, sizes, machine(BARE), objective=objective)
 
 
 def test_blocks_that_do_not_agree_give_way_to_others_that_do(machine):
