@@ -25,7 +25,7 @@ ONLY_IN = {
     "ruamel": ("mappings/", "simulator/hardware/"),
     "pint": ("mappings/", "simulator/hardware/"),
     "matplotlib": ("plots.py", "draw.py"),
-    "sympy": ("einsum_cascade/analysis/", "einsum_cascade/rewrite/"),
+    "sympy": ("einsum_cascade/analysis/", "einsum_cascade/rewrite/", "einsum_cascade/backward/"),
 }
 NEVER_IN = {
     "torch": ("simulator/", "mappings/"),
