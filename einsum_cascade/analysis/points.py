@@ -114,12 +114,8 @@ def operations_by_einsum(cascade: Cascade, sizes: Mapping[str, int] | str) -> di
 
 
 def space_points(cascade: Cascade, einsum: Einsum, space: tuple[str, ...], sizes: Mapping[str, int]) -> int:
-    """Return the number of points of the space of some of an Einsum's variables.
-
-    What removes terms that are reduced before leaves their reduction its identity, and removes nothing here.
-    """
-    parts = list(live_parts(cascade, einsum, within=space))
-    merged, extents = merged_splits(cascade, parts, space, sizes)
+    """Return the number of points of the space of some variables; what is left without terms still has its identity."""
+    merged, extents = merged_splits(cascade, list(live_parts(cascade, einsum, within=space)), space, sizes)
     return count(merged, extents, numbers_of(cascade, sizes))
 
 
@@ -143,15 +139,14 @@ def live_parts(
     Args:
         branches: whether what a branch reads where coordinates take it has to exist too; simulators take it as there.
         outputs: of points of what it defines: what removes all terms of a sum does not remove the sum.
-        within: of points of the space of these variables; None: of all, or with `outputs` of those of its target.
+        within: of points of the space of these variables alone.
     """
     if within is None:
         within = einsum.output_variables if outputs else einsum.variables
     key = ("live_parts", einsum, branches, within)
     if key not in cascade.derived:
-        conditions = _conditions(
-            cascade, einsum, _known(cascade, einsum.sources, branches=branches), branches=branches
-        )
+        known = _known(cascade, einsum.sources, branches=branches)
+        conditions = _conditions(cascade, einsum, known, branches=branches)
         found = dict.fromkeys(c.holds for c in conditions if c.names <= set(within))
         cascade.derived[key] = tuple(p for p in found if is_static(p))
     parts: tuple[Expr, ...] = cascade.derived[key]

@@ -124,7 +124,7 @@ class Trials:
         return trial_sizes(self.original, cascade, rank, times=GROWTH[-1])
 
     def _lone(self, cascade: Cascade, rank: str) -> list[tuple[Sizes, Sizes]]:
-        """Return sizes at which the rank has one element, whose removal leaves its fiber without any; if there are such."""
+        """Return sizes at which the rank has one element, if there are such: its removal leaves a fiber without any."""
         try:
             mine, theirs = _sizes_of(self.original, cascade, rank, (1, 1), 0, 1, {})
             return [(mine, theirs)] if self._examples(mine, SEEDS[0])[0].has_result else []
@@ -324,7 +324,10 @@ def _beyond(plain: Mapping[str, Any], limits: Sequence[str]) -> list[dict[str, A
     if not limits:
         return []
     far = [{t: FAR * (-1) ** (i + side) for i, t in enumerate(limits)} for side in (0, 1)]
-    return [{**plain, **{t: np.full_like(plain[t], x[t]) for t in limits}} for x in (dict.fromkeys(limits, 0), *far)]
+    return [
+        {**plain, **{t: np.full_like(plain[t], x[t]) for t in limits}}
+        for x in (dict.fromkeys(limits, 0), *far)
+    ]
 
 
 def _close(left: Any, right: Any) -> bool:

@@ -16,6 +16,8 @@ Handler = Callable[..., Any]
 
 def axis_of(x: Value, dim: int) -> int:
     """Return a dimension counted from the front."""
+    if not x.sizes:
+        raise UntraceableError("a dimension of a single number")
     return dim % len(x.sizes)
 
 

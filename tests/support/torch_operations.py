@@ -61,6 +61,11 @@ SUMS = {
     "nearest": lambda x, y: F.interpolate(x[None, None], scale_factor=2, mode="nearest"),
     "bilinear": lambda x, y: F.interpolate(x[None, None], size=(8, 9), mode="bilinear", align_corners=False),
     "bicubic": lambda x, y: F.interpolate(x[None, None], size=(6, 7), mode="bicubic", align_corners=False),
+    "cosine_of_what_is_repeated": lambda x, y: (
+        F.cosine_similarity(x, y.sum(), dim=-1),
+        F.cosine_similarity(x[None] * y[:, None], y, dim=1),
+        F.cosine_similarity(x, y[:, :1], dim=1),
+    ),
     "sampled": lambda x, y: F.grid_sample(
         x[None, None], y[:, :2].tanh().view(1, 2, 2, 2), align_corners=False
     ),
@@ -79,5 +84,6 @@ REFUSED = {
         lambda x, y: torch.copysign(x, y),
         "cannot say 'copysign': the language cannot say 'signbit'",
     ),
+    "dimension_of_a_number": (lambda x, y: x.sum().sort(0).values, "a dimension of a single number"),
     "by_data": (lambda x, y: torch.argwhere(x > 0), "depends on the data"),
 }
