@@ -150,7 +150,8 @@ class Builder:
     def together(self, a: Axis, b: Axis) -> bool:
         """Tell whether two axes are walked by one Einsum."""
         for e in self.einsums:
-            roots = {self.axis_of[v].root for v in e.variables}
+            made = (r.into for r in e.reductions if r.into)  # the places that a selection fills
+            roots = {self.axis_of[v].root for v in (*e.variables, *made)}
             if a in roots and b in roots:
                 return True
         return False

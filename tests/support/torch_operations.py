@@ -38,6 +38,10 @@ SHAPES = {
     "pixel_shuffle": lambda x, y: F.pixel_shuffle(x[None, :, :, None], 2),
     "im2col": lambda x, y: F.unfold(x[None, None], 2, stride=2),
     "reflect": lambda x, y: F.pad(x, (2, 1), mode="reflect"),
+    "circular": lambda x, y: (
+        F.pad(x[None], (2, 1), mode="circular"),
+        F.pad(y[None, None], (1, 0, 0, 2), mode="circular"),
+    ),
     "replicate": lambda x, y: F.pad(x, (2, 1), mode="replicate"),
     "relative_shift": lambda x, y: F.pad(x, (1, 0)).view(-1)[4:].view(4, -1)[:, :4],
     "empty_cache": lambda x, y: (
@@ -50,6 +54,14 @@ SHAPES = {
 SUMS = {
     "std_mean": lambda x, y: torch.std_mean(x, -1),
     "medians": lambda x, y: (x.median(), x.median(0).values, y.kthvalue(2, -1, keepdim=True).values),
+    "places_of_extremes": lambda x, y: (
+        x.max(-1, keepdim=True)[1].double() * y,
+        y.min(0).indices.double() + x.min(0).values,
+    ),
+    "ordered_beside_itself": lambda x, y: (x.sort(-1).values + x, y.topk(5, -1).values * y, y.sort(0)[0] - x),
+    "nucleus": lambda x, y: torch.where(
+        x.sort(-1, descending=True).values.softmax(-1).cumsum(-1) < 0.9, x, -torch.inf
+    ).amax(-1),
     "inner": lambda x, y: torch.inner(x, y),
     "vdot": lambda x, y: torch.vdot(x[0], y[0]),
     "multi_dot": lambda x, y: torch.linalg.multi_dot([x, y.T, x]),
