@@ -155,7 +155,7 @@ def _given(values: dict[Any, Any], argument: Any) -> Any:
 
 
 def _place_of_extreme(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
-    """Return the places of what `max` or `min` along a dimension has given: an Einsum more, where they are asked for."""
+    """Return the places of what `max` or `min` along a dimension has given: one Einsum more, where asked for."""
     name = {"max": "argmax", "min": "argmin"}.get(_name(node))
     if name is None:
         raise CascadeError(f"{_place(node)}the language has no position of a maximum here; use argmax(m)")
