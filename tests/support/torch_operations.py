@@ -69,6 +69,19 @@ SUMS = {
     "cross": lambda x, y: torch.cross(x[:, :3], y[:, :3], dim=-1),
     "count": lambda x, y: torch.count_nonzero(x > 0, dim=-1).double(),
     "averages": lambda x, y: (F.avg_pool1d(x, 3, 2, 1), F.avg_pool2d(y[None], (3, 2), (1, 2), 1)),
+    "convolved_with_a_border_of_its_own": lambda x, y: tuple(
+        F.conv1d(part[None], y[:2, :3][None].expand(3, 2, 3) * 1.5, padding=1)
+        for part in (
+            x[:2, :3],
+            x[:2, 1:4],
+            x[:2, :1],
+            x[:2].roll(1, -1),
+            x[:2].repeat(1, 2),
+            x[:2, :1].expand(-1, 4),
+            x[:2].amax(-1, keepdim=True),
+            x[:2].chunk(2, -1)[0],
+        )
+    ),
     "largest_of_windows": lambda x, y: F.max_pool2d(x[None, None], 2),
     "nearest": lambda x, y: F.interpolate(x[None, None], scale_factor=2, mode="nearest"),
     "bilinear": lambda x, y: F.interpolate(x[None, None], size=(8, 9), mode="bilinear", align_corners=False),
