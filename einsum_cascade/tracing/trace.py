@@ -375,6 +375,8 @@ def _shorten(builder: Builder, asked: list[str]) -> None:
             continue
         if value.indices != einsum.target.indices or inner.name in asked:
             continue
+        if builder.lengths[inner.name] != builder.lengths[name]:
+            continue  # the first part of it: `(a @ b)[:, :2]`
         builder.einsums.remove(einsum)
         asked[i] = inner.name
 
