@@ -114,9 +114,8 @@ def operations_by_einsum(cascade: Cascade, sizes: Mapping[str, int] | str) -> di
 
 
 def space_points(cascade: Cascade, einsum: Einsum, space: tuple[str, ...], sizes: Mapping[str, int]) -> int:
-    """Return the number of points of the space of some of an Einsum's variables."""
-    parts = [p for p in live_parts(cascade, einsum) if set(variables(p)) <= set(space)]
-    merged, extents = merged_splits(cascade, parts, space, sizes)
+    """Return the number of points of the space of some variables; what is left without terms still has its identity."""
+    merged, extents = merged_splits(cascade, list(live_parts(cascade, einsum, within=space)), space, sizes)
     return count(merged, extents, numbers_of(cascade, sizes))
 
 
@@ -126,7 +125,12 @@ def numbers_of(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, float]:
 
 
 def live_parts(
-    cascade: Cascade, einsum: Einsum, *, branches: bool = False, outputs: bool = False
+    cascade: Cascade,
+    einsum: Einsum,
+    *,
+    branches: bool = False,
+    outputs: bool = False,
+    within: tuple[str, ...] | None = None,
 ) -> tuple[Expr, ...]:
     """Return the static conditions under which a point of an Einsum exists.
 
@@ -135,14 +139,15 @@ def live_parts(
     Args:
         branches: whether what a branch reads where coordinates take it has to exist too; simulators take it as there.
         outputs: of points of what it defines: what removes all terms of a sum does not remove the sum.
+        within: of points of the space of these variables alone.
     """
-    key = ("live_parts", einsum, branches, outputs)
+    if within is None:
+        within = einsum.output_variables if outputs else einsum.variables
+    key = ("live_parts", einsum, branches, within)
     if key not in cascade.derived:
-        conditions = _conditions(
-            cascade, einsum, _known(cascade, einsum.sources, branches=branches), branches=branches
-        )
-        own = set(einsum.output_variables if outputs else einsum.variables)
-        found = dict.fromkeys(c.holds for c in conditions if c.names <= own)
+        known = _known(cascade, einsum.sources, branches=branches)
+        conditions = _conditions(cascade, einsum, known, branches=branches)
+        found = dict.fromkeys(c.holds for c in conditions if c.names <= set(within))
         cascade.derived[key] = tuple(p for p in found if is_static(p))
     parts: tuple[Expr, ...] = cascade.derived[key]
     return parts

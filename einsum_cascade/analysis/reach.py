@@ -16,7 +16,8 @@ import numpy as np
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, substitute, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, children, substitute, variables
+from ..iteration import conjuncts_of
 from ..ops import REDUCTION
 from .forks import NEVER, too_many
 from .intervals import alternatives, any_term, number, slope
@@ -74,9 +75,55 @@ def existing(cascade: Cascade, einsum: Einsum, *, outputs: bool = False) -> tupl
         outputs: of points of what it defines, not of those that it runs over.
     """
     found = live_parts(cascade, einsum, branches=True, outputs=outputs)
-    if too_many(found, MOST_FORKS):
+    own = set(einsum.output_variables if outputs else einsum.variables)
+    doubtful = _doubtful(cascade)
+    if too_many(found, MOST_FORKS) or any(
+        a.tensor in doubtful and own.issuperset(variables(a)) for a in _needed_reads(einsum)
+    ):
         return (NEVER, *live_parts(cascade, einsum, outputs=outputs))
     return found
+
+
+def _doubtful(cascade: Cascade) -> frozenset[str]:
+    """Return the tensors some of whose elements may be absent because a `where` removes generations of a state.
+
+    Which ones that are is not looked into, so no bound counts what reads them. Indices are taken to stay inside.
+    """
+    key = ("doubtful",)
+    if key not in cascade.derived:
+        masked = _reaching(cascade, {e.name for e, _ in cascade.statements if _removes(e)})
+        cascade.derived[key] = _reaching(cascade, masked & cascade.states)
+    doubtful: frozenset[str] = cascade.derived[key]
+    return doubtful
+
+
+def _removes(einsum: Einsum) -> bool:
+    """Tell whether a predicate removes elements of what an Einsum defines, as far as coordinates tell."""
+    targets = set(einsum.output_variables)
+    return any(targets.issuperset(variables(p)) and is_static(p) for p in conjuncts_of(einsum.where))
+
+
+def _reaching(cascade: Cascade, first: set[str] | frozenset[str]) -> frozenset[str]:
+    """Return some tensors, and all whose elements are absent where theirs are."""
+    found: set[str] = set(first)
+    before = -1
+    while found and before != len(found):  # what a block reads of a state may be defined further down
+        before = len(found)
+        for einsum, _ in cascade.statements:
+            targets = set(einsum.output_variables)
+            if any(a.tensor in found and targets.issuperset(variables(a)) for a in _needed_reads(einsum)):
+                found.add(einsum.name)
+    return frozenset(found)
+
+
+def _needed_reads(einsum: Einsum) -> Iterator[Access]:
+    """Yield what an Einsum reads, but for what `pad` has another value for."""
+    open_nodes: list[Expr] = [einsum.value, *([einsum.where] if einsum.where is not None else [])]
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, Access):
+            yield node
+        open_nodes += children(node)[1:] if isinstance(node, Apply) and node.op == "pad" else children(node)
 
 
 def defined(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:

@@ -227,7 +227,7 @@ def _quotient(ratio: Formula, gone: frozenset[Formula]) -> Formula | None:
         return None
     for attempt in (lambda r: r, lambda r: sympy.powsimp(r), sympy.cancel, sympy.simplify):
         found = attempt(ratio)
-        if free_of(found, gone):
+        if _is_value(found) and free_of(found, gone):
             return sympy.powsimp(found)
     return None
 
@@ -239,6 +239,11 @@ def difference(left: Formula, right: Formula, gone: Iterable[Formula]) -> Formul
         return None
     for attempt in (lambda r: r, sympy.expand, sympy.simplify):
         found = attempt(left - right)
-        if free_of(found, gone):
+        if _is_value(found) and free_of(found, gone):
             return found
     return None
+
+
+def _is_value(formula: Formula) -> bool:
+    """Tell whether a formula says a value: 0 / 0 and 1 / 0, of sums that are 0 whatever they are made of, say none."""
+    return not formula.has(sympy.nan, sympy.zoo)

@@ -210,12 +210,20 @@ def sum_over(einsum: Einsum, value: Expr) -> tuple[Reduction, ...]:
 def spliced(
     body: tuple[Einsum | Iterate, ...], old: Einsum, new: tuple[Einsum, ...]
 ) -> tuple[Einsum | Iterate, ...]:
-    """Return a body in which some Einsums stand in the place of one, inside its iterate block if it has one."""
+    """Return a body in which some Einsums stand in the place of one.
+
+    Of one in an iterate block they stand in the block, but for those that are the same in every generation: they stand
+    in front of it.
+    """
     found: list[Einsum | Iterate] = []
     for item in body:
-        if isinstance(item, Iterate):
-            inside = tuple(part for e in item.einsums for part in (new if e == old else (e,)))
+        if isinstance(item, Iterate) and old in item.einsums:
+            found += (e for e in new if item.variable not in e.output_variables)
+            moving = [e for e in new if item.variable in e.output_variables]
+            inside = tuple(part for e in item.einsums for part in (moving if e == old else (e,)))
             found.append(replace(item, einsums=inside))
+        elif isinstance(item, Iterate):
+            found.append(item)
         else:
             found += new if item == old else (item,)
     return tuple(found)

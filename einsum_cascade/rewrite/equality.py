@@ -27,6 +27,8 @@ LARGE = (5.0, 30.0)
 SEEDS = (0, 1)
 # Queries beyond the last key, so many that a window leaves some of them without any.
 BEYOND = 9
+# What no random input passes, so that a comparison with it is true everywhere, or nowhere.
+FAR = 16.0
 # How much larger ranks are made, one after the other, where a text cannot be evaluated at the usual sizes.
 GROWTH = (1, 4, 16)
 # How often sizes are fitted to each other: a rank that grows may be read along another, which then has to grow.
@@ -116,10 +118,18 @@ class Trials:
             try:
                 trials = trial_sizes(self.original, cascade, rank, times=times)
                 if all(self._examples(mine, SEEDS[0])[0].has_result for mine, _ in trials):
-                    return trials
+                    return trials + self._lone(cascade, rank)
             except CascadeError:
                 continue
         return trial_sizes(self.original, cascade, rank, times=GROWTH[-1])
+
+    def _lone(self, cascade: Cascade, rank: str) -> list[tuple[Sizes, Sizes]]:
+        """Return sizes at which the rank has one element, if there are such: its removal leaves a fiber without any."""
+        try:
+            mine, theirs = _sizes_of(self.original, cascade, rank, (1, 1), 0, 1, {})
+            return [(mine, theirs)] if self._examples(mine, SEEDS[0])[0].has_result else []
+        except CascadeError:  # its text reads further, or its parts follow from other ranks
+            return []
 
     def _agreeing(
         self, cascade: Cascade, mine: Sizes, theirs: Sizes, seed: int
@@ -171,11 +181,24 @@ def trial_sizes(
                 if inner > 1
                 else (max(outer, min(here, MOST_BLOCKS)), 1)
             )
-        wanted = _wanted(a, b, rank, blocks)
-        mine = _sizes(a, wanted, more, times, least)
-        shared = {r: n for r, n in {**mine, **wanted}.items() if r in b.free_ranks}
-        out.append((mine, resolve(b, {**_parts_of_others(a, b, mine), **shared})))
+        out.append(_sizes_of(a, b, rank, blocks, more, times, least))
     return out
+
+
+def _sizes_of(
+    a: Cascade,
+    b: Cascade,
+    rank: str,
+    blocks: tuple[int, int],
+    more: int,
+    times: int,
+    least: Mapping[str, int],
+) -> tuple[Sizes, Sizes]:
+    """Return sizes for both cascades where a rank has so many blocks of so many elements; else as `_sizes`."""
+    wanted = _wanted(a, b, rank, blocks)
+    mine = _sizes(a, wanted, more, times, least)
+    shared = {r: n for r, n in {**mine, **wanted}.items() if r in b.free_ranks}
+    return mine, resolve(b, {**_parts_of_others(a, b, mine), **shared})
 
 
 def _wanted(a: Cascade, b: Cascade, rank: str, blocks: tuple[int, int]) -> dict[str, int]:
@@ -273,7 +296,8 @@ def _inputs(
     masks = [t for t in compared(cascade) if t in plain]
     kept = {*masks, *indices}
     large = [{t: x if t in kept else x * much for t, x in plain.items()} for much in scales]
-    examples = [(False, x) for x in (plain, *_one_sided(plain, masks, indices, seed))]
+    sides = (*_one_sided(plain, masks, indices, seed), *_beyond(plain, _limits(cascade, masks)))
+    examples = [(False, x) for x in (plain, *sides)]
     return examples + [(True, x) for x in large]
 
 
@@ -286,6 +310,24 @@ def _one_sided(
     rng = np.random.default_rng(seed)
     odd = {t: rng.standard_normal(plain[t].shape) for t in masks if t not in indices}
     return [{**plain, **odd}, {**plain, **{t: np.zeros_like(plain[t]) for t in masks}}]
+
+
+def _limits(cascade: Cascade, masks: Sequence[str]) -> list[str]:
+    """Return the inputs that predicates read otherwise than by asking whether they equal something."""
+    given = {s.tensor for s in cascade.inputs}
+    reads = (a for e, _ in cascade.statements if e.where is not None for a in accesses(e.where))
+    return [t for t in dict.fromkeys(a.tensor for a in reads) if t in given.difference(masks)]
+
+
+def _beyond(plain: Mapping[str, Any], limits: Sequence[str]) -> list[dict[str, Any]]:
+    """Return inputs that keep or remove everything by a limit: all 0, and far below and above it, turn about."""
+    if not limits:
+        return []
+    far = [{t: FAR * (-1) ** (i + side) for i, t in enumerate(limits)} for side in (0, 1)]
+    return [
+        {**plain, **{t: np.full_like(plain[t], x[t]) for t in limits}}
+        for x in (dict.fromkeys(limits, 0), *far)
+    ]
 
 
 def _close(left: Any, right: Any) -> bool:

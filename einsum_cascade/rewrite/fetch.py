@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..analysis.points import inside
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum
@@ -60,6 +61,17 @@ def _inside(cascade: Cascade, source: Einsum, access: Access) -> Iterator[Expr]:
             yield Compare(("<=", "<"), (Num(0), index, Size(rank)))
 
 
+def _lost(cascade: Cascade, einsum: Einsum, access: Access) -> Iterator[Expr]:
+    """Yield what a reader has to say itself of the places it asks for, for what is computed there does not say it.
+
+    An index beyond its tensor names its own variables alone, a point that does not exist all variables of its access:
+    where others of them are summed, the sum would be 0 where it did not exist.
+    """
+    gone = set(einsum.reduced)
+    if access in _certain_reads(einsum.value) and not gone.isdisjoint(variables(access)):
+        yield from (c.holds for c in inside(cascade, access) if c.names.isdisjoint(gone))
+
+
 def _certain_reads(value: Expr) -> Iterator[Access]:
     """Yield the accesses without which a value does not exist: none for which `pad` or `select` has another."""
     if isinstance(value, Access):
@@ -108,6 +120,7 @@ def _fetched(cascade: Cascade, seen: Along, einsum: Einsum, source: Einsum, acce
         return own if node == access else node
 
     condition = None if einsum.where is None else transform(einsum.where, change)
+    condition = joined((*(() if condition is None else (condition,)), *_lost(cascade, einsum, access)))
     reading = Einsum(einsum.target, transform(einsum.value, change), einsum.reductions, condition)
     body = spliced(cascade.body, einsum, (*made, reading))
     why = f"{source.name} at a place of its own is computed there, so nothing waits for the walk along {seen.rank}"

@@ -234,6 +234,12 @@ def accumulator(
             return Access(other.name, other.target.indices), None
     if not moving <= {*variables(value), *(variables(where) if where is not None else ())}:
         return None, None  # a factor that lacks one of several reduced variables: its sum would lack a size
+    block = seen.cascade.block_of(einsum.name)
+    if block is not None and block not in used and any(seen.cascade.block_of(t) == block for t in read):
+        return (
+            None,
+            None,
+        )  # of one generation, it can be made neither in front of the block nor in every generation
     name = fresh_name(seen.cascade, _new_name(einsum.name, value), taken)
     made = Einsum(Access(name, target), value, sum_over(einsum, value), where)
     return Access(name, target), made

@@ -106,7 +106,7 @@ def _products(b: Builder, x: Value, weight: Value, walks: Sequence[_Walk], group
             channel = Apply("+", (group, c))
         taps = at[2 + along : 2 + 2 * along]
         places = [w.place(t, k) for w, t, k in zip(walks, at[2:], taps, strict=False)]
-        value = _bordered(number(x.element((n, channel, *places))), places, walks)
+        value = _bordered(b, number(x.element((n, channel, *places))), places, walks)
         own = (Num(0) if w.taps == 1 else k for w, k in zip(walks, taps, strict=True))
         return Apply("*", (value, weight.element((o, c, *own))))
 
@@ -117,14 +117,16 @@ def _plain(walk: _Walk) -> bool:
     return walk.taps == 1 and walk.step == 1 and not walk.around
 
 
-def _bordered(value: Expr, places: Sequence[Expr], walks: Sequence[_Walk]) -> Expr:
+def _bordered(b: Builder, value: Expr, places: Sequence[Expr], walks: Sequence[_Walk]) -> Expr:
     """Return a value that is 0 beyond the ends of the dimensions that have a border."""
-    if isinstance(value, Access) and any(w.around for w in walks):
-        return Apply("pad", (value, Num(0)))
-    for place, w in zip(places, walks, strict=True):
-        if w.around:
-            inside = Compare(("<=", "<"), (Num(0), place, Num(w.length)))
-            value = Apply("select", (inside, value, Num(0)))
+    borders = [(place, w.length) for place, w in zip(places, walks, strict=True) if w.around]
+    if isinstance(value, Access):
+        # A slice, a repetition or a single element ends elsewhere than the tensor that it is read from.
+        ends = list(zip(value.indices, b.lengths.get(value.tensor, ()), strict=False))
+        if borders and all(border in ends for border in borders):
+            return Apply("pad", (value, Num(0)))
+    for place, length in borders:
+        value = Apply("select", (Compare(("<=", "<"), (Num(0), place, Num(length))), value, Num(0)))
     return value
 
 

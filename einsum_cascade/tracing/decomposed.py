@@ -49,8 +49,23 @@ def decomposed(
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError):
         return None
     inside = [n for n in module.graph.nodes if n.op == "call_function"]
-    if any(n.target == node.target for n in inside) or any(n.op == "get_attr" for n in module.graph.nodes):
+    if any(n.target == node.target or _writes(n) for n in inside) or any(
+        n.op == "get_attr" for n in module.graph.nodes
+    ):
         return None
     for n in inside:
         n.meta["custom"] = node.meta.get("custom")
     return module, [flat[i] for i in places]
+
+
+def _writes(node: Any) -> bool:
+    """Tell whether an operation writes in place what the traced function has made: the trace follows values alone."""
+    target = node.target
+    if not (hasattr(target, "_schema") and target._schema.is_mutable):
+        return False
+    written = node.args[0]
+    while written.op == "call_function":  # a view of something, in the end
+        if not written.args or not hasattr(written.args[0], "op"):
+            return True
+        written = written.args[0]
+    return False

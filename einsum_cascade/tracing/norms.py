@@ -7,7 +7,7 @@ from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
 from .reductions import log_softmax, reduced
-from .shapes import axis_of, reshaped
+from .shapes import axis_of, expanded, reshaped
 from .values import Builder, UntraceableError, Value, applied, constant, elementwise, size_of
 
 Dims = Sequence[int] | int | None
@@ -141,11 +141,17 @@ def vector_norm(
 
 
 def cosine_similarity(b: Builder, x: Value, y: Value, dim: int = 1, eps: float = 1e-8) -> Value:
-    """Return the cosine of the angle between two values along a dimension."""
-    product = reduced(b, _times(b, x, y), dim, "sum", wanted="XY")
+    """Return the cosine of the angle between two values along a dimension of what both are together."""
+    both = _times(b, x, y)
+    product = reduced(b, both, dim, "sum", wanted="XY")
+    behind = dim % len(both.sizes) - len(both.sizes)
 
     def norm(v: Value) -> Value:
-        return elementwise(b, lambda n: Apply("max", (n, constant(eps))), vector_norm(b, v, 2, dim))
+        # What is repeated along the dimension is as long as its repetitions together.
+        full = [1] * (-behind - len(v.sizes)) + list(v.sizes)
+        full[behind] = both.sizes[behind]
+        whole = v if full == list(v.sizes) else expanded(b, v, full)
+        return elementwise(b, lambda n: Apply("max", (n, constant(eps))), vector_norm(b, whole, 2, behind))
 
     return _divided(b, product, _times(b, norm(x), norm(y)))
 

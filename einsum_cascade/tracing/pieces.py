@@ -121,7 +121,7 @@ def padded(
     b: Builder, x: Value, widths: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Value:
     """Return a value with a border, its widths given from the last dimension on."""
-    if mode != "constant":
+    if mode not in ("constant", "circular"):
         raise UntraceableError(f"padding of the kind '{mode}'")
     count = len(x.sizes)
     before = {count - 1 - i // 2: w for i, w in enumerate(widths) if i % 2 == 0}
@@ -135,6 +135,9 @@ def padded(
             Apply("-" if before[i] > 0 else "+", (v, Num(abs(before[i])))) if before.get(i) else v
             for i, v in enumerate(at)
         )
+        if mode == "circular":
+            around = (Apply("%", (v, Num(x.sizes[i]))) if i in bordered else v for i, v in enumerate(own))
+            return number(x.element(tuple(around)))
         out = number(x.element(own))
         for i in bordered:
             inside = Compare(("<=", "<"), (Num(0), own[i], Num(x.sizes[i])))

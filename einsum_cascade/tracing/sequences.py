@@ -65,6 +65,7 @@ def largest(
     made = [*(b.axis_of[v.name] for v in at)]
     made[place] = b.axis_of[into.name]
     sizes = (*x.sizes[:place], k, *x.sizes[place + 1 :])
+    b.lengths[name] = sizes
     index = Value(tuple(made), sizes, lambda i: Access(name, i), plain=True)
 
     def element(i: tuple[Expr, ...]) -> Expr:

@@ -16,6 +16,8 @@ Handler = Callable[..., Any]
 
 def axis_of(x: Value, dim: int) -> int:
     """Return a dimension counted from the front."""
+    if not x.sizes:
+        raise UntraceableError("a dimension of a single number")
     return dim % len(x.sizes)
 
 
@@ -133,6 +135,8 @@ def unsqueezed(b: Builder, x: Value, dim: int) -> Value:
 
 def squeezed(b: Builder, x: Value, dims: Any = None) -> Value:
     """Return a value without its single dimensions."""
+    if not x.sizes:
+        return x  # torch takes the dimensions 0 and -1 of a single number
     some = range(len(x.sizes)) if dims is None else [dims] if isinstance(dims, int) else dims
     gone = {axis_of(x, d) for d in some if x.sizes[d] == 1}
     return reshaped(b, x, [n for i, n in enumerate(x.sizes) if i not in gone])

@@ -154,6 +154,15 @@ def _given(values: dict[Any, Any], argument: Any) -> Any:
     return values[argument] if hasattr(argument, "op") and argument in values else argument
 
 
+def _place_of_extreme(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
+    """Return the places of what `max` or `min` along a dimension has given: one Einsum more, where asked for."""
+    name = {"max": "argmax", "min": "argmin"}.get(_name(node))
+    if name is None:
+        raise CascadeError(f"{_place(node)}the language has no position of a maximum here; use argmax(m)")
+    kwargs = {k: _given(values, a) for k, a in node.kwargs.items()}
+    return OPERATIONS[name](builder, *(_given(values, a) for a in node.args), **kwargs)
+
+
 def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
     args = [_given(values, a) for a in node.args]
     kwargs = {k: _given(values, a) for k, a in node.kwargs.items()}
@@ -163,9 +172,7 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
         return flexible_attention(builder, functools.partial(_inner, builder), *args)
     if name == "getitem":
         item = args[0][args[1]]
-        if item is None and node.users:
-            raise CascadeError(f"{_place(node)}the language has no position of a maximum here; use argmax(m)")
-        return item
+        return _place_of_extreme(builder, node.args[0], values) if item is None and node.users else item
     if name == "rsub" or name not in OPERATIONS:
         kwargs.pop("other", None)
     special = name in OF_REAL or any(map(is_complex, (*args, *kwargs.values())))
@@ -368,6 +375,8 @@ def _shorten(builder: Builder, asked: list[str]) -> None:
             continue
         if value.indices != einsum.target.indices or inner.name in asked:
             continue
+        if builder.lengths[inner.name] != builder.lengths[name]:
+            continue  # the first part of it: `(a @ b)[:, :2]`
         builder.einsums.remove(einsum)
         asked[i] = inner.name
 

@@ -77,6 +77,7 @@ class Builder:
 
     Attributes:
         places: tensors of indices that a selection made; none is negative.
+        lengths: of each tensor how many elements each of its indices has.
         apart: whether every operation is written down, also where one other alone reads it.
     """
 
@@ -85,6 +86,7 @@ class Builder:
     axis_of: dict[str, Axis] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     places: set[str] = field(default_factory=set)
+    lengths: dict[str, tuple[int, ...]] = field(default_factory=dict)
     number: int = 0
     known: dict[object, Value] = field(default_factory=dict)
 
@@ -104,6 +106,7 @@ class Builder:
     def given(self, name: str, sizes: Sequence[int]) -> tuple[Value, tuple[Axis, ...]]:
         """Return an input tensor."""
         axes = tuple(Axis(n) for n in sizes)
+        self.lengths[name] = tuple(sizes)
         return Value(axes, tuple(sizes), lambda at: Access(name, at), plain=True), axes
 
     def join(self, a: Axis | None, b: Axis | None) -> Axis | None:
@@ -150,7 +153,8 @@ class Builder:
     def together(self, a: Axis, b: Axis) -> bool:
         """Tell whether two axes are walked by one Einsum."""
         for e in self.einsums:
-            roots = {self.axis_of[v].root for v in e.variables}
+            made = (r.into for r in e.reductions if r.into)  # the places that a selection fills
+            roots = {self.axis_of[v].root for v in (*e.variables, *made)}
             if a in roots and b in roots:
                 return True
         return False
@@ -214,6 +218,7 @@ class Builder:
         target = Access(name, tuple(at[i] for i in held))
         made = Einsum(target, value, reductions(at) if reductions else (), condition)
         self.einsums.append(made)
+        self.lengths[name] = tuple(sizes[i] for i in held)
         out = tuple(self.axis_of[at[i].name] for i in range(kept))
         element: Element = lambda idx: Access(name, tuple(idx[i] for i in held))  # noqa: E731
         self.known[key] = Value(out, tuple(sizes[:kept]), element, plain=True)

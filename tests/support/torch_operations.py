@@ -33,11 +33,24 @@ SHAPES = {
     "kron": lambda x, y: torch.kron(x, y),
     "block_diag": lambda x, y: torch.block_diag(x, y),
     "rot90": lambda x, y: torch.rot90(x),
+    "first_part_of_a_result": lambda x, y: (
+        (x @ y.T)[:, :2],
+        x.softmax(0)[:3],
+        y.topk(3, -1)[1].double()[:, :2],
+        x.amax(0)[:2],
+        x.cumsum(0)[:2],
+        x[:, :2],
+    ),
+    "squeezed_number": lambda x, y: x.sum().squeeze(0) * y.sum().squeeze(-1),
     "roll": lambda x, y: torch.roll(x, 1),
     "tril_indices": lambda x, y: x[:, :4][tuple(torch.tril_indices(4, 4))],
     "pixel_shuffle": lambda x, y: F.pixel_shuffle(x[None, :, :, None], 2),
     "im2col": lambda x, y: F.unfold(x[None, None], 2, stride=2),
     "reflect": lambda x, y: F.pad(x, (2, 1), mode="reflect"),
+    "circular": lambda x, y: (
+        F.pad(x[None], (2, 1), mode="circular"),
+        F.pad(y[None, None], (1, 0, 0, 2), mode="circular"),
+    ),
     "replicate": lambda x, y: F.pad(x, (2, 1), mode="replicate"),
     "relative_shift": lambda x, y: F.pad(x, (1, 0)).view(-1)[4:].view(4, -1)[:, :4],
     "empty_cache": lambda x, y: (
@@ -50,6 +63,14 @@ SHAPES = {
 SUMS = {
     "std_mean": lambda x, y: torch.std_mean(x, -1),
     "medians": lambda x, y: (x.median(), x.median(0).values, y.kthvalue(2, -1, keepdim=True).values),
+    "places_of_extremes": lambda x, y: (
+        x.max(-1, keepdim=True)[1].double() * y,
+        y.min(0).indices.double() + x.min(0).values,
+    ),
+    "ordered_beside_itself": lambda x, y: (x.sort(-1).values + x, y.topk(5, -1).values * y, y.sort(0)[0] - x),
+    "nucleus": lambda x, y: torch.where(
+        x.sort(-1, descending=True).values.softmax(-1).cumsum(-1) < 0.9, x, -torch.inf
+    ).amax(-1),
     "inner": lambda x, y: torch.inner(x, y),
     "vdot": lambda x, y: torch.vdot(x[0], y[0]),
     "multi_dot": lambda x, y: torch.linalg.multi_dot([x, y.T, x]),
@@ -57,10 +78,28 @@ SUMS = {
     "cross": lambda x, y: torch.cross(x[:, :3], y[:, :3], dim=-1),
     "count": lambda x, y: torch.count_nonzero(x > 0, dim=-1).double(),
     "averages": lambda x, y: (F.avg_pool1d(x, 3, 2, 1), F.avg_pool2d(y[None], (3, 2), (1, 2), 1)),
+    "convolved_with_a_border_of_its_own": lambda x, y: tuple(
+        F.conv1d(part[None], y[:2, :3][None].expand(3, 2, 3) * 1.5, padding=1)
+        for part in (
+            x[:2, :3],
+            x[:2, 1:4],
+            x[:2, :1],
+            x[:2].roll(1, -1),
+            x[:2].repeat(1, 2),
+            x[:2, :1].expand(-1, 4),
+            x[:2].amax(-1, keepdim=True),
+            x[:2].chunk(2, -1)[0],
+        )
+    ),
     "largest_of_windows": lambda x, y: F.max_pool2d(x[None, None], 2),
     "nearest": lambda x, y: F.interpolate(x[None, None], scale_factor=2, mode="nearest"),
     "bilinear": lambda x, y: F.interpolate(x[None, None], size=(8, 9), mode="bilinear", align_corners=False),
     "bicubic": lambda x, y: F.interpolate(x[None, None], size=(6, 7), mode="bicubic", align_corners=False),
+    "cosine_of_what_is_repeated": lambda x, y: (
+        F.cosine_similarity(x, y.sum(), dim=-1),
+        F.cosine_similarity(x[None] * y[:, None], y, dim=1),
+        F.cosine_similarity(x, y[:, :1], dim=1),
+    ),
     "sampled": lambda x, y: F.grid_sample(
         x[None, None], y[:, :2].tanh().view(1, 2, 2, 2), align_corners=False
     ),
@@ -79,5 +118,6 @@ REFUSED = {
         lambda x, y: torch.copysign(x, y),
         "cannot say 'copysign': the language cannot say 'signbit'",
     ),
+    "dimension_of_a_number": (lambda x, y: x.sum().sort(0).values, "a dimension of a single number"),
     "by_data": (lambda x, y: torch.argwhere(x > 0), "depends on the data"),
 }

@@ -128,6 +128,18 @@ def test_operations_of_textbook_attention() -> None:
     assert batched == {op: 6 * n for op, n in got.items()}
 
 
+def test_what_leaves_a_reduction_without_terms_leaves_its_identity_to_the_next() -> None:
+    """Of j = 0 the chain removes all terms, and min is inf there: max has two terms, after the two of min."""
+    text = "cascade c\nrank I J\ninput A[I, J]\noutput O[]\nO[] = A[i, j] :: min(i) :: max(j) where 1 <= j <= i\n"
+    assert operations(parse(text), "I=3,J=2") == {"max": 4}
+    # B[1, j] is outside of B whatever j is: no term of the product, and one of the maximum
+    text = (
+        "cascade c\nrank I J\ninput B[I, J]\noutput O[]\nU[i, j] = B[i, j] where I > 1\n"
+        "O[] = U[i, j] :: prod(j) :: max(i)\n"
+    )
+    assert operations(parse(text), "I=1,J=2") == {"max": 1, "mul": 0}
+
+
 def test_an_unknown_einsum_is_refused() -> None:
     with pytest.raises(CascadeError, match="no Einsum QQ"):
         points(zoo.load("attention_3pass"), "QQ", "E=1,F=1,M=1,P=1")

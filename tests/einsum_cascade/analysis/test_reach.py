@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from interpreter import Absent, Interpreter
 from strategies import Use, uses
 
-from einsum_cascade import parse
+from einsum_cascade import bounds, parse
 from einsum_cascade.analysis.predicates import is_static
 from einsum_cascade.analysis.reach import defined, touched
+from einsum_cascade.evaluator import points as evaluated
 from einsum_cascade.expr import Access, Apply, Compare, walk
 
 
@@ -181,3 +183,24 @@ def test_a_sum_of_nothing_is_made_and_a_masked_row_is_not() -> None:
         cascade = parse(text.format(op=op, where=where))
         assert defined(cascade, cascade.einsum("O"), {"M": 4, "P": 5}) == exist
     assert math.isclose(defined(cascade, cascade.einsum("O"), {"M": 4, "P": 1}), 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "update", "least"),
+    [
+        # 3 results made of 3 inputs each time; R[T] alone, made of A and its first value, where states are plain
+        ("R[0] = B[]", "R[t + 1] = R[t] + A[t]", 1 + 3 + 1),
+        # the first generation is absent, and with it all that read it: nothing is needed
+        ("R[0] = B[] where T < 2", "R[t + 1] = R[t] + A[t]", 0),
+        # the generation that t = 1 would give is absent, and so are those after it
+        ("R[0] = B[]", "R[t + 1] = R[t] + A[t] where t != 1", 0),
+    ],
+)
+def test_what_an_absent_generation_would_make_is_in_no_bound(first: str, update: str, least: int) -> None:
+    """Found by a fuzzer: elements were counted that the evaluator leaves out."""
+    cascade = parse(
+        f"cascade c\nrank T\ninput A[T] B[]\noutput O[]\n{first}\niterate t {{\n  {update}\n}}\nO[] = R[T]\n"
+    )
+    assert bounds(cascade, "T=3", word=1).compulsory_bytes == least
+    there = evaluated(cascade, "T=3", {"A": np.ones(3), "B": np.array(1.0)})["O"].present
+    assert (there is None or bool(there.all())) == (least > 0)

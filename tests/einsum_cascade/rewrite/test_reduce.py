@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sympy
 from literature import REDUCED, STUCK
 
 from einsum_cascade import (
@@ -20,6 +21,8 @@ from einsum_cascade.analysis.passes import passes
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.evaluator import difference
 from einsum_cascade.expr import Access, Expr, transform
+from einsum_cascade.rewrite.algebra import difference as difference_of
+from einsum_cascade.rewrite.algebra import quotient
 from einsum_cascade.rewrite.partition import partition
 
 
@@ -178,6 +181,45 @@ def test_what_is_fetched_ends_where_its_rank_does(place: int) -> None:
     inside = a.sum(axis=1) if 0 <= place < 3 else np.full(3, 7.0)
     assert evaluate(cascade, sizes, inputs)["O"] == (np.diagonal(a) * inside).sum() * 6
     assert evaluate(found.cascade, sizes, inputs)["O"] == (np.diagonal(a) * inside).sum() * 6
+
+
+@pytest.mark.parametrize("place", [0, 2, 3, -1])
+def test_a_gather_that_finds_nothing_finds_nothing_when_it_is_computed_at_its_place(place: int) -> None:
+    """Found by a fuzzer: the index names p alone, so that O[p] is absent, and not a sum of nothing over f."""
+    cascade = parse(
+        "cascade c\nrank M F P E\ninput A[M, E] B[F, E] J[P] W[F]\noutput O[P]\n"
+        "U[m, f] = A[m, e] * B[f, e]\nS[p] = U[J[p], f] * W[f] * (m + 1) :: sum(f, m)\n"
+        "O[p] = pad(S[p], -5)\n"
+    )
+    found = reduce_passes(cascade, "M")
+    assert ("fetch", "S") in [(s.rule, s.einsum) for s in found.steps]
+    sizes = {"M": 3, "F": 2, "P": 2, "E": 2}
+    inputs = random_inputs(cascade, sizes) | {"J": np.array([1, place])}
+    left, right = evaluate(cascade, sizes, inputs), evaluate(found.cascade, sizes, inputs)
+    by_hand = 6 * inputs["W"] @ (inputs["B"] @ inputs["A"][place]) if 0 <= place < 3 else -5.0
+    np.testing.assert_allclose(left["O"][1], by_hand, atol=1e-12)
+    np.testing.assert_allclose(right["O"], left["O"], atol=1e-12)
+
+
+def test_a_sum_that_no_generation_changes_is_made_in_front_of_the_block() -> None:
+    """Found by a fuzzer: what is deferred out of a block has no index of its generations, and was refused there."""
+    cascade = parse(
+        "cascade c\nrank I T\ninput W[I] X[T]\noutput O[T]\nN[] = W[i] :: max(i)\nR[0] = 1\niterate t {\n"
+        "  O[t] = R[t] * X[t] * N[] * (W[i] + 1)\n  R[t + 1] = 0.5 * R[t]\n}\n"
+    )
+    found = reduce_passes(cascade, "I")
+    assert (found.before, found.after) == (2, 1)
+    inputs = random_inputs(cascade, {"I": 3, "T": 4})
+    left, right = (evaluate(c, {"I": 3, "T": 4}, inputs)["O"] for c in (cascade, found.cascade))
+    np.testing.assert_allclose(right, left, atol=1e-12)
+
+
+def test_what_no_number_says_corrects_nothing() -> None:
+    """Found by a fuzzer: X - X is 0 whatever X is, and 0 / 0 was written as a variable `nan`."""
+    nothing = sympy.Integer(0)
+    assert quotient(nothing, nothing, ()) is None
+    assert difference_of(sympy.oo, sympy.oo, ()) is None
+    assert quotient(sympy.Integer(6), sympy.Integer(3), ()) == 2
 
 
 @pytest.mark.parametrize(

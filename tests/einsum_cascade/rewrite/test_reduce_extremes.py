@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -130,6 +131,26 @@ def in_single(cascade: Cascade, sizes: dict[str, int], inputs: Arrays) -> Arrays
         for place, value in found[s.tensor].items():
             out[s.tensor][place] = value
     return out
+
+
+@pytest.mark.parametrize(
+    "mask", ["m != p", "MK[m] > 0", "MK[m] < 0", "MK[m] >= LIM[p]", "LIM[p] + m < MK[m]"]
+)
+def test_a_row_that_only_few_keys_or_inputs_leave_empty_stays_0(mask: str) -> None:
+    """Found by a fuzzer: random inputs kept something of every row, and so did more than one key."""
+    cascade = parse(
+        "cascade c\nrank M P\ninput X[M, P] V[M] MK[M] LIM[P]\noutput O[P]\n"
+        f"H[m, p] = abs(X[m, p]) where {mask}\nD[p] = H[m, p] :: sum(m)\nA[m, p] = H[m, p] / D[p]\n"
+        "O[p] = A[m, p] * V[m]\n"
+    )
+    found = reduce_passes(cascade, "M")
+    assert found.after == 1
+    for m, value in itertools.product((1, 4), (-40.0, 0.0, 40.0)):
+        sizes = {"M": m, "P": 2}
+        inputs = random_inputs(cascade, sizes) | {"MK": np.full(m, value), "LIM": np.full(2, 1.0)}
+        left, right = evaluate(cascade, sizes, inputs), evaluate(found.cascade, sizes, inputs)
+        assert np.isfinite(left["O"]).all()
+        assert difference(right["O"], left["O"]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("kept", ["KEEP[m] != 0", "KEEP[m] == 1", "KEEP[m] > 0 and SEG[m] == SEGQ[p]"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from einsum_cascade import CascadeError, evaluate, from_torch, parse
+from einsum_cascade.tracing.decomposed import decomposed
 from einsum_cascade.tracing.trace import traced
 
 torch = pytest.importorskip("torch")
@@ -39,3 +40,15 @@ def test_it_is_refused_by_its_own_name_and_line(name: str) -> None:
     file, line, text = str(error.value).split(":", 2)
     assert text.partition("\n")[0].strip() == linecache.getline(file, int(line)).strip()
     assert str(error.value).count(file) == 1
+
+
+def test_what_torch_says_by_writing_is_not_taken_for_what_stood_there_before() -> None:
+    """Found by a fuzzer: torch pads in a circle by writes into parts of an empty tensor, and zeros had been traced."""
+    exported = torch.export.export(Padded(), (torch.randn(1, 2, 3),)).graph
+    node = next(n for n in exported.nodes if n.op == "call_function")
+    assert decomposed(node, (), lambda target: str(target)) is None
+
+
+class Padded(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.pad(x, (1, 1), mode="circular")
