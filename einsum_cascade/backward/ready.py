@@ -16,6 +16,7 @@ from ..rewrite.elements import is_flat, joined, plain_target
 from ..rewrite.equality import equal
 from ..rewrite.reduction import Step
 from ..rewrite.separate import Rewritten, separations
+from .parts import sum_of
 from .scalar import handed_back
 
 # Reductions that single elements out, or multiply them: their gradient is asked for along one variable.
@@ -53,7 +54,7 @@ def with_single_reductions(cascade: Cascade, active: frozenset[str]) -> Cascade:
     """Return a cascade in which each active Einsum reduces once, the largest or the product along one variable."""
     names = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants)}
 
-    def apart(einsum: Einsum) -> Iterator[Einsum]:
+    def apart(einsum: Einsum, block: str | None) -> Iterator[Einsum]:
         steps = list(_steps(einsum)) if einsum.name in active else []
         if len(steps) < 2:
             yield einsum
@@ -93,14 +94,16 @@ def with_factors_apart(cascade: Cascade, active: frozenset[str]) -> Cascade:
     """
     names = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants)}
 
-    def apart(einsum: Einsum) -> Iterator[Einsum]:
-        found = _apart(einsum, active, names) if einsum.name in active else None
+    def apart(einsum: Einsum, block: str | None) -> Iterator[Einsum]:
+        found = _apart(einsum, block, active, names) if einsum.name in active else None
         yield from found or (einsum,)
 
     return _each(cascade, apart)
 
 
-def _apart(einsum: Einsum, active: frozenset[str], names: set[str]) -> tuple[Einsum, Einsum] | None:
+def _apart(
+    einsum: Einsum, block: str | None, active: frozenset[str], names: set[str]
+) -> tuple[Einsum, Einsum] | None:
     if [r.op for r in einsum.all_reductions] != ["sum"] or not plain_target(einsum):
         return None
     gone = set(einsum.reduced)
@@ -111,11 +114,12 @@ def _apart(einsum: Einsum, active: frozenset[str], names: set[str]) -> tuple[Ein
     value = _multiplied(inside)
     if not read & active or value is None or not gone <= set(variables(value)):
         return None
-    used = {*variables(value), *(() if einsum.where is None else variables(einsum.where))}
+    used = {block, *variables(value), *(() if einsum.where is None else variables(einsum.where))}
     target = Access(_fresh(einsum.name, names), tuple(Var(v) for v in einsum.output_variables if v in used))
     whole = _multiplied([(target, False), *outside])
     assert whole is not None
-    return Einsum(target, value, einsum.reductions, einsum.where), Einsum(einsum.target, whole)
+    summed = sum_of(value, einsum.reduced)
+    return Einsum(target, value, summed, einsum.where), Einsum(einsum.target, whole)
 
 
 def _multiplied(parts: Sequence[tuple[Expr, bool]]) -> Expr | None:
@@ -131,14 +135,16 @@ def _multiplied(parts: Sequence[tuple[Expr, bool]]) -> Expr | None:
     return value
 
 
-def _each(cascade: Cascade, change: Callable[[Einsum], Iterator[Einsum]]) -> Cascade:
-    """Return a cascade with some Einsums in the place of each."""
+def _each(cascade: Cascade, change: Callable[[Einsum, str | None], Iterator[Einsum]]) -> Cascade:
+    """Return a cascade with some Einsums in the place of each; they are told the variable of its block."""
     body: list[Einsum | Iterate] = []
     for item in cascade.body:
         if isinstance(item, Iterate):
-            body.append(replace(item, einsums=tuple(part for e in item.einsums for part in change(e))))
+            body.append(
+                replace(item, einsums=tuple(part for e in item.einsums for part in change(e, item.variable)))
+            )
         else:
-            body += change(item)
+            body += change(item, None)
     return replace(cascade, body=tuple(body))
 
 
