@@ -32,8 +32,8 @@ _KNOWN = ("shortest_first", "head_by_head", "sequence_by_sequence")
 # by a share T / (T + this). Chosen after looking at serving rows of H100, B200 and L40S.
 _WARMING_S = 10e-3
 # Misses between two uses of a line, in lines of the cache, and what follows from them in `held_in_l2`: the part of the
-# lines that survives them, and the data that miss so often. Chosen after looking at serving rows of L40S, H100, B200 and
-# A100, between replacement at random and a smooth step at one cache full.
+# lines that survives them, and the data that miss so often. Chosen after looking at serving rows of L40S, H100, B200
+# and A100, between replacement at random and a smooth step at one cache full.
 _MISSES = np.linspace(0.01, 40.0, 4000)
 _SURVIVING = np.concatenate([[1.0], np.exp(-_MISSES)])
 _CACHES_FULL = np.concatenate([[1.0], _MISSES / -np.expm1(-_MISSES)])

@@ -11,15 +11,15 @@ from mappings.tiles import PerScore, TileMapping
 
 from ..hardware.gpu import Gpu
 from .call import BYTES
-from .occupancy import blocks_per_sm
+from .occupancy import occupancy
 
 _GROUP_ROWS = 64  # of the products of a warp group (wgmma); mma.sync has fewer, tcgen05 more
 _WORD = 4  # bytes of a register
 # Bytes that an SM takes from the L2 cache in a cycle, however few others ask: two sectors of 32 bytes. Assumed of all.
 L2_PORT_BYTES = 64.0
 # Vector operations per score that a masked tile takes beside a compare for each edge, where no compiled loop tells: one
-# select. Chosen after looking at windows of GB200 and GB300: with a select for each edge four of their five lengths come
-# out 7 and 11 % too slow, so 2 % too fast and 3 % too slow.
+# select. Chosen after looking at windows of GB200 and GB300: with a select for each edge four of their five lengths
+# come out 7 and 11 % too slow, so 2 % too fast and 3 % too slow.
 _SELECT = 1.0
 # Of an SM: each has a tensor core of its own, on which mma.sync of its warps runs. That groups of rows queue for them
 # as `in_turns` says was chosen after looking at the scalars of the shipped table: they differ less between head
@@ -155,7 +155,9 @@ def turns_of(gpu: Gpu, tile: TileMapping) -> int:
     rows on all tensor cores of the SM; of mma.sync, a warp on each scheduler makes such a group.
     """
     rows = tile.operand_rows * (1 if tile.operand_rows >= _GROUP_ROWS else _SCHEDULERS)
-    return max(1, round(tile.query * blocks_per_sm(gpu, tile) / rows))
+    made = tile.resources
+    blocks = occupancy(gpu, made, warps=tile.warps).blocks if made else tile.blocks_per_sm
+    return max(1, round(tile.query * blocks / rows))
 
 
 def in_turns(products: float, elementwise: float, turns: int) -> float:
