@@ -25,7 +25,12 @@ def serial_cycles(pipes: Mapping[str, float]) -> float:
     >>> serial_cycles({"tensor": 2048, "exp": 1024, "fma": 400, "alu": 500, "l2": 9000})
     3072
     """
-    return pipes["tensor"] + max(pipes["exp"], pipes["fma"], pipes["alu"])
+    return pipes["tensor"] + elementwise_cycles(pipes)
+
+
+def elementwise_cycles(pipes: Mapping[str, float]) -> float:
+    """Return the cycles of what a step does element by element, whose pipes overlap."""
+    return max(pipes["exp"], pipes["fma"], pipes["alu"])
 
 
 def busy_cycles(pipes: Mapping[str, float], *, overlaps: bool) -> float:

@@ -77,6 +77,7 @@ class Gpu:
         register_granule: registers are handed out to a warp in multiples of this.
         shared_reserved_bytes: what the system takes of every resident block.
         tensor_memory_columns: columns of tensor memory in one SM; zero where there is none.
+        l2_partitions: of the L2 cache, each of which holds what the SMs next to it read.
         memory_kind: the word under which its energy per byte is tabulated; `energy`: rates that replace the table's.
         sources: where each number comes from, by the word used in the file.
         assumed: the words whose numbers nobody published.
@@ -106,6 +107,7 @@ class Gpu:
     memory_bandwidth_bytes_per_s: Annotated[float, Unit("byte/second", "memory_bandwidth")]
     board_power_w: Annotated[float, Unit("watt", "board_power")]
     tensor_memory_columns: int = 0
+    l2_partitions: int = 1
     hot_clock: float = 1.0
     memory_kind: str = "hbm3"
     energy: EnergyRates | None = None
