@@ -44,9 +44,9 @@ COLUMNS = ("what", "head_dim", "tokens", "variant", "latency_s", "speedup", "spe
 def table(*, full: bool) -> pd.DataFrame:
     """Return the speedup of every kernel on every variant, and the pipe that binds it there.
 
-    Two extremes stand side by side. `speedup`: all pipes of an SM overlap, and blocks walk over the keys in step, so
-    that the L2 serves all but the first. `speedup_apart`: products and exponentials take turns, and blocks drift
-    apart, so that keys which do not fit into the L2 come from memory for every block.
+    Two extremes stand side by side. `speedup`: groups of rows queue for products and softmax, as predicted, and blocks
+    walk over the keys in step, so that the L2 serves all but the first. `speedup_apart`: products and exponentials take
+    turns, and blocks drift apart, so that keys which do not fit into the L2 come from memory for every block.
 
     Columns: what (mask, or problem and stride), head_dim, tokens (of a sequence), variant, latency_s (of the first
     extreme), speedup, speedup_apart, bound_by.

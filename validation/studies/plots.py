@@ -205,7 +205,7 @@ def changed_device(table: pd.DataFrame, live: pd.DataFrame, *, title: str) -> Ax
         axes.set_axisbelow(True)
     panels[-1].set_xticks(range(len(labels)), labels, fontsize=8)
     panels[0].plot([], [], **_LIVE, markersize=4, label="recomputed in this run, equal")
-    panels[0].plot([], [], color=DARK, linewidth=2, label="pipes overlap, blocks in step")
+    panels[0].plot([], [], color=DARK, linewidth=2, label="rows queue for pipes, blocks in step")
     panels[0].legend(frameon=False, fontsize=8, ncols=len(dims) + 2, loc="upper right")
     figure.suptitle(title, fontsize=11)
     return panels[0]
