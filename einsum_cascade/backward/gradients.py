@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..cascade import Cascade
-from ..declarations import free_name
+from ..declarations import Iterate, free_name
 from ..errors import CascadeError, nearest
 from ..rewrite.reduction import Step, told_as_html
 from .assemble import assembled, kept, with_plain_outputs, with_saved
 from .constant import cancelling
+from .loop import Loop
 from .ready import (
     active_tensors,
     read_as_values,
@@ -103,7 +104,7 @@ def gradients(
     for s in ready.outputs:
         given[s.tensor] = free_name(f"D{s.tensor}", {*taken, *given.values()})
     backward = Backward(ready, active, stopped, given)
-    found = backward.run(wanted)
+    found = _walked_back(backward, wanted)
     if not found:
         raise CascadeError(f"no output of {cascade.name} moves with {' or '.join(wanted) or 'any input'}")
     made, found = with_plain_outputs(assembled(ready, backward, given, found), found, ready)
@@ -118,6 +119,20 @@ def gradients(
     ]
     none = {t: "no output moves with it" for t in wanted if t not in found}
     return Gradients(whole, found, given, keeping, none, (*deferred, *steps))
+
+
+def _walked_back(backward: Backward, wanted: Sequence[str]) -> dict[str, str]:
+    """Hand gradients back from the outputs to the inputs; return of each input the name of its own, if any comes."""
+    cascade = backward.cascade
+    for item in reversed(cascade.body):
+        if isinstance(item, Iterate):
+            Loop(backward, item).run()
+        elif item.name in cascade.states:
+            backward.hand_back_first(item)
+        elif (item.name, "") in backward.parts and item.name in backward.active - backward.stopped:
+            backward.hand_back(item, backward.total_of(item.name).access)
+    read = [t for t in wanted if backward.parts.get((t, ""))]
+    return {t: backward.total_of(t, must_name=True).access.tensor for t in read}
 
 
 def _confirm(cascade: Cascade, made: Cascade, given: dict[str, str], wrt: dict[str, str]) -> None:

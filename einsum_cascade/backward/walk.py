@@ -1,8 +1,8 @@
-"""The walk from the outputs back to the inputs, Einsum by Einsum and block by block."""
+"""What comes back to each tensor on the walk from the outputs to the inputs, Einsum by Einsum."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..analysis.points import conditions_of, conditions_of_access
@@ -114,25 +114,7 @@ class Backward:
             self._own[tensor] = tuple(found)
         return self._own[tensor]
 
-    def run(self, wrt: Sequence[str]) -> dict[str, str]:
-        """Return of each input the name of its gradient, as far as any comes back to it."""
-        from .loop import Loop
-
-        for item in reversed(self.cascade.body):
-            if isinstance(item, Iterate):
-                Loop(self, item).run()
-            elif item.name in self.cascade.states:
-                self._first(item)
-            elif (item.name, "") in self.parts and item.name in self.active - self.stopped:
-                self.hand_back(item, self.total_of(item.name).access)
-        found = {}
-        for tensor in wrt:
-            if self.parts.get((tensor, "")):
-                made = self.total_of(tensor, must_name=True)
-                found[tensor] = made.access.tensor
-        return found
-
-    def _first(self, einsum: Einsum) -> None:
+    def hand_back_first(self, einsum: Einsum) -> None:
         """Hand back from the first value of a state."""
         parts = self.parts.get((einsum.name, "first"))
         if not parts or einsum.name not in self.active:
