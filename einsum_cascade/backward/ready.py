@@ -9,7 +9,7 @@ from ..cascade import Cascade
 from ..declarations import Iterate, free_name, rank_of
 from ..einsum import Einsum, Reduction, factors
 from ..errors import CascadeError
-from ..expr import Access, Apply, Expr, Num, Var, accesses, variables
+from ..expr import Access, Apply, Expr, Num, Var, accesses, variables, walk
 from ..iteration import conjuncts_of
 from ..ops import REDUCTION
 from ..rewrite.elements import is_flat, joined, plain_target
@@ -168,14 +168,15 @@ def _deferred(cascade: Cascade) -> Iterator[Rewritten]:
     """Yield equal cascades with a division later, and no Einsum that does more than before."""
     for rank in dict.fromkeys(rank_of(v) for e in cascade.einsums for v in e.reduced):
         for found in separations(cascade, rank):
-            divides = found.why.startswith("1 / ")
-            if (
-                found.rule == "defer"
-                and divides
-                and not found.cancels
-                and _holds(cascade, found.cascade, rank)
-            ):
+            if found.rule != "defer" or found.cancels or not _divides(found.cascade.einsum(found.einsum)):
+                continue
+            if _holds(cascade, found.cascade, rank):
                 yield found
+
+
+def _divides(einsum: Einsum) -> bool:
+    """Tell whether an Einsum divides by data."""
+    return any(isinstance(n, Apply) and n.op == "/" and bool(accesses(n.args[1])) for n in walk(einsum.value))
 
 
 def _holds(cascade: Cascade, other: Cascade, rank: str) -> bool:
