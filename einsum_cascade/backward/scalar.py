@@ -18,7 +18,7 @@ def times(a: Expr, b: Expr) -> Expr:
     """Return a product, signs and choices in front and without factors of 1.
 
     >>> expression(times(Apply("neg", (Num(2),)), Num(3)))
-    '-(2 * 3)'
+    '-(2*3)'
     """
     if isinstance(a, Apply) and a.op == "neg":
         return negative(times(a.args[0], b))

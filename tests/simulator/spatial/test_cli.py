@@ -111,7 +111,8 @@ def test_effort_is_what_is_looked_at():
 )
 def test_mistakes_of_a_search(change, message):
     found = call(*MAP, *change)
-    assert found.exit_code == 2 and not found.stdout
+    assert found.exit_code == 2
+    assert re.search(message, json.loads(found.stdout)["error"])
     assert re.search(message, found.stderr) and len(found.stderr.strip().splitlines()) == 1
 
 
