@@ -168,7 +168,9 @@ def _deferred(cascade: Cascade) -> Iterator[Rewritten]:
     """Yield equal cascades with a division later, and no Einsum that does more than before."""
     for rank in dict.fromkeys(rank_of(v) for e in cascade.einsums for v in e.reduced):
         for found in separations(cascade, rank):
-            if found.rule != "defer" or found.cancels or not _divides(found.cascade.einsum(found.einsum)):
+            # An Einsum that nothing needs is gone from what a rule gives.
+            known = found.rule == "defer" and not found.cancels and found.cascade.defines(found.einsum)
+            if not known or not _divides(found.cascade.einsum(found.einsum)):
                 continue
             if _holds(cascade, found.cascade, rank):
                 yield found
