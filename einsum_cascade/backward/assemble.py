@@ -7,23 +7,21 @@ from dataclasses import replace
 
 from ..analysis.needed import without_unused
 from ..cascade import Cascade
-from ..declarations import Iterate, Signature, rank_of
+from ..declarations import Signature, rank_of
 from ..einsum import Einsum
 from ..errors import CascadeError, nearest
 from ..expr import Access, Expr, Size, transform, walk
-from ..rolling.plain import in_every
+from ..rolling.plain import in_every, with_each
 from .walk import Backward
 
 
 def assembled(cascade: Cascade, backward: Backward, given: dict[str, str], found: dict[str, str]) -> Cascade:
     """Return the forward pass and the backward pass as one cascade, without what no gradient needs."""
-    body: list[Einsum | Iterate] = []
-    for item in cascade.body:
-        if isinstance(item, Iterate):
-            inside = tuple(e for one in item.einsums for e in (one, *backward.beside.get(one.name, ())))
-            body.append(replace(item, einsums=inside))
-        else:
-            body += (item, *(() if item.name in cascade.states else backward.beside.get(item.name, ())))
+
+    def with_beside(einsum: Einsum, block: str | None) -> tuple[Einsum, ...]:
+        first = cascade.is_initial(einsum, block)
+        return (einsum, *(() if first else backward.beside.get(einsum.name, ())))
+
     seeds = [Signature(given[s.tensor], s.ranks) for s in cascade.outputs]
     whole = Cascade(
         name=f"{cascade.name}_gradients",
@@ -33,7 +31,7 @@ def assembled(cascade: Cascade, backward: Backward, given: dict[str, str], found
         constants=cascade.constants,
         inputs=(*cascade.inputs, *seeds),
         outputs=tuple(Signature(d, tuple(map(rank_of, backward.own(t)))) for t, d in found.items()),
-        body=(*body, *backward.after),
+        body=(*with_each(cascade.body, with_beside), *backward.after),
     )
     return _tidied(without_unused(whole))
 
@@ -132,13 +130,9 @@ def with_saved(made: Cascade, saved: tuple[str, ...]) -> Cascade:
     """Return a cascade to which some of its tensors are inputs."""
     if not saved:
         return made
-    body: list[Einsum | Iterate] = []
-    for item in made.body:
-        if isinstance(item, Iterate):
-            left = tuple(e for e in item.einsums if e.name not in saved)
-            if left:
-                body.append(replace(item, einsums=left))
-        elif item.name not in saved:
-            body.append(item)
+
+    def computed(einsum: Einsum, _: str | None) -> tuple[Einsum, ...]:
+        return () if einsum.name in saved else (einsum,)
+
     inputs = (*made.inputs, *(Signature(n, made.signatures[n].ranks) for n in saved))
-    return _tidied(without_unused(replace(made, inputs=inputs, body=tuple(body))))
+    return _tidied(without_unused(replace(made, inputs=inputs, body=with_each(made.body, computed))))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..outputs import check_writable
-from ..rewrite.cli import tell
+from ..rewrite.cli import names_in, tell
 from ..terminal import Json, guarded, note
 
 
@@ -35,8 +35,8 @@ def gradients(
 
     if out is not None:
         check_writable(out)
-    kept: str | list[str] = saved if saved == "small" else _names(saved)
-    found = gradients_of(zoo.find(name), _names(wrt) or None, saved=kept)
+    kept: str | list[str] = saved if saved == "small" else names_in(saved)
+    found = gradients_of(zoo.find(name), names_in(wrt) or None, saved=kept)
     tell(found, f"gradients of {name}", out, json)
     for tensor, why in found.none.items() if not json else ():
         note(f"no gradient to {tensor}: {why}")
@@ -45,7 +45,3 @@ def gradients(
 def register(app: typer.Typer) -> None:
     """Mount the command on an app."""
     app.command("gradients")(gradients)
-
-
-def _names(text: str) -> list[str]:
-    return [n for n in (part.strip() for part in text.split(",")) if n]

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from ..cascade import Cascade
-from ..declarations import Iterate, Signature, free_name, variable_of
+from ..declarations import Signature, free_name, variable_of
 from ..einsum import Einsum
 from ..errors import CascadeError
 from ..evaluator import difference, evaluate, random_inputs
 from ..expr import Access, Apply, Num, Var, walk
+from ..rolling.plain import with_each
 from .trials import trial_sizes_of
 
 # How far a reference is moved: less and more than the scores of random inputs lie apart.
@@ -81,14 +82,14 @@ def _moved(cascade: Cascade, einsum: Einsum) -> tuple[Cascade, str]:
         made = (replace(einsum, target=raw), Einsum(einsum.target, Apply("+", (raw, by))))
     else:
         made = (replace(einsum, value=Apply("+", (einsum.value, by))),)
-    body: list[Einsum | Iterate] = []
-    for item in cascade.body:
-        if isinstance(item, Iterate):
-            inside = tuple(part for e in item.einsums for part in (made if e is einsum else (e,)))
-            body.append(replace(item, einsums=inside))
-        else:
-            first = item.name == einsum.name and item is not einsum
-            body += made if item is einsum else (_first_moved(item, by, signature),) if first else (item,)
+
+    def change(e: Einsum, _: str | None) -> tuple[Einsum, ...]:
+        if e is einsum:
+            return made
+        return (_first_moved(e, by, signature) if e.name == einsum.name else e,)
+
     return replace(
-        cascade, inputs=(*cascade.inputs, Signature(name, signature.ranks)), body=tuple(body)
+        cascade,
+        inputs=(*cascade.inputs, Signature(name, signature.ranks)),
+        body=with_each(cascade.body, change),
     ), name

@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..cascade import Cascade
-from ..declarations import Iterate, free_name
+from ..declarations import Iterate
 from ..errors import CascadeError, nearest
 from ..rewrite.reduction import Step, told_as_html
 from .assemble import assembled, kept, with_plain_outputs, with_saved
 from .constant import cancelling
 from .loop import Loop
+from .names import Names
 from .ready import (
     active_tensors,
     read_as_values,
@@ -50,7 +51,7 @@ class Gradients:
             "given": self.given,
             "saved": list(self.saved),
             "none": self.none,
-            "steps": [{"rule": s.rule, "einsum": s.einsum, "why": s.why} for s in self.steps],
+            "steps": [s.as_json() for s in self.steps],
             "cascade": str(self.cascade),
         }
 
@@ -99,11 +100,9 @@ def gradients(
     ready = with_factors_apart(single, active_tensors(single, wanted))
     active = active_tensors(ready, wanted)
     stopped = frozenset(cancelling(ready, active))
-    taken = {*ready.signatures, *ready.rank_names, *(c.name for c in ready.constants)}
-    given: dict[str, str] = {}
-    for s in ready.outputs:
-        given[s.tensor] = free_name(f"D{s.tensor}", {*taken, *given.values()})
-    backward = Backward(ready, active, stopped, given)
+    names = Names.of(ready)
+    given = {s.tensor: names.free(f"D{s.tensor}") for s in ready.outputs}
+    backward = Backward(ready, active - stopped, given, names)
     found = _walked_back(backward, wanted)
     if not found:
         raise CascadeError(f"no output of {cascade.name} moves with {' or '.join(wanted) or 'any input'}")
@@ -129,7 +128,7 @@ def _walked_back(backward: Backward, wanted: Sequence[str]) -> dict[str, str]:
             Loop(backward, item).run()
         elif item.name in cascade.states:
             backward.hand_back_first(item)
-        elif (item.name, "") in backward.parts and item.name in backward.active - backward.stopped:
+        elif (item.name, "") in backward.parts and item.name in backward.active:
             backward.hand_back(item, backward.total_of(item.name).access)
     read = [t for t in wanted if backward.parts.get((t, ""))]
     return {t: backward.total_of(t, must_name=True).access.tensor for t in read}

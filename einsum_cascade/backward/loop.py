@@ -37,7 +37,7 @@ class Loop:
 
     def run(self) -> None:
         """Walk the block's Einsums from the last to the first."""
-        live = [e for e in self.block.einsums if e.name in self.back.active - self.back.stopped]
+        live = [e for e in self.block.einsums if e.name in self.back.active]
         if not any(self._asked(e.name) for e in live):
             return
         self.turn = variable_of(self.back.names.second(self.rank, "U"))
@@ -104,7 +104,7 @@ class Loop:
                 for a in accesses(e.value)
                 if a.tensor == name and a.indices[slot] == Var(self.step)
             )
-            if name in self.back.active - self.back.stopped and (
+            if name in self.back.active and (
                 next(old, None) is not None or self.back.parts.get((name, "last"))
             ):
                 found[name] = self.back.names.free(f"D{name}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from ..cascade import Cascade
-from ..declarations import Iterate, free_name, rank_of
+from ..declarations import rank_of
 from ..einsum import Einsum, Reduction, factors
 from ..errors import CascadeError
 from ..expr import Access, Apply, Expr, Num, Var, accesses, variables, walk
@@ -16,6 +16,8 @@ from ..rewrite.elements import is_flat, joined, plain_target
 from ..rewrite.equality import equal
 from ..rewrite.reduction import Step
 from ..rewrite.separate import Rewritten, separations
+from ..rolling.plain import with_each
+from .names import Names
 from .parts import sum_of
 from .scalar import handed_back
 
@@ -52,7 +54,7 @@ def read_as_values(cascade: Cascade, active: frozenset[str]) -> frozenset[str]:
 
 def with_single_reductions(cascade: Cascade, active: frozenset[str]) -> Cascade:
     """Return a cascade in which each active Einsum reduces once, the largest or the product along one variable."""
-    names = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants)}
+    names = Names.of(cascade)
 
     def apart(einsum: Einsum, block: str | None) -> Iterator[Einsum]:
         steps = list(_steps(einsum)) if einsum.name in active else []
@@ -66,11 +68,11 @@ def with_single_reductions(cascade: Cascade, active: frozenset[str]) -> Cascade:
             last = position == len(steps) - 1
             mine = [c for c in open_parts if last or set(variables(c)) & set(step.variables)]
             open_parts = [c for c in open_parts if c not in mine]
-            target = einsum.target if last else Access(_fresh(einsum.name, names), tuple(map(Var, left)))
+            target = einsum.target if last else Access(names.free(f"{einsum.name}P"), tuple(map(Var, left)))
             yield Einsum(target, value, (step,), joined(mine))
             value = target
 
-    return _each(cascade, apart)
+    return replace(cascade, body=with_each(cascade.body, apart))
 
 
 def _steps(einsum: Einsum) -> Iterator[Reduction]:
@@ -81,28 +83,22 @@ def _steps(einsum: Einsum) -> Iterator[Reduction]:
             yield r
 
 
-def _fresh(wanted: str, taken: set[str]) -> str:
-    name = free_name(f"{wanted}P", taken)
-    taken.add(name)
-    return name
-
-
 def with_factors_apart(cascade: Cascade, active: frozenset[str]) -> Cascade:
     """Return a cascade in which what multiplies a sum alike for every term is multiplied after it.
 
     What comes back to a gate of scores then is one product a score, not the sum of the scores over again.
     """
-    names = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants)}
+    names = Names.of(cascade)
 
     def apart(einsum: Einsum, block: str | None) -> Iterator[Einsum]:
         found = _apart(einsum, block, active, names) if einsum.name in active else None
         yield from found or (einsum,)
 
-    return _each(cascade, apart)
+    return replace(cascade, body=with_each(cascade.body, apart))
 
 
 def _apart(
-    einsum: Einsum, block: str | None, active: frozenset[str], names: set[str]
+    einsum: Einsum, block: str | None, active: frozenset[str], names: Names
 ) -> tuple[Einsum, Einsum] | None:
     if [r.op for r in einsum.all_reductions] != ["sum"] or not plain_target(einsum):
         return None
@@ -115,7 +111,9 @@ def _apart(
     if not read & active or value is None or not gone <= set(variables(value)):
         return None
     used = {block, *variables(value), *(() if einsum.where is None else variables(einsum.where))}
-    target = Access(_fresh(einsum.name, names), tuple(Var(v) for v in einsum.output_variables if v in used))
+    target = Access(
+        names.free(f"{einsum.name}P"), tuple(Var(v) for v in einsum.output_variables if v in used)
+    )
     whole = _multiplied([(target, False), *outside])
     assert whole is not None
     summed = sum_of(value, einsum.reduced)
@@ -133,19 +131,6 @@ def _multiplied(parts: Sequence[tuple[Expr, bool]]) -> Expr | None:
     for part in (part for part, under in parts if under):
         value = Apply("/", (value, part))
     return value
-
-
-def _each(cascade: Cascade, change: Callable[[Einsum, str | None], Iterator[Einsum]]) -> Cascade:
-    """Return a cascade with some Einsums in the place of each; they are told the variable of its block."""
-    body: list[Einsum | Iterate] = []
-    for item in cascade.body:
-        if isinstance(item, Iterate):
-            body.append(
-                replace(item, einsums=tuple(part for e in item.einsums for part in change(e, item.variable)))
-            )
-        else:
-            body += change(item, None)
-    return replace(cascade, body=tuple(body))
 
 
 def with_divisions_last(cascade: Cascade) -> tuple[Cascade, tuple[Step, ...]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def hold(
     """
     for group in trial_sizes_of(cascade):
         try:
-            told = [_told(cascade, gradient, given, wrt, sizes) for sizes in group]
+            told = [_told(partial(_agrees, cascade, gradient, given, wrt, sizes)) for sizes in group]
         except CascadeError:
             continue
         if any(t is not None for t in told):
@@ -64,15 +65,9 @@ def hold(
     return None
 
 
-def _told(
-    cascade: Cascade,
-    gradient: Cascade,
-    given: Mapping[str, str],
-    wrt: Mapping[str, str],
-    sizes: Mapping[str, int],
-) -> bool | None:
-    """Tell whether the gradient holds at some sizes, or None where the outputs say nothing there."""
-    agreed = [_agrees(cascade, gradient, given, wrt, sizes, seed) for seed in _SEEDS]
+def _told(agrees: Callable[[int], bool | None]) -> bool | None:
+    """Tell whether a gradient holds at some sizes, seed by seed, or None where the outputs say nothing there."""
+    agreed = [agrees(seed) for seed in _SEEDS]
     told = [a for a in agreed if a is not None]
     return sum(told) >= min(_ENOUGH, len(told)) if told else None
 

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..analysis.points import conditions_of, conditions_of_access
 from ..cascade import Cascade
-from ..declarations import Iterate, Rank, free_name, rank_of, variable_of
+from ..declarations import Iterate, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
 from .inverse import inside, inverse
+from .names import Names
 from .parts import Part, Total, counted, total
 from .scalar import handed_back, times
 from .tidy import replaced, unsaid
-
-
-@dataclass
-class Names:
-    """Names and ranks that a gradient adds to a cascade; local to one."""
-
-    taken: set[str]
-    ranks: list[Rank] = field(default_factory=list)
-
-    def free(self, wanted: str) -> str:
-        """Return a free name like a wanted one, which is then taken."""
-        name = free_name(wanted, self.taken)
-        self.taken.add(name)
-        return name
-
-    def meant(self, rank: str) -> str:
-        """Return the rank of a second name, or the rank itself."""
-        sizes = {r.name: r.size for r in self.ranks}
-        found = sizes.get(rank)
-        return found.name if isinstance(found, Size) else rank
-
-    def second(self, rank: str, wanted: str) -> str:
-        """Return a second name for a rank."""
-        name = self.free(wanted)
-        self.ranks.append(Rank(name, Size(rank)))
-        return name
 
 
 @dataclass(frozen=True)
@@ -71,6 +46,7 @@ class Backward:
     """What comes back to every tensor, gathered while its readers are met from the last one on.
 
     Attributes:
+        active: the tensors through which gradients come.
         after: what is computed behind the cascade, in order.
         beside: Einsums that stand behind one of the cascade: the place of a maximum, what is gathered in a block.
         parts: what comes back to a tensor, as far as its readers have been met.
@@ -79,16 +55,9 @@ class Backward:
     """
 
     def __init__(
-        self, cascade: Cascade, active: frozenset[str], stopped: frozenset[str], given: Mapping[str, str]
+        self, cascade: Cascade, active: frozenset[str], given: Mapping[str, str], names: Names
     ) -> None:
-        self.cascade, self.active, self.stopped = cascade, active, stopped
-        taken = {
-            *cascade.signatures,
-            *cascade.rank_names,
-            *(c.name for c in cascade.constants),
-            *given.values(),
-        }
-        self.names = Names(taken)
+        self.cascade, self.active, self.names = cascade, active, names
         self.after: list[Einsum | Iterate] = []
         self.given = frozenset(given.values())
         self.placed: set[Expr] = set()
@@ -170,7 +139,7 @@ class Backward:
         """Yield what comes back to each access of an Einsum, and under which conditions of a maximum."""
         came, extra = self._through_reduction(einsum, seed)
         value = einsum.value if einsum.all_reductions else einsum.target
-        for access, back in handed_back(einsum.value, came, value, self.active - self.stopped):
+        for access, back in handed_back(einsum.value, came, value, self.active):
             yield access, back, extra
 
     def receive(self, einsum: Einsum, access: Access, back: Expr, extra: tuple[Expr, ...]) -> None:

@@ -62,8 +62,7 @@ def chunk(
 
     if out is not None:
         check_writable(out)
-    names = [n for n in (part.strip() for part in positive.split(",")) if n]
-    found = in_chunks(zoo.find(name), rank or None, size=size, positive=names, apart=apart)
+    found = in_chunks(zoo.find(name), rank or None, size=size, positive=names_in(positive), apart=apart)
     tell(found, f"{found.cascade.name} in chunks of {found.rank}", out, json)
 
 
@@ -71,6 +70,11 @@ def register(app: typer.Typer) -> None:
     """Mount the commands on an app."""
     app.command("reduce")(reduce)
     app.command("chunk")(chunk)
+
+
+def names_in(text: str) -> list[str]:
+    """Return the names that an option lists, commas between them."""
+    return [n for n in (part.strip() for part in text.split(",")) if n]
 
 
 class Told(Protocol):

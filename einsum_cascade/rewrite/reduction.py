@@ -17,6 +17,10 @@ class Step:
     einsum: str
     why: str
 
+    def as_json(self) -> dict[str, str]:
+        """Return the fields that commands print."""
+        return {"rule": self.rule, "einsum": self.einsum, "why": self.why}
+
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
@@ -50,7 +54,7 @@ class Reduction:
         return {
             "before": self.before,
             "after": self.after,
-            "steps": [{"rule": s.rule, "einsum": s.einsum, "why": s.why} for s in self.steps],
+            "steps": [s.as_json() for s in self.steps],
             "stuck": [{"einsum": s.einsum, "why": s.why} for s in self.stuck],
             "cascade": str(self.cascade),
         }

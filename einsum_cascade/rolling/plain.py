@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ..cascade import Cascade
@@ -113,6 +113,23 @@ def in_every(
         else changed(item, change)
         for item in body
     )
+
+
+def with_each(
+    body: tuple[Einsum | Iterate, ...], change: Callable[[Einsum, str | None], Iterable[Einsum]]
+) -> tuple[Einsum | Iterate, ...]:
+    """Return a body with some Einsums, or none, in the place of each; blocks that are left without any are gone.
+
+    Args:
+        change: is told the variable of the block that an Einsum stands in, or None.
+    """
+    found: list[Einsum | Iterate] = []
+    for item in body:
+        if not isinstance(item, Iterate):
+            found += change(item, None)
+        elif inside := tuple(part for e in item.einsums for part in change(e, item.variable)):
+            found.append(replace(item, einsums=inside))
+    return tuple(found)
 
 
 def _folded(node: Expr) -> Expr:

@@ -43,7 +43,7 @@ class Chunked:
         """Return the fields that the command prints."""
         return {
             "rank": self.rank,
-            "steps": [{"rule": s.rule, "einsum": s.einsum, "why": s.why} for s in self.steps],
+            "steps": [s.as_json() for s in self.steps],
             "cascade": str(self.cascade),
         }
 
