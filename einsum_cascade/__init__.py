@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .rewrite.chunks.chunk import in_chunks
     from .rewrite.reduce import reduce_passes
     from .sizes import parse_sizes
-    from .tracing.trace import from_torch
+    from .tracing.tracer import from_torch, trace
 
 _FACE = {
     "Cascade": "cascade",
@@ -43,7 +43,8 @@ _FACE = {
     "reduce_passes": "rewrite.reduce",
     "in_chunks": "rewrite.chunks.chunk",
     "gradients": "backward.gradients",
-    "from_torch": "tracing.trace",
+    "from_torch": "tracing.tracer",
+    "trace": "tracing.tracer",
     "parse_sizes": "sizes",
 }
 _NEIGHBOURS = ("simulator", "mappings", "kernels", "validation")
@@ -71,6 +72,7 @@ __all__ = [
     "reduce_passes",
     "render",
     "same_result",
+    "trace",
     "traffic_curve",
     "zoo",
 ]

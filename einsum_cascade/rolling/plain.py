@@ -233,6 +233,37 @@ def without_copies(inside: list[Einsum], states: set[str], after: list[Einsum]) 
     return inside
 
 
+def number_in(einsum: Einsum) -> Expr | None:
+    """Return the number that a tensor is everywhere, or None: `U[p, f] = 0 + 0*p + 0*f` is 0."""
+    value = einsum.value
+    if einsum.all_reductions or einsum.where is not None:
+        return None
+    while isinstance(value, Apply) and value.op == "+" and _is_nothing(value.args[1]):
+        value = value.args[0]
+    return value if all(isinstance(n, (Num, Apply)) for n in walk(value)) else None
+
+
+def _is_nothing(node: Expr) -> bool:
+    return isinstance(node, Apply) and node.op == "*" and node.args[0] == Num(0) and isinstance(node.args[1], Var)
+
+
+def without_constants(cascade: Cascade) -> Cascade:
+    """Return a cascade in which a tensor of one number is that number where it is read."""
+    asked = {s.tensor for s in cascade.outputs} | set(cascade.states)
+    known = {e.name: n for e, _ in cascade.statements if e.name not in asked and (n := number_in(e))}
+    if not known:
+        return cascade
+
+    def kept(einsum: Einsum, _: str | None) -> Iterable[Einsum]:
+        if einsum.name not in known:
+            yield changed(einsum, lambda node: transform(node, change))
+
+    def change(node: Expr) -> Expr:
+        return known.get(node.tensor, node) if isinstance(node, Access) else node
+
+    return replace(cascade, body=with_each(cascade.body, kept))
+
+
 def without_unused(cascade: Cascade) -> Cascade:
     """Return the cascade without ranks that nothing walks and nothing is laid out by."""
     used = {r for s in (*cascade.inputs, *cascade.outputs) for r in s.ranks}

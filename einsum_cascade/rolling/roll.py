@@ -18,7 +18,9 @@ from .pattern import NoLoopError, Unifier
 from .plain import (
     in_every,
     inlined,
+    number_in,
     with_rank_named,
+    without_constants,
     without_copies,
     without_unit_axes,
     without_unused,
@@ -31,12 +33,27 @@ TOLERANCE = 1e-9
 USUAL = "T"
 
 
-def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A cascade whose steps are one block.
+
+    Attributes:
+        rank: of the steps.
+        steps: in the example.
+    """
+
+    cascade: Cascade
+    rank: str
+    steps: int
+
+
+def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Loop]:
     """Yield the equal cascades with an iterate block in the place of steps that repeat each other.
 
     Steps differ in numbers that count along (indices, mostly) and in what they hand on. What the last step leaves
     and what is gathered from all of them (a stack, or one row written a step) is read from the block. A loop walks
-    all of a rank, so it can hold for any length; where the steps begin is not always sure from one length alone.
+    all of a rank, or the outer part of one, so it can hold for any length; where the steps begin is not always sure
+    from one length alone.
 
     Args:
         cascade: without iterate blocks, as traced.
@@ -46,7 +63,9 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
         return
     cascade = without_unit_axes(cascade, sizes)
     sizes = {r: n for r, n in sizes.items() if r in cascade.rank_names}
-    einsums = [item for item in cascade.body if isinstance(item, Einsum)]
+    # Wherever in its steps a function makes its zeros, they are no part of one.
+    body = sorted((e for e in cascade.body if isinstance(e, Einsum)), key=lambda e: number_in(e) is None)
+    einsums = list(body)
     free = {r: n for r, n in sizes.items() if r in cascade.free_ranks}
     inputs = random_inputs(cascade, resolve(cascade, free), seed=0)
     wanted = evaluate(cascade, free, inputs)
@@ -60,7 +79,9 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Cascade]:
                 continue
             theirs = {r: free.get(r, longer.count) for r in found.free_ranks}
             if _same(evaluate(found, theirs, inputs), wanted):
-                yield with_rank_named(inlined(found), roller.rank, USUAL)
+                named = with_rank_named(without_constants(inlined(found)), roller.rank, USUAL)
+                (variable,) = {block for _, block in named.statements if block is not None}
+                yield Loop(named, rank_of(variable), longer.count)
 
 
 def _same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -211,8 +232,8 @@ class _Roller:
     def _number_in(self, node: Expr) -> Expr:
         """Return the number that a tensor before the loop is, such as the zeros of a first state."""
         place = self.unifier.places.get(node.tensor, -1) if isinstance(node, Access) else -1
-        value = self.einsums[place].value if 0 <= place < self.stretch.start else node
-        return value if isinstance(value, Num) else node
+        value = number_in(self.einsums[place]) if 0 <= place < self.stretch.start else None
+        return node if value is None else value
 
     def _after(self, einsum: Einsum) -> Einsum | None:
         """Return an Einsum behind the loop that reads what its steps have made; None where the block makes it."""
@@ -327,11 +348,18 @@ class _Roller:
                 if self.step.name not in variables(index):
                     continue
                 # Other places would lie outside at the first step, or at the last.
-                if self.sizes.get(rank) != self.stretch.count or (
-                    index not in (self.step, last) and access not in guarded
-                ):
+                inside = index in (self.step, last) or access in guarded
+                walked = rank if inside else self._outer_part(rank, index)
+                if self.sizes.get(walked) != self.stretch.count:
                     raise NoLoopError
-                self.timed[rank] = None
+                self.timed[walked] = None
+
+    def _outer_part(self, rank: str, index: Expr) -> str:
+        """Return the part of a rank of which each step takes one, or "": N, for a step's `t*M + m` of R = N * M."""
+        match self.original.splits.get(rank, ()), index:
+            case (outer, inner), Apply("+", (Apply("*", (step, Size(size))), Var())):
+                return outer if step == self.step and size == inner else ""
+        return ""
 
     def _declared(self, body: tuple[Einsum | Iterate, ...]) -> Cascade:
         """Return the cascade with a rank for the steps; ranks of as many elements are that rank, or its second name."""

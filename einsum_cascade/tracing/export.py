@@ -55,7 +55,7 @@ def exported_by(
     # Nothing may watch the functions that FlexAttention is given; messages then lack the line.
     for around in (Lines, contextlib.nullcontext):
         try:
-            with _unwinding(), torch.no_grad(), marks.preserve_node_meta(), warnings.catch_warnings():
+            with _unwinding(), _silent(), torch.no_grad(), marks.preserve_node_meta(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch speaks of its own use of itself, and of speed
                 exported = _opened(
                     torch.export.export(
@@ -85,6 +85,20 @@ def exported_by(
 
 def _is_inside(file: str) -> bool:
     return "/torch/" in file or file in (contextlib.__file__, "<string>")
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep torch from writing the traceback of a refusal that we pass on in one line."""
+    import logging
+
+    # The module's own, so that what others log stays.
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextlib.contextmanager
@@ -152,7 +166,7 @@ def _by_operations(fn: Callable[..., Any], example_inputs: Sequence[Any]) -> Any
 
     table: Any = get_decompositions([getattr(torch.ops.aten, name) for name in _BACKWARD.split()])
     try:
-        with _unwinding(), warnings.catch_warnings():
+        with _unwinding(), _silent(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = make_fx(of_tensors, decomposition_table=table, tracing_mode="fake")(*tensors)
             with torch.no_grad():

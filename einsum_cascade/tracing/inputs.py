@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import CascadeError
 from .complexes import Complex
 from .rounding import converted
@@ -20,10 +23,24 @@ class Given:
     Attributes:
         name: in the cascade.
         axes: one per dimension.
+        held: its tensor, or the one that it is a part of.
+        part: of a complex tensor "real" or "imag".
+        origin: "example", "parameter" of a module (or a buffer), or "table" that the function makes itself.
     """
 
     name: str
     axes: tuple[Axis, ...]
+    held: Any
+    part: str
+    origin: str
+
+    def array(self) -> NDArray[Any]:
+        """Return its numbers, those of a module's parameter as they are now."""
+        found = self.held.detach().resolve_conj()
+        found = getattr(found, self.part) if self.part else found
+        real = found.is_floating_point()
+        out: NDArray[Any] = (found.double() if real else found).cpu().numpy()
+        return np.array(out)
 
 
 def given_to(
@@ -31,9 +48,10 @@ def given_to(
 ) -> tuple[list[Given], dict[Any, Any]]:
     """Return the inputs, and what each placeholder of a graph stands for."""
     signature = exported.graph_signature
-    inner = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    inner |= signature.inputs_to_lifted_tensor_constants
-    tensors = list(tensor_names(fn, args, kwargs))
+    parameters = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    inner = parameters | signature.inputs_to_lifted_tensor_constants
+    held = {**exported.constants, **exported.state_dict}
+    examples = list(example_tensors(fn, args, kwargs))
     inputs: list[Given] = []
     values: dict[Any, Any] = {}
     for node in exported.graph.nodes:
@@ -43,28 +61,32 @@ def given_to(
             values[node] = None
         elif _is_number(exported, node):
             values[node] = _number_of(exported, node)
+        elif node.name in inner:
+            name, tensor = inner[node.name].removeprefix("inner."), held[inner[node.name]]
+            origin = "parameter" if node.name in parameters else "table"
+            values[node] = _given(builder, inputs, tensor, _tensor_name(name), origin)
         else:
-            wanted = inner[node.name].removeprefix("inner.") if node.name in inner else tensors.pop(0)
-            values[node] = _given(builder, inputs, node.meta["val"], _tensor_name(wanted))
+            name, tensor = examples.pop(0)
+            values[node] = _given(builder, inputs, tensor, _tensor_name(name), "example")
     return inputs, values
 
 
-def _given(builder: Builder, inputs: list[Given], shown: Any, name: str) -> Value | Complex:
+def _given(builder: Builder, inputs: list[Given], tensor: Any, name: str, origin: str) -> Value | Complex:
     """Return the value of an input; a complex one comes as two, its real and its imaginary part."""
-    sizes = [int(n) for n in shown.shape]
+    sizes = [int(n) for n in tensor.shape]
     if 0 in sizes:
         raise CascadeError(f"{name} has no elements in the example; a rank has at least one")
 
-    def part(suffix: str) -> Value:
+    def part(suffix: str, of_complex: str = "") -> Value:
         own = builder.name(name + suffix)
         value, axes = builder.given(own, sizes)
-        inputs.append(Given(own, axes))
+        inputs.append(Given(own, axes, tensor, of_complex, origin))
         return value
 
-    if not shown.dtype.is_complex:
+    if not tensor.dtype.is_complex:
         value = part("")
-        return converted(builder, value, "truth") if str(shown.dtype) == "torch.bool" else value
-    real, imag = part("_re"), part("_im")
+        return converted(builder, value, "truth") if str(tensor.dtype) == "torch.bool" else value
+    real, imag = part("_re", "real"), part("_im", "imag")
     for mine, other in zip(real.axes, imag.axes, strict=True):
         builder.join(mine, other)
     return Complex(real, imag)
@@ -81,15 +103,17 @@ def _number_of(exported: Any, node: Any) -> Value:
     return Value((), (), lambda at: constant(held.item()))
 
 
-def tensor_names(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a name for each tensor of the example; one in a tuple or a dictionary is named by its place there."""
+def example_tensors(
+    fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield each tensor of the example with a name; one in a tuple or a dictionary is named by its place there."""
     from torch.utils._pytree import tree_flatten_with_path
 
     for name, given in (*zip(_parameter_names(fn, len(args)), args, strict=True), *kwargs.items()):
         for path, leaf in tree_flatten_with_path(given)[0]:
             if hasattr(leaf, "shape"):
                 steps = (getattr(key, "key", getattr(key, "idx", getattr(key, "name", ""))) for key in path)
-                yield "_".join([name, *map(str, steps)])
+                yield "_".join([name, *map(str, steps)]), leaf
 
 
 def _parameter_names(fn: Callable[..., Any], count: int) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..cascade import Cascade
-from ..declarations import rank_of
 from ..errors import CascadeError
 from ..evaluator import difference, evaluate
 from ..rolling.plain import with_plain_names
 from ..rolling.roll import loops_of
 from ..sizes import resolve
+from .inputs import Given
+from .tracer import traced
+from .values import Builder
 
 # So many more steps than in the example the function is run with.
 _MORE = 2
@@ -19,50 +21,42 @@ _MORE = 2
 _TOLERANCE = 1e-3
 
 
-def rolled_from(
-    fn: Callable[..., Any], example_inputs: Sequence[Any], cascade: Cascade, sizes: Mapping[str, int]
-) -> Cascade:
-    """Return a traced cascade with its loop as a block.
-
-    Args:
-        sizes: of the ranks of the cascade, of the example.
+def rolled(
+    fn: Callable[..., Any], example_inputs: Sequence[Any]
+) -> tuple[Cascade, dict[str, int], list[Given]]:
+    """Return the cascade of a function with its loop as a block, the sizes of its ranks in the example, its inputs.
 
     Raises:
-        CascadeError: its steps do not repeat, or the function does otherwise at another length.
+        CascadeError: its steps do not repeat, or the function does otherwise at another length; or it is not traced.
     """
     refused: CascadeError | None = None
-    for found in loops_of(cascade, sizes):
-        rank = _rank(found)
-        longer = {r: n for r, n in sizes.items() if r in found.free_ranks}
-        longer[rank] = _length(cascade, found, sizes, rank) + _MORE
-        try:
-            _compare(fn, example_inputs, found, longer)
-        except CascadeError as reason:
-            refused = refused or reason
-            continue
-        return with_plain_names(found)
+    name = ""
+    # What a first step computes of zeros may be less than what the others do; then the zeros are to be read.
+    for constants in (False, True):
+        builder = Builder(apart=True, constants=constants)
+        cascade, sizes, given = traced(fn, example_inputs, {}, builder)
+        name = cascade.name
+        for found in loops_of(cascade, sizes):
+            same = {r: n for r, n in sizes.items() if r in found.cascade.free_ranks}
+            same[found.rank] = found.steps
+            try:
+                _compare(fn, example_inputs, found.cascade, same | {found.rank: found.steps + _MORE}, given)
+            except CascadeError as reason:
+                refused = refused or reason
+                continue
+            return with_plain_names(found.cascade), resolve(found.cascade, same), given
     raise refused or CascadeError(
-        f"{cascade.name} does not do the same step again and again along a dimension",
+        f"{name} does not do the same step again and again along a dimension",
         hint="trace it with at least three steps, better four or five; roll=False gives its steps one by one",
     )
 
 
-def _rank(found: Cascade) -> str:
-    (variable,) = {block for _, block in found.statements if block is not None}
-    return rank_of(variable)
-
-
-def _length(cascade: Cascade, found: Cascade, sizes: Mapping[str, int], rank: str) -> int:
-    """Return the number of steps of the example: the size of a rank that is now the rank of steps."""
-    for before, after in zip(cascade.inputs, found.inputs, strict=True):
-        for old, new in zip(before.ranks, after.ranks, strict=True):
-            if new == rank or found.aliases.get(new) == rank:
-                return sizes[old]
-    raise CascadeError(f"{cascade.name}: no input is read along its loop; it would hold for one length alone")
-
-
 def _compare(
-    fn: Callable[..., Any], example_inputs: Sequence[Any], found: Cascade, sizes: dict[str, int]
+    fn: Callable[..., Any],
+    example_inputs: Sequence[Any],
+    found: Cascade,
+    sizes: dict[str, int],
+    given: Sequence[Given],
 ) -> None:
     """Hold a cascade against the function at other sizes; whole numbers and tables are not made up.
 
@@ -72,29 +66,37 @@ def _compare(
     import torch
 
     known = resolve(found, sizes)
-    tensors = [x for x in example_inputs if isinstance(x, torch.Tensor)]
-    if len(tensors) != len(found.inputs) or not all(x.is_floating_point() for x in tensors):
-        return  # parameters of a module, or places: what they may be the cascade does not say
+    shapes = {s.tensor: tuple(known[r] for r in s.ranks) for s in found.inputs}
+    inputs: dict[str, Any] = {}
+    fresh = []
     made = torch.Generator().manual_seed(0)
-    shapes = iter([[known[r] for r in s.ranks] for s in found.inputs])
-    given = [
-        torch.rand(next(shapes), generator=made, dtype=x.dtype) if isinstance(x, torch.Tensor) else x
-        for x in example_inputs
-    ]
+    for s, g in zip(found.inputs, given, strict=True):
+        if g.part or g.origin == "table" or not g.held.is_floating_point():
+            return  # what else they may be the cascade does not say
+        if g.origin == "example":
+            fresh.append(torch.rand(shapes[s.tensor], generator=made, dtype=g.held.dtype))
+            inputs[s.tensor] = fresh[-1].double().numpy()
+        elif tuple(g.held.shape) != shapes[s.tensor]:
+            return  # a parameter for each step: the module is made for one length
+        else:
+            inputs[s.tensor] = g.array()
+    if len(fresh) != sum(isinstance(x, torch.Tensor) for x in example_inputs):
+        return  # some stand in tuples or dictionaries
+    rest = iter(fresh)
+    arguments = [next(rest).clone() if isinstance(x, torch.Tensor) else x for x in example_inputs]
     try:
         with torch.no_grad():
-            out = fn(*[x.clone() if isinstance(x, torch.Tensor) else x for x in given])
+            out = fn(*arguments)
     except (RuntimeError, IndexError, ValueError, AssertionError) as reason:
         raise CascadeError(
             f"{found.name} does not run with other lengths than its example's: {reason}"
         ) from None
-    arrays = [x.double().numpy() for x in given if isinstance(x, torch.Tensor)]
-    inputs = {s.tensor: a for s, a in zip(found.inputs, arrays, strict=True)}
     results = evaluate(found, sizes, inputs)
     outs = [x for x in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(x, torch.Tensor)]
     for s, theirs in zip(found.outputs, outs, strict=True):
         mine, wanted = results[s.tensor], theirs.double().numpy()
         if mine.shape != wanted.shape or difference(mine, wanted) > _TOLERANCE:
             raise CascadeError(
-                f"{found.name} does otherwise at other lengths than its example's: its loop is no whole one"
+                f"{found.name} does otherwise at other lengths than its example's: its loop is no whole one",
+                hint="range(q.shape[0]) holds for any length, range(4) for one alone",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from collections.abc import Sequence
 
@@ -45,6 +46,14 @@ class Names:
     def name(self, axis: Axis) -> str:
         """Return the name of an axis."""
         return self._of[axis.root]
+
+    def meant(self, name: str) -> str:
+        """Return the rank that a name stands for: of a second name, the first."""
+        return self._meant.get(name, name)
+
+    @functools.cached_property
+    def _meant(self) -> dict[str, str]:
+        return {n: self._of[a.origin] for a, n in self._of.items() if a.origin in self._of}
 
     def declared(self, used: set[str]) -> tuple[Rank, ...]:
         """Return the ranks that are used, those that follow from others with their sizes."""

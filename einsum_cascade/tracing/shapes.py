@@ -51,12 +51,15 @@ def spaced(b: Builder, start: float, end: float, steps: int, **_: Any) -> Value:
 
 def filled(b: Builder, sizes: Sequence[int], fill: float, **_: Any) -> Value:
     """Return a constant."""
-    return Value((None,) * len(sizes), tuple(sizes), lambda at: constant(fill))
+    axes = (None,) * len(sizes)
+    if b.constants and sizes and not is_truth(constant(fill)):
+        return b.define("U", axes, lambda at: constant(fill), sizes=tuple(sizes), whole=True)
+    return Value(axes, tuple(sizes), lambda at: constant(fill))
 
 
 def filled_like(fill: float | None) -> Handler:
     """Return a handler of constants in the shape of a value."""
-    return lambda b, x, value=fill, **_: Value((None,) * len(x.sizes), x.sizes, lambda at: constant(value))
+    return lambda b, x, value=fill, **_: filled(b, x.sizes, value)
 
 
 def triangle(keep: str) -> Handler:

@@ -79,9 +79,12 @@ class Builder:
         places: tensors of indices that a selection made; none is negative.
         lengths: of each tensor how many elements each of its indices has.
         apart: whether every operation is written down, also where one other alone reads it.
+        constants: whether tensors of one number are written down too: the first step of a loop then reads them as the
+            others read what the step before has made.
     """
 
     apart: bool = False
+    constants: bool = False
     einsums: list[Einsum] = field(default_factory=list)
     axis_of: dict[str, Axis] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)

@@ -33,7 +33,7 @@ from einsum_cascade.backward.gradients import Gradients
 from einsum_cascade.backward.trials import hold, seen, trial_sizes_of
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.evaluator import sizes_of_use
-from einsum_cascade.tracing.trace import traced
+from einsum_cascade.tracing.tracer import trace
 
 Sizes = Mapping[str, int]
 Arrays = Mapping[str, Any]
@@ -323,14 +323,11 @@ def test_as_autograd_has_it(name: str) -> None:
     torch.manual_seed(3)
     example = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
     plain = [x.detach() for x in example]
-    cascade, sizes = (from_torch(function, *plain, roll=True), {}) if roll else traced(function, *plain)
-    for s, x in zip(cascade.inputs, plain, strict=True):
-        sizes |= dict(zip(s.ranks, x.shape, strict=True))
+    cascade, sizes, inputs = trace(function, *plain, roll=roll)
     found = gradients(cascade)
     result = function(*example)
     weights = torch.randn_like(result)
     (result * weights).sum().backward()
-    inputs = {s.tensor: x.detach().numpy() for s, x in zip(cascade.inputs, example, strict=True)}
     (output,) = cascade.outputs
     free = {r: n for r, n in sizes.items() if r in cascade.free_ranks}
     got = computed(found, free, inputs, {output.tensor: weights.numpy()})

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from einsum_cascade import CascadeError, evaluate, from_torch, in_chunks, parse, render
+from einsum_cascade import CascadeError, evaluate, from_torch, in_chunks, parse, passes, render
 from einsum_cascade.rolling.roll import loops_of
 from einsum_cascade.sizes import resolve
-from einsum_cascade.tracing.trace import traced
+from einsum_cascade.tracing.tracer import trace
 
 # Function, shapes by length, and whether its recurrence has chunks.
 LOOPS: dict[str, tuple[Any, bool]] = {
@@ -86,8 +86,9 @@ def test_a_loop_of_a_fixed_number_of_steps_is_refused() -> None:
             out.append(s * 2 + s.exp())
         return torch.stack(out)
 
-    cascade, sizes = traced(fixed, torch.randn(4, 3))
-    assert next(loops_of(cascade, sizes), None) is not None
+    cascade, sizes, _ = trace(fixed, torch.randn(4, 3))
+    loop = next(loops_of(cascade, sizes))
+    assert (loop.rank, loop.steps) == ("T", 4)
     with pytest.raises(CascadeError, match="otherwise at other lengths"):
         from_torch(fixed, torch.randn(4, 3), roll=True)
     # Of five rows four are walked: no block says that.
@@ -100,6 +101,74 @@ def test_what_is_no_loop_is_refused() -> None:
         from_torch(lambda x: x * 2, torch.randn(4, 3), roll=True)
     with pytest.raises(CascadeError, match="at least three steps"):
         from_torch(loops.recurrent, *given("recurrent", 2), roll=True)
+
+
+class Gated(torch.nn.Module):
+    """A gated unit whose first step reads zeros, beside the input in one tensor: less than the others compute."""
+
+    def __init__(self, steps: int = 0) -> None:
+        super().__init__()
+        self.gate, self.new = torch.nn.Linear(7, 4), torch.nn.Linear(7, 4)
+        self.steps = steps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h, out = x.new_zeros(x.shape[0], 4), []
+        for t in range(self.steps or x.shape[1]):
+            both = torch.cat([x[:, t], h], -1)
+            z = torch.sigmoid(self.gate(both))
+            h = (1 - z) * h + z * torch.tanh(self.new(both))
+            out.append(h)
+        return torch.stack(out, 1)
+
+
+def test_a_module_s_loop_holds_for_any_length() -> None:
+    module = Gated().double()
+    rolled = trace(module, torch.randn(2, 4, 3, dtype=torch.float64), roll=True)
+    assert len(rolled.cascade.einsums) < 10
+    assert rolled.sizes["T"] == 4
+    x = torch.randn(5, 9, 3, dtype=torch.float64)
+    (batch, _, _) = next(s.ranks for s in rolled.cascade.inputs if s.tensor == "X")
+    sizes = {r: n for r, n in rolled.sizes.items() if r in rolled.cascade.free_ranks}
+    found = evaluate(rolled.cascade, sizes | {"T": 9, batch: 5}, rolled.inputs | {"X": x.numpy()})
+    wanted = module(x).detach().numpy()
+    np.testing.assert_allclose(found[rolled.cascade.outputs[0].tensor], wanted, atol=1e-12)
+
+
+def test_a_module_of_a_fixed_number_of_steps_is_refused() -> None:
+    with pytest.raises(CascadeError, match="otherwise at other lengths"):
+        from_torch(Gated(steps=4), torch.randn(2, 4, 3), roll=True)
+
+
+def in_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Online softmax over two keys at a time, as FlashAttention is written down."""
+    keys, values = k.view(-1, 2, k.shape[-1]), v.view(-1, 2, v.shape[-1])
+    top = torch.full(q.shape[:1], -1e38, dtype=q.dtype)
+    total, out = torch.zeros_like(top), q.new_zeros(len(q), v.shape[-1])
+    for t in range(len(keys)):
+        s = q @ keys[t].T
+        new = torch.maximum(top, s.amax(-1))
+        old, p = torch.exp(top - new), torch.exp(s - new[:, None])
+        total = total * old + p.sum(-1)
+        out = out * old[:, None] + p @ values[t]
+        top = new
+    return out / total[:, None]
+
+
+@pytest.mark.parametrize("tiles", [3, 5])
+def test_a_loop_over_tiles_walks_the_outer_part_of_a_rank(tiles: int) -> None:
+    """The block is FlashAttention's: one pass, and any number of tiles of any size."""
+    q, k, v = (torch.randn(n, d, dtype=torch.float64) for n, d in ((3, 4), (2 * tiles, 4), (2 * tiles, 5)))
+    cascade, sizes, _ = trace(in_tiles, q, k, v, roll=True)
+    whole = next(r for r, parts in cascade.splits.items() if "T" in parts)
+    assert sizes[whole] == 2 * tiles
+    assert passes(cascade, whole).count == 1
+    k, v = torch.randn(21, 4, dtype=torch.float64), torch.randn(21, 5, dtype=torch.float64)
+    tile = cascade.splits[whole][1]
+    known = {r: n for r, n in sizes.items() if r in cascade.free_ranks} | {"T": 7, tile: 3}
+    names = [s.tensor for s in cascade.inputs]
+    found = evaluate(cascade, known, {n: x.numpy() for n, x in zip(names, (q, k, v), strict=True)})
+    wanted = torch.softmax(q @ k.T, -1) @ v
+    np.testing.assert_allclose(found[cascade.outputs[0].tensor], wanted.numpy(), atol=1e-12)
 
 
 def test_steps_that_differ_are_no_loop() -> None:

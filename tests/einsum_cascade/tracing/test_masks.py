@@ -7,7 +7,7 @@ import pytest
 
 from einsum_cascade import evaluate
 from einsum_cascade.expr import accesses
-from einsum_cascade.tracing.trace import traced
+from einsum_cascade.tracing.tracer import trace
 
 torch = pytest.importorskip("torch")
 attend = torch.nn.functional.scaled_dot_product_attention
@@ -67,7 +67,7 @@ def test_a_mask_of_truth_values_removes_points(fn) -> None:
     args = [torch.randn(2, T, 4, dtype=torch.float64, generator=made) for _ in range(3)]
     if fn in GIVEN:
         args.append((torch.rand(T, T, generator=made) > 0.4) | torch.eye(T, dtype=torch.bool))
-    cascade, sizes = traced(fn, *args)
+    cascade, sizes, _ = trace(fn, *args)
     inputs = {s.tensor: x.double().numpy() for s, x in zip(cascade.inputs, args, strict=True)}
     (found,) = evaluate(cascade, sizes, inputs).values()
     np.testing.assert_allclose(found, fn(*args).numpy(), atol=1e-10, rtol=1e-10)
@@ -76,7 +76,7 @@ def test_a_mask_of_truth_values_removes_points(fn) -> None:
 def test_the_mask_of_several_layers_is_a_predicate_in_each() -> None:
     """Not a tensor of zeros and ones, which would be read, and from which no tile could be skipped."""
     q = torch.randn(2, T, 4)
-    cascade, _ = traced(two_layers, q, q, q)
+    cascade, _, _ = trace(two_layers, q, q, q)
     predicates = [e.where for e in cascade.einsums if e.where is not None]
     assert len(predicates) == 2
     assert not any(accesses(p) for p in predicates)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from einsum_cascade import evaluate, parse, reduce_passes
-from einsum_cascade.tracing.trace import traced
+from einsum_cascade.tracing.tracer import trace
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -80,7 +80,7 @@ SAID = [
 @pytest.mark.parametrize(("fn", "shape"), SAID)
 def test_a_removed_point_is_the_number_that_torch_has_there(fn, shape) -> None:
     args = [random(4, 5), random(*shape, seed=1)]
-    cascade, sizes = traced(fn, *args)
+    cascade, sizes, _ = trace(fn, *args)
     assert parse(str(cascade)) == cascade
     names = [s.tensor for s in cascade.inputs]
     inputs = {n: a.numpy() for n, a in zip(names, args, strict=True)}
@@ -96,13 +96,13 @@ def test_a_product_with_what_is_removed_needs_no_padding() -> None:
         scores = q @ k.mT
         return scores.masked_fill(later(scores), -torch.inf).softmax(-1) @ v
 
-    cascade, _ = traced(attention, random(4, 3), random(4, 3), random(4, 2))
+    cascade, _, _ = trace(attention, random(4, 3), random(4, 3), random(4, 2))
     assert "pad" not in str(cascade)
     assert reduce_passes(cascade, "M").after == 1
 
 
 def test_what_is_padded_is_rewritten_as_well() -> None:
-    cascade, sizes = traced(mixed_with_equal_shares, random(4, 5), random(5, 3))
+    cascade, sizes, _ = trace(mixed_with_equal_shares, random(4, 5), random(5, 3))
     assert "pad(A[p, m], 0)" in str(cascade)
     reduced = reduce_passes(cascade, "M")
     assert reduced.after < reduced.before == 3
@@ -120,7 +120,7 @@ def test_a_row_of_lowest_numbers_stays_one_of_equal_shares(lowest) -> None:
     gone = torch.zeros(4, 6, dtype=torch.bool)
     gone[1], gone[2, :4] = True, True
     args = [random(4, 3), random(6, 3, seed=1), random(6, 2, seed=2), gone]
-    cascade, sizes = traced(attention, *args)
+    cascade, sizes, _ = trace(attention, *args)
     rank = cascade.signatures["K"].ranks[0]
     reduced = reduce_passes(cascade, rank)
     assert reduced.after == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from einsum_cascade import CascadeError, evaluate, from_torch, parse, passes, reduce_passes
-from einsum_cascade.tracing.trace import traced
+from einsum_cascade.tracing.tracer import trace
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -132,7 +132,7 @@ CASES = [
 @pytest.mark.parametrize(("fn", "shapes"), CASES, ids=[fn.__name__ for fn, _ in CASES])
 def test_a_traced_function_evaluates_equal(fn, shapes) -> None:
     args = [random(*s) for s in shapes]
-    cascade, sizes = traced(fn, *args)
+    cascade, sizes, _ = trace(fn, *args)
     assert parse(str(cascade)) == cascade
     found = evaluate(cascade, sizes, {s.tensor: a.numpy() for s, a in zip(cascade.inputs, args, strict=True)})
     wanted = fn(*args)
@@ -177,7 +177,7 @@ def test_a_module_brings_its_parameters() -> None:
             return torch.relu(self.up(x))
 
     module, x = Gate(), random(5, 4)
-    cascade, sizes = traced(module, x)
+    cascade, sizes, _ = trace(module, x)
     given = {s.tensor: p.detach().numpy() for s, p in zip(cascade.inputs, module.parameters(), strict=False)}
     found = evaluate(cascade, sizes, {**given, "X": x.numpy()})
     np.testing.assert_allclose(found[cascade.outputs[0].tensor], module(x).detach().numpy(), atol=1e-12)

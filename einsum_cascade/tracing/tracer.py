@@ -4,29 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cascade import Cascade
 from ..declarations import Signature, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError, ModelError
-from ..expr import Access, Expr, Num, Size, accesses, walk
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, walk
 from .complexes import OF_REAL, Complex, applied_to_complex, is_complex
 from .cuts import Cut, applied_to_pieces, cut, in_one_piece, is_cut_again
 from .decomposed import decomposed
 from .export import SOURCE, exported_by, line_of
 from .flexible import flexible_attention
 from .holes import filled
-from .inputs import Given, given_to, tensor_names
+from .inputs import Given, given_to, example_tensors
 from .names import Names
 from .operations import OPERATIONS
 from .rounding import converted
 from .values import Builder, UntraceableError, Value, number, rename
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _FLEXIBLE = "flex_attention"
 # Arguments that say where and how numbers are kept, not which they are.
 _STORAGE = ("dtype", "device", "pin_memory", "layout", "memory_format")
+
+
+class Trace(NamedTuple):
+    """A traced function and its example; `evaluate(*trace(fn, q, k, v))` is what the function gives there.
+
+    Attributes:
+        cascade: what the function computes.
+        sizes: of all ranks, in the example. How many heads a function has, and whatever else it takes apart, stands
+            here alone: a part of a rank whose size is left open is taken for a tile.
+        inputs: arrays of the example by their names in the cascade, parameters and tables among them; real numbers in
+            float64.
+    """
+
+    cascade: Cascade
+    sizes: dict[str, int]
+    inputs: dict[str, NDArray[Any]]
 
 
 def from_torch(
@@ -37,9 +57,9 @@ def from_torch(
     Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
     Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number; where the 0 that a
     softmax has at such a point counts (`1 - a`), it is read by `pad(A[p, m], 0)`. Results that are None are left out.
-    Parameters, and
-    tables that the function makes of lists, are inputs before those of the function. What is written in place
-    (`a *= 2`, `a[:, 0] = x`) is a new tensor; the cascade gives what the function returns.
+    Parameters, and tables that the function makes of lists, are inputs before those of the function. What is written in
+    place (`a *= 2`, `a[:, 0] = x`) is a new tensor; the cascade gives what the function returns. Its summary tells the
+    sizes of the example, as `parse_sizes` reads them.
 
     Args:
         fn: a function of tensors (or a module) that gives a tensor or several.
@@ -54,37 +74,53 @@ def from_torch(
             where one is asked for.
         ModelError: torch is not installed.
     """
-    if roll:
-        from .loops import rolled_from
+    return trace(fn, *example_inputs, roll=roll, **named_inputs).cascade
 
-        if named_inputs:
-            raise CascadeError("from_torch(..., roll=True) takes its examples by position")
-        return rolled_from(fn, example_inputs, *traced(fn, *example_inputs, apart=True))
-    return traced(fn, *example_inputs, **named_inputs)[0]
+
+def trace(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False, **named_inputs: Any) -> Trace:
+    """Return the cascade that a PyTorch function computes, with the sizes and the arrays of the example.
+
+    Args and errors are those of `from_torch`.
+    """
+    if roll and named_inputs:
+        raise CascadeError("a loop is traced from examples by position, so roll=True takes none by name")
+    if roll:
+        from .loops import rolled
+
+        cascade, sizes, given = rolled(fn, example_inputs)
+    else:
+        cascade, sizes, given = traced(fn, example_inputs, named_inputs)
+    said = ",".join(f"{r}={sizes[r]}" for r in cascade.free_ranks)
+    cascade = replace(cascade, summary=f"Traced from PyTorch at {said}." if said else "Traced from PyTorch.")
+    inputs = {s.tensor: g.array() for s, g in zip(cascade.inputs, given, strict=True)}
+    return Trace(cascade, sizes, inputs)
 
 
 def traced(
-    fn: Callable[..., Any], *example_inputs: Any, apart: bool = False, **named_inputs: Any
-) -> tuple[Cascade, dict[str, int]]:
-    """Return the cascade of a PyTorch function, and the sizes that its ranks have in the example.
+    fn: Callable[..., Any],
+    example_inputs: Sequence[Any],
+    named_inputs: Mapping[str, Any],
+    builder: Builder | None = None,
+) -> tuple[Cascade, dict[str, int], list[Given]]:
+    """Return the cascade of a PyTorch function, the sizes that its ranks have in the example, and its inputs.
 
     Args and errors are those of `from_torch`.
 
     Args:
-        apart: give every operation an Einsum of its own, as it is called.
+        builder: says how much is written down.
     """
     try:
         import torch  # noqa: F401 (only whether it is there)
     except ImportError:
         raise ModelError("from_torch needs PyTorch: pip install torch") from None
-    if not any(tensor_names(fn, example_inputs, named_inputs)):
+    if not any(True for _ in example_tensors(fn, example_inputs, named_inputs)):
         raise CascadeError("from_torch needs example tensors: from_torch(fn, q, k, v)")
     exported = exported_by(fn, example_inputs, named_inputs)
-    builder = Builder(apart=apart)
+    builder = builder or Builder()
     inputs, values = given_to(builder, exported, fn, example_inputs, named_inputs)
     outputs = _walk(builder, exported, values)
     name = getattr(fn, "__name__", type(fn).__name__)
-    return _assembled(builder, name if name.isidentifier() else "traced", inputs, outputs)
+    return *_assembled(builder, name if name.isidentifier() else "traced", inputs, outputs), inputs
 
 
 def _walk(builder: Builder, exported: Any, values: dict[Any, Any]) -> list[Value]:
@@ -346,7 +382,6 @@ def _assembled(
     used |= {ranks.name(a) for i in inputs for a in i.axes}
     cascade = Cascade(
         name=name,
-        summary="Traced from PyTorch.",
         ranks=ranks.declared(used),
         inputs=tuple(Signature(i.name, tuple(map(ranks.name, i.axes))) for i in inputs),
         outputs=tuple(
@@ -385,8 +420,17 @@ def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
     names = {v: variable_of(ranks.name(builder.axis_of[v])) for v in builder.axis_of}
     sizes = ranks.sizes
 
+    def digit(node: Expr) -> Expr:
+        """Return x for `(x*N + n) // N` and n for `(x*N + n) % N`, as reshapes one after the other leave them."""
+        match node:
+            case Apply(
+                ("//" | "%") as op, (Apply("+", (Apply("*", (x, Size(a))), Var(v) as inner)), Size(b))
+            ) if ranks.meant(a) == ranks.meant(b) == ranks.meant(rank_of(v)):
+                return x if op == "//" else inner
+        return node
+
     def new(node: Expr) -> Expr:
-        return rename(node, names, sizes)
+        return transform(rename(node, names, sizes), digit)
 
     target = new(einsum.target)
     assert isinstance(target, Access)
