@@ -244,7 +244,12 @@ def number_in(einsum: Einsum) -> Expr | None:
 
 
 def _is_nothing(node: Expr) -> bool:
-    return isinstance(node, Apply) and node.op == "*" and node.args[0] == Num(0) and isinstance(node.args[1], Var)
+    return (
+        isinstance(node, Apply)
+        and node.op == "*"
+        and node.args[0] == Num(0)
+        and isinstance(node.args[1], Var)
+    )
 
 
 def without_constants(cascade: Cascade) -> Cascade:

@@ -176,7 +176,7 @@ def _together(
 
 def _softmax(b: Builder, x: Cut) -> Cut:
     """Return the stable softmax over all pieces: one maximum, one sum."""
-    scores = [scores_of(b, p) for p in x.pieces]
+    scores = [scores_of(b, p, x.place) for p in x.pieces]
     top = _together(b, x, scores, "max", "GM")
     shifted = [
         b.solid(elementwise(b, lambda s, m: Apply("exp", (Apply("-", (s, m)),)), s, top), "SN")

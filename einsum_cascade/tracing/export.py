@@ -55,7 +55,13 @@ def exported_by(
     # Nothing may watch the functions that FlexAttention is given; messages then lack the line.
     for around in (Lines, contextlib.nullcontext):
         try:
-            with _unwinding(), _silent(), torch.no_grad(), marks.preserve_node_meta(), warnings.catch_warnings():
+            with (
+                _unwinding(),
+                _silent(),
+                torch.no_grad(),
+                marks.preserve_node_meta(),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")  # torch speaks of its own use of itself, and of speed
                 exported = _opened(
                     torch.export.export(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,11 @@ def filled(einsums: Sequence[Einsum], outputs: Sequence[str]) -> list[Einsum]:
 def _filled(einsum: Einsum, holes: Mapping[str, _Hole], is_zero: bool) -> tuple[Einsum, _Hole | None]:
     """Return an Einsum that may read tensors with holes, and the holes of its own tensor."""
     own = not einsum.all_reductions and einsum.where is not None
+    if own and is_zero:
+        # An element that is absent there would be 0, not -inf: no point is removed.
+        assert einsum.where is not None
+        score = Apply("select", (einsum.where, einsum.value, constant(-math.inf)))
+        einsum, own = replace(einsum, value=score, where=None), False
     present: Expr | None = einsum.where if own else None
     common = -math.inf if own else None
     padded: dict[Access, float] = {}

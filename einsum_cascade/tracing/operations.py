@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..expr import Apply, Compare, Expr, Num
+from ..ops import COMPARISON
 from .activations import (
     FORMULAS,
     added,
@@ -116,9 +117,12 @@ def _map(op: str) -> Handler:
 
 def _compare(op: str) -> Handler:
     def compared(left: Expr, right: Expr) -> Expr:
-        if right == Num(0) and op in ("==", "!=") and isinstance(left, Apply) and left.op == "select":
-            inside = truth(left)
-            return inside if op == "!=" else Apply("not", (inside,))
+        match number(left), number(right):
+            # A mask of zeros and ones: `mask == 0`, `mask > 0.5`.
+            case Apply("select", (c, Num(a), Num(b))), Num(limit):
+                there, elsewhere = (bool(COMPARISON[op](x, limit)) for x in (a, b))
+                if there != elsewhere:
+                    return c if there else Apply("not", (c,))
         return Compare((op,), (number(left), number(right)))
 
     return lambda b, x, y: elementwise(b, compared, x, y)

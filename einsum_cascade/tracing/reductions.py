@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..expr import Apply, Expr
+from ..expr import Apply, Expr, Var
+from .scores import keeps_some, masked
 from .shapes import axis_of, reshaped
 from .values import Builder, Value, elementwise, number, reducing
 
@@ -40,23 +41,35 @@ def softmax(b: Builder, x: Value, dim: int, *_: Any, **__: Any) -> Value:
 
 
 def _exponentials(b: Builder, x: Value, dim: int) -> tuple[Value, Value]:
-    scores = scores_of(b, x)
+    scores = scores_of(b, x, dim)
     top = reduced(b, scores, dim, "max", keepdim=True, wanted="GM")
     shifted = elementwise(b, lambda s, m: Apply("exp", (Apply("-", (s, m)),)), scores, top)
     numerator = b.solid(shifted, "SN")
     return numerator, reduced(b, numerator, dim, "sum", keepdim=True, wanted="SD")
 
 
-def scores_of(b: Builder, x: Value) -> Value:
-    """Return scores by name; those that are masked with -inf become points that do not exist."""
-    if x.plain:
-        return x
-    return b.define("S", x.axes, lambda at: number(x.element(at)), sizes=x.sizes, masks=True)
+def scores_of(b: Builder, x: Value, dims: Sequence[int] | int) -> Value:
+    """Return scores by name; those that a mask makes so low that exp of them is 0 do not exist."""
+    along = [axis_of(x, d) for d in ([dims] if isinstance(dims, int) else dims or range(len(x.sizes)))]
+    return x if x.plain else _named(b, x, "S", along)
+
+
+def named(b: Builder, x: Value) -> Value:
+    """Return a value by name; elements that a mask makes -inf do not exist, as of scores that several read."""
+    return x if x.plain else _named(b, x, "U")
+
+
+def _named(b: Builder, x: Value, wanted: str, along: Sequence[int] = ()) -> Value:
+    def apart(at: tuple[Expr, ...]) -> tuple[Expr, Expr | None]:
+        names = [v for v in at if isinstance(v, Var)]
+        return masked(number(x.element(at)), lambda c: bool(along) and keeps_some(c, names, x.sizes, along))
+
+    return b.define(wanted, x.axes, lambda at: apart(at)[0], sizes=x.sizes, where=lambda at: apart(at)[1])
 
 
 def log_softmax(b: Builder, x: Value, dim: int, *_: Any) -> Value:
     """Return the logarithm of the stable softmax."""
-    scores = scores_of(b, x)
+    scores = scores_of(b, x, dim)
     total = _exponentials(b, scores, dim)[1]
     top = reduced(b, scores, dim, "max", keepdim=True, wanted="GM")
     log = elementwise(b, lambda d: Apply("log", (d,)), total)
@@ -65,4 +78,4 @@ def log_softmax(b: Builder, x: Value, dim: int, *_: Any) -> Value:
 
 def logsumexp(b: Builder, x: Value, dims: Any, keepdim: bool = False) -> Value:
     """Return the logarithm of a sum of exponentials."""
-    return reduced(b, scores_of(b, x), dims, "logsumexp", keepdim=keepdim, wanted="L")
+    return reduced(b, scores_of(b, x, dims), dims, "logsumexp", keepdim=keepdim, wanted="L")

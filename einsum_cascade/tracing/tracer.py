@@ -19,10 +19,12 @@ from .decomposed import decomposed
 from .export import SOURCE, exported_by, line_of
 from .flexible import flexible_attention
 from .holes import filled
-from .inputs import Given, given_to, example_tensors
+from .inputs import Given, example_tensors, given_to
 from .names import Names
 from .operations import OPERATIONS
+from .reductions import named
 from .rounding import converted
+from .unread import without_unread
 from .values import Builder, UntraceableError, Value, number, rename
 
 if TYPE_CHECKING:
@@ -233,7 +235,7 @@ def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
         return converted(builder, out, "truth")
     shared = (builder.apart or len(node.users) > 1) and not out.plain
     # So is what is computed of tensors, be it one number: written out at each use it would grow from step to step.
-    return builder.solid(out) if shared and (any(a is not None for a in out.axes) or _reads(out)) else out
+    return named(builder, out) if shared and (any(a is not None for a in out.axes) or _reads(out)) else out
 
 
 def _reads(value: Value) -> bool:
@@ -370,7 +372,7 @@ def _assembled(
         )
         asked.append(_read_of(whole))
     _shorten(builder, asked)
-    builder.einsums = filled(builder.einsums, asked)
+    builder.einsums = without_unread(filled(builder.einsums, asked), asked)
     axes = [a for i in inputs for a in i.axes] + list(builder.axis_of.values())
     ranks = Names(builder, axes, [i.axes for i in inputs])
     einsums = tuple(_renamed(builder, e, ranks) for e in builder.einsums)

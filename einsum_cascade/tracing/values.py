@@ -182,8 +182,7 @@ class Builder:
         kept: int | None = None,
         sizes: Sequence[int],
         whole: bool = False,
-        masks: bool = False,
-        where: Callable[[tuple[Expr, ...]], Expr] | None = None,
+        where: Callable[[tuple[Expr, ...]], Expr | None] | None = None,
     ) -> Value:
         """Add an Einsum over some axes and return its tensor.
 
@@ -192,7 +191,6 @@ class Builder:
             reductions: given the variables, what is reduced; None for the implicit sum.
             kept: how many of the axes are the target's; the others are reduced.
             whole: keep an axis in the target even where the value does not depend on it.
-            masks: points at which the value is -inf may be left out, for a softmax follows.
             where: the condition at the variables of all axes, if points are left out.
         """
         if 0 in sizes:
@@ -200,7 +198,7 @@ class Builder:
         solid = [a if a is not None else Axis(n) for a, n in zip(axes, sizes, strict=True)]
         at = tuple(self.variable(a) for a in self.separated(solid))
         kept = len(at) if kept is None else kept
-        value, condition = masked(make(at)) if masks else (make(at), where(at) if where else None)
+        value, condition = make(at), where(at) if where else None
         used = {*variables(value), *(variables(condition) if condition is not None else ())}
         for v in at[:kept] if whole else ():
             if v.name not in used:
@@ -251,23 +249,6 @@ def _key(
     ops = tuple((r.op, tuple(place[v] for v in r.variables)) for r in reductions)
     condition = None if where is None else transform(where, change)
     return kept, transform(value, change), condition, ops, tuple(map(id, roots))
-
-
-def masked(value: Expr) -> tuple[Expr, Expr | None]:
-    """Return a value and its predicate: `select(c, x, -inf)` is x where c, and `x + select(c, 0, -inf)` too."""
-    lowest = (Apply("neg", (Num(math.inf),)), Num(-math.inf))
-    if isinstance(value, Apply) and value.op == "select" and value.args[2] in lowest:
-        inner, more = masked(value.args[1])
-        return inner, both(value.args[0], more)
-    if isinstance(value, Apply) and value.op == "+":
-        for x, mask in (value.args, value.args[::-1]):
-            if (
-                isinstance(mask, Apply)
-                and mask.op == "select"
-                and mask.args[1:] in [(Num(0), low) for low in lowest]
-            ):
-                return x, mask.args[0]
-    return value, None
 
 
 def both(a: Expr | None, b: Expr | None) -> Expr | None:
@@ -372,6 +353,11 @@ def size_key(axis: Axis) -> str:
     return f"N{axis.number}x{axis.size}"
 
 
+def size_in_example(size: Size) -> int:
+    """Return the number of elements of an axis in the example, of its size as it is written before ranks have names."""
+    return int(size.name.rpartition("x")[2])
+
+
 def rename(node: Expr, names: dict[str, str], sizes: dict[str, str]) -> Expr:
     """Return an expression with its variables and sizes under their final names.
 
@@ -383,6 +369,6 @@ def rename(node: Expr, names: dict[str, str], sizes: dict[str, str]) -> Expr:
             return Var(names[n.name])
         if not isinstance(n, Size):
             return n
-        return Size(sizes[n.name]) if n.name in sizes else Num(int(n.name.rpartition("x")[2]))
+        return Size(sizes[n.name]) if n.name in sizes else Num(size_in_example(n))
 
     return transform(node, change)

@@ -19,7 +19,6 @@ from einsum_cascade import (
     CascadeError,
     bounds,
     evaluate,
-    from_torch,
     gradients,
     parse,
     passes,

@@ -80,3 +80,85 @@ def test_the_mask_of_several_layers_is_a_predicate_in_each() -> None:
     predicates = [e.where for e in cascade.einsums if e.where is not None]
     assert len(predicates) == 2
     assert not any(accesses(p) for p in predicates)
+
+
+LEAST = torch.finfo(torch.float32).min
+INF = float("inf")
+
+
+def later():
+    mine, other = places()
+    return other > mine
+
+
+# The causal mask as code of the world has it: what it does to scores before the softmax.
+CAUSAL = {
+    "added triangle": lambda s: s + torch.full((T, T), -INF).triu(1),
+    "in float32": lambda s: (s + torch.full((T, T), -INF).triu(1)).float().to(s.dtype),
+    "filled zeros": lambda s: s + torch.zeros(T, T).masked_fill(later(), -INF),
+    "least number": lambda s: s.masked_fill(later(), LEAST),
+    "least number, written": lambda s: s + torch.full((T, T), LEAST).masked_fill(~later(), 0),
+    "least number times true": lambda s: s + torch.full((T, T), LEAST).triu(1) * later(),
+    "least number, scaled later": lambda s: torch.where(~later(), s, torch.full([], LEAST)) / 2,
+    "a thousand million": lambda s: s - 1e9 * later(),
+    "ten thousand": lambda s: s + (1.0 - torch.ones(T, T).tril()) * -10000.0,
+    "a buffer of ones": lambda s: s.masked_fill(torch.ones(T, T).tril().view(1, T, T) == 0, -INF),
+    "ones above a half": lambda s: torch.where(torch.ones(T, T).tril() > 0.5, s, -INF),
+    "two masks": lambda s: (s + torch.full((T, T), -INF).triu(1)).masked_fill(
+        places()[0] - places()[1] > 2, -1e9
+    ),
+}
+
+
+def softmax(scores):
+    return scores.softmax(-1)
+
+
+def by_hand(scores):
+    e = torch.exp(scores - scores.amax(-1, keepdim=True))
+    return e / e.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("weights", [softmax, by_hand])
+def test_a_causal_mask_is_a_predicate_however_it_is_written(name, weights) -> None:
+    """So that its tiles are skipped: of a mask that is added, all would be computed."""
+    made = torch.Generator().manual_seed(4)
+    args = [torch.randn(2, T, 4, dtype=torch.float64, generator=made) for _ in range(3)]
+
+    def attention(q, k, v):
+        return weights(CAUSAL[name](q @ k.mT / 2)) @ v
+
+    cascade, sizes, inputs = trace(attention, *args)
+    (found,) = evaluate(cascade, sizes, inputs).values()
+    # 1e-6 where the scores were float32 for a while
+    atol = 1e-6 if name == "in float32" else 1e-10
+    np.testing.assert_allclose(found, attention(*args).numpy(), atol=atol, rtol=atol)
+    finite = not any(word in name for word in ("triangle", "float32", "zeros", "ones"))
+    if weights is softmax or not finite:
+        (predicate,) = [e.where for e in cascade.einsums if e.where is not None]
+        assert not accesses(predicate)
+
+
+def test_a_finite_mask_that_leaves_a_row_empty_stays_a_number() -> None:
+    """Equal shares of -1e9: torch gives the mean of the values there, not 0."""
+
+    def attention(q, k, v):
+        mine, other = places()
+        return (q @ k.mT).masked_fill(other >= mine, -1e9).softmax(-1) @ v
+
+    args = [torch.randn(2, T, 4, dtype=torch.float64) for _ in range(3)]
+    cascade, sizes, inputs = trace(attention, *args)
+    (found,) = evaluate(cascade, sizes, inputs).values()
+    np.testing.assert_allclose(found, attention(*args).numpy(), atol=1e-10)
+
+
+def test_masked_scores_that_are_handed_back_are_minus_infinity() -> None:
+    def attention(q, k, v):
+        scores = (q @ k.mT).masked_fill(later(), -INF)
+        return scores.softmax(-1) @ v, scores, torch.sigmoid(scores) + scores.isinf()
+
+    args = [torch.randn(2, T, 4, dtype=torch.float64) for _ in range(3)]
+    cascade, sizes, inputs = trace(attention, *args)
+    for found, wanted in zip(evaluate(cascade, sizes, inputs).values(), attention(*args), strict=True):
+        np.testing.assert_allclose(found, wanted.numpy(), atol=1e-10)

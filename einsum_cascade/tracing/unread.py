@@ -1,0 +1,45 @@
+"""Points that every reader removes are removed where they are made: no product is computed for a masked score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..einsum import Einsum
+from ..expr import Access, Apply, Expr, Var, accesses, substitute, variables, walk
+from .values import both
+
+
+def without_unread(einsums: Sequence[Einsum], asked: Sequence[str]) -> list[Einsum]:
+    """Return Einsums of which those that one other alone reads have its predicate: `QK` that of `S = QK / 8`.
+
+    The other needs it no more, since reading a removed point removes the point that reads it.
+
+    Args:
+        einsums: in the order in which they are computed.
+        asked: tensors that are read by whoever asks for the result.
+    """
+    out = list(einsums)
+    for i in reversed(range(len(out))):
+        reads = [(k, a) for k, e in enumerate(out) for a in e.reads if a.tensor == out[i].name]
+        if len(reads) != 1 or out[i].name in asked:
+            continue
+        (k, access) = reads[0]
+        condition = _of_the_read(out[i], out[k], access)
+        if condition is not None:
+            out[i] = replace(out[i], where=both(out[i].where, condition))
+            out[k] = replace(out[k], where=None)
+    return out
+
+
+def _of_the_read(made: Einsum, reader: Einsum, access: Access) -> Expr | None:
+    """Return the condition under which an element is read, by the indices of its own tensor; None for anywhere."""
+    names = [i.name for i in access.indices if isinstance(i, Var)]
+    own = [i for i in made.target.indices if isinstance(i, Var)]
+    condition = reader.where
+    guarded = any(isinstance(n, Apply) and n.op == "pad" for n in walk(reader.value))
+    if condition is None or guarded or any(accesses(condition)) or len(own) != len(made.target.indices):
+        return None
+    if len(set(names)) < len(access.indices) or not set(variables(condition)) <= set(names):
+        return None
+    return substitute(condition, dict(zip(names, own, strict=True)))
