@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..expr import Apply, Expr, Num
+from ..expr import Apply, Compare, Expr, Num
+from ..ops import COMPARISON
 from .rounding import divided
 from .values import Builder, UntraceableError, Value, elementwise, is_truth, number, truth
 
 Handler = Callable[..., Any]
+
+
+def compared(op: str) -> Handler:
+    """Return a handler that compares elements."""
+
+    def of_elements(left: Expr, right: Expr) -> Expr:
+        match number(left), number(right):
+            # A mask of zeros and ones: `mask == 0`, `mask > 0.5`.
+            case Apply("select", (c, Num(a), Num(b))), Num(limit):
+                there, elsewhere = (bool(COMPARISON[op](x, limit)) for x in (a, b))
+                if there != elsewhere:
+                    return c if there else Apply("not", (c,))
+        return Compare((op,), (number(left), number(right)))
+
+    return lambda b, x, y: elementwise(b, of_elements, x, y)
 
 
 def _logic(op: str) -> Handler:

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..expr import Apply, Compare, Expr, Num
-from ..ops import COMPARISON
+from ..expr import Apply, Expr, Num
 from .activations import (
     FORMULAS,
     added,
@@ -22,7 +21,7 @@ from .activations import (
 )
 from .contractions import added_product, einsum, linear, matmul, outer, tensordot
 from .flexible import read_by_index
-from .logic import LOGIC
+from .logic import LOGIC, compared
 from .norms import (
     average_pool,
     cosine_similarity,
@@ -115,19 +114,6 @@ def _map(op: str) -> Handler:
     return lambda b, *values: elementwise(b, applied(op), *values)
 
 
-def _compare(op: str) -> Handler:
-    def compared(left: Expr, right: Expr) -> Expr:
-        match number(left), number(right):
-            # A mask of zeros and ones: `mask == 0`, `mask > 0.5`.
-            case Apply("select", (c, Num(a), Num(b))), Num(limit):
-                there, elsewhere = (bool(COMPARISON[op](x, limit)) for x in (a, b))
-                if there != elsewhere:
-                    return c if there else Apply("not", (c,))
-        return Compare((op,), (number(left), number(right)))
-
-    return lambda b, x, y: elementwise(b, compared, x, y)
-
-
 def _formula(of: Callable[[Expr], Expr]) -> Handler:
     return lambda b, x: elementwise(b, lambda v: of(number(v)), x)
 
@@ -197,7 +183,7 @@ def attention(
     if is_causal:
         later = arange(scores.sizes[-1])
         mine = reshaped(b, arange(scores.sizes[-2]), (scores.sizes[-2], 1))
-        scores = _where(b, _compare("<=")(b, later, mine), scores, -math.inf)
+        scores = _where(b, compared("<=")(b, later, mine), scores, -math.inf)
     if mask is not None:
         logical = is_truth(mask.element(tuple(Num(0) for _ in mask.sizes)))
         scores = _where(b, mask, scores, -math.inf) if logical else elementwise(b, applied("+"), scores, mask)
@@ -419,6 +405,6 @@ OPERATIONS |= {
     for n in ("exp", "log", "sqrt", "abs", "tanh", "sigmoid", "relu", "neg", "erf", "sin", "cos", "floor")
 }
 OPERATIONS |= {
-    n: _compare(op)
+    n: compared(op)
     for n, op in {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}.items()
 }

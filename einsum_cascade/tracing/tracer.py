@@ -23,6 +23,7 @@ from .inputs import Given, example_tensors, given_to
 from .names import Names
 from .operations import OPERATIONS
 from .reductions import named
+from .refusals import INSTEAD, hint_for
 from .rounding import converted
 from .unread import without_unread
 from .values import Builder, UntraceableError, Value, number, rename
@@ -264,11 +265,11 @@ def _by_others(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
 def _said_by_others(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
     """Return what an operation gives for which there is no row in the table."""
     name = _name(node)
-    refusal = CascadeError(f"{_place(node)}the language cannot say '{name}'", hint=_hint(name))
+    refusal = CascadeError(f"{_place(node)}the language cannot say '{name}'", hint=hint_for(name))
     try:
         found = _by_others(builder, node, values)
     except CascadeError as error:
-        if name in _INSTEAD or f"'{name}'" in error.message:
+        if name in INSTEAD or f"'{name}'" in error.message:
             raise refusal from None
         raise CascadeError(
             f"{refusal.message}: {error.message.rpartition('  ')[2]}", hint=error.hint
@@ -321,33 +322,6 @@ def _kind(dtype: Any) -> str:
     if dtype.is_floating_point or dtype.is_complex:
         return "real"
     return "truth" if str(dtype) == "torch.bool" else "whole"
-
-
-# What can be said in the place of operations that people look for.
-_RANDOM = "it is random, and a cascade gives one result: take what is drawn as an input"
-_INSTEAD = {
-    **dict.fromkeys(
-        ("rand", "rand_like", "randn", "randn_like", "bernoulli", "exponential", "multinomial"), _RANDOM
-    ),
-    "fft_rfft": "a long convolution is said by conv1d, or by a table of lags: sum(j) K[i - j] * X[j]",
-    "fft_fft": "a transform is a sum of products with cos and sin: matmul with a table of them",
-    "linalg_solve_triangular": "a triangular system is solved row by row: a loop over the rows, or iterate t { ... }",
-    "linalg_solve": "a system is solved row by row, or approached by products (Newton's iteration)",
-    "matrix_exp": "a series: a loop of products; of a diagonal or a single number exp(x)",
-    "argwhere": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
-    "masked_scatter": "how much is read depends on the data; torch.where(c, x, y) keeps the shape",
-    "linalg_inv": "an inverse is approached by products, or rows are eliminated in a loop",
-    "conv_transpose1d": "conv1d is said; its transpose is a sum with a condition: sum(t) where t*s + k == i",
-    "nonzero": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
-    "masked_select": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
-    "lstm": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",
-    "gru": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",
-}
-
-
-def _hint(name: str) -> str:
-    can = "maps of elements, reductions, products, norms, softmax, views, topk, cumsum and convolutions are said"
-    return _INSTEAD.get(name.strip("_"), f"{can}; other algorithms are written in the language itself")
 
 
 def _place(node: Any) -> str:
