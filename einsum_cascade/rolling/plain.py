@@ -10,6 +10,9 @@ from ..declarations import Iterate, Rank, Signature, free_name, rank_of, variabl
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, substitute, transform, walk
 
+# Of one element they are that element.
+_OF_ONE = ("sum", "prod", "max", "min")
+
 
 def without_unit_axes(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
     """Return a cascade whose own tensors have no axes of one element: `x[t:t+1]` becomes `x[t]`.
@@ -38,12 +41,14 @@ def without_unit_axes(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
 
     body = []
     for e in (item for item in cascade.body if isinstance(item, Einsum)):
-        if any(v in values for r in e.reductions for v in r.variables) or set(e.reduced) & set(values):
-            return cascade  # sums over one element keep their axis
+        if any(set(r.variables) & set(values) and r.op not in _OF_ONE for r in e.reductions):
+            return cascade
         target = plain(e.target)
         assert isinstance(target, Access)
         where = None if e.where is None else plain(e.where)
-        body.append(replace(e, target=target, value=plain(e.value), where=where))
+        left = (replace(r, variables=tuple(v for v in r.variables if v not in values)) for r in e.reductions)
+        reductions = tuple(r for r in left if r.variables)
+        body.append(Einsum(target, plain(e.value), reductions, where))
     return replace(cascade, ranks=tuple(r for r in cascade.ranks if r.name not in unit), body=tuple(body))
 
 
@@ -240,6 +245,8 @@ def number_in(einsum: Einsum) -> Expr | None:
         return None
     while isinstance(value, Apply) and value.op == "+" and _is_nothing(value.args[1]):
         value = value.args[0]
+    if _is_nothing(value):  # 0 + 0*p, without the first of the two
+        return Num(0)
     return value if all(isinstance(n, (Num, Apply)) for n in walk(value)) else None
 
 

@@ -154,6 +154,35 @@ def in_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return out / total[:, None]
 
 
+def learning(w: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """A memory that learns by autograd's own gradient, with momentum; slices of one step each."""
+
+    def loss(w: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return ((k @ w - v) ** 2).sum()
+
+    momentum, out = torch.zeros_like(w), []
+    for t in range(len(k)):
+        step = torch.func.grad(loss)(w, k[t : t + 1], v[t : t + 1])
+        momentum = 0.9 * momentum - 0.1 * step
+        w = 0.99 * w + momentum
+        out.append(k[t] @ w)
+    return torch.stack(out)
+
+
+def test_a_loop_of_gradients_is_a_block_too() -> None:
+    def example(length: int) -> list[torch.Tensor]:
+        return [torch.randn(s, dtype=torch.float64) for s in ((4, 3), (length, 4), (length, 3))]
+
+    cascade, sizes, _ = trace(learning, *example(4), roll=True)
+    assert len(cascade.einsums) < 12
+    given = example(9)
+    names = [s.tensor for s in cascade.inputs]
+    known = {r: n for r, n in sizes.items() if r in cascade.free_ranks} | {"T": 9}
+    found = evaluate(cascade, known, {n: x.numpy() for n, x in zip(names, given, strict=True)})
+    # 1e-9: the memory grows with each step, and so does what rounding adds
+    np.testing.assert_allclose(found[cascade.outputs[0].tensor], learning(*given).numpy(), rtol=1e-9)
+
+
 @pytest.mark.parametrize("tiles", [3, 5])
 def test_a_loop_over_tiles_walks_the_outer_part_of_a_rank(tiles: int) -> None:
     """The block is FlashAttention's: one pass, and any number of tiles of any size."""
