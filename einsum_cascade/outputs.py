@@ -40,6 +40,18 @@ def check_writable(path: str | Path, endings: Sequence[str] = ()) -> None:
         raise DataError(f"cannot write {target}: {error.strerror or error}") from None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those around it, where there is none.
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Each room owns its commands; the door only knows where they live.
 ROOMS = (
     "einsum_cascade.cli",
+    "einsum_cascade.tracing.cli",
     "einsum_cascade.rewrite.cli",
     "einsum_cascade.backward.cli",
     "simulator.spatial.cli",

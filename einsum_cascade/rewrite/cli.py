@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
-from ..outputs import check_writable
+from ..outputs import check_writable, write_text
 from ..terminal import Json, emit_json, guarded, note, table
 
 if TYPE_CHECKING:
@@ -99,20 +99,11 @@ def tell(found: Told, title: str, out: Path | None, json: bool) -> None:
     """Write the cascade that was found where it is asked for; print it, and what was done to which Einsum."""
     text = str(found.cascade)
     if out is not None:
-        _write(out, text)
+        write_text(out, text)
+        note(f"wrote {out}")
     if json:
         emit_json(found.as_json())
         return
     typer.echo(text)
     if found.steps:
         table(title, ["rule", "Einsum", "why"], [(s.rule, s.einsum, s.why) for s in found.steps])
-
-
-def _write(path: Path, text: str) -> None:
-    from ..errors import DataError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
-    note(f"wrote {path}")

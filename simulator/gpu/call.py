@@ -225,23 +225,3 @@ def whole(name: str, value: Any) -> int:
     if abs(number) > FAR:
         raise DataError(f"{name}: expected at most {FAR:,}, found '{value}'")
     return int(number)
-
-
-def pairs_of(texts: list[str]) -> dict[str, Any]:
-    """Return the `name=value` pairs of a command line, separated by commas or given one by one.
-
-    Raises:
-        DataError: a part that is no pair, or a name given twice.
-
-    >>> pairs_of(["batch=4,heads=32", "causal=1"])
-    {'batch': '4', 'heads': '32', 'causal': '1'}
-    """
-    out: dict[str, Any] = {}
-    for part in (p.strip() for text in texts for p in text.split(",") if p.strip()):
-        name, sign, value = (p.strip() for p in part.partition("="))
-        if not sign or not name or not value:
-            raise DataError(f"--set: expected name=value, found '{part}'")
-        if name in out:
-            raise DataError(f"--set: '{name}' is given twice")
-        out[name] = value
-    return out

@@ -54,8 +54,8 @@ def predict(
 ) -> None:
     """Predict one kernel call, or any cascade, on a GPU: tiles, waves, bottleneck, and the interval of all that."""
     from einsum_cascade import zoo
+    from einsum_cascade.pairs import pairs_of
 
-    from .call import pairs_of
     from .model import predict as run
 
     given = pairs_of(sizes or [])

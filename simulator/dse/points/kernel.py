@@ -40,7 +40,8 @@ def prepare(
     Raises:
         ModelError: something cannot be read, or a field does not exist.
     """
-    from ...gpu.call import pairs_of
+    from einsum_cascade.pairs import pairs_of
+
     from ...gpu.masks import masked_sizes
     from ...gpu.model import of_gradients
     from ...gpu.sizes import call_of

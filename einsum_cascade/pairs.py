@@ -1,0 +1,28 @@
+"""The `name=value` pairs of a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import DataError
+
+
+def pairs_of(texts: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """Return the `name=value` pairs of an option, separated by commas or given one by one.
+
+    Raises:
+        DataError: a part that is no pair, or a name given twice.
+
+    >>> pairs_of(["batch=4,heads=32", "causal=1"])
+    {'batch': '4', 'heads': '32', 'causal': '1'}
+    """
+    out: dict[str, Any] = {}
+    for part in (p.strip() for text in texts for p in text.split(",") if p.strip()):
+        name, sign, value = (p.strip() for p in part.partition("="))
+        if not sign or not name or not value:
+            raise DataError(f"{option}: expected name=value, found '{part}'")
+        if name in out:
+            raise DataError(f"{option}: '{name}' is given twice")
+        out[name] = value
+    return out
