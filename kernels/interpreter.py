@@ -142,24 +142,32 @@ def _hardware_words(stack: ExitStack) -> None:
     stack.enter_context(mock.patch.object(cls, "create_dot", dot))
 
 
+def _speaks_hardware() -> bool:
+    """Tell whether a block around this one has given the interpreter the arithmetic of the hardware already."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    return bool(InterpreterBuilder.create_dot.__module__ == __name__)
+
+
 @contextmanager
 def interpreting() -> Iterator[None]:
     """Make every kernel launched inside the block run in Triton's interpreter, on CPU tensors.
 
-    Blocks may nest. Where TRITON_INTERPRET=1 was set before Triton was loaded, kernels are interpreted anyway.
-    Not for threads: the swap is seen by all of them.
+    Blocks may nest. Where TRITON_INTERPRET=1 was set before Triton was loaded, kernels are interpreted anyway, and only
+    what the interpreter lacks is added. Not for threads: the swap is seen by all of them.
     """
     import triton
 
-    if triton.knobs.runtime.interpret:
+    if _speaks_hardware():
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(triton.knobs.runtime.scope())
-        triton.knobs.runtime.interpret = True
-        for module, attribute, value in _swappable():
-            stack.enter_context(mock.patch.object(module, attribute, _twin(value.fn)))
-        _patched_language(stack)
+        if not triton.knobs.runtime.interpret:
+            stack.enter_context(triton.knobs.runtime.scope())
+            triton.knobs.runtime.interpret = True
+            for module, attribute, value in _swappable():
+                stack.enter_context(mock.patch.object(module, attribute, _twin(value.fn)))
+            _patched_language(stack)
         _hardware_words(stack)
         # Infinities and NaNs are ordinary values of a masked tile; NumPy would warn of each.
         stack.enter_context(np.errstate(all="ignore"))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
 
+import einsum_cascade as ec
+import simulator as sim
 from kernels import attention, check, interpreter, primitives, registry
 from kernels.interpreter import tf32_product
 
@@ -83,3 +89,19 @@ def test_a_kernel_with_one_tf32_product_would_fail_its_check(monkeypatch):
     assert check.run_case(entry, case).ok
     monkeypatch.setattr(primitives, "precision", lambda word_bytes: "tf32")
     assert not check.run_case(entry, case).ok
+
+
+def test_kernels_are_right_where_triton_was_told_to_interpret_before(tmp_path):
+    """As people do to debug a kernel: the interpreter alone multiplies the bits of bfloat16 as whole numbers."""
+    written = tmp_path / "product.py"
+    text = ec.parse(
+        "cascade product\nrank E M P\ninput Q[E, P]  K[E, M]\noutput S[M, P]\nS[m, p] = Q[e, p] * K[e, m]"
+    )
+    written.write_text(
+        sim.write_program(text, "E=32,M=48,P=40", on="h100", dtype="bf16").text, encoding="utf-8"
+    )
+    command = [sys.executable, "-m", "validation", "kernels", "check", str(written), "--json"]
+    done = subprocess.run(
+        command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
