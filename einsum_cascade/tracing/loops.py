@@ -31,9 +31,10 @@ def rolled(
     """
     refused: CascadeError | None = None
     name = ""
-    # What a first step computes of zeros may be less than what the others do; then the zeros are to be read.
-    for constants in (False, True):
-        builder = Builder(apart=True, constants=constants)
+    # What a first step computes of zeros may be less than what the others do; then the zeros are to be read. And a step
+    # may take a tile of the keys, cut out.
+    for constants, tiles in ((False, False), (True, False), (True, True)):
+        builder = Builder(apart=True, constants=constants, tiles=tiles)
         cascade, sizes, given = traced(fn, example_inputs, {}, builder)
         name = cascade.name
         for found in loops_of(cascade, sizes):

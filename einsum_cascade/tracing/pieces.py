@@ -8,7 +8,7 @@ from typing import Any
 
 from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, walk
 from ..ops import INDEX_OPS
-from .shapes import axis_of, reshaped, selected, sliced
+from .shapes import axis_of, is_tile, reshaped, selected, sliced
 from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number
 
 
@@ -17,6 +17,10 @@ def joined(b: Builder, pieces: Sequence[Value], dim: int = 0) -> Value:
     pieces = [p for p in pieces if 0 not in p.sizes] or pieces
     first = pieces[0]
     place = axis_of(first, dim)
+    each, whole = first.sizes[place], sum(p.sizes[place] for p in pieces)
+    if b.tiles and {p.sizes[place] for p in pieces} == {each} and is_tile(0, each, whole):
+        shape = [*first.sizes[:place], whole, *first.sizes[place + 1 :]]
+        return reshaped(b, stacked(b, pieces, place), shape)
     axes, sizes = list(first.axes), list(first.sizes)
     for piece in pieces[1:]:
         for i, axis in enumerate(piece.axes):

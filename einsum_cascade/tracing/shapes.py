@@ -12,6 +12,8 @@ from ..expr import Apply, Compare, Expr, Num
 from .values import Axis, Builder, UntraceableError, Value, both, constant, is_truth, number, size_expression
 
 Handler = Callable[..., Any]
+# Parts of a dimension that may be the tiles of a loop: as many as a loop has steps at the least.
+LEAST_STEPS = 3
 
 
 def axis_of(x: Value, dim: int) -> int:
@@ -194,6 +196,10 @@ def sliced(
     chosen = range(*slice(start, end, step).indices(x.sizes[place]))
     if len(chosen) == x.sizes[place]:
         return x
+    if b.tiles and step == 1 and is_tile(chosen.start, len(chosen), x.sizes[place]):
+        count = x.sizes[place] // len(chosen)
+        in_tiles = [*x.sizes[:place], count, len(chosen), *x.sizes[place + 1 :]]
+        return selected(b, reshaped(b, x, in_tiles), place, chosen.start // len(chosen))
     at_place = arange(chosen.stop, chosen.start, step)
     axes = tuple(Axis(len(chosen)) if i == place else a for i, a in enumerate(x.axes))
     sizes = tuple(len(chosen) if i == place else n for i, n in enumerate(x.sizes))
@@ -202,6 +208,11 @@ def sliced(
         return x.element(tuple(at_place.element((v,)) if i == place else v for i, v in enumerate(at)))
 
     return Value(axes, sizes, element, plain=x.plain)
+
+
+def is_tile(start: int, length: int, whole: int) -> bool:
+    """Tell whether a part of a dimension is one of three or more of its size that make the whole."""
+    return length > 1 and whole % length == 0 == start % length and whole // length >= LEAST_STEPS
 
 
 def selected(b: Builder, x: Value, dim: int, index: int) -> Value:

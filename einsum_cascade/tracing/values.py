@@ -81,10 +81,13 @@ class Builder:
         apart: whether every operation is written down, also where one other alone reads it.
         constants: whether tensors of one number are written down too: the first step of a loop then reads them as the
             others read what the step before has made.
+        tiles: whether parts of equal size of a dimension are places of its outer part: `k[i : i + 16]` is
+            `k[t*16 + m]`.
     """
 
     apart: bool = False
     constants: bool = False
+    tiles: bool = False
     einsums: list[Einsum] = field(default_factory=list)
     axis_of: dict[str, Axis] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)

@@ -141,9 +141,17 @@ def test_a_module_of_a_fixed_number_of_steps_is_refused() -> None:
 
 def in_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Online softmax over two keys at a time, as FlashAttention is written down."""
-    keys, values = k.view(-1, 2, k.shape[-1]), v.view(-1, 2, v.shape[-1])
+    return online(q, k.view(-1, 2, k.shape[-1]), v.view(-1, 2, v.shape[-1]))
+
+
+def cut_into_tiles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    starts = range(0, len(k), 2)
+    return online(q, [k[i : i + 2] for i in starts], [v[i : i + 2] for i in starts])
+
+
+def online(q: torch.Tensor, keys: Any, values: Any) -> torch.Tensor:
     top = torch.full(q.shape[:1], -1e38, dtype=q.dtype)
-    total, out = torch.zeros_like(top), q.new_zeros(len(q), v.shape[-1])
+    total, out = torch.zeros_like(top), q.new_zeros(len(q), values[0].shape[-1])
     for t in range(len(keys)):
         s = q @ keys[t].T
         new = torch.maximum(top, s.amax(-1))
@@ -184,10 +192,11 @@ def test_a_loop_of_gradients_is_a_block_too() -> None:
 
 
 @pytest.mark.parametrize("tiles", [3, 5])
-def test_a_loop_over_tiles_walks_the_outer_part_of_a_rank(tiles: int) -> None:
+@pytest.mark.parametrize("fn", [in_tiles, cut_into_tiles])
+def test_a_loop_over_tiles_walks_the_outer_part_of_a_rank(fn: Any, tiles: int) -> None:
     """The block is FlashAttention's: one pass, and any number of tiles of any size."""
     q, k, v = (torch.randn(n, d, dtype=torch.float64) for n, d in ((3, 4), (2 * tiles, 4), (2 * tiles, 5)))
-    cascade, sizes, _ = trace(in_tiles, q, k, v, roll=True)
+    cascade, sizes, _ = trace(fn, q, k, v, roll=True)
     whole = next(r for r, parts in cascade.splits.items() if "T" in parts)
     assert sizes[whole] == 2 * tiles
     assert passes(cascade, whole).count == 1
@@ -198,6 +207,31 @@ def test_a_loop_over_tiles_walks_the_outer_part_of_a_rank(tiles: int) -> None:
     found = evaluate(cascade, known, {n: x.numpy() for n, x in zip(names, (q, k, v), strict=True)})
     wanted = torch.softmax(q @ k.T, -1) @ v
     np.testing.assert_allclose(found[cascade.outputs[0].tensor], wanted.numpy(), atol=1e-12)
+
+
+def chunk_by_chunk(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Linear attention in chunks of three, its rows joined from those of the chunks."""
+    state, out = q.new_zeros(q.shape[1], v.shape[1]), []
+    for mine, keys, values in zip(q.split(3), k.split(3), v.split(3), strict=True):
+        out.append(mine @ state + torch.tril(mine @ keys.T) @ values)
+        state = state + keys.T @ values
+    return torch.cat(out)
+
+
+def test_rows_of_tiles_are_joined() -> None:
+    def example(length: int) -> list[torch.Tensor]:
+        return [torch.randn(length, d, dtype=torch.float64) for d in (4, 4, 5)]
+
+    cascade, sizes, _ = trace(chunk_by_chunk, *example(12), roll=True)
+    (steps,) = {block for _, block in cascade.statements if block is not None}
+    assert len(cascade.einsums) < 10
+    given = example(21)
+    names = [s.tensor for s in cascade.inputs]
+    known = {r: n for r, n in sizes.items() if r in cascade.free_ranks} | {steps.upper(): 7}
+    found = evaluate(cascade, known, {n: x.numpy() for n, x in zip(names, given, strict=True)})
+    np.testing.assert_allclose(found["O"], torch.tril(given[0] @ given[1].T) @ given[2], atol=1e-11)
+    # No step walks the rows of others.
+    assert all(len(e.variables) <= 4 for e, block in cascade.statements if block is not None)
 
 
 def test_steps_that_differ_are_no_loop() -> None:
