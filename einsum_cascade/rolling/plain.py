@@ -259,6 +259,31 @@ def _is_nothing(node: Expr) -> bool:
     )
 
 
+def with_constants_first(cascade: Cascade) -> tuple[Cascade, int]:
+    """Return a cascade that begins with its tensors of one number, each once, and how many of them there are.
+
+    Wherever in its steps a function makes its zeros or ones, they are no part of a step.
+    """
+    asked = {s.tensor for s in cascade.outputs}
+    einsums = [item for item in cascade.body if isinstance(item, Einsum)]
+    made: dict[tuple[Expr, tuple[Expr, ...]], Einsum] = {}
+    same: dict[str, str] = {}
+    rest = []
+    for e in einsums:
+        number = None if e.name in asked else number_in(e)
+        if number is None:
+            rest.append(e)
+        else:
+            same[e.name] = made.setdefault((number, e.target.indices), e).name
+
+    def change(node: Expr) -> Expr:
+        known = isinstance(node, Access) and node.tensor in same
+        return replace(node, tensor=same[node.tensor]) if known and isinstance(node, Access) else node
+
+    plain = (changed(e, lambda node: transform(node, change)) for e in rest)
+    return replace(cascade, body=(*made.values(), *plain)), len(made)
+
+
 def without_constants(cascade: Cascade) -> Cascade:
     """Return a cascade in which a tensor of one number is that number where it is read."""
     asked = {s.tensor for s in cascade.outputs} | set(cascade.states)

@@ -17,7 +17,7 @@ from .ends import with_last_step
 from .pattern import NoLoopError
 from .plain import (
     inlined,
-    number_in,
+    with_constants_first,
     with_rank_named,
     without_constants,
     without_unit_axes,
@@ -58,13 +58,11 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Loop]:
         return
     cascade = without_unit_axes(cascade, sizes)
     sizes = {r: n for r, n in sizes.items() if r in cascade.rank_names}
-    # Wherever in its steps a function makes its zeros, they are no part of one.
-    body = sorted((e for e in cascade.body if isinstance(e, Einsum)), key=lambda e: number_in(e) is None)
-    einsums = list(body)
+    cascade, first = with_constants_first(cascade)
+    einsums = [item for item in cascade.body if isinstance(item, Einsum)]
     free = {r: n for r, n in sizes.items() if r in cascade.free_ranks}
     inputs = random_inputs(cascade, resolve(cascade, free), seed=0)
     wanted = evaluate(cascade, free, inputs)
-    first = sum(number_in(e) is not None for e in einsums)
     for stretch in stretches(einsums):
         if stretch.start < first:
             continue
