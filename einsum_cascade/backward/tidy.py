@@ -41,9 +41,9 @@ def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
 
     def change(part: Expr) -> Expr:
         if isinstance(part, Access):
-            return Access(part.tensor, tuple(map(_plain, part.indices)))
+            return Access(part.tensor, tuple(map(worked_out, part.indices)))
         if isinstance(part, Compare) and not accesses(part):
-            return Compare(part.ops, tuple(map(_plain, part.args)))
+            return Compare(part.ops, tuple(map(worked_out, part.args)))
         return part
 
     return transform(found, change)
@@ -56,12 +56,12 @@ def at(access: Access, values: Mapping[str, Expr]) -> Access:
     return found
 
 
-def _plain(index: Expr) -> Expr:
+def worked_out(index: Expr) -> Expr:
     """Return an index whose sums of coordinates are worked out; all else in it is one word to them."""
     if not isinstance(index, Apply):
         return index
     if not _is_sum(index):
-        return _digit(Apply(index.op, tuple(map(_plain, index.args))))
+        return _digit(Apply(index.op, tuple(map(worked_out, index.args))))
     symbols = Symbols()
     return _whole(symbols.expression(expanded(_formula(index, symbols))))
 
@@ -76,7 +76,7 @@ def _formula(index: Expr, symbols: Symbols) -> Formula:
     if not isinstance(index, Apply):
         return symbols.symbol(index)
     if not _is_sum(index):
-        return symbols.symbol(_plain(index))
+        return symbols.symbol(worked_out(index))
     first, *rest = (_formula(a, symbols) for a in index.args)
     if index.op == "neg":
         return -first
@@ -118,7 +118,7 @@ def isolated(index: Expr, variable: str, value: Expr) -> Expr | None:
     'm - w'
     """
     if index == Var(variable):
-        return _plain(value)
+        return worked_out(value)
     if sum(n == Var(variable) for n in walk(index)) != 1 or not isinstance(index, Apply):
         return None
     if index.op == "neg":

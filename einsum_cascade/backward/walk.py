@@ -36,6 +36,11 @@ class Reading:
         names = (tuple(row[k] for k in kept) for row in (self.own, self.ranks))
         return Reading(tuple(self.indices[k] for k in kept), *names)
 
+    def at(self, axis: int, index: Expr, own: str) -> Reading:
+        """Return it with another index along an axis, and another name of what that axis tells apart."""
+        indices = (*self.indices[:axis], index, *self.indices[axis + 1 :])
+        return Reading(indices, (*self.own[:axis], own, *self.own[axis + 1 :]), self.ranks)
+
 
 # A tensor, and of a state whether what it was before a step (`old`), what it is after it (`new`), the `last` or the
 # `first` of its values is meant; of any other tensor nothing more.
