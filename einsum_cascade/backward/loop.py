@@ -8,8 +8,8 @@ from dataclasses import replace
 from ..declarations import Iterate, rank_of, variable_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
+from ..rewrite.places import at, replaced, worked_out
 from .parts import Part, total
-from .tidy import at, replaced, worked_out
 from .walk import Backward, Key
 
 

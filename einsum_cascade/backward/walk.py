@@ -11,11 +11,12 @@ from ..declarations import Iterate, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
+from ..rewrite.places import replaced
 from .inverse import inside, inverse
 from .names import Names
 from .parts import Part, Total, counted, total
 from .scalar import handed_back, times
-from .tidy import replaced, unsaid
+from .tidy import unsaid
 
 
 @dataclass(frozen=True)
