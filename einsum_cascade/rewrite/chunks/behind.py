@@ -7,12 +7,12 @@ is: the state with which the chunk began, and what the steps of the chunk added.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...cascade import Cascade
 from ...declarations import Iterate, rank_of, variable_of
 from ...einsum import Einsum, Reduction
-from ...expr import Access, Apply, Expr, Num, Size, Var, substitute, transform, variables
+from ...expr import Access, Apply, Expr, Num, Size, Var, substitute, transform, variables, walk
 from ...rolling.plain import with_each
 from ..elements import fresh_name, plain_target
 from ..places import Digits, worked_out
@@ -76,19 +76,21 @@ class _Turn:
         walked: the variable of the steps of the Einsum, or those of their blocks and inside a block.
         steps: the same as an index.
         mirrored: whether the last step comes first.
+        size: how many steps there are, by the name that they have where a state is read.
     """
 
     walked: tuple[str, ...]
     steps: Expr
     mirrored: bool
+    size: Size = field(compare=False)
 
-    def place(self, rank: str, step: Expr) -> Expr:
+    def place(self, step: Expr) -> Expr:
         """Return the step that another one is, either way."""
-        return Apply("-", (Apply("-", (Size(rank), step)), Num(1))) if self.mirrored else step
+        return Apply("-", (Apply("-", (self.size, step)), Num(1))) if self.mirrored else step
 
-    def values(self, rank: str, step: str) -> dict[str, Expr]:
+    def values(self, step: str) -> dict[str, Expr]:
         """Return what the variables of the steps are by the step of the block."""
-        place = self.place(rank, Var(step))
+        place = self.place(Var(step))
         if len(self.walked) == 1:
             return {self.walked[0]: place}
         inner = Size(rank_of(self.walked[1]))
@@ -99,8 +101,7 @@ class _Turning:
     """The Einsums behind one block, laid out by its steps where they read its states."""
 
     def __init__(self, cascade: Cascade, rank: str) -> None:
-        self.cascade, self.step = cascade, variable_of(rank)
-        self.rank = cascade.aliases.get(rank, rank)
+        self.cascade, self.rank, self.step = cascade, rank, variable_of(rank)
         blocks = (i.einsums for i in cascade.body if isinstance(i, Iterate) and i.variable == self.step)
         inside = next(blocks, ())
         self.scaled = scaled_states(cascade.states & {e.name for e in inside}, inside)
@@ -115,11 +116,11 @@ class _Turning:
         if turn is None:
             yield einsum
             return
-        as_it_is = turn == _Turn((self.step,), Var(self.step), mirrored=False) and read.where is None
+        as_it_is = turn == _Turn((self.step,), Var(self.step), False, Size(self.rank)) and read.where is None
         if as_it_is and self.step in read.output_variables:
             yield replace(read, value=_tidied(read.value))
             return
-        values, marked = turn.values(self.rank, self.step), self._marked(read.value)
+        values, marked = turn.values(self.step), self._marked(read.value)
         value = _tidied(transform(substitute(marked, values), self.digits.worked_out))
         now: Expr = Var(self.step)
         value = substitute(value, {_BEFORE.name: now, _AFTER.name: Apply("+", (now, Num(1)))})
@@ -131,7 +132,7 @@ class _Turning:
         if set(values) <= set(read.reduced):
             yield Einsum(einsum.target, each, (Reduction("sum", (self.step,)),))
         else:
-            back = {self.step: worked_out(turn.place(self.rank, turn.steps))}
+            back = {self.step: worked_out(turn.place(turn.steps))}
             laid = substitute(each, back)
             yield Einsum(einsum.target, laid, (), einsum.where)
 
@@ -161,10 +162,13 @@ class _Turning:
 
     def _turned(self, slot: Expr) -> _Turn | None:
         names = variables(slot)
+        named = (n for n in walk(slot) if isinstance(n, Size) and self.digits.same(n, Size(self.rank)))
+        size = next(named, Size(self.rank))
+        assert isinstance(size, Size)
         for steps in self._walks(names):
             for mirrored in (False, True):
-                turn = _Turn(variables(steps), steps, mirrored)
-                place = turn.place(self.rank, steps)
+                turn = _Turn(variables(steps), steps, mirrored, size)
+                place = turn.place(steps)
                 if any(self.digits.same(slot, s) for s in (place, Apply("+", (place, Num(1))))):
                     return turn
         return None
@@ -189,7 +193,7 @@ class _Turning:
             turn = self._turned(_slot(self.cascade, node))
             if turn is None or len(set(ranks)) < len(ranks):
                 return node
-            place = turn.place(self.rank, turn.steps)
+            place = turn.place(turn.steps)
             before = self.digits.same(_slot(self.cascade, node), place)
             slot = self.cascade.signatures[node.tensor].state
             assert slot is not None
@@ -221,7 +225,7 @@ class _Turning:
             index = node.indices[slot]
             turn = self._turned(index)
             assert turn is not None
-            before = self.digits.same(index, turn.place(self.rank, turn.steps))
+            before = self.digits.same(index, turn.place(turn.steps))
             mark = _BEFORE if before else _AFTER
             return replace(node, indices=(*node.indices[:slot], mark, *node.indices[slot + 1 :]))
 

@@ -153,7 +153,7 @@ class Maker:
         einsums = _needed(self.writer.einsums, {s.tensor for s in cascade.outputs} | states, after)
         ahead, inside, behind = _by_time(einsums, states)
         behind, waiting = self._in_time(behind, after)
-        read_late = {t for e in waiting for t in e.sources}
+        whole = {t for e in waiting for t in e.sources} | self._out_of_step(after)
         body: list[Einsum | Iterate] = []
         for item in cascade.body:
             if isinstance(item, Iterate):
@@ -162,7 +162,7 @@ class Maker:
                 body += [*ahead, Iterate(ranks.chunk.name, inside), *behind] if own else [other]
             elif item.name in adopted:
                 body += (e for e in _needed(waiting, {item.name}, []) if e not in body)
-            elif item.name in later and (item.name in read_late or self._reads_elsewhere(item)):
+            elif item.name in later and (item.name in whole or self._reads_elsewhere(item)):
                 body.append(self._by_digits(self._at_the_end(item)))
                 keeping |= {item.name}
             elif item.name in later:
@@ -186,6 +186,17 @@ class Maker:
                 late.add(einsum.name)
                 waiting.append(einsum)
         return tuple(e for e in einsums if e.name not in late), waiting
+
+    def _out_of_step(self, after: list[Einsum]) -> set[str]:
+        """Return the tensors that something behind the block reads at other steps than its own."""
+        rank, signatures = self.ranks.whole, self.block.cascade.signatures
+        return {
+            a.tensor
+            for e in after
+            for a in e.reads
+            for r, index in zip(signatures[a.tensor].ranks, a.indices, strict=True)
+            if r == rank and index != self.ranks.step
+        }
 
     def _reads_elsewhere(self, einsum: Einsum) -> bool:
         """Tell whether an Einsum behind the block reads what it makes at other steps than its own, as if mirrored."""
@@ -214,7 +225,7 @@ class Maker:
             if not isinstance(node, Access) or node.tensor not in names:
                 return node
             slot = names[node.tensor].slot
-            if node.indices[slot] != Size(self.ranks.whole):
+            if not self.writer.digits.same(node.indices[slot], Size(self.ranks.whole)):
                 raise CascadeError(f"{einsum.name} reads {node.tensor} at a step that need not end a chunk")
             indices = (*node.indices[:slot], Size(self.ranks.outer), *node.indices[slot + 1 :])
             return replace(node, indices=indices)
