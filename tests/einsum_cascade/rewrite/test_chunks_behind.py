@@ -232,3 +232,11 @@ def _number(node: Any, values: Mapping[str, int], sizes: Mapping[str, int]) -> i
         "%": lambda a, b: a % b, "neg": lambda a: -a,
     }  # fmt: skip
     return int(operations[placed.op](*args))
+
+
+def test_the_gradient_of_a_running_maximum_is_a_gate_of_0_or_1() -> None:
+    text = "cascade mine\nrank T\ninput G[T] K[T]\noutput N[T]\nM[0] = -inf\niterate t {\n"
+    text += "  M[t+1] = max(M[t] + G[t], K[t])\n  N[t] = exp(M[t] - M[t+1]) + tanh(M[t+1])\n}\n"
+    backward = gradients(parse(text)).cascade
+    for last_first in (False, True):
+        same(backward, both_ways(backward, last_first=last_first), 3, 3)
