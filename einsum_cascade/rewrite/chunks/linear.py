@@ -157,7 +157,7 @@ def products(node: Expr, wanted: Wanted) -> list[Product]:
 
 
 def _chosen(node: Apply, wanted: Wanted) -> list[Product]:
-    """Return a choice that no wanted access decides as a sum: each branch times 1 where it is taken, and 0 elsewhere."""
+    """Return a choice that no wanted access decides as a sum: each branch times 1 where it is taken, else 0."""
     test, *branches = node.args
     found: list[Product] = []
     for branch, marks in zip(branches, ((Num(1), Num(0)), (Num(0), Num(1))), strict=True):

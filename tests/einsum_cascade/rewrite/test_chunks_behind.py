@@ -145,6 +145,7 @@ READERS = {
     "a function": ("E, T", "Z[e, t] = tanh(A[T - t, e]) * X[e, t]"),
     "the largest": ("E", "Z[e] = A[t + 1, e] * X[e, t] :: max(t)"),
     "by blocks": ("E, T", "C[e, s, t] = A[t, e] * X[e, s] where s <= t\nZ[e, t] = C[e, s, t] :: max(s)"),
+    "of each other": ("E, T", "C[e, t] = A[T, e] * X[e, t]\nZ[e, t] = C[e, T - t - 1] * Y[e]"),
     "with the last": ("E, T", "Z[e, t] = A[t, e] * A[T, e]"),
 }
 
