@@ -12,11 +12,13 @@ from ..errors import CascadeError, nearest
 from ..rewrite.reduction import Step, told_as_html
 from .assemble import assembled, kept, with_plain_outputs, with_saved
 from .constant import cancelling
+from .generations import with_generations
 from .loop import Loop
 from .names import Names
 from .ready import (
     active_tensors,
     read_as_values,
+    with_choices,
     with_divisions_last,
     with_factors_apart,
     with_single_reductions,
@@ -96,7 +98,9 @@ def gradients(
             raise CascadeError(f"{cascade.name} has no input {name}", hint=nearest(name, inputs))
     wanted = [t for t in inputs if wrt is None or t in wrt]
     later, deferred = with_divisions_last(cascade)
-    single = with_single_reductions(later, active_tensors(later, wanted))
+    chosen = with_choices(later)
+    copied = with_generations(chosen, active_tensors(chosen, wanted))
+    single = with_single_reductions(copied, active_tensors(copied, wanted))
     ready = with_factors_apart(single, active_tensors(single, wanted))
     active = active_tensors(ready, wanted)
     stopped = frozenset(cancelling(ready, active))

@@ -9,7 +9,7 @@ from ..cascade import Cascade
 from ..declarations import Rank, free_name, rank_of, variable_of
 from ..einsum import Einsum
 from ..expr import Apply, Compare, Expr, Num, Size, Var, variables
-from .tidy import isolated
+from ..rewrite.places import isolated
 
 
 @dataclass

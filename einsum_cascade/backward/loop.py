@@ -7,10 +7,9 @@ from dataclasses import replace
 
 from ..declarations import Iterate, rank_of, variable_of
 from ..einsum import Einsum
-from ..errors import CascadeError
-from ..expr import Access, Apply, Expr, Num, Size, Var, accesses
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
+from ..rewrite.places import at, replaced, worked_out
 from .parts import Part, total
-from .tidy import at, replaced
 from .walk import Backward, Key
 
 
@@ -98,15 +97,9 @@ class Loop:
         for name in self.states:
             slot = self.cascade.signatures[name].state
             assert slot is not None
-            old = (
-                a
-                for e in live
-                for a in accesses(e.value)
-                if a.tensor == name and a.indices[slot] == Var(self.step)
-            )
-            if name in self.back.active and (
-                next(old, None) is not None or self.back.parts.get((name, "last"))
-            ):
+            reads = (a for e in live for a in accesses(e.value) if a.tensor == name)
+            old = any(self._form(a, slot)[0] == "old" for a in reads)
+            if name in self.back.active and (old or self.back.parts.get((name, "last"))):
                 found[name] = self.back.names.free(f"D{name}")
         return found
 
@@ -212,20 +205,60 @@ class Loop:
             return
         signature = self.cascade.signatures[access.tensor]
         axis = signature.ranks.index(self.rank) if signature.state is None else signature.state
-        index = access.indices[axis]
-        new = Apply("+", (Var(self.step), Num(1)))
-        if index == Var(self.step):
-            key = access.tensor, "" if signature.state is None else "old"
-        elif signature.state is not None and index in (new, Apply("+", (Num(1), Var(self.step)))):
-            key = access.tensor, "new"
-        else:
-            raise CascadeError(
-                f"{einsum.name} reads {access.tensor} at another step than its own; gradients know states for that",
-                at=access.at,
+        form, step = self._form(access, axis)
+        if step == Var(self.step):
+            reading = self.back.reading(access).without(axis)
+            part = self._mirrored(
+                self.back.part(einsum, reading, value, extra, frozenset((self.step,))), axis
             )
-        reading = self.back.reading(access).without(axis)
-        part = self.back.part(einsum, reading, value, extra, frozenset((self.step,)))
-        self.inner.setdefault(key, []).append(self._mirrored(part, axis))
+        else:
+            part = self._from_later(einsum, access, step, value, extra)
+        self.inner.setdefault((access.tensor, form), []).append(part)
+
+    def _form(self, access: Access, axis: int) -> tuple[str, Expr]:
+        """Return whether a state is read as a step finds it or leaves it, nothing of others; and at which step."""
+        index = access.indices[axis]
+        if self.cascade.signatures[access.tensor].state is None:
+            return "", index
+        if isinstance(index, Apply) and index.op == "+" and Num(1) in index.args:
+            step = index.args[1 if index.args[0] == Num(1) else 0]
+            if isinstance(step, Var):
+                return "new", step
+        return "old", index
+
+    def _from_later(
+        self, einsum: Einsum, access: Access, step: Expr, value: Expr, extra: tuple[Expr, ...]
+    ) -> Part:
+        """Return what comes back to a step from later ones, gathered at their turns, which come before its own.
+
+        Args:
+            step: at which the Einsum reads, by its own step: `t - 1`, or any index where it looks back further.
+        """
+        reading, fixed = self.back.reading(access), frozenset((self.step,))
+        axis = reading.own.index(self.step)
+        lag = worked_out(Apply("-", (Var(self.step), step)))
+        own = self._turned(reading.own)
+        plain = tuple(map(Var, own))
+        if not variables(lag) and not accesses(lag):
+            part = self._mirrored(self.back.part(einsum, reading.without(axis), value, extra, fixed), axis)
+            made = self._gathered(access.tensor, part)
+            earlier = at(made.target, {self.turn: Apply("-", (Var(self.turn), lag))})
+            return Part(part.target, part.readback, Apply("pad", (earlier, Num(0))), exact=part.exact)
+        place = variable_of(self.back.names.second(self.rank, f"{self.rank}2"))
+        reading = reading.at(axis, step, place)
+        part = self._mirrored(self.back.part(einsum, reading, value, extra, fixed), 0)
+        made = self._gathered(access.tensor, part)
+        turns = variable_of(self.back.names.second(rank_of(self.turn), f"{rank_of(self.turn)}2"))
+        here = {place: self.mirror[self.step], self.turn: Var(turns)}
+        found = Access(made.name, tuple(replaced(i, here) for i in part.readback))
+        reached = Compare(("<=",), (Var(turns), Var(self.turn)))
+        return Part(own, plain, Apply("pad", (found, Num(0))), (turns,), (reached,))
+
+    def _gathered(self, tensor: str, part: Part) -> Einsum:
+        """Compute what comes back from a step at the turn of it."""
+        made = part.named(self.back.names.free(f"D{tensor}"))
+        self.inside.append(made)
+        return made
 
     def _mirrored(self, part: Part, axis: int) -> Part:
         """Return a part by the turns of the other block, its own axis put in where that of the steps was."""

@@ -10,8 +10,9 @@ from ..declarations import rank_of
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Expr, Num, Size, Var, variables
 from ..rewrite.elements import joined
+from ..rewrite.places import replaced
 from .scalar import times
-from .tidy import chained, replaced
+from .tidy import chained
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
+from ..analysis.points import conditions_of_access
 from ..cascade import Cascade
 from ..declarations import rank_of
 from ..einsum import Einsum, Reduction, factors
 from ..errors import CascadeError
-from ..expr import Access, Apply, Expr, Num, Var, accesses, variables, walk
+from ..expr import Access, Apply, Expr, Num, Var, accesses, transform, variables, walk
 from ..iteration import conjuncts_of
 from ..ops import REDUCTION
 from ..rewrite.elements import is_flat, joined, plain_target
 from ..rewrite.equality import equal
 from ..rewrite.reduction import Step
 from ..rewrite.separate import Rewritten, separations
-from ..rolling.plain import with_each
+from ..rolling.plain import in_every, with_each
 from .names import Names
 from .parts import sum_of
 from .scalar import handed_back
@@ -50,6 +51,23 @@ def read_as_values(cascade: Cascade, active: frozenset[str]) -> frozenset[str]:
         for einsum, _ in cascade.statements
         for access, _ in handed_back(einsum.value, Num(1), einsum.target, active)
     )
+
+
+def with_choices(cascade: Cascade) -> Cascade:
+    """Return an equal cascade in which what stands in place of an absent element, if data, is a branch of a choice.
+
+    `pad(X[i - 1], Y[i])` is `select(0 <= i - 1, X[i - 1], Y[i])`: each branch then has its own share of the gradient.
+    """
+
+    def change(node: Expr) -> Expr:
+        if not isinstance(node, Apply) or node.op != "pad" or not accesses(node.args[1]):
+            return node
+        access, instead = node.args
+        assert isinstance(access, Access)
+        exists = joined([c.holds for c in conditions_of_access(cascade, access)])
+        return access if exists is None else Apply("select", (exists, access, instead))
+
+    return replace(cascade, body=in_every(cascade.body, lambda node: transform(node, change)))
 
 
 def with_single_reductions(cascade: Cascade, active: frozenset[str]) -> Cascade:

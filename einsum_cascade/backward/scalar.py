@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 
-from ..errors import CascadeError
 from ..expr import Access, Apply, Compare, Expr, Num, is_logical, walk
-from ..printer import expression
 
 # What comes back to an argument, from what comes to the value; None where nothing does. Arguments: the gradient of the
 # value, the arguments, the value itself as it is best read, and the place of the argument.
@@ -175,9 +173,6 @@ def handed_back(node: Expr, seed: Expr, value: Expr, active: frozenset[str]) -> 
         seed: the gradient of the expression.
         value: the expression as it is best read, by the name of the tensor that it defines if it does.
         active: tensors whose gradients are asked for, and those made of them.
-
-    Raises:
-        CascadeError: what `pad` reads in place of an absent element is made of such a tensor.
     """
     if isinstance(node, Access):
         if node.tensor in active:
@@ -186,11 +181,7 @@ def handed_back(node: Expr, seed: Expr, value: Expr, active: frozenset[str]) -> 
     if not isinstance(node, Apply) or is_logical(node) or not _moves(node, active):
         return
     if node.op == "pad":
-        if _moves(node.args[1], active):
-            said = expression(node)
-            raise CascadeError(
-                f"{said} has no gradient: what stands in place of an absent element is data", at=node.at
-            )
+        # What stands in place of an absent element is no data: `with_choices` has made a choice of it if it were.
         yield from handed_back(node.args[0], seed, node.args[0], active)
         return
     for i, part in enumerate(node.args):

@@ -1,16 +1,15 @@
-"""Indices and conditions in which variables have been replaced, written as a person would."""
+"""Conditions that have to be written: not carried by what is read, nor true of every coordinate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import sympy
 
 from ..analysis.predicates import conjuncts
 from ..cascade import Cascade
-from ..declarations import rank_of, variable_of
+from ..declarations import rank_of
 from ..expr import (
-    Access,
     Apply,
     Compare,
     Expr,
@@ -18,118 +17,8 @@ from ..expr import (
     Size,
     Var,
     accesses,
-    substitute,
-    transform,
-    variables,
-    walk,
 )
-from ..rewrite.algebra import Formula, Symbols, expanded
-
-
-def replaced(node: Expr, values: Mapping[str, Expr]) -> Expr:
-    """Return an expression with variables replaced, its indices and comparisons of indices worked out.
-
-    >>> from ..expr import Access, Apply, Num, Var
-    >>> shifted = Access("K", (Apply("+", (Var("m"), Num(1))),))
-    >>> replaced(shifted, {"m": Apply("-", (Var("p"), Num(1)))}).indices[0].name
-    'p'
-    """
-    moved = {v: e for v, e in values.items() if e != Var(v)}
-    if not moved or not set(variables(node)) & moved.keys():
-        return node
-    found = substitute(node, moved)
-
-    def change(part: Expr) -> Expr:
-        if isinstance(part, Access):
-            return Access(part.tensor, tuple(map(_plain, part.indices)))
-        if isinstance(part, Compare) and not accesses(part):
-            return Compare(part.ops, tuple(map(_plain, part.args)))
-        return part
-
-    return transform(found, change)
-
-
-def at(access: Access, values: Mapping[str, Expr]) -> Access:
-    """Return an access at another place, as `replaced` does."""
-    found = replaced(access, values)
-    assert isinstance(found, Access)
-    return found
-
-
-def _plain(index: Expr) -> Expr:
-    """Return an index whose sums of coordinates are worked out; all else in it is one word to them."""
-    if not isinstance(index, Apply):
-        return index
-    if not _is_sum(index):
-        return _digit(Apply(index.op, tuple(map(_plain, index.args))))
-    symbols = Symbols()
-    return _whole(symbols.expression(expanded(_formula(index, symbols))))
-
-
-def _is_sum(index: Apply) -> bool:
-    return index.op in ("+", "-", "neg") or (index.op == "*" and any(isinstance(a, Num) for a in index.args))
-
-
-def _formula(index: Expr, symbols: Symbols) -> Formula:
-    if isinstance(index, Num):
-        return symbols.formula(index)
-    if not isinstance(index, Apply):
-        return symbols.symbol(index)
-    if not _is_sum(index):
-        return symbols.symbol(_plain(index))
-    first, *rest = (_formula(a, symbols) for a in index.args)
-    if index.op == "neg":
-        return -first
-    (second,) = rest
-    return first + second if index.op == "+" else first - second if index.op == "-" else first * second
-
-
-def _digit(index: Apply) -> Expr:
-    """Return d of `(d*G + g)//G` and g of `(d*G + g)%G`, g running over G."""
-    if index.op not in ("//", "%"):
-        return index
-    whole, by = index.args
-    if not (isinstance(whole, Apply) and whole.op == "+" and isinstance(by, Size)):
-        return index
-    block, inside = whole.args
-    if (
-        inside != Var(variable_of(by.name))
-        or not isinstance(block, Apply)
-        or block.op != "*"
-        or block.args[1] != by
-    ):
-        return index
-    return block.args[0] if index.op == "//" else inside
-
-
-def _whole(index: Expr) -> Expr:
-    """Return an index whose numbers are whole, as sympy hands them back."""
-    return transform(
-        index, lambda n: Num(int(n.value)) if isinstance(n, Num) and n.value == int(n.value) else n
-    )
-
-
-def isolated(index: Expr, variable: str, value: Expr) -> Expr | None:
-    """Return what a variable is where an index has a value, or None where it does not stand there once, times 1 or -1.
-
-    >>> from ..expr import Apply, Num, Var
-    >>> from ..printer import expression
-    >>> expression(isolated(Apply("+", (Var("p"), Var("w"))), "p", Var("m")))
-    'm - w'
-    """
-    if index == Var(variable):
-        return _plain(value)
-    if sum(n == Var(variable) for n in walk(index)) != 1 or not isinstance(index, Apply):
-        return None
-    if index.op == "neg":
-        return isolated(index.args[0], variable, Apply("neg", (value,)))
-    if index.op not in ("+", "-"):
-        return None
-    a, b = index.args
-    if variable in variables(a):
-        return isolated(a, variable, Apply("-" if index.op == "+" else "+", (value, b)))
-    left = Apply("-", (value, a)) if index.op == "+" else Apply("-", (a, value))
-    return isolated(b, variable, left)
+from ..rewrite.algebra import Formula
 
 
 def unsaid(conditions: Iterable[Expr], carried: Iterable[Expr], cascade: Cascade) -> list[Expr]:

@@ -11,11 +11,12 @@ from ..declarations import Iterate, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
+from ..rewrite.places import replaced
 from .inverse import inside, inverse
 from .names import Names
 from .parts import Part, Total, counted, total
 from .scalar import handed_back, times
-from .tidy import replaced, unsaid
+from .tidy import unsaid
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Reading:
         kept = [k for k in range(len(self.own)) if k != axis]
         names = (tuple(row[k] for k in kept) for row in (self.own, self.ranks))
         return Reading(tuple(self.indices[k] for k in kept), *names)
+
+    def at(self, axis: int, index: Expr, own: str) -> Reading:
+        """Return it with another index along an axis, and another name of what that axis tells apart."""
+        indices = (*self.indices[:axis], index, *self.indices[axis + 1 :])
+        return Reading(indices, (*self.own[:axis], own, *self.own[axis + 1 :]), self.ranks)
 
 
 # A tensor, and of a state whether what it was before a step (`old`), what it is after it (`new`), the `last` or the

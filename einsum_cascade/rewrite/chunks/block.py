@@ -10,6 +10,7 @@ from ...einsum import Einsum
 from ...errors import CascadeError
 from ...expr import Access, Apply, Expr, Var, accesses, substitute, variables
 from ..elements import places_of
+from .behind import reading
 from .linear import NotLinearError, Product, holds, product_of, products, summands, total
 from .prepare import Preparing, extreme_of
 
@@ -54,6 +55,7 @@ class Block:
         states: by name.
         others: the other Einsums by name, each linear in the states that it reads.
         copies: the tensors among them that hold a state at every step, each with the read of it.
+        behind: those of the others that stand behind the block and read its states step by step.
     """
 
     cascade: Cascade
@@ -61,6 +63,7 @@ class Block:
     states: dict[str, State]
     others: dict[str, Einsum]
     copies: dict[str, Access]
+    behind: frozenset[str]
 
     def is_state(self, access: Access) -> bool:
         """Tell whether an access reads a state."""
@@ -100,11 +103,12 @@ def block_of(cascade: Cascade, rank: str) -> Block:
         found = f"it iterates over {', '.join(over)}" if over else "it has no iterate block"
         raise CascadeError(f"{cascade.name} has no recurrence over {rank}: {found}")
     preparing = Preparing(cascade, step, cascade.states & {e.name for e in block.einsums})
-    einsums = preparing.prepared(block.einsums)
+    adopted = reading(cascade, rank)
+    einsums = preparing.prepared((*block.einsums, *adopted))
     others = {e.name: e for e in einsums if e.name not in cascade.states}
     states = {e.name: _state(cascade, e, step, others) for e in einsums if e.name in cascade.states}
     copies = {copy.tensor: access for access, copy in preparing.copies.items()}
-    return Block(cascade, step, states, others, copies)
+    return Block(cascade, step, states, others, copies, frozenset(e.name for e in adopted))
 
 
 def _state(cascade: Cascade, einsum: Einsum, step: str, others: dict[str, Einsum]) -> State:

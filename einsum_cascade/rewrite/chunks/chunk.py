@@ -13,6 +13,7 @@ from ...expr import Access, Apply, Expr, Num, transform
 from ...rolling.plain import in_every
 from ..equality import equal
 from ..reduction import Step, told_as_html
+from .behind import with_reads_by_step
 from .block import block_of
 from .maker import Maker
 from .solve import knots
@@ -91,7 +92,7 @@ def in_chunks(
     unknown = set(positive) - {s.tensor for s in cascade.inputs}
     if unknown:
         raise CascadeError(f"{cascade.name} has no input {sorted(unknown)[0]}")
-    block = block_of(cascade, rank)
+    block = block_of(with_reads_by_step(cascade, rank), rank)
     circles = knots(block)
     ranks = ranks_of(cascade, rank)
     steps = size or (USUAL if circles else None)
@@ -100,7 +101,8 @@ def in_chunks(
     )
     free = maker.made()
     compared = cascade.aliases[rank] if cascade.aliases.get(rank) in cascade.splits else rank
-    if not equal(_with_positive(cascade, positive), _with_positive(free, positive), compared, large=LARGE):
+    before, after = (_with_positive(_open(c, compared), positive) for c in (cascade, free))
+    if not equal(before, after, compared, large=LARGE):
         raise CascadeError(
             f"{cascade.name} in chunks of {rank} would not be the same; it is left as it is",
             hint="divided gates overflow where a chunk decays by much: leave apart out" if apart else "",
@@ -132,6 +134,16 @@ def _pinned(cascade: Cascade, rank: str, size: int) -> Cascade:
     return replace(
         cascade, ranks=tuple(Rank(r.name, Num(size)) if r.name == meant else r for r in cascade.ranks)
     )
+
+
+def _open(cascade: Cascade, rank: str) -> Cascade:
+    """Return a cascade whose rank may be split into parts of any size, also where it has been chunks of a fixed one.
+
+    What was written for chunks of a size holds for shorter ones, and small sizes are tried.
+    """
+    parts = cascade.splits.get(rank, ())
+    fixed = {r.name for r in cascade.ranks if r.name in parts[1:] and isinstance(r.size, Num)}
+    return replace(cascade, ranks=tuple(Rank(r.name) if r.name in fixed else r for r in cascade.ranks))
 
 
 def _with_positive(cascade: Cascade, names: Collection[str]) -> Cascade:

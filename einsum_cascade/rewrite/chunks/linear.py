@@ -151,7 +151,23 @@ def products(node: Expr, wanted: Wanted) -> list[Product]:
         under = product_of(node.args[1])
         turned = Product(under.below, under.above, under.negative)
         return [p.times(turned) for p in products(node.args[0], wanted)]
+    if isinstance(node, Apply) and node.op == "select" and not holds(node.args[0], wanted):
+        return _chosen(node, wanted)
     raise NotLinearError("is read other than by a sum of products")
+
+
+def _chosen(node: Apply, wanted: Wanted) -> list[Product]:
+    """Return a choice that no wanted access decides as a sum: each branch times 1 where it is taken, else 0."""
+    test, *branches = node.args
+    found: list[Product] = []
+    for branch, marks in zip(branches, ((Num(1), Num(0)), (Num(0), Num(1))), strict=True):
+        if holds(branch, wanted):
+            taken = Product((Apply("select", (test, *marks)),))
+            found += [p.times(taken) for p in products(branch, wanted)]
+        elif branch != Num(0):
+            kept = (branch, Num(0)) if marks[0] == Num(1) else (Num(0), branch)
+            found.append(Product((Apply("select", (test, *kept)),)))
+    return found
 
 
 def holds(node: Expr, wanted: Wanted) -> bool:

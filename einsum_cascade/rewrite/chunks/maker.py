@@ -9,7 +9,9 @@ from ...declarations import Iterate
 from ...einsum import Einsum
 from ...errors import CascadeError
 from ...expr import Access, Apply, Expr, Size, transform
+from ...rolling.plain import in_every
 from ..partition import split_once, split_ranks, split_signature
+from ..places import Digits
 from ..reduction import Step
 from .block import Block
 from .decay import kind_of
@@ -34,7 +36,8 @@ class Maker:
     ) -> None:
         self.block, self.ranks, self.circles = block, ranks, circles
         slots = {n: e.target.indices.index(ranks.step) for n, e in block.others.items()}
-        self.writer = Writer(block.cascade, ranks, slots, apart, names={*slots})
+        self.split = split_ranks(block.cascade, ranks.whole, ranks.outer, ranks.inner)
+        self.writer = Writer(block.cascade, ranks, slots, Digits(self.split), apart, names={*slots})
         self.walker = Walker(block, self.writer, positive)
         self.reader = Reader(block, self.writer, self.walker)
         self.solver = Solver(self.reader, size)
@@ -133,7 +136,8 @@ class Maker:
             if isinstance(item, Iterate) and item.variable == self.block.step:
                 behind = True
             elif behind:
-                found += item.einsums if isinstance(item, Iterate) else (item,)
+                einsums = item.einsums if isinstance(item, Iterate) else (item,)
+                found += [e for e in einsums if e.name not in self.block.behind]
         for einsum in found:
             read = einsum.sources & self.block.states.keys()
             if read and self.block.cascade.block_of(einsum.name) is not None:
@@ -142,19 +146,23 @@ class Maker:
 
     def _assembled(self, after: list[Einsum], states: set[str]) -> Cascade:
         cascade, ranks = self.block.cascade, self.ranks
-        later = {e.name for e in after}
-        before = {e.name for e, block in cascade.statements if block is None and e.name not in later}
+        later, adopted = {e.name for e in after}, self.block.behind
+        before = {e.name for e, b in cascade.statements if b is None and e.name not in later | adopted}
         keeping = frozenset({*before, *(s.tensor for s in cascade.inputs), *cascade.states})
         split = (ranks.whole, ranks.outer, ranks.inner)
         einsums = _needed(self.writer.einsums, {s.tensor for s in cascade.outputs} | states, after)
         ahead, inside, behind = _by_time(einsums, states)
+        behind, waiting = self._in_time(behind, after)
+        whole = {t for e in waiting for t in e.sources} | self._out_of_step(after)
         body: list[Einsum | Iterate] = []
         for item in cascade.body:
             if isinstance(item, Iterate):
                 own = item.variable == self.block.step
                 other = replace(item, einsums=tuple(map(self._by_digits, item.einsums)))
                 body += [*ahead, Iterate(ranks.chunk.name, inside), *behind] if own else [other]
-            elif item.name in later and self._reads_elsewhere(item):
+            elif item.name in adopted:
+                body += (e for e in _needed(waiting, {item.name}, []) if e not in body)
+            elif item.name in later and (item.name in whole or self._reads_elsewhere(item)):
                 body.append(self._by_digits(self._at_the_end(item)))
                 keeping |= {item.name}
             elif item.name in later:
@@ -163,8 +171,32 @@ class Maker:
                 body.append(item)
         outputs = tuple(s if s.tensor in keeping else split_signature(s, *split) for s in cascade.outputs)
         walked = frozenset(v for e in einsums for v in e.variables)
-        declared = (*split_ranks(cascade, *split), *fresh_ranks(ranks, walked))
-        return replace(cascade, ranks=declared, body=tuple(body), outputs=outputs)
+        declared = (*self.split, *fresh_ranks(ranks, walked))
+        plain = in_every(tuple(body), lambda node: transform(node, self.writer.digits.worked_out))
+        return replace(cascade, ranks=declared, body=plain, outputs=outputs)
+
+    def _in_time(
+        self, einsums: tuple[Einsum, ...], after: list[Einsum]
+    ) -> tuple[tuple[Einsum, ...], list[Einsum]]:
+        """Return the Einsums that can stand at the end of the block, and those that wait for what stands behind it."""
+        late = {e.name for e in after}
+        waiting: list[Einsum] = []
+        for einsum in einsums:
+            if not einsum.sources.isdisjoint(late):
+                late.add(einsum.name)
+                waiting.append(einsum)
+        return tuple(e for e in einsums if e.name not in late), waiting
+
+    def _out_of_step(self, after: list[Einsum]) -> set[str]:
+        """Return the tensors that something behind the block reads at other steps than its own."""
+        rank, signatures = self.ranks.whole, self.block.cascade.signatures
+        return {
+            a.tensor
+            for e in after
+            for a in e.reads
+            for r, index in zip(signatures[a.tensor].ranks, a.indices, strict=True)
+            if r == rank and index != self.ranks.step
+        }
 
     def _reads_elsewhere(self, einsum: Einsum) -> bool:
         """Tell whether an Einsum behind the block reads what it makes at other steps than its own, as if mirrored."""
@@ -193,7 +225,7 @@ class Maker:
             if not isinstance(node, Access) or node.tensor not in names:
                 return node
             slot = names[node.tensor].slot
-            if node.indices[slot] != Size(self.ranks.whole):
+            if not self.writer.digits.same(node.indices[slot], Size(self.ranks.whole)):
                 raise CascadeError(f"{einsum.name} reads {node.tensor} at a step that need not end a chunk")
             indices = (*node.indices[:slot], Size(self.ranks.outer), *node.indices[slot + 1 :])
             return replace(node, indices=indices)

@@ -68,7 +68,8 @@ class Preparing:
         if extreme_of(einsum) is not None:
             return einsum
         try:
-            parts = products(einsum.value, lambda a: a.tensor == own)
+            # What other states pass on stands apart from what is added beside it.
+            parts = products(einsum.value, self._is_state)
         except NotLinearError:
             return einsum  # told where it is read as a state
         kept = [p for p in parts if _mentions(p, own)]
@@ -170,27 +171,32 @@ def _replaced(einsum: Einsum, access: Access, other: Access) -> Einsum:
 
 def _without_scaled_states(of: frozenset[str], einsums: Iterable[Einsum]) -> list[Einsum]:
     """Return the Einsums with those that only scale a state, element by element, written into what reads them."""
+    einsums = list(einsums)
+    known = scaled_states(of, einsums)
+    return [e if e.sources.isdisjoint(known) else replace(e, value=opened(e.value, known)) for e in einsums]
+
+
+def scaled_states(of: frozenset[str], einsums: Iterable[Einsum]) -> dict[str, Einsum]:
+    """Return the Einsums that only scale states, or add to them, element by element; each by states alone."""
     known: dict[str, Einsum] = {}
-    out = []
     for einsum in einsums:
-        now = (
-            einsum if einsum.sources.isdisjoint(known) else replace(einsum, value=opened(einsum.value, known))
-        )
-        out.append(now)
+        now = replace(einsum, value=opened(einsum.value, known))
         if _scales_a_state(of, now):
             known[now.name] = now
-    return out
+    return known
 
 
 def _scales_a_state(of: frozenset[str], einsum: Einsum) -> bool:
     states = [a for a in einsum.reads if a.tensor in of]
-    if len(states) != 1 or einsum.name in of or einsum.all_reductions or einsum.where is not None:
+    if len(states) > 1 and not _is_linear(einsum, lambda a: a.tensor in of):
+        return False  # how far two of them lie apart is a gate, to be computed once
+    if not states or einsum.name in of or einsum.all_reductions or einsum.where is not None:
         return False
     if not all(isinstance(i, Var) for i in einsum.target.indices):
         return False
     # A number for each step is no state: opening it would only compute it again.
-    size = len(states[0].indices)
-    return size > 1 and set(einsum.output_variables) <= set(variables(states[0]))
+    mine = set(einsum.output_variables)
+    return all(len(a.indices) > 1 and mine <= set(variables(a)) for a in states)
 
 
 def opened(node: Expr, known: dict[str, Einsum]) -> Expr:

@@ -11,7 +11,7 @@ from .block import Block, State, outer_product
 from .extremes import copied_extreme, updated_extreme
 from .linear import Product, holds, products, total
 from .paths import Fed, Paths, Walker
-from .writer import Writer
+from .writer import Writer, is_outer
 
 
 @dataclass
@@ -113,6 +113,9 @@ class Reader:
             rest = Product((one,), negative=rest.negative)
         if not gone:
             return rest.times(Product((state,)))
+        if is_outer(touched, frozenset(gone)):
+            part = self._summed(f"{einsum.name}X", touched.times(Product((state,))), self._kept(einsum))
+            return part.times(rest)
         host = Product()
         if touched.above or touched.below:
             host = Product((self.writer.one(f"{einsum.name}Q", touched),))
@@ -125,6 +128,7 @@ class Reader:
         if not gone:
             return product
         touched, rest = product.split(lambda f: bool(set(variables(f)) & gone))
+        touched = self.writer.thinned(wanted, touched, gone)
         mine = self.writer.ranks.names & touched.variables | {self.writer.ranks.chunk.name}
         summed = self.writer.write(
             self.writer.fresh(wanted), touched.value, mine | (touched.variables - gone)

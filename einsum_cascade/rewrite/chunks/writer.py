@@ -12,6 +12,7 @@ from ...errors import CascadeError
 from ...expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
 from ..elements import fresh_name
 from ..partition import part_names
+from ..places import Digits
 from .linear import Product, summands, total
 
 
@@ -87,6 +88,7 @@ class Writer:
 
     Attributes:
         made: where each tensor of the block has its axis of steps, which becomes chunk and step of the chunk.
+        digits: of indices by sizes of blocks.
         apart: whether a gate on a summed rank is divided between the factors of both steps.
         einsums: those written so far.
         names: tensors that have a name already.
@@ -95,6 +97,7 @@ class Writer:
     cascade: Cascade
     ranks: Ranks
     made: dict[str, int]
+    digits: Digits
     apart: bool = False
     einsums: list[Einsum] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
@@ -128,7 +131,8 @@ class Writer:
             return Access(n.tensor, (*n.indices[:slot], chunk, inner, *n.indices[slot + 1 :]))
 
         offset = Apply("+", (Apply("*", (chunk, Size(self.ranks.inner))), inner))
-        return substitute(transform(node, change), {step.name: offset})
+        placed = substitute(transform(node, change), {step.name: offset})
+        return transform(placed, self.digits.worked_out)
 
     def write(
         self,
@@ -223,20 +227,50 @@ class Writer:
         late, others = touched.split(lambda f: then not in variables(f))
         early, both = others.split(lambda f: now not in variables(f))
         sides = [
-            Product((self.one(f"{wanted}{letter}", side),))
+            side if is_outer(side, gone) else Product((self.one(f"{wanted}{letter}", side),))
             for letter, side in (("Q", late), ("K", early))
             if side.above or side.below
         ]
         for side in reversed(sides):
             both = side.times(both)
+        both = self.thinned(f"{wanted}W", both, gone)
         mask = self.order(strict=strict) if _has(both, then, now) else None
         mine = {self.ranks.chunk.name, *(both.variables - gone)}
         return self.write(self.fresh(f"{wanted}W"), both.value, mine, where=mask), rest
+
+    def thinned(self, wanted: str, product: Product, gone: frozenset[str]) -> Product:
+        """Return a product with those sums over some of its factors done that take fewer steps than one over all.
+
+        The product of k q and v o, summed over the axes of both pairs, is a product of two numbers.
+
+        Args:
+            gone: variables that are to be summed over.
+        """
+        while not product.below:
+            whole = product.variables
+            groups = [[f for f in product.above if v in variables(f)] for v in sorted(gone & whole)]
+            spaces = [frozenset(v for f in group for v in variables(f)) for group in groups]
+            smaller = [i for i, space in enumerate(spaces) if len(space) < len(whole) and len(groups[i]) > 1]
+            if not smaller:
+                break
+            group = groups[min(smaller, key=lambda i: (len(spaces[i]), len(groups[i])))]
+            rest = [f for f in product.above if f not in group]
+            mine = Product(tuple(group))
+            left = mine.variables - (gone - {v for f in rest for v in variables(f)})
+            summed = self.write(self.fresh(wanted), mine.value, {self.ranks.chunk.name, *left})
+            product = Product((summed, *rest), negative=product.negative)
+        return product
 
     def middle(self, node: Expr, variable: str) -> Expr:
         """Return a value of one step at the middle of a chunk."""
         half = Apply("//", (Size(self.ranks.inner), Num(2)))
         return substitute(node, {variable: half})
+
+
+def is_outer(product: Product, gone: frozenset[str]) -> bool:
+    """Tell whether a product is larger than any of its factors along what is to be summed over."""
+    mine = gone & product.variables
+    return not product.below and len(mine) > 1 and not any(mine <= set(variables(f)) for f in product.above)
 
 
 def fresh_ranks(ranks: Ranks, walked: frozenset[str]) -> tuple[Rank, ...]:

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from einsum_cascade import (
     CascadeError,
     evaluate,
-    gradients,
     in_chunks,
     load,
     parse,
@@ -27,7 +26,7 @@ from einsum_cascade import (
 from einsum_cascade.analysis.passes import passes
 from einsum_cascade.analysis.points import operations
 from einsum_cascade.cascade import Cascade
-from einsum_cascade.declarations import Iterate, Rank
+from einsum_cascade.declarations import Rank
 from einsum_cascade.rewrite.cli import register
 from einsum_cascade.sizes import parse_sizes, resolve, settled_parts, stated_parts
 
@@ -284,26 +283,3 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     refused = CliRunner().invoke(own, ["chunk", "lstm"])
     assert refused.exit_code == 2
     assert "HH" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "wrt"), [("linear_recurrent", "QKV"), ("gated_linear", "QKV"), ("mamba2_recurrent", "BCX")]
-)
-def test_two_recurrences_one_of_which_runs_backwards(name: str, wrt: str) -> None:
-    """Each is rewritten by itself; in what order does not matter. `in_chunks` compares both with the original."""
-    backward = gradients(zoo.load(name), list(wrt)).cascade
-    for order in ("TU", "UT"):
-        found = backward
-        for rank in order:
-            found = in_chunks(found, rank).cascade
-        assert {i.variable for i in found.body if isinstance(i, Iterate)} == {"t1", "u1"}
-    sizes = resolve(found, {r: n for r, n in parse_sizes("E=3,F=4,T=12").items() if r in found.rank_names})
-    inputs = random_inputs(backward, "E=3,F=4,T=12", seed=4)
-    got = evaluate(found, sizes, inputs)
-    for tensor, want in evaluate(backward, "E=3,F=4,T=12", inputs).items():
-        assert np.allclose(got[tensor].reshape(want.shape), want, rtol=1e-9, atol=1e-9)
-
-
-def test_states_that_another_recurrence_reads_step_by_step_are_named() -> None:
-    with pytest.raises(CascadeError, match="DK2 reads MEM at a step that need not end a chunk"):
-        in_chunks(gradients(zoo.load("deltanet")).cascade, "T")
