@@ -74,9 +74,9 @@ def check(
 
 
 def _parted(names: list[str] | None) -> tuple[list[str], list[Path]]:
-    """Return kernels by name, and files of written ones."""
+    """Return kernels by name, and files of written ones: no kernel's name has a suffix."""
     every = names or []
-    return [n for n in every if not n.endswith(".py")], [Path(n) for n in every if n.endswith(".py")]
+    return [n for n in every if not Path(n).suffix], [Path(n) for n in every if Path(n).suffix]
 
 
 def _check_offline(names: list[str] | None, target: str, *, json: bool) -> None:

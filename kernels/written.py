@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import CascadeError, KernelError
-from einsum_cascade.evaluator import LIMIT_BYTES, check_memory, evaluate, random_inputs
+from einsum_cascade.evaluator import LIMIT_BYTES, check_memory
 from einsum_cascade.expr import Compare, accesses, walk
 from einsum_cascade.machine import memory_bytes
 from einsum_cascade.ops import REDUCTION
@@ -29,6 +29,7 @@ from . import abreast, apart
 from .aot import POINTER, Build, Resources, compile_build, portable, target_number
 from .check import LIMITS, Outcome, poisoned, relative_error
 from .device import cache_bytes
+from .drawn import checkable, inputs_of
 from .interpreter import interpreting
 from .tiles import Tile
 from .timing import Clock, Spread, in_turn, interleaved, spread
@@ -137,8 +138,8 @@ def check_written(file: WrittenFile, *, device: str = "cpu", seed: int = 0) -> O
         KernelError: so many thread blocks that the interpreter would take hours.
     """
     _require_few(file, device)
-    given, exact = _inputs(file, seed)
-    found = _checked(file, [given[s.tensor].to(device) for s in file.cascade.inputs], exact, device=device)
+    given, expected = _drawn(file, seed)
+    found = _checked(file, [given[s.tensor].to(device) for s in file.cascade.inputs], expected, device=device)
     if not found.ok and (why := _near_ties(file)):
         note(f"{file.path}: {why}")
     return found
@@ -154,13 +155,23 @@ def _require_few(file: WrittenFile, device: str) -> None:
         )
 
 
+def _drawn(file: WrittenFile, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return inputs of a file, and what its text makes of them in float64."""
+    given, expected, halvings = checkable(file, seed, limit_bytes=_room_bytes())
+    if halvings:
+        note(
+            f"{file.path}: inputs of the usual size lead to numbers that {file.word} does not hold, so they are drawn "
+            f"{2**halvings} times smaller"
+        )
+    return given, expected
+
+
 def _checked(
-    file: WrittenFile, launched: Sequence[Any], exact: Sequence[dict[str, Any]], *, device: str
+    file: WrittenFile, launched: Sequence[Any], expected: Mapping[str, Any], *, device: str
 ) -> Outcome:
-    """Return how far the kernels of a file are from its text; inputs as `_inputs` draws them, on the device."""
+    """Return how far the kernels of a file are from what is expected of inputs that lie on the device."""
     import torch
 
-    expected = _expected(file, exact)
     with runnable(file) if device == "cpu" else nullcontext():
         found = _results(file, launched)
     # An index that does not exist is -1 in memory and 0 where the evaluator hands it back.
@@ -211,34 +222,6 @@ def _room_bytes() -> int:
     return max(LIMIT_BYTES, min(8 * LIMIT_BYTES, memory_bytes() // 4))
 
 
-def _inputs(file: WrittenFile, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return inputs in the types of a file, and those of the first and the last of its batch in float64."""
-    import numpy as np
-    import torch
-
-    given: dict[str, list[Any]] = {}
-    exact: list[dict[str, Any]] = []
-    for lane in range(file.batch):
-        drawn = random_inputs(file.cascade, file.sizes, seed=seed + lane, limit_bytes=sys.maxsize)
-        rounded = {n: torch.from_numpy(np.asarray(v)).to(file.tensors[n][1]) for n, v in drawn.items()}
-        for name, tensor in rounded.items():
-            given.setdefault(name, []).append(tensor)
-        if lane in (0, file.batch - 1):
-            exact.append({n: t.double().numpy() for n, t in rounded.items()})
-    if file.batch == 1:
-        return {n: t[0].contiguous() for n, t in given.items()}, exact
-    return {n: torch.stack(t) for n, t in given.items()}, exact
-
-
-def _expected(file: WrittenFile, exact: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the text of a file makes of some inputs in float64, one after another where there is a batch."""
-    import numpy as np
-
-    found = [evaluate(file.cascade, file.sizes, each, limit_bytes=_room_bytes()) for each in exact]
-    arrays = {s.tensor: [np.asarray(each[s.tensor]) for each in found] for s in file.cascade.outputs}
-    return {n: a[0] if file.batch == 1 else np.stack(a) for n, a in arrays.items()}
-
-
 @contextmanager
 def runnable(file: WrittenFile) -> Iterator[None]:
     """Let a file's kernels run in Triton's interpreter inside the block."""
@@ -279,18 +262,20 @@ def time_written(
         KernelError: the result is wrong, so that a time says nothing.
     """
     _require_few(file, device)
-    given, exact = _inputs(file, seed=0)
-    launched = [given[s.tensor].to(device) for s in file.cascade.inputs]
     try:
         check_memory(file.cascade, file.sizes, limit_bytes=_room_bytes())
     except CascadeError:
+        given, _ = inputs_of(file, 0)
+        launched = [given[s.tensor].to(device) for s in file.cascade.inputs]
         note(
             f"{file.path}: too large to be evaluated in float64 here; only that all results are there was checked, so "
             "check the text at smaller sizes too"
         )
         _require_whole(file, launched)
     else:
-        outcome = _checked(file, launched, exact, device=device)
+        given, expected = _drawn(file, 0)
+        launched = [given[s.tensor].to(device) for s in file.cascade.inputs]
+        outcome = _checked(file, launched, expected, device=device)
         if not outcome.ok:
             raise KernelError(
                 f"{file.path}: {outcome.worst} is wrong, by {outcome.error:.2g}; at most {outcome.limit:.2g} was "

@@ -360,6 +360,7 @@ def test_the_commands_take_files(tmp_path: Path) -> None:
     for words, message in (
         (["compile", path, "--write"], "--write stores the kernels of this package"),
         (["check", str(tmp_path / "none.py")], "no such file"),
+        (["check", str(tmp_path / "none.txt")], "none.txt: no such file"),
         (["compile", path, "--target", "sm_1"], "target 'sm_1'"),
     ):
         refused = runner.invoke(app, ["kernels", *words])

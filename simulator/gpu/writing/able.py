@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TypeAlias
 
+from einsum_cascade.declarations import rank_of
+
 from ..fusion.structure import Structure, Unit, structure_of
 from ..fusion.tiling import Tiling
 from .lanes import lanes_of, sides
@@ -43,9 +45,11 @@ class Writable:
         structure = structure_of(self._memory.cascade, (unit,))
         if structure is None:
             raise CannotWriteError(f"{', '.join(sorted(unit.names))}: no loops compute it")
-        reason = self._reason(Tiling(self._memory.case, structure, {}))
+        least = Tiling(self._memory.case, structure, {})
+        reason = self._reason(least)
         if reason is not None:
             raise reason
+        _require_fit(least)
 
     def _reason(self, tiling: Tiling) -> CannotWriteError | None:
         """Return why a structure has no form, or None."""
@@ -62,14 +66,34 @@ class Writable:
 
 
 def _fits(tiling: Tiling) -> bool:
-    """Tell whether no tile of what a kernel computes has more elements than Triton takes.
+    """Tell whether no tile of what a kernel computes has more elements than Triton takes."""
+    return all(math.prod(tile.values()) <= MOST_ELEMENTS for tile in _tiles(tiling).values())
+
+
+def _require_fit(least: Tiling) -> None:
+    """Refuse what has more elements before a block than Triton takes, though the block has least of it.
+
+    Raises:
+        CannotWriteError: naming the Einsum, and along what it would have how many.
+    """
+    for name, tile in _tiles(least).items():
+        if (elements := math.prod(tile.values())) > MOST_ELEMENTS:
+            sides = ", ".join(f"{n} of {rank_of(v)}" for v, n in tile.items())
+            raise CannotWriteError(
+                f"{name}: a block cannot take less of it at a time than {elements:,} elements ({sides}); Triton takes "
+                f"{MOST_ELEMENTS:,} at the most, so write it at smaller sizes"
+            )
+
+
+def _tiles(tiling: Tiling) -> dict[str, dict[str, int]]:
+    """Return the lanes of the tile that each Einsum of a kernel is computed in.
 
     Of a product on tensor cores the terms are nowhere together, of other sums they are.
     """
     lanes = lanes_of(tiling)
     products = {p.einsum.name for p in tiling.structure.products if all(sides(p, lanes.lanes))}
-    return all(
-        math.prod(lanes.lanes[v] for v in lanes.ordered(e.variables)) <= MOST_ELEMENTS
+    return {
+        e.name: {v: lanes.lanes[v] for v in lanes.ordered(e.variables)}
         for e in tiling.structure.einsums
         if e.name not in products
-    )
+    }

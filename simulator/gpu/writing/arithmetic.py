@@ -1,15 +1,16 @@
-"""Arithmetic of the language where Triton's own differs: powers, and whole numbers beyond 32 bits."""
+"""Arithmetic of the language where Triton's own differs: powers, whole numbers beyond 32 bits, what does not hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 
 from einsum_cascade.analysis.intervals import number
 from einsum_cascade.analysis.ranges import reach
 from einsum_cascade.einsum import is_constant
-from einsum_cascade.expr import Apply, Expr
+from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var
 
 from .terms import Term, joined, literal
 
@@ -18,6 +19,9 @@ MOST_32 = 2**31 - 1
 _MOST_64 = 2**62
 # Powers up to this one are products of products; a higher one takes an exponential.
 _MOST_FACTORS = 32
+_OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+# Of finite numbers they make numbers.
+_KEEP_NUMBERS = frozenset({"+", "-", "*", "//", "%", "neg", "abs", "min", "max", "clamp", "relu"})
 
 
 def widened(node: Expr, parts: Sequence[Term], numbers: Mapping[str, float]) -> list[Term]:
@@ -88,3 +92,50 @@ def _times(name: str, times: int) -> str:
     half = _times(name, times // 2)
     half = f"({half})" if times > 3 else half
     return " * ".join((half, half, name) if times % 2 else (half, half))
+
+
+def opposite(node: Expr, indices: Collection[str]) -> Expr:
+    """Return what holds where a condition does not: comparisons turned round wherever that says the same.
+
+    A comparison of the value that a loop walks along is a truth value of Python's in Triton's interpreter, of which `~`
+    is never false. Only of numbers from memory, which are tensors there, it stays: of one that is not a number, that it
+    is not less does not say that it is as large or larger.
+
+    Args:
+        indices: tensors of whole numbers.
+    """
+    if isinstance(node, Compare):
+        pairs = zip(node.ops, node.args, node.args[1:], strict=False)
+        return reduce(_either, (_turned_round(Compare((op,), (a, b)), indices) for op, a, b in pairs))
+    if isinstance(node, Apply) and node.op == "not":
+        return node.args[0]
+    if isinstance(node, Apply) and node.op in ("and", "or"):
+        parts = tuple(opposite(a, indices) for a in node.args)
+        return Apply("or" if node.op == "and" else "and", parts)
+    return Apply("not", (node,))
+
+
+def _either(one: Expr, other: Expr) -> Expr:
+    return Apply("or", (one, other))
+
+
+def _turned_round(node: Compare, indices: Collection[str]) -> Expr:
+    (op,) = node.ops
+    if op in ("==", "!=") or all(_is_number(a, indices) for a in node.args):
+        return Compare((_OPPOSITE[op],), node.args)
+    return Apply("not", (node,))
+
+
+def _is_number(node: Expr, indices: Collection[str]) -> bool:
+    """Tell whether an expression is a number wherever it stands, as coordinates and what is made of them are."""
+    match node:
+        case Num():
+            return math.isfinite(node.value)
+        case Size() | Var():
+            return True
+        case Access():
+            return node.tensor in indices
+        case Apply() if node.op in _KEEP_NUMBERS:
+            return all(_is_number(a, indices) for a in node.args)
+        case _:
+            return False

@@ -7,15 +7,19 @@ import keyword
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 _INDENT = "    "
+# Kernels of one plan have most of their lines in common, and thousands of them are written before one is chosen.
+_KNOWN_LINES = 1 << 14
 # Names that a written kernel uses itself.
 TAKEN = frozenset(
     {*keyword.kwlist, "tl", "triton", "torch", "pid", "batch", "range", "float", "min", "max", "sum"}
 )
 
 
+@lru_cache(maxsize=_KNOWN_LINES)
 def tidy(line: str) -> str:
     """Return a statement without the brackets that it can do without.
 

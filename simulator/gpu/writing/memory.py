@@ -13,6 +13,7 @@ from einsum_cascade.expr import accesses
 from einsum_cascade.ops import REDUCTION
 
 from ..fusion.case import Case
+from .guards import may_lack
 
 # Offsets beyond are not 32-bit numbers.
 MOST_32 = 2**31 - 1
@@ -48,6 +49,11 @@ class Memory:
             if e.all_reductions and REDUCTION[e.all_reductions[-1].op].index
         }
         return frozenset(inside | made)
+
+    @cached_property
+    def unsure(self) -> frozenset[str]:
+        """Of these, what a selection makes that may find nothing: -1 where there is none."""
+        return frozenset(e.name for e in self.cascade.einsums if may_lack(self.cascade, e, self.case.sizes))
 
     def pointer(self, tensor: str, word: str) -> str:
         """Return the type of a tensor in memory: of indices i32, of what decides a selection fp32, of others `word`."""

@@ -100,9 +100,12 @@ def _end(
     if factor > 0:  # variable <= most / factor
         text = _sum(terms, most + factor)
         return True, f"tl.maximum({text}, 0) // {factor}" if factor > 1 else text
-    text = _sum(terms, most)  # variable >= -most / -factor
-    text = f"-({text})"
+    text = _sum([_opposite(t) for t in terms], -most)  # variable >= -most / -factor
     return False, text if factor == -1 else f"(tl.maximum({text}, 0) + {-factor - 1}) // {-factor}"
+
+
+def _opposite(term: str) -> str:
+    return f"{'-' if term.startswith('+') else '+'}{term[1:]}"
 
 
 def _times(factor: int, name: str) -> str:

@@ -23,10 +23,11 @@ from einsum_cascade.expr import (
     accesses,
     is_logical,
     substitute,
+    transform,
     variables,
 )
 
-from .arithmetic import power, widened
+from .arithmetic import opposite, power, widened
 from .body import Body
 from .lanes import Lanes
 from .memory import Memory
@@ -226,7 +227,8 @@ class Values:
         order = self.order
         if all(a.plain for a in sides):  # no variable of more than one value stands in it
             none: dict[str, Expr] = {v: Num(0) for v in variables(node)}
-            holds = any_term(alternatives([substitute(node, none)]), {}, self.numbers, 1)[0]
+            known = transform(substitute(node, none), self._left)
+            holds = any_term(alternatives([known]), {}, self.numbers, 1)[0]
             return ALWAYS if holds else NEVER
         found = [
             joined(order, lambda a, b, op=op: f"({a} {op} {b})", a, b, kind="bool", whole=True)
@@ -234,10 +236,21 @@ class Values:
         ]
         return self._conjunction(found) or ALWAYS
 
+    def _left(self, node: Expr) -> Expr:
+        """Return what is left of a node of which it is known beforehand that it reads nothing."""
+        if not isinstance(node, Apply) or node.op not in ("pad", "select"):
+            return node
+        if node.op == "pad":
+            return node.args[1] if self._is_there(node) == NEVER else node
+        test = self.term(node.args[0])
+        return node.args[1] if test == ALWAYS else node.args[2] if test == NEVER else node
+
     def _applied(self, node: Apply) -> Term:
         op, order = node.op, self.order
         if op == "pad":
             return self._padded(node)
+        if op == "not":
+            return self._negated(node.args[0])
         parts = [self.term(a) for a in node.args]
         if op in FUNCTIONS:
             only = parts[0].as_float()
@@ -254,15 +267,13 @@ class Values:
         if op in ("+", "-", "*", "neg"):
             parts = widened(node, parts, self.numbers)
             kind = "int" if all(p.kind == "int" for p in parts) else "float"
-        if op in ("and", "or", "not", "select") and any(p in (ALWAYS, NEVER) for p in parts):
+        if op in ("and", "or", "select") and any(p in (ALWAYS, NEVER) for p in parts):
             return self._settled(op, parts)
         if op in INFIX:
             both = f"{{}} {INFIX[op]} {{}}".format
             return joined(order, both, *parts, kind="bool" if op in ("and", "or") else kind, whole=False)
-        if op in ("neg", "not"):
-            one = parts[0]
-            sign = "-" if op == "neg" else "~"
-            return replace(one, text=f"{sign}{one.bracketed}", whole=False)
+        if op == "neg":
+            return replace(parts[0], text=f"-{parts[0].bracketed}", whole=False)
         if op in ("min", "max"):
             out = parts[0]
             form = f"tl.{op}imum({{}}, {{}})".format
@@ -277,10 +288,18 @@ class Values:
             return joined(order, ANY[op].format, *parts, kind=kind, whole=True)
         raise CannotWriteError(f"'{op}' has no form in Triton yet")
 
+    def _negated(self, node: Expr) -> Term:
+        """Return that a condition does not hold."""
+        found = opposite(node, self.memory.indices)
+        if found != Apply("not", (node,)):
+            return self.term(found)
+        one = self.term(node)
+        if one in (ALWAYS, NEVER):
+            return NEVER if one == ALWAYS else ALWAYS
+        return replace(one, text=f"~{one.bracketed}", whole=False)
+
     def _settled(self, op: str, parts: Sequence[Term]) -> Term:
         """Return a logical operation or a choice of which one operand is known."""
-        if op == "not":
-            return NEVER if parts[0] == ALWAYS else ALWAYS
         if op == "select":
             return parts[1] if parts[0] == ALWAYS else parts[2]
         decides = NEVER if op == "and" else ALWAYS
@@ -289,10 +308,18 @@ class Values:
             return decides
         return left[0] if left else parts[0]
 
+    def _is_there(self, node: Apply) -> Term | None:
+        """Return whether an element exists that a `pad` stands around, and all that its index reads; None if always."""
+        access, *within = accesses(node.args[0])
+        cascade, unsure = self.memory.cascade, self.memory.unsure
+        exist: list[Expr] = [Compare(("<=",), (Num(0), a)) for a in within if a.tensor in unsure]
+        exist += [c.holds for a in (*within, access) for c in conditions_of_access(cascade, a)]
+        return self.all_of(list(dict.fromkeys(exist)))
+
     def _padded(self, node: Apply) -> Term:
         access, otherwise = node.args
         assert isinstance(access, Access)
-        where = self.all_of([c.holds for c in conditions_of_access(self.memory.cascade, access)])
+        where = self._is_there(node)
         other = self.term(otherwise)
         if where == NEVER:
             return other.as_float()
