@@ -173,6 +173,8 @@ def test_interrupted_processes_leave_what_they_work_at() -> None:
     with pytest.raises(KeyboardInterrupt), processes(1) as workers:
         workers.executor.submit(time.sleep, 0.0).result()
         long = workers.executor.submit(time.sleep, 60.0)
+        while not long.running():
+            time.sleep(0.01)
         begin = time.monotonic()
         raise KeyboardInterrupt
     # Ending a process takes milliseconds; the bound leaves room for a busy machine, far below the minute of work.
