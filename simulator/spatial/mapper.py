@@ -177,6 +177,11 @@ def _searched(
 ) -> tuple[list[_Written], int]:
     """Return the mappings found on the chip as it is and from each pair of its levels, and the structures counted."""
     candidates, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
+    if objective == "latency_s":
+        first = candidates[0]
+        before = first.search.evaluated
+        candidates[0] = replace(first, path=thriftier(first.search, first.path, first.merit[0] * CLOSE))
+        evaluated += first.search.evaluated - before
     found = [_written(cascade, sizes, chip, c.settled, c.path) for c in candidates]
     if deep(chip):
         for settled, path, counted in _on_levels(
@@ -336,7 +341,7 @@ def _best(
         chosen = min(able, key=lambda c: c.merit[1:])
     else:
         chosen = min(able, key=lambda c: c.merit[0] * c.merit[2])
-    out = [replace(chosen, path=thriftier(chosen.search, chosen.path, latency_s))]
+    out = [chosen]
     if tolerance > 1:
         out.append(min(found, key=lambda c: c.merit))
     return out, sum(s.evaluated for s in searches)
