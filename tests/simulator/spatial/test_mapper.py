@@ -342,6 +342,6 @@ def test_slack_costs_no_more_than_it_says_where_registers_are_deep(tmp_path):
         "  Pads: {component: registers, capacity: 512 B, row: 2 B, of: PE, per_element: true}\n"
         f"arrays:\n  PE: {{shape: [12, 14], units: [mac, mul, add, max, divide], ops: {{{ops}}}}}\n"
     )
-    chip, sizes = load_hardware(path), {"M": 1024, "N": 1024, "K": 1024}
+    chip, sizes = load_hardware(path), {"K": 4096, "M": 1024, "N": 4096}
     fastest = find_mapping(zoo.load("gemm"), sizes, chip, slack=0.0).estimate
     assert find_mapping(zoo.load("gemm"), sizes, chip).estimate.latency_s <= 1.01 * fastest.latency_s
