@@ -9,6 +9,7 @@ from typing import TypeAlias
 from einsum_cascade.errors import nearest
 
 from .loopnest import LoopNest
+from .schema import Origin
 
 ALL = "all"
 WAIT = "wait"
@@ -105,3 +106,4 @@ class SpatialMapping:
     name: str = ""
     summary: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
+    origin: Origin | None = field(default=None, init=False, compare=False, repr=False)

@@ -14,7 +14,7 @@ from einsum_cascade.errors import MappingError, nearest
 from .binding import WAIT, Binding, SpatialMapping
 from .loopnest import LoopNest
 from .reader import as_stated, build, dump_yaml, read_yaml
-from .schema import file_fields
+from .schema import Origin, file_fields, marked
 
 LIBRARY = Path(__file__).parent / "library"
 ENDINGS = (".yaml", ".yml")
@@ -181,7 +181,7 @@ def _built(documents: tuple[dict[str, Any], ...], path: str, overrides: Mapping[
         return _gpu(path)
     if kinds.count("binding") != 1 or kinds.count("nest") > 1:
         raise MappingError(f"{path}: expected one nest and one binding, found {', '.join(kinds)}")
-    overrides = {_place(k): v for k, v in overrides.items()}
+    given, overrides = overrides, {_place(k): v for k, v in overrides.items()}
     loops = {k: v for k, v in overrides.items() if k.partition(".")[0] in file_fields(LoopNest)}
     bound = documents[kinds.index("binding")]
     _override(bound, {k: v for k, v in overrides.items() if k not in loops}, path)
@@ -194,9 +194,8 @@ def _built(documents: tuple[dict[str, Any], ...], path: str, overrides: Mapping[
     else:
         raise MappingError(f"{path}: the binding needs a nest: a second document, or 'nest: NAME'")
     first = documents[0]
-    return SpatialMapping(
-        nest, binding, Path(path).stem, str(first.get("summary", "")), str(first.get("source", ""))
-    )
+    texts = (str(first.get(word, "")) for word in ("summary", "source"))
+    return marked(SpatialMapping(nest, binding, Path(path).stem, *texts), Origin(path, tuple(given.items())))
 
 
 def _place(key: str) -> str:

@@ -8,7 +8,9 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,25 @@ class Unit:
 
     name: str
     key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an object was read; one that was made or changed in Python has none.
+
+    Attributes:
+        path: of the file.
+        changes: the fields that were set on top of it, as they were given.
+    """
+
+    path: str
+    changes: tuple[tuple[str, Any], ...] = ()
+
+
+def marked(read: T, origin: Origin) -> T:
+    """Return a frozen object that was just read, with its origin noted in the field of that name."""
+    object.__setattr__(read, "origin", origin)
+    return read
 
 
 @dataclass(frozen=True, slots=True)

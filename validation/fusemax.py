@@ -57,11 +57,6 @@ def cases(published: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def holds(folder: Path) -> bool:
-    """Return whether a folder holds a file of the artifact's."""
-    return any((folder / f"{f.name}.csv").is_file() for f in FILES)
-
-
 def files_in(folder: Path) -> tuple[PublishedFile, ...]:
     """Return the artifact's result files that a folder holds.
 
@@ -240,6 +235,8 @@ FILES = (
         _pareto,
     ),
 )
+# What is read from a folder of published tables.
+NAMES = (*(f"{f.name}.csv" for f in FILES), "flat_validation.csv")
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,11 +78,6 @@ def bars() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def holds(folder: Path) -> bool:
-    """Return whether a folder holds a file that is compared here."""
-    return any((folder / name).is_file() for name in _READERS)
-
-
 def launches(published: Path | None = None) -> pd.DataFrame:
     """Return measured kernel times of the neighbourhood kernels beside the predicted ones.
 
@@ -356,3 +351,5 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Case]]] = {
     "gna_published.csv": _charts,
     "natten_profiler.csv": _launches,
 }
+# What is read from a folder of published tables.
+NAMES = tuple(_READERS)

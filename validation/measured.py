@@ -27,6 +27,8 @@ _WHOLE = ("batch", "heads", "seq_q", "seq_kv", "causal")
 _COUNTED = ("kv_heads", "window", "head_dim")  # whole too, where they are given
 # As pandas and people write it.
 _TRUTHS = {"True": "1", "true": "1", "TRUE": "1", "False": "0", "false": "0", "FALSE": "0"}
+# The backward pass alone, or both passes one after the other, are measured too.
+_DIRECTIONS = ("fwd", "bwd", "fwdbwd")
 _MAY_BE_EMPTY = ("head_dim", "extra", "tflops", *OPTIONAL)
 
 PUBLISHED = Path(__file__).parent / "data" / "published"
@@ -42,7 +44,8 @@ def read_measured(path: str | Path) -> pd.DataFrame:
     "window=128".
 
     Raises:
-        DataError: missing, empty or binary file, a column missing or unknown, a row without source, a bad number.
+        DataError: missing, empty or binary file, a column missing or unknown, a row without source, a bad number or
+            direction.
     """
     path = Path(path)
     table = _read(path)
@@ -51,6 +54,7 @@ def read_measured(path: str | Path) -> pd.DataFrame:
         if len(blank):
             why = "rows without a source are refused" if name == "source" else "expected a word"
             raise DataError(f"{path}: line {blank[0] + 2}: no {name}; {why}")
+    _check_directions(table["direction"], path)
     table["causal"] = table["causal"].replace(_TRUTHS)
     for name in {"dtype", "kv_dtype"} & {*table.columns}:
         table[name] = table[name].str.lower().replace(DTYPE_WORDS)
@@ -129,6 +133,16 @@ def _numbers(values: pd.Series, name: str, path: Path) -> pd.Series:
     return out.astype(float)
 
 
+def _check_directions(directions: pd.Series, path: Path) -> None:
+    """Refuse a direction that nobody asks for: its rows would be in no set."""
+    bad = directions.index[~directions.isin(_DIRECTIONS)]
+    if len(bad):
+        found = directions[bad[0]]
+        raise DataError(
+            f"{path}: line {bad[0] + 2}: direction: '{found}' is none; {nearest(found, _DIRECTIONS)}"
+        )
+
+
 def _check_positive(table: pd.DataFrame, path: Path) -> None:
     for name in ("batch", "heads", "seq_q", "seq_kv", "latency_ms"):
         bad = table.index[table[name] <= 0]
@@ -142,3 +156,8 @@ def _check_positive(table: pd.DataFrame, path: Path) -> None:
             raise DataError(
                 f"{path}: line {bad[0] + 2}: {name}: expected a whole number, found {table[name][bad[0]]:g}"
             )
+    bad = table.index[~table["causal"].isin((0, 1))]
+    if len(bad):
+        raise DataError(
+            f"{path}: line {bad[0] + 2}: causal: expected 0 or 1, found {table['causal'][bad[0]]:g}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     "cascades": (),
     "seeds": (),
 }
+# Names of files that are this alike, of 1, are taken for one with a slip in it.
+_NEAR = 0.75
 
 
 def compare(suite: str, **options: Any) -> pd.DataFrame:
@@ -36,7 +39,8 @@ def compare(suite: str, **options: Any) -> pd.DataFrame:
 def run(suite: str, **options: Path | None) -> list[dict[str, Any]]:
     """Return the results of one suite, or of all that are installed.
 
-    Of all suites those read the folder of published tables that find something of theirs in it.
+    Of all suites those read the folder of published tables that find something of theirs in it. What lies there and is
+    read by none, its name misspelt perhaps, is told in the notes of the first that does.
 
     Raises:
         DataError: no such suite, an option that the suite does not take, or data that cannot be read.
@@ -46,21 +50,44 @@ def run(suite: str, **options: Path | None) -> list[dict[str, Any]]:
     for option in given:
         if suite != "all" and suite in SUITES and option not in SUITES[suite]:
             raise DataError(f"validate {suite} takes no --{option}")
-    results = []
+    results, told = [], False
     for name in wanted:
         taken = {k: v for k, v in given.items() if k in SUITES.get(name, ())}
         if suite == "all" and "published" in taken and name not in _readers(taken["published"]):
             del taken["published"]
-        results.append(run_one(name, **taken))
+        result = run_one(name, **taken)
+        if "published" in taken and not told:
+            told = True
+            if unread := _unread(taken["published"], wanted):
+                result = {**result, "notes": [*result.get("notes", ()), *unread]}
+        results.append(result)
     return results
+
+
+def _files() -> dict[str, tuple[str, ...]]:
+    """Return the names of the files that each suite reads from a folder of published tables."""
+    from . import fusemax, gna
+
+    return {"fusemax": fusemax.NAMES, "gna": gna.NAMES}
 
 
 def _readers(folder: Path) -> tuple[str, ...]:
     """Return the suites that find published tables of theirs in a folder; all that look there if none does."""
-    from . import fusemax, gna
+    found = {suite: any((folder / n).is_file() for n in names) for suite, names in _files().items()}
+    return tuple(suite for suite, there in found.items() if there) or tuple(found)
 
-    looking = {"fusemax": fusemax.holds, "gna": gna.holds}
-    return tuple(name for name, holds in looking.items() if holds(folder)) or tuple(looking)
+
+def _unread(folder: Path, suites: Sequence[str]) -> list[str]:
+    """Return a line for each table in a folder that none of some suites reads and whose name is nearly that of one."""
+    known = [name for suite, names in _files().items() if suite in suites for name in names]
+    absent = [name for name in known if not (folder / name).is_file()]
+    tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".json"))
+    meant = {name: difflib.get_close_matches(name, absent, n=1, cutoff=_NEAR) for name in tables}
+    return [
+        f"{folder / name}: not read; did you mean {near[0]}?"
+        for name, near in meant.items()
+        if near and name not in known
+    ]
 
 
 def together(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

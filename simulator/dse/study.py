@@ -10,7 +10,7 @@ from . import engine
 from .provenance import commit, fingerprint, model_version
 from .search import Search
 from .space import Space
-from .subjects import check_objectives, context_of, evaluator, evaluator_of_many, subject_of
+from .subjects import check_objectives, context_of, evaluator, evaluator_of_many, searched_for, subject_of
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -37,9 +37,11 @@ def sweep(
         jobs: processes.
         workers: another executor, for example that of a cluster.
         progress: whether to show a bar on stderr.
-        objectives: written into the manifest: `{"minimize": [...], "maximize": [...]}`.
+        objectives: written into the manifest: `{"minimize": [...], "maximize": [...]}`. Without a mapping each point
+            gets one that is searched for the first of `minimize` that is made of latency, energy and traffic alone.
         search: `optuna` or `pymoo` chooses `space.samples` points towards the objectives.
-        **inputs: `cascade`, `hardware`, `mapping` and `sizes`, by name, path or object.
+        **inputs: `cascade`, `hardware`, `mapping` and `sizes`, by name, path or object; in the place of `mapping`
+            an `objective` that mappings are searched for. Fields of an object that was read from a file can be axes.
 
     Raises:
         ModelError: an unknown axis, input or objective, a folder that cannot be written or holds another sweep, or
@@ -58,6 +60,8 @@ def sweep(
             raise TypeError(
                 f"sweep() got an unexpected keyword argument '{name}'; inputs: {', '.join(subject.legal)}"
             )
+    if wanted := searched_for(subject, [*inputs, *space.names], (objectives or {}).get("minimize", ())):
+        inputs["objective"] = wanted
     shown = {k: v if isinstance(v, (str, int, float)) else fingerprint(v) for k, v in inputs.items()}
     evaluate = evaluator(subject, space, inputs)
     check_objectives(space, evaluate, objectives or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from einsum_cascade.errors import DataError, ModelError, nearest
+from mappings.expression import evaluate_expression
 
 from .batch import Evaluate, EvaluateMany, flat
 from .computed import is_formula, objective
@@ -58,7 +60,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
                 "a cascade on a spatial machine",
                 "cascade",
                 ("cascade", "hardware", "sizes"),
-                ("mapping",),
+                ("mapping", "objective"),
                 ("hardware", "mapping", "sizes"),
                 ".points.attention",
                 ".points.together",
@@ -94,6 +96,8 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
 )
 
 
+# What a mapping can be searched for, alone or in a formula.
+SEARCHED = ("latency_s", "energy_j", "traffic_bytes")
 # Axes of these names, or below them, change what is computed, not the machine or the way in which it is.
 _WORK = frozenset({"sizes", "mask", "layout", "window", "dilation", "causal", "heads", "head_dim", "batch"})
 
@@ -122,7 +126,7 @@ _ANYWHERE = Subject(
     "a cascade on machines of both kinds",
     "cascade",
     ("cascade", "hardware", "sizes"),
-    (),
+    ("objective",),
     ("hardware", "sizes"),
     ".points.either",
 )
@@ -153,6 +157,31 @@ def _by_machines(names: Iterable[str], spatial: Subject, hardware: Any) -> Subje
         return spatial
     kinds = {is_gpu(each) for each in (hardware if isinstance(hardware, (list, tuple)) else [hardware])}
     return _ANYWHERE if len(kinds) > 1 else _ON_GPU if kinds == {True} else spatial
+
+
+def searched_for(subject: Subject, given: Iterable[str], minimize: Iterable[str]) -> str:
+    """Return what a mapping is searched for at each point; empty where none is searched, or the subject decides.
+
+    That is the first objective of the sweep that a mapping decides alone, with the chip as it is.
+
+    Args:
+        subject: what is swept.
+        given: names of inputs and axes.
+        minimize: the objectives.
+
+    >>> spatial = SUBJECTS["cascade"]
+    >>> searched_for(spatial, ["cascade"], ["area_mm2", "latency_s * energy_j", "latency_s"])
+    'latency_s * energy_j'
+    >>> searched_for(spatial, ["cascade", "mapping"], ["energy_j"])
+    ''
+    """
+    if "objective" not in subject.optional or {"mapping", "objective"} & set(given):
+        return ""
+    for name in minimize:
+        with contextlib.suppress(ModelError):
+            evaluate_expression(name, dict.fromkeys(SEARCHED, 1.0), where="minimize", error=DataError)
+            return name
+    return ""
 
 
 def evaluator(subject: Subject, space: Space, inputs: Mapping[str, Any]) -> Evaluate:

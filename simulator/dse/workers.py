@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +39,30 @@ _ADVICE = (
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[Workers]:
-    """Give a pool of processes, which end with this one however it ends."""
+    """Give a pool of processes, which end with this one however it ends, and at once where it is interrupted."""
     # A forked child would inherit the lock of the folder and hold it as an orphan; a spawned one starts clean.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
+    reader, writer = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent, initargs=(reader,))
     try:
         yield Workers(pool, count, name="the pool of worker processes", advice=_ADVICE)
+    except BaseException:
+        # What they work at is lost, and may take them long.
+        writer.close()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        writer.close()
+        reader.close()
 
 
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it does: an orphan would wait for work for ever."""
+def _follow_parent(open_while_wanted: Connection) -> None:
+    """Leave Ctrl-C to the parent, and end when it does or wants no more: an orphan would wait for work for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        parent = multiprocessing.parent_process()
+        wait([open_while_wanted, *([parent.sentinel] if parent is not None else [])])
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from einsum_cascade.errors import nearest
 from einsum_cascade.ops import COST_CLASSES
-from mappings.schema import Unit
+from mappings.schema import Origin, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,7 @@ class SpatialChip:
         library: where energies and areas come from (hardware/cost.py).
         leakage: whether the leakage of SRAM, as far as the tables have it, counts.
         parameters: what the file calls by name, after overrides.
+        origin: the file, so that other fields of it can be set; none of a chip that was made or changed in Python.
     """
 
     name: str
@@ -135,6 +136,7 @@ class SpatialChip:
     library: str = "accelergy"
     leakage: bool = False
     parameters: Mapping[str, float] = field(default_factory=dict)
+    origin: Origin | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for word, value in (("clock", self.clock_hz), ("word", self.word_bytes)):

@@ -7,14 +7,14 @@ import functools
 import importlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from einsum_cascade.errors import HardwareError, nearest
 from mappings.expression import evaluate_expression
 from mappings.reader import as_stated, build, parse_yaml, read_text
-from mappings.schema import dataclass_of, element_type, file_fields, unit_of
+from mappings.schema import Origin, dataclass_of, element_type, file_fields, marked, unit_of
 
 LIBRARY = Path(__file__).parent / "library"
 _KINDS = {"spatial": (".model", "SpatialChip"), "gpu": (".gpu", "Gpu")}
@@ -57,12 +57,37 @@ def load_hardware(
     >>> load_hardware("h100", {"exp_per_cycle": "x2", "l2": "x0.5"}).exp_per_cycle
     32.0
     """
-    path = find_hardware(name_or_path)
+    changes = {**(overrides or {}), **parameters}
+    return _read(find_hardware(name_or_path), (tuple(changes.items()),))
+
+
+def with_fields(chip: Any, changes: Mapping[str, Any]) -> Any:
+    """Return a chip that was read from a file as that file describes it, with fields of it set.
+
+    Raises:
+        HardwareError: it was made or changed in Python, or see `load_hardware`.
+
+    >>> with_fields(load_hardware("fusemax", N=128), {"N": "x2", "L3": "8 MiB"}).arrays["PE2D"].shape
+    (256, 256)
+    """
+    if chip.origin is None:
+        raise HardwareError(
+            f"{chip.name}: a chip that was made or changed in Python has no file of which '{next(iter(changes))}' "
+            "could be set; give the name or the path of one"
+        )
+    return _read(Path(chip.origin.path), (chip.origin.changes, tuple(changes.items())))
+
+
+def _read(path: Path, rounds: Sequence[tuple[tuple[str, Any], ...]]) -> Any:
+    """Return the chip of a file with fields set, one round of them after the other."""
     where = path.stem if path.is_relative_to(LIBRARY) else str(path)
     document = copy.deepcopy(_document(str(path), path.stat().st_mtime_ns, where))
-    changes = {**(overrides or {}), **parameters}
-    _apply(document, changes, where)
-    return _chip(document, where)
+    for changes in rounds:
+        _apply(document, dict(changes), where)
+    chip = _chip(document, where)
+    if len(rounds) == 1 and hasattr(chip, "origin"):
+        return marked(chip, Origin(str(path), rounds[0]))
+    return chip
 
 
 def find_hardware(name_or_path: str | Path) -> Path:

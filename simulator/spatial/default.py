@@ -12,10 +12,12 @@ from ..hardware.model import SpatialChip
 from .mapper import find_mapping
 
 
-def default_mapping(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> SpatialMapping:
-    """Return the mapping with the least latency that the search finds.
+def default_mapping(
+    cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip, *, objective: str = "latency_s"
+) -> SpatialMapping:
+    """Return the mapping with the least latency, or the best by another objective, that the search finds.
 
     Raises:
         MappingError: no array can do an operation, or nothing fits.
     """
-    return replace(find_mapping(cascade, sizes, chip).mapping, name="automatic")
+    return replace(find_mapping(cascade, sizes, chip, objective=objective).mapping, name="automatic")

@@ -35,7 +35,7 @@ def with_levels(chip: SpatialChip, names: Collection[str]) -> SpatialChip:
     memories = {n: m for n, m in chip.memories.items() if m.of or n in names}
     if chip.outermost in names:
         return replace(chip, memories=memories)
-    same = {f.name: getattr(chip, f.name) for f in fields(chip)}
+    same = {f.name: getattr(chip, f.name) for f in fields(chip) if f.init}
     return InnerLevels(**{**same, "memories": memories})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -271,7 +271,8 @@ def loops(placed: Placed, einsum: Einsum) -> Loops:
 
     The memories outside the home step over tiles. Inside a tile stand the loops that are shared, then results before
     reductions, so that a sum is done in one go; of either kind those that move a tensor which goes past the memory
-    stand outside, so that it comes as rarely as can be.
+    stand outside, so that it comes as rarely as can be. Where none goes past it, the loop along which the registers
+    change least stands innermost.
     """
     block = placed.block
     found = [rank_of(v) for v in einsum.variables]
@@ -300,11 +301,53 @@ def loops(placed: Placed, einsum: Einsum) -> Loops:
                 here += [(r, f"{r}.2") for r in own if r not in block.order]
                 here += [(r, r) for r in of if r not in block.ranks]
                 here += [(r, turns) for r in of if r in block.ranks and (turns := _turns(placed, einsum, r))]
-        if not last and placed.benches[level].order:
+        if last:
+            here = _stationary(placed, einsum, here)
+        elif placed.benches[level].order:
             here.sort(key=lambda loop: placed.benches[level].order.index(loop[0]))
         time.setdefault(memory, []).extend(here)
     space = [(r, _on_axis(placed, einsum, r)) for r in placed.axes[einsum.name]]
     return time, space
+
+
+def _stationary(placed: Placed, einsum: Einsum, here: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the loops of a tile with those inside along which fewer words of the registers change at each step.
+
+    Without that a matrix on the elements of an array may be fetched anew in every cycle while a vector stands still.
+    """
+    block = placed.block
+    own = [loop for loop in here if loop[0] not in block.shared]
+    if block.direct or any(r.into for r in einsum.reductions):
+        return list(here)
+    changed = dict.fromkeys((r for r, _ in own), 0)
+    for ranks, count in _register_words(placed, einsum):
+        for r in changed.keys() & ranks:
+            changed[r] += count
+    shared = [loop for loop in here if loop[0] in block.shared]
+    return [*shared, *sorted(own, key=lambda loop: -changed[loop[0]])]
+
+
+def _register_words(placed: Placed, einsum: Einsum) -> Iterator[tuple[set[str], int]]:
+    """Yield the ranks of each operand that the elements keep, and the words of it that they exchange in a step.
+
+    A sum that is not made in one go is fetched and written back.
+    """
+    memories = placed.chip.memories
+    kept = {
+        t
+        for memory, of in placed.keep.items()
+        if memories[memory].per_element
+        for t in of.get(einsum.name, ())
+    }
+    lie = {r: min(placed.extent(einsum.name, r), placed.sizes[r]) for r in placed.axes[einsum.name]}
+    found = {rank_of(v) for v in einsum.variables}
+    output = {rank_of(v) for v in einsum.output_variables}
+    summed = any(placed.sizes[r] > lie.get(r, 1) for r in found - output)
+    for access in dict.fromkeys((*einsum.reads, einsum.target)):
+        if access.tensor in kept and access.tensor not in placed.passed:
+            ranks = {rank_of(v) for i in access.indices for v in variables(i)}
+            count = math.prod(n for r, n in lie.items() if r in ranks)
+            yield ranks, count * (2 if access is einsum.target and summed else 1)
 
 
 def _on_axis(placed: Placed, einsum: Einsum, rank: str) -> str:

@@ -25,6 +25,7 @@ from .hierarchy import deep, grown, pairs
 from .model import simulate
 from .placement import shared_memories
 from .search import EFFORT, OBJECTIVES, Search, merit_of
+from .thrift import thriftier, thrifty
 from .tiling import Merit, Tiled
 from .writing import write
 
@@ -76,7 +77,8 @@ def find_mapping(
         sizes: by rank, batch ranks included, or a text such as `BERT/64K`. A part of a rank that the cascade itself
             splits (M0 of M = M1 * M0) is searched too, unless it differs from what would be taken without a word.
         chip: the machine.
-        objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy. Or
+        objective: `latency_s`, `energy_j` or `traffic_bytes`; ties go to the less traffic, then to the less energy, as
+            far as other tiles and other ways to run the same blocks are looked at. Or
             a formula over these, such as `latency_s * energy_j`: the best by it of what is found for each of the three,
             since blocks that are searched one by one add up in these alone.
         effort: structures of loops without progress after which a block is left, shared by the Einsums of the
@@ -174,8 +176,13 @@ def _searched(
     tolerance: float,
 ) -> tuple[list[_Written], int]:
     """Return the mappings found on the chip as it is and from each pair of its levels, and the structures counted."""
-    first, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
-    found = [_written(cascade, sizes, chip, first.settled, first.path)]
+    candidates, evaluated = _best(cascade, sizes, chip, objective, effort=effort, tolerance=tolerance)
+    if objective == "latency_s":
+        first = candidates[0]
+        before = first.search.evaluated
+        candidates[0] = replace(first, path=thriftier(first.search, first.path, first.merit[0] * CLOSE))
+        evaluated += first.search.evaluated - before
+    found = [_written(cascade, sizes, chip, c.settled, c.path) for c in candidates]
     if deep(chip):
         for settled, path, counted in _on_levels(
             cascade, sizes, chip, objective, effort=effort, tolerance=tolerance
@@ -198,7 +205,7 @@ def _on_levels(
     """Yield the blocks found from each pair of levels, with the sizes of what the cascade itself splits."""
     for pair, two in pairs(chip):
         try:
-            found, counted = _best(cascade, sizes, two, objective, effort=effort, tolerance=tolerance)
+            (found, *_), counted = _best(cascade, sizes, two, objective, effort=effort, tolerance=tolerance)
         except MappingError:
             continue  # nothing fits the inner one; the search over the whole chip has said whether that matters
         path, more = grown(found.path, found.settled, chip, pair, objective)
@@ -302,17 +309,20 @@ def _best(
     *,
     effort: int,
     tolerance: float,
-) -> tuple[_Candidate, int]:
-    """Return the best blocks over all sizes of what the cascade itself splits, and the structures counted."""
+) -> tuple[list[_Candidate], int]:
+    """Return the best blocks over all sizes of what the cascade itself splits, and the structures counted.
+
+    Behind blocks that give up speed for less energy stand the fastest: with tiles in registers, which come later, these
+    may be faster by more than was given up.
+    """
     searches: list[Search] = []
     problem: MappingError | None = None
     found: list[_Candidate] = []
     best: Merit | None = None
-    thrifty = tolerance > 1
     for settled in _settled(cascade, sizes, chip):
         search = Search(cascade, settled, chip, objective, effort)
         searches.append(search)
-        limit = (best[0] * tolerance, math.inf, math.inf) if thrifty and best else best
+        limit = (best[0] * tolerance, math.inf, math.inf) if tolerance > 1 and best else best
         try:
             path = search.best(limit)
         except MappingError as e:
@@ -323,11 +333,18 @@ def _best(
             best = min(best or found[-1].merit, found[-1].merit)
     if best is None:
         raise problem or MappingError(f"{cascade.name} has no Einsums")
-    if not thrifty:
-        return min(found, key=lambda c: c.merit), sum(s.evaluated for s in searches)
-    latency_s = best[0] * tolerance
-    able = [replace(c, path=c.search.thrifty(c.path, latency_s)) for c in found if c.merit[0] <= latency_s]
-    return min(able, key=lambda c: c.merit[0] * c.merit[2]), sum(s.evaluated for s in searches)
+    if objective != "latency_s":
+        return [min(found, key=lambda c: c.merit)], sum(s.evaluated for s in searches)
+    latency_s = best[0] * max(tolerance, CLOSE)
+    able = [replace(c, path=thrifty(c.search, c.path, latency_s)) for c in found if c.merit[0] <= latency_s]
+    if tolerance == 1:  # all as fast, but for rounding
+        chosen = min(able, key=lambda c: c.merit[1:])
+    else:
+        chosen = min(able, key=lambda c: c.merit[0] * c.merit[2])
+    out = [chosen]
+    if tolerance > 1:
+        out.append(min(found, key=lambda c: c.merit))
+    return out, sum(s.evaluated for s in searches)
 
 
 def least_traffic_bytes(cascade: Cascade, sizes: Mapping[str, int], chip: SpatialChip) -> float:

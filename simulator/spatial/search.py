@@ -15,13 +15,13 @@ from einsum_cascade.einsum import Einsum
 from einsum_cascade.errors import MappingError
 
 from ..hardware.model import SpatialChip
-from .block import Block, Way, blocks, direct_choices, ways
+from .block import Block, Way, direct_choices, ways
 from .candidates import Allowed
 from .floors import CLOSE, Floors
 from .groups import units
 from .ledger import Built
 from .placement import Placed, placements, shared_memories
-from .tiling import Merit, Tiled, best_tiles, refined, shortage, thriftiest
+from .tiling import Merit, Tiled, best_tiles, refined, shortage
 from .variants import varied
 from .writing import boundaries
 
@@ -176,38 +176,6 @@ class Search:
             self._missing[" ".join(e.name for e in einsums)] = scan.shortage()
         return scan.best
 
-    def thrifty(self, path: Sequence[Tiled], latency_s: float) -> tuple[Tiled, ...]:
-        """Return the same blocks with less energy times delay, no slower than a latency and with no more traffic."""
-        out = list(path)
-        total = sum(t.merit[0] for t in path)
-        if total == 0:
-            return tuple(path)  # a `where` removes every point
-        scale = latency_s / total
-        for i, tiled in enumerate(path):
-            cuts = boundaries([*out[:i], *out[i + 1 :]])
-            limit = tiled.merit[0] * scale, tiled.merit[1] * CLOSE
-            for placed in self._alternatives(tiled, limit[0]):
-                self.evaluated += 1
-                found = thriftiest(placed, limit, built=self.built, allowed=dividing(cuts, self.sizes))
-                if found is not None and found.merit[0] * found.merit[2] < out[i].merit[0] * out[i].merit[2]:
-                    out[i] = found
-        return tuple(out)
-
-    def _alternatives(self, tiled: Tiled, latency_s: float) -> Iterator[Placed]:
-        """Yield how a block was placed, then other ways to run it that may be as fast, as many as patience allows."""
-        yield tiled.placed
-        einsums = self._originals(tiled)
-        moved = self.floors.of(einsums)[1]
-        for block in itertools.islice(blocks(self.cascade, einsums, self.sizes), self.patience):
-            for placed in self.placed(block, tiled.placed.narrow, others=False):
-                if (
-                    self.floors.of_placed(
-                        placed, moved + self.floors.spilled_bytes(block.spilled - block.asked_for)
-                    )[0]
-                    <= latency_s
-                ):
-                    yield placed
-
     def _lacking(self) -> str:
         return "; ".join(f"{names}: {what}" for names, what in self._missing.items())
 
@@ -224,7 +192,7 @@ class Search:
         for tiled in sorted(path, key=lambda t: -t.merit[1]):
             allowed = dividing(boundaries(chosen), self.sizes)
             agrees = all(allowed(r, tiled.cuts(r)) for r in tiled.tiles)
-            found = tiled if agrees else self.block(self._originals(tiled), allowed)
+            found = tiled if agrees else self.block(self.originals(tiled), allowed)
             if found is None:
                 return None
             chosen.append(found)
@@ -237,11 +205,11 @@ class Search:
         """Return the same blocks, where they are not at the bound with choices that the scan takes one way changed."""
         out = list(path)
         for i, tiled in sorted(enumerate(path), key=lambda pair: -pair[1].merit[1]):
-            if _reached(tiled, self.floors.of(self._originals(tiled)), 2):
+            if _reached(tiled, self.floors.of(self.originals(tiled)), 2):
                 continue
             allowed = dividing(boundaries([*out[:i], *out[i + 1 :]]), self.sizes)
             spilled = self.floors.spilled_bytes(tiled.placed.block.spilled - tiled.placed.block.asked_for)
-            floor = self.floors.of(self._originals(tiled))[1] + spilled
+            floor = self.floors.of(self.originals(tiled))[1] + spilled
 
             def counted(
                 placed: Placed, limit: Merit, allowed: Allowed = allowed, floor: float = floor
@@ -261,7 +229,7 @@ class Search:
         """
         out = list(path)
         for i, tiled in sorted(enumerate(path), key=lambda pair: -pair[1].merit[1]):
-            if not _reached(tiled, self.floors.of(self._originals(tiled)), 2):
+            if not _reached(tiled, self.floors.of(self.originals(tiled)), 2):
                 self.evaluated += 1
                 allowed = dividing(boundaries([*out[:i], *out[i + 1 :]]), self.sizes)
                 for placed in _siblings(tiled.placed):
@@ -270,7 +238,8 @@ class Search:
                     out[i] = found or out[i]
         return tuple(out)
 
-    def _originals(self, tiled: Tiled) -> tuple[Einsum, ...]:
+    def originals(self, tiled: Tiled) -> tuple[Einsum, ...]:
+        """Return the Einsums of the cascade that a block runs."""
         names = {e.name for e in tiled.placed.block.einsums}
         return tuple(e for e in self.cascade.einsums if e.name in names)
 

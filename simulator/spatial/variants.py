@@ -1,9 +1,9 @@
 """Ways to place a block that are as good as the one at hand by the rules of the search, and may be better once counted.
 
 The search takes the first of tied ranks for the axes of an array, keeps the result and as many operands as find room in
-the registers, and for an Einsum that runs alone one order of loops with at most one tensor past the buffer. What that
-is worth depends on the bandwidth of the memories and on the tiles, so the best block is tried with one choice changed
-after the other until none is better.
+the registers, and for an Einsum that runs alone one order of loops with at most one tensor past the buffer; which array
+does what it has settled before. What that is worth depends on the bandwidth of the memories and on the tiles, so the
+best block is tried with one choice changed after the other until none is better.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from einsum_cascade.einsum import Einsum
 
 from ..hardware.model import Memory
 from ..identity import Same
-from .assignment import tied_axes
+from .assignment import options, tied_axes
 from .block import Block
 from .candidates import orders_of
 from .placement import Placed, barred_from_axes
@@ -40,7 +40,7 @@ def varied(start: Tiled, counted: Callable[[Placed, Merit], Tiled | None]) -> Ti
     best = start
     for _ in range(_MOST_ROUNDS):
         before = best
-        for kind in (_other_axes, _other_registers, _other_loops):
+        for kind in (_other_axes, _other_arrays, _other_registers, _other_loops):
             for placed in kind(best.placed):
                 found = counted(placed, best.merit)
                 if found is not None and found.merit < best.merit:
@@ -81,6 +81,23 @@ def _other_axes(placed: Placed) -> Iterator[Placed]:
         turned = {name: axes[::-1] for name, axes in placed.axes.items()}
         if turned != placed.axes and all(axes in ties[name] for name, axes in turned.items()):
             yield replace(placed, axes=turned)
+
+
+def _other_arrays(placed: Placed) -> Iterator[Placed]:
+    """Yield the same with one Einsum on another array, on the axes that suit it best there."""
+    block, barred = placed.block, barred_from_axes(placed.block)
+    of = Same(block.given), Same(placed.sizes), Same(placed.chip)
+    for e in block.einsums:
+        found = options(Same(block.originals[e.name]), *of, placed.narrow, barred)
+        for array, (axes, cycles) in zip(placed.chip.arrays, found, strict=True):
+            if array != placed.arrays[e.name] and cycles < math.inf:
+                yield replace(
+                    placed,
+                    arrays={**placed.arrays, e.name: array},
+                    axes={**placed.axes, e.name: axes},
+                    span=0.0,  # not worked out anew: the bound that any array meets
+                    registered={name: kept for name, kept in placed.registered.items() if name != e.name},
+                )
 
 
 def _other_registers(placed: Placed) -> Iterator[Placed]:

@@ -62,6 +62,8 @@ MISTAKES = [
     ((HEAD, ROW.replace("0.5", "")), "latency_ms"),
     ((HEAD, ROW.replace("0.5", "nan")), "latency_ms"),
     ((HEAD, ROW.replace(",4,32", ",4.5,32")), "batch: expected a whole number"),
+    ((HEAD, ROW, ROW.replace("fwd", "forward")), "line 3: direction: 'forward' is none; did you mean 'fwd'"),
+    ((HEAD, ROW, ROW.replace(",128,1,", ",128,2,")), "line 3: causal: expected 0 or 1, found 2"),
     ((HEAD + ",window", ROW + ",128", ROW + ",1.5"), "line 3: window: expected a whole number, found 1.5"),
     ((HEAD + ",kv_heads", ROW + ",7.9"), "line 2: kv_heads: expected a whole number, found 7.9"),
     ((HEAD, ROW.replace(",128,1,", ",64.5,1,")), "head_dim: expected a whole number, found 64.5"),

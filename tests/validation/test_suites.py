@@ -74,6 +74,19 @@ def test_of_all_suites_those_read_a_folder_that_find_something_there(tmp_path, m
     assert [name for name, options in asked.items() if options == {"published": tmp_path}] == readers
 
 
+@pytest.mark.parametrize(("suite", "told_by"), [("all", "fusemax"), ("gna", "gna"), ("fusemax", None)])
+def test_a_table_whose_name_is_misspelt_is_told_once(tmp_path, monkeypatch, suite, told_by):
+    files = ["pareto.csv", "counts.json", "natten_profile.csv", "letters.csv", "natten_profiler.txt"]
+    for file in files:
+        (tmp_path / file).touch()
+    monkeypatch.setattr(suites, "_SUITE", {name: lambda n=name, **_: {"suite": n} for name in suites.SUITES})
+    told = {r["suite"]: r["notes"] for r in suites.run(suite, published=tmp_path) if "notes" in r}
+    line = f"{tmp_path / 'natten_profile.csv'}: not read; did you mean natten_profiler.csv?"
+    assert told == ({told_by: [line]} if told_by else {})
+    (tmp_path / "natten_profiler.csv").touch()
+    assert not [r for r in suites.run(suite, published=tmp_path) if "notes" in r]
+
+
 def test_a_folder_without_a_table_of_any_suite_is_refused(tmp_path):
     with pytest.raises(DataError, match="none of the artifact's files in it"):
         suites.run("all", published=tmp_path)

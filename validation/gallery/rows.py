@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from einsum_cascade.analysis.traffic import traffic
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.errors import CascadeError
 from einsum_cascade.zoo.entries import Entry, entry, sizes_at
+from simulator.dse.workers import processes
 
 from .times import Time, array_times, gpu_time
 
@@ -66,8 +66,8 @@ def rows(names: Sequence[str], *, jobs: int = 1) -> Iterator[Row]:
     if jobs == 1:
         yield from map(_row, told, map(points, names))
         return
-    with ProcessPoolExecutor(jobs) as pool:
-        yield from map(_row, told, pool.map(points, names))
+    with processes(jobs) as workers:
+        yield from map(_row, told, workers.executor.map(points, names))
 
 
 def points(name: str) -> tuple[Point, ...]:

@@ -15,6 +15,8 @@ from einsum_cascade import zoo
 from einsum_cascade.errors import DataError, HardwareError, MappingError
 from einsum_cascade.sizes import changed_sizes, parse_sizes, settled_parts, stated_parts
 
+from ...identity import Same
+
 Changes: TypeAlias = tuple[tuple[str, Any], ...]
 
 # Grids change their last axis fastest, so the other inputs stay the same for many points in a row.
@@ -48,10 +50,18 @@ def prepare(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Inputs:
     cascade, mapping, sizes = work_of(point, inputs=inputs)
     chip = chip_of(point, inputs=inputs)
     if mapping is None:
-        from ...spatial.default import default_mapping
-
-        mapping = default_mapping(cascade, sizes, chip)
+        wanted = {**inputs, **point}.get("objective", "latency_s")
+        mapping = _made(Same(cascade), tuple(sizes.items()), Same(chip), wanted)
     return Inputs(cascade, chip, mapping, sizes)
+
+
+# A sweep reads its inputs, and looks at the columns of its table, before it begins.
+@functools.lru_cache(maxsize=64)
+def _made(cascade: Same[Any], sizes: tuple[tuple[str, int], ...], chip: Same[Any], objective: str) -> Any:
+    """Return the mapping that a search finds for a point."""
+    from ...spatial.default import default_mapping
+
+    return default_mapping(cascade.it, dict(sizes), chip.it, objective=objective)
 
 
 def work_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any, Any, Mapping[str, int]]:
@@ -72,6 +82,8 @@ def work_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> tuple[Any
         if changes:
             raise DataError(f"missing field 'mapping'; 'mapping.{changes[0][0]}' is a field of it")
         return cascade, None, sizes
+    if "objective" in given:
+        raise DataError("objective: with a mapping nothing is searched; leave one of the two out")
     _check_objects(mapping=given["mapping"])
     mapping = _loaded("mapping", given, changes, _mapping)
     # A tile that the user states wins over the mapping's own.
@@ -119,9 +131,25 @@ def _loaded(
     """Return an input that is given as an object, or load it by name with the fields that the point sets."""
     if isinstance(given[root], (str, Path)):
         return load(str(given[root]), changes)
-    if changes:
-        raise DataError(f"'{root}.{changes[0][0]}' cannot be set on an object; give {root} by name or path")
-    return given[root]
+    return _with_fields(Same(given[root]), changes) if changes else given[root]
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _with_fields(read: Same[Any], changes: Changes) -> Any:
+    """Return an object that was read from a file with fields of the file set; `_loaded` says of what."""
+    from ...hardware.model import SpatialChip
+    from ...hardware.reader import with_fields
+
+    origin = read.it.origin
+    if origin is None:
+        kind = "hardware" if isinstance(read.it, SpatialChip) else "mapping"
+        raise DataError(
+            f"'{kind}.{changes[0][0]}' cannot be set on an object that was made or changed in Python; "
+            f"give {kind} by name or path"
+        )
+    if isinstance(read.it, SpatialChip):
+        return with_fields(read.it, dict(changes))
+    return _mapping(origin.path, tuple({**dict(origin.changes), **dict(changes)}.items()))
 
 
 def waterfall(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> list[tuple[str, str, float, float]]:

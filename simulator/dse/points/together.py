@@ -242,7 +242,7 @@ def structure(chip: Any) -> Any:
     """Return what two chips have to share to be evaluated as one with arrays for numbers."""
     if is_dataclass(chip):
         free = _NUMBERS.get(type(chip), frozenset())
-        own = ((f.name, getattr(chip, f.name)) for f in fields(chip))
+        own = ((f.name, getattr(chip, f.name)) for f in fields(chip) if f.compare)
         return (type(chip), *((n, _shape(v) if n in free else structure(v)) for n, v in own))
     if isinstance(chip, Mapping):
         return tuple((name, structure(value)) for name, value in chip.items())
@@ -273,7 +273,7 @@ def stacked(chips: Sequence[Any], which: Any) -> Any:
         out = object.__new__(type(first))
         for field in fields(first):
             below = [getattr(c, field.name) for c in chips]
-            object.__setattr__(out, field.name, stacked(below, which))
+            object.__setattr__(out, field.name, stacked(below, which) if field.compare else None)
         return out
     if isinstance(first, Mapping):
         return {name: stacked([c[name] for c in chips], which) for name in first}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from sweeping import run, swept
@@ -11,7 +13,10 @@ import simulator as sim
 from einsum_cascade import zoo
 from einsum_cascade.errors import DataError, ModelError
 from einsum_cascade.sizes import parse_sizes
+from simulator.dse.subjects import SEARCHED
+from simulator.spatial import default as default_module
 from simulator.spatial.default import default_mapping
+from simulator.spatial.mapper import OBJECTIVES, find_mapping
 from simulator.spatial.model import simulate
 from simulator.spatial.request import resolve
 
@@ -39,14 +44,85 @@ def test_inputs_that_contradict_or_lack():
         sim.sweep(sim.Space({"hardware.N": [64]}), **{k: v for k, v in fixed.items() if k != "sizes"})
     with pytest.raises(TypeError, match="unexpected keyword argument 'mappings'"):
         sim.sweep(space, mappings="x", **fixed)
-    with pytest.raises(DataError, match="cannot be set on an object"):
-        sim.sweep(
-            sim.Space({"hardware.N": [64]}),
-            **{**fixed, "hardware": sim.load_hardware("fusemax")},
-            mapping="fusemax",
-        )
+    for root, made in (
+        ("hardware", replace(sim.load_hardware("fusemax"), clock_hz=1e9)),
+        ("mapping", replace(mappings.load("fusemax"), name="mine")),
+    ):
+        with pytest.raises(
+            DataError, match=rf"'{root}.N' cannot be set on an object that was made or changed"
+        ):
+            given = {**fixed, "mapping": "fusemax", root: made}
+            sim.sweep(sim.Space({f"{root}.N": [64]}), **given)
+    with pytest.raises(DataError, match="objective: with a mapping nothing is searched"):
+        sim.sweep(sim.Space({"hardware.N": [64]}), **fixed, mapping="fusemax", objective="energy_j")
     with pytest.raises(ModelError, match="GPU"):
         sim.sweep(sim.Space({"sizes.seq": ["4K"]}), **{**fixed, "hardware": "h100"}, mapping="fusemax")
+
+
+def test_fields_of_objects_that_were_read_are_axes_as_those_of_their_files():
+    """Changes go on top of those with which an object was read, factors of what it says then."""
+    axes = {
+        "hardware.N": [128, "x2"],
+        "hardware.memories.DRAM.bandwidth": ["x0.5", "0.8 GiB/s"],
+        "mapping.P1": [2, 4],
+    }
+    chip = sim.load_hardware("fusemax", {"memories.DRAM.bandwidth": "1 GiB/s"}, N=32)
+    laid = mappings.load("fusemax", {"M0": 32})
+    cascade, sizes = zoo.load("attention_1pass"), "E=64,F=64,P=1K,M=1K,B=1,H=1"
+    table = sim.sweep(sim.Space(axes), cascade=cascade, hardware=chip, mapping=laid, sizes=sizes)
+    for row in table.to_dict("records"):
+        wide = {"x2": 64}.get(row["hardware.N"], 128)
+        bandwidth = {"x0.5": "0.5 GiB/s"}.get(given := row["hardware.memories.DRAM.bandwidth"], given)
+        found = simulate(
+            cascade,
+            parse_sizes(sizes, cascade),
+            sim.load_hardware("fusemax", {"memories.DRAM.bandwidth": bandwidth}, N=wide),
+            mappings.load("fusemax", {"M0": 32, "P1": row["mapping.P1"]}),
+        )
+        assert row["latency_s"] == found.latency_s
+        assert row["energy_j"] == found.energy_j
+    assert table["latency_s"].nunique() > 2
+
+
+@pytest.mark.parametrize(
+    ("minimize", "objective"),
+    [
+        (["energy_j", "latency_s"], "energy_j"),
+        (["area_mm2", "latency_s * energy_j"], "latency_s * energy_j"),
+        (["area_mm2"], "latency_s"),
+        ([], "latency_s"),
+    ],
+)
+def test_a_mapping_is_searched_for_what_the_sweep_minimizes(minimize, objective):
+    cascade, sizes = zoo.load("attention_3pass"), "E=64,F=64,P=512,M=512"
+    axes = {"hardware.N": [16, 32]}
+    given = {"cascade": cascade, "hardware": "edge", "sizes": sizes}
+    table = sim.sweep(sim.Space(axes), **given, objectives={"minimize": minimize})
+    for row in table.to_dict("records"):
+        chip = sim.load_hardware("edge", N=row["hardware.N"])
+        found = find_mapping(cascade, sizes, chip, objective=objective).estimate
+        assert (row["latency_s"], row["energy_j"]) == (found.latency_s, found.energy_j)
+    named = sim.sweep(sim.Space({**axes, "objective": [objective]}), **given)
+    assert named["energy_j"].tolist() == table["energy_j"].tolist()
+
+
+def test_what_a_sweep_knows_to_search_for_is_what_the_search_knows():
+    assert SEARCHED == OBJECTIVES
+
+
+def test_each_point_is_searched_once(monkeypatch):
+    """What reads the inputs and the columns of the table beforehand asks for some of the same points."""
+    searched = []
+
+    def counted(*given, **words):
+        searched.append(given)
+        return find_mapping(*given, **words)
+
+    monkeypatch.setattr(default_module, "find_mapping", counted)
+    axes = {"hardware.N": [8, 16], "hardware.memories.DRAM.bandwidth": ["1 GiB/s", "2 GiB/s"]}
+    given = {"cascade": "gemm", "hardware": "edge", "sizes": "M=48,N=48,K=80"}
+    sim.sweep(sim.Space(axes), **given, objectives={"minimize": ["latency_s"]})
+    assert len(searched) == 4
 
 
 def test_without_a_mapping_one_is_made_for_each_point():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +18,7 @@ from simulator.dse.engine import sweep
 from simulator.dse.runner import Pending
 from simulator.dse.space import Space
 from simulator.dse.tables import read_table
-from simulator.dse.workers import Workers
+from simulator.dse.workers import Workers, processes
 
 SPACE = Space({"n": list(range(1, 30)), "m": [1, 2, 3], "L3": ["4 MiB", "16 MiB"]})
 
@@ -165,3 +166,17 @@ def test_the_manifest_says_what_was_swept(tmp_path):
     assert manifest["points"] == len(SPACE)
     assert manifest["failed"] == 6
     assert manifest["axes"]["L3"] == ["4 MiB", "16 MiB"]
+
+
+def test_interrupted_processes_leave_what_they_work_at() -> None:
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), processes(1) as workers:
+        workers.executor.submit(time.sleep, 0.0).result()
+        long = workers.executor.submit(time.sleep, 60.0)
+        while not long.running():
+            time.sleep(0.01)
+        begin = time.monotonic()
+        raise KeyboardInterrupt
+    # Ending a process takes milliseconds; the bound leaves room for a busy machine, far below the minute of work.
+    assert time.monotonic() - begin < 20
+    assert long.done()

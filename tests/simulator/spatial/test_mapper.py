@@ -40,7 +40,7 @@ def test_a_percent_of_speed_is_given_up_for_energy():
     fastest = find_mapping(cascade, sizes, chip, slack=0.0).estimate
     thrifty = find_mapping(cascade, sizes, chip).estimate
     assert fastest.latency_s <= thrifty.latency_s <= 1.01 * fastest.latency_s
-    assert thrifty.energy_j < 0.6 * fastest.energy_j  # rows of the buffer that a larger tile reads once
+    assert thrifty.energy_j < 0.95 * fastest.energy_j  # rows of the buffer that a larger tile reads once
 
 
 @pytest.mark.parametrize(
@@ -329,3 +329,19 @@ def test_sizes_may_be_a_text_and_a_gpu_is_no_chip_to_map_on():
     assert simulate(cascade, "BERT/4K,B=1", chip, by_text.mapping).latency_s == by_text.estimate.latency_s
     with pytest.raises(MappingError, match="needs a spatial chip; h100 is none"):
         simulator.find_mapping(cascade, "BERT/4K,B=1", load_hardware("h100"))
+
+
+def test_slack_costs_no_more_than_it_says_where_registers_are_deep(tmp_path):
+    """Tiles in registers come last: from slightly slower blocks they had led to a mapping 40 % slower."""
+    ops = ", ".join(f"{op}: {{{op}: 1}}" for op in ("mac", "mul", "add", "max", "divide"))
+    path = tmp_path / "scratchpads.yaml"
+    path.write_text(
+        "kind: spatial\nname: scratchpads\nclock: 200 MHz\nword: 2 B\nmemories:\n"
+        "  DRAM: {component: dram, kind: lpddr4, bandwidth: 1 GB/s, row: 8 B}\n"
+        "  Buffer: {component: sram, capacity: 108 KiB, row: 8 B, bandwidth: 3.2 GB/s}\n"
+        "  Pads: {component: registers, capacity: 512 B, row: 2 B, of: PE, per_element: true}\n"
+        f"arrays:\n  PE: {{shape: [12, 14], units: [mac, mul, add, max, divide], ops: {{{ops}}}}}\n"
+    )
+    chip, sizes = load_hardware(path), {"K": 4096, "M": 1024, "N": 4096}
+    fastest = find_mapping(zoo.load("gemm"), sizes, chip, slack=0.0).estimate
+    assert find_mapping(zoo.load("gemm"), sizes, chip).estimate.latency_s <= 1.01 * fastest.latency_s
