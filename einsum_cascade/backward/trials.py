@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _ENOUGH = 2
 _SCALES = (1.0, 1 / 4, 1 / 16)
 # Steps of a recurrence whose numbers grow at any scale, as exp(exp(exp(...))) does.
 _FEW = 3
+# Elements that a short rank has at the most, and how many sets of such sizes are tried.
+_SHORT, _DRAWS = 4, 8
 # A difference tells where others, of a step four times and a quarter of it, are as far off but for a tenth: its own
 # error would become 16 or 4 times as large, and smaller.
 _OTHER_STEPS = (4.0, 1 / 4)
@@ -86,8 +89,23 @@ def hold(
         except CascadeError:
             continue
         if any(t is not None for t in told):
-            return all(t is not False for t in told)
+            return all(t is not False for t in (*told, *_told_at_small_sizes(trial)))
     return None
+
+
+def _told_at_small_sizes(trial: _Trial) -> Iterator[bool | None]:
+    """Yield whether a gradient holds where ranks have some few elements, as far as the cascade can be used there.
+
+    Where `e > 1` and `e < E - 1` leave nothing of a state, nothing flows through it.
+    """
+    ranks = list(trial.cascade.free_ranks)
+    drawn = np.random.default_rng(0).integers(1, _SHORT + 1, (_DRAWS, len(ranks)))
+    for sizes in drawn.tolist():
+        with contextlib.suppress(CascadeError):
+            known = resolve(trial.cascade, dict(zip(ranks, sizes, strict=True)))
+            agreed = [_agrees(trial, known, seed, 1.0, empty=True) for seed in _SEEDS[:1]]
+            # A kink is met now and then: what one input denies, two others have to deny too.
+            yield False not in agreed or _told_at(trial, known, empty=True)
 
 
 def _of_few_steps(cascade: Cascade) -> Iterator[list[dict[str, int]]]:
@@ -99,23 +117,29 @@ def _of_few_steps(cascade: Cascade) -> Iterator[list[dict[str, int]]]:
         yield [resolve(cascade, free | {r: min(_FEW, free[r]) for r in steps if r in free})]
 
 
-def _told_at(trial: _Trial, sizes: Mapping[str, int]) -> bool | None:
-    """Tell whether a gradient holds at some sizes, by the largest inputs that say so, or None where none do."""
+def _told_at(trial: _Trial, sizes: Mapping[str, int], *, empty: bool = False) -> bool | None:
+    """Tell whether a gradient holds at some sizes, by the largest inputs that say so, or None where none do.
+
+    Args:
+        empty: outputs of nothing but zeros, or without any element, tell as well: no gradient comes of them.
+    """
     for scale in _SCALES:
-        agreed = [_agrees(trial, sizes, seed, scale) for seed in _SEEDS]
+        agreed = [_agrees(trial, sizes, seed, scale, empty=empty) for seed in _SEEDS]
         told = [a for a in agreed if a is not None]
         if told:
             return sum(told) >= min(_ENOUGH, len(told))
     return None
 
 
-def _agrees(trial: _Trial, sizes: Mapping[str, int], seed: int, scale: float) -> bool | None:
+def _agrees(
+    trial: _Trial, sizes: Mapping[str, int], seed: int, scale: float, *, empty: bool = False
+) -> bool | None:
     cascade = trial.cascade
     inputs = _scaled(cascade, random_inputs(cascade, sizes, seed=seed), scale)
     outputs = seen(cascade, evaluate(cascade, sizes, inputs))
     rng = np.random.default_rng(seed + 100)
     weights = {t: np.where(np.isfinite(x), rng.standard_normal(x.shape), 0.0) for t, x in outputs.items()}
-    if not any(w.any() and outputs[t].any() for t, w in weights.items()):
+    if not empty and not any(w.any() and outputs[t].any() for t, w in weights.items()):
         return None
     found = _computed(trial, sizes, inputs, weights)
     agreed: list[bool | None] = []

@@ -148,3 +148,24 @@ def test_what_cannot_be_told_is_refused() -> None:
     """A tower of exponentials without an end in sight: no inputs were found at which anything is finite."""
     with pytest.raises(CascadeError, match="could not be confirmed"):
         gradients(parse(f"{HEAD}Z[e] = exp(exp(exp(exp(9 + 0 * X[e, t])))) * Y[e] :: sum(t)\n"))
+
+
+@pytest.mark.parametrize(
+    ("first", "steps"),
+    [
+        (
+            "0 where e < E - 1",
+            ["S[t + 1, e] = S[t, e]*G[t] + K[e, t] where e > 1", "O[e, t] = S[t, e]*K[e, t] where e + t < 6"],
+        ),
+        ("X[e] where e < E - 1", ["S[t + 1, e] = S[t, e]*G[t] + X[e]", "O[e, t] = S[t + 1, e] where e > 1"]),
+    ],
+)
+def test_a_state_of_which_nothing_is_left_at_small_sizes(first: str, steps: list[str]) -> None:
+    """At E = 3 no element of the state exists: gradients that flow there are refused, though they hold at E = 8."""
+    lines = "".join(f"  {line}\n" for line in steps)
+    text = (
+        "cascade lost\nrank E T\ninput K[E, T]  G[T]  X[E]\noutput O[E, T]\n"
+        f"S[0, e] = {first}\niterate t {{\n{lines}}}\n"
+    )
+    with pytest.raises(CascadeError, match="hold"):
+        gradients(parse(text))
