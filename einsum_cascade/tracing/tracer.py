@@ -59,7 +59,8 @@ def from_torch(
 
     Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
     Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number; where the 0 that a
-    softmax has at such a point counts (`1 - a`), it is read by `pad(A[p, m], 0)`. Results that are None are left out.
+    softmax has at such a point counts (`1 - a`), it is read by `pad(A[p, m], 0)`. So do masks by numbers of -10000 and
+    below, if they depend on places alone and leave no row of the example empty. Results that are None are left out.
     Parameters, and tables that the function makes of lists, are inputs before those of the function. What is written in
     place (`a *= 2`, `a[:, 0] = x`) is a new tensor; the cascade gives what the function returns. Its summary tells the
     sizes of the example, as `parse_sizes` reads them.
@@ -77,7 +78,7 @@ def from_torch(
             where one is asked for.
         ModelError: torch is not installed.
     """
-    return trace(fn, *example_inputs, roll=roll, **named_inputs).cascade
+    return _read(fn, example_inputs, named_inputs, roll=roll)[0]
 
 
 def trace(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False, **named_inputs: Any) -> Trace:
@@ -85,6 +86,14 @@ def trace(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False, **na
 
     Args and errors are those of `from_torch`.
     """
+    cascade, sizes, given = _read(fn, example_inputs, named_inputs, roll=roll)
+    return Trace(cascade, sizes, {s.tensor: g.array() for s, g in zip(cascade.inputs, given, strict=True)})
+
+
+def _read(
+    fn: Callable[..., Any], example_inputs: Sequence[Any], named_inputs: Mapping[str, Any], *, roll: bool
+) -> tuple[Cascade, dict[str, int], list[Given]]:
+    """Return the cascade of a function, which tells the sizes of the example, these sizes, and its inputs."""
     if roll and named_inputs:
         raise CascadeError("a loop is traced from examples by position, so roll=True takes none by name")
     if roll:
@@ -94,9 +103,8 @@ def trace(fn: Callable[..., Any], *example_inputs: Any, roll: bool = False, **na
     else:
         cascade, sizes, given = traced(fn, example_inputs, named_inputs)
     said = ",".join(f"{r}={sizes[r]}" for r in cascade.free_ranks)
-    cascade = replace(cascade, summary=f"Traced from PyTorch at {said}." if said else "Traced from PyTorch.")
-    inputs = {s.tensor: g.array() for s, g in zip(cascade.inputs, given, strict=True)}
-    return Trace(cascade, sizes, inputs)
+    summary = f"Traced from PyTorch at {said}." if said else "Traced from PyTorch."
+    return replace(cascade, summary=summary), sizes, given
 
 
 def traced(
