@@ -9,24 +9,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cascade import Cascade
-from ..declarations import Signature, rank_of, variable_of
-from ..einsum import Einsum, Reduction
 from ..errors import CascadeError, ModelError
-from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, walk
+from ..expr import Num, accesses
+from .assembly import assembled
 from .complexes import OF_REAL, Complex, applied_to_complex, is_complex
 from .cuts import Cut, applied_to_pieces, cut, in_one_piece, is_cut_again
 from .decomposed import decomposed
 from .export import SOURCE, exported_by, line_of
 from .flexible import flexible_attention
-from .holes import filled
 from .inputs import Given, example_tensors, given_to
-from .names import Names
 from .operations import OPERATIONS
 from .reductions import named
 from .refusals import INSTEAD, hint_for
 from .rounding import converted
-from .unread import without_unread
-from .values import Builder, UntraceableError, Value, number, rename
+from .values import Builder, UntraceableError, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,7 +127,7 @@ def traced(
     inputs, values = given_to(builder, exported, fn, example_inputs, named_inputs)
     outputs = _walk(builder, exported, values)
     name = getattr(fn, "__name__", type(fn).__name__)
-    return *_assembled(builder, name if name.isidentifier() else "traced", inputs, outputs), inputs
+    return *assembled(builder, name if name.isidentifier() else "traced", inputs, outputs), inputs
 
 
 def _walk(builder: Builder, exported: Any, values: dict[Any, Any]) -> list[Value]:
@@ -335,91 +331,3 @@ def _kind(dtype: Any) -> str:
 def _place(node: Any) -> str:
     """Return `file:line: source` of an operation, for a message."""
     return line_of(*(node.meta.get("custom") or {}).get(SOURCE, ("", 0)))
-
-
-def _assembled(
-    builder: Builder,
-    name: str,
-    inputs: Sequence[Given],
-    outputs: Sequence[Value],
-) -> tuple[Cascade, dict[str, int]]:
-    asked: list[str] = []
-    for i, value in enumerate(outputs):
-        whole = builder.define(
-            "O" if len(outputs) == 1 else f"O{i}",
-            value.axes,
-            lambda at, v=value: number(v.element(at)),  # type: ignore[misc]
-            sizes=value.sizes,
-            whole=True,
-        )
-        asked.append(_read_of(whole))
-    _shorten(builder, asked)
-    builder.einsums = without_unread(filled(builder.einsums, asked), asked)
-    axes = [a for i in inputs for a in i.axes] + list(builder.axis_of.values())
-    ranks = Names(builder, axes, [i.axes for i in inputs])
-    einsums = tuple(_renamed(builder, e, ranks) for e in builder.einsums)
-    targets = {e.name: e.target.indices for e in einsums}
-    used = {rank_of(v) for e in einsums for v in (*e.variables, *e.output_variables)}
-    used |= {
-        n.name for e in einsums for n in (*walk(e.value), *walk(e.where or Num(0))) if isinstance(n, Size)
-    }
-    used |= {ranks.name(a) for i in inputs for a in i.axes}
-    cascade = Cascade(
-        name=name,
-        ranks=ranks.declared(used),
-        inputs=tuple(Signature(i.name, tuple(map(ranks.name, i.axes))) for i in inputs),
-        outputs=tuple(
-            Signature(t, tuple(rank_of(getattr(i, "name", "")) for i in targets[t])) for t in asked
-        ),
-        body=einsums,
-    )
-    return cascade, {n: size for n, size in ranks.extents().items() if n in cascade.rank_names}
-
-
-def _read_of(value: Value) -> str:
-    found = value.element(tuple(Num(0) for _ in value.sizes))
-    assert isinstance(found, Access)
-    return found.tensor
-
-
-def _shorten(builder: Builder, asked: list[str]) -> None:
-    """Drop an output that only repeats the tensor before it: `O[p, f] = AV[p, f]` is AV."""
-    for i, name in enumerate(asked):
-        einsum = next(e for e in builder.einsums if e.name == name)
-        value = einsum.value
-        inner = next(
-            (e for e in builder.einsums if isinstance(value, Access) and e.name == value.tensor), None
-        )
-        if inner is None or not isinstance(value, Access) or einsum.reductions or einsum.where is not None:
-            continue
-        if value.indices != einsum.target.indices or inner.name in asked:
-            continue
-        if builder.lengths[inner.name] != builder.lengths[name]:
-            continue  # the first part of it: `(a @ b)[:, :2]`
-        builder.einsums.remove(einsum)
-        asked[i] = inner.name
-
-
-def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
-    names = {v: variable_of(ranks.name(builder.axis_of[v])) for v in builder.axis_of}
-    sizes = ranks.sizes
-
-    def digit(node: Expr) -> Expr:
-        """Return x for `(x*N + n) // N` and n for `(x*N + n) % N`, as reshapes one after the other leave them."""
-        match node:
-            case Apply(
-                ("//" | "%") as op, (Apply("+", (Apply("*", (x, Size(a))), Var(v) as inner)), Size(b))
-            ) if ranks.meant(a) == ranks.meant(b) == ranks.meant(rank_of(v)):
-                return x if op == "//" else inner
-        return node
-
-    def new(node: Expr) -> Expr:
-        return transform(rename(node, names, sizes), digit)
-
-    target = new(einsum.target)
-    assert isinstance(target, Access)
-    reductions = tuple(
-        Reduction(r.op, tuple(names[v] for v in r.variables), None if r.into is None else names[r.into])
-        for r in einsum.reductions
-    )
-    return Einsum(target, new(einsum.value), reductions, None if einsum.where is None else new(einsum.where))
