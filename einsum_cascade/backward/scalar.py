@@ -15,6 +15,7 @@ Rule = Callable[[Expr, tuple[Expr, ...], Expr, int], Expr | None]
 def times(a: Expr, b: Expr) -> Expr:
     """Return a product, signs and choices in front and without factors of 1.
 
+    >>> from ..printer import expression
     >>> expression(times(Apply("neg", (Num(2),)), Num(3)))
     '-(2*3)'
     """
