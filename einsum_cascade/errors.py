@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 # Characters of a long line that are shown on either side of a mistake.
 _AROUND = 50
@@ -116,6 +117,19 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def raised_at(path: Path, error: BaseException) -> str:
+    """Return the last line of a file that an error, or what caused it, came through, as `path:line`; or the path."""
+    import traceback
+
+    steps: list[traceback.FrameSummary] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        steps += traceback.extract_tb(cause.__traceback__)
+        cause = cause.__cause__
+    lines = [s.lineno for s in steps if s.lineno and Path(s.filename).resolve() == path.resolve()]
+    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 def nearest(name: str, legal: Iterable[str], *, listed: int = 8, shown: Iterable[str] | None = None) -> str:

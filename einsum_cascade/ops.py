@@ -157,6 +157,11 @@ COMPARISON: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
     }
 )
 
+# What a comparison is where it does not hold, of numbers.
+OPPOSITE: Mapping[str, str] = MappingProxyType(
+    {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+)
+
 # How tightly an operator binds; an argument that binds less tightly than its place allows stands in brackets.
 STRENGTH: Mapping[str, int] = MappingProxyType(
     {"or": 1, "and": 2, "not": 3}

@@ -1,7 +1,8 @@
-"""The `name=value` pairs of a command line."""
+"""The `name=value` pairs of a command line, and the values in them."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,3 +27,15 @@ def pairs_of(texts: Iterable[str], option: str = "--set") -> dict[str, Any]:
             raise DataError(f"{option}: '{name}' is given twice")
         out[name] = value
     return out
+
+
+def literal(text: str) -> Any:
+    """Return the value that a text stands for: a number, True, False, None, or else the text itself.
+
+    >>> literal("128"), literal("True"), literal("tf32")
+    (128, True, 'tf32')
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

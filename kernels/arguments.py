@@ -48,18 +48,6 @@ def parse_pairs(words: Sequence[str], option: str) -> dict[str, str]:
     return pairs
 
 
-def literal(text: str) -> Any:
-    """Return a compile-time value: a number, True, False, None, or else the text itself.
-
-    >>> literal("128"), literal("True"), literal("tf32")
-    (128, True, 'tf32')
-    """
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def functions_of(kernel: Any) -> dict[str, Any]:
     """Return the Triton functions that a kernel may call, by the names that its file has for them."""
     from triton.runtime.jit import JITFunction

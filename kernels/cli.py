@@ -246,7 +246,9 @@ def probe(
     sizes of the call (batch, heads, seq_q, ..., and those of --sizes), the compile-time numbers and the number i of a
     block.
     """
-    from .arguments import literal, parse_pairs
+    from einsum_cascade.pairs import literal
+
+    from .arguments import parse_pairs
     from .described import Shape, check_shape, description, sizes_of, write
     from .probe import assess, assumed_strides, assumed_types, compiled, prepared
     from .report import probe_document, probe_rows

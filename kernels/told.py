@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from einsum_cascade.errors import KernelError, ModelError
+from einsum_cascade.errors import KernelError, ModelError, raised_at
 
 # Of a message: a compiler's may be pages long.
 MOST_LETTERS = 500
@@ -15,13 +14,9 @@ MOST_LETTERS = 500
 
 def told(path: Path, error: BaseException) -> str:
     """Return in one line what a file raised while it was executed, and at which of its lines."""
-    root, chain = error, [error]
+    root, place = error, raised_at(path, error)
     while root.__cause__ is not None:
         root = root.__cause__
-        chain.append(root)
-    steps = [step for each in chain for step in traceback.extract_tb(each.__traceback__)]
-    lines = [s.lineno for s in steps if s.lineno and Path(s.filename).resolve() == path.resolve()]
-    place = f"{path}:{lines[-1]}" if lines else str(path)
     if isinstance(root, SystemExit):
         return f"{place}: it ends the program while it is loaded (exit {root.code})"
     return f"{place}: {type(root).__name__}: {' '.join(str(root).split())[:MOST_LETTERS]}"

@@ -10,12 +10,10 @@ import numpy as np
 
 from ..errors import CascadeError
 from ..expr import Apply, Compare, Expr, Num, Size, Var, substitute, variables
-from ..ops import SCALAR
+from ..ops import OPPOSITE, SCALAR
 
 Array = Any
 LIMIT_TERMS = 256
-
-_MIRROR = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def _disjuncts(node: Expr, *, positive: bool) -> list[list[Atom]]:
         return left + right
     assert isinstance(node, Compare)
     pairs = list(zip(node.ops, node.args, node.args[1:], strict=False))
-    each = [_comparison(op if positive else _MIRROR[op], a, b) for op, a, b in pairs]
+    each = [_comparison(op if positive else OPPOSITE[op], a, b) for op, a, b in pairs]
     if not positive:
         return [t for terms in each for t in terms]
     out: list[list[Atom]] = [[]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from ..cascade import Cascade
@@ -27,7 +28,7 @@ def assembled(
         whole = builder.define(
             "O" if len(outputs) == 1 else f"O{i}",
             value.axes,
-            lambda at, v=value: number(v.element(at)),  # type: ignore[misc]
+            functools.partial(_element, value),
             sizes=value.sizes,
             whole=True,
         )
@@ -53,6 +54,10 @@ def assembled(
         body=einsums,
     )
     return cascade, {n: size for n, size in ranks.extents().items() if n in cascade.rank_names}
+
+
+def _element(value: Value, at: tuple[Expr, ...]) -> Expr:
+    return number(value.element(at))
 
 
 def _read_of(value: Value) -> str:

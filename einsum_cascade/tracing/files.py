@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from ..errors import DataError, ModelError, nearest
+from ..errors import DataError, ModelError, nearest, raised_at
+from ..pairs import literal
 
 _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(bool|int<\d+))?")
 _MOST_LETTERS = 200
@@ -32,12 +31,7 @@ def of_file(path: Path) -> Iterator[None]:
     except ModelError:
         raise
     except (Exception, SystemExit) as error:  # the file is a stranger's, who raises what he likes
-        lines = [
-            step.lineno
-            for step in traceback.extract_tb(error.__traceback__)
-            if step.lineno and Path(step.filename).resolve() == path.resolve()
-        ]
-        place = f"{path}:{lines[-1]}" if lines else str(path)
+        place = raised_at(path, error)
         if isinstance(error, SyntaxError) and error.lineno:
             place = f"{path}:{error.lineno}"
         said = " ".join(str(error).split())[:_MOST_LETTERS]
@@ -94,7 +88,7 @@ def example_for(
     for name, text in constants.items():
         if name in given:
             raise DataError(f"'{name}' is given as a tensor and as a constant")
-        given[name] = _literal(text)
+        given[name] = literal(text)
     try:
         parameters = inspect.signature(getattr(function, "forward", function)).parameters.values()
     except (TypeError, ValueError):  # some of torch's own tell nothing
@@ -132,10 +126,3 @@ def _tensor(name: str, text: str) -> Any:
     if kind == "bool":
         return torch.rand(shape) < 0.5
     return torch.randint(int(kind[4:]), shape) if kind else torch.randn(shape)
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -12,7 +12,7 @@ from ..rolling.plain import with_plain_names
 from ..rolling.roll import loops_of
 from ..sizes import resolve
 from .inputs import Given
-from .tracer import traced
+from .tracer import read_by_torch, traced
 from .values import Builder
 
 # So many more steps than in the example the function is run with.
@@ -33,9 +33,10 @@ def rolled(
     name = ""
     # What a first step computes of zeros may be less than what the others do; then the zeros are to be read. And a step
     # may take a tile of the keys, cut out.
+    exported = read_by_torch(fn, example_inputs, {})
     for constants, tiles in ((False, False), (True, False), (True, True)):
         builder = Builder(apart=True, constants=constants, tiles=tiles)
-        cascade, sizes, given = traced(fn, example_inputs, {}, builder)
+        cascade, sizes, given = traced(exported, builder)
         name = cascade.name
         for found in loops_of(cascade, sizes):
             same = {r: n for r, n in sizes.items() if r in found.cascade.free_ranks}

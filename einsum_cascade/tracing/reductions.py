@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,7 @@ def named(b: Builder, x: Value) -> Value:
 
 
 def _named(b: Builder, x: Value, wanted: str, along: Sequence[int] = ()) -> Value:
+    @functools.cache  # asked for the score and for where it exists
     def apart(at: tuple[Expr, ...]) -> tuple[Expr, Expr | None]:
         names = [v for v in at if isinstance(v, Var)]
         return masked(number(x.element(at)), lambda c: bool(along) and keeps_some(c, names, x.sizes, along))

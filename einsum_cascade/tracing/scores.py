@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, children, variables, walk
-from ..ops import COMPARISON, SCALAR
+from ..ops import COMPARISON, OPPOSITE, SCALAR
 from .values import both, constant, is_truth, size_in_example
 
 # What is added to a score, or stands in its place, to mask it: -inf, the least number of a type, -1e9, and -10000 as in
@@ -22,7 +22,6 @@ _LOW = -1e4
 _LOW_ENOUGH = -1e8
 # Of a mask that is looked at point by point: 8K x 8K.
 _MOST_POINTS = 1 << 26
-_OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 
 
 @dataclass(frozen=True)
@@ -212,5 +211,5 @@ def _not(condition: Expr) -> Expr:
     if isinstance(condition, Apply) and condition.op in ("and", "or"):
         return Apply("or" if condition.op == "and" else "and", tuple(map(_not, condition.args)))
     if isinstance(condition, Compare) and len(condition.ops) == 1:
-        return Compare((_OPPOSITE[condition.ops[0]],), condition.args)
+        return Compare((OPPOSITE[condition.ops[0]],), condition.args)
     return Apply("not", (condition,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cascade import Cascade
@@ -97,35 +97,47 @@ def _read(
 
         cascade, sizes, given = rolled(fn, example_inputs)
     else:
-        cascade, sizes, given = traced(fn, example_inputs, named_inputs)
+        cascade, sizes, given = traced(read_by_torch(fn, example_inputs, named_inputs), Builder())
     said = ",".join(f"{r}={sizes[r]}" for r in cascade.free_ranks)
     summary = f"Traced from PyTorch at {said}." if said else "Traced from PyTorch."
     return replace(cascade, summary=summary), sizes, given
 
 
-def traced(
-    fn: Callable[..., Any],
-    example_inputs: Sequence[Any],
-    named_inputs: Mapping[str, Any],
-    builder: Builder | None = None,
-) -> tuple[Cascade, dict[str, int], list[Given]]:
-    """Return the cascade of a PyTorch function, the sizes that its ranks have in the example, and its inputs.
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A function as torch has read it, with the example."""
 
-    Args and errors are those of `from_torch`.
+    fn: Callable[..., Any]
+    example_inputs: Sequence[Any]
+    named_inputs: Mapping[str, Any]
+    program: Any
 
-    Args:
-        builder: says how much is written down.
-    """
+
+def read_by_torch(
+    fn: Callable[..., Any], example_inputs: Sequence[Any], named_inputs: Mapping[str, Any]
+) -> Exported:
+    """Return a function as torch reads it; errors are those of `from_torch`."""
     try:
         import torch  # noqa: F401 (only whether it is there)
     except ImportError:
         raise ModelError("from_torch needs PyTorch: pip install torch") from None
     if not any(True for _ in example_tensors(fn, example_inputs, named_inputs)):
         raise CascadeError("from_torch needs example tensors: from_torch(fn, q, k, v)")
-    exported = exported_by(fn, example_inputs, named_inputs)
-    builder = builder or Builder()
-    inputs, values = given_to(builder, exported, fn, example_inputs, named_inputs)
-    outputs = _walk(builder, exported, values)
+    return Exported(fn, example_inputs, named_inputs, exported_by(fn, example_inputs, named_inputs))
+
+
+def traced(exported: Exported, builder: Builder) -> tuple[Cascade, dict[str, int], list[Given]]:
+    """Return the cascade of a PyTorch function, the sizes that its ranks have in the example, and its inputs.
+
+    Args:
+        builder: a new one, which says how much is written down.
+
+    Raises:
+        CascadeError: an operation that the language cannot say.
+    """
+    fn, program = exported.fn, exported.program
+    inputs, values = given_to(builder, program, fn, exported.example_inputs, exported.named_inputs)
+    outputs = _walk(builder, program, values)
     name = getattr(fn, "__name__", type(fn).__name__)
     return *assembled(builder, name if name.isidentifier() else "traced", inputs, outputs), inputs
 

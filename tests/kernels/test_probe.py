@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from einsum_cascade.errors import KernelError, MappingError
+from einsum_cascade.pairs import literal
 from kernels.aot import compile_build
-from kernels.arguments import literal, parse_pairs
+from kernels.arguments import parse_pairs
 from kernels.described import sizes_of
 from kernels.probe import assess, assumed_strides, prepared, probe
 

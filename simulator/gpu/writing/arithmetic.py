@@ -11,6 +11,7 @@ from einsum_cascade.analysis.intervals import number
 from einsum_cascade.analysis.ranges import reach
 from einsum_cascade.einsum import is_constant
 from einsum_cascade.expr import Access, Apply, Compare, Expr, Num, Size, Var
+from einsum_cascade.ops import OPPOSITE
 
 from .terms import Term, joined, literal
 
@@ -19,7 +20,6 @@ MOST_32 = 2**31 - 1
 _MOST_64 = 2**62
 # Powers up to this one are products of products; a higher one takes an exponential.
 _MOST_FACTORS = 32
-_OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
 # Of finite numbers they make numbers.
 _KEEP_NUMBERS = frozenset({"+", "-", "*", "//", "%", "neg", "abs", "min", "max", "clamp", "relu"})
 
@@ -122,7 +122,7 @@ def _either(one: Expr, other: Expr) -> Expr:
 def _turned_round(node: Compare, indices: Collection[str]) -> Expr:
     (op,) = node.ops
     if op in ("==", "!=") or all(_is_number(a, indices) for a in node.args):
-        return Compare((_OPPOSITE[op],), node.args)
+        return Compare((OPPOSITE[op],), node.args)
     return Apply("not", (node,))
 
 
