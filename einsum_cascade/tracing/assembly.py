@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..cascade import Cascade
 from ..declarations import Signature, rank_of, variable_of
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Num, Size, Var, transform, walk
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, walk
 from .holes import filled
 from .inputs import Given
 from .names import Names
@@ -88,17 +88,24 @@ def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
     names = {v: variable_of(ranks.name(builder.axis_of[v])) for v in builder.axis_of}
     sizes = ranks.sizes
 
-    def digit(node: Expr) -> Expr:
-        """Return x for `(x*N + n) // N` and n for `(x*N + n) % N`, as reshapes one after the other leave them."""
+    def shorter(node: Expr) -> Expr:
+        """Return x for `(x*N + n) // N` and n for `(x*N + n) % N`, as reshapes one after the other leave them.
+
+        And `c - 1` for the place `c - 4 + 3`, as cuts do.
+        """
         match node:
             case Apply(
                 ("//" | "%") as op, (Apply("+", (Apply("*", (x, Size(a))), Var(v) as inner)), Size(b))
             ) if ranks.meant(a) == ranks.meant(b) == ranks.meant(rank_of(v)):
                 return x if op == "//" else inner
+            case Apply(("+" | "-") as op, (Apply(("+" | "-") as first, (x, Num(a))), Num(b))) if not accesses(
+                x
+            ):
+                return _moved(x, (a if first == "+" else -a) + (b if op == "+" else -b))
         return node
 
     def new(node: Expr) -> Expr:
-        return transform(rename(node, names, sizes), digit)
+        return transform(rename(node, names, sizes), shorter)
 
     target = new(einsum.target)
     assert isinstance(target, Access)
@@ -107,3 +114,7 @@ def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
         for r in einsum.reductions
     )
     return Einsum(target, new(einsum.value), reductions, None if einsum.where is None else new(einsum.where))
+
+
+def _moved(x: Expr, by: float) -> Expr:
+    return x if by == 0 else Apply("+" if by > 0 else "-", (x, Num(abs(by))))

@@ -116,6 +116,22 @@ def example_tensors(
                 yield "_".join([name, *map(str, steps)]), leaf
 
 
+def distinct(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments of an example with each tensor once: `fn(x, x, x)` is a function of three, not of one."""
+    from torch.utils._pytree import tree_map
+
+    met: set[int] = set()
+
+    def once(leaf: Any) -> Any:
+        if not hasattr(leaf, "shape"):
+            return leaf
+        again = id(leaf) in met
+        met.add(id(leaf))
+        return leaf.clone() if again else leaf
+
+    return [tree_map(once, x) for x in args], {n: tree_map(once, x) for n, x in kwargs.items()}
+
+
 def _parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
     try:
         shown = inspect.signature(getattr(fn, "forward", fn)).parameters.values()

@@ -17,11 +17,12 @@ from .cuts import Cut, applied_to_pieces, cut, in_one_piece, is_cut_again
 from .decomposed import decomposed
 from .export import SOURCE, exported_by, line_of
 from .flexible import flexible_attention
-from .inputs import Given, example_tensors, given_to
+from .inputs import Given, distinct, example_tensors, given_to
 from .operations import OPERATIONS
 from .reductions import named
 from .refusals import INSTEAD, hint_for
 from .rounding import converted
+from .sized import Reading, quietly, reshaped, with_sizes
 from .values import Builder, UntraceableError, Value
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def from_torch(
 ) -> Cascade:
     """Return the cascade that a PyTorch function computes.
 
-    Python numbers that depend on shapes (`q.shape[-1] ** -0.5`) are those of the example; all else holds for any sizes.
+    The function is read again with larger tensors, so that a number which depends on shapes is written as what it is:
+    `q.shape[-1] ** -0.5` as `1 / sqrt(E)`. A loop of Python has the steps of the example; the summary names its ranks.
     Masks by -inf become points that do not exist, so a row without any is 0 instead of not-a-number; where the 0 that a
     softmax has at such a point counts (`1 - a`), it is read by `pad(A[p, m], 0)`. So do masks by numbers of -10000 and
     below, if they depend on places alone and leave no row of the example empty. Results that are None are left out.
@@ -92,14 +94,25 @@ def _read(
     """Return the cascade of a function, which tells the sizes of the example, these sizes, and its inputs."""
     if roll and named_inputs:
         raise CascadeError("a loop is traced from examples by position, so roll=True takes none by name")
-    if roll:
+    given_once = distinct(example_inputs, named_inputs)
+
+    def reading(args: Sequence[Any], named: Mapping[str, Any]) -> Reading:
+        if not roll:
+            return traced(read_by_torch(fn, args, named), Builder())
         from .loops import rolled
 
-        cascade, sizes, given = rolled(fn, example_inputs)
-    else:
-        cascade, sizes, given = traced(read_by_torch(fn, example_inputs, named_inputs), Builder())
+        return rolled(fn, args)
+
+    def again(shapes: Sequence[tuple[int, ...]]) -> Reading:
+        return quietly(lambda: reading(*reshaped(*given_once, shapes)))
+
+    first = reading(*given_once)
+    _, sizes, given = first
+    cascade, loops = with_sizes(first, again)
     said = ",".join(f"{r}={sizes[r]}" for r in cascade.free_ranks)
     summary = f"Traced from PyTorch at {said}." if said else "Traced from PyTorch."
+    if loops:
+        summary += f" A loop has the steps of this size of {' or '.join(loops)} alone."
     return replace(cascade, summary=summary), sizes, given
 
 

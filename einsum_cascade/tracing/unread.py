@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, Var, accesses, substitute, variables, walk
+from ..iteration import conjuncts_of
 from .values import both
 
 
@@ -34,6 +35,8 @@ def without_unread(einsums: Sequence[Einsum], asked: Sequence[str]) -> list[Eins
 
 def _of_the_read(made: Einsum, reader: Einsum, access: Access) -> Expr | None:
     """Return the condition under which an element is read, by the indices of its own tensor; None for anywhere."""
+    if not _removes_what_it_reads(reader):
+        return None
     names = [i.name for i in access.indices if isinstance(i, Var)]
     own = [i for i in made.target.indices if isinstance(i, Var)]
     condition = reader.where
@@ -43,3 +46,11 @@ def _of_the_read(made: Einsum, reader: Einsum, access: Access) -> Expr | None:
     if len(set(names)) < len(access.indices) or not set(variables(condition)) <= set(names):
         return None
     return substitute(condition, dict(zip(names, own, strict=True)))
+
+
+def _removes_what_it_reads(reader: Einsum) -> bool:
+    """Tell whether reading an absent point removes what the predicate does: a sum without terms is 0, not absent."""
+    if len(reader.all_reductions) > 1:
+        return False
+    first = {v for r in reader.all_reductions for v in r.variables}
+    return not first or all(first & set(variables(c)) for c in conjuncts_of(reader.where))

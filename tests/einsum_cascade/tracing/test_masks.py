@@ -162,3 +162,19 @@ def test_masked_scores_that_are_handed_back_are_minus_infinity() -> None:
     cascade, sizes, inputs = trace(attention, *args)
     for found, wanted in zip(evaluate(cascade, sizes, inputs).values(), attention(*args), strict=True):
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-10)
+
+
+def test_a_mask_of_windows_that_are_cut_out_does_not_reach_into_their_sums() -> None:
+    """Where all of a window's keys are absent their sum would be a score of 0, not a score that is absent."""
+
+    def attention(q, k, v):
+        w = 2
+        keys, values = (torch.nn.functional.pad(x, (0, 0, w, w)).unfold(1, 2 * w + 1, 1) for x in (k, v))
+        place = torch.arange(T)[:, None] + torch.arange(-w, w + 1)
+        scores = torch.einsum("btd,btdw->btw", q, keys).masked_fill((place < 0) | (place >= T), -INF)
+        return torch.einsum("btw,btdw->btd", scores.softmax(-1), values)
+
+    args = [torch.randn(2, T, 4, dtype=torch.float64) for _ in range(3)]
+    cascade, sizes, inputs = trace(attention, *args)
+    (found,) = evaluate(cascade, sizes, inputs).values()
+    np.testing.assert_allclose(found, attention(*args).numpy(), atol=1e-10)
