@@ -34,7 +34,7 @@ def assembled(
         )
         asked.append(_read_of(whole))
     _shorten(builder, asked)
-    builder.einsums = without_unread(filled(builder.einsums, asked), asked)
+    builder.einsums = without_unread(filled(_needed(builder.einsums, asked), asked), asked)
     axes = [a for i in inputs for a in i.axes] + list(builder.axis_of.values())
     ranks = Names(builder, axes, [i.axes for i in inputs])
     einsums = tuple(_renamed(builder, e, ranks) for e in builder.einsums)
@@ -54,6 +54,17 @@ def assembled(
         body=einsums,
     )
     return cascade, {n: size for n, size in ranks.extents().items() if n in cascade.rank_names}
+
+
+def _needed(einsums: Sequence[Einsum], asked: Sequence[str]) -> list[Einsum]:
+    """Return the Einsums that results depend on: not the rows that were overwritten later."""
+    wanted = set(asked)
+    kept: list[Einsum] = []
+    for einsum in reversed(einsums):
+        if einsum.name in wanted:
+            kept.append(einsum)
+            wanted |= {a.tensor for a in einsum.reads}
+    return kept[::-1]
 
 
 def _element(value: Value, at: tuple[Expr, ...]) -> Expr:

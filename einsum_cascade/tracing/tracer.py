@@ -24,11 +24,13 @@ from .refusals import INSTEAD, hint_for
 from .rounding import converted
 from .sized import Reading, quietly, reshaped, with_sizes
 from .values import Builder, UntraceableError, Value
+from .writes import stretches_written
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLEXIBLE = "flex_attention"
+_WRITING = "slice_scatter"
 # Arguments that say where and how numbers are kept, not which they are.
 _STORAGE = ("dtype", "device", "pin_memory", "layout", "memory_format")
 
@@ -112,7 +114,7 @@ def _read(
     said = ",".join(f"{r}={sizes[r]}" for r in cascade.free_ranks)
     summary = f"Traced from PyTorch at {said}." if said else "Traced from PyTorch."
     if loops:
-        summary += f" A loop has the steps of this size of {' or '.join(loops)} alone."
+        summary += f" A loop has the steps of this size of {', '.join(loops)} alone."
     return replace(cascade, summary=summary), sizes, given
 
 
@@ -199,11 +201,17 @@ def _needed(results: Sequence[Any]) -> set[Any]:
             open_nodes += node
         elif hasattr(node, "op") and node not in found:
             found.add(node)
-            args = list(node.args)
-            if _name(node) == _FLEXIBLE:
-                args[4] = args[4][-1]
-            open_nodes += [*args, *node.kwargs.values()]
+            open_nodes += [*_read_by(node), *node.kwargs.values()]
     return found
+
+
+def _read_by(node: Any) -> list[Any]:
+    """Return what a node needs of its arguments."""
+    args = list(node.args)
+    if _name(node) == _FLEXIBLE:
+        args[4] = args[4][-1]
+    tiles = stretches_written(node) if _name(node) == _WRITING else None
+    return args if tiles is None else tiles
 
 
 def _inner(builder: Builder, module: Any, given: Sequence[Any]) -> Any:
@@ -232,10 +240,13 @@ def _place_of_extreme(builder: Builder, node: Any, values: dict[Any, Any]) -> An
 
 
 def _called(builder: Builder, node: Any, values: dict[Any, Any]) -> Any:
+    tiles = stretches_written(node) if _name(node) == _WRITING else None
     args = [_given(values, a) for a in node.args]
     kwargs = {k: _given(values, a) for k, a in node.kwargs.items()}
     kwargs = {k: v for k, v in kwargs.items() if k not in _STORAGE}
     name = _name(node)
+    if tiles is not None:
+        name, args, kwargs = "cat", [[_given(values, n) for n in tiles], args[2]], {}
     if name == _FLEXIBLE:
         return flexible_attention(builder, functools.partial(_inner, builder), *args)
     if name == "getitem":
@@ -321,7 +332,7 @@ def _applied(builder: Builder, node: Any, name: str, args: list[Any], kwargs: di
     if any(isinstance(a, Cut) for a in args):
         return applied_to_pieces(builder, name, handler, args, kwargs)
     args, kwargs = in_one_piece(builder, args), {k: in_one_piece(builder, v) for k, v in kwargs.items()}
-    if name in ("cat", "concat") and is_cut_again(node):
+    if _name(node) in ("cat", "concat") and is_cut_again(node):
         return cut(*args, **kwargs)
     return handler(builder, *args, **kwargs)
 

@@ -46,6 +46,42 @@ def with_slice(
     return _written(b, x, new, element, [i for i in range(len(x.sizes)) if i != place])
 
 
+def stretches_written(node: Any) -> list[Any] | None:
+    """Return what has been written to a tensor, stretch by stretch along a dimension, if it is new from end to end.
+
+    `out[i : i + c] = x` in a loop is `cat` of all the x, whatever `out` has been before.
+
+    Args:
+        node: the last `slice_scatter` of a graph of torch.
+    """
+    shape = node.meta["val"].shape
+    written: list[tuple[int, int, Any]] = []
+    dims: set[int] = set()
+    while str(node.target).startswith("aten.slice_scatter"):
+        left_out: tuple[Any, ...] = (0, None, None, 1)[len(node.args) - 2 :]
+        old, new, dim, start, end, step = (*node.args, *left_out)
+        if step != 1 or node.kwargs:
+            return None
+        first, last, _ = slice(start, end).indices(shape[dim])
+        dims.add(dim % len(shape))
+        written.append((first, last, new))
+        node = old
+    written.sort(key=lambda w: w[0])
+    ends = [0, *(last for _, last, _ in written)]
+    if len(written) < 2 or len(dims) > 1 or ends[-1] != shape[dims.pop()]:
+        return None
+    return [_copied(w[2]) for w in written] if [w[0] for w in written] == ends[:-1] else None
+
+
+def _copied(node: Any) -> Any:
+    """Return what a node copies to a place of its own shape; the place is looked at for its shape alone."""
+    if not str(node.target).startswith("aten.copy.") or not hasattr(node.args[1], "meta"):
+        return node
+    mine, source = node.meta["val"], node.args[1].meta.get("val")
+    same = source is not None and (mine.shape, mine.dtype) == (source.shape, source.dtype)
+    return node.args[1] if same else node
+
+
 def _written(
     b: Builder,
     x: Value,

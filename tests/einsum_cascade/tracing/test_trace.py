@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from einsum_cascade import CascadeError, evaluate, from_torch, parse, passes, reduce_passes
+from einsum_cascade import CascadeError, evaluate, from_torch, parse, passes, reduce_passes, render
 from einsum_cascade.tracing.tracer import trace
 
 torch = pytest.importorskip("torch")
@@ -205,3 +205,33 @@ def test_data_dependent_code_is_refused() -> None:
 def test_without_tensors_there_is_nothing_to_trace() -> None:
     with pytest.raises(CascadeError, match="example tensors"):
         from_torch(textbook)
+
+
+def test_stretches_written_one_after_the_other_are_the_whole() -> None:
+    """Nothing is left of what the tensor was before; where a place is left out, it is read."""
+
+    def whole(x):
+        out = torch.full_like(x, 7.0)
+        out[4:] = x[4:].exp()
+        out[:2] = x[:2] + 1
+        out[2:4] = 0.0
+        return out
+
+    def with_a_hole(x):
+        out = torch.full_like(x, 7.0)
+        out[4:] = x[4:].exp()
+        out[:2] = x[:2] + 1
+        return out
+
+    def twice(x):
+        out = torch.full_like(x, 7.0)
+        out[:4] = x[:4]
+        out[2:] = x[2:].exp()
+        return out
+
+    for fn in (whole, with_a_hole, twice):
+        x = torch.randn(6, 3, dtype=torch.float64)
+        cascade, sizes, inputs = trace(fn, x)
+        (found,) = evaluate(cascade, sizes, inputs).values()
+        np.testing.assert_allclose(found, fn(x).numpy(), atol=1e-12)
+        assert ("7" in render(cascade).split("\n", 2)[2]) == (fn is with_a_hole or fn is twice)
