@@ -58,8 +58,8 @@ def stretches_written(node: Any) -> list[Any] | None:
     written: list[tuple[int, int, Any]] = []
     dims: set[int] = set()
     while str(node.target).startswith("aten.slice_scatter"):
-        left_out: tuple[Any, ...] = (0, None, None, 1)[len(node.args) - 2 :]
-        old, new, dim, start, end, step = (*node.args, *left_out)
+        args = list(node.args)
+        old, new, dim, start, end, step = args + [0, None, None, 1][len(args) - 2 :]
         if step != 1 or node.kwargs:
             return None
         first, last, _ = slice(start, end).indices(shape[dim])
