@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from einsum_cascade.errors import KernelError
+from einsum_cascade.errors import KernelError, nearest
 from mappings.expression import evaluate_expression
 
 from .aot import POINTER
@@ -46,6 +46,25 @@ def parse_pairs(words: Sequence[str], option: str) -> dict[str, str]:
             raise KernelError(f"{option} {name}: given twice")
         pairs[name] = value
     return pairs
+
+
+def constant_of(name: str, value: Any) -> Any:
+    """Return a compile-time value; the words of a type, as sources write it, are that type.
+
+    Raises:
+        KernelError: no such type.
+
+    >>> constant_of("OUT", "tl.bfloat16"), constant_of("PRECISION", "tf32")
+    (triton.language.bfloat16, 'tf32')
+    """
+    if not isinstance(value, str) or not value.startswith("tl."):
+        return value
+    import triton.language as tl
+
+    types = {f"tl.{n}": t for n, t in vars(tl).items() if isinstance(t, tl.dtype)}
+    if value not in types:
+        raise KernelError(f"--constexpr {name}={value}: {nearest(value, types)}")
+    return types[value]
 
 
 def functions_of(kernel: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mappings.grids import RESERVED, SIZES
 from mappings.reader import build, dump_yaml
 from mappings.tiles import LoopWork
 
+from . import sass
 from .aot import WORD_BYTES, Resources
 from .arguments import word_of
 
@@ -140,7 +141,7 @@ def description(
         "parameters": {"head_dim": 1} | ({"dtype": types[0]} if types else {}) | numbers | dict(sizes or {}),
         "tiles": [
             {
-                "query": 1, "key": 1, "warps": r.tile.warps, "stages": r.tile.stages, "targets": _runs_on(r.target),
+                "query": 1, "key": 1, "warps": r.warps, "stages": r.tile.stages, "targets": _runs_on(r.target),
                 "dtypes": sorted(alike),
                 "resources": {
                     "registers": r.registers, "shared_bytes": r.shared_bytes, "stack_bytes": r.stack_bytes,
@@ -164,6 +165,9 @@ def description(
 def loop_work(r: Resources) -> LoopWork:
     """Return the instructions of a step of the main loop as the simulator takes them."""
     step, masked = r.step, r.masked_loop or r.step
+    if r.specialised_warps:
+        # Of a block's warps those of one kind do this; the simulator spreads the work of a step over all of them.
+        step, masked = (sass.spread(loop, r.tile.warps, r.warps) for loop in (step, masked))
     pipes = step.pipes
     return LoopWork(
         instructions=step.instructions, tensor=pipes["tensor"], special=pipes["special"], fma=pipes["fma"],
