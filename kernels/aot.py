@@ -194,11 +194,13 @@ def _resources(build: Build, target: str, done: Any, version: str) -> Resources:
     registers, stack_bytes = usage(done.asm["cubin"])
     text = _read(done.asm["cubin"], "nvdisasm", "-c")
     work, launched = tileir.steps(done.asm["ttir"]), done.metadata.num_warps
+    heaviest = tileir.heaviest(work)
+    heaviest = replace(heaviest, product_flops=heaviest.product_flops / sass.product_rate(text))
     return Resources(
         build.kernel, build.variant, target, build.dtype, build.head_dim, build.tile,
         registers=registers, shared_bytes=done.metadata.shared, stack_bytes=stack_bytes,
         loops=sass.loops(text), totals=sass.totals(text), compiler=f"triton {version}",
-        work=tileir.heaviest(work), tensor_memory_columns=getattr(done.metadata, "tmem_size", 0) or 0,
+        work=heaviest, tensor_memory_columns=getattr(done.metadata, "tmem_size", 0) or 0,
         fingerprint=fingerprint(build.function), specialised_warps=launched if launched > build.tile.warps else 0,
         source_loops=max(1, sum(w.product_flops > 0 or w.exponentials > 0 for w in work)),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .arguments import word_of
 # Of whose measured constants a kernel without rows of its own is likest: code of the same compiler.
 FAMILY = "triton_attention"
 # Compute capabilities of data-centre and desktop cards.
+_WORDS = {"fp8": 1} | WORD_BYTES
 _KNOWN = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "sm_121")
 
 
@@ -85,9 +86,14 @@ def _numbers(constants: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _types(pointers: Mapping[str, str]) -> list[str]:
-    """Return the types of the tensors, halves first: those of its operands, where sums are wider."""
-    words = {word_of(t) for t in pointers.values()}
-    return sorted((t for t in WORD_BYTES if t in words), key=lambda t: (WORD_BYTES[t], t))
+    """Return the types of the tensors, the narrowest first: those of its operands, where sums are wider."""
+    words = {"fp8" if str(w).startswith("fp8") else w for w in map(word_of, pointers.values())}
+    return sorted((t for t in _WORDS if t in words), key=lambda t: (_WORDS[t], t))
+
+
+def _products(r: Resources, types: Sequence[str]) -> float:
+    """Return the products of a step in units of the type of a call, at whose rate they are priced."""
+    return r.work.product_flops * 2 / _WORDS[types[0]] if types else r.work.product_flops
 
 
 def mapping_of(
@@ -153,7 +159,7 @@ def description(
         "grids": [
             {
                 "name": r.kernel, "lanes": 1, "blocks": shape.blocks, "steps": shape.steps,
-                "step": {"tensor": r.work.product_flops, "loads": r.work.load_bytes},
+                "step": {"tensor": _products(r, types), "loads": r.work.load_bytes},
                 "reads": shape.reads, "writes": shape.writes,
             }
         ],

@@ -122,6 +122,29 @@ def totals(text: str) -> dict[str, int]:
     return pipe_counts(line.opcode for line in _lines(text)[0])
 
 
+# Of tensor instructions on narrower operands than 16 bits; the others take 16 bits or TF32, which are counted by type.
+_NARROW = {
+    8: ("QGMMA", "QMMA", "UTCQMMA", "IGMMA", "IMMA", "UTCIMMA"),
+    4: ("OMMA", "UTCOMMA"),
+}
+
+
+def product_rate(text: str) -> int:
+    """Return how many times the rate of 16-bit operands a kernel multiplies at, by the slowest of its instructions.
+
+    Operands of 8 bits run at twice the rate, of 4 bits at four times. What a generation has no instruction for it
+    widens first, so that only the instructions tell.
+
+    Source: CUDA C++ Programming Guide and datasheets, dense tensor rates of H100 (fp8), B200 (fp8, fp4).
+
+    >>> product_rate("/*0000*/ UTCQMMA gdesc[UR4] ;"), product_rate("/*0000*/ HMMA.16816.F32 R4, R8, R12, R4 ;")
+    (2, 1)
+    """
+    bits = {opcode: width for width, opcodes in _NARROW.items() for opcode in opcodes}
+    found = [bits.get(line.opcode, 16) for line in _lines(text)[0] if pipe_of(line.opcode) == "tensor"]
+    return 16 // max(found, default=16)
+
+
 def loops(text: str) -> tuple[Loop, ...]:
     """Return the innermost loops that multiply tiles or take exponentials, in program order.
 

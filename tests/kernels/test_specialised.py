@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from kernels import aot, sass
+from kernels import aot, sass, tileir
 from kernels.described import Shape, description
 from kernels.probe import assess, compiled, prepared, probe
 
@@ -154,3 +154,38 @@ def test_a_jump_through_a_table_is_followed():
 """
     exponentials, products = sass.loops(text)
     assert (exponentials.pipes["special"], products.pipes["tensor"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("target", "narrow"), [("sm_89", 2), ("sm_90", 2), ("sm_120", 2)])
+def test_products_of_eight_bits_are_products_at_twice_the_rate(tmp_path, target, narrow):
+    path = tmp_path / "eight.py"
+    path.write_text(
+        "import triton\nimport triton.language as tl\n\n@triton.jit\n"
+        "def eight(A: '*fp8e4nv', B: '*fp8e4nv', C: '*fp32', K, stride_a, stride_b, N: tl.constexpr):\n"
+        "    i = tl.arange(0, N)\n"
+        "    acc = tl.zeros((N, N), tl.float32)\n"
+        "    for k in range(0, K, N):\n"
+        "        a = tl.load(A + i[:, None] * stride_a + k + i[None, :])\n"
+        "        acc = tl.dot(a, tl.load(B + i[None, :] * stride_b + k + i[:, None]), acc)\n"
+        "    tl.store(C + i[:, None] * N + i[None, :], acc)\n"
+    )
+    made = probe(f"{path}:eight", constants={"N": 128}, target=target)
+    assert made.work.product_flops * narrow == 2 * 128**3
+    # mma.sync multiplies 16 x 8 x 32 elements of eight bits, wgmma of a group of four warps 64 x 128 x 32.
+    each = 64 * 128 * 32 if target == "sm_90" else 4 * 16 * 8 * 32
+    assert made.step.pipes["tensor"] == 128**3 / each
+
+
+@pytest.mark.parametrize(
+    ("form", "packed"),
+    # As Triton 3.9 writes them; the shapes are of what lies in memory, four bits two in a byte.
+    [("e4m3", 1), ("e2m1", 2)],
+)
+def test_scaled_products_are_counted(form, packed):
+    line = (
+        f"%acc = tt.dot_scaled %a scale %x, %b scale %y, %c lhs = {form} rhs = {form} {{fastMath = false}} : "
+        f"tensor<128x{64 // packed}xi8>, tensor<128x2xi8> * tensor<{64 // packed}x32xi8>, tensor<32x2xi8> "
+        "-> tensor<128x32xf32> loc(#loc61)"
+    )
+    (work,) = tileir.steps(f"scf.for %i = %a to %b step %c : i32 {{\n{line}\n}}")
+    assert work.product_flops == 2 * 128 * 32 * 64
