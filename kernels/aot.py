@@ -23,7 +23,7 @@ from unittest import mock
 
 from einsum_cascade.errors import KernelError, nearest
 
-from . import registry, sass, tileir
+from . import registry, sass, tileir, unrolled
 from .tiles import Tile, legal
 
 TARGETS = {"sm_80": 80, "sm_86": 86, "sm_89": 89, "sm_90": 90, "sm_100": 100, "sm_120": 120}
@@ -126,15 +126,17 @@ class Resources:
         """Return one loop of several; all together where none multiplies or takes exponentials.
 
         Such loops are not one loop with and without a mask: a row is swept by each of them. Of warps that are
-        specialised each kind has a loop, which side by side make a step of the loop in the source.
+        specialised each kind has a loop, which side by side make a step of the loop in the source. Of unrolled loops
+        it is the part of one iteration.
         """
         if not self.loops:
             return None
+        once = [loop.once for loop in self.loops if not loop.remainder]
         if any(loop.pipes[pipe] for loop in self.loops for pipe in sass.WORK):
             if not self.specialised_warps:
-                return choose(self.loops, key=lambda loop: loop.instructions)
-            return sass.together(self.loops, share=self.source_loops)
-        return sass.together(self.loops)
+                return choose(once, key=lambda loop: loop.instructions)
+            return sass.together(once, share=self.source_loops)
+        return sass.together(once)
 
 
 def target_number(name: str) -> int:
@@ -194,12 +196,14 @@ def _resources(build: Build, target: str, done: Any, version: str) -> Resources:
     registers, stack_bytes = usage(done.asm["cubin"])
     text = _read(done.asm["cubin"], "nvdisasm", "-c")
     work, launched = tileir.steps(done.asm["ttir"]), done.metadata.num_warps
-    heaviest = tileir.heaviest(work)
+    loops, heaviest = sass.loops(text), tileir.heaviest(work)
+    if launched == build.tile.warps:
+        loops = unrolled.seen_through(loops, text, done.asm["ptx"])
     heaviest = replace(heaviest, product_flops=heaviest.product_flops / sass.product_rate(text))
     return Resources(
         build.kernel, build.variant, target, build.dtype, build.head_dim, build.tile,
         registers=registers, shared_bytes=done.metadata.shared, stack_bytes=stack_bytes,
-        loops=sass.loops(text), totals=sass.totals(text), compiler=f"triton {version}",
+        loops=loops, totals=sass.totals(text), compiler=f"triton {version}",
         work=heaviest, tensor_memory_columns=getattr(done.metadata, "tmem_size", 0) or 0,
         fingerprint=fingerprint(build.function), specialised_warps=launched if launched > build.tile.warps else 0,
         source_loops=max(1, sum(w.product_flops > 0 or w.exponentials > 0 for w in work)),
@@ -208,7 +212,7 @@ def _resources(build: Build, target: str, done: Any, version: str) -> Resources:
 
 def portable(r: Resources) -> Resources:
     """Return resources in a form that goes from one process to another."""
-    loops = tuple(sass.Loop(loop.instructions, dict(loop.pipes)) for loop in r.loops)
+    loops = tuple(replace(loop, pipes=dict(loop.pipes)) for loop in r.loops)
     return replace(r, loops=loops, totals=dict(r.totals))
 
 

@@ -137,7 +137,11 @@ def resource_document(found: Iterable[Resources]) -> list[dict[str, Any]]:
         resource_row(r)
         | {
             "spills": r.spills,
-            "loops": [{"instructions": loop.instructions} | dict(loop.pipes) for loop in r.loops],
+            "loops": [
+                {"instructions": loop.instructions, "unrolled": loop.unrolled, "remainder": loop.remainder}
+                | dict(loop.pipes)
+                for loop in r.loops
+            ],
         }
         for r in found
     ]
@@ -183,13 +187,22 @@ def probe_rows(
         "masked tile over whole tile": "-" if factor is None else f"{factor:.2f}",
     }
     rows = [[name, value] for name, value in facts.items()]
-    counted = [(f"loop {i + 1}", loop.instructions, loop.pipes) for i, loop in enumerate(r.loops)]
-    for name, length, pipes in [*counted, ("whole kernel", sum(r.totals.values()), r.totals)]:
+    counted = [
+        (f"loop {i + 1}", loop.instructions, loop.pipes, _unrolled(loop)) for i, loop in enumerate(r.loops)
+    ]
+    for name, length, pipes, how in [*counted, ("whole kernel", sum(r.totals.values()), r.totals, "")]:
         words = ", ".join(f"{pipe} {count}" for pipe, count in pipes.items() if count)
-        rows.append([f"{name}: {length} instructions", words])
+        rows.append([f"{name}: {length} instructions", how + words])
     if assumed:
         rows.append(["types taken without --arg", ", ".join(f"{n} {t}" for n, t in assumed.items())])
     return ["", "value"], rows
+
+
+def _unrolled(loop: sass.Loop) -> str:
+    """Return how a loop stands to its loop in the source, where they are not the same."""
+    if loop.remainder:
+        return "what the loop before leaves over: "
+    return f"{loop.unrolled} iterations: " if loop.unrolled > 1 else ""
 
 
 def probe_notes(meaning: Assessment, strides: Sequence[str], numbers: Sequence[str]) -> list[str]:

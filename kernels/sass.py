@@ -56,15 +56,28 @@ class Loop:
     Attributes:
         instructions: length of its body, for one warp.
         pipes: instructions by pipe, in the order of `PIPES`, then `other`.
+        unrolled: how often it goes through the body of the loop in the source.
+        remainder: it does what an unrolled loop of the same source leaves over.
     """
 
     instructions: int
     pipes: Mapping[str, int]
+    unrolled: int = 1
+    remainder: bool = False
+
+    @property
+    def once(self) -> Loop:
+        """What it takes to go through the body of the loop in the source once.
+
+        >>> Loop(112, {"fma": 49}, unrolled=4).once
+        Loop(instructions=28, pipes={'fma': 12}, unrolled=1, remainder=False)
+        """
+        return self if self.unrolled == 1 else together([self], share=self.unrolled)
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """One instruction.
+class Line:
+    """One instruction, of SASS or of PTX by the opcode that it becomes.
 
     Attributes:
         jumps_to: labels of a branch.
@@ -93,8 +106,9 @@ def pipe_counts(opcodes: Iterator[str]) -> dict[str, int]:
     return {pipe: counts[pipe] for pipe in (*PIPES, "other")}
 
 
-def _lines(text: str) -> tuple[list[_Line], dict[str, int]]:
-    lines: list[_Line] = []
+def parsed(text: str) -> tuple[list[Line], dict[str, int]]:
+    """Return the instructions of a disassembled kernel, and at which of them its labels stand."""
+    lines: list[Line] = []
     labels: dict[str, int] = {}
     for raw in text.splitlines():
         if label := _LABEL.match(raw):
@@ -105,7 +119,7 @@ def _lines(text: str) -> tuple[list[_Line], dict[str, int]]:
             conditional = bool(found["guard"]) or (opcode == "BRA" and bool(jumps) and "," in found["rest"])
             leaves = opcode in ("BRA", "BRX", "EXIT", "RET")
             works = pipe_of(opcode) in WORK and not (opcode == "MUFU" and _DIVIDES.match(found["rest"]))
-            lines.append(_Line(opcode, jumps, conditional or not leaves, works))
+            lines.append(Line(opcode, jumps, conditional or not leaves, works))
     return lines, labels
 
 
@@ -119,7 +133,7 @@ def _jumps(opcode: str, rest: str) -> tuple[str, ...]:
 
 def totals(text: str) -> dict[str, int]:
     """Return instructions by pipe in the whole kernel."""
-    return pipe_counts(line.opcode for line in _lines(text)[0])
+    return pipe_counts(line.opcode for line in parsed(text)[0])
 
 
 # Of tensor instructions on narrower operands than 16 bits; the others take 16 bits or TF32, which are counted by type.
@@ -141,7 +155,7 @@ def product_rate(text: str) -> int:
     (2, 1)
     """
     bits = {opcode: width for width, opcodes in _NARROW.items() for opcode in opcodes}
-    found = [bits.get(line.opcode, 16) for line in _lines(text)[0] if pipe_of(line.opcode) == "tensor"]
+    found = [bits.get(line.opcode, 16) for line in parsed(text)[0] if pipe_of(line.opcode) == "tensor"]
     return 16 // max(found, default=16)
 
 
@@ -156,19 +170,24 @@ def loops(text: str) -> tuple[Loop, ...]:
     Args:
         text: output of `nvdisasm -c`.
     """
-    lines, labels = _lines(text)
+    lines, labels = parsed(text)
+    bodies = innermost(lines, labels)
+    return tuple(
+        Loop(len(body), MappingProxyType(pipe_counts(lines[i].opcode for i in body))) for body in bodies
+    )
+
+
+def innermost(lines: Sequence[Line], labels: Mapping[str, int]) -> list[set[int]]:
+    """Return the instructions of the innermost working loops, see `loops`."""
     if not lines:
-        return ()
+        return []
     bodies = _natural_loops(_flow(lines, labels))
     working = {head: body for head, body in bodies.items() if any(lines[i].works for i in body)}
     if not working:
         working = {h: body for h, body in bodies.items() if _sweeps({lines[i].opcode for i in body})}
-    inner = [
+    return [
         body for head, body in sorted(working.items()) if not any(h != head and h in body for h in working)
     ]
-    return tuple(
-        Loop(len(body), MappingProxyType(pipe_counts(lines[i].opcode for i in body))) for body in inner
-    )
 
 
 WORK = ("tensor", "special")
@@ -178,7 +197,7 @@ def together(loops: Sequence[Loop], *, share: int = 1) -> Loop:
     """Return several loops as one, or the given share of them.
 
     >>> together([Loop(4, {"fma": 2}), Loop(6, {"fma": 0})], share=2)
-    Loop(instructions=5, pipes={'fma': 1})
+    Loop(instructions=5, pipes={'fma': 1}, unrolled=1, remainder=False)
     """
     pipes = {pipe: round(sum(loop.pipes[pipe] for loop in loops) / share) for pipe in loops[0].pipes}
     return Loop(round(sum(loop.instructions for loop in loops) / share), pipes)
@@ -188,7 +207,7 @@ def spread(loop: Loop, among: int, all_of: int) -> Loop:
     """Return what a warp does on average of a loop that some of all warps go through.
 
     >>> spread(Loop(12, {"fma": 6}), 4, 12)
-    Loop(instructions=4, pipes={'fma': 2})
+    Loop(instructions=4, pipes={'fma': 2}, unrolled=1, remainder=False)
     """
     share = among / all_of
     pipes = {pipe: round(count * share) for pipe, count in loop.pipes.items()}
@@ -201,7 +220,7 @@ def _sweeps(opcodes: set[str]) -> bool:
     return loads and any(each.startswith("ST") or pipe_of(each) == "fma" for each in opcodes)
 
 
-def _flow(lines: list[_Line], labels: Mapping[str, int]) -> nx.DiGraph:
+def _flow(lines: Sequence[Line], labels: Mapping[str, int]) -> nx.DiGraph:
     """Return which instruction can follow which, from instruction 0 on."""
     graph = nx.DiGraph()
     graph.add_node(0)
