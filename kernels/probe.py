@@ -54,7 +54,8 @@ def assess(r: Resources) -> Assessment:
     cycles = step_cycles(r, machine)
     factor = None
     whole, masked = r.full_loop, r.masked_loop
-    if whole != masked and whole and masked and whole.pipes["tensor"] == masked.pipes["tensor"] > 0:
+    two = sum(not loop.remainder for loop in r.loops) > 1 and not r.specialised_warps
+    if two and whole and masked and whole.pipes["tensor"] == masked.pipes["tensor"] > 0:
         factor = alone(step_cycles(r, machine, masked=True)) / alone(cycles)
     occupancy = resident * r.warps / machine.warps
     return Assessment(resident, occupancy, busiest(cycles), factor, tuple(_warnings(r, resident)))
