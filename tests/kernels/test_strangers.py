@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from einsum_cascade.errors import KernelError
+from kernels.arguments import pointers_of
 from kernels.probe import assumed_types, prepared, probe
 from validation.cli import app
 
@@ -212,6 +213,25 @@ def test_types_that_nobody_tells_are_shown(file):
     assert assumed_types(made) == {"index": "*bf16", "y": "*bf16"}
     with pytest.raises(KernelError, match=r"types taken without --arg: index \*bf16, y \*bf16$"):
         probe(f"{file}:gathered", constants=BLOCK, arguments={"x": "fp16"})
+
+
+@pytest.mark.parametrize(
+    ("text", "pointers"),
+    [
+        ("p, q = X + n, Y + n\n tl.store(q, tl.load(p))", "XY"),
+        ("p = q = X + n\n tl.store(Y, tl.load(q))", "XY"),
+        ("p: tl.tensor = X + n\n tl.store(Y, tl.load(p))", "XY"),
+        ("tl.store(Y, tl.load(tl.where(n > 0, X, Z)))", "XYZ"),
+        ("tl.store(Y, tl.load(X.to(tl.pointer_type(tl.float32)) + n))", "XY"),
+        ("tl.store(Y + n, tl.load((X + n)[:, None]))", "XY"),
+        ("tl.store(Y, tl.load(tl.max_contiguous(tl.multiple_of(X + n, 16), 16)))", "XY"),
+        ("o = tl.arange(0, 16)\n tl.store(o + Y, tl.load(n * 16 + X + o))", "XY"),
+        ("p = X\n p = p + n\n tl.store(Y, tl.load(p))", "XY"),
+        ("r = tl.load(Z + n)\n tl.store(Y + r, tl.load(X + r * n))", "XYZ"),
+    ],
+)
+def test_pointers_are_known_by_what_is_loaded_and_stored_however_they_are_written(text, pointers):
+    assert "".join(sorted(pointers_of(f"def kernel(X, Y, Z, n):\n {text}"))) == pointers
 
 
 LAYER = """
