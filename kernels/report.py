@@ -220,8 +220,9 @@ def probe_notes(meaning: Assessment, strides: Sequence[str], numbers: Sequence[s
         )
     if numbers:
         lines.append(
-            f"{', '.join(numbers)}: taken to be any number; a launch sees which are multiples of 16, as sizes mostly "
-            "are, and loads vectors behind a mask made of them, so tell those: --arg NAME=i32:16"
+            f"{', '.join(numbers)}: taken to be any whole number; a launch sees which are multiples of 16, as sizes "
+            "mostly are, and loads vectors behind a mask made of them, so tell those: --arg NAME=i32:16; and those "
+            "with a fraction: --arg NAME=scalar:fp32"
         )
     return lines
 

@@ -86,7 +86,7 @@ def test_sizes_that_nobody_tells_are_named_as_multiples_of_16_compile_to_other_c
     words, vectors = (compile_build(b, "sm_90").totals["global"] for b in (silent, told))
     assert words == 8 * vectors
     shown = CliRunner().invoke(app, ["kernels", "probe", f"{path}:copy", "--constexpr", "BLOCK=1024"])
-    assert "size: taken to be any number" in shown.stderr
+    assert "size: taken to be any whole number" in shown.stderr
     assert "--arg NAME=i32:16" in shown.stderr
 
 
