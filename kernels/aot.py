@@ -23,7 +23,7 @@ from unittest import mock
 
 from einsum_cascade.errors import KernelError, nearest
 
-from . import registry, sass, tileir
+from . import registry, sass, tileir, unrolled
 from .tiles import Tile, legal
 
 TARGETS = {"sm_80": 80, "sm_86": 86, "sm_89": 89, "sm_90": 90, "sm_100": 100, "sm_120": 120}
@@ -74,6 +74,9 @@ class Resources:
         work: what one step of the heaviest loop multiplies and loads.
         tensor_memory_columns: per thread block, of the 512 of an SM of compute capability 10.0.
         fingerprint: of the source that was compiled, see `fingerprint`.
+        specialised_warps: warps of a block where each has a task of its own, beside those asked for; 0 where all do
+            the same.
+        source_loops: innermost loops of the source that multiply or take exponentials.
     """
 
     kernel: str
@@ -91,6 +94,13 @@ class Resources:
     work: tileir.Work = field(default_factory=tileir.Work)
     tensor_memory_columns: int = 0
     fingerprint: str = ""
+    specialised_warps: int = 0
+    source_loops: int = 1
+
+    @property
+    def warps(self) -> int:
+        """Warps of a thread block, those that are specialised for one task among them."""
+        return self.specialised_warps or self.tile.warps
 
     @property
     def spills(self) -> bool:
@@ -115,14 +125,18 @@ class Resources:
     def _loop(self, choose: Callable[..., sass.Loop]) -> sass.Loop | None:
         """Return one loop of several; all together where none multiplies or takes exponentials.
 
-        Such loops are not one loop with and without a mask: a row is swept by each of them.
+        Such loops are not one loop with and without a mask: a row is swept by each of them. Of warps that are
+        specialised each kind has a loop, which side by side make a step of the loop in the source. Of unrolled loops
+        it is the part of one iteration.
         """
         if not self.loops:
             return None
+        once = [loop.once for loop in self.loops if not loop.remainder]
         if any(loop.pipes[pipe] for loop in self.loops for pipe in sass.WORK):
-            return choose(self.loops, key=lambda loop: loop.instructions)
-        pipes = {pipe: sum(loop.pipes[pipe] for loop in self.loops) for pipe in self.loops[0].pipes}
-        return sass.Loop(sum(loop.instructions for loop in self.loops), pipes)
+            if not self.specialised_warps:
+                return choose(once, key=lambda loop: loop.instructions)
+            return sass.together(once, share=self.source_loops)
+        return sass.together(once)
 
 
 def target_number(name: str) -> int:
@@ -181,18 +195,24 @@ def parsing_in_turn() -> Iterator[None]:
 def _resources(build: Build, target: str, done: Any, version: str) -> Resources:
     registers, stack_bytes = usage(done.asm["cubin"])
     text = _read(done.asm["cubin"], "nvdisasm", "-c")
+    work, launched = tileir.steps(done.asm["ttir"]), done.metadata.num_warps
+    loops, heaviest = sass.loops(text), tileir.heaviest(work)
+    if launched == build.tile.warps:
+        loops = unrolled.seen_through(loops, text, done.asm["ptx"])
+    heaviest = replace(heaviest, product_flops=heaviest.product_flops / sass.product_rate(text))
     return Resources(
         build.kernel, build.variant, target, build.dtype, build.head_dim, build.tile,
         registers=registers, shared_bytes=done.metadata.shared, stack_bytes=stack_bytes,
-        loops=sass.loops(text), totals=sass.totals(text), compiler=f"triton {version}",
-        work=tileir.heaviest(tileir.steps(done.asm["ttir"])),
-        tensor_memory_columns=getattr(done.metadata, "tmem_size", 0) or 0, fingerprint=fingerprint(build.function),
+        loops=loops, totals=sass.totals(text), compiler=f"triton {version}",
+        work=heaviest, tensor_memory_columns=getattr(done.metadata, "tmem_size", 0) or 0,
+        fingerprint=fingerprint(build.function), specialised_warps=launched if launched > build.tile.warps else 0,
+        source_loops=max(1, sum(w.product_flops > 0 or w.exponentials > 0 for w in work)),
     )  # fmt: skip
 
 
 def portable(r: Resources) -> Resources:
     """Return resources in a form that goes from one process to another."""
-    loops = tuple(sass.Loop(loop.instructions, dict(loop.pipes)) for loop in r.loops)
+    loops = tuple(replace(loop, pipes=dict(loop.pipes)) for loop in r.loops)
     return replace(r, loops=loops, totals=dict(r.totals))
 
 

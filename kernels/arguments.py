@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from einsum_cascade.errors import KernelError
+from einsum_cascade.errors import KernelError, nearest
 from mappings.expression import evaluate_expression
 
 from .aot import POINTER
@@ -22,6 +22,17 @@ WORDS = (
 )  # fmt: skip
 # Of a number that is always a multiple of 16, as Triton's own ahead-of-time compiler writes it: launches find that out.
 MULTIPLE = ":16"
+# What Triton has that gives addresses another shape, or tells more of them.
+_LAID_OUT = (
+    "multiple_of",
+    "max_contiguous",
+    "max_constancy",
+    "broadcast_to",
+    "expand_dims",
+    "cast",
+    "reshape",
+    "view",
+)
 _PAIRS = re.compile(r",(?![^\[]*\])")
 _BLOCK = re.compile(r"\*?(?P<word>\w+)\[(?P<sides>[^\[\]]+)\]\Z")
 
@@ -46,6 +57,25 @@ def parse_pairs(words: Sequence[str], option: str) -> dict[str, str]:
             raise KernelError(f"{option} {name}: given twice")
         pairs[name] = value
     return pairs
+
+
+def constant_of(name: str, value: Any) -> Any:
+    """Return a compile-time value; the words of a type, as sources write it, are that type.
+
+    Raises:
+        KernelError: no such type.
+
+    >>> constant_of("OUT", "tl.bfloat16"), constant_of("PRECISION", "tf32")
+    (triton.language.bfloat16, 'tf32')
+    """
+    if not isinstance(value, str) or not value.startswith("tl."):
+        return value
+    import triton.language as tl
+
+    types = {f"tl.{n}": t for n, t in vars(tl).items() if isinstance(t, tl.dtype)}
+    if value not in types:
+        raise KernelError(f"--constexpr {name}={value}: {nearest(value, types)}")
+    return types[value]
 
 
 def functions_of(kernel: Any) -> dict[str, Any]:
@@ -78,27 +108,64 @@ def _roots(source: str, functions: Mapping[str, Any], above: frozenset[int]) -> 
     addresses: list[ast.expr] = []
     parameters: set[str] = set()
     for node in ast.walk(ast.parse(textwrap.dedent(source))):
+        for name, value in _named(node):
+            values.setdefault(name, []).append(value)
         if isinstance(node, ast.arg):
             parameters.add(node.arg)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            values.setdefault(node.targets[0].id, []).append(node.value)
         elif (
             isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _addresses(node.func.attr)
         ):
             addresses += node.args[:1] or [k.value for k in node.keywords if k.arg in ("base", "pointer")]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in functions:
             addresses += _handed_on(node, functions[ast.unparse(node.func)], above)
-    roots: set[str] = set()
-    while addresses:
-        place = addresses.pop()
-        while isinstance(place, ast.BinOp):
-            place = place.left if not isinstance(place.left, ast.Constant) else place.right
-        if isinstance(place, ast.IfExp):
-            addresses += [place.body, place.orelse]
-        elif isinstance(place, ast.Name) and place.id not in roots:
-            roots.add(place.id)
-            addresses += values.get(place.id, [])
-    return roots & parameters
+    known: dict[str, set[str]] = {}
+    return {root for place in addresses for root in _origins(place, values, parameters, known)} & parameters
+
+
+def _named(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the names that a statement gives to values, with these; those of a tuple one by one."""
+    if isinstance(node, (ast.AnnAssign, ast.NamedExpr)):
+        if isinstance(node.target, ast.Name) and node.value is not None:
+            yield node.target.id, node.value
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            each = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                each = list(zip(target.elts, node.value.elts, strict=False))
+            yield from ((t.id, value) for t, value in each if isinstance(t, ast.Name))
+
+
+def _origins(
+    place: ast.expr, values: Mapping[str, list[ast.expr]], parameters: set[str], known: dict[str, set[str]]
+) -> set[str]:
+    """Return the parameters that an address is counted from: of a sum the first part that has one, of a product none.
+
+    Args:
+        values: what each name is given anywhere.
+        known: the answers for names; of one that is being looked at, itself, so that `p = p + n` is counted from p.
+    """
+
+    def origins(*parts: ast.expr) -> set[str]:
+        return {root for part in parts for root in _origins(part, values, parameters, known)}
+
+    if isinstance(place, ast.Name):
+        if place.id not in known:
+            known[place.id] = {place.id}
+            known[place.id] = known[place.id] & parameters | (origins(*values.get(place.id, [])) - {place.id})
+        return known[place.id]
+    if isinstance(place, ast.BinOp) and isinstance(place.op, (ast.Add, ast.Sub)):
+        return origins(place.left) or origins(place.right)
+    if isinstance(place, ast.IfExp):
+        return origins(place.body, place.orelse)
+    if isinstance(place, ast.Subscript):
+        return origins(place.value)
+    if isinstance(place, ast.Call) and isinstance(place.func, ast.Attribute):
+        if place.func.attr == "where":
+            return origins(*place.args[1:])
+        if place.func.attr in _LAID_OUT:
+            return origins(*place.args[:1])
+        return origins(place.func.value) if place.func.attr == "to" else set()
+    return set()
 
 
 def _handed_on(call: ast.Call, called: Any, above: frozenset[int]) -> list[ast.expr]:

@@ -216,7 +216,8 @@ def probe(
     *,
     target: Annotated[str, typer.Option(help=f"{TARGETS}.")] = "sm_90",
     constexpr: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE of compile-time arguments, parted by commas.")
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of compile-time arguments, parted by commas; tl.float16 is a type."),
     ] = None,
     arg: Annotated[
         list[str] | None,
@@ -250,8 +251,8 @@ def probe(
 
     from .arguments import parse_pairs
     from .described import Shape, check_shape, description, sizes_of, write
-    from .probe import assess, assumed_strides, assumed_types, compiled, prepared
-    from .report import probe_document, probe_rows
+    from .probe import assess, assumed_numbers, assumed_strides, assumed_types, compiled, prepared
+    from .report import probe_document, probe_notes, probe_rows
 
     if mapping:
         check_writable(mapping, (".yaml", ".yml"))
@@ -263,22 +264,19 @@ def probe(
     if mapping:
         check_shape(shape, build.constants, own)
     found = compiled(build, target)
-    meaning, taken, strides = assess(found), assumed_types(build), assumed_strides(build)
+    meaning, taken = assess(found), assumed_types(build)
+    strides, numbers = assumed_strides(build), assumed_numbers(build)
     if mapping:
         given = {"constants": build.constants, "pointers": build.pointers, "sizes": own}
         write(mapping, description(found, place=place, shape=shape, **given))
         note(f"wrote {mapping}")
     if json:
-        emit_json(probe_document(found, meaning, taken) | {"strides_taken_as_multiples_of_16": strides})
+        assumed = {"strides_taken_as_multiples_of_16": strides, "numbers_taken_as_any": numbers}
+        emit_json(probe_document(found, meaning, taken) | assumed)
         return
     table(f"{place} for {target}", *probe_rows(found, meaning, taken))
-    for warning in meaning.warnings:
-        note(f"warning: {warning}")
-    if strides:
-        note(
-            f"{', '.join(strides)}: taken to be multiples of 16; a launch makes a stride of 1 a constant, along which "
-            "it loads vectors, so tell those that are: --constexpr NAME=1"
-        )
+    for line in probe_notes(meaning, strides, numbers):
+        note(line)
 
 
 @guarded

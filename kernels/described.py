@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from mappings.grids import RESERVED, SIZES
 from mappings.reader import build, dump_yaml
 from mappings.tiles import LoopWork
 
+from . import sass
 from .aot import WORD_BYTES, Resources
 from .arguments import word_of
 
 # Of whose measured constants a kernel without rows of its own is likest: code of the same compiler.
 FAMILY = "triton_attention"
 # Compute capabilities of data-centre and desktop cards.
+_WORDS = {"fp8": 1} | WORD_BYTES
 _KNOWN = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "sm_121")
 
 
@@ -84,9 +86,14 @@ def _numbers(constants: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _types(pointers: Mapping[str, str]) -> list[str]:
-    """Return the types of the tensors, halves first: those of its operands, where sums are wider."""
-    words = {word_of(t) for t in pointers.values()}
-    return sorted((t for t in WORD_BYTES if t in words), key=lambda t: (WORD_BYTES[t], t))
+    """Return the types of the tensors, the narrowest first: those of its operands, where sums are wider."""
+    words = {"fp8" if str(w).startswith("fp8") else w for w in map(word_of, pointers.values())}
+    return sorted((t for t in _WORDS if t in words), key=lambda t: (_WORDS[t], t))
+
+
+def _products(r: Resources, types: Sequence[str]) -> float:
+    """Return the products of a step in units of the type of a call, at whose rate they are priced."""
+    return r.work.product_flops * 2 / _WORDS[types[0]] if types else r.work.product_flops
 
 
 def mapping_of(
@@ -140,7 +147,7 @@ def description(
         "parameters": {"head_dim": 1} | ({"dtype": types[0]} if types else {}) | numbers | dict(sizes or {}),
         "tiles": [
             {
-                "query": 1, "key": 1, "warps": r.tile.warps, "stages": r.tile.stages, "targets": _runs_on(r.target),
+                "query": 1, "key": 1, "warps": r.warps, "stages": r.tile.stages, "targets": _runs_on(r.target),
                 "dtypes": sorted(alike),
                 "resources": {
                     "registers": r.registers, "shared_bytes": r.shared_bytes, "stack_bytes": r.stack_bytes,
@@ -152,7 +159,7 @@ def description(
         "grids": [
             {
                 "name": r.kernel, "lanes": 1, "blocks": shape.blocks, "steps": shape.steps,
-                "step": {"tensor": r.work.product_flops, "loads": r.work.load_bytes},
+                "step": {"tensor": _products(r, types), "loads": r.work.load_bytes},
                 "reads": shape.reads, "writes": shape.writes,
             }
         ],
@@ -164,6 +171,9 @@ def description(
 def loop_work(r: Resources) -> LoopWork:
     """Return the instructions of a step of the main loop as the simulator takes them."""
     step, masked = r.step, r.masked_loop or r.step
+    if r.specialised_warps:
+        # Of a block's warps those of one kind do this; the simulator spreads the work of a step over all of them.
+        step, masked = (sass.spread(loop, r.tile.warps, r.warps) for loop in (step, masked))
     pipes = step.pipes
     return LoopWork(
         instructions=step.instructions, tensor=pipes["tensor"], special=pipes["special"], fma=pipes["fma"],

@@ -18,7 +18,7 @@ from einsum_cascade.terminal import note
 
 from . import offline
 from .aot import TARGETS, Build, Resources, argument_type, compile_build, compiler
-from .arguments import MULTIPLE, descriptors_of, functions_of, guess, hint, pointers_of, type_of
+from .arguments import MULTIPLE, constant_of, descriptors_of, functions_of, guess, hint, pointers_of, type_of
 from .steps import alone, blocks_per_sm, busiest, rates, step_cycles
 from .tiles import Tile
 from .told import told
@@ -54,9 +54,10 @@ def assess(r: Resources) -> Assessment:
     cycles = step_cycles(r, machine)
     factor = None
     whole, masked = r.full_loop, r.masked_loop
-    if whole is not masked and whole and masked and whole.pipes["tensor"] == masked.pipes["tensor"] > 0:
+    two = sum(not loop.remainder for loop in r.loops) > 1 and not r.specialised_warps
+    if two and whole and masked and whole.pipes["tensor"] == masked.pipes["tensor"] > 0:
         factor = alone(step_cycles(r, machine, masked=True)) / alone(cycles)
-    occupancy = resident * r.tile.warps / machine.warps
+    occupancy = resident * r.warps / machine.warps
     return Assessment(resident, occupancy, busiest(cycles), factor, tuple(_warnings(r, resident)))
 
 
@@ -71,7 +72,7 @@ def _warnings(r: Resources, resident: int) -> Iterator[str]:
         yield f"no thread block fits on an SM of {r.target}: it will not launch"
     if not r.spills:
         return
-    block_bytes = r.stack_bytes * 32 * r.tile.warps
+    block_bytes = r.stack_bytes * 32 * r.warps
     yield f"registers spill: {r.stack_bytes} bytes a thread in memory, {r.totals['local']} loads and stores of them"
     if block_bytes > machine.shared_bytes_per_sm - r.shared_bytes:
         yield (
@@ -215,7 +216,7 @@ def prepared(
 
     Args:
         place: "FILE.py:KERNEL".
-        constants: value of every `tl.constexpr` argument that has no default.
+        constants: value of every `tl.constexpr` argument that has no default; `tl.float16` in words is the type.
         arguments: type of the others: fp16, bf16 or fp32 for the tensor behind a pointer (`*fp16` too), i32, i64 or
             scalar:fp32 for a number, i32:16 for one that is always a multiple of 16; *i32 and other words of Triton for
             a tensor of them; fp16[ROWS,COLUMNS] for a descriptor that the host makes, by its block in numbers or
@@ -229,7 +230,8 @@ def prepared(
     if 32 * warps > MOST_THREADS:
         raise KernelError(f"warps={warps}: a thread block has at most {MOST_THREADS // 32} of 32 threads")
     loaded = load_kernel(place)
-    kernel, constants, arguments = loaded.function, dict(constants or {}), dict(arguments or {})
+    kernel, arguments = loaded.function, dict(arguments or {})
+    constants = {n: constant_of(n, v) for n, v in (constants or {}).items()}
     if kernel.is_gluon():
         raise KernelError(
             f"{place}: a Gluon kernel, whose steps are not read here; expected one of @triton.jit"
@@ -245,12 +247,20 @@ def prepared(
     multiples = {n for n, t in types.items() if t.endswith(MULTIPLE)}
     types = {n: t.removesuffix(MULTIPLE) for n, t in types.items()}
     pointers = {n: t for n, t in types.items() if t not in ("i32", "fp32")}
+    multiples |= {n for n, t in types.items() if "stride" in n and t in ("i32", "i64")} - _unspecialised(
+        kernel
+    )
     return Build(
         kernel=place.rpartition(":")[2], variant="probed", head_dim=0, dtype="", tile=Tile(16, 16, warps, stages),
         function=kernel, pointers=pointers, floats=tuple(n for n, t in types.items() if t == "fp32"),
-        aligned=tuple(n for n in types if n in multiples or ("stride" in n and types[n] in ("i32", "i64"))),
+        aligned=tuple(n for n in types if n in multiples),
         constants=constants, assumed=tuple(silent),
     )  # fmt: skip
+
+
+def _unspecialised(kernel: Any) -> set[str]:
+    """Return the arguments of which a launch does not find out whether they are multiples of 16."""
+    return {p.name for p in kernel.params if p.do_not_specialize or p.do_not_specialize_on_alignment}
 
 
 def _defaults(place: str, loaded: Loaded, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,6 +311,16 @@ def assumed_types(build: Build) -> dict[str, str]:
 def assumed_strides(build: Build) -> tuple[str, ...]:
     """Return the strides of which nobody says anything, taken to be multiples of 16: where one is 1, that misleads."""
     return tuple(n for n in build.assumed if n in build.aligned)
+
+
+def assumed_numbers(build: Build) -> tuple[str, ...]:
+    """Return the whole numbers of which nobody says anything, taken to be any: a launch looks whether 16 divides them.
+
+    Those that Triton is told not to look at are left out.
+    """
+    kept = _unspecialised(build.function)
+    names = (n for n in build.assumed if n not in build.aligned and n not in kept)
+    return tuple(n for n in names if argument_type(build, n) in ("i32", "i64"))
 
 
 def compiled(build: Build, target: str) -> Resources:

@@ -137,7 +137,11 @@ def resource_document(found: Iterable[Resources]) -> list[dict[str, Any]]:
         resource_row(r)
         | {
             "spills": r.spills,
-            "loops": [{"instructions": loop.instructions} | dict(loop.pipes) for loop in r.loops],
+            "loops": [
+                {"instructions": loop.instructions, "unrolled": loop.unrolled, "remainder": loop.remainder}
+                | dict(loop.pipes)
+                for loop in r.loops
+            ],
         }
         for r in found
     ]
@@ -163,7 +167,7 @@ def probe_document(r: Resources, meaning: Assessment, assumed: Mapping[str, str]
     return resource_document([r])[0] | {
         "blocks_per_sm": meaning.blocks_per_sm, "occupancy": meaning.occupancy, "bound_by": meaning.bound_by,
         "masked_tile_factor": meaning.masked_tile_factor, "warnings": list(meaning.warnings),
-        "totals": dict(r.totals), "assumed_types": dict(assumed),
+        "totals": dict(r.totals), "assumed_types": dict(assumed), "warps_of_block": r.warps,
     }  # fmt: skip
 
 
@@ -176,19 +180,51 @@ def probe_rows(
         "registers a thread": r.registers,
         "shared memory": f"{r.shared_bytes / 1024:.1f} KiB",
         "stack a thread (spills)": f"{r.stack_bytes} B",
+        **({"warps of a block": f"{r.warps}, each with a task of its own"} if r.specialised_warps else {}),
         "blocks an SM holds": meaning.blocks_per_sm,
         "occupancy": f"{meaning.occupancy:.0%}",
         "busiest pipe of a step": meaning.bound_by,
         "masked tile over whole tile": "-" if factor is None else f"{factor:.2f}",
     }
     rows = [[name, value] for name, value in facts.items()]
-    counted = [(f"loop {i + 1}", loop.instructions, loop.pipes) for i, loop in enumerate(r.loops)]
-    for name, length, pipes in [*counted, ("whole kernel", sum(r.totals.values()), r.totals)]:
+    counted = [
+        (f"loop {i + 1}", loop.instructions, loop.pipes, _unrolled(loop)) for i, loop in enumerate(r.loops)
+    ]
+    for name, length, pipes, how in [*counted, ("whole kernel", sum(r.totals.values()), r.totals, "")]:
         words = ", ".join(f"{pipe} {count}" for pipe, count in pipes.items() if count)
-        rows.append([f"{name}: {length} instructions", words])
+        rows.append([f"{name}: {length} instructions", how + words])
     if assumed:
         rows.append(["types taken without --arg", ", ".join(f"{n} {t}" for n, t in assumed.items())])
     return ["", "value"], rows
+
+
+def _unrolled(loop: sass.Loop) -> str:
+    """Return how a loop stands to its loop in the source, where they are not the same."""
+    if loop.remainder:
+        return "what the loop before leaves over: "
+    return f"{loop.unrolled} iterations: " if loop.unrolled > 1 else ""
+
+
+def probe_notes(meaning: Assessment, strides: Sequence[str], numbers: Sequence[str]) -> list[str]:
+    """Return the lines below the table of one kernel: warnings, then what was taken for granted of its arguments.
+
+    Args:
+        strides: those that are taken to be multiples of 16.
+        numbers: other whole numbers, taken to be any.
+    """
+    lines = [f"warning: {warning}" for warning in meaning.warnings]
+    if strides:
+        lines.append(
+            f"{', '.join(strides)}: taken to be multiples of 16; a launch makes a stride of 1 a constant, along which "
+            "it loads vectors, so tell those that are: --constexpr NAME=1"
+        )
+    if numbers:
+        lines.append(
+            f"{', '.join(numbers)}: taken to be any whole number; a launch sees which are multiples of 16, as sizes "
+            "mostly are, and loads vectors behind a mask made of them, so tell those: --arg NAME=i32:16; and those "
+            "with a fraction: --arg NAME=scalar:fp32"
+        )
+    return lines
 
 
 def tuning_document(ranked: Sequence[Ranked], quality: Quality | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,11 +15,18 @@ _INSTRUCTION = re.compile(
 )
 _LABEL = re.compile(r"^(?P<label>\.L_\w+):")
 _TARGET = re.compile(r"`\((?P<label>\.L_\w+)\)")
+# Where a jump through a table may lead, as warps that are specialised find the code of their kind.
+_TARGETS = re.compile(r"BRANCH_TARGETS (?P<labels>[.\w,]+)")
+# Divisions and roots: of the special units, too, but an integer division is no step of an algorithm.
+_DIVIDES = re.compile(r"\.(?:RCP|RSQ|SQRT)")
 
 # Opcode stems by pipe; the longest stem that an opcode starts with decides. What is not listed is `other`.
 PIPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "tensor": ("HMMA", "HGMMA", "IMMA", "IGMMA", "QGMMA", "DMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "OMMA"),
+        "tensor": (
+            "HMMA", "HGMMA", "IMMA", "IGMMA", "QGMMA", "DMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA",
+            "OMMA", "QMMA",
+        ),
         "special": ("MUFU",),
         "fma": ("FFMA", "FMUL", "FADD", "IMAD", "HFMA2", "HMUL2", "HADD2"),
         "alu": (
@@ -49,24 +56,39 @@ class Loop:
     Attributes:
         instructions: length of its body, for one warp.
         pipes: instructions by pipe, in the order of `PIPES`, then `other`.
+        unrolled: how often it goes through the body of the loop in the source.
+        remainder: it does what an unrolled loop of the same source leaves over.
     """
 
     instructions: int
     pipes: Mapping[str, int]
+    unrolled: int = 1
+    remainder: bool = False
+
+    @property
+    def once(self) -> Loop:
+        """What it takes to go through the body of the loop in the source once.
+
+        >>> Loop(112, {"fma": 49}, unrolled=4).once
+        Loop(instructions=28, pipes={'fma': 12}, unrolled=1, remainder=False)
+        """
+        return self if self.unrolled == 1 else together([self], share=self.unrolled)
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """One instruction.
+class Line:
+    """One instruction, of SASS or of PTX by the opcode that it becomes.
 
     Attributes:
-        jumps_to: label of a branch.
+        jumps_to: labels of a branch.
         goes_on: whether the next instruction can follow: false after an unconditional branch or an exit.
+        works: multiplies tiles or takes exponentials, logarithms and their like.
     """
 
     opcode: str
-    jumps_to: str | None
+    jumps_to: tuple[str, ...]
     goes_on: bool
+    works: bool
 
 
 def pipe_of(opcode: str) -> str:
@@ -84,24 +106,57 @@ def pipe_counts(opcodes: Iterator[str]) -> dict[str, int]:
     return {pipe: counts[pipe] for pipe in (*PIPES, "other")}
 
 
-def _lines(text: str) -> tuple[list[_Line], dict[str, int]]:
-    lines: list[_Line] = []
+def parsed(text: str) -> tuple[list[Line], dict[str, int]]:
+    """Return the instructions of a disassembled kernel, and at which of them its labels stand."""
+    lines: list[Line] = []
     labels: dict[str, int] = {}
     for raw in text.splitlines():
         if label := _LABEL.match(raw):
             labels[label["label"]] = len(lines)
         elif found := _INSTRUCTION.search(raw):
-            jump = _TARGET.search(found["rest"]) if found["opcode"] == "BRA" else None
-            # `@P0 BRA` and `BRA.U UP0,` are conditional; a bare BRA, EXIT or RET is not.
-            conditional = bool(found["guard"]) or (jump is not None and "," in found["rest"])
-            leaves = found["opcode"] in ("BRA", "EXIT", "RET")
-            lines.append(_Line(found["opcode"], jump["label"] if jump else None, conditional or not leaves))
+            opcode, jumps = found["opcode"], _jumps(found["opcode"], found["rest"])
+            # `@P0 BRA` and `BRA.U UP0,` are conditional; a bare BRA, BRX, EXIT or RET is not.
+            conditional = bool(found["guard"]) or (opcode == "BRA" and bool(jumps) and "," in found["rest"])
+            leaves = opcode in ("BRA", "BRX", "EXIT", "RET")
+            works = pipe_of(opcode) in WORK and not (opcode == "MUFU" and _DIVIDES.match(found["rest"]))
+            lines.append(Line(opcode, jumps, conditional or not leaves, works))
     return lines, labels
+
+
+def _jumps(opcode: str, rest: str) -> tuple[str, ...]:
+    """Return the labels that a branch may lead to."""
+    if opcode == "BRA" and (one := _TARGET.search(rest)):
+        return (one["label"],)
+    table = _TARGETS.search(rest) if opcode == "BRX" else None
+    return tuple(table["labels"].split(",")) if table else ()
 
 
 def totals(text: str) -> dict[str, int]:
     """Return instructions by pipe in the whole kernel."""
-    return pipe_counts(line.opcode for line in _lines(text)[0])
+    return pipe_counts(line.opcode for line in parsed(text)[0])
+
+
+# Of tensor instructions on narrower operands than 16 bits; the others take 16 bits or TF32, which are counted by type.
+_NARROW = {
+    8: ("QGMMA", "QMMA", "UTCQMMA", "IGMMA", "IMMA", "UTCIMMA"),
+    4: ("OMMA", "UTCOMMA"),
+}
+
+
+def product_rate(text: str) -> int:
+    """Return how many times the rate of 16-bit operands a kernel multiplies at, by the slowest of its instructions.
+
+    Operands of 8 bits run at twice the rate, of 4 bits at four times. What a generation has no instruction for it
+    widens first, so that only the instructions tell.
+
+    Source: CUDA C++ Programming Guide and datasheets, dense tensor rates of H100 (fp8), B200 (fp8, fp4).
+
+    >>> product_rate("/*0000*/ UTCQMMA gdesc[UR4] ;"), product_rate("/*0000*/ HMMA.16816.F32 R4, R8, R12, R4 ;")
+    (2, 1)
+    """
+    bits = {opcode: width for width, opcodes in _NARROW.items() for opcode in opcodes}
+    found = [bits.get(line.opcode, 16) for line in parsed(text)[0] if pipe_of(line.opcode) == "tensor"]
+    return 16 // max(found, default=16)
 
 
 def loops(text: str) -> tuple[Loop, ...]:
@@ -115,22 +170,48 @@ def loops(text: str) -> tuple[Loop, ...]:
     Args:
         text: output of `nvdisasm -c`.
     """
-    lines, labels = _lines(text)
-    if not lines:
-        return ()
-    bodies = _natural_loops(_flow(lines, labels))
-    busy = {head: {lines[i].opcode for i in body} for head, body in bodies.items()}
-    working = {head: bodies[head] for head in bodies if any(pipe_of(each) in WORK for each in busy[head])}
-    working = working or {head: bodies[head] for head in bodies if _sweeps(busy[head])}
-    inner = [
-        body for head, body in sorted(working.items()) if not any(h != head and h in body for h in working)
-    ]
+    lines, labels = parsed(text)
+    bodies = innermost(lines, labels)
     return tuple(
-        Loop(len(body), MappingProxyType(pipe_counts(lines[i].opcode for i in body))) for body in inner
+        Loop(len(body), MappingProxyType(pipe_counts(lines[i].opcode for i in body))) for body in bodies
     )
 
 
+def innermost(lines: Sequence[Line], labels: Mapping[str, int]) -> list[set[int]]:
+    """Return the instructions of the innermost working loops, see `loops`."""
+    if not lines:
+        return []
+    bodies = _natural_loops(_flow(lines, labels))
+    working = {head: body for head, body in bodies.items() if any(lines[i].works for i in body)}
+    if not working:
+        working = {h: body for h, body in bodies.items() if _sweeps({lines[i].opcode for i in body})}
+    return [
+        body for head, body in sorted(working.items()) if not any(h != head and h in body for h in working)
+    ]
+
+
 WORK = ("tensor", "special")
+
+
+def together(loops: Sequence[Loop], *, share: int = 1) -> Loop:
+    """Return several loops as one, or the given share of them.
+
+    >>> together([Loop(4, {"fma": 2}), Loop(6, {"fma": 0})], share=2)
+    Loop(instructions=5, pipes={'fma': 1}, unrolled=1, remainder=False)
+    """
+    pipes = {pipe: round(sum(loop.pipes[pipe] for loop in loops) / share) for pipe in loops[0].pipes}
+    return Loop(round(sum(loop.instructions for loop in loops) / share), pipes)
+
+
+def spread(loop: Loop, among: int, all_of: int) -> Loop:
+    """Return what a warp does on average of a loop that some of all warps go through.
+
+    >>> spread(Loop(12, {"fma": 6}), 4, 12)
+    Loop(instructions=4, pipes={'fma': 2}, unrolled=1, remainder=False)
+    """
+    share = among / all_of
+    pipes = {pipe: round(count * share) for pipe, count in loop.pipes.items()}
+    return Loop(round(loop.instructions * share), pipes)
 
 
 def _sweeps(opcodes: set[str]) -> bool:
@@ -139,16 +220,15 @@ def _sweeps(opcodes: set[str]) -> bool:
     return loads and any(each.startswith("ST") or pipe_of(each) == "fma" for each in opcodes)
 
 
-def _flow(lines: list[_Line], labels: Mapping[str, int]) -> nx.DiGraph:
+def _flow(lines: Sequence[Line], labels: Mapping[str, int]) -> nx.DiGraph:
     """Return which instruction can follow which, from instruction 0 on."""
     graph = nx.DiGraph()
     graph.add_node(0)
     for i, line in enumerate(lines):
         if line.goes_on and i + 1 < len(lines):
             graph.add_edge(i, i + 1)
-        place = None if line.jumps_to is None else labels.get(line.jumps_to)
-        if place is not None and place < len(lines):
-            graph.add_edge(i, place)
+        places = (labels.get(label, len(lines)) for label in line.jumps_to)
+        graph.add_edges_from((i, place) for place in places if place < len(lines))
     return graph.subgraph({0} | nx.descendants(graph, 0))
 
 

@@ -51,9 +51,11 @@ def target_of(machine: Machine) -> str:
 
 def blocks_per_sm(r: Resources, machine: Machine) -> int:
     """Return how many thread blocks of a compiled kernel one SM holds; 0 where not even one fits."""
-    warps = r.tile.warps
+    warps = r.warps
     per_warp = -(-r.registers * 32 // machine.register_granule) * machine.register_granule
-    limits = [machine.registers // (per_warp * warps), machine.warps // warps, machine.blocks]
+    # Warps get registers in fours, one of each scheduler. Source: CUDA occupancy calculator.
+    fitting = machine.registers // per_warp // 4 * 4
+    limits = [fitting // warps, machine.warps // warps, machine.blocks]
     limits.append(machine.shared_bytes_per_sm // (r.shared_bytes + machine.shared_bytes_reserved))
     if r.tensor_memory_columns:
         limits.append(machine.tensor_memory_columns // r.tensor_memory_columns)

@@ -8,15 +8,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _TENSOR = r"tensor<(?P<{0}>[0-9x]+)x{1}>"
+# Of a scaled product the scales stand behind each operand.
+_SCALES = r"(?:, tensor<[^>]*>)?"
 _DOT = re.compile(
     r"tt\.dot(?:_scaled)? .*: "
     + _TENSOR.format("a", r"(?P<word>\w+)")
+    + _SCALES
     + r" \* "
     + _TENSOR.format("b", r"\w+")
 )
 _LOAD = re.compile(
     r"tt\.(?:load|descriptor_load|gather) .*tensor<(?P<shape>[0-9x]+)x(?:!tt\.ptr<)?(?P<word>\w+)>"
 )
+# Elements of four bits lie two in a byte.
+_PACKED = re.compile(r" lhs = e2m1 ")
 _BITS = re.compile(r"(\d+)")
 _PASSES = {"tf32x3": 3.0, "bf16x3": 3.0, "bf16x6": 6.0}
 
@@ -27,7 +32,7 @@ class Work:
 
     Attributes:
         product_flops: operations of tile products, as the tensor cores execute them: in units of 16-bit operands, so
-            that a TF32 product counts twice and three of them six times.
+            that a TF32 product counts twice and three of them six times; of narrower ones see `sass.product_rate`.
         load_bytes: loaded from global memory.
         exponentials: values that pass through `exp2` or `exp`.
     """
@@ -58,6 +63,8 @@ def _line_work(line: str) -> Work:
         (*_, m, k), (*_, n) = _sides(dot["a"]), _sides(dot["b"])
         precision = re.search(r"inputPrecision = (\w+)", line)
         passes = _PASSES.get(precision[1], 1.0) if precision and _bytes(dot["word"]) == 4 else 1.0
+        if _PACKED.search(line):
+            k *= 2
         return Work(product_flops=2.0 * m * n * k * passes * max(1.0, _bytes(dot["word"]) / 2))
     if load := _LOAD.search(line):
         return Work(load_bytes=math.prod(_sides(load["shape"])) * _bytes(load["word"]))

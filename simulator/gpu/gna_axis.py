@@ -55,7 +55,8 @@ class Axis:
         for name, least in (("length", 2), ("window", 2), ("stride", 1), ("dilation", 1)):
             found = getattr(self, name)
             if found < least:
-                raise MappingError(f"{name}: {found} is too small, an axis needs at least {least}")
+                alone = "; leave out an axis of one token" if name == "length" and found == 1 else ""
+                raise MappingError(f"{name}: {found} is too small, an axis needs at least {least}{alone}")
         for name in ("q_tile", "kv_tile"):
             if getattr(self, name) < 1:
                 raise MappingError(f"{name}: {getattr(self, name)} is not a tile, expected a positive number")

@@ -99,15 +99,30 @@ def backends() -> dict[str, Backend]:
     return {row["backend"]: _backend(row) for row in _rows("gna_backends.csv")}
 
 
-def find_backend(gpu: Gpu, name: str | None = None) -> Backend:
+def find_backend(gpu: Gpu, name: str | None = None, *, head_dim: int | None = None) -> Backend:
     """Return the kernel of that name, or the one NATTEN would pick, if it runs on the GPU.
 
+    Args:
+        gpu: where it runs.
+        name: of the kernel; without one NATTEN takes the first that can run.
+        head_dim: elements of a head, which NATTEN looks at too; None for any that the kernel can run.
+
     Raises:
-        MappingError: no such kernel.
+        MappingError: no such kernel, or none for heads of this dimension.
         HardwareError: it does not run on this GPU.
+
+    Source: NATTEN 0.21.7, src/natten/backends/__init__.py, choose_backend.
+
+    >>> from simulator.hardware.gpu import find_gpu
+    >>> [find_backend(find_gpu("h100"), head_dim=n).name for n in (64, 80)]
+    ['hopper-fna', 'cutlass-fna']
     """
     if name is None:
-        return next(b for b in backends().values() if _runs_on(b, gpu))
+        able_here = [b for b in backends().values() if _runs_on(b, gpu)]
+        found = next((b for b in able_here if head_dim is None or head_dim in b.head_dims), able_here[-1])
+        if head_dim is not None:
+            check_head_dim(found, head_dim)
+        return found
     if name not in backends():
         raise MappingError(f"unknown backend '{name}'; {nearest(name, backends())}")
     found = backends()[name]
@@ -165,6 +180,11 @@ def constants(backend: Backend, gpu: Gpu) -> Constants:
     """Return the time constants of a kernel on a GPU: fitted or assumed ones of it, or scaled ones of another GPU.
 
     Scaling is by peak tensor rate and memory bandwidth, with the start and the mask factor kept; the result says so.
+    How cuDNN fares beside the kernel is not measured there, and stays unknown.
+
+    >>> from simulator.hardware.gpu import find_gpu
+    >>> [constants(backends()["cutlass-fna"], find_gpu(n)).flops_per_s / 1e12 for n in ("b200", "b300")]
+    [280.0, 280.0]
     """
     rows = [_constants(row) for row in _rows("gna_constants.csv") if row["backend"] == backend.name]
     for row in rows:
@@ -172,8 +192,11 @@ def constants(backend: Backend, gpu: Gpu) -> Constants:
             return row
     from ..hardware.gpu import find_gpu
 
-    base = rows[0]
-    other = find_gpu(base.device)
+    # Tensor cores of another generation are fed by other instructions: what a kernel reaches of A100's peak says
+    # nothing of B300's, whose peak its instructions do not reach.
+    known = [(row, find_gpu(row.device)) for row in rows]
+    akin = [(row, other) for row, other in known if capability(other) // 10 == capability(gpu) // 10]
+    base, other = (akin or known)[0]
     return replace(
         base,
         device=gpu.name,
@@ -181,6 +204,7 @@ def constants(backend: Backend, gpu: Gpu) -> Constants:
         permute_bytes_per_s=base.permute_bytes_per_s
         * gpu.memory_bandwidth_bytes_per_s
         / other.memory_bandwidth_bytes_per_s,
+        baseline_factor=0.0,
         fitted=False,
         source=f"assumed: {base.device} scaled by peak fp16 rate and memory bandwidth; there: {base.source}",
     )

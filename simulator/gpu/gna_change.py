@@ -92,6 +92,7 @@ def constants_on(backend: Backend, gpu: Gpu) -> Constants:
     return replace(
         found,
         permute_bytes_per_s=found.permute_bytes_per_s * wider,
+        baseline_factor=0.0,
         fitted=False,
         source=f"assumed: {gpu.name} with another {changed}, by the tile model; there: {found.source}",
     )

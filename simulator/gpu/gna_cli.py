@@ -71,7 +71,7 @@ def gna(
         from .gna_backends import find_backend
 
         device = find_gpu(on)
-        kernel = find_backend(device, backend or None)
+        kernel = find_backend(device, backend or None, head_dim=head_dim)
         if dynamic and not kernel.dynamic:
             raise MappingError(
                 f"--dynamic: the KV tiles of {kernel.name} lie on a grid; expected another --backend"

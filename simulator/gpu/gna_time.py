@@ -132,7 +132,7 @@ def predict_gna(
     (4700, 0.0)
     """
     gpu = find_gpu(on) if isinstance(on, str) else on
-    kernel = find_backend(gpu, backend)
+    kernel = find_backend(gpu, backend, head_dim=head_dim)
     bounds = gna_bounds(
         layout=layout,
         window=window,

@@ -175,7 +175,7 @@ def _launch(
     strides: tuple[Ints, ...], on: str | Gpu, backend: str | None, copies: int, head_dim: int
 ) -> _Launch:
     gpu = find_gpu(on) if isinstance(on, str) else on
-    kernel = find_backend(gpu, backend)
+    kernel = find_backend(gpu, backend, head_dim=head_dim)
     return _Launch(kernel, gpu, constants_on(kernel, gpu), copies, head_dim, strides)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
 from einsum_cascade.errors import KernelError, MappingError
 from einsum_cascade.pairs import literal
 from kernels.aot import compile_build
 from kernels.arguments import parse_pairs
 from kernels.described import sizes_of
-from kernels.probe import assess, assumed_strides, prepared, probe
+from kernels.probe import assess, assumed_numbers, assumed_strides, prepared, probe
+from validation.cli import app
 
 KERNEL = """
 import triton
@@ -67,6 +69,57 @@ def test_strides_that_nobody_tells_are_named_as_one_of_1_compiles_to_other_code(
     assert assumed_strides(told) == ("stride_row",)
     words, vectors = (compile_build(b, "sm_90").totals["global"] for b in (silent, told))
     assert words == 8 * vectors
+
+
+def test_sizes_that_nobody_tells_are_named_as_multiples_of_16_compile_to_other_code(tmp_path):
+    """A mask made of a multiple of 16 is one for eight half words, which are one load; of another each has its own."""
+    path = tmp_path / "rows.py"
+    path.write_text(
+        "import triton\nimport triton.language as tl\n\n@triton.jit(do_not_specialize=['scale'])\n"
+        "def copy(x, y, size, scale, BLOCK: tl.constexpr):\n"
+        "    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)\n"
+        "    tl.store(y + i, tl.load(x + i, mask=i < size) * scale, mask=i < size)\n"
+    )
+    silent = prepared(f"{path}:copy", constants={"BLOCK": 1024})
+    told = prepared(f"{path}:copy", constants={"BLOCK": 1024}, arguments={"size": "i32:16"})
+    assert (assumed_numbers(silent), assumed_numbers(told)) == (("size",), ())
+    words, vectors = (compile_build(b, "sm_90").totals["global"] for b in (silent, told))
+    assert words == 8 * vectors
+    shown = CliRunner().invoke(app, ["kernels", "probe", f"{path}:copy", "--constexpr", "BLOCK=1024"])
+    assert "size: taken to be any whole number" in shown.stderr
+    assert "--arg NAME=i32:16" in shown.stderr
+
+
+def test_a_type_is_a_compile_time_value(tmp_path):
+    path = tmp_path / "cast.py"
+    path.write_text(
+        "import triton\nimport triton.language as tl\n\n@triton.jit\n"
+        "def cast(x: '*fp32', y: '*i8', OUT: tl.constexpr, BLOCK: tl.constexpr):\n"
+        "    i = tl.arange(0, BLOCK)\n"
+        "    tl.store(y + i * OUT.primitive_bitwidth, tl.load(x + i).to(OUT))\n"
+    )
+    constants = {"BLOCK": 128, "OUT": literal("tl.int16")}
+    assert probe(f"{path}:cast", constants=constants).registers > 0
+    with pytest.raises(KernelError, match=r"--constexpr OUT=tl\.flaot16: did you mean 'tl\.float16'"):
+        prepared(f"{path}:cast", constants={"BLOCK": 128, "OUT": "tl.flaot16"})
+
+
+def test_a_stride_that_triton_is_told_not_to_look_at_is_taken_to_be_any(tmp_path):
+    text = (
+        "import triton\nimport triton.language as tl\n\n@triton.jit{0}\n"
+        "def copy(x, y, stride, BLOCK: tl.constexpr):\n"
+        "    i = tl.program_id(0) * stride + tl.arange(0, BLOCK)\n"
+        "    tl.store(y + i, tl.load(x + i))\n"
+    )
+    loads = []
+    for name, options in (("plain", ""), ("kept", "(do_not_specialize_on_alignment=['stride'])")):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text.format(options))
+        made = prepared(f"{path}:copy", constants={"BLOCK": 1024})
+        assert made.aligned == (() if options else ("stride",))
+        loads.append(compile_build(made, "sm_90").totals["global"])
+    # Rows begin anywhere, so that eight half words are eight loads.
+    assert loads[1] == 8 * loads[0]
 
 
 def test_loop_of_exponentials(file):
@@ -337,10 +390,6 @@ def test_a_file_of_a_package_is_loaded_with_its_neighbours(tmp_path):
 
 
 def test_a_bad_shape_is_told_before_anything_is_written(foreign, tmp_path):
-    from typer.testing import CliRunner
-
-    from validation.cli import app
-
     file = tmp_path / "m.yaml"
     args = ["kernels", "probe", f"{foreign}:matmul", "--constexpr", "BM=64,BN=64,BK=32", "--mapping"]
     found = CliRunner().invoke(app, [*args, str(tmp_path / "m.txt")])
@@ -361,10 +410,7 @@ def test_a_bad_shape_is_told_before_anything_is_written(foreign, tmp_path):
 def test_an_expression_of_a_shape_is_checked_before_anything_is_compiled(
     foreign, tmp_path, monkeypatch, option, text, words
 ):
-    from typer.testing import CliRunner
-
     from kernels import aot
-    from validation.cli import app
 
     monkeypatch.setattr(aot, "compile_build", lambda *_: pytest.fail("compiled"))
     file = tmp_path / "m.yaml"

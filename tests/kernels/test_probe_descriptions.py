@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from einsum_cascade.errors import MappingError
@@ -59,3 +61,46 @@ def test_a_probe_of_ours_is_predicted_as_the_library_predicts_it(tmp_path):
     }
     # The constants are looked up for a head_dim of 1 there and of 128 here.
     assert found.launches[0]["latency_s"] == pytest.approx(known["latency_s"], rel=0.1)
+
+
+PRODUCT = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def product(a, b, c, stride_a, stride_b, size: tl.int32, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    rows, columns, inner = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    left = a + (tl.program_id(0) * BM + rows)[:, None] * stride_a + inner[None, :]
+    right = b + (tl.program_id(1) * BN + columns)[None, :] * stride_b + inner[:, None]
+    total = tl.zeros((BM, BN), tl.float32)
+    for k in range(0, size, BK):
+        total = tl.dot(tl.load(left + k), tl.load(right + k), total)
+    at = c + (tl.program_id(0) * BM + rows)[:, None] * stride_a + (tl.program_id(1) * BN + columns)[None, :]
+    tl.store(at, total.to(c.dtype.element_ty))
+"""
+
+
+def test_products_are_counted_and_priced_by_the_type_of_their_operands(tmp_path):
+    from kernels.cli import probe as command
+    from simulator.gpu.model import predict
+    from simulator.hardware.gpu import find_gpu
+
+    h100 = find_gpu("h100")
+    # Tensor cores a hundred times as slow decide alone; of the datasheet, 495, 989 and 1979 TFLOPS, that is how they
+    # stand to each other.
+    rates = replace(h100.tensor, fp16=40.96, bf16=40.96, fp8=81.92, tf32=20.48)
+    source, file = tmp_path / "product.py", tmp_path / "product.yaml"
+    source.write_text(PRODUCT)
+    times = []
+    for words in ("a=*fp8e4nv,b=*fp8e4nv,c=bf16", "a=bf16,b=bf16,c=bf16", "a=fp32,b=fp32,c=fp32"):
+        command(
+            f"{source}:product", target="sm_90", mapping=file, arg=[words], constexpr=["BM=128,BN=128,BK=64"], warps=8,
+            blocks="m // BM * (m // BN)", steps="m // BK", sizes=["m=4096"],
+        )  # fmt: skip
+        found = predict("product", on=replace(h100, tensor=rates), mapping=file)
+        assert found.tflops * 1e12 * found.latency_s == pytest.approx(2 * 4096**3)
+        assert found.bound_by == "tensor"
+        times.append(found.latency_s * found.scalar)
+    # Their scalars, of other kernels, differ; launching and filling a pipeline take a thousandth.
+    assert times[1] / times[0] == pytest.approx(2.0, rel=0.02)
+    assert times[2] / times[1] == pytest.approx(2.0, rel=0.02)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
 from einsum_cascade.errors import KernelError
+from kernels.arguments import pointers_of
 from kernels.probe import assumed_types, prepared, probe
+from validation.cli import app
 
 HELPERS = """
 import triton
@@ -212,6 +215,25 @@ def test_types_that_nobody_tells_are_shown(file):
         probe(f"{file}:gathered", constants=BLOCK, arguments={"x": "fp16"})
 
 
+@pytest.mark.parametrize(
+    ("text", "pointers"),
+    [
+        ("p, q = X + n, Y + n\n tl.store(q, tl.load(p))", "XY"),
+        ("p = q = X + n\n tl.store(Y, tl.load(q))", "XY"),
+        ("p: tl.tensor = X + n\n tl.store(Y, tl.load(p))", "XY"),
+        ("tl.store(Y, tl.load(tl.where(n > 0, X, Z)))", "XYZ"),
+        ("tl.store(Y, tl.load(X.to(tl.pointer_type(tl.float32)) + n))", "XY"),
+        ("tl.store(Y + n, tl.load((X + n)[:, None]))", "XY"),
+        ("tl.store(Y, tl.load(tl.max_contiguous(tl.multiple_of(X + n, 16), 16)))", "XY"),
+        ("o = tl.arange(0, 16)\n tl.store(o + Y, tl.load(n * 16 + X + o))", "XY"),
+        ("p = X\n p = p + n\n tl.store(Y, tl.load(p))", "XY"),
+        ("r = tl.load(Z + n)\n tl.store(Y + r, tl.load(X + r * n))", "XYZ"),
+    ],
+)
+def test_pointers_are_known_by_what_is_loaded_and_stored_however_they_are_written(text, pointers):
+    assert "".join(sorted(pointers_of(f"def kernel(X, Y, Z, n):\n {text}"))) == pointers
+
+
 LAYER = """
 import triton
 import triton.language as tl
@@ -247,11 +269,14 @@ def counted(X, lock, out, BLOCK: tl.constexpr):
 def test_loops_that_only_load_and_add_are_loops_and_a_pass_goes_through_all_of_them(tmp_path):
     path = tmp_path / "layer.py"
     path.write_text(LAYER)
-    found = probe(f"{path}:normalised", constants={"BLOCK": 1024})
+    found = probe(f"{path}:normalised", constants={"BLOCK": 1024}, arguments={"n": "i32:16"})
     assert len(found.loops) == 3
-    assert (
-        found.step.instructions == sum(loop.instructions for loop in found.loops) < sum(found.totals.values())
-    )
+    # One iteration of each: the first is so short that it is unrolled.
+    once = sum(loop.instructions / loop.unrolled for loop in found.loops)
+    assert found.step.instructions == pytest.approx(once, abs=1.5)
+    assert found.step.instructions < sum(found.totals.values())
+    # X in each of them, the weights and what is stored in the last.
+    assert found.step.pipes["global"] == 3 + 2
     # Read three times, and the weights once.
     assert found.work.load_bytes == (3 + 1) * 1024 * 2
 
@@ -306,3 +331,78 @@ def test_a_kernel_that_pytorch_s_compiler_wrote_is_read_with_its_types(tmp_path,
         KernelError, match=r"XBLOCK=\.\.\. is missing; the first it is tuned over is XBLOCK=\d+ with"
     ):
         prepared(f"{path}:triton_poi_fused_mul_0")
+
+
+BODIES = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def summed(X, out, n, BLOCK: tl.constexpr):
+    total = tl.zeros([BLOCK], tl.float32)
+    for at in range(0, n, BLOCK):
+        total += tl.load(X + at + tl.arange(0, BLOCK), mask=at + tl.arange(0, BLOCK) < n, other=0.0).to(tl.float32)
+    tl.store(out + tl.arange(0, BLOCK), total)
+
+@triton.jit
+def convolved(X, W, out, rows, columns, width, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for r in range(rows):
+        for c in range(columns):
+            total += tl.load(X + i + r * width + c).to(tl.float32) * tl.load(W + r * columns + c).to(tl.float32)
+    tl.store(out + i, total)
+
+@triton.jit
+def merged(M, O, out, parts, D: tl.constexpr):
+    d = tl.arange(0, D)
+    m = -float("inf")
+    total = tl.zeros((D,), tl.float32)
+    for s in range(parts):
+        here = tl.load(M + s)
+        new = tl.maximum(m, here)
+        total = total * tl.exp(m - new) + tl.exp(here - new) * tl.load(O + s * D + d)
+        m = new
+    tl.store(out + d, total)
+"""
+
+
+@pytest.fixture
+def bodies(tmp_path):
+    path = tmp_path / "bodies.py"
+    path.write_text(BODIES)
+    return path
+
+
+def test_a_step_of_an_unrolled_loop_is_one_iteration(bodies):
+    """A thread of 128 has 8 of 1024 elements: one load and eight sums an iteration, of which the loop holds several."""
+    made = probe(f"{bodies}:summed", constants={"BLOCK": 1024}, arguments={"n": "i32:16"})
+    (loop,) = made.loops
+    assert loop.unrolled == loop.pipes["global"] > 1
+    assert loop.pipes["fma"] >= 8 * loop.unrolled
+    assert made.step.pipes["global"] == 1
+    assert made.step.instructions == pytest.approx(loop.instructions / loop.unrolled, abs=0.5)
+
+
+def test_what_an_unrolled_loop_leaves_over_is_no_step(bodies):
+    """Eight products with a weight an iteration; iterations share what they load of X, of which there is less then."""
+    made = probe(f"{bodies}:convolved", constants={"BLOCK": 1024})
+    whole, rest = made.loops
+    assert whole.unrolled > 1
+    assert whole.pipes["global"] < whole.unrolled * rest.pipes["global"]
+    assert (rest.unrolled, rest.remainder, whole.remainder) == (1, True, False)
+    assert made.step.instructions == pytest.approx(whole.instructions / whole.unrolled, abs=0.5)
+    shown = CliRunner().invoke(app, ["kernels", "probe", f"{bodies}:convolved", "--constexpr", "BLOCK=1024"])
+    assert f"{whole.unrolled} iterations: " in shown.stdout
+    assert "what the loop before leaves over: " in " ".join(shown.stdout.split())
+
+
+def test_a_loop_with_exponentials_is_no_other_one_with_a_mask(bodies):
+    """Two exponentials and two loads an iteration; the unrolled loop had been taken for one over masked tiles."""
+    made = probe(
+        f"{bodies}:merged", constants={"D": 128}, arguments={"M": "fp32", "O": "fp32", "out": "fp32"}
+    )
+    assert [loop.remainder for loop in made.loops] == [False, True]
+    assert made.step.pipes["special"] == 2
+    assert made.step.pipes["global"] == 2
+    assert made.full_loop == made.masked_loop

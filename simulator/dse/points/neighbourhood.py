@@ -50,7 +50,7 @@ def _kernel(gpu: Any, backend: str | None, *, axes: int, head_dim: int) -> Any:
     """Return the kernel that runs, which has to have tiles for so many axes and this head dimension."""
     from ...gpu.gna_backends import find_backend, tile_pairs
 
-    found = find_backend(gpu, backend)
+    found = find_backend(gpu, backend, head_dim=head_dim)
     tile_pairs(found, gpu, axes=axes, head_dim=head_dim)
     return found
 

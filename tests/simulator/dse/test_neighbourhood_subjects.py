@@ -114,7 +114,7 @@ def test_sensitivity_and_the_page_by_command(tmp_path):
         (TIMED, ("axes:", "dynamic: 1\naxes:"), "dynamic: the kernel decides on a GPU"),
         (TIMED, ("axes:", "backend: hoper-fna\naxes:"), "did you mean 'hopper-fna'"),
         (TIMED, ("axes:", "backend: blackwell-fna\naxes:"), "does not run on h100"),
-        (TIMED, ("axes:", "head_dim: 40\naxes:"), "hopper-fna cannot run 40"),
+        (TIMED, ("axes:", "head_dim: 40\nbackend: hopper-fna\naxes:"), "hopper-fna cannot run 40"),
         (TIMED, ("axes:", "heads: many\naxes:"), "heads: found 'many', expected a whole number"),
     ],
 )

@@ -100,6 +100,7 @@ def test_one_number_holds_for_all_axes() -> None:
         ({"layout": (30, 48)}, "window: found 3 numbers, expected 1 or 2"),
         ({"layout": (2, 2, 2, 2)}, "layout: found 4 axes, expected 1, 2 or 3"),
         ({"layout": ()}, "layout: found 0 axes"),
+        ({"layout": (1, 48, 80), "window": (1, 24, 24)}, "at least 2; leave out an axis of one token"),
         ({"q_tile": (4, 8, 0)}, "axis 2: q_tile: 0 is not a tile"),
         ({"kv_tile": (4, -8, 1)}, "axis 1: kv_tile: -8 is not a tile"),
         ({"window": (18.5, 24, 24)}, "window: found (18.5, 24, 24), expected whole numbers"),

@@ -85,6 +85,12 @@ def test_a_gpu_of_ones_own_is_taken_as_it_is():
     assert time_on(own).constants.source.startswith("assumed: h100 scaled by peak")
 
 
+def test_nobody_measured_cudnn_on_a_gpu_that_was_changed():
+    given = {"layout": VIDEO["layout"], "window": VIDEO["window"], "stride": 1, "top": 1}
+    assert tune_gna(**given, on=H100).baseline_s is not None
+    assert tune_gna(**given, on=replace(H100, exp_per_cycle=32.0)).baseline_s is None
+
+
 def test_the_ranking_takes_a_changed_gpu_too():
     given = {"layout": VIDEO["layout"], "window": VIDEO["window"]}
     slow = tune_gna(**given, on=replace(H100, exp_per_cycle=2.0), top=1).choices[0]

@@ -122,7 +122,7 @@ def test_tune_returns_all_when_asked() -> None:
     [
         (["--on", "tpu"], "unknown GPU 'tpu'"),
         (["--on", "a100", "--backend", "hopper-fna"], "hopper-fna does not run on a100"),
-        (["--on", "h100", "--head-dim", "96"], "cannot run 96"),
+        (["--on", "h100", "--head-dim", "96", "--backend", "hopper-fna"], "cannot run 96"),
         (["--on", "h100", "--stride", "x"], "--stride: expected a whole number, found '' in 'x'"),
     ],
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from einsum_cascade.errors import DataError, HardwareError, MappingError
 from simulator.gpu.gna_backends import TilePair, backends, constants, find_backend, tile_pairs
 from simulator.gpu.gna_time import dealt_steps, fit_constants, predict_gna, shared_steps, step_s
+from simulator.gpu.gna_tune import tune_gna
 from simulator.hardware.gpu import find_gpu
 
 FLUX: dict[str, Any] = {"layout": (256, 256), "window": 80, "heads": 24}
@@ -202,6 +203,25 @@ def test_a_gpu_without_a_fit_is_scaled_and_says_so() -> None:
     assert h200.permute_bytes_per_s > h100.permute_bytes_per_s
 
 
+def test_what_nobody_knows_of_a_gpu_is_taken_from_its_own_generation() -> None:
+    """B300 has the SMs and the fp16 rate of B200, A100 of 40 GB those of A100: the same kernel, the same rate."""
+    for kernel in backends().values():
+        for other, known in (("b300", "b200"), ("a100_40gb", "a100"), ("h200", "h100")):
+            if runs(other, kernel.name):
+                scaled, own = (constants(kernel, find_gpu(name)) for name in (other, known))
+                assert scaled.flops_per_s == pytest.approx(own.flops_per_s, rel=1e-12)
+    # A card of fewer and slower SMs is slower, as its datasheet has it.
+    pcie, sxm = (constants(backends()["cutlass-fna"], find_gpu(name)) for name in ("h100_pcie", "h100"))
+    assert pcie.flops_per_s < sxm.flops_per_s
+
+
+def test_how_cudnn_fares_is_said_only_where_it_was_measured() -> None:
+    measured = {"h100": True, "b200": True, "h200": False, "h20": False, "b300": False}
+    for device, was in measured.items():
+        gpu = find_gpu(device)
+        assert bool(constants(find_backend(gpu), gpu).baseline_factor) is was
+
+
 def test_the_fitted_rate_is_the_published_one() -> None:
     # GNA's abstract: 1.3 PFLOP/s effective on B200, printed with two digits.
     assert constants(backends()["blackwell-fna"], find_gpu("b200")).flops_per_s == pytest.approx(
@@ -281,6 +301,28 @@ def test_head_dimensions_without_tiles() -> None:
         tile_pairs(backends()["hopper-fna"], find_gpu("h100"), axes=2, head_dim=96)
     with pytest.raises(MappingError, match="multiples of 8 from 8 to 128"):
         tile_pairs(backends()["blackwell-fna"], find_gpu("b200"), axes=2, head_dim=256)
+
+
+@pytest.mark.parametrize(
+    ("device", "head_dim", "backend"),
+    [
+        # choose_backend of NATTEN 0.21.7 asks its kernels in turn; Hopper's has four head dimensions, Blackwell's all
+        # multiples of 8 up to 128, that of CUTLASS 2.X all multiples of 8.
+        ("h100", 256, "hopper-fna"),
+        ("h100", 72, "cutlass-fna"),
+        ("b200", 72, "blackwell-fna"),
+        ("b200", 192, "cutlass-fna"),
+    ],
+)
+def test_natten_looks_at_the_head_dimension_too(device: str, head_dim: int, backend: str) -> None:
+    asked: dict[str, Any] = {**FLUX, "on": device, "head_dim": head_dim}
+    assert predict_gna(**asked, q_tile=(8, 8), kv_tile=(8, 8)).constants.backend == backend
+    assert tune_gna(**asked, stride=1, top=1).backend == backend
+
+
+def test_a_head_dimension_that_no_kernel_has_is_refused() -> None:
+    with pytest.raises(MappingError, match=r"head_dim: .* cannot run 12; expected multiples of 8"):
+        predict_gna(**FLUX, **HOPPER, head_dim=12)
 
 
 def test_natten_prefers_its_newest_kernel() -> None:

@@ -142,7 +142,7 @@ def test_a_ranking_reads_and_prints(hunyuan: GnaTuning) -> None:
     ("changes", "said"),
     [
         ({"window": (31, 24, 24)}, "longer than the layout's 30"),
-        ({"head_dim": 100}, "head_dim: blackwell-fna cannot run 100"),
+        ({"head_dim": 100, "backend": "blackwell-fna"}, "head_dim: blackwell-fna cannot run 100"),
         ({"stride": 25}, "stride: 25 is larger than the window 18"),
         ({"top": -1}, "top: -1 is too small"),
         ({"heads": 0}, "heads: 0 is too small"),
