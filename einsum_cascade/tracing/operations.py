@@ -19,6 +19,7 @@ from .activations import (
     mish,
     softplus,
 )
+from .cells import CELLS
 from .contractions import added_product, einsum, linear, matmul, outer, tensordot
 from .flexible import read_by_index
 from .logic import LOGIC, compared
@@ -399,6 +400,7 @@ OPERATIONS: dict[str, Handler] = {
 }
 OPERATIONS |= SEQUENCES
 OPERATIONS |= LOGIC
+OPERATIONS |= CELLS
 OPERATIONS |= FORMULAS
 OPERATIONS |= {
     n: _map(n)
