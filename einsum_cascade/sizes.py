@@ -116,7 +116,8 @@ def changed_sizes(text: str, changes: Mapping[str, object], cascade: Cascade) ->
     kept = items[len(head) :]
     if head:
         model, slash, length = head[0].partition("/")
-        model, length = str(other or model), str(seq or length)
+        model = str(model if other is None else other)
+        length = str(length if seq is None else seq)
         head = [f"{model}/{length}" if slash or length else model]
     elif other is not None:
         raise CascadeError(f"sizes.model: the sizes '{text}' name no model; write them as {other}/64K")

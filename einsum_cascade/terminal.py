@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
@@ -98,6 +99,22 @@ class Commands(TyperGroup):
                 fail(message, json=ctx.meta[_JSON])
         with _told(ctx.meta[_JSON]):
             return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that was named and its arguments, none of whose values is one of its own options.
+
+        `--out --json` would write a file of that name, and no document.
+        """
+        found = super().resolve_command(ctx, args)
+        _, command, rest = found
+        while isinstance(command, TyperGroup):
+            command, rest = command.commands.get(rest[0]) if rest else None, rest[1:]
+        words = {word: param for param in getattr(command, "params", ()) for word in param.opts}
+        for option, value in itertools.pairwise(itertools.takewhile("--".__ne__, rest)):
+            takes_one = option in words and not getattr(words[option], "is_flag", False)
+            if takes_one and option.startswith("-") and value.startswith("-") and value in words:
+                fail(f"{option}: expected a value, found the option {value}", json=ctx.meta[_JSON])
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named; its options are parsed here."""

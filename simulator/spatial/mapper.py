@@ -31,6 +31,7 @@ from .writing import write
 
 # Mappings that are looked at with tiles in registers, the best ones without them.
 _DEEPENED = 3
+_MOST_EFFORT = 1 << 48
 # Inner tiles of an iterated rank that are tried, as multiples of the shortest axis.
 _INNER = (4.0, 2.0, 1.0, 0.5)
 
@@ -272,8 +273,8 @@ def _check(objective: str, effort: int, slack: float) -> None:
         raise MappingError(
             f"objective: '{objective}' names none of {', '.join(OBJECTIVES)}, so that all mappings are as good"
         )
-    if effort < 1:
-        raise MappingError(f"effort: expected a whole number of at least 1, found {effort}")
+    if not 1 <= effort <= _MOST_EFFORT:
+        raise MappingError(f"effort: expected a whole number from 1 to 2^48, found {effort}")
     if not 0 <= slack < math.inf:
         raise MappingError(
             f"slack: expected a share of the latency such as 0.01, at least 0, found {slack:g}"

@@ -1,0 +1,191 @@
+"""Values and files that mean nothing are refused at the door, with their place; a search by machine found these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+import einsum_cascade as ec
+import simulator as sim
+from einsum_cascade.errors import DataError, MappingError
+from validation.cli import app
+
+SIZES = ["--sizes", "E=8,F=8,P=16,M=16"]
+SPATIAL = ["simulate", "attention_1pass", "--sizes", "BERT/1K"]
+CALL = ["--set", "batch=4,heads=32,seq_q=1024,seq_kv=1024,head_dim=128,causal=1"]
+PREDICT = ["predict", "flash_attention", *CALL]
+
+
+def refused(*args: str) -> str:
+    """Run a command that must be refused in one line and return it."""
+    ran = CliRunner().invoke(app, list(args))
+    assert ran.exit_code == 2, (ran.exit_code, ran.output, ran.exception)
+    message = ran.stderr.strip()
+    assert message and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),  # the option, and what stands in the place of its value
+    [
+        (["reduce", "attention_3pass", "--rank", "M", "--out", "--json"], ("--out", "--json")),
+        (["passes", "attention_3pass", "--rank", "--json"], ("--rank", "--json")),
+        (["evaluate", "attention_3pass", *SIZES, "--out", "--seed", "3"], ("--out", "--seed")),
+        (["kernels", "tune", "--on", "--json"], ("--on", "--json")),
+    ],
+)  # fmt: skip
+def test_an_option_without_its_value_does_not_take_the_next_option(
+    args: list[str], said: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(app, args)
+    assert ran.exit_code == 2
+    message = f"{said[0]}: expected a value, found the option {said[1]}"
+    assert ran.stderr.strip() == message
+    if "--json" in args:
+        assert json.loads(ran.stdout) == {"ok": False, "error": message}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_may_stand_before_any_option_and_a_value_may_begin_with_a_dash(tmp_path: Path) -> None:
+    out = tmp_path / "-x.svg"
+    ran = CliRunner().invoke(app, ["show", "attention_3pass", "--latex", "--graph", str(out), "--json"])
+    assert ran.exit_code == 0 and out.exists()
+    assert "expected a whole number" in refused(
+        "gna", "--layout", "-x", "--window", "4", "--q-tile", "4", "--kv-tile", "4"
+    )
+
+
+def test_numbers_that_no_search_and_no_compiler_takes() -> None:
+    huge = "9" * 26
+    args = ["map", "attention_1pass", "--on", "fusemax", *SIZES, "--effort", huge]
+    assert refused(*args) == f"effort: expected a whole number from 1 to 2^48, found {huge}"
+    for stages in ("0", "-1", huge):
+        probed = refused("kernels", "probe", "none.py:kernel", "--target", "sm_90", "--stages", stages)
+        assert probed == f"stages={stages}: expected a depth of 1 to 1024 steps"
+    gna = ["gna-tune", "--layout", "16,16", "--window", "8,8", "--on", "h100"]
+    for name in ("heads", "batch"):
+        assert "heads in all, expected at most 2^31" in refused(*gna, f"--{name}", huge)
+
+
+@pytest.mark.parametrize("heads", [float("nan"), 1.5, "4", None, True])
+def test_heads_in_python_are_a_whole_number(heads: object) -> None:
+    with pytest.raises(MappingError, match=r"^heads: found .*, expected a whole number"):
+        sim.predict_gna(layout=64, window=16, q_tile=16, kv_tile=16, on="h100", heads=heads)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [0, "", False])
+def test_a_length_of_a_sweep_that_is_nothing_is_not_the_length_of_the_model(length: object) -> None:
+    space = sim.Space({"sizes.seq": [length]})
+    with pytest.raises((DataError, ec.CascadeError), match="length"):
+        sim.sweep(space, cascade="attention_1pass", hardware="fusemax", mapping="fusemax", sizes="BERT/1K")
+
+
+def changed(package: str, name: str, folder: Path, change: Callable[[list], None]) -> str:
+    """Write a shipped description with a change to its documents; JSON is YAML."""
+    yaml = YAML(typ="safe", pure=True)
+    documents = list(yaml.load_all(resources.files(package).joinpath(name).read_text(encoding="utf-8")))
+    change(documents)
+    text = "\n---\n".join(json.dumps(d) for d in documents)
+    path = folder / "mine.yaml"
+    path.write_text(text.replace("NaN", ".nan").replace("-Infinity", "-.inf").replace("Infinity", ".inf"))
+    return str(path)
+
+
+def setting(*path: object, to: object) -> Callable[[list], None]:
+    def change(documents: list) -> None:
+        node = documents
+        for step in path[:-1]:
+            node = node[step]  # type: ignore[call-overload]
+        node[path[-1]] = to  # type: ignore[call-overload]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("hot_clock", float("nan"), "hot_clock: expected a positive number, found nan"),
+        ("exp_per_cycle", float("inf"), "exp_per_cycle: expected a positive number, found inf"),
+        ("l2_bandwidth", float("inf"), "l2_bandwidth: expected a positive number, found inf"),
+        ("fma_per_cycle", 1e308, "fma_per_cycle: expected a number between 1e-30 and 1e+30, found 1e+308"),
+        ("clock", "1e-300 MHz", "clock: expected a number between"),
+        ("sms", 10**30, "sms: expected a whole number of at most 2^48"),
+        ("assumed", ["l2_bandwith"], "assumed: no number 'l2_bandwith' here; did you mean 'l2_bandwidth'?"),
+        ("memory_kind", "hbm9", "memory_kind: no energy of 'hbm9' is known; did you mean 'hbm3'?"),
+    ],
+)
+def test_a_gpu_whose_numbers_are_none(field: str, value: object, said: str, tmp_path: Path) -> None:
+    path = changed("simulator", "hardware/library/gpu/h100.yaml", tmp_path, setting(0, field, to=value))
+    assert said in refused(*PREDICT, "--on", path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("PE1D", "ops", "add"), {}, "arrays.PE1D: ops: add: expected the units that it occupies"),
+        (("PE2D", "shape"), [10**30, 64], "arrays.PE2D.shape.0: expected a whole number of at most 2^48"),
+        (
+            ("PE2D", "assumed"),
+            ["sine"],
+            "arrays.PE2D: assumed: no operation 'sine' in ops; did you mean 'sin'?",
+        ),
+    ],
+)
+def test_an_array_that_does_nothing_for_an_operation(
+    path: tuple[str, ...], value: object, said: str, tmp_path: Path
+) -> None:
+    chip = changed(
+        "simulator", "hardware/library/fusemax.yaml", tmp_path, setting(0, "arrays", *path, to=value)
+    )
+    assert said in refused(*SPATIAL, "--on", chip)
+
+
+def test_an_unknown_component_is_not_told_to_lack_a_capacity(tmp_path: Path) -> None:
+    wrong = setting(0, "memories", "DRAM", "component", to="dramm")
+    chip = changed("simulator", "hardware/library/fusemax.yaml", tmp_path, wrong)
+    assert "memories.DRAM: unknown component 'dramm'; did you mean 'dram'?" in refused(*SPATIAL, "--on", chip)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("mask_factor",), float("nan"), "mask_factor: expected a finite number of at least 0, found nan"),
+        (("tiles", 0, "head_dim"), -1, "tiles.0.head_dim: expected a finite number of at least 0, found -1"),
+    ],
+)
+def test_a_kernel_whose_numbers_are_none(
+    path: tuple[object, ...], value: object, said: str, tmp_path: Path
+) -> None:
+    mapping = changed("mappings", "library/gpu/triton_attention.yaml", tmp_path, setting(0, *path, to=value))
+    assert refused(*PREDICT, "--on", "h100", "--mapping", mapping).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (
+            ("GlobalBuffer", "RM", 0),
+            None,
+            "keep.GlobalBuffer.RM.0: input should be a valid string, found None",
+        ),
+        (("GlobalBuffer", "RM"), "RM", "keep.GlobalBuffer.RM: expected a list such as [P, M], found 'RM'"),
+        (("DRAM", 1), [1], "keep.DRAM.1: input should be a valid string, found [1]"),
+        (
+            ("RF2D",),
+            1.5,
+            "keep.RF2D: expected a word or a list such as [P, M] or 'name: value' pairs, found 1.5",
+        ),
+    ],
+)
+def test_a_memory_that_keeps_what_is_no_tensor(
+    path: tuple[object, ...], value: object, said: str, tmp_path: Path
+) -> None:
+    mapping = changed("mappings", "library/fusemax.yaml", tmp_path, setting(1, "keep", *path, to=value))
+    assert refused(*SPATIAL, "--on", "fusemax", "--mapping", mapping).endswith(said)
