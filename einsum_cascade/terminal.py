@@ -12,12 +12,13 @@ import re
 import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast
 
 import typer
 from typer.core import TyperGroup
 
-from .errors import ModelError, printable
+from .errors import CascadeError, ModelError, printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,6 +69,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             _flush()
             return done
         except ModelError as error:
+            _locate(error, kwargs.values())
             fail(str(error), json=json)
         except BrokenPipeError:
             _leave_if_nobody_reads()
@@ -80,6 +82,16 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             fail(message)
 
     return run
+
+
+def _locate(error: ModelError, given: Iterable[object]) -> None:
+    """Tell an error at a line of a cascade, which only its reader knew as a file, where that line stands."""
+    if not isinstance(error, CascadeError) or error.at is None or error.file:
+        return
+    files = [name for name in given if isinstance(name, str) and name.endswith(".cascade")]
+    if len(files) == 1:
+        with contextlib.suppress(OSError, ValueError):
+            error.located_in(files[0], Path(files[0]).read_text(encoding="utf-8"))
 
 
 class Commands(TyperGroup):

@@ -189,3 +189,42 @@ def test_a_memory_that_keeps_what_is_no_tensor(
 ) -> None:
     mapping = changed("mappings", "library/fusemax.yaml", tmp_path, setting(1, "keep", *path, to=value))
     assert refused(*SPATIAL, "--on", "fusemax", "--mapping", mapping).endswith(said)
+
+
+@pytest.mark.parametrize("field", ["tensor", "fma", "trips"])
+def test_work_that_is_an_empty_text(field: str, tmp_path: Path) -> None:
+    empty = setting(0, "grids", 0, "step", field, to="")
+    mapping = changed("mappings", "library/gpu/linear_attention.yaml", tmp_path, empty)
+    call = ["--set", "batch=4,heads=32,seq_q=8192,head_dim=64,dtype=bf16", "--mapping", mapping]
+    message = refused("predict", "linear_attention", "--on", "h100", *call)
+    assert message.endswith(f"grids.0.step: {field}: expected a number or an expression, found an empty text")
+
+
+HEAD = "cascade mine\nrank J\ninput A[J]  B[J]\noutput O[J]\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "op"),
+    [
+        ("O[j] = A[j // 0]", 15, "//"),
+        ("O[j] = A[j % 0]", 14, "%"),
+        ("O[j] = A[j] where j % 0 == 0", 23, "%"),
+    ],
+)
+def test_a_division_of_whole_numbers_by_zero(line: str, column: int, op: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.cascade"
+    path.write_text(HEAD + line + "\n")
+    ran = CliRunner().invoke(app, ["check", str(path)])
+    assert ran.exit_code == 2
+    assert ran.stderr.startswith(
+        f"{path}:5:{column}: '{op}' divides by zero here, at every point\n  {line}\n"
+    )
+
+
+def test_a_mistake_that_the_data_show_is_told_with_the_line_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.cascade"
+    path.write_text(f"{HEAD}O[j] = A[j % (J - 4)]\n")
+    ran = CliRunner().invoke(app, ["evaluate", str(path), "--sizes", "J=4", "--out", str(tmp_path / "o.npz")])
+    assert ran.exit_code == 2
+    assert ran.stderr.startswith(f"{path}:5:")
+    assert "\n  O[j] = A[j % (J - 4)]\n" in ran.stderr
