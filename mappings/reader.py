@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from einsum_cascade.errors import MappingError, ModelError, glimpse, nearest
 
 from .ranges import out_of_range
-from .schema import dataclass_of, element_type, file_fields, legal_keys
+from .schema import alternatives, dataclass_of, element_type, file_fields, legal_keys
 
 T = TypeVar("T")
 
@@ -170,7 +170,10 @@ def build(cls: type[T], data: Any, *, where: str, error: type[ModelError] = Mapp
 
 
 def _check_words(hint: Any, data: Any, path: tuple[str, ...], where: str, error: type[ModelError]) -> None:
-    """Refuse unknown words first: a misspelt field is the better message than the missing one it leaves."""
+    """Refuse unknown words first: a misspelt field is the better message than the missing one it leaves.
+
+    Truth is no number either, and would be taken for 1.
+    """
     inner = dataclass_of(hint)
     if isinstance(data, Mapping):
         fields = file_fields(inner) if inner else None
@@ -186,6 +189,8 @@ def _check_words(hint: Any, data: Any, path: tuple[str, ...], where: str, error:
     elif isinstance(data, (list, tuple)) and inner is None:
         for i, value in enumerate(data):
             _check_words(element_type(hint), value, (*path, str(i)), where, error)
+    elif isinstance(data, bool) and bool not in alternatives(hint) and {int, float} & {*alternatives(hint)}:
+        raise error(f"{where}: {'.'.join(path)}: expected a number, found {glimpse(data)}")
 
 
 def _renamed(hint: Any, data: Any) -> Any:

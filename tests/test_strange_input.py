@@ -157,6 +157,8 @@ def test_an_unknown_component_is_not_told_to_lack_a_capacity(tmp_path: Path) -> 
     ("path", "value", "said"),
     [
         (("mask_factor",), float("nan"), "mask_factor: expected a finite number of at least 0, found nan"),
+        (("tiles", 0, "stages"), True, "tiles.0.stages: expected a number, found True"),
+        (("per_score",), {"exp": True}, "per_score.exp: expected a number, found True"),
         (("tiles", 0, "head_dim"), -1, "tiles.0.head_dim: expected a finite number of at least 0, found -1"),
     ],
 )
