@@ -230,3 +230,25 @@ def test_a_mistake_that_the_data_show_is_told_with_the_line_of_the_file(tmp_path
     assert ran.exit_code == 2
     assert ran.stderr.startswith(f"{path}:5:")
     assert "\n  O[j] = A[j % (J - 4)]\n" in ran.stderr
+
+
+ROW = "mine,H100 SXM,flash_attention,triton,fwd,bf16,{batch},32,1024,1024,128,1,,0.2,"
+COLUMNS = (
+    "source,device,kernel,implementation,direction,dtype,batch,heads,"
+    "seq_q,seq_kv,head_dim,causal,extra,latency_ms,tflops"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{COLUMNS}\n{ROW.format(batch=4)}\n{'x' * 200_000}\n", "not a table of values between commas: field larger"),
+        (f"{COLUMNS}\r{ROW.format(batch=4)}\r", "not a table of values between commas: new-line character"),
+        (f"{COLUMNS}\n{ROW.format(batch='')}\n", "line 2: batch: expected a number, found nothing"),
+    ],
+    ids=["long", "returns", "empty"],
+)  # fmt: skip
+def test_a_measured_table_that_is_none(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes(text.encode())
+    assert f"{path}: {said}" in refused("validate", "gpu", "--measured", str(path))
