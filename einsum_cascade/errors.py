@@ -146,6 +146,7 @@ def nearest(name: str, legal: Iterable[str], *, listed: int = 8, shown: Iterable
     >>> nearest("mib", ["B", "KiB", "MiB"])
     "did you mean 'MiB'?"
     """
+    name = str(name)
     names = sorted({str(n) for n in legal})  # keys of YAML may be numbers or dates
     # Letter by letter first: where names differ by their capitals alone, the text may have only these wrong.
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 import einsum_cascade as ec
+import mappings
 import simulator as sim
-from einsum_cascade.errors import DataError, MappingError
+from einsum_cascade.errors import DataError, MappingError, ModelError
 from validation.cli import app
 
 SIZES = ["--sizes", "E=8,F=8,P=16,M=16"]
@@ -252,3 +255,72 @@ def test_a_measured_table_that_is_none(text: str, said: str, tmp_path: Path) -> 
     path = tmp_path / "mine.csv"
     path.write_bytes(text.encode())
     assert f"{path}: {said}" in refused("validate", "gpu", "--measured", str(path))
+
+
+def test_a_predicate_without_a_value_is_not_warned_of_by_python(recwarn: pytest.WarningsRecorder) -> None:
+    for where in ("j % (J - 4) < 1", "j // (J - 4) < 1", "inf % 2 == 0", "log(0) < j"):
+        ec.bounds(ec.parse(f"{HEAD}O[j] = A[j] where {where}\n"), {"J": 4})
+    assert not [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+FLASH = ec.zoo.load("attention_1pass")
+TABLE = {"E": 8, "F": 8, "P": 16, "M": 16}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({**TABLE, "E": 0}, "E=0: a size is a whole number"),
+        ({**TABLE, "E": 8.5}, "E=8.5: a size is a whole number"),
+        ({**TABLE, "E": True}, "E=True: a size is a whole number"),
+        ({**TABLE, "E": float("nan")}, "E=nan: a size is a whole number"),
+        ({**TABLE, "E": "8"}, "E='8': a size is a whole number"),
+        ({**TABLE, "E": np.array([8, 0])}, "a size is a whole number"),
+        ({**TABLE, "X": 3}, "attention_1pass has no rank X"),
+        (None, "sizes: expected a text such as"),
+        ([8, 8], "sizes: expected a text such as"),
+    ],
+)
+def test_sizes_of_an_estimate_are_those_of_a_machine(sizes: object, said: str) -> None:
+    chip, mapping = sim.load_hardware("fusemax"), mappings.load("fusemax")
+    with pytest.raises(ec.CascadeError, match=re.escape(said)):
+        sim.simulate(FLASH, sizes, chip, mapping)  # type: ignore[arg-type]
+
+
+def test_sizes_of_an_estimate_may_be_numpy_s() -> None:
+    chip, mapping = sim.load_hardware("fusemax"), mappings.load("fusemax")
+    found = sim.simulate(FLASH, {**TABLE, "P": np.array([16, 32.0])}, chip, mapping).latency_s  # type: ignore[dict-item]
+    alone = [sim.simulate(FLASH, {**TABLE, "P": np.int64(p)}, chip, mapping).latency_s for p in (16, 32)]
+    assert np.asarray(found).tolist() == alone
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda w: ec.same_result(w, FLASH, TABLE),
+        lambda w: ec.same_result(FLASH, FLASH, w),
+        lambda w: ec.gradients(w),
+        lambda w: ec.in_chunks(w),
+        lambda w: ec.bounds(FLASH, w),
+        lambda w: ec.bounds(FLASH, TABLE, buffer=[w]),
+        lambda w: ec.traffic_curve(FLASH, TABLE, buffers_bytes=[[w], -1]),
+        lambda w: ec.evaluate(FLASH, TABLE, w),
+        lambda w: ec.random_inputs(FLASH, TABLE, seed=w or "seed"),
+        lambda w: ec.passes(FLASH, w or ""),
+        lambda w: ec.parse(w or 0),
+        lambda w: ec.load(w or "none"),
+        lambda w: ec.parse_sizes(w or "", FLASH),
+        lambda w: sim.simulate(w, TABLE, sim.load_hardware("fusemax"), mappings.load("fusemax")),
+        lambda w: sim.find_mapping(w, TABLE, sim.load_hardware("fusemax")),
+        lambda w: sim.find_mapping(FLASH, TABLE, sim.load_hardware("fusemax"), objective=w or 0),
+        lambda w: sim.predict("flash_attention", on=w, batch=1, heads=1, seq_q=8, seq_kv=8, head_dim=64),
+        lambda w: sim.predict(w or "none", on="h100", batch=1, heads=1, seq_q=8, seq_kv=8, head_dim=64),
+        lambda w: sim.pareto(w, minimize=["latency_s"]),
+    ],
+)
+@pytest.mark.parametrize("wrong", [None, 1.5, "nonsense"])
+def test_what_is_of_another_type_is_told_as_a_mistake(
+    asked: Callable[[object], object], wrong: object
+) -> None:
+    with pytest.raises(ModelError):
+        asked(wrong)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from einsum_cascade.errors import DataError, MappingError, glimpse
 
-from ..hardware.gpu import Gpu, find_gpu
+from ..hardware.gpu import Gpu, find_gpu, gpu_of
 from .gna import Flags, GnaBounds, Numbers, gna_bounds
 from .gna_axis import MAX_LENGTH, Axis, Ints, axis_trips
 from .gna_backends import Backend, Constants, TilePair, backends, check_head_dim, find_backend, tile_pairs
@@ -131,7 +131,7 @@ def predict_gna(
     >>> predict_gna(**flux, stride=16).steps, predict_gna(**flux, stride=16).masked
     (4700, 0.0)
     """
-    gpu = find_gpu(on) if isinstance(on, str) else on
+    gpu = gpu_of(on)
     kernel = find_backend(gpu, backend)
     bounds = gna_bounds(
         layout=layout,

@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated
 
-from einsum_cascade.errors import HardwareError, nearest
+from einsum_cascade.errors import HardwareError, glimpse, nearest
 from mappings.remembered import by_file
 from mappings.schema import Unit, file_fields
 
@@ -133,6 +134,19 @@ class Gpu:
     def peak_flops(self, dtype: str) -> float:
         """Return the dense tensor-core rate of the whole chip at its clock, in operations per second."""
         return self.sms * self.clock_hz * self.tensor.of(dtype)
+
+
+def gpu_of(on: object) -> Gpu:
+    """Return a GPU that is given by name, by its file, or as it is.
+
+    Raises:
+        HardwareError: something else, or see `find_gpu`.
+    """
+    if isinstance(on, (str, Path)):
+        return find_gpu(str(on))
+    if not isinstance(on, Gpu):
+        raise HardwareError(f"on: expected a GPU or the name of one, found {glimpse(on)}")
+    return on
 
 
 @by_file(None)

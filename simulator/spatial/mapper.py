@@ -7,11 +7,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from einsum_cascade.analysis.bounds import bounds
-from einsum_cascade.cascade import Cascade
+from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.declarations import variable_of
-from einsum_cascade.errors import MappingError, nearest
+from einsum_cascade.errors import MappingError, glimpse, nearest
 from einsum_cascade.sizes import parse_sizes, resolve, stated_parts
 from mappings.binding import SpatialMapping
 from mappings.expression import evaluate_expression
@@ -98,6 +99,7 @@ def find_mapping(
     >>> {name: copy.of for name, copy in found.mapping.nest.recompute.items()}
     {'QK_2': 'QK', 'SN_3': 'SN', 'QK_3': 'QK'}
     """
+    require(cascade)
     _check(objective, effort, slack)
     if not isinstance(chip, SpatialChip):
         raise MappingError(f"find_mapping needs a spatial chip; {getattr(chip, 'name', chip)} is none")
@@ -266,6 +268,11 @@ def _value(objective: str, names: Mapping[str, float]) -> float:
 
 
 def _check(objective: str, effort: int, slack: float) -> None:
+    if not isinstance(objective, str):
+        raise MappingError(f"objective: expected a column or a formula over some, found {glimpse(objective)}")
+    for what, number in (("effort", effort), ("slack", slack)):
+        if not isinstance(number, Real):
+            raise MappingError(f"{what}: expected a number, found {glimpse(number)}")
     if objective not in OBJECTIVES and objective.isidentifier():
         raise MappingError(f"unknown objective '{objective}'; {nearest(objective, OBJECTIVES)}")
     _value(objective, dict.fromkeys(OBJECTIVES, 1.0))
