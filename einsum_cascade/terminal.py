@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import itertools
 import json
 import math
@@ -65,7 +66,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         json = bool(kwargs.get("json"))
         try:
-            done = command(*args, **kwargs)
+            with _for_the_document(json):
+                done = command(*args, **kwargs)
             _flush()
             return done
         except ModelError as error:
@@ -173,9 +175,27 @@ def _drop_what_is_left() -> None:
     os.close(nowhere)
 
 
+class _Beside:
+    """Stands in for stdout while that waits for its document: what a stranger's file prints goes to stderr."""
+
+    def __init__(self, document: Any) -> None:
+        self.document = document
+        self._other = sys.stderr or io.StringIO()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._other, name)
+
+
+def _for_the_document(json: bool) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which stdout takes a document and nothing else, where one is asked for."""
+    stdout = cast("io.TextIOBase", _Beside(sys.stdout))
+    return contextlib.redirect_stdout(stdout) if json else contextlib.nullcontext()
+
+
 def emit_json(value: Any) -> None:
     """Write one JSON document to stdout; not-a-number never leaves, infinities become null."""
-    typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    typer.echo(text, file=getattr(sys.stdout, "document", sys.stdout))
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_a_flag_may_stand_before_any_option_and_a_value_may_begin_with_a_dash(tm
 def test_numbers_that_no_search_and_no_compiler_takes() -> None:
     huge = "9" * 26
     args = ["map", "attention_1pass", "--on", "fusemax", *SIZES, "--effort", huge]
-    assert refused(*args) == f"effort: expected a whole number from 1 to 2^48, found {huge}"
+    assert refused(*args) == f"effort: expected a whole number of at most 2^48, found {huge}"
     for stages in ("0", "-1", huge):
         probed = refused("kernels", "probe", "none.py:kernel", "--target", "sm_90", "--stages", stages)
         assert probed == f"stages={stages}: expected a depth of 1 to 1024 steps"
@@ -324,3 +325,40 @@ def test_what_is_of_another_type_is_told_as_a_mistake(
 ) -> None:
     with pytest.raises(ModelError):
         asked(wrong)
+
+
+def test_what_a_file_prints_is_not_part_of_the_document(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("print('loaded')\ndef f(q):\n    print('called')\n    return q * 2\n")
+    ran = CliRunner().invoke(app, ["trace", f"{path}:f", "--inputs", "q=4x8", "--json"])
+    assert ran.exit_code == 0
+    assert json.loads(ran.stdout)["difference"] == 0
+    assert "loaded" in ran.stderr and "called" in ran.stderr
+    ran = CliRunner().invoke(app, ["kernels", "check", str(path), "--json"])
+    assert json.loads(ran.stdout)["ok"] is False
+    assert "loaded" in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "compile"])
+def test_a_file_that_ends_the_program_does_not_end_ours(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import sys\nsys.exit(3)\n")
+    message = refused("kernels", command, str(path))
+    assert message == f"{path}:2: it ends the program while it is loaded (exit 3)"
+
+
+def test_arrays_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 99999), }"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "Q.npy", b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + head.ljust(117) + b"\n"
+        )
+    message = refused(
+        "evaluate", "attention_3pass", *SIZES, "--inputs", str(path), "--out", str(tmp_path / "o")
+    )
+    assert message == f"{path}: expected an .npz file with one array per input"
+    file = tmp_path / "mine.py"
+    file.write_text("def f(q):\n    return q * 2\n")
+    message = refused("trace", f"{file}:f", "--inputs", "q=99999x99999x99999")
+    assert "q=99999x99999x99999: the example would take" in message

@@ -281,7 +281,8 @@ def _check(objective: str, effort: int, slack: float) -> None:
             f"objective: '{objective}' names none of {', '.join(OBJECTIVES)}, so that all mappings are as good"
         )
     if not 1 <= effort <= _MOST_EFFORT:
-        raise MappingError(f"effort: expected a whole number from 1 to 2^48, found {effort}")
+        limit = "least 1" if effort < 1 else "most 2^48"
+        raise MappingError(f"effort: expected a whole number of at {limit}, found {effort}")
     if not 0 <= slack < math.inf:
         raise MappingError(
             f"slack: expected a share of the latency such as 0.01, at least 0, found {slack:g}"
