@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import einsum_cascade as ec
 import simulator as sim
+from validation.cli import app
 
 CALL = {"batch": 4, "heads": 32, "seq_q": 8192, "seq_kv": 8192, "head_dim": 128, "causal": True}
 BERT = {"cascade": "attention_1pass", "hardware": "fusemax", "mapping": "fusemax", "sizes": "BERT/1K"}
@@ -78,3 +81,30 @@ def test_a_folder_keeps_no_rows_of_a_file_as_it_was(tmp_path: Path) -> None:
     fresh = sim.sweep(space, **{**BERT, "hardware": "fusemax"})
     # At half the clock everything but DRAM takes twice the cycles' time, and the arrays bind here.
     assert again["latency_s"].tolist() == pytest.approx([2 * s for s in fresh["latency_s"]], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("axes", None, "axes: expected a table, found None"),
+        ("axes", {"hardware.N": 5}, "axes: hardware.N: expected a list or a range, found 5"),
+        ("derived", -1, "derived: expected a table, found -1"),
+        ("inputs", [], "inputs: expected a table, found []"),
+        ("maximize", None, "maximize: expected a list, found None"),
+        ("where", {}, "where: expected a list, found {}"),
+    ],
+)
+@pytest.mark.parametrize("command", ["pareto", "sensitivity", "explore", "sweep"])
+def test_a_manifest_that_was_damaged_by_hand(
+    tmp_path: Path, command: str, field: str, value, said: str
+) -> None:
+    out = tmp_path / "out"
+    sim.sweep(sim.Space({"hardware.N": [64, 128]}), **BERT, out=out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**manifest, field: value}))
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("".join(f"{k}: {v}\n" for k, v in BERT.items()) + "axes: {hardware.N: [64, 128]}\n")
+    args = ["sweep", str(spec), "--out", str(out)] if command == "sweep" else [command, str(out)]
+    ran = CliRunner().invoke(app, args)
+    assert ran.exit_code == 2
+    assert ran.stderr.strip().splitlines()[-1] == f"{out / 'manifest.json'}: {said}"
