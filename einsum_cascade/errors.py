@@ -159,4 +159,6 @@ def nearest(name: str, legal: Iterable[str], *, listed: int = 8, shown: Iterable
         names = sorted(set(shown))
     if not names:
         return "there is none"
-    return "known: " + ", ".join(names[:listed]) + (", ..." if len(names) > listed else "")
+    # A name may be the head of a table that is none: lines of it.
+    told = [" ".join(n.split())[:_GLANCE] for n in names[:listed]]
+    return "known: " + ", ".join(told) + (", ..." if len(names) > listed else "")

@@ -362,3 +362,19 @@ def test_arrays_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
     file.write_text("def f(q):\n    return q * 2\n")
     message = refused("trace", f"{file}:f", "--inputs", "q=99999x99999x99999")
     assert "q=99999x99999x99999: the example would take" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: [*lines[:2], lines[1] + ",1"], "between commas: Expected 9 fields in line 3, saw 10"),
+        (lambda lines: ['"open', lines[0], '"', *lines[1:]], "column 'model' is missing; known: open model,seq_len"),
+    ],
+    ids=["long", "open"],
+)
+def test_a_published_table_that_is_none(
+    change: Callable[[list[str]], list[str]], said: str, tmp_path: Path
+) -> None:
+    table = resources.files("validation").joinpath("data/published/fusemax/attn-flat.csv")
+    (tmp_path / "attn-flat.csv").write_text("\n".join(change(table.read_text().splitlines()[:3])))
+    assert said in refused("validate", "fusemax", "--published", str(tmp_path))
