@@ -368,7 +368,10 @@ def test_arrays_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
     ("change", "said"),
     [
         (lambda lines: [*lines[:2], lines[1] + ",1"], "between commas: Expected 9 fields in line 3, saw 10"),
-        (lambda lines: ['"open', lines[0], '"', *lines[1:]], "column 'model' is missing; known: open model,seq_len"),
+        (
+            lambda lines: ['"open', lines[0], '"', *lines[1:]],
+            "column 'model' is missing; known: open model,seq_len",
+        ),
     ],
     ids=["long", "open"],
 )
