@@ -124,9 +124,9 @@ def plan(
 def _check_sizes(cascade: Cascade, sizes: Sizes) -> None:
     """Refuse sizes of what is no rank, and those that are no whole numbers from 1, one or an array of them."""
     require_table(sizes)
+    legal = (*cascade.rank_names, *BATCH_RANKS)
     for name, size in sizes.items():
-        if name not in cascade.rank_names and name not in BATCH_RANKS:
-            legal = [*cascade.rank_names, *BATCH_RANKS]
+        if name not in legal:
             raise CascadeError(f"{cascade.name} has no rank {name}", hint=nearest(name, legal))
         if type(size) is int and size >= 1:
             continue
