@@ -27,7 +27,7 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError):
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError, MemoryError):
         raise DataError(f"{path}: expected an .npz file with one array per input") from None
 
 

@@ -109,6 +109,8 @@ def _check_call(node: Expr) -> None:
         if wants_truth != is_logical(arg):
             wanted = "a comparison" if wants_truth else "a number"
             raise CascadeError(f"argument {i + 1} of '{node.op}' must be {wanted}", at=arg.at or node.at)
+    if node.op in ("//", "%") and isinstance(node.args[1], Num) and node.args[1].value == 0:
+        raise CascadeError(f"'{node.op}' divides by zero here, at every point", at=node.args[1].at or node.at)
     if node.op == "pad" and not isinstance(node.args[0], Access):
         raise CascadeError("the first argument of pad must be an access such as K[e, m + 1]", at=node.at)
 

@@ -146,6 +146,7 @@ def nearest(name: str, legal: Iterable[str], *, listed: int = 8, shown: Iterable
     >>> nearest("mib", ["B", "KiB", "MiB"])
     "did you mean 'MiB'?"
     """
+    name = str(name)
     names = sorted({str(n) for n in legal})  # keys of YAML may be numbers or dates
     # Letter by letter first: where names differ by their capitals alone, the text may have only these wrong.
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
@@ -158,4 +159,6 @@ def nearest(name: str, legal: Iterable[str], *, listed: int = 8, shown: Iterable
         names = sorted(set(shown))
     if not names:
         return "there is none"
-    return "known: " + ", ".join(names[:listed]) + (", ..." if len(names) > listed else "")
+    # A name may be the head of a table that is none: lines of it.
+    told = [" ".join(n.split())[:_GLANCE] for n in names[:listed]]
+    return "known: " + ", ".join(told) + (", ..." if len(names) > listed else "")

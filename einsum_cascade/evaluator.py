@@ -28,10 +28,10 @@ import numpy as np
 from .cascade import Cascade, require
 from .declarations import Iterate, rank_of
 from .einsum import Einsum
-from .errors import CascadeError, nearest
+from .errors import CascadeError, glimpse, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Var, children, variables, walk
 from .iteration import bound, conjuncts_of, factors_of, run
-from .sizes import BATCH_RANKS, parse_sizes, resolve, size_value
+from .sizes import BATCH_RANKS, parse_sizes, require_table, resolve, size_value
 from .terms import Array, Points, Space, space_of, value_of
 
 LIMIT_BYTES = 2 * 2**30
@@ -121,7 +121,7 @@ def sizes_of_use(cascade: Cascade, sizes: Mapping[str, int] | str) -> dict[str, 
     """Return the size of every rank, from a text or from the sizes of some."""
     if isinstance(sizes, str):
         return parse_sizes(sizes, cascade)
-    return resolve(cascade, dict(sizes))
+    return resolve(cascade, sizes)
 
 
 def shape_of(cascade: Cascade, tensor: str, sizes: Mapping[str, float]) -> tuple[int, ...]:
@@ -167,7 +167,10 @@ def random_inputs(
     require(cascade)
     known = sizes_of_use(cascade, sizes)
     check_memory(cascade, known, limit_bytes=limit_bytes)
-    rng = np.random.default_rng(seed)
+    try:
+        rng = np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise CascadeError(f"seed: expected a whole number of at least 0, found {glimpse(seed)}") from None
     indexed = dict.fromkeys(compared(cascade), 1) | _index_bounds(cascade, known)
     positive = _needs_positive(cascade)
     out = {}
@@ -197,7 +200,11 @@ def same_result(
     Raises:
         CascadeError: they do not ask for the same inputs, or a size is missing.
     """
-    known = parse_sizes(sizes) if isinstance(sizes, str) else dict(sizes)
+    require(a)
+    require(b)
+    given = parse_sizes(sizes) if isinstance(sizes, str) else sizes
+    require_table(given)
+    known = dict(given)
     for whole, parts in (*a.splits.items(), *b.splits.items()):
         if whole not in known and all(p in known for p in parts):
             known[whole] = math.prod(known[p] for p in parts)
@@ -251,6 +258,8 @@ def _checked_inputs(
     cascade: Cascade, sizes: Mapping[str, int], inputs: Mapping[str, Any]
 ) -> dict[str, Points]:
     names = [s.tensor for s in cascade.inputs]
+    if not isinstance(inputs, Mapping):
+        raise CascadeError(f"inputs: expected arrays by the name of their tensor, found {glimpse(inputs)}")
     for name in inputs:
         if name not in names:
             raise CascadeError(f"{cascade.name} has no input {name}", hint=nearest(name, names))

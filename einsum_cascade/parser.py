@@ -14,7 +14,7 @@ from lark import Lark, Token, Transformer, UnexpectedInput, UnexpectedToken
 from .cascade import Cascade
 from .declarations import Constant, Iterate, Rank, Signature
 from .einsum import Einsum, Reduction
-from .errors import CascadeError, nearest
+from .errors import CascadeError, glimpse, nearest
 from .expr import Access, Apply, Compare, Expr, Num, Place, Size, Var
 from .ops import COMPARISON, SIGNS, STRENGTH
 
@@ -87,8 +87,10 @@ def load(path: str | Path) -> Cascade:
     shown = str(path)
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise CascadeError(f"cannot read {shown}: {error.strerror or error}") from None
+    except TypeError:
+        raise CascadeError(f"expected the path of a cascade, found {glimpse(path)}") from None
+    except (OSError, ValueError) as error:
+        raise CascadeError(f"cannot read {shown}: {getattr(error, 'strerror', None) or error}") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -102,6 +104,8 @@ def load(path: str | Path) -> Cascade:
 
 def _guard(text: str) -> None:
     """Bound what the parser is given, before it allocates anything."""
+    if not isinstance(text, str):
+        raise CascadeError(f"expected a text, found {glimpse(text)}", hint="load(path) reads a file")
     if len(text) > MAX_CHARACTERS:
         raise CascadeError(f"the text has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
     control = _CONTROLS.search(text)

@@ -13,7 +13,7 @@ from numbers import Integral
 import numpy as np
 
 from .cascade import Cascade
-from .errors import CascadeError, nearest
+from .errors import CascadeError, glimpse, nearest
 from .expr import Apply, Expr, Num, Size, walk
 
 # Ranks along the sequence; a model's length sets whichever of them a cascade has.
@@ -68,6 +68,8 @@ def parse_sizes(text: str, cascade: Cascade | None = None, *, tile: int | None =
     Raises:
         CascadeError: an unknown rank or model, a missing, negative or non-integer size, a contradiction.
     """
+    if not isinstance(text, str):
+        raise CascadeError(f"sizes: expected a text such as 'E=64,M=1024', found {glimpse(text)}")
     given: dict[str, int] = {}
     soft: dict[str, int] = {}
     for position, item in enumerate(filter(None, (p.strip() for p in text.split(",")))):
@@ -116,7 +118,8 @@ def changed_sizes(text: str, changes: Mapping[str, object], cascade: Cascade) ->
     kept = items[len(head) :]
     if head:
         model, slash, length = head[0].partition("/")
-        model, length = str(other or model), str(seq or length)
+        model = str(model if other is None else other)
+        length = str(length if seq is None else seq)
         head = [f"{model}/{length}" if slash or length else model]
     elif other is not None:
         raise CascadeError(f"sizes.model: the sizes '{text}' name no model; write them as {other}/64K")
@@ -138,6 +141,18 @@ def model_sizes(text: str) -> dict[str, int]:
     return table[model] | dict.fromkeys(SEQUENCE_RANKS, seq)
 
 
+def require_table(given: object) -> None:
+    """Refuse what gives no sizes.
+
+    Raises:
+        CascadeError: something else than a table of them.
+    """
+    if not isinstance(given, Mapping):
+        raise CascadeError(
+            f"sizes: expected a text such as 'E=64,M=1024', or a table of sizes by rank, found {glimpse(given)}"
+        )
+
+
 def resolve(
     cascade: Cascade,
     given: Mapping[str, int],
@@ -155,6 +170,7 @@ def resolve(
     Raises:
         CascadeError: see `parse_sizes`.
     """
+    require_table(given)
     names = set(cascade.rank_names)
     for name, value in given.items():
         if name not in names and name not in BATCH_RANKS:

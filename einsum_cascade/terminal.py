@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
+import itertools
 import json
 import math
 import os
@@ -11,12 +13,13 @@ import re
 import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar, cast
 
 import typer
 from typer.core import TyperGroup
 
-from .errors import ModelError, printable
+from .errors import CascadeError, ModelError, printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,10 +66,12 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         json = bool(kwargs.get("json"))
         try:
-            done = command(*args, **kwargs)
+            with _for_the_document(json):
+                done = command(*args, **kwargs)
             _flush()
             return done
         except ModelError as error:
+            _locate(error, kwargs.values())
             fail(str(error), json=json)
         except BrokenPipeError:
             _leave_if_nobody_reads()
@@ -79,6 +84,16 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             fail(message)
 
     return run
+
+
+def _locate(error: ModelError, given: Iterable[object]) -> None:
+    """Tell an error at a line of a cascade, which only its reader knew as a file, where that line stands."""
+    if not isinstance(error, CascadeError) or error.at is None or error.file:
+        return
+    files = [name for name in given if isinstance(name, str) and name.endswith(".cascade")]
+    if len(files) == 1:
+        with contextlib.suppress(OSError, ValueError):
+            error.located_in(files[0], Path(files[0]).read_text(encoding="utf-8"))
 
 
 class Commands(TyperGroup):
@@ -98,6 +113,22 @@ class Commands(TyperGroup):
                 fail(message, json=ctx.meta[_JSON])
         with _told(ctx.meta[_JSON]):
             return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that was named and its arguments, none of whose values is one of its own options.
+
+        `--out --json` would write a file of that name, and no document.
+        """
+        found = super().resolve_command(ctx, args)
+        _, command, rest = found
+        while isinstance(command, TyperGroup):
+            command, rest = command.commands.get(rest[0]) if rest else None, rest[1:]
+        words = {word: param for param in getattr(command, "params", ()) for word in param.opts}
+        for option, value in itertools.pairwise(itertools.takewhile("--".__ne__, rest)):
+            takes_one = option in words and not getattr(words[option], "is_flag", False)
+            if takes_one and option.startswith("-") and value.startswith("-") and value in words:
+                fail(f"{option}: expected a value, found the option {value}", json=ctx.meta[_JSON])
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named; its options are parsed here."""
@@ -144,9 +175,27 @@ def _drop_what_is_left() -> None:
     os.close(nowhere)
 
 
+class _Beside:
+    """Stands in for stdout while that waits for its document: what a stranger's file prints goes to stderr."""
+
+    def __init__(self, document: Any) -> None:
+        self.document = document
+        self._other = sys.stderr or io.StringIO()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._other, name)
+
+
+def _for_the_document(json: bool) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which stdout takes a document and nothing else, where one is asked for."""
+    stdout = cast("io.TextIOBase", _Beside(sys.stdout))
+    return contextlib.redirect_stdout(stdout) if json else contextlib.nullcontext()
+
+
 def emit_json(value: Any) -> None:
     """Write one JSON document to stdout; not-a-number never leaves, infinities become null."""
-    typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    typer.echo(text, file=getattr(sys.stdout, "document", sys.stdout))
 
 
 def _plain(value: Any) -> Any:

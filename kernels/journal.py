@@ -43,12 +43,12 @@ def done(path: Path) -> set[Key]:
     Raises:
         DataError: the file holds something else.
     """
-    return {tuple(row[k] for k in KEY) for row in _rows(path, KEY)}
+    return {tuple(row[k] for k in KEY) for row in _rows(path, KEY, COLUMNS)}
 
 
 def failures(path: Path, *, commit: str) -> dict[Key, str]:
     """Return the error of every case that failed at a commit, by key."""
-    rows = _rows(failed_path(path), FAILED)
+    rows = _rows(failed_path(path), FAILED, FAILED)
     return {tuple(row[k] for k in KEY): row["error"] for row in rows if row["commit"] == commit}
 
 
@@ -72,20 +72,29 @@ def _append(path: Path, header: Sequence[str], rows: list[list[object]]) -> None
         file.write(text.getvalue())
 
 
-def _rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+def _rows(path: Path, needed: Sequence[str], header: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a table of measurements; a file that is none is refused as it is, before anything is cut."""
     if not path.exists() or path.stat().st_size == 0:
         return []
-    text = path.read_text(encoding="utf-8")
-    if not text.endswith("\n"):
-        # The last row was cut off by the stop: it is measured again.
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text, encoding="utf-8")
-    if not text:
+    raw = path.read_bytes()
+    head, end, _ = raw.partition(b"\n")
+    if not end and ",".join(header).encode().startswith(head):
+        path.write_bytes(b"")  # stopped while the head was written
         return []
-    reader = csv.DictReader(io.StringIO(text))
-    missing = set(needed) - set(reader.fieldnames or ())
+    try:
+        names = next(csv.reader([head.decode("utf-8")]), [])
+        text = raw[: raw.rfind(b"\n") + 1].decode("utf-8")
+        rows = list(csv.DictReader(io.StringIO(text)))
+    except (UnicodeDecodeError, csv.Error):
+        raise DataError(
+            f"{path}: not a text table; expected a table of measurements, or a new file"
+        ) from None
+    missing = set(needed) - set(names)
     if missing:
         raise DataError(
             f"{path}: columns {', '.join(sorted(missing))} are missing; expected a table of measurements"
         )
-    return list(reader)
+    if not raw.endswith(b"\n"):
+        # The last row was cut off by the stop: it is measured again.
+        path.write_bytes(text.encode())
+    return rows

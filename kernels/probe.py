@@ -25,6 +25,7 @@ from .told import told
 
 # Source: CUDA C++ Programming Guide, technical specifications per compute capability.
 MOST_THREADS = 1024
+MOST_STAGES = 1024  # more than any memory holds, and a number that the compiler takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,8 @@ def prepared(
     """
     if 32 * warps > MOST_THREADS:
         raise KernelError(f"warps={warps}: a thread block has at most {MOST_THREADS // 32} of 32 threads")
+    if not 1 <= stages <= MOST_STAGES:
+        raise KernelError(f"stages={stages}: expected a depth of 1 to {MOST_STAGES} steps")
     loaded = load_kernel(place)
     kernel, arguments = loaded.function, dict(arguments or {})
     constants = {n: constant_of(n, v) for n, v in (constants or {}).items()}

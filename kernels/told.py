@@ -33,5 +33,5 @@ def executed(path: Path) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except Exception as error:  # A file of somebody's may raise what it likes.
+    except (Exception, SystemExit) as error:  # A file of somebody's may raise what it likes.
         raise KernelError(told(path, error)) from error

@@ -50,6 +50,9 @@ class StepWork:
     chain: Text = 0.0
     trips: Text = 0.0
 
+    def __post_init__(self) -> None:
+        _refuse_empty(self, but=("shared",))
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -92,6 +95,7 @@ class Grid:
     let: Mapping[str, Text] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        _refuse_empty(self, but=_WORDS)
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, found {self.order}")
         check_parameters(self.let, what="let")
@@ -139,6 +143,12 @@ class Grid:
 
 
 _WORDS = ("name", "step", "order", "compiled", "let")
+
+
+def _refuse_empty(of: StepWork | Grid, *, but: tuple[str, ...]) -> None:
+    for f in fields(of):
+        if f.name not in but and getattr(of, f.name) == "":
+            raise ValueError(f"{f.name}: expected a number or an expression, found an empty text")
 
 
 def check_parameters(names: Iterable[str], *, what: str = "parameters") -> None:

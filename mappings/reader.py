@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from einsum_cascade.errors import MappingError, ModelError, glimpse, nearest
 
-from .schema import dataclass_of, element_type, file_fields, legal_keys
+from .ranges import out_of_range
+from .schema import alternatives, dataclass_of, element_type, file_fields, legal_keys
 
 T = TypeVar("T")
 
@@ -158,15 +159,21 @@ def build(cls: type[T], data: Any, *, where: str, error: type[ModelError] = Mapp
             f"{where}: expected fields such as '{next(iter(file_fields(kind)))}: ...', found {glimpse(data)}"
         )
     _check_words(cls, data, (), where, error)
+    renamed = _renamed(cls, data)
     try:
-        checked: tuple[T] = _adapter(kind).validate_python((_renamed(cls, data),))
-        return checked[0]
+        checked: tuple[T] = _adapter(kind).validate_python((renamed,))
     except ValidationError as e:
-        raise error(_field_message(cls, e.errors()[0], where)) from None
+        raise error(_field_message(cls, e.errors(), renamed, where)) from None
+    if problem := next(out_of_range(checked[0]), None):
+        raise error(f"{where}: {problem}")
+    return checked[0]
 
 
 def _check_words(hint: Any, data: Any, path: tuple[str, ...], where: str, error: type[ModelError]) -> None:
-    """Refuse unknown words first: a misspelt field is the better message than the missing one it leaves."""
+    """Refuse unknown words first: a misspelt field is the better message than the missing one it leaves.
+
+    Truth is no number either, and would be taken for 1.
+    """
     inner = dataclass_of(hint)
     if isinstance(data, Mapping):
         fields = file_fields(inner) if inner else None
@@ -182,6 +189,8 @@ def _check_words(hint: Any, data: Any, path: tuple[str, ...], where: str, error:
     elif isinstance(data, (list, tuple)) and inner is None:
         for i, value in enumerate(data):
             _check_words(element_type(hint), value, (*path, str(i)), where, error)
+    elif isinstance(data, bool) and bool not in alternatives(hint) and {int, float} & {*alternatives(hint)}:
+        raise error(f"{where}: {'.'.join(path)}: expected a number, found {glimpse(data)}")
 
 
 def _renamed(hint: Any, data: Any) -> Any:
@@ -197,17 +206,41 @@ def _renamed(hint: Any, data: Any) -> Any:
     return data
 
 
-def _field_message(cls: type, problem: Any, where: str) -> str:
-    words = tuple(_file_word(cls, problem["loc"][1:]))
+def _field_message(cls: type, problems: Sequence[Any], data: Any, where: str) -> str:
+    """Return what is wrong with the first bad field; what may be of several kinds is told by all of them.
+
+    pydantic tries every kind and names it in the path: of a list in a table, one says how far into the data it came.
+    """
+    rest = [(_steps(p, data), p) for p in problems]
+    first = rest[0][0]
+    rest = [(steps, p) for steps, p in rest if steps[: len(first)] == first]
+    deepest = max(len(steps) for steps, _ in rest)
+    steps, problem = next((s, p) for s, p in rest if len(s) == deepest)
+    words = tuple(_file_word(cls, steps))
     place = ".".join(words)
-    found = problem.get("input")
     if problem["type"] == "missing":
         return f"{where}: {place}: this field is required; {_listed(legal_keys(cls, words[:-1]))}"
     if problem["type"] == "value_error":
         reason = str(problem["ctx"]["error"])
         return f"{where}: {place}: {reason}" if place else f"{where}: {reason}"
+    alike = dict.fromkeys(_KINDS.get(p["type"], "") for s, p in rest if s == steps)
+    if len(alike) > 1 and "" not in alike:
+        return f"{where}: {place}: expected {' or '.join(alike)}, found {glimpse(problem.get('input'))}"
     message = _PLAIN.get(problem["type"], problem["msg"][:1].lower() + problem["msg"][1:])
-    return f"{where}: {place}: {message}, found {glimpse(found)}"
+    return f"{where}: {place}: {message}, found {glimpse(problem.get('input'))}"
+
+
+def _steps(problem: Any, data: Any) -> tuple[Any, ...]:
+    """Return the steps of a path of pydantic's that lead into the data: those that name a kind of it do not."""
+    *path, last = problem["loc"][1:] or ("",)
+    out = []
+    for step in (*path, last):
+        try:
+            data = data[step]
+        except (TypeError, KeyError, IndexError):
+            continue
+        out.append(step)
+    return (*out, last) if problem["type"] == "missing" else tuple(out)
 
 
 # What pydantic calls by the words of Python.
@@ -216,6 +249,18 @@ _PLAIN = {
     "dict_type": "expected 'name: value' pairs",
     "mapping_type": "expected 'name: value' pairs",
     "dataclass_type": "expected 'name: value' pairs",
+}
+
+# The same by kind, where a field takes several.
+_KINDS = {
+    "string_type": "a word",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "tuple_type": "a list such as [P, M]",
+    "dict_type": "'name: value' pairs",
+    "mapping_type": "'name: value' pairs",
 }
 
 

@@ -88,7 +88,7 @@ def unit_of(hint: Any) -> tuple[Unit | None, Any]:
     if typing.get_origin(hint) is typing.Annotated:
         marks = [m for m in typing.get_args(hint)[1:] if isinstance(m, Unit)]
         return (marks[0] if marks else None), typing.get_args(hint)[0]
-    for part in _alternatives(hint):
+    for part in alternatives(hint):
         mark, kind = unit_of(part) if part is not hint else (None, hint)
         if mark:
             return mark, kind
@@ -96,7 +96,12 @@ def unit_of(hint: Any) -> tuple[Unit | None, Any]:
 
 
 @functools.cache
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a field may be of, None left out.
+
+    >>> alternatives(int | str | None)
+    (<class 'int'>, <class 'str'>)
+    """
     origin = typing.get_origin(hint)
     if origin is typing.Union or origin is types.UnionType:
         return tuple(p for p in typing.get_args(hint) if p is not type(None))
@@ -110,7 +115,7 @@ def element_type(hint: Any) -> Any:
     >>> element_type(tuple[int, ...]), element_type(dict[str, float]), element_type(str)
     (<class 'int'>, <class 'float'>, None)
     """
-    for part in _alternatives(hint):
+    for part in alternatives(hint):
         origin, args = typing.get_origin(part), typing.get_args(part)
         if isinstance(origin, type) and issubclass(origin, Mapping) and len(args) == 2:
             return args[1]
@@ -122,7 +127,7 @@ def element_type(hint: Any) -> Any:
 @functools.cache
 def dataclass_of(hint: Any) -> type | None:
     """Return the dataclass that an annotation stands for, `| None` set aside."""
-    for part in _alternatives(hint):
+    for part in alternatives(hint):
         if isinstance(part, type) and dataclasses.is_dataclass(part):
             return part
     return None

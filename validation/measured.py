@@ -87,7 +87,10 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not a text table (it holds a zero byte)")
     if not text.strip():
         raise DataError(f"{path}: the table is empty")
-    _check_shape(text, path)
+    try:
+        _check_shape(text, path)
+    except csv.Error as e:
+        raise DataError(f"{path}: not a table of values between commas: {e}") from None
     try:
         table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as e:
@@ -129,7 +132,8 @@ def _numbers(values: pd.Series, name: str, path: Path) -> pd.Series:
     blank = values.isna() if name in _MAY_BE_EMPTY else pd.Series(False, index=values.index)
     bad = values.index[~(finite | blank)]
     if len(bad):
-        raise DataError(f"{path}: line {bad[0] + 2}: {name}: expected a number, found '{values[bad[0]]}'")
+        found = "nothing" if pd.isna(values[bad[0]]) else f"'{values[bad[0]]}'"
+        raise DataError(f"{path}: line {bad[0] + 2}: {name}: expected a number, found {found}")
     return out.astype(float)
 
 

@@ -39,7 +39,8 @@ def read_table(
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: not a table: no rows in it") from None
     except pd.errors.ParserError as e:
-        raise DataError(f"{path}: not a table: {str(e).splitlines()[0]}") from None
+        reason = str(e).splitlines()[0].rpartition("C error: ")[2]
+        raise DataError(f"{path}: not a table of values between commas: {reason}") from None
     if table.empty:
         raise DataError(f"{path}: the table has no rows")
     there = {old: new for old, new in (known_as or {}).items() if new not in table.columns}

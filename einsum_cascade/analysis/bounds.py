@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..cascade import Cascade, require
+from ..errors import DataError, glimpse
 from .footprint import boundaries
 from .needed import without_unused
 from .passes import all_passes
@@ -189,7 +191,12 @@ def traffic_curve(
     """
     require(cascade)
     word_bytes = as_bytes(word, what="word")
-    buffers = np.asarray(buffers_bytes, dtype=float)
+    try:
+        buffers = np.asarray(buffers_bytes, dtype=float)
+    except (TypeError, ValueError):
+        buffers = np.array([math.nan])
+    if not (buffers > 0).all():
+        raise DataError(f"buffers_bytes: expected numbers of bytes above 0, found {glimpse(buffers_bytes)}")
     curve: Array = (
         traffic(cascade, known_sizes(cascade, sizes)).least_words(buffers / word_bytes) * word_bytes
     )

@@ -279,7 +279,7 @@ def _solved(cascade: Cascade, rank: str, index: Expr, place: Expr, at: dict[str,
 
 def _inverse(node: Expr, variable: str, place: Expr, at: dict[str, Expr]) -> Expr:
     """Return a value at which an expression is a place, if there is one that is easily found."""
-    if not isinstance(node, Apply):
+    if not isinstance(node, Apply) or sum(variable in variables(a) for a in node.args) != 1:
         return place
     left, *others = node.args
     inside = variable in variables(left)

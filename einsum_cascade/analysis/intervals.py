@@ -194,5 +194,6 @@ def number(node: Expr, grid: Mapping[str, Array], numbers: Mapping[str, float]) 
         values = [number(a, grid, numbers) for a in node.args]
         if node.op == "**":
             values = [np.asarray(v, dtype=float) for v in values]  # NumPy refuses 2 ** -1 of whole numbers
-        return SCALAR[node.op].function(*values)
+        with np.errstate(all="ignore"):  # as the evaluator: what is no number is one of its values
+            return SCALAR[node.op].function(*values)
     raise CascadeError("a predicate that reads tensors cannot be counted without their data")

@@ -46,7 +46,7 @@ def known_sizes(cascade: Cascade, sizes: Mapping[str, int] | str) -> dict[str, i
     """Return the size of every rank of a cascade, from a text or from the sizes of some ranks."""
     if isinstance(sizes, str):
         return parse_sizes(sizes, cascade)
-    return resolve(cascade, dict(sizes))
+    return resolve(cascade, sizes)
 
 
 def batch_of(cascade: Cascade, sizes: Mapping[str, int]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from numbers import Real
 
-from ..errors import DataError, nearest
+from ..errors import DataError, glimpse, nearest
 
 _BYTES = {
     "bit": 0.125,
@@ -59,6 +60,10 @@ def as_bytes(amount: str | float, *, what: str = "amount") -> float:
     """
     if isinstance(amount, str):
         return parse_bytes(amount, what=what)
+    if isinstance(amount, bool) or not isinstance(amount, Real):
+        raise DataError(
+            f"{what}: expected an amount such as '16 MiB', or a number of bytes, found {glimpse(amount)}"
+        )
     if not math.isfinite(amount) or amount <= 0:
         raise DataError(f"{what} of {amount} bytes must be a positive number")
     return float(amount)

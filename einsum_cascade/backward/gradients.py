@@ -6,7 +6,7 @@ import html
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..cascade import Cascade
+from ..cascade import Cascade, require
 from ..declarations import Iterate
 from ..errors import CascadeError, nearest
 from ..rewrite.reduction import Step, told_as_html
@@ -92,6 +92,7 @@ def gradients(
     >>> found.wrt
     {'A': 'DA', 'B': 'DB'}
     """
+    require(cascade)
     inputs = [s.tensor for s in cascade.inputs]
     for name in wrt or ():
         if name not in inputs:

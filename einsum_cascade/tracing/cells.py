@@ -7,6 +7,7 @@ from typing import Any
 
 from ..expr import Apply, Expr, Num
 from .contractions import linear
+from .reductions import named
 from .shapes import sliced
 from .values import Builder, Value, elementwise, number
 
@@ -35,8 +36,9 @@ def lstm_cell(
     kept = elementwise(b, _times, keep, cell)
     written = elementwise(b, _times, let_in, new)
     after = elementwise(b, lambda u, v: Apply("+", (number(u), number(v))), kept, written)
+    after = named(b, after)  # two read it: what is shown, and the next step
     shown = elementwise(b, lambda u: Apply("tanh", (number(u),)), after)
-    return elementwise(b, _times, show, shown), after
+    return named(b, elementwise(b, _times, show, shown)), after
 
 
 def gru_cell(

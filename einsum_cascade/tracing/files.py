@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 from ..errors import DataError, ModelError, nearest, raised_at
+from ..evaluator import LIMIT_BYTES
 from ..pairs import literal
 
 _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(bool|int<\d+))?")
@@ -122,6 +124,11 @@ def _tensor(name: str, text: str) -> Any:
     if 0 in shape or kind == "int<0":
         raise DataError(
             f"{name}={text}: a rank has at least one element, and whole numbers one below the limit"
+        )
+    # Whole numbers are of 8 bytes each; of the others one draws numbers of 4 first.
+    if (takes := math.prod(shape) * 8) > LIMIT_BYTES:
+        raise DataError(
+            f"{name}={text}: the example would take {takes:,} bytes, at most {LIMIT_BYTES:,}; ranks stay open"
         )
     if kind == "bool":
         return torch.rand(shape) < 0.5

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from einsum_cascade.errors import DataError, nearest
+from einsum_cascade.errors import DataError, glimpse, nearest
 
 from .computed import with_formulas
 from .formulas import magnitudes
@@ -76,6 +76,8 @@ def objectives(
     Raises:
         DataError: as `pareto`.
     """
+    if not hasattr(table, "columns"):
+        raise DataError(f"expected the table of a sweep, found {glimpse(table)}")
     senses = [(c, 1.0) for c in _names(minimize)] + [(c, -1.0) for c in _names(maximize)]
     if not senses:
         raise DataError("no objective; name a column, as in --min latency_s --min area_mm2")
@@ -93,6 +95,8 @@ def objectives(
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(given, (str, Sequence)):
+        raise DataError(f"objectives: expected the names of columns, found {glimpse(given)}")
     return (given,) if isinstance(given, str) else tuple(given)
 
 

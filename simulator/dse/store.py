@@ -17,7 +17,7 @@ from shlex import quote
 from typing import Any
 
 from einsum_cascade import outputs
-from einsum_cascade.errors import DataError
+from einsum_cascade.errors import DataError, glimpse
 
 POINTS, MANIFEST, LOCK = "points.log", "manifest.json", ".lock"
 _OLDER = "points.jsonl"
@@ -231,6 +231,20 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise DataError(f"{folder}: found a file, expected the folder that cascade sweep wrote") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or "axes" not in found:
         raise DataError(f"{path}: not the manifest of a sweep")
-    return found
+    whole: dict[str, Any] = {"derived": {}, "where": [], **found}
+    for name, kind in _FIELDS.items():
+        if name in whole and not isinstance(whole[name], kind):
+            wanted = "a table" if kind is dict else "a list"
+            raise DataError(f"{path}: {name}: expected {wanted}, found {glimpse(whole[name])}")
+    for name, values in whole["axes"].items():
+        if not isinstance(values, (list, dict)):
+            raise DataError(f"{path}: axes: {name}: expected a list or a range, found {glimpse(values)}")
+    return whole
+
+
+# Of the manifest, what is read again.
+_FIELDS: dict[str, type] = {
+    "axes": dict, "derived": dict, "inputs": dict, "where": list, "minimize": list, "maximize": list
+}  # fmt: skip

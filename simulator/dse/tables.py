@@ -199,7 +199,9 @@ def read_table(folder: str | Path) -> pd.DataFrame:
             f"{folder / PARQUET}: no such file; run the same cascade sweep again, which writes it from the points"
         ) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / PARQUET}: cannot be read: {error}") from None
+        raise DataError(
+            f"{folder / PARQUET}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from einsum_cascade.errors import HardwareError, nearest
 from mappings.pipes import READ_TOGETHER
 
 from ..hardware.gpu import EnergyRates, Gpu
@@ -18,6 +19,9 @@ from .launch import Launch
 Floats = NDArray[np.float64]
 
 TABLE = Path(__file__).parent / "tables" / "energy.csv"
+# Entries of the table; every other one is a kind of memory.
+_ON_CHIP = ("tensor", "vector", "exp", "shared", "l2")
+_FITTED = ("idle_share", "scale", "spread", "spread_elsewhere")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,7 @@ def constants() -> dict[str, Constant]:
 def energy_names(gpu: Gpu) -> tuple[str, ...]:
     """Return the entries of the table that a GPU's energies rest on."""
     fitted = ("idle_share", "scale", "spread" if _fitted(gpu) else "spread_elsewhere")
-    return (
-        fitted
-        if gpu.energy is not None
-        else ("tensor", "vector", "exp", "shared", "l2", gpu.memory_kind, *fitted)
-    )
+    return fitted if gpu.energy is not None else (*_ON_CHIP, gpu.memory_kind, *fitted)
 
 
 def _fitted(gpu: Gpu) -> bool:
@@ -83,6 +83,11 @@ def energy_rates(gpu: Gpu) -> EnergyRates:
     if gpu.energy is not None:
         return gpu.energy
     table = constants()
+    memories = set(table).difference(_ON_CHIP, _FITTED)
+    if gpu.memory_kind not in memories:
+        raise HardwareError(
+            f"{gpu.name}: memory_kind: no energy of '{gpu.memory_kind}' is known; {nearest(gpu.memory_kind, memories)}"
+        )
     per_flop = gpu.board_power_w / gpu.peak_flops("bf16")
     process = per_flop / table["tensor"].value  # joules per pJ of the table
     return EnergyRates(

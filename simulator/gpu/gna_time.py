@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from einsum_cascade.errors import DataError, MappingError
+from einsum_cascade.errors import DataError, MappingError, glimpse
 
-from ..hardware.gpu import Gpu, find_gpu
+from ..hardware.gpu import Gpu, find_gpu, gpu_of
 from .gna import Flags, GnaBounds, Numbers, gna_bounds
-from .gna_axis import Axis, Ints, axis_trips
+from .gna_axis import MAX_LENGTH, Axis, Ints, axis_trips
 from .gna_backends import Backend, Constants, TilePair, backends, check_head_dim, find_backend, tile_pairs
 from .gna_change import MEASURED_HEAD_DIM, as_described, constants_on, head_dim_change, step_change
 
@@ -131,7 +131,7 @@ def predict_gna(
     >>> predict_gna(**flux, stride=16).steps, predict_gna(**flux, stride=16).masked
     (4700, 0.0)
     """
-    gpu = find_gpu(on) if isinstance(on, str) else on
+    gpu = gpu_of(on)
     kernel = find_backend(gpu, backend, head_dim=head_dim)
     bounds = gna_bounds(
         layout=layout,
@@ -184,8 +184,12 @@ def _has_tiles(kernel: Backend, gpu: Gpu, pair: TilePair, head_dim: int) -> bool
 def check_copies(heads: int, batch: int) -> int:
     """Return heads x batch, both checked."""
     for name, value in (("heads", heads), ("batch", batch)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise MappingError(f"{name}: found {glimpse(value)}, expected a whole number")
         if value < 1:
             raise MappingError(f"{name}: {value} is too small, expected at least 1")
+    if heads * batch > MAX_LENGTH:
+        raise MappingError(f"heads, batch: {glimpse(heads * batch)} heads in all, expected at most 2^31")
     return heads * batch
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from einsum_cascade.errors import MappingError
 
-from ..hardware.gpu import Gpu, find_gpu
+from ..hardware.gpu import Gpu, gpu_of
 from .gna import Flags, GridCounts, Numbers, grid_counts, make_axes, title_words
 from .gna_axis import (
     Axis,
@@ -174,7 +174,7 @@ def _all_strides(axis: Axis) -> Ints:
 def _launch(
     strides: tuple[Ints, ...], on: str | Gpu, backend: str | None, copies: int, head_dim: int
 ) -> _Launch:
-    gpu = find_gpu(on) if isinstance(on, str) else on
+    gpu = gpu_of(on)
     kernel = find_backend(gpu, backend, head_dim=head_dim)
     return _Launch(kernel, gpu, constants_on(kernel, gpu), copies, head_dim, strides)
 

@@ -17,7 +17,7 @@ from mappings.compiled import with_compiled
 from mappings.gpu import KernelMapping, find_kernel_mapping, is_described, kernel_names, read_kernel_mapping
 from mappings.tiles import TileMapping
 
-from ..hardware.gpu import Gpu, find_gpu
+from ..hardware.gpu import Gpu, find_gpu, gpu_of
 from ..hardware.reader import names
 from .calibration import Key, made, prior, shipped, uncalibrated, unknown
 from .call import Call
@@ -73,7 +73,7 @@ def predict(
     >>> p.low_s < p.latency_s < p.high_s, p.tiles["skipped"]
     (True, 258048)
     """
-    gpu = find_gpu(on) if isinstance(on, str) else on
+    gpu = gpu_of(on)
     if mapping is None:
         kernel, sizes = of_gradients(kernel, sizes)
     laid = _mapping(kernel, implementation, mapping)
@@ -151,7 +151,7 @@ def as_wide(key: Key, mapping: KernelMapping) -> Key:
 
 def of_gradients(kernel: str, sizes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the kernel whose gradients are asked for and the direction; a kernel of its own as it is."""
-    forward = kernel.removesuffix("_gradients")
+    forward = str(kernel).removesuffix("_gradients")
     if forward == kernel or kernel in kernel_names() or forward not in kernel_names():
         return kernel, sizes
     return forward, {"direction": "fwdbwd"} | sizes

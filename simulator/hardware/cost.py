@@ -77,6 +77,7 @@ def cost(
     tabled = _BASE_LIBRARY if library == external.LIBRARY else library
     if component == "wires":
         return Cost(0.0, 0.0, 0.0)
+    _require_component(component, tabled)
     if component == "dram":
         return _dram(kind, row_bits, library)
     if math.isinf(rows):
@@ -130,11 +131,15 @@ def _units() -> dict[tuple[str, str, int], _Unit]:
     }
 
 
+def _require_component(name: str, library: str) -> None:
+    known = {unit for of, unit, node in _units() if (of, node) == (library, scaling.BASE_NM)}
+    known |= {"dram", "sram", "registers", "wires"}
+    if name not in known:
+        raise HardwareError(f"unknown component '{name}'; {nearest(name, known)}")
+
+
 def _unit(name: str, node_nm: int, library: str) -> Cost:
     rows = _units()
-    if (library, name, scaling.BASE_NM) not in rows:
-        known = {unit for of, unit, _ in rows if of == library} | {"dram", "sram", "registers", "wires"}
-        raise HardwareError(f"unknown component '{name}'; {nearest(name, known)}")
     found = rows.get((library, name, node_nm))
     if found is not None:
         assumption = (

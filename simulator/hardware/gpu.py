@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated
 
-from einsum_cascade.errors import HardwareError, nearest
-from mappings.schema import Unit
+from einsum_cascade.errors import HardwareError, glimpse, nearest
+from mappings.remembered import by_file
+from mappings.schema import Unit, file_fields
 
 _NOT_NUMBERS = ("name", "target", "summary", "source", "sources", "assumed", "memory_kind")
 
@@ -117,12 +119,15 @@ class Gpu:
     assumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, (int, float)) and (
-                value < 0 or (value == 0 and "tensor_memory" not in f.name)
-            ):
-                raise ValueError(f"{f.name}: expected a positive number, found {value}")
+        known = file_fields(Gpu)
+        for word, at in known.items():
+            value = getattr(self, at.name)
+            least = -1 if word == "tensor_memory_columns" else 0
+            if isinstance(value, (int, float)) and not least < value < math.inf:
+                raise ValueError(f"{word}: expected a positive number, found {value}")
+        for word in self.assumed:
+            if word not in known:
+                raise ValueError(f"assumed: no number '{word}' here; {nearest(word, known)}")
         if not _TARGET.fullmatch(self.target):
             raise ValueError(f"target: expected an architecture such as sm_90, found {self.target!r}"[:120])
 
@@ -131,7 +136,20 @@ class Gpu:
         return self.sms * self.clock_hz * self.tensor.of(dtype)
 
 
-@functools.cache
+def gpu_of(on: object) -> Gpu:
+    """Return a GPU that is given by name, by its file, or as it is.
+
+    Raises:
+        HardwareError: something else, or see `find_gpu`.
+    """
+    if isinstance(on, (str, Path)):
+        return find_gpu(str(on))
+    if not isinstance(on, Gpu):
+        raise HardwareError(f"on: expected a GPU or the name of one, found {glimpse(on)}")
+    return on
+
+
+@by_file(None)
 def find_gpu(device: str) -> Gpu:
     """Return the GPU of a file of your own, or the one that a measured table means by a device's name.
 

@@ -95,7 +95,12 @@ class Array:
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape: expected axes of at least one element, found {list(self.shape)}")
+        for op in self.assumed:
+            if op not in self.ops:
+                raise ValueError(f"assumed: no operation '{op}' in ops; {nearest(op, self.ops)}")
         for op, units in self.ops.items():
+            if not units:
+                raise ValueError(f"ops: {op}: expected the units that it occupies, as in {{mac: 1}}")
             if op not in COST_CLASSES:
                 raise ValueError(f"ops: unknown operation '{op}'; {nearest(op, COST_CLASSES)}")
             for unit in units:

@@ -7,11 +7,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from einsum_cascade.analysis.bounds import bounds
-from einsum_cascade.cascade import Cascade
+from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.declarations import variable_of
-from einsum_cascade.errors import MappingError, nearest
+from einsum_cascade.errors import MappingError, glimpse, nearest
 from einsum_cascade.sizes import parse_sizes, resolve, stated_parts
 from mappings.binding import SpatialMapping
 from mappings.expression import evaluate_expression
@@ -31,6 +32,7 @@ from .writing import write
 
 # Mappings that are looked at with tiles in registers, the best ones without them.
 _DEEPENED = 3
+_MOST_EFFORT = 1 << 48
 # Inner tiles of an iterated rank that are tried, as multiples of the shortest axis.
 _INNER = (4.0, 2.0, 1.0, 0.5)
 
@@ -97,6 +99,7 @@ def find_mapping(
     >>> {name: copy.of for name, copy in found.mapping.nest.recompute.items()}
     {'QK_2': 'QK', 'SN_3': 'SN', 'QK_3': 'QK'}
     """
+    require(cascade)
     _check(objective, effort, slack)
     if not isinstance(chip, SpatialChip):
         raise MappingError(f"find_mapping needs a spatial chip; {getattr(chip, 'name', chip)} is none")
@@ -265,6 +268,11 @@ def _value(objective: str, names: Mapping[str, float]) -> float:
 
 
 def _check(objective: str, effort: int, slack: float) -> None:
+    if not isinstance(objective, str):
+        raise MappingError(f"objective: expected a column or a formula over some, found {glimpse(objective)}")
+    for what, number in (("effort", effort), ("slack", slack)):
+        if not isinstance(number, Real):
+            raise MappingError(f"{what}: expected a number, found {glimpse(number)}")
     if objective not in OBJECTIVES and objective.isidentifier():
         raise MappingError(f"unknown objective '{objective}'; {nearest(objective, OBJECTIVES)}")
     _value(objective, dict.fromkeys(OBJECTIVES, 1.0))
@@ -272,8 +280,9 @@ def _check(objective: str, effort: int, slack: float) -> None:
         raise MappingError(
             f"objective: '{objective}' names none of {', '.join(OBJECTIVES)}, so that all mappings are as good"
         )
-    if effort < 1:
-        raise MappingError(f"effort: expected a whole number of at least 1, found {effort}")
+    if not 1 <= effort <= _MOST_EFFORT:
+        limit = "least 1" if effort < 1 else "most 2^48"
+        raise MappingError(f"effort: expected a whole number of at {limit}, found {effort}")
     if not 0 <= slack < math.inf:
         raise MappingError(
             f"slack: expected a share of the latency such as 0.01, at least 0, found {slack:g}"

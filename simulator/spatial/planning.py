@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from einsum_cascade.analysis.predicates import conjuncts, is_static
-from einsum_cascade.cascade import Cascade
-from einsum_cascade.errors import CascadeError, MappingError
-from einsum_cascade.sizes import BATCH_RANKS, parse_sizes, stated_parts
+from einsum_cascade.cascade import Cascade, require
+from einsum_cascade.errors import CascadeError, MappingError, glimpse, nearest
+from einsum_cascade.sizes import BATCH_RANKS, parse_sizes, require_table, stated_parts
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
@@ -94,8 +94,10 @@ def plan(
         raise MappingError(f"simulate needs a spatial chip; {getattr(hardware, 'name', hardware)} is none")
     if not isinstance(mapping, SpatialMapping):
         raise MappingError(f"simulate needs a spatial mapping; {getattr(mapping, 'name', mapping)} is none")
+    require(cascade)
     if isinstance(sizes, str):
         sizes = parse_sizes(sizes, cascade)
+    _check_sizes(cascade, sizes)
     mapping = _with_stated_tiles(cascade, sizes, mapping)
     cascade = with_copies(cascade, mapping.nest.recompute, where=mapping.name or "mapping")
     batch = tuple(b for b in BATCH_RANKS if b in sizes and b not in cascade.rank_names)
@@ -117,6 +119,20 @@ def plan(
         _check_capacity(found)
         check_flow(cascade, layout, settled.full, hardware, mapping)
     return _noted(_masked(found), cascade)
+
+
+def _check_sizes(cascade: Cascade, sizes: Sizes) -> None:
+    """Refuse sizes of what is no rank, and those that are no whole numbers from 1, one or an array of them."""
+    require_table(sizes)
+    legal = (*cascade.rank_names, *BATCH_RANKS)
+    for name, size in sizes.items():
+        if name not in legal:
+            raise CascadeError(f"{cascade.name} has no rank {name}", hint=nearest(name, legal))
+        if type(size) is int and size >= 1:
+            continue
+        found = np.asarray(size)
+        if found.dtype.kind not in "iuf" or not (found >= 1).all() or (found % 1).any():
+            raise CascadeError(f"{name}={glimpse(size)}: a size is a whole number of at least 1")
 
 
 def _with_stated_tiles(cascade: Cascade, sizes: Sizes, mapping: SpatialMapping) -> SpatialMapping:

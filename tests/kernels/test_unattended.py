@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from einsum_cascade.errors import DataError, KernelError
+from einsum_cascade.errors import KernelError
 from kernels import bench_cuda, campaign, device, journal, registry, unattended
 
 WORKER = '''
@@ -320,22 +320,6 @@ def test_a_bench_does_not_believe_what_another_left_where_it_wrote_nothing(tmp_p
     monkeypatch.setattr(registry, "load", forgetful)
     with pytest.raises(KernelError, match="not timed"):
         bench_cuda.measure(problem, **options)
-
-
-def test_a_row_that_a_stop_cut_off_is_removed(tmp_path):
-    path = tmp_path / "rows.csv"
-    campaign.run(path, tiny()[:1], on="cpu")
-    whole = path.read_text()
-    path.write_text(whole + "cascade kernels campaign,half a r")
-    assert len(journal.done(path)) == 1
-    assert path.read_text() == whole
-
-
-def test_a_foreign_list_of_failures_is_refused(tmp_path):
-    path = tmp_path / "rows.csv"
-    journal.failed_path(path).write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="missing"):
-        journal.failures(path, commit="any")
 
 
 def test_without_nvidia_smi_the_state_is_unknown_and_no_crash(monkeypatch, tmp_path):

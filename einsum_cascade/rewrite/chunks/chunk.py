@@ -6,7 +6,7 @@ import html
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from ...cascade import Cascade
+from ...cascade import Cascade, require
 from ...declarations import Iterate, Rank, rank_of
 from ...errors import CascadeError
 from ...expr import Access, Apply, Expr, Num, transform
@@ -86,6 +86,7 @@ def in_chunks(
     >>> print(in_chunks(zoo.load("linear_recurrent"), "T").cascade.splits)
     {'T': ('T1', 'T0')}
     """
+    require(cascade)
     rank = rank or _iterated(cascade)
     if size is not None and size < 1:
         raise CascadeError(f"a chunk of {size} steps: expected at least 1")

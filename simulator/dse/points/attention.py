@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from einsum_cascade import zoo
 from einsum_cascade.errors import DataError, HardwareError, MappingError
 from einsum_cascade.sizes import changed_sizes, parse_sizes, settled_parts, stated_parts
+from mappings.remembered import by_file
 
 from ...identity import Same
 
@@ -197,17 +198,17 @@ def _below(root: str, point: Mapping[str, Any]) -> Changes:
     return tuple((k.removeprefix(prefix), v) for k, v in point.items() if k.startswith(prefix))
 
 
-@functools.lru_cache(maxsize=64)
+@by_file(64)
 def _named_cascade(name: str) -> Any:
     return zoo.find(name)
 
 
-@functools.lru_cache(maxsize=REMEMBERED)
+@by_file(REMEMBERED)
 def _parsed(text: str, cascade: str) -> Mapping[str, int]:
     return MappingProxyType(parse_sizes(text, _named_cascade(cascade)))
 
 
-@functools.lru_cache(maxsize=REMEMBERED)
+@by_file(REMEMBERED)
 def _hardware(name: str, changes: Changes) -> Any:
     from ...spatial.request import load_spatial
 
@@ -239,7 +240,7 @@ def _bandwidth(text: Any) -> float:
     return quantity(text, "byte/second", where="bandwidth")
 
 
-@functools.lru_cache(maxsize=REMEMBERED)
+@by_file(REMEMBERED)
 def _mapping(name: str, changes: Changes) -> Any:
     from mappings.binding import SpatialMapping
     from mappings.files import load

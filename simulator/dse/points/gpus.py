@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 from einsum_cascade.errors import DataError, HardwareError, ModelError
+from mappings.remembered import by_file
 
 
 def gpu_of(point: Mapping[str, Any], *, inputs: Mapping[str, Any]) -> Any:
@@ -43,7 +43,7 @@ def is_gpu(hardware: Any) -> bool:
         return False
 
 
-@functools.lru_cache(maxsize=64)
+@by_file(64)
 def _named(name: str) -> Any:
     from ...hardware.gpu import find_gpu
     from ...hardware.reader import load_hardware, names
@@ -53,7 +53,7 @@ def _named(name: str) -> Any:
     return find_gpu(name)
 
 
-@functools.lru_cache(maxsize=1 << 14)
+@by_file(1 << 14)
 def _gpu(name: str, fields: tuple[tuple[str, Any], ...]) -> Any:
     from ...hardware.gpu import find_gpu
     from ...hardware.reader import load_hardware
@@ -64,7 +64,7 @@ def _gpu(name: str, fields: tuple[tuple[str, Any], ...]) -> Any:
     return _checked(load_hardware(name, dict(fields)), name)
 
 
-@functools.lru_cache(maxsize=64)
+@by_file(64)
 def _described(name: str) -> Any:
     from ...hardware.reader import load_hardware
 

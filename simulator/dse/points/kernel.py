@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mappings.remembered import by_file
 
 from .gpus import gpu_of
 
@@ -79,18 +79,17 @@ def _mapping(kernel: str, implementation: str, given: Any) -> KernelMapping:
         return find_kernel_mapping(kernel, implementation)
     if isinstance(given, KernelMapping):
         return given
-    path = Path(str(given))
-    return _read(str(path), path.stat().st_mtime_ns if path.is_file() else 0)
+    return _read(str(given))
 
 
-@functools.lru_cache(maxsize=64)
-def _read(path: str, modified_ns: int) -> KernelMapping:
+@by_file(64)
+def _read(path: str) -> KernelMapping:
     from mappings.gpu import read_kernel_mapping
 
     return read_kernel_mapping(path)
 
 
-@functools.lru_cache(maxsize=64)
+@by_file(64)
 def _mask(name: str | None) -> Cascade | None:
     from einsum_cascade import zoo
 

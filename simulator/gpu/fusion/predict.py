@@ -9,7 +9,7 @@ from einsum_cascade.analysis.points import batch_of, known_sizes
 from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.errors import MappingError, nearest
 
-from ...hardware.gpu import Gpu, find_gpu
+from ...hardware.gpu import Gpu, gpu_of
 from ..calibration import Key, prior, uncalibrated, unknown
 from ..call import BYTES, DTYPE_WORDS
 from ..efficiency import Efficiency
@@ -64,7 +64,7 @@ def predict_cascade(
     >>> [each["name"] for each in fused.launches], len(eager.launches)
     (['QK+GM', 'QK+SN+SD', 'QK+SN+A+AV'], 6)
     """
-    gpu = find_gpu(on) if isinstance(on, str) else on
+    gpu = gpu_of(on)
     return priced(*planned(cascade, sizes, gpu, implementation=implementation, kernels=kernels, dtype=dtype))
 
 

@@ -10,7 +10,7 @@ from einsum_cascade.analysis.points import known_sizes
 from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.printer import render
 
-from ...hardware.gpu import Gpu, find_gpu
+from ...hardware.gpu import Gpu, gpu_of
 from ..fusion.case import Case
 from ..fusion.predict import case_of, planned, priced, word_of
 from ..fusion.structure import units_of
@@ -73,7 +73,7 @@ def write_program(
     """
     require(cascade)
     _check_names(cascade)
-    gpu = find_gpu(on) if isinstance(on, str) else on
+    gpu = gpu_of(on)
     word = word_of(dtype)
     if word not in TYPES:
         raise CannotWriteError(f"dtype: found {dtype}; expected one of {', '.join(TYPES)}")

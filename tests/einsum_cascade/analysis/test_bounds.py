@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schedules import Event, optimal_traffic, tiled_trace
 from small_cascades import GEMM, NORM
 
-from einsum_cascade import CascadeError, bounds, parse, zoo
+from einsum_cascade import CascadeError, bounds, evaluate, parse, zoo
 from einsum_cascade.analysis.bounds import traffic_curve
 from einsum_cascade.analysis.quantities import parse_bytes
 from einsum_cascade.analysis.traffic import compulsory_words
@@ -217,3 +217,18 @@ def test_a_million_tokens_squared_are_not_listed() -> None:
     words = bounds(zoo.load("evit"), sizes).compulsory_bytes / 2
     queries_keys_values_outputs, tokens = 2 * (2 + 2 + 2 + 2) * n, 4 * n
     assert queries_keys_values_outputs < words <= queries_keys_values_outputs + tokens + 4 * (8 + 1)
+
+
+@pytest.mark.parametrize(
+    "index", ["j*j", "j + j", "2*j - j", "(j + 1)*j // 2", "min(j, j*j)", "i*j*j", "j**2"]
+)
+@pytest.mark.parametrize("where", ["", " where j*j < i + 3"])
+def test_an_index_in_which_a_variable_stands_twice(index: str, where: str) -> None:
+    head = "cascade d\nrank I J K\ninput A[K]\noutput O[I]\nB[k] = A[k] + 1\n"
+    cascade = parse(f"{head}O[i] = B[{index}] :: sum(j){where}\n")
+    sizes, a = {"I": 3, "J": 4, "K": 4}, np.array([1.0, 20.0, 300.0, 4000.0])
+    before = evaluate(cascade, sizes, {"A": a})["O"]
+    # An element is read where the outputs move with it; each is one word, and so are the three outputs.
+    moved = [evaluate(cascade, sizes, {"A": a + 0.5 * np.eye(4)[k]})["O"] for k in range(4)]
+    words = 3 + sum(not np.array_equal(before, after) for after in moved)
+    assert bounds(cascade, sizes, word=1.0).compulsory_bytes <= words

@@ -163,7 +163,7 @@ def test_a_factor_multiplies_what_the_file_says(chip, key, factor, field):
             "tensor_memory_columns: 'x2' multiplies one number; the file says None",
         ),
         ("h100", {"sms": "x0.3"}, "sms"),
-        ("h100", {"clock": "x0"}, "clock_hz: expected a positive number"),
+        ("h100", {"clock": "x0"}, "clock: expected a positive number"),
         ("h100", {"clock": "x-1"}, "clock"),
     ],
 )
