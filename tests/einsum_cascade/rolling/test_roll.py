@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import loops
@@ -243,6 +244,45 @@ def test_rows_of_tiles_are_joined(chunks: Any) -> None:
     np.testing.assert_allclose(found["O"], torch.tril(given[0] @ given[1].T) @ given[2], atol=1e-11)
     # No step walks the rows of others.
     assert all(len(e.variables) <= 4 for e, block in cascade.statements if block is not None)
+
+
+class Recurrent(torch.nn.Module):
+    """A cell walked along a sequence, its outputs stacked."""
+
+    def __init__(self, kind: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.cell = kind(3, 4, **kwargs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = x.new_zeros(x.shape[1], 4)
+        memory, out = torch.zeros_like(state), []
+        for row in x:
+            if isinstance(self.cell, torch.nn.LSTMCell):
+                state, memory = self.cell(row, (state, memory))
+            else:
+                state = self.cell(row, state)
+            out.append(state)
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        torch.nn.LSTMCell,
+        torch.nn.GRUCell,
+        torch.nn.RNNCell,
+        partial(torch.nn.RNNCell, nonlinearity="relu"),
+        partial(torch.nn.LSTMCell, bias=False),
+    ],
+    ids=["LSTM", "GRU", "tanh", "relu", "LSTM without bias"],
+)
+def test_cells_of_recurrent_networks(cell: Any) -> None:
+    module, x = Recurrent(cell).double(), torch.randn(5, 2, 3, dtype=torch.float64)
+    cascade, sizes, inputs = trace(module, x, roll=True)
+    longer = torch.randn(9, 2, 3, dtype=torch.float64)
+    known = {r: n for r, n in sizes.items() if r in cascade.free_ranks} | {"T": 9}
+    found = evaluate(cascade, known, inputs | {"X": longer.numpy()})
+    np.testing.assert_allclose(found[cascade.outputs[0].tensor], module(longer).detach().numpy(), atol=1e-12)
 
 
 def test_steps_that_differ_are_no_loop() -> None:
