@@ -19,8 +19,8 @@ INSTEAD = {
     "conv_transpose1d": "conv1d is said; its transpose is a sum with a condition: sum(t) where t*s + k == i",
     "nonzero": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
     "masked_select": "the shape of the result depends on the data; torch.where(c, x, y) keeps the shape",
-    "lstm": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",
-    "gru": "write the recurrence in the language: iterate t { ... }, as the zoo's lstm",
+    "lstm": "walk nn.LSTMCell along the sequence and trace with roll=True, or write the recurrence as the zoo's lstm",
+    "gru": "walk nn.GRUCell along the sequence and trace with roll=True",
 }
 
 
