@@ -6,7 +6,7 @@ from __future__ import annotations
 # others each stand for a way of writing: groups of heads, normalisers, momentum, copies of a state, conditions.
 # In the last ones several tensors of a chunk wait for each other: DeltaProduct (arXiv 2502.10297) with two Householder
 # steps a token, RWKV-7 with two updates of low rank, momentum with a delta term, several keys at once, and states that
-# read each other.
+# read each other; and what is alike along a rank over which is summed.
 TEXTS = {
     "both": """cascade both
 rank E F T
@@ -285,6 +285,21 @@ iterate t {
   B[t+1, e] = B[t, e] * (G[t] - H[t]) + 0.3 * X[e, t] - 0.5 * C[t, e]
   C[t+1, e] = C[t, e] * 0.5 + 0.3 * H[t] * B[t+1, e]
   O[t] = Q[e, t] * (B[t, e] + C[t+1, e])
+}
+""",
+    "alike": """cascade alike
+rank E F T
+input Q[E, T] K[E, T] V[F, T] G[T]
+output O[F, T] N[F, T]
+A[0, e, f] = 1
+B[0, e, f] = 0
+iterate t {
+  P[f, t] = K[e, t] * B[t, e, f]
+  X[t, e] = P[f, t] * K[e, t]
+  A[t+1, e, f] = A[t, e, f] * sigmoid(G[t]) + V[f, t]
+  B[t+1, e, f] = B[t, e, f] * 0.5 + 0.1 * X[t, e] + K[e, t] * V[f, t]
+  O[f, t] = A[t+1, e, f]
+  N[f, t] = Q[e, t] * B[t+1, e, f]
 }
 """,
 }

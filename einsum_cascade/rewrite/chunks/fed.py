@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 
 from ...einsum import Einsum
-from ...expr import Access, Expr, Var, accesses, substitute
+from ...expr import Access, Expr, Var, accesses, substitute, variables
 from ..elements import places_of, plain_target
 from .block import Block, State
 from .linear import Product, product_of
-from .system import knots, unknowns_of
+from .system import alike, knots, unknowns_of
 from .writer import Writer
 
 Opens = Callable[[Einsum], bool]
@@ -70,5 +70,8 @@ def _is_one_times_known(block: Block, circle: frozenset[str], source: Einsum, pa
         return False
     read = [a for f in (*parts.above, *parts.below) for a in accesses(f)]
     waiting = [a for a in read if a.tensor in circle]
-    plain = len(waiting) == 1 and waiting[0] in parts.above
-    return plain and not any(block.is_state(a) for a in read)
+    if len(waiting) != 1 or waiting[0] not in parts.above or any(block.is_state(a) for a in read):
+        return False
+    pairs = places_of(block.others[waiting[0].tensor], waiting[0])
+    summed = {own: i for own, i in pairs.items() if set(variables(i)) & set(source.reduced)}
+    return all(isinstance(i, Var) and alike(block, own, i.name) for own, i in summed.items())

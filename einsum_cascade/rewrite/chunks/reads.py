@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+from ...declarations import rank_of
 from ...einsum import Einsum
 from ...errors import CascadeError
 from ...expr import Access, Apply, Expr, Num, Size, accesses, substitute, variables
@@ -70,8 +71,8 @@ class Reader:
         terms = products(einsum.value, self.block.is_state)
         return [part for term in terms for part in self.known_in(einsum, term, frozenset())]
 
-    def known_in(self, einsum: Einsum, term: Product, unknowns: frozenset[str]) -> list[Product]:
-        """Return the parts of a product in an Einsum that reads states, without those that hold unknown tensors."""
+    def known_in(self, einsum: Einsum, term: Product, circle: frozenset[str]) -> list[Product]:
+        """Return the parts of a product in an Einsum that reads states, without those that wait for a circle."""
         access = self._state_in(term)
         if access is None:
             return [self.plain(einsum, term)]
@@ -81,10 +82,12 @@ class Reader:
         return parts + [
             self._fed(einsum, rest, f)
             for f in paths.fed
-            if not holds(f.added.value, lambda a: a.tensor in unknowns)
+            if not holds(f.added.value, lambda a: a.tensor in circle)
         ]
 
-    def waiting_in(self, einsum: Einsum, term: Product, unknowns: frozenset[str]) -> list[Wait]:
+    def waiting_in(
+        self, einsum: Einsum, term: Product, unknowns: Collection[str], circle: frozenset[str]
+    ) -> list[Wait]:
         """Return what multiplies unknown tensors of earlier steps in a product that reads a state."""
         access = self._state_in(term)
         assert access is not None
@@ -93,7 +96,7 @@ class Reader:
         for f in self._paths(self.block.states[access.tensor], access).fed:
             wanted = [a for a in f.added.above if isinstance(a, Access) and a.tensor in unknowns]
             others = f.added.without(wanted[0]) if wanted else f.added
-            hidden = sorted({a.tensor for a in accesses(others.value)} & unknowns)
+            hidden = sorted({a.tensor for a in accesses(others.value)} & circle)
             if hidden:
                 raise CascadeError(
                     f"what a step adds is no sum of products of {hidden[0]}, which earlier steps decide"
@@ -107,6 +110,7 @@ class Reader:
 
     def gathered(self, einsum: Einsum, wait: Wait) -> Wait:
         """Return the same with the sums over all that neither the Einsum nor the unknown keeps."""
+        wait = replace(wait, weight=_times_alike(einsum, wait.weight, set(variables(wait.unknown))))
         keep = self._kept(einsum) | {v for i in wait.unknown.indices for v in variables(i)}
         pairs, left = self.writer.weights(einsum.name, wait.weight, keep, strict=wait.when == EARLIER)
         return replace(wait, weight=Product(() if pairs is None else (pairs,)).times(left))
@@ -175,7 +179,7 @@ class Reader:
     def _fed(self, einsum: Einsum, rest: Product, fed: Fed) -> Product:
         """Return the part of what was added at the steps of the chunk."""
         added = fed.added.map(lambda n: self.writer.at(n, self.writer.ranks.then))
-        product = rest.times(fed.weight).times(added)
+        product = _times_alike(einsum, rest.times(fed.weight).times(added), set())
         return self.writer.contracted(einsum.name, product, self._kept(einsum), strict=fed.strict)
 
     def update(self, state: State) -> None:
@@ -222,6 +226,14 @@ class Reader:
         keep = {ranks.chunk.name, *(axes & value.variables)}
         summed = writer.write(writer.fresh(f"{state.name}U"), value.value, keep)
         return Product((summed,), negative=product.negative)
+
+
+def _times_alike(einsum: Einsum, product: Product, others: set[str]) -> Product:
+    """Return a product times the number of terms that are alike: those of a sum over what it does not depend on."""
+    for variable in einsum.reduced:
+        if variable not in product.variables | others:
+            product = product.times(Product((Size(rank_of(variable)),)))
+    return product
 
 
 def single_of(parts: list[Product]) -> Access | None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from ...declarations import rank_of
 from ...einsum import Einsum
 from ...errors import CascadeError
-from ...expr import Access, Apply, Compare, Expr, Num, Var, substitute, variables
+from ...expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, variables
 from .linear import Product, total
 from .reads import EARLIER, NOW, UP_TO, Reader, Wait, single_of
 from .system import Equations, Row, unknowns_of
@@ -95,6 +96,7 @@ class _System:
         name, count = self.rows[at].einsum.name, len(self.rows)
         lower = self.matrices.get((at, at))
         inverse = None if lower is None else self._inverse(name, lower.access)
+        inner = self.mixed & self.equations.axes(name)
         for i in range(at + 1, count):
             found = self.matrices.get((i, at))
             if found is None:
@@ -102,13 +104,13 @@ class _System:
             mine = self.rows[i].einsum
             through = found
             if inverse is not None:
-                more = self._product(f"{mine.name}P", found, _Matrix(inverse, strict=True))
+                more = self._product(f"{mine.name}P", found, _Matrix(inverse, strict=True), inner)
                 through = self._sum(f"{mine.name}H", [found, more])
             parts = [Product((self.right[i],)), self._applied(mine, through, self.right[at])]
             self.right[i] = self.reader.named(f"{mine.name}R", parts, mine)
             for j in range(at + 1, count):
                 if (at, j) in self.matrices:
-                    more = self._product(f"{mine.name}P", through, self.matrices[at, j])
+                    more = self._product(f"{mine.name}P", through, self.matrices[at, j], inner)
                     known = [self.matrices[i, j]] if (i, j) in self.matrices else []
                     self.matrices[i, j] = self._sum(f"{mine.name}N", [*known, more])
         return inverse
@@ -158,20 +160,23 @@ class _System:
     def _inverse(self, name: str, lower: Access) -> Access:
         """Return M with (1 - N)^-1 = 1 + M, from N, by squaring."""
         power = inverse = _Matrix(lower, strict=True)
+        inner = self.mixed & self.equations.axes(name)
         for _ in range(max(0, math.ceil(math.log2(self.size)) - 1)):
-            power = self._product(f"{name}P", power, power)
-            more = self._product(f"{name}Q", power, inverse)
+            power = self._product(f"{name}P", power, power, inner)
+            more = self._product(f"{name}Q", power, inverse, inner)
             inverse = self._sum(f"{name}V", [inverse, power, more])
         return inverse.access
 
-    def _product(self, wanted: str, left: _Matrix, right: _Matrix) -> _Matrix:
-        """Return the product of two matrices over the steps of a chunk, and over mixed axes."""
+    def _product(self, wanted: str, left: _Matrix, right: _Matrix, mixed: frozenset[str]) -> _Matrix:
+        """Return the product of two matrices over the steps of a chunk, and over mixed axes of what is between both."""
         writer = self.writer
         then, now, amid = writer.ranks.then, writer.ranks.now, writer.ranks.amid
-        inner = {v: Var(writer.between(v)) for v in self.mixed}
+        inner = {v: Var(writer.between(v)) for v in sorted(mixed)}
         late: dict[str, Expr] = {then.name: amid, **{writer.beside(v): n for v, n in inner.items()}}
         early: dict[str, Expr] = {now.name: amid, **inner}
-        value = Product((substitute(left.access, late), substitute(right.access, early))).value
+        product = Product((substitute(left.access, late), substitute(right.access, early)))
+        alike = [Size(rank_of(v)) for v, n in inner.items() if n.name not in product.variables]
+        value = product.times(Product(tuple(alike))).value
         lies = Compare(("<" if right.strict else "<=", "<" if left.strict else "<="), (then, amid, now))
         keep = set(variables(value)) - {amid.name, *(n.name for n in inner.values())}
         access = writer.write(writer.fresh(wanted), value, keep, where=lies)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import networkx
 
+from ...declarations import rank_of
 from ...einsum import Einsum
 from ...errors import CascadeError
 from ...expr import Access, Apply, Compare, Expr, Num, Var, accesses, substitute, transform
@@ -61,6 +62,12 @@ def unknowns_of(block: Block, circle: frozenset[str]) -> tuple[str, ...]:
     return tuple(n for n in block.others if n in fed)
 
 
+def alike(block: Block, one: str, other: str) -> bool:
+    """Tell whether two variables run over as many elements, whichever names their ranks have."""
+    aliases = block.cascade.aliases
+    return aliases.get(rank_of(one), rank_of(one)) == aliases.get(rank_of(other), rank_of(other))
+
+
 @dataclass(frozen=True)
 class Row:
     """The equation of one unknown.
@@ -113,7 +120,9 @@ class Equations:
         for term, access in found:
             if access is None or reader.block.is_state(access):
                 known += (
-                    self._plain(einsum, term) if access is None else reader.known_in(einsum, term, unknowns)
+                    self._plain(einsum, term)
+                    if access is None
+                    else reader.known_in(einsum, term, self.circle)
                 )
             elif access.tensor not in unknowns:
                 known.append(self._with_stand_in(einsum, term, access))
@@ -127,7 +136,7 @@ class Equations:
         """Return what multiplies unknowns in one product of an Einsum."""
         reader, writer = self.reader, self.reader.writer
         if reader.block.is_state(access):
-            return reader.waiting_in(einsum, term, frozenset(self.unknowns))
+            return reader.waiting_in(einsum, term, self.unknowns, self.circle)
         rest = term.without(access).map(writer.at)
         if access.tensor in self.unknowns:
             return [reader.gathered(einsum, Wait(rest, access, NOW))]
@@ -186,8 +195,12 @@ class Equations:
         """Return the same with a name of its own for what an Einsum sums over and the unknown still holds."""
         mine = set(einsum.output_variables)
         values: dict[str, Expr] = {}
+        firsts = self.reader.writer.firsts
         for own, index in self._axes(wait.unknown):
-            if not isinstance(index, Var):
+            if not isinstance(index, Var) or (
+                index.name not in mine
+                and not alike(self.reader.block, own, firsts.get(index.name, index.name))
+            ):
                 raise CascadeError(
                     f"{einsum.name} mixes the elements of {wait.unknown.tensor} of earlier steps"
                 )
@@ -201,6 +214,10 @@ class Equations:
         pairs = zip(target.indices, unknown.indices, strict=True)
         step = self.reader.block.step
         return [(own.name, i) for own, i in pairs if isinstance(own, Var) and own.name != step]
+
+    def axes(self, name: str) -> frozenset[str]:
+        """Return the variables of a tensor but that of the steps."""
+        return frozenset(self.reader.block.others[name].output_variables) - {self.reader.block.step}
 
     def mixed(self, rows: list[Row]) -> frozenset[str]:
         """Return the axes along which elements of one step wait for other elements of earlier steps."""

@@ -130,6 +130,11 @@ class Writer:
             )
         return self.seconds[variable]
 
+    @property
+    def firsts(self) -> dict[str, str]:
+        """The first names of variables that have second ones, by these."""
+        return {second: variable for variable, (second, _) in self.seconds.items()}
+
     def is_beside(self, variable: str) -> bool:
         """Tell whether a variable is the second name of another."""
         return variable in self.besides
@@ -137,7 +142,7 @@ class Writer:
     @property
     def besides(self) -> frozenset[str]:
         """The second names of variables."""
-        return frozenset(second for second, _ in self.seconds.values())
+        return frozenset(self.firsts)
 
     def at(self, node: Expr, place: Expr | None = None) -> Expr:
         """Return an expression of one step of the recurrence at a step of a chunk.
