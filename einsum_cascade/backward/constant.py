@@ -16,8 +16,9 @@ from ..expr import Access, Apply, Num, Var, walk
 from ..rolling.plain import with_each
 from .trials import trial_sizes_of
 
-# How far a reference is moved: less and more than the scores of random inputs lie apart.
-_MOVES = (0.3, -2.0)
+# How far a reference is moved: less and more than the scores of random inputs lie apart; and, both ways, further than a
+# larger of two values at random inputs hides the smaller. Shares about a reference that far off keep their digits.
+_MOVES = (0.3, -2.0, 16.0, -16.0)
 # Softmax about another reference gives the same but for rounding, some 1e-15 of the largest number.
 _ALIKE = 1e-10
 _KINKS = frozenset({"max", "min"})

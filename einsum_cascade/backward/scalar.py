@@ -128,7 +128,10 @@ def _clamp(seed: Expr, args: tuple[Expr, ...], _: Expr, i: int) -> Expr:
     x, low, high = args
     if i == 0:
         return only_where(Compare(("<=", "<="), (low, x, high)), seed)
-    return only_where(_compare(x, "<", low) if i == 1 else _compare(x, ">", high), seed)
+    if i == 1:
+        return only_where(Compare(("<", "<="), (x, low, high)), seed)
+    # Where the bounds cross, the upper one is taken.
+    return only_where(_compare(Apply("max", (x, low)), ">", high), seed)
 
 
 def _select(seed: Expr, args: tuple[Expr, ...], _: Expr, i: int) -> Expr | None:

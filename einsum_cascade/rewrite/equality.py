@@ -55,7 +55,9 @@ class _Example:
         return any(present is None or present.any() for present in found)
 
 
-def equal(a: Cascade, b: Cascade, rank: str, *, large: Sequence[float] = LARGE) -> bool:
+def equal(
+    a: Cascade, b: Cascade, rank: str, *, large: Sequence[float] = LARGE, longest: int | None = None
+) -> bool:
     """Tell whether two cascades give the same outputs at small random sizes, also for large inputs.
 
     Where the first is itself not finite on large inputs they decide nothing. Ranks that are too small for its text,
@@ -64,11 +66,12 @@ def equal(a: Cascade, b: Cascade, rank: str, *, large: Sequence[float] = LARGE) 
     Args:
         rank: the rank that one of them may split, so that both sizes of its parts are tried.
         large: by how much inputs are scaled that should break what is unstable.
+        longest: the largest size of an inner part for which the second is meant; any unless given.
 
     Raises:
         CascadeError: the first cannot be evaluated at any of the sizes that are tried.
     """
-    return Trials(a, alike=0.0, large=large).hold(b, rank)
+    return Trials(a, alike=0.0, large=large, longest=longest).hold(b, rank)
 
 
 class Trials:
@@ -79,10 +82,19 @@ class Trials:
     Args:
         alike: how far, relative to its largest number, a tensor may be from what it was to be taken over.
         large: by how much inputs are scaled that should break what is unstable.
+        longest: the largest size of an inner part of the rank; any unless given.
     """
 
-    def __init__(self, original: Cascade, *, alike: float = ALIKE, large: Sequence[float] = LARGE) -> None:
+    def __init__(
+        self,
+        original: Cascade,
+        *,
+        alike: float = ALIKE,
+        large: Sequence[float] = LARGE,
+        longest: int | None = None,
+    ) -> None:
         self.original = original
+        self._longest = longest
         self._alike = alike
         self._large = tuple(large)
         self._known: dict[tuple[tuple[tuple[str, int], ...], int], tuple[_Example, ...]] = {}
@@ -116,12 +128,15 @@ class Trials:
         """Return the smallest of the sizes to try at which the original can be evaluated, and gives something."""
         for times in GROWTH[:-1]:
             try:
-                trials = trial_sizes(self.original, cascade, rank, times=times)
+                trials = self._trials(cascade, rank, times)
                 if all(self._examples(mine, SEEDS[0])[0].has_result for mine, _ in trials):
                     return trials + self._lone(cascade, rank)
             except CascadeError:
                 continue
-        return trial_sizes(self.original, cascade, rank, times=GROWTH[-1])
+        return self._trials(cascade, rank, GROWTH[-1])
+
+    def _trials(self, cascade: Cascade, rank: str, times: int) -> list[tuple[Sizes, Sizes]]:
+        return trial_sizes(self.original, cascade, rank, times=times, longest=self._longest)
 
     def _lone(self, cascade: Cascade, rank: str) -> list[tuple[Sizes, Sizes]]:
         """Return sizes at which the rank has one element, if there are such: its removal leaves a fiber without any."""
@@ -160,7 +175,7 @@ def _key(sizes: Sizes, seed: int) -> tuple[tuple[tuple[str, int], ...], int]:
 
 
 def trial_sizes(
-    a: Cascade, b: Cascade, rank: str, *, times: int = 1
+    a: Cascade, b: Cascade, rank: str, *, times: int = 1, longest: int | None = None
 ) -> list[tuple[dict[str, int], dict[str, int]]]:
     """Return small sizes for both cascades; a rank that is split takes several blocks of several elements.
 
@@ -168,6 +183,7 @@ def trial_sizes(
 
     Args:
         times: by how much the other ranks are larger than usual.
+        longest: the largest size of an inner part; where the text needs more elements, there are more blocks.
     """
     out = []
     for outer, inner, more in ((3, 4, 0), (4, 1, BEYOND)):
@@ -177,12 +193,18 @@ def trial_sizes(
             least |= {r: max(n, least.get(r, 1)) for r, n in least_sizes(a, mine).items()}
             here = _one_name(a, least).get(rank, 1)
             blocks = (
-                (outer, max(inner, -(-here // outer)))
-                if inner > 1
-                else (max(outer, min(here, MOST_BLOCKS)), 1)
+                _blocks(here, outer, inner, longest) if inner > 1 else (max(outer, min(here, MOST_BLOCKS)), 1)
             )
         out.append(_sizes_of(a, b, rank, blocks, more, times, least))
     return out
+
+
+def _blocks(elements: int, outer: int, inner: int, longest: int | None) -> tuple[int, int]:
+    """Return so many blocks of so many elements that there are as many as needed."""
+    found = max(inner, -(-elements // outer))
+    if longest is None or found <= longest:
+        return outer, found
+    return max(outer, min(-(-elements // longest), MOST_BLOCKS)), longest
 
 
 def _sizes_of(

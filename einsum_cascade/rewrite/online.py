@@ -194,7 +194,7 @@ def _needed_after(plan: Plan) -> set[str]:
 
 def _first_value(plan: Plan, einsum: Einsum) -> Einsum:
     mine = plan.running[einsum.name]
-    nothing = _nothing(plan, einsum) if mine.value is None else Num(0)
+    nothing = nothing_of(plan, einsum) if mine.value is None else Num(0)
     return Einsum(Access(mine.state, (Num(0), *einsum.target.indices)), nothing)
 
 
@@ -206,7 +206,7 @@ def _followed(plan: Plan, einsum: Einsum) -> Einsum:
     return Einsum(Access(mine.state, (following, *einsum.target.indices)), _renewed(plan, mine.value, {}))
 
 
-def _nothing(plan: Plan, einsum: Einsum) -> Expr:
+def nothing_of(plan: Plan, einsum: Einsum) -> Expr:
     """Return the value of a reduction that has seen no term."""
     start = REDUCTION[einsum.all_reductions[0].op].identity
     if math.isinf(start) and (may_be_empty(plan, einsum) or given_by_element(plan, einsum)):
@@ -232,7 +232,7 @@ def _carried(plan: Plan, einsum: Einsum, local: Access, corrections: dict[Expr, 
     op = einsum.all_reductions[0].op
     block, indices = Var(plan.block), einsum.target.indices
     alone = may_be_absent(plan, einsum)
-    found: Expr = Apply("pad", (local, _nothing(plan, einsum))) if alone else local
+    found: Expr = Apply("pad", (local, nothing_of(plan, einsum))) if alone else local
     old = Access(mine.state, (block, *indices))
     new = Access(mine.state, (Apply("+", (block, Num(1))), *indices))
     if mine.correction is None and not mine.terms:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from ..analysis.passes import timeline
 from ..cascade import Cascade
-from ..declarations import rank_of
+from ..declarations import Iterate, rank_of
 from ..einsum import Einsum
 from ..expr import Apply, Expr, Size, accesses, walk
 from .elements import along, level_of, settlings
+from .local import obstacles_within
 from .online import online
 from .reduction import Stuck
 
@@ -43,9 +44,17 @@ def reasons(cascade: Cascade, rank: str) -> Iterator[Stuck]:
 
 def _hindrance(cascade: Cascade, rank: str, path: list[str]) -> str:
     """Return why rule online cannot carry the reductions that wait on a path."""
-    block = next((b for n in path if (b := cascade.block_of(n)) is not None), None)
-    if block is not None and rank_of(block) not in {rank, *cascade.splits.get(rank, ())}:
-        return f"to correct that on the way, {rank} would be iterated inside `iterate {block}`, and blocks do not nest"
+    blocks = [
+        i for i in cascade.body if isinstance(i, Iterate) and not {e.name for e in i.einsums}.isdisjoint(path)
+    ]
+    for block in blocks:
+        if rank_of(block.variable) not in {rank, *cascade.splits.get(rank, ())}:
+            for obstacle in obstacles_within(cascade, block, rank):
+                if obstacle.einsum in path:
+                    return (
+                        f"{obstacle.einsum} of a block of {rank} cannot be corrected for all: {obstacle.why}"
+                    )
+            return f"the blocks of {rank} cannot be joined inside `iterate {block.variable}`"
     for settled in settlings(cascade, rank):
         found = online(cascade, rank, settled)
         for obstacle in found if isinstance(found, list) else ():

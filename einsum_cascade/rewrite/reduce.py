@@ -17,6 +17,7 @@ from .equality import Trials
 from .exchange import exchanges
 from .fetch import fetches, out_of_turn
 from .hoist import hoists, mixing
+from .local import locally
 from .online import online
 from .reasons import reasons
 from .reduction import Reduction, Step
@@ -63,6 +64,7 @@ HOIST = Rule("hoist", hoists)
 FETCH = Rule("fetch", fetches)
 ONLINE = Rule("online", _online)
 EXCHANGE = Rule("exchange", exchanges)
+LOCAL = Rule("local", locally)
 SUBTRACT = Rule("subtract", _subtract)
 
 
@@ -101,10 +103,10 @@ _PATIENT_COST = (*_COST, out_of_turn)
 # costs more or loses digits is asked sooner only in a later one: sums that are subtracted, one sum for each h of a sum
 # over H, elements that are fetched though nothing is gained at once.
 STRATEGIES = (
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, ONLINE, SUBTRACT), _COST),
-    Strategy((SHIFT, SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE), _COST),
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _COST),
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, SUBTRACT), _PATIENT_COST),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, ONLINE, LOCAL, SUBTRACT), _COST),
+    Strategy((SHIFT, SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE, LOCAL), _COST),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, LOCAL, SUBTRACT), _COST),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, LOCAL, SUBTRACT), _PATIENT_COST),
 )
 
 

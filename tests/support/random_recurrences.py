@@ -36,20 +36,36 @@ HEAD = "cascade random\nrank E F T\ninput Q[E, T] K[E, T] V[F, T] W[E, T] G[T] D
 
 @st.composite
 def recurrences(draw: st.DrawFn) -> str:
-    """The text of one or two states, fed by products, by each other, or by what is new to them; and a normaliser."""
+    """The text of one or two states, fed by products, by each other, or by what is new to both; and a normaliser."""
     first, second = draw(st.sampled_from(GATES)), draw(st.sampled_from(GATES))
     states = ["A[0, e, f] = 0", "Y[0, e] = 1"]
     body = ["NOW[t, e, f] = K[e, t] * V[f, t]"]
     added = draw(st.sampled_from(ADDED))
     read = "A"
-    if draw(st.booleans()):  # what is new: a delta rule
+    new = draw(st.booleans())
+    both = new and draw(st.booleans())  # two states that wait for each other
+    if both:
+        states.append("B[0, e, f] = U[e]")
+        body.append(f"PAST[f, t] = {draw(st.sampled_from(('Q[e, t]', '0.5 * K[e, t]')))} * B[t, e, f]")
+    if new:  # what is new: a delta rule
         body.append("OLD[f, t] = K[e, t] * A[t, e, f]")
         added = draw(st.sampled_from((" + K[e, t] * NEW[f, t]", " + K[e, t] * NEW[f, t] + U[e] * V[f, t]")))
+        minus = draw(
+            st.sampled_from(
+                ("OLD[f, t]", "OLD[f, t] - 0.5 * PAST[f, t]", "PAST[f, t]") if both else ("OLD[f, t]",)
+            )
+        )
         body.append(
-            draw(st.sampled_from(("NEW[f, t] = V[f, t] - OLD[f, t]", "NEW[f, t] = -0.5 * OLD[f, t] * G[t]")))
+            draw(st.sampled_from((f"NEW[f, t] = V[f, t] - {minus}", f"NEW[f, t] = -0.5 * ({minus}) * G[t]")))
         )
     body.append(f"A[t+1, e, f] = A[t, e, f]{first}{added}")
-    if draw(st.booleans()):
+    if both:
+        read = draw(st.sampled_from("AB"))
+        step = draw(st.sampled_from(("t", "t+1")))
+        body.append(f"LAST[f, t] = Q[e, t] * A[{step}, e, f]")
+        body.append("NEXT[f, t] = V[f, t] - LAST[f, t]")
+        body.append(f"B[t+1, e, f] = B[t, e, f]{second} + 0.5 * K[e, t] * NEXT[f, t] + K[e, t] * NEW[f, t]")
+    elif draw(st.booleans()):
         read = "B"
         states.append("B[0, e, f] = U[e]")
         passed = draw(st.sampled_from(PASSED))

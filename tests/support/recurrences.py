@@ -4,6 +4,9 @@ from __future__ import annotations
 
 # Mamba (arXiv 2312.00752), HGRN (2311.04823), minGRU (2410.01201) and Longhorn (2407.14207) under their names; the
 # others each stand for a way of writing: groups of heads, normalisers, momentum, copies of a state, conditions.
+# In the last ones several tensors of a chunk wait for each other: DeltaProduct (arXiv 2502.10297) with two Householder
+# steps a token, RWKV-7 with two updates of low rank, momentum with a delta term, several keys at once, and states that
+# read each other; and what is alike along a rank over which is summed.
 TEXTS = {
     "both": """cascade both
 rank E F T
@@ -200,6 +203,103 @@ A[0, e, f] = 0
 iterate t {
   A[t+1, e, f] = -A[t, e, f] / (2 + exp(D[t])) + K[e, t] * V[f, t] / (1 + abs(D[t]))
   O[f, t] = Q[e, t] * A[t, e, f] / (1 + abs(D[t]))
+}
+""",
+    "deltaproduct": """cascade deltaproduct
+rank E F T
+input Q[E, T] KA[E, T] KB[E, T] VA[F, T] VB[F, T] BA[T] BB[T] G[T]
+output O[F, T]
+M[0, e, f] = 0
+iterate t {
+  MG[t, e, f] = M[t, e, f] * sigmoid(G[t])
+  PA[f, t] = KA[e, t] * MG[t, e, f]
+  DA[f, t] = BA[t] * (VA[f, t] - PA[f, t])
+  N[t, e, f] = MG[t, e, f] + KA[e, t] * DA[f, t]
+  PB[f, t] = KB[e, t] * N[t, e, f]
+  DB[f, t] = BB[t] * (VB[f, t] - PB[f, t])
+  M[t+1, e, f] = N[t, e, f] + KB[e, t] * DB[f, t]
+  O[f, t] = Q[e, t] * M[t+1, e, f]
+}
+""",
+    "rwkv7_two": """cascade rwkv7_two
+rank E F T
+input R[E, T] W[E, T] K[E, T] V[F, T] A[E, T] B[E, T] C[E, T] D[E, T]
+output O[F, T]
+S[0, e, f] = 0
+iterate t {
+  X[f, t] = A[e, t] * S[t, e, f]
+  Y[f, t] = C[e, t] * S[t, e, f]
+  S[t+1, e, f] = S[t, e, f] * exp(-exp(W[e, t])) + B[e, t] * X[f, t] + D[e, t] * Y[f, t] + K[e, t] * V[f, t]
+  O[f, t] = R[e, t] * S[t+1, e, f]
+}
+""",
+    "titans_delta": """cascade titans_delta
+rank E F T
+input Q[E, T] K[E, T] V[F, T] H[T] A[T] G[T]
+output O[F, T]
+M[0, e, f] = 0
+S[0, e, f] = 0
+iterate t {
+  P[f, t] = K[e, t] * M[t, e, f]
+  R[f, t] = K[e, t] * S[t, e, f]
+  D[f, t] = V[f, t] - P[f, t]
+  X[f, t] = D[f, t] - A[t] * R[f, t]
+  S[t+1, e, f] = sigmoid(H[t]) * S[t, e, f] + K[e, t] * X[f, t]
+  M[t+1, e, f] = sigmoid(G[t]) * M[t, e, f] + S[t+1, e, f] + K[e, t] * D[f, t]
+  O[f, t] = Q[e, t] * M[t+1, e, f]
+}
+""",
+    "mutual": """cascade mutual
+rank E F T
+input K[E, T] L[E, T] V[F, T]
+output P[F, T]
+M[0, e, f] = 0
+N[0, e, f] = 0
+iterate t {
+  P[f, t] = K[e, t] * M[t, e, f]
+  R[f, t] = L[e, t] * N[t, e, f]
+  M[t+1, e, f] = M[t, e, f] + K[e, t] * (V[f, t] - R[f, t])
+  N[t+1, e, f] = N[t, e, f] + L[e, t] * (V[f, t] - P[f, t])
+}
+""",
+    "several": """cascade several
+rank E F T N
+input Q[E, T] K[N, E, T] V[N, F, T] B[N, T]
+output O[F, T]
+M[0, e, f] = 0
+iterate t {
+  P[n, f, t] = K[n, e, t] * M[t, e, f]
+  D[n, f, t] = B[n, t] * (V[n, f, t] - P[n, f, t])
+  U[t, e, f] = K[n, e, t] * D[n, f, t]
+  M[t+1, e, f] = M[t, e, f] + U[t, e, f]
+  O[f, t] = Q[e, t] * M[t+1, e, f]
+}
+""",
+    "coupled": """cascade coupled
+rank E T
+input X[E, T] Q[E, T] G[T] H[T]
+output O[T]
+B[0, e] = 1
+C[0, e] = 0
+iterate t {
+  B[t+1, e] = B[t, e] * (G[t] - H[t]) + 0.3 * X[e, t] - 0.5 * C[t, e]
+  C[t+1, e] = C[t, e] * 0.5 + 0.3 * H[t] * B[t+1, e]
+  O[t] = Q[e, t] * (B[t, e] + C[t+1, e])
+}
+""",
+    "alike": """cascade alike
+rank E F T
+input Q[E, T] K[E, T] V[F, T] G[T]
+output O[F, T] N[F, T]
+A[0, e, f] = 1
+B[0, e, f] = 0
+iterate t {
+  P[f, t] = K[e, t] * B[t, e, f]
+  X[t, e] = P[f, t] * K[e, t]
+  A[t+1, e, f] = A[t, e, f] * sigmoid(G[t]) + V[f, t]
+  B[t+1, e, f] = B[t, e, f] * 0.5 + 0.1 * X[t, e] + K[e, t] * V[f, t]
+  O[f, t] = A[t+1, e, f]
+  N[f, t] = Q[e, t] * B[t+1, e, f]
 }
 """,
 }

@@ -77,12 +77,14 @@ class _Turn:
         steps: the same as an index.
         mirrored: whether the last step comes first.
         size: how many steps there are, by the name that they have where a state is read.
+        every: of how many steps one is met, as of the steps of a token its last; all of them unless given.
     """
 
     walked: tuple[str, ...]
     steps: Expr
     mirrored: bool
     size: Size = field(compare=False)
+    every: Expr | None = None
 
     def place(self, step: Expr) -> Expr:
         """Return the step that another one is, either way."""
@@ -91,6 +93,8 @@ class _Turn:
     def values(self, step: str) -> dict[str, Expr]:
         """Return what the variables of the steps are by the step of the block."""
         place = self.place(Var(step))
+        if self.every is not None:
+            return {self.walked[0]: Apply("//", (place, self.every))}
         if len(self.walked) == 1:
             return {self.walked[0]: place}
         inner = Size(rank_of(self.walked[1]))
@@ -158,7 +162,8 @@ class _Turning:
         if turn is None:
             return None
         outside = set(turn.walked) <= set(einsum.output_variables)
-        return turn if outside or set(turn.walked) <= set(einsum.reduced) else None
+        summed = set(turn.walked) <= set(einsum.reduced) and turn.every is None
+        return turn if outside or summed else None
 
     def _turned(self, slot: Expr) -> _Turn | None:
         names = variables(slot)
@@ -169,9 +174,24 @@ class _Turning:
             for mirrored in (False, True):
                 turn = _Turn(variables(steps), steps, mirrored, size)
                 place = turn.place(steps)
-                if any(self.digits.same(slot, s) for s in (place, Apply("+", (place, Num(1))))):
+                if self._is_met(slot, place):
                     return turn
+        for outer, inner in self._thin_walks(names):
+            start = Apply("*", (outer, inner))
+            for steps in (start, Apply("-", (Apply("+", (start, inner)), Num(1)))):
+                if self._is_met(slot, steps):
+                    return _Turn((outer.name,), steps, False, size, every=inner)
         return None
+
+    def _is_met(self, slot: Expr, place: Expr) -> bool:
+        """Tell whether a state is read as a step finds it or leaves it."""
+        return any(self.digits.same(slot, s) for s in (place, Apply("+", (place, Num(1)))))
+
+    def _thin_walks(self, names: tuple[str, ...]) -> Iterator[tuple[Var, Size]]:
+        """Yield the variable that walks one step out of several, and out of how many."""
+        parts = self.cascade.splits.get(self.rank, ())
+        if len(names) == 1 and len(parts) == 2 and self.digits.same(Size(rank_of(names[0])), Size(parts[0])):
+            yield Var(names[0]), Size(parts[1])
 
     def _walks(self, names: tuple[str, ...]) -> Iterator[Expr]:
         """Yield the indices by which variables walk as many steps as the block has."""

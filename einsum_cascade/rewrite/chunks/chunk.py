@@ -9,23 +9,21 @@ from dataclasses import dataclass, replace
 from ...cascade import Cascade, require
 from ...declarations import Iterate, Rank, rank_of
 from ...errors import CascadeError
-from ...expr import Access, Apply, Expr, Num, transform
+from ...expr import Access, Apply, Expr, Num, Size, transform
 from ...rolling.plain import in_every
 from ..equality import equal
 from ..reduction import Step, told_as_html
 from .behind import with_reads_by_step
 from .block import block_of
 from .maker import Maker
-from .solve import knots
-from .writer import ranks_of
+from .system import knots
+from .writer import Ranks, ranks_of
 
 # What kernels for recurrences in chunks take: 64 rows fill a tensor core's tile.
 USUAL = 64
 # Larger inputs than in other rewrites would only show what a difference of sums costs: a chunk that decays by
 # exp(-1e20) in one step keeps no digits of what it decays by in the next.
 LARGE = (5.0,)
-# Steps of a chunk at which `equal` compares: a shorter one is written so that it holds for these too.
-CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -97,18 +95,17 @@ def in_chunks(
     circles = knots(block)
     ranks = ranks_of(cascade, rank)
     steps = size or (USUAL if circles else None)
-    maker = Maker(
-        block, ranks, circles, positive=frozenset(positive), apart=apart, size=max(steps or USUAL, CHECKED)
-    )
+    longest = steps or USUAL
+    maker = Maker(block, ranks, positive=frozenset(positive), apart=apart, size=longest)
     free = maker.made()
     compared = cascade.aliases[rank] if cascade.aliases.get(rank) in cascade.splits else rank
     before, after = (_with_positive(_open(c, compared), positive) for c in (cascade, free))
-    if not equal(before, after, compared, large=LARGE):
+    if not equal(before, after, compared, large=LARGE, longest=longest if circles else None):
         raise CascadeError(
             f"{cascade.name} in chunks of {rank} would not be the same; it is left as it is",
             hint="divided gates overflow where a chunk decays by much: leave apart out" if apart else "",
         )
-    pinned = free if steps is None else _pinned(free, ranks.inner, steps)
+    pinned = free if steps is None else _settled(_pinned(free, ranks.inner, steps), cascade, ranks)
     return Chunked(rank, pinned, maker.told())
 
 
@@ -135,6 +132,20 @@ def _pinned(cascade: Cascade, rank: str, size: int) -> Cascade:
     return replace(
         cascade, ranks=tuple(Rank(r.name, Num(size)) if r.name == meant else r for r in cascade.ranks)
     )
+
+
+def _settled(chunked: Cascade, cascade: Cascade, ranks: Ranks) -> Cascade:
+    """Return the same with the number of chunks by the parts of a product that the steps were."""
+    if ranks.whole not in cascade.splits:
+        return chunked
+    product, *others = map(Size, cascade.splits[ranks.whole])
+    count: Expr = product
+    for other in others:
+        count = Apply("*", (count, other))
+    chunks = Rank(ranks.outer, Apply("/", (count, Size(ranks.inner))))
+    rest = [r for r in chunked.ranks if r.name != ranks.outer]
+    at = next(i for i, r in enumerate(rest) if r.name == ranks.whole)
+    return replace(chunked, ranks=(*rest[:at], chunks, *rest[at:]))
 
 
 def _open(cascade: Cascade, rank: str) -> Cascade:

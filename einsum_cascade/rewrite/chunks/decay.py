@@ -52,7 +52,7 @@ def decay(writer: Writer, block: Block, state: State, positive: frozenset[str], 
         else:
             logs += [replace(s, negative=s.negative != under) for s in summands(Product((log,)))]
     if moving.negative:
-        steady = steady.times(Product((Num(-1),)))
+        steady = steady.times(Product((Apply("neg", (Num(1),)),)))
     start, between = Product(), Product()
     for s, b in (
         _powers(writer, steady, before=before),

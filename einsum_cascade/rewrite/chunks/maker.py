@@ -15,9 +15,11 @@ from ..places import Digits
 from ..reduction import Step
 from .block import Block
 from .decay import kind_of
+from .fed import opened_block
 from .paths import Walker
 from .reads import Reader
-from .solve import Solver, unknown_of
+from .solve import Solver
+from .system import knots, unknowns_of
 from .writer import Ranks, Writer, fresh_ranks
 
 
@@ -28,21 +30,22 @@ class Maker:
         self,
         block: Block,
         ranks: Ranks,
-        circles: dict[str, frozenset[str]],
         *,
         positive: frozenset[str],
         apart: bool,
         size: int,
     ) -> None:
-        self.block, self.ranks, self.circles = block, ranks, circles
         slots = {n: e.target.indices.index(ranks.step) for n, e in block.others.items()}
+        self.ranks = ranks
         self.split = split_ranks(block.cascade, ranks.whole, ranks.outer, ranks.inner)
         self.writer = Writer(block.cascade, ranks, slots, Digits(self.split), apart, names={*slots})
+        self.block = block = opened_block(block, self.writer)
+        self.circles = knots(block)
         self.walker = Walker(block, self.writer, positive)
         self.reader = Reader(block, self.writer, self.walker)
         self.solver = Solver(self.reader, size)
         self._done: set[str] = set()
-        self._solved: list[str] = []
+        self._solved: list[tuple[str, ...]] = []
 
     def made(self) -> Cascade:
         """Return the cascade in chunks, the size of a chunk left open."""
@@ -67,10 +70,10 @@ class Maker:
             return
         circle = self.circles.get(name)
         if circle is not None:
-            unknown = unknown_of(self.block, circle)
-            if unknown not in self._done:
-                self._solve(unknown, circle)
-            if name == unknown:
+            unknowns = unknowns_of(self.block, circle)
+            if not self._done.issuperset(unknowns):
+                self._solve(unknowns, circle)
+            if name in unknowns:
                 return
         self._done.add(name)
         einsum = self.block.others[name]
@@ -78,14 +81,14 @@ class Maker:
             self.need(tensor)
         self.reader.read(einsum)
 
-    def _solve(self, unknown: str, circle: frozenset[str]) -> None:
-        self._done.add(unknown)
-        self._solved.append(unknown)
+    def _solve(self, unknowns: tuple[str, ...], circle: frozenset[str]) -> None:
+        self._done.update(unknowns)
+        self._solved.append(unknowns)
         for member in (n for n in self.block.others if n in circle):
             for tensor in self._sources(self.block.others[member]):
                 if tensor not in circle:
                     self.need(tensor)
-        self.solver.solve(unknown, circle)
+        self.solver.solve(circle)
 
     def _sources(self, einsum: Einsum) -> list[str]:
         """Return the tensors of the block that an Einsum needs, those that feed its states included."""
@@ -119,9 +122,11 @@ class Maker:
             if name in self._done and sums:
                 why = f"reads {' and '.join(sums)} as the chunk found it, and what the steps of the chunk added, apart"
                 found.append(Step("split", name, why))
-        for name in self._solved:
-            why = "waits for what earlier steps added: a triangular system, its inverse by squaring"
-            found.append(Step("solve", name, why))
+        for names in self._solved:
+            system = "for what earlier steps added: a triangular system, its inverse by squaring"
+            each = "one tensor after the other is put into the equations of those behind it"
+            why = f"waits {system}" if len(names) == 1 else f"wait {system}; {each}"
+            found.append(Step("solve", " and ".join(names), why))
         return tuple(found)
 
     def _after(self) -> list[Einsum]:
@@ -171,7 +176,7 @@ class Maker:
                 body.append(item)
         outputs = tuple(s if s.tensor in keeping else split_signature(s, *split) for s in cascade.outputs)
         walked = frozenset(v for e in einsums for v in e.variables)
-        declared = (*self.split, *fresh_ranks(ranks, walked))
+        declared = (*self.split, *fresh_ranks(self.writer, walked))
         plain = in_every(tuple(body), lambda node: transform(node, self.writer.digits.worked_out))
         return replace(cascade, ranks=declared, body=plain, outputs=outputs)
 

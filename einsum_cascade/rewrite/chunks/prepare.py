@@ -22,6 +22,7 @@ class Preparing:
         original: the Einsums as they came, without copies of states.
         out: those that are done, in an order in which each reads only what stands before it.
         copies: of each read of a state at a step that is no sum of products, the tensor that holds it.
+        passing: of each state those that it is passed on from, directly or not.
     """
 
     cascade: Cascade
@@ -30,6 +31,7 @@ class Preparing:
     original: list[Einsum] = field(default_factory=list)
     out: list[Einsum] = field(default_factory=list)
     copies: dict[Access, Access] = field(default_factory=dict)
+    passing: dict[str, set[str]] = field(default_factory=dict)
 
     def prepared(self, einsums: Iterable[Einsum]) -> list[Einsum]:
         """Return Einsums with the same results."""
@@ -63,8 +65,12 @@ class Preparing:
         own = einsum.name
         einsum = self._with_own_state(einsum)
         for access in dict.fromkeys(a for a in einsum.reads if self._is_state(a) and a.tensor != own):
-            if self._is_extreme(access) or not self._passes_on(einsum, access):
+            # States that pass on to each other wait for each other: one of them does by a tensor of its own.
+            circular = own in self.passing.get(access.tensor, set())
+            if circular or self._is_extreme(access) or not self._passes_on(einsum, access):
                 einsum = _replaced(einsum, access, self._copy(access))
+            else:
+                self._pass_on(access.tensor, own)
         if extreme_of(einsum) is not None:
             return einsum
         try:
@@ -101,6 +107,12 @@ class Preparing:
         except NotLinearError:
             return False
         return any(access in p.above for p in parts)
+
+    def _pass_on(self, source: str, state: str) -> None:
+        """Note that a state is passed on to another."""
+        more = {source, *self.passing.get(source, set())}
+        for name in [state, *(n for n, known in self.passing.items() if state in known)]:
+            self.passing.setdefault(name, set()).update(more)
 
     def _lifted(self, state: str, term: Product) -> Product:
         """Return a product with the sums and functions in it that read the block written as Einsums of their own."""

@@ -2,75 +2,41 @@
 
 The chunk then is a triangular system F = R + N F, with N strictly below the diagonal. Its inverse is
 (1 + N)(1 + N^2)(1 + N^4) ..., which ends, for N to the power of the chunk is 0: products of matrices again.
+
+Several tensors that wait for each other are such a system too: one after the other is put, by its own inverse, into the
+equations of those behind it. This takes far fewer products than one matrix over steps and tensors would.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import networkx
-
+from ...declarations import rank_of
 from ...einsum import Einsum
 from ...errors import CascadeError
-from ...expr import Access, Compare, Expr, Var, accesses, substitute, transform, variables
-from ..elements import places_of
-from .block import Block
-from .linear import NotLinearError, Product, products, total
-from .prepare import opened
-from .reads import Reader
+from ...expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, variables
+from .linear import Product, total
+from .reads import EARLIER, NOW, UP_TO, Reader, Wait, single_of
+from .system import Equations, Row, unknowns_of
+from .writer import Writer
 
 
-def knots(block: Block) -> dict[str, frozenset[str]]:
-    """Return the Einsums that wait for themselves from step to step, each with those of its circle.
+@dataclass(frozen=True)
+class _Matrix:
+    """What multiplies an unknown in the equation of another, or of itself.
 
-    Raises:
-        CascadeError: a gate waits for its own state.
+    Attributes:
+        strict: whether only earlier steps count, not `now` itself.
     """
-    graph = networkx.DiGraph()
-    for name, einsum in block.others.items():
-        for access in einsum.reads:
-            if access.tensor in block.others:
-                graph.add_edge(name, access.tensor)
-            elif block.is_state(access):
-                graph.add_edges_from((name, fed) for fed in block.feeding(access.tensor))
-    found: dict[str, frozenset[str]] = {}
-    for circle in networkx.strongly_connected_components(graph):
-        if len(circle) > 1 or any(graph.has_edge(n, n) for n in circle):
-            found |= dict.fromkeys(circle, frozenset(circle))
-    for state in block.states.values():
-        gates = {a.tensor for f in (*state.gate.above, *state.gate.below) for a in accesses(f)}
-        waits = sorted(gates & set(found))
-        if waits:
-            raise CascadeError(f"the gate of {state.name} reads {waits[0]}, which depends on earlier states")
-    return found
 
-
-def unknown_of(block: Block, circle: frozenset[str]) -> str:
-    """Return the one tensor of a circle by which steps hand on what later ones wait for.
-
-    Raises:
-        CascadeError: there are several.
-    """
-    fed = {
-        a.tensor
-        for state in block.states.values()
-        for product in state.added
-        for f in product.above
-        for a in accesses(f)
-        if a.tensor in circle
-    }
-    if len(fed) != 1:
-        named = sorted(n for n in circle if block.cascade.defines(n))
-        raise CascadeError(
-            f"{' and '.join(named)} wait for each other from step to step by {len(fed)} tensors; one can be solved for"
-        )
-    return fed.pop()
+    access: Access
+    strict: bool
 
 
 @dataclass
 class Solver:
-    """Writes the tensor of a circle at all steps of a chunk at once.
+    """Writes the tensors of a circle at all steps of a chunk at once.
 
     Attributes:
         size: steps of a chunk.
@@ -79,134 +45,168 @@ class Solver:
     reader: Reader
     size: int
 
-    def solve(self, name: str, circle: frozenset[str]) -> None:
-        """Write the unknown of a circle.
+    def solve(self, circle: frozenset[str]) -> None:
+        """Write the unknowns of a circle.
 
         Raises:
-            CascadeError: it is not linear in what earlier steps handed on.
+            CascadeError: one is not linear in what earlier steps handed on.
         """
-        block, writer = self.reader.block, self.reader.writer
-        einsum = block.others[name]
-        readers = {n: e for n, e in block.others.items() if n in circle and block.reads_state(e)}
-        known, matrix = self._system(name, einsum, circle, readers)
-        then, now = writer.ranks.then, writer.ranks.now
-        right = self._one(f"{name}R", known, einsum)
-        lower = _single(matrix)
-        if lower is None or {then.name, now.name} - set(variables(lower)):
-            keep = {writer.ranks.chunk.name, then.name, now.name, *(v for p in matrix for v in p.variables)}
-            lower = writer.write(
-                writer.fresh(f"{name}N"), total(matrix), keep, where=writer.order(strict=True)
-            )
-        inverse = self._inverse(name, lower)
-        earlier = substitute(right, {now.name: then})
-        mine = {v for p in (inverse, earlier) for v in variables(p)} - {then.name}
-        solved = writer.write(writer.fresh(f"{name}S"), Product((inverse, earlier)).value, mine)
+        unknowns = unknowns_of(self.reader.block, circle)
+        equations = Equations(self.reader, unknowns, circle)
+        rows = [equations.row(n) for n in unknowns]
+        _System(self.reader, self.size, equations, rows, equations.mixed(rows)).solve()
+
+
+@dataclass
+class _System:
+    """A triangular system over the steps of a chunk, block by block.
+
+    Attributes:
+        mixed: axes along which elements of one step wait for other elements; in a matrix they have a second name.
+    """
+
+    reader: Reader
+    size: int
+    equations: Equations
+    rows: list[Row]
+    mixed: frozenset[str]
+    matrices: dict[tuple[int, int], _Matrix] = field(default_factory=dict)
+    right: list[Access] = field(default_factory=list)
+
+    @property
+    def writer(self) -> Writer:
+        """Where the Einsums are written."""
+        return self.reader.writer
+
+    def solve(self) -> None:
+        """Write all unknowns."""
+        names = [row.einsum.name for row in self.rows]
+        for i, row in enumerate(self.rows):
+            self.right.append(self.reader.named(f"{row.einsum.name}R", row.known, row.einsum))
+            for j, other in enumerate(names):
+                waits = [w for w in row.waits if w.unknown.tensor == other]
+                if waits:
+                    self.matrices[i, j] = self._matrix(i, j, waits)
+        inverses = [self._put_in(at) for at in range(len(names))]
+        for at in reversed(range(len(names))):
+            self._written(at, inverses[at])
+
+    def _put_in(self, at: int) -> Access | None:
+        """Put an unknown into the equations of those behind it; return its inverse but for the 1."""
+        name, count = self.rows[at].einsum.name, len(self.rows)
+        lower = self.matrices.get((at, at))
+        inverse = None if lower is None else self._inverse(name, lower.access)
+        inner = self.mixed & self.equations.axes(name)
+        for i in range(at + 1, count):
+            found = self.matrices.get((i, at))
+            if found is None:
+                continue
+            mine = self.rows[i].einsum
+            through = found
+            if inverse is not None:
+                more = self._product(f"{mine.name}P", found, _Matrix(inverse, strict=True), inner)
+                through = self._sum(f"{mine.name}H", [found, more])
+            parts = [Product((self.right[i],)), self._applied(mine, through, self.right[at])]
+            self.right[i] = self.reader.named(f"{mine.name}R", parts, mine)
+            for j in range(at + 1, count):
+                if (at, j) in self.matrices:
+                    more = self._product(f"{mine.name}P", through, self.matrices[at, j], inner)
+                    known = [self.matrices[i, j]] if (i, j) in self.matrices else []
+                    self.matrices[i, j] = self._sum(f"{mine.name}N", [*known, more])
+        return inverse
+
+    def _written(self, at: int, inverse: Access | None) -> None:
+        """Write an unknown, those behind it being written already."""
+        writer, einsum = self.writer, self.rows[at].einsum
+        parts = [Product((self.right[at],))]
+        for j in range(at + 1, len(self.rows)):
+            if (at, j) in self.matrices:
+                later = writer.at(self.rows[j].einsum.target)
+                assert isinstance(later, Access)
+                parts.append(self._applied(einsum, self.matrices[at, j], later))
+        right = parts[0].above[0] if len(parts) == 1 else self.reader.named(f"{einsum.name}R", parts, einsum)
+        assert isinstance(right, Access)
+        parts = [Product((right,))]
+        if inverse is not None:
+            parts.append(self._applied(einsum, _Matrix(inverse, strict=True), right))
         target = writer.at(einsum.target)
         assert isinstance(target, Access)
-        writer.einsums.append(Einsum(target, total([Product((right,)), Product((solved,))])))
+        writer.einsums.append(Einsum(target, total(parts)))
 
-    def _system(
-        self, name: str, einsum: Einsum, circle: frozenset[str], readers: dict[str, Einsum]
-    ) -> tuple[list[Product], list[Product]]:
-        """Return the known part of a tensor, and what multiplies it at earlier steps, each as a sum of products."""
-        reader, writer = self.reader, self.reader.writer
-        if name in readers:
-            return reader.known(einsum, name), self._coefficients(name, einsum, einsum)
-        value = self._down_to_readers(einsum, circle, set(readers))
-        try:
-            parts = products(value, lambda a: a.tensor in readers)
-        except NotLinearError:
-            raise CascadeError(
-                f"{name} depends on earlier steps other than by a sum of products: they cannot be done at once"
-            ) from None
-        stand_ins: dict[str, Access] = {}
-        matrix: list[Product] = []
-        for part in parts:
-            read = next((f for f in part.above if isinstance(f, Access) and f.tensor in readers), None)
-            if read is None:
-                continue
-            source = readers[read.tensor]
-            if source.name not in stand_ins:
-                stand_ins[source.name] = self._known_part(source, name)
-            weight = part.without(read).map(writer.at)
-            matrix += [weight.times(c) for c in self._coefficients(name, einsum, source, read)]
+    def _matrix(self, i: int, j: int, waits: list[Wait]) -> _Matrix:
+        """Return what multiplies an unknown in an equation, as one tensor."""
+        ranks = self.writer.ranks
+        then, now = ranks.then, ranks.now
+        strict = all(w.when == EARLIER for w in waits)
+        if not strict and j >= i:
+            raise CascadeError(f"{self.rows[i].einsum.name} waits for itself at the same step")
+        parts = [
+            _at_its_steps(self.equations.coefficient(w, self.mixed), w.when, then, now, strict=strict)
+            for w in waits
+        ]
+        lower = single_of(parts)
+        if lower is not None and self._is_masked(lower) and {then.name, now.name} <= set(variables(lower)):
+            return _Matrix(lower, strict)
+        keep = {ranks.chunk.name, then.name, now.name, *(v for p in parts for v in p.variables)}
+        where = self.writer.order(strict=strict)
+        wanted = self.writer.fresh(f"{self.rows[i].einsum.name}N")
+        return _Matrix(self.writer.write(wanted, total(parts), keep, where=where), strict)
 
-        def known(node: Expr) -> Expr:
-            if not isinstance(node, Access) or node.tensor not in stand_ins:
-                return node
-            return substitute(stand_ins[node.tensor], places_of(readers[node.tensor], node))
-
-        # The read itself goes first, for its stand-in has the coordinates of a chunk already.
-        return [p.map(lambda f: writer.at(transform(f, known))) for p in parts], matrix
-
-    def _down_to_readers(self, einsum: Einsum, circle: frozenset[str], readers: set[str]) -> Expr:
-        """Return the value of an Einsum in terms of those of its circle that read states."""
-        block = self.reader.block
-        inner = {n: block.others[n] for n in circle if n not in readers and n != einsum.name}
-        for other in inner.values():
-            if other.all_reductions or other.where is not None:
-                raise CascadeError(f"{other.name} reduces what depends on earlier steps")
-        if einsum.all_reductions or einsum.where is not None:
-            raise CascadeError(f"{einsum.name} reduces what depends on earlier steps")
-        value = einsum.value
-        for _ in inner:
-            value = opened(value, inner)
-        return value
-
-    def _known_part(self, source: Einsum, unknown: str) -> Access:
-        """Write what is known of an Einsum before the unknown is, and return the read of it, in its own variables."""
-        return self._one(f"{source.name}B", self.reader.known(source, unknown), source)
-
-    def _one(self, wanted: str, parts: list[Product], einsum: Einsum) -> Access:
-        """Return the read of a sum of products as a tensor with the axes of an Einsum."""
-        writer = self.reader.writer
-        axes = set(einsum.output_variables) - {self.reader.block.step}
-        keep = {writer.ranks.chunk.name, writer.ranks.now.name, *axes}
-        single = _single(parts)
-        if single is not None and set(variables(single)) == keep:
-            return single
-        return writer.write(writer.fresh(wanted), total(parts), keep)
-
-    def _coefficients(
-        self, name: str, einsum: Einsum, source: Einsum, read: Access | None = None
-    ) -> list[Product]:
-        """Return what multiplies the unknown of earlier steps in an Einsum that reads states."""
-        writer = self.reader.writer
-        places = {} if read is None else places_of(source, read)
-        places.pop(self.reader.block.step, None)
-        expected = writer.at(einsum.target, writer.ranks.then)
-        found = []
-        for coefficient, wanted in self.reader.waiting(source, name):
-            there = substitute(writer.at(wanted, writer.ranks.then), places)
-            if there != expected:
-                raise CascadeError(f"{source.name} mixes the elements of {name} of earlier steps")
-            found.append(coefficient.map(lambda f: substitute(f, places)))
-        return found
+    def _is_masked(self, access: Access) -> bool:
+        """Tell whether a tensor has elements for pairs of an earlier step and a later one alone."""
+        order = self.writer.order(strict=True)
+        return any(e.name == access.tensor and e.where == order for e in self.writer.einsums)
 
     def _inverse(self, name: str, lower: Access) -> Access:
         """Return M with (1 - N)^-1 = 1 + M, from N, by squaring."""
-        writer = self.reader.writer
-        then, now, amid = (v.name for v in (writer.ranks.then, writer.ranks.now, writer.ranks.amid))
-        keep = set(variables(lower))
-        order = writer.order(strict=True)
-
-        def product(wanted: str, left: Access, right: Access) -> Access:
-            value = Product((substitute(left, {then: Var(amid)}), substitute(right, {now: Var(amid)}))).value
-            lies = Compare(("<", "<"), (Var(then), Var(amid), Var(now)))
-            return writer.write(writer.fresh(wanted), value, keep, where=lies)
-
-        power, inverse = lower, lower
+        power = inverse = _Matrix(lower, strict=True)
+        inner = self.mixed & self.equations.axes(name)
         for _ in range(max(0, math.ceil(math.log2(self.size)) - 1)):
-            power = product(f"{name}P", power, power)
-            more = product(f"{name}Q", power, inverse)
-            parts = [Product((a,)) for a in (inverse, power, more)]
-            inverse = writer.write(writer.fresh(f"{name}V"), total(parts), keep, where=order)
-        return inverse
+            power = self._product(f"{name}P", power, power, inner)
+            more = self._product(f"{name}Q", power, inverse, inner)
+            inverse = self._sum(f"{name}V", [inverse, power, more])
+        return inverse.access
+
+    def _product(self, wanted: str, left: _Matrix, right: _Matrix, mixed: frozenset[str]) -> _Matrix:
+        """Return the product of two matrices over the steps of a chunk, and over mixed axes of what is between both."""
+        writer = self.writer
+        then, now, amid = writer.ranks.then, writer.ranks.now, writer.ranks.amid
+        inner = {v: Var(writer.between(v)) for v in sorted(mixed)}
+        late: dict[str, Expr] = {then.name: amid, **{writer.beside(v): n for v, n in inner.items()}}
+        early: dict[str, Expr] = {now.name: amid, **inner}
+        product = Product((substitute(left.access, late), substitute(right.access, early)))
+        alike = [Size(rank_of(v)) for v, n in inner.items() if n.name not in product.variables]
+        value = product.times(Product(tuple(alike))).value
+        lies = Compare(("<" if right.strict else "<=", "<" if left.strict else "<="), (then, amid, now))
+        keep = set(variables(value)) - {amid.name, *(n.name for n in inner.values())}
+        access = writer.write(writer.fresh(wanted), value, keep, where=lies)
+        return _Matrix(access, left.strict or right.strict)
+
+    def _sum(self, wanted: str, parts: list[_Matrix]) -> _Matrix:
+        if len(parts) == 1:
+            return parts[0]
+        strict = all(p.strict for p in parts)
+        keep = {v for p in parts for v in variables(p.access)}
+        value = total([Product((p.access,)) for p in parts])
+        where = self.writer.order(strict=strict)
+        return _Matrix(self.writer.write(self.writer.fresh(wanted), value, keep, where=where), strict)
+
+    def _applied(self, einsum: Einsum, matrix: _Matrix, right: Access) -> Product:
+        """Return a matrix times a tensor of earlier steps."""
+        writer = self.writer
+        then, now = writer.ranks.then, writer.ranks.now
+        seconds = {v: Var(writer.beside(v)) for v in self.mixed}
+        earlier = substitute(right, {now.name: then, **seconds})
+        gone = {then.name, *(s.name for s in seconds.values())}
+        mine = {v for p in (matrix.access, earlier) for v in variables(p)} - gone
+        value = Product((matrix.access, earlier)).value
+        return Product((writer.write(writer.fresh(f"{einsum.name}S"), value, mine),))
 
 
-def _single(parts: list[Product]) -> Access | None:
-    """Return the one access that a sum of products is, or None."""
-    if len(parts) != 1 or parts[0].negative or parts[0].below or len(parts[0].above) != 1:
-        return None
-    (factor,) = parts[0].above
-    return factor if isinstance(factor, Access) else None
+def _at_its_steps(product: Product, when: str, then: Var, now: Var, *, strict: bool) -> Product:
+    """Return what multiplies an unknown, 0 at steps at which it is not met, where others are met at `now` too."""
+    if strict or when == UP_TO:
+        return product
+    met = Compare(("==" if when == NOW else "<",), (then, now))
+    chosen = Apply("select", (met, product.value, Num(0)))
+    return Product((chosen,), negative=product.negative)

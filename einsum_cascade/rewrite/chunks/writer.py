@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ...cascade import Cascade
-from ...declarations import Rank, variable_of
+from ...declarations import Rank, rank_of, variable_of
 from ...einsum import Einsum, Reduction
 from ...errors import CascadeError
 from ...expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
@@ -92,6 +92,8 @@ class Writer:
         apart: whether a gate on a summed rank is divided between the factors of both steps.
         einsums: those written so far.
         names: tensors that have a name already.
+        seconds: second and third names of ranks, by the variables that run over them; at earlier steps an Einsum may
+            meet other elements than its own.
     """
 
     cascade: Cascade
@@ -101,6 +103,7 @@ class Writer:
     apart: bool = False
     einsums: list[Einsum] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
+    seconds: dict[str, tuple[str, str]] = field(default_factory=dict)
     _once: dict[str, Access] = field(default_factory=dict)
     _same: dict[tuple[object, ...], str] = field(default_factory=dict)
 
@@ -109,6 +112,37 @@ class Writer:
         name = fresh_name(self.cascade, wanted, [*self.names, *_rank_names(self.ranks)])
         self.names.add(name)
         return name
+
+    def beside(self, variable: str) -> str:
+        """Return the second name of a variable, for elements of earlier steps."""
+        return self._named_twice(variable)[0]
+
+    def between(self, variable: str) -> str:
+        """Return the third name of a variable, for elements of steps between."""
+        return self._named_twice(variable)[1]
+
+    def _named_twice(self, variable: str) -> tuple[str, str]:
+        if variable not in self.seconds:
+            rank = rank_of(variable)
+            self.seconds[variable] = (
+                variable_of(self.fresh(f"{rank}_1")),
+                variable_of(self.fresh(f"{rank}_2")),
+            )
+        return self.seconds[variable]
+
+    @property
+    def firsts(self) -> dict[str, str]:
+        """The first names of variables that have second ones, by these."""
+        return {second: variable for variable, (second, _) in self.seconds.items()}
+
+    def is_beside(self, variable: str) -> bool:
+        """Tell whether a variable is the second name of another."""
+        return variable in self.besides
+
+    @property
+    def besides(self) -> frozenset[str]:
+        """The second names of variables."""
+        return frozenset(self.firsts)
 
     def at(self, node: Expr, place: Expr | None = None) -> Expr:
         """Return an expression of one step of the recurrence at a step of a chunk.
@@ -193,12 +227,13 @@ class Writer:
         """
         then, now = self.ranks.then.name, self.ranks.now.name
         mask: Expr | None = self.order(strict=strict)
-        pairs, rest = self.weights(wanted, product, keep, strict=strict)
+        pairs, rest = self.weights(wanted, product, keep | self.besides, strict=strict)
         if pairs is not None and {then, now} <= set(variables(pairs)):
             mask = None  # what is masked once stays masked where it is read
-        outside, inside = rest.split(lambda f: then not in variables(f))
+        earlier = {then, *self.besides}
+        outside, inside = rest.split(lambda f: earlier.isdisjoint(variables(f)))
         # What multiplies the result alike for every earlier step is applied once, after the sum.
-        scalars, vectors = inside.split(lambda f: set(variables(f)) <= self.ranks.names)
+        scalars, vectors = inside.split(lambda f: set(variables(f)) <= self.ranks.names | self.besides)
         weighing = Product(() if pairs is None else (pairs,)).times(scalars.unsigned)
         if vectors.above or vectors.below:
             if weighing.above or weighing.below:
@@ -273,13 +308,14 @@ def is_outer(product: Product, gone: frozenset[str]) -> bool:
     return not product.below and len(mine) > 1 and not any(mine <= set(variables(f)) for f in product.above)
 
 
-def fresh_ranks(ranks: Ranks, walked: frozenset[str]) -> tuple[Rank, ...]:
-    """Return the second names of the rank of steps that some Einsum walks."""
-    return tuple(
-        Rank(name, Size(ranks.inner))
-        for name in (ranks.earlier, ranks.between)
-        if variable_of(name) in walked
-    )
+def fresh_ranks(writer: Writer, walked: frozenset[str]) -> tuple[Rank, ...]:
+    """Return the second names of the rank of steps, and of others, that some Einsum walks."""
+    ranks, aliases = writer.ranks, writer.cascade.aliases
+    named = [(name, ranks.inner) for name in (ranks.earlier, ranks.between)]
+    for variable, others in writer.seconds.items():
+        rank = rank_of(variable)
+        named += [(rank_of(v), aliases.get(rank, rank)) for v in others]
+    return tuple(Rank(name, Size(of)) for name, of in named if variable_of(name) in walked)
 
 
 def _torn(node: Expr, now: str, then: str, middle: Callable[[Expr, str], Expr]) -> tuple[Expr, ...]:

@@ -56,7 +56,8 @@ FUNCTIONS = (
     "X[i, j]**3", "X[i, j]**2", "(X[i, j]**2 + 1)**Y[j]", "2**X[i, j]", "X[i, j] / (1 + Y[j]**2)", "-X[i, j] - -Y[j]",
     "min(X[i, j], Y[j], 0.3)", "max(X[i, j], Y[j])", "clamp(X[i, j], -0.5, Y[j]**2)", "X[i, j] % 0.7",
     "select(X[i, j] > Y[j], X[i, j] * Y[j], exp(Y[j]))", "floor(X[i, j]) * Y[j]", "X[i, j] * X[i, j] * X[i, j]",
-    "relu(X[i, j])**(Y[j]**2 + 1)",
+    "relu(X[i, j])**(Y[j]**2 + 1)", "clamp(X[i, j], -0.5, Y[j])", "clamp(X[i, j], Y[j], 0.2)",
+    "clamp(Y[j], X[i, j], 0.2)",
 )  # fmt: skip
 
 
@@ -178,6 +179,20 @@ def test_the_maximum_of_a_softmax_cancels_and_a_maximum_that_counts_does_not() -
         parse(HEAD + "input X[I, J]\noutput Z[I]\nG[i] = X[i, j] :: max(j)\nZ[i] = exp(G[i])\n")
     )
     assert not pooled.steps
+
+
+def test_a_maximum_that_another_value_hides_at_most_inputs_counts() -> None:
+    """The smallest of X seldom exceeds a logarithm of a sum of exponentials, but where it does it is the output."""
+    text = (
+        "cascade mine\nrank I J\ninput X[I, J] Y[J]\noutput Z[I]\nC[i] = X[i, j] * Y[j] :: logsumexp(j)\n"
+        "D[i] = X[i, j] * Y[j] :: min(j)\nZ[i] = max(C[i], 2 * D[i] - 4)\n"
+    )
+    check(text, "I=4,J=2")
+    found = gradients(parse(text))
+    x, y = np.array([[6.0, 5.9]]), np.ones(2)
+    made = evaluate(found.cascade, {"I": 1, "J": 2}, {"X": x, "Y": y, "DZ": np.ones(1)})
+    # log(e^6 + e^5.9) = 6.64 < 2 * 5.9 - 4: the output is 2 X[0, 1] Y[1] - 4.
+    np.testing.assert_allclose(made[found.wrt["X"]], [[0.0, 2.0]])
 
 
 def test_the_backward_pass_of_flash_attention_is_found() -> None:

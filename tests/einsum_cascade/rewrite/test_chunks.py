@@ -115,6 +115,7 @@ def test_every_recurrence_of_the_zoo_is_the_same_in_chunks(
 def test_recurrences_as_people_write_them_are_the_same_in_chunks(name: str) -> None:
     cascade = parse(TEXTS[name])
     found = in_chunks(cascade).cascade
+    assert parse(render(found)) == found
     for shape in ((1, 7), (5, 1), (3, 4)):
         free = replace(found, ranks=tuple(Rank(r.name) if r.name == "T0" else r for r in found.ranks))
         assert apart(cascade, free, "T", shape) < TOLERANCE
@@ -237,11 +238,20 @@ REFUSED = {
         "cascade a\nrank T\ninput X[T]\noutput Y[T]\nS[0] = 0\niterate t {\n"
         "  A[t] = X[t] * 2\n  S[t+1] = S[t] + pad(A[t - 1], 0)\n  Y[t] = S[t+1]\n}\n"
     ),
-    "wait for each other": (
-        "cascade a\nrank E F T\ninput K[E, T] L[E, T] V[F, T]\noutput P[F, T]\nM[0, e, f] = 0\nN[0, e, f] = 0\n"
-        "iterate t {\n  P[f, t] = K[e, t] * M[t, e, f]\n  R[f, t] = L[e, t] * N[t, e, f]\n"
-        "  M[t+1, e, f] = M[t, e, f] + K[e, t] * (V[f, t] - R[f, t])\n"
-        "  N[t+1, e, f] = N[t, e, f] + L[e, t] * (V[f, t] - P[f, t])\n}\n"
+    "A adds B times P, which depends on earlier": (
+        "cascade a\nrank E F T\ninput K[E, T]\noutput P[T]\nA[0, e] = 1\nB[0, e] = 1\n"
+        "iterate t {\n  P[t] = K[e, t] * A[t, e]\n  B[t+1, e] = 0.5 * B[t, e] + K[e, t]\n"
+        "  A[t+1, e] = A[t, e] + P[t] * B[t, e]\n}\n"
+    ),
+    "what a step adds is no sum of products of": (
+        "cascade a\nrank E F T\ninput K[E, T] L[E, T]\noutput P[T]\nA[0, e] = 1\n"
+        "iterate t {\n  P[t] = K[e, t] * A[t, e]\n  R[t] = L[e, t] * A[t, e]\n"
+        "  A[t+1, e] = A[t, e] + P[t] * R[t] * K[e, t]\n}\n"
+    ),
+    "Z reduces what depends on earlier steps": (
+        "cascade a\nrank E F T\ninput K[E, T]\noutput Z[T]\nA[0, e, f] = 1\n"
+        "iterate t {\n  P[f, t] = K[e, t] * A[t, e, f]\n  Z[t] = P[f, t] :: max(f)\n"
+        "  A[t+1, e, f] = A[t, e, f] + Z[t] * K[e, t]\n}\n"
     ),
     "keeps nothing of the state before": (
         "cascade a\nrank T\ninput X[T]\noutput Y[T]\nS[0] = 0\niterate t {\n"
@@ -283,3 +293,97 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     refused = CliRunner().invoke(own, ["chunk", "lstm"])
     assert refused.exit_code == 2
     assert "HH" in refused.stderr
+
+
+# DeltaProduct (arXiv 2502.10297): several Householder steps a token, as one longer sequence of which every N-th step is
+# read, and with two steps written out.
+LONG = """cascade long
+rank E F T N
+rank U = T * N
+input Q[E, T] K[E, U] V[F, U] B[U]
+output O[F, T]
+M[0, e, f] = 0
+iterate u {
+  P[f, u] = K[e, u] * M[u, e, f]
+  D[f, u] = B[u] * (V[f, u] - P[f, u])
+  M[u+1, e, f] = M[u, e, f] + K[e, u] * D[f, u]
+}
+O[f, t] = Q[e, t] * M[t*N + N, e, f]
+"""
+
+
+def householder(q: np.ndarray, k: np.ndarray, v: np.ndarray, b: np.ndarray, many: int) -> np.ndarray:
+    """DeltaProduct as its paper has it: S = S (1 - b k k^T) + b v k^T, so many times a token."""
+    state = np.zeros((v.shape[0], k.shape[0]))
+    out = []
+    for t in range(q.shape[1]):
+        for i in range(t * many, (t + 1) * many):
+            state = state @ (np.eye(k.shape[0]) - b[i] * np.outer(k[:, i], k[:, i]))
+            state = state + b[i] * np.outer(v[:, i], k[:, i])
+        out.append(state @ q[:, t])
+    return np.stack(out, axis=1)
+
+
+@pytest.mark.parametrize("size", [3, 6, 8])
+def test_several_householder_steps_a_token(size: int) -> None:
+    """Chunks need not hold whole tokens: 3 and 8 steps of 2 a token."""
+    tokens = 12
+    rng = np.random.default_rng(size)
+    q, k = rng.standard_normal((4, tokens)), unit(rng.standard_normal((4, 2 * tokens)))
+    v, b = rng.standard_normal((3, 2 * tokens)), rng.uniform(0, 2, 2 * tokens)
+    expected = householder(q, k, v, b, 2)
+    long = in_chunks(parse(LONG), size=size).cascade
+    sizes = parse_sizes(f"E=4,F=3,T={tokens},N=2", long)
+    found = evaluate(long, sizes, {"Q": q, "K": k, "V": v, "B": b})["O"]
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+    # The gate of the text before both steps is off where its logit is large.
+    two = in_chunks(parse(TEXTS["deltaproduct"]), size=size).cascade
+    halves = {f"{n}{'AB'[i]}": x[..., i::2] for n, x in (("K", k), ("V", v), ("B", b)) for i in (0, 1)}
+    sizes = parse_sizes(f"E=4,F=3,T={tokens // size * size}", two)
+    inputs = {n: x[..., : sizes["T"]] for n, x in {"Q": q, "G": np.full(tokens, 50.0), **halves}.items()}
+    found = evaluate(two, sizes, inputs)["O"].reshape(3, -1)
+    np.testing.assert_allclose(found, expected[:, : sizes["T"]], atol=TOLERANCE)
+
+
+def test_the_steps_of_tokens_say_how_many_chunks_there_are() -> None:
+    long = in_chunks(parse(LONG), size=8).cascade
+    assert parse_sizes("E=4,F=4,T=16,N=3", long)["U1"] == 6
+    with pytest.raises(CascadeError, match=r"U1 would be 3\.75"):
+        parse_sizes("E=4,F=4,T=15,N=2", long)
+
+
+def test_a_short_chunk_of_a_text_that_names_a_late_step() -> None:
+    """More chunks are compared then, not longer ones, for which what is written for this size does not hold."""
+    text = TEXTS["longhorn"].replace("D[f, t] * (V", "select(t == 17, 0.5, 1) * D[f, t] * (V")
+    found = in_chunks(parse(text), size=4).cascade
+    assert apart(parse(text), found, "T", (6, 4), K=unit) < TOLERANCE
+
+
+def test_chunks_of_chunks() -> None:
+    """Titans in chunks again in chunks: the errors of a chunk alone are unknown, not what they add to both states."""
+    cascade = zoo.load("titans_chunked")
+    found = in_chunks(cascade, "T1", size=4, positive=["ETA"])
+    assert [s.einsum for s in found.steps if s.rule == "solve"] == ["ER"]
+    gates = dict.fromkeys(("ETA", "AL", "TH"), lambda x: 1 / (1 + np.exp(-x)))
+    sizes = {"E": 4, "F": 3, "T0": 3, "T1": 8}
+    inputs = random_inputs(cascade, resolve(cascade, sizes), seed=3)
+    inputs |= {t: change(inputs[t]) for t, change in gates.items()} | {"K": unit(inputs["K"])}
+    left = evaluate(cascade, sizes, inputs)["O"]
+    right = evaluate(found.cascade, resolve(found.cascade, {"E": 4, "F": 3, "T0": 3, "T11": 2}), inputs)["O"]
+    np.testing.assert_allclose(right.reshape(left.shape), left, atol=TOLERANCE)
+    assert passes(found.cascade, "T1").count <= passes(cascade, "T1").count
+
+
+def test_what_a_step_adds_for_several_keys_is_solved_for_by_key() -> None:
+    """A matrix over pairs of keys of pairs of steps, not over pairs of elements of the state."""
+    found = in_chunks(parse(TEXTS["several"]), size=4).cascade
+    assert found.aliases["N_1"] == "N"
+    assert not {"E_1", "F_1"} & set(found.rank_names)
+
+
+def test_tensors_that_wait_for_each_other_take_few_products() -> None:
+    """Two unknowns cost two inverses and some products, not an inverse of twice the size, which is eight times one."""
+    sizes = {"E": 4, "F": 4, "T1": 1}
+    one, two = (in_chunks(c, size=64).cascade for c in (zoo.load("deltanet"), parse(TEXTS["mutual"])))
+    assert operations(two, sizes)["mac"] < 4 * operations(one, sizes)["mac"]
