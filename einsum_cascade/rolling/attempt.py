@@ -40,7 +40,7 @@ class Roller:
         taken |= {rank_of(v) for e in self.einsums for v in e.variables}
         self.rank = free_name(USUAL, taken)
         self.step = Var(variable_of(self.rank))
-        self.unifier = Unifier(self.einsums, self.stretch, self.step.name, self.rank)
+        self.unifier = Unifier(self.einsums, self.stretch, self.step.name, self.rank, self.sizes)
 
     def cascade(self) -> Cascade:
         """Return the cascade with the loop.

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, children, rebuild, substitute
 from .plain import changed
@@ -22,6 +23,7 @@ class Unifier:
 
     Attributes:
         step: the variable of the loop; `rank` is what it runs over.
+        sizes: of the ranks, in the example.
         places: where each Einsum of the cascade stands.
         starts: of each place in a step whose tensor the next step reads, the expressions that the first step has
             instead, each with the indices of the read.
@@ -31,6 +33,7 @@ class Unifier:
     stretch: Stretch
     step: str
     rank: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[str, int] = field(init=False)
     starts: dict[int, list[tuple[tuple[Expr, ...], Expr]]] = field(default_factory=dict)
 
@@ -91,10 +94,21 @@ class Unifier:
         parts = [children(n) for n in nodes if kind_of(n) == kind_of(head)]
         if len(parts) < len(nodes) or len({len(p) for p in parts}) > 1:
             raise NoLoopError
+        match head:
+            case Apply("+", (Var(place) as inner, Num())) if all(p[0] == inner for p in parts):
+                return self._moved(inner, [p[1] for p in parts], first, rank_of(place))
         return rebuild(head, tuple(self._unified(p, first) for p in zip(*parts, strict=True)))
 
+    def _moved(self, inner: Var, numbers: Sequence[Expr], first: int, rank: str) -> Expr:
+        """Return a place that moves on from step to step, by tiles of its own rank if by so much."""
+        values = [n.value for n in numbers if isinstance(n, Num)]
+        length = self.sizes.get(rank, 0)
+        if length < 2 or values != [length * j for j in range(first, first + len(values))]:
+            return Apply("+", (inner, self._number(numbers, first)))
+        return Apply("+", (Apply("*", (Var(self.step), Size(rank))), inner))
+
     def _number(self, nodes: Sequence[Expr], first: int) -> Expr:
-        """Return a number that is the same at every step, or that is the step, counted up or down."""
+        """Return a number that is the same at every step, or that counts up or down with it."""
         values = [n.value for n in nodes if isinstance(n, Num)]
         if len(values) < len(nodes):
             raise NoLoopError
@@ -106,6 +120,9 @@ class Unifier:
             more = values[0] - begin
             if values == [begin + more + sign * j for j in range(len(values))]:
                 return shifted(counted, more)
+        stride = values[1] - values[0] if all(isinstance(v, int) for v in values) and len(values) > 1 else 0
+        if values == [values[0] + stride * j for j in range(len(values))]:
+            return shifted(Apply("*", (step, Num(stride))), values[0] - stride * first)
         raise NoLoopError
 
     def _access(self, nodes: Sequence[Expr], first: int) -> Expr:

@@ -255,7 +255,7 @@ def _is_nothing(node: Expr) -> bool:
         isinstance(node, Apply)
         and node.op == "*"
         and node.args[0] == Num(0)
-        and isinstance(node.args[1], Var)
+        and isinstance(node.args[1], (Var, Num))  # a number where the axis is of one element
     )
 
 

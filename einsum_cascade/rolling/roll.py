@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..cascade import Cascade
@@ -30,16 +30,14 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A cascade whose steps are one block.
+    """A cascade whose steps are one block; or none, where no step needs another and their rank is as any.
 
     Attributes:
-        rank: of the steps.
-        steps: in the example.
+        steps: of each rank of steps how many the example has.
     """
 
     cascade: Cascade
-    rank: str
-    steps: int
+    steps: dict[str, int]
 
 
 def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Loop]:
@@ -74,10 +72,22 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Loop]:
             except (NoLoopError, CascadeError):
                 continue
             theirs = {r: free.get(r, longer.count) for r in found.free_ranks}
-            if _same(evaluate(found, theirs, inputs), wanted):
-                named = with_rank_named(without_constants(inlined(found)), roller.rank, USUAL)
-                (variable,) = {block for _, block in named.statements if block is not None}
-                yield Loop(named, rank_of(variable), longer.count)
+            if not _same(evaluate(found, theirs, inputs), wanted):
+                continue
+            if not found.states:
+                yield from _side_by_side(found, theirs, roller.rank)
+            named = with_rank_named(without_constants(inlined(found)), roller.rank, USUAL)
+            (variable,) = {block for _, block in named.statements if block is not None}
+            yield Loop(named, {rank_of(variable): longer.count})
+
+
+def _side_by_side(found: Cascade, sizes: Mapping[str, int], rank: str) -> Iterator[Loop]:
+    """Yield the cascades of a loop of which no step needs another: a tile of queries, with a loop of its own inside."""
+    body: list[Einsum] = []
+    for item in found.body:
+        body += item.einsums if isinstance(item, Iterate) else [item]
+    for inner in loops_of(replace(found, body=tuple(body)), resolve(found, sizes)):
+        yield replace(inner, steps=inner.steps | {rank: sizes[rank]})
 
 
 def _same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -40,9 +40,10 @@ def rolled(
         name = cascade.name
         for found in loops_of(cascade, sizes):
             same = {r: n for r, n in sizes.items() if r in found.cascade.free_ranks}
-            same[found.rank] = found.steps
+            same |= found.steps
+            more = {r: n + _MORE for r, n in found.steps.items()}
             try:
-                _compare(fn, example_inputs, found.cascade, same | {found.rank: found.steps + _MORE}, given)
+                _compare(fn, example_inputs, found.cascade, same | more, given)
             except CascadeError as reason:
                 refused = refused or reason
                 continue
