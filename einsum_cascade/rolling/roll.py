@@ -11,6 +11,7 @@ from ..declarations import Iterate, rank_of
 from ..einsum import Einsum
 from ..errors import CascadeError
 from ..evaluator import difference, evaluate, random_inputs
+from ..expr import Apply, Compare
 from ..sizes import resolve
 from .attempt import USUAL, Roller
 from .ends import with_last_step
@@ -57,7 +58,7 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Loop]:
     cascade = without_unit_axes(cascade, sizes)
     sizes = {r: n for r, n in sizes.items() if r in cascade.rank_names}
     cascade, first = with_constants_first(cascade)
-    einsums = [item for item in cascade.body if isinstance(item, Einsum)]
+    einsums = _joined_last([item for item in cascade.body if isinstance(item, Einsum)])
     free = {r: n for r, n in sizes.items() if r in cascade.free_ranks}
     inputs = random_inputs(cascade, resolve(cascade, free), seed=0)
     wanted = evaluate(cascade, free, inputs)
@@ -79,6 +80,18 @@ def loops_of(cascade: Cascade, sizes: Mapping[str, int]) -> Iterator[Loop]:
             named = with_rank_named(without_constants(inlined(found)), roller.rank, USUAL)
             (variable,) = {block for _, block in named.statements if block is not None}
             yield Loop(named, {rank_of(variable): longer.count})
+
+
+def _joined_last(einsums: list[Einsum]) -> list[Einsum]:
+    """Return Einsums of which those that join the rows of all steps come last: one of two stands in the last step."""
+    read = {t for e in einsums for t in e.sources}
+
+    def joins(einsum: Einsum) -> bool:
+        value = einsum.value
+        found = isinstance(value, Apply) and value.op == "select" and isinstance(value.args[0], Compare)
+        return found and value.args[0].ops == ("<",) and einsum.name not in read  # type: ignore[union-attr]
+
+    return sorted(einsums, key=joins)
 
 
 def _side_by_side(found: Cascade, sizes: Mapping[str, int], rank: str) -> Iterator[Loop]:
