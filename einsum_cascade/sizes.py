@@ -35,6 +35,12 @@ def workloads() -> dict[str, dict[str, int]]:
     return {r["model"]: {k: int(v) for k, v in r.items() if k not in ("model", "source")} for r in rows}
 
 
+@functools.cache
+def model_ranks() -> frozenset[str]:
+    """Return the ranks whose sizes a model of the table brings, whether a cascade has them or not."""
+    return frozenset(next(iter(workloads().values()))) | {*SEQUENCE_RANKS}
+
+
 def count(text: str, *, name: str = "size") -> int:
     """Return a whole number written with an optional K, M or G (powers of 1024).
 

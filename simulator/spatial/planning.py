@@ -13,7 +13,7 @@ import numpy as np
 from einsum_cascade.analysis.predicates import conjuncts, is_static
 from einsum_cascade.cascade import Cascade, require
 from einsum_cascade.errors import CascadeError, MappingError, glimpse, nearest
-from einsum_cascade.sizes import BATCH_RANKS, parse_sizes, require_table, stated_parts
+from einsum_cascade.sizes import BATCH_RANKS, model_ranks, parse_sizes, require_table, stated_parts
 from mappings.binding import SpatialMapping
 
 from ..hardware.model import SpatialChip
@@ -126,7 +126,8 @@ def _check_sizes(cascade: Cascade, sizes: Sizes) -> None:
     require_table(sizes)
     legal = (*cascade.rank_names, *BATCH_RANKS)
     for name, size in sizes.items():
-        if name not in legal:
+        # a model's sizes tell its width too, which attention does not have
+        if name not in legal and name not in model_ranks():
             raise CascadeError(f"{cascade.name} has no rank {name}", hint=nearest(name, legal))
         if type(size) is int and size >= 1:
             continue
