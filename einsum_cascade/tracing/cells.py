@@ -14,24 +14,13 @@ from .values import Builder, Value, elementwise, number
 Handler = Callable[..., Any]
 
 
-def lstm_cell(
-    b: Builder,
-    x: Value,
-    state: Sequence[Value],
-    of_input: Value,
-    of_state: Value,
-    bias_of_input: Value | None = None,
-    bias_of_state: Value | None = None,
-) -> tuple[Value, Value]:
+def lstm_cell(b: Builder, x: Value, state: Sequence[Value], *weights: Value) -> tuple[Value, Value]:
     """Return the output and the cell's state: c = f*c + i*g, h = o*tanh(c)."""
     hidden, cell = state
-    mine = linear(b, x, of_input, bias_of_input)
-    back = linear(b, hidden, of_state, bias_of_state)
+    mine, back = (_parts(b, side, 4) for side in _sides(b, x, hidden, *weights))
     let_in, keep, new, show = (
         elementwise(b, _gate(name), one, other)
-        for name, one, other in zip(
-            ("sigmoid", "sigmoid", "tanh", "sigmoid"), _parts(b, mine, 4), _parts(b, back, 4), strict=True
-        )
+        for name, one, other in zip(("sigmoid", "sigmoid", "tanh", "sigmoid"), mine, back, strict=True)
     )
     kept = elementwise(b, _times, keep, cell)
     written = elementwise(b, _times, let_in, new)
@@ -41,18 +30,9 @@ def lstm_cell(
     return named(b, elementwise(b, _times, show, shown)), after
 
 
-def gru_cell(
-    b: Builder,
-    x: Value,
-    state: Value,
-    of_input: Value,
-    of_state: Value,
-    bias_of_input: Value | None = None,
-    bias_of_state: Value | None = None,
-) -> Value:
+def gru_cell(b: Builder, x: Value, state: Value, *weights: Value) -> Value:
     """Return the state: n = tanh(x_n + r*h_n), h = (1 - z)*n + z*h; r acts behind the product, as PyTorch has it."""
-    mine = _parts(b, linear(b, x, of_input, bias_of_input), 3)
-    back = _parts(b, linear(b, state, of_state, bias_of_state), 3)
+    mine, back = (_parts(b, side, 3) for side in _sides(b, x, state, *weights))
     reset = elementwise(b, _gate("sigmoid"), mine[0], back[0])
     keep = elementwise(b, _gate("sigmoid"), mine[1], back[1])
     new = elementwise(b, _gate("tanh"), mine[2], elementwise(b, _times, reset, back[2]))
@@ -67,17 +47,8 @@ def gru_cell(
 def plain_cell(name: str) -> Handler:
     """Return a handler of h = f(W x + U h)."""
 
-    def cell(
-        b: Builder,
-        x: Value,
-        state: Value,
-        of_input: Value,
-        of_state: Value,
-        bias_of_input: Value | None = None,
-        bias_of_state: Value | None = None,
-    ) -> Value:
-        mine = linear(b, x, of_input, bias_of_input)
-        return elementwise(b, _gate(name), mine, linear(b, state, of_state, bias_of_state))
+    def cell(b: Builder, x: Value, state: Value, *weights: Value) -> Value:
+        return elementwise(b, _gate(name), *_sides(b, x, state, *weights))
 
     return cell
 
@@ -88,6 +59,19 @@ CELLS: dict[str, Handler] = {
     "rnn_tanh_cell": plain_cell("tanh"),
     "rnn_relu_cell": plain_cell("relu"),
 }
+
+
+def _sides(
+    b: Builder,
+    x: Value,
+    state: Value,
+    of_input: Value,
+    of_state: Value,
+    bias_of_input: Value | None = None,
+    bias_of_state: Value | None = None,
+) -> tuple[Value, Value]:
+    """Return what the input and what the state give to all gates."""
+    return linear(b, x, of_input, bias_of_input), linear(b, state, of_state, bias_of_state)
 
 
 def _parts(b: Builder, gates: Value, count: int) -> list[Value]:
