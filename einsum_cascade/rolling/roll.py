@@ -87,9 +87,10 @@ def _joined_last(einsums: list[Einsum]) -> list[Einsum]:
     read = {t for e in einsums for t in e.sources}
 
     def joins(einsum: Einsum) -> bool:
-        value = einsum.value
-        found = isinstance(value, Apply) and value.op == "select" and isinstance(value.args[0], Compare)
-        return found and value.args[0].ops == ("<",) and einsum.name not in read  # type: ignore[union-attr]
+        match einsum.value:
+            case Apply("select", (Compare(("<",)), *_)):
+                return einsum.name not in read
+        return False
 
     return sorted(einsums, key=joins)
 

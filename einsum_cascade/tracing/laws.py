@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..expr import Apply, Expr, Num, Size
+from ..ops import SCALAR
 
 Sizes = Mapping[str, int]
 
@@ -42,10 +43,9 @@ def law(values: Sequence[float], sizes: Sequence[Sizes], *, index: bool = False)
         kinds += [_powers, _product]
     if not all(isinstance(v, int) for v in values):
         kinds = [_linear, _powers, _logarithms, _scaled, _product]
-    for kind in kinds:
-        for expression, value in kind(ranks, values, sizes):
-            if all(_same(value(s), x) for s, x in zip(sizes, values, strict=True)):
-                return expression
+    for candidate in itertools.chain.from_iterable(kind(ranks, values, sizes) for kind in kinds):
+        if all(_same(_value(candidate, s), x) for s, x in zip(sizes, values, strict=True)):
+            return candidate
     return None
 
 
@@ -65,64 +65,62 @@ def _same(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=_CLOSE, abs_tol=0.0)
 
 
-Candidates = Iterator[tuple[Expr, Callable[[Sizes], float]]]
+def _value(node: Expr, sizes: Sizes) -> float:
+    """Return what a law gives."""
+    if isinstance(node, Num):
+        return node.value
+    if isinstance(node, Size):
+        return sizes[node.name]
+    assert isinstance(node, Apply)
+    args = [float(_value(a, sizes)) for a in node.args]
+    return -args[0] if node.op == "neg" else float(SCALAR[node.op].function(*args))
 
 
-def _linear(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Candidates:
+def _linear(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
     """Yield `a*R + b` in whole numbers."""
     for r in ranks:
         first, other = _two_sizes(r, sizes)
-        run = sizes[other][r] - sizes[first][r]
-        a = (values[other] - values[first]) / run
+        a = (values[other] - values[first]) / (sizes[other][r] - sizes[first][r])
         b = values[first] - a * sizes[first][r]
         if a == int(a) and b == int(b):
-            yield _plus(_times(int(a), r), int(b)), lambda s, r=r, a=a, b=b: a * s[r] + b  # type: ignore[misc]
+            yield _plus(_times(int(a), r), int(b))
 
 
-def _divided(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Candidates:
+def _divided(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
     """Yield `R // k` and `(R + k-1) // k`, and the size of one rank in units of another."""
     for r, k, more in itertools.product(ranks, _DIVISORS, (0, 1)):
-        over = _plus(Size(r), more * (k - 1))
-        yield (
-            Apply("//", (over, Num(k))),
-            lambda s, r=r, k=k, more=more: (s[r] + more * (k - 1)) // k,  # type: ignore[misc]
-        )
+        yield Apply("//", (_plus(Size(r), more * (k - 1)), Num(k)))
     for r, t in itertools.permutations(ranks, 2):
-        yield Apply("//", (Size(r), Size(t))), lambda s, r=r, t=t: s[r] // s[t]  # type: ignore[misc]
+        yield Apply("//", (Size(r), Size(t)))
 
 
-def _differing(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Candidates:
+def _differing(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
     """Yield `R - T + b` and `R + T + b` in whole numbers."""
     for r, t in itertools.permutations(ranks, 2):
         for sign in (-1, 1) if r < t else (-1,):
             b = values[0] - sizes[0][r] - sign * sizes[0][t]
             if b == int(b):
-                both = Apply("-" if sign < 0 else "+", (Size(r), Size(t)))
-                yield _plus(both, int(b)), lambda s, r=r, t=t, c=sign, b=b: s[r] + c * s[t] + b  # type: ignore[misc]
+                yield _plus(Apply("-" if sign < 0 else "+", (Size(r), Size(t))), int(b))
 
 
-def _powers(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Candidates:
+def _powers(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
     """Yield `R**p`."""
     for p, r in itertools.product(_POWERS, ranks):
-        yield _monomial(1, [], [(r, p)]), lambda s, r=r, p=p: float(s[r]) ** p  # type: ignore[misc]
+        yield _monomial(1, [], [(r, p)])
 
 
-def _scaled(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Candidates:
+def _scaled(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
     """Yield `c * R**p`."""
     for p, r in itertools.product(_POWERS, ranks):
-        c = _rounded(values[0] / float(sizes[0][r]) ** p)
-        yield _monomial(c, [], [(r, p)]), lambda s, r=r, p=p, c=c: c * float(s[r]) ** p  # type: ignore[misc]
+        yield _monomial(_rounded(values[0] / float(sizes[0][r]) ** p), [], [(r, p)])
 
 
-def _logarithms(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Candidates:
+def _logarithms(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
     """Yield `c * log(R) * R**p`, of which p may be 0."""
     for p, r in itertools.product((0.0, *_POWERS), ranks):
         if sizes[0][r] > 1:
             c = _rounded(values[0] / (math.log(sizes[0][r]) * float(sizes[0][r]) ** p))
-            yield (
-                _monomial(c, [Apply("log", (Size(r),))], [(r, p)]),
-                lambda s, r=r, p=p, c=c: c * math.log(s[r]) * float(s[r]) ** p,  # type: ignore[misc]
-            )
+            yield _monomial(c, [Apply("log", (Size(r),))], [(r, p)])
 
 
 def _rounded(c: float) -> float:
@@ -130,18 +128,12 @@ def _rounded(c: float) -> float:
     return float(f"{c:.12g}")
 
 
-def _product(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Candidates:
+def _product(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
     """Yield `R**p * T**q` and `log(R) * T**q`."""
     for (r, t), p, q in itertools.product(itertools.combinations(ranks, 2), _POWERS, _POWERS):
-        yield (
-            _monomial(1, [], [(r, p), (t, q)]),
-            lambda s, r=r, t=t, p=p, q=q: float(s[r]) ** p * float(s[t]) ** q,  # type: ignore[misc]
-        )
+        yield _monomial(1, [], [(r, p), (t, q)])
     for (r, t), q in itertools.product(itertools.permutations(ranks, 2), _POWERS):
-        yield (
-            _monomial(1, [Apply("log", (Size(r),))], [(t, q)]),
-            lambda s, r=r, t=t, q=q: math.log(s[r]) * float(s[t]) ** q,  # type: ignore[misc]
-        )
+        yield _monomial(1, [Apply("log", (Size(r),))], [(t, q)])
 
 
 def _two_sizes(rank: str, sizes: Sequence[Sizes]) -> tuple[int, int]:
