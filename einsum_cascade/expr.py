@@ -193,6 +193,13 @@ def substitute(node: Expr, values: dict[str, Expr]) -> Expr:
     return transform(node, change)
 
 
+def plus(node: Expr, by: float) -> Expr:
+    """Return an expression plus a number, its sign told by the operator; itself where that is 0."""
+    if by == 0:
+        return node
+    return Apply("+" if by > 0 else "-", (node, Num(abs(by))))
+
+
 def is_logical(node: Expr) -> bool:
     """Tell whether the expression is true or false rather than a number."""
     return isinstance(node, Compare) or (isinstance(node, Apply) and node.op in ("and", "or", "not"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ..declarations import rank_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, children, rebuild, substitute
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, children, plus, rebuild, substitute
 from .plain import changed
 from .segments import Stretch
 
@@ -119,10 +119,10 @@ class Unifier:
             begin = first if sign > 0 else self.stretch.count - 1 - first
             more = values[0] - begin
             if values == [begin + more + sign * j for j in range(len(values))]:
-                return shifted(counted, more)
+                return plus(counted, more)
         stride = values[1] - values[0] if all(isinstance(v, int) for v in values) and len(values) > 1 else 0
         if values == [values[0] + stride * j for j in range(len(values))]:
-            return shifted(Apply("*", (step, Num(stride))), values[0] - stride * first)
+            return plus(Apply("*", (step, Num(stride))), values[0] - stride * first)
         raise NoLoopError
 
     def _access(self, nodes: Sequence[Expr], first: int) -> Expr:
@@ -169,13 +169,6 @@ class Unifier:
         if at is None or len(node.indices) == len(self.at(1, at[1]).target.indices):
             return None
         return at[1]
-
-
-def shifted(node: Expr, by: float) -> Expr:
-    """Return an expression plus a number."""
-    if by == 0:
-        return node
-    return Apply("+", (node, Num(by))) if by > 0 else Apply("-", (node, Num(-by)))
 
 
 def alike(einsum: Einsum, other: Einsum) -> Einsum:

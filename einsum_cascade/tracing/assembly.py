@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..cascade import Cascade
 from ..declarations import Signature, rank_of, variable_of
 from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, transform, walk
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, plus, transform, walk
 from .holes import filled
 from .inputs import Given
 from .names import Names
@@ -112,7 +112,7 @@ def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
             case Apply(("+" | "-") as op, (Apply(("+" | "-") as first, (x, Num(a))), Num(b))) if not accesses(
                 x
             ):
-                return _moved(x, (a if first == "+" else -a) + (b if op == "+" else -b))
+                return plus(x, (a if first == "+" else -a) + (b if op == "+" else -b))
         return node
 
     def new(node: Expr) -> Expr:
@@ -125,7 +125,3 @@ def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
         for r in einsum.reductions
     )
     return Einsum(target, new(einsum.value), reductions, None if einsum.where is None else new(einsum.where))
-
-
-def _moved(x: Expr, by: float) -> Expr:
-    return x if by == 0 else Apply("+" if by > 0 else "-", (x, Num(abs(by))))

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..expr import Apply, Expr, Num, Size
+from ..expr import Apply, Expr, Num, Size, plus
 from ..ops import SCALAR
 
 Sizes = Mapping[str, int]
@@ -83,13 +83,13 @@ def _linear(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes
         a = (values[other] - values[first]) / (sizes[other][r] - sizes[first][r])
         b = values[first] - a * sizes[first][r]
         if a == int(a) and b == int(b):
-            yield _plus(_times(int(a), r), int(b))
+            yield plus(_times(int(a), r), int(b))
 
 
 def _divided(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
     """Yield `R // k` and `(R + k-1) // k`, and the size of one rank in units of another."""
     for r, k, more in itertools.product(ranks, _DIVISORS, (0, 1)):
-        yield Apply("//", (_plus(Size(r), more * (k - 1)), Num(k)))
+        yield Apply("//", (plus(Size(r), more * (k - 1)), Num(k)))
     for r, t in itertools.permutations(ranks, 2):
         yield Apply("//", (Size(r), Size(t)))
 
@@ -100,7 +100,7 @@ def _differing(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Si
         for sign in (-1, 1) if r < t else (-1,):
             b = values[0] - sizes[0][r] - sign * sizes[0][t]
             if b == int(b):
-                yield _plus(Apply("-" if sign < 0 else "+", (Size(r), Size(t))), int(b))
+                yield plus(Apply("-" if sign < 0 else "+", (Size(r), Size(t))), int(b))
 
 
 def _powers(ranks: Sequence[str], values: Sequence[float], sizes: Sequence[Sizes]) -> Iterator[Expr]:
@@ -145,10 +145,6 @@ def _times(a: int, rank: str) -> Expr:
     return (
         Size(rank) if a == 1 else Apply("neg", (Size(rank),)) if a == -1 else Apply("*", (Num(a), Size(rank)))
     )
-
-
-def _plus(node: Expr, b: int) -> Expr:
-    return node if b == 0 else Apply("+" if b > 0 else "-", (node, Num(abs(b))))
 
 
 def _monomial(c: float, over: Sequence[Expr], powers: Sequence[tuple[str, float]]) -> Expr:
