@@ -225,11 +225,30 @@ def quotient(above: Formula, below: Formula, gone: Iterable[Formula]) -> Formula
 def _quotient(ratio: Formula, gone: frozenset[Formula]) -> Formula | None:
     if _varies(ratio, gone):
         return None
-    for attempt in (lambda r: r, lambda r: sympy.powsimp(r), sympy.cancel, sympy.simplify):
+    for attempt in (lambda r: r, lambda r: sympy.powsimp(r), sympy.cancel, _scaled, sympy.simplify):
         found = attempt(ratio)
         if _is_value(found) and free_of(found, gone):
             return sympy.powsimp(found)
     return None
+
+
+def _scaled(ratio: Formula) -> Formula:
+    """Return a ratio with positive factors taken out of rectifiers, absolute values, maxima and minima.
+
+    `max(0, exp(x - c) - exp(-c))` is `max(0, exp(x) - 1) * exp(-c)`, which tells how it follows c.
+    """
+    found = ratio.replace(lambda part: isinstance(part, (sympy.Max, sympy.Min, sympy.Abs)), _positive_out)
+    return found if found == ratio else sympy.cancel(found)
+
+
+def _positive_out(part: Formula) -> Formula:
+    products = [
+        sympy.Mul.make_args(sympy.factor_terms(a.expand(power_exp=True))) for a in part.args if a != 0
+    ]
+    common = [f for f in products[0] if f.is_positive and all(f in factors for factors in products)]
+    kept = (sympy.Mul(*(f for f in factors if f not in common)) for factors in products)
+    zero = (a for a in part.args if a == 0)
+    return sympy.Mul(*common, part.func(*zero, *kept))
 
 
 def difference(left: Formula, right: Formula, gone: Iterable[Formula]) -> Formula | None:

@@ -23,6 +23,7 @@ from .reasons import reasons
 from .reduction import Reduction, Step
 from .separate import Rewritten, separations
 from .shift import shifts
+from .turn import turns
 from .whole import with_signature_of
 
 # No cascade of the literature takes more than a dozen; a rule that went in circles would be stopped here. What is
@@ -62,6 +63,7 @@ SHIFT = Rule("shift", shifts)
 SEPARATE = Rule("separate", _separate)
 HOIST = Rule("hoist", hoists)
 FETCH = Rule("fetch", fetches)
+TURN = Rule("turn", turns)
 ONLINE = Rule("online", _online)
 EXCHANGE = Rule("exchange", exchanges)
 LOCAL = Rule("local", locally)
@@ -103,10 +105,10 @@ _PATIENT_COST = (*_COST, out_of_turn)
 # costs more or loses digits is asked sooner only in a later one: sums that are subtracted, one sum for each h of a sum
 # over H, elements that are fetched though nothing is gained at once.
 STRATEGIES = (
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, ONLINE, LOCAL, SUBTRACT), _COST),
-    Strategy((SHIFT, SEPARATE, SUBTRACT, HOIST, FETCH, ONLINE, LOCAL), _COST),
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, LOCAL, SUBTRACT), _COST),
-    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, ONLINE, LOCAL, SUBTRACT), _PATIENT_COST),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, TURN, ONLINE, LOCAL, SUBTRACT), _COST),
+    Strategy((SHIFT, SEPARATE, SUBTRACT, HOIST, FETCH, TURN, ONLINE, LOCAL), _COST),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, TURN, ONLINE, LOCAL, SUBTRACT), _COST),
+    Strategy((SHIFT, SEPARATE, HOIST, FETCH, EXCHANGE, TURN, ONLINE, LOCAL, SUBTRACT), _PATIENT_COST),
 )
 
 

@@ -1,0 +1,100 @@
+"""Rule turn: elements that are asked for from the end of a rank are walked from its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import networkx as nx
+
+from ..analysis.streams import runs_backward, view, walkers
+from ..cascade import Cascade
+from ..declarations import variable_of
+from ..einsum import Einsum
+from ..expr import Access, Apply, Expr, Num, Size, Var, transform
+from ..ops import REDUCTION
+from ..rolling.plain import with_each
+from .elements import plain_target
+from .places import replaced, worked_out
+from .separate import Rewritten
+
+
+def turns(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
+    """Yield the cascades in which some Einsums meet the elements of the rank in the opposite order.
+
+    Pattern: `X[m] = a(y_m)`, of which a recurrence reads `X[M - 1 - m]`: what later keys have left, summed from the
+    last. Rewrite: `X[m] = a(y_(M - 1 - m))`, which the recurrence reads as `X[m]`, and so all that X streams to or
+    from but for inputs, outputs and iterate blocks; these are read at `M - 1 - m` instead.
+    """
+    if view(cascade, rank).components != (rank,):
+        return
+    able = {e.name: e for e in cascade.body if isinstance(e, Einsum) and _can_turn(cascade, e, rank)}
+    against = [e.name for e in able.values() if any(_against(cascade, e, a, rank) for a in e.reads)]
+    against += [a.tensor for e in cascade.einsums for a in e.reads if _against(cascade, e, a, rank)]
+    streams = nx.Graph()
+    streams.add_nodes_from(able)
+    streams.add_edges_from(
+        (e.name, a.tensor)
+        for e in able.values()
+        for a in e.reads
+        if a.tensor in able and _axes(cascade, a, rank)
+    )
+    for together in nx.connected_components(streams):
+        if not together.isdisjoint(against):
+            names = [e.name for e in cascade.einsums if e.name in together]
+            why = f"in {', '.join(names)} the elements of {rank} are walked from the last to the first"
+            yield Rewritten("turn", names[0], why, _turned(cascade, rank, frozenset(names)))
+
+
+def _can_turn(cascade: Cascade, einsum: Einsum, rank: str) -> bool:
+    """Tell whether an Einsum outside of all blocks walks the rank, in an order that nobody sees."""
+    v = variable_of(rank)
+    if v not in walkers(cascade, einsum, view(cascade, rank)) or not plain_target(einsum):
+        return False
+    if einsum.name in cascade.states or any(REDUCTION[r.op].index for r in einsum.all_reductions):
+        return False
+    return v not in einsum.output_variables or einsum.name not in {s.tensor for s in cascade.outputs}
+
+
+def _axes(cascade: Cascade, access: Access, rank: str) -> list[int]:
+    """Return the axes of a tensor that are the rank."""
+    return [i for i, r in enumerate(cascade.signatures[access.tensor].ranks) if r == rank]
+
+
+def _against(cascade: Cascade, einsum: Einsum, access: Access, rank: str) -> bool:
+    """Tell whether something that is computed is read from the end of the rank to its beginning."""
+    walking = frozenset({variable_of(rank)}).intersection(einsum.variables)
+    given = any(access.tensor == s.tensor for s in cascade.inputs)
+    return not given and any(runs_backward(access.indices[i], walking) for i in _axes(cascade, access, rank))
+
+
+def _turned(cascade: Cascade, rank: str, names: frozenset[str]) -> Cascade:
+    v = variable_of(rank)
+    turned: dict[str, Expr] = {v: _from_end(Var(v), rank)}
+    # As a person would write it, and as it is worked out.
+    last, worked = turned[v], worked_out(turned[v])
+
+    def elsewhere(node: Expr) -> Expr:
+        if not isinstance(node, Access) or node.tensor not in names:
+            return node
+        axes = _axes(cascade, node, rank)
+        places = enumerate(node.indices)
+        return Access(
+            node.tensor, tuple(worked_out(_from_end(x, rank)) if i in axes else x for i, x in places)
+        )
+
+    def change(einsum: Einsum, _: str | None) -> Iterable[Einsum]:
+        values = turned if einsum.name in names else {}
+
+        def changed(node: Expr) -> Expr:
+            found = transform(replaced(node, values), elsewhere)
+            return transform(found, lambda part: last if part == worked else part)
+
+        where = None if einsum.where is None else changed(einsum.where)
+        return [replace(einsum, value=changed(einsum.value), where=where)]
+
+    return replace(cascade, body=with_each(cascade.body, change))
+
+
+def _from_end(index: Expr, rank: str) -> Expr:
+    return Apply("-", (Apply("-", (Size(rank), Num(1))), index))
