@@ -194,7 +194,18 @@ def substitute(node: Expr, values: dict[str, Expr]) -> Expr:
 
 
 def plus(node: Expr, by: float) -> Expr:
-    """Return an expression plus a number, its sign told by the operator; itself where that is 0."""
+    """Return an expression plus a number, its sign told by the operator; whole numbers in it are added up.
+
+    >>> plus(Apply("-", (Apply("-", (Size("M"), Num(1))), Var("m"))), 1)
+    Apply(op='-', args=(Size(name='M'), Var(name='m')))
+    """
+    match node:
+        case Num(c):
+            return Num(c + by)
+        case Apply("+" | "-" as op, (x, Num(int(c)))) if isinstance(by, int):
+            return plus(x, by + (c if op == "+" else -c))
+        case Apply("-", (Apply("+" | "-", (_, Num(int()))) as first, y)) if isinstance(by, int):
+            return Apply("-", (plus(first, by), y))
     if by == 0:
         return node
     return Apply("+" if by > 0 else "-", (node, Num(abs(by))))

@@ -19,8 +19,9 @@ from ..declarations import rank_of, variable_of
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, substitute, variables
 from .forks import how_many, too_many
+from .indices import fits, is_digit, unshifted
 from .intervals import alternatives, any_term, number
-from .points import fits, is_digit, numbers_of, required, unshifted
+from .points import numbers_of, required
 from .predicates import conjuncts, deciding, is_static, joined
 from .reach import existing, reads_of
 from .reshapes import reshapes

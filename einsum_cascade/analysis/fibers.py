@@ -15,8 +15,9 @@ from ..declarations import rank_of
 from ..einsum import Einsum
 from ..expr import Access, Expr, Size, Var, accesses, variables, walk
 from ..ops import REDUCTION
+from .indices import fits
 from .intervals import number, slope
-from .points import fits, numbers_of, required
+from .points import numbers_of, required
 from .reach import existing
 
 # Ranks and numbers whose product is a count of words.

@@ -27,8 +27,9 @@ from .fibers import (
     times,
 )
 from .forks import NEVER, too_many
+from .indices import merged_splits
 from .passes import passes, timeline
-from .points import merged_splits, numbers_of
+from .points import numbers_of
 from .predicates import count
 from .reach import existing
 from .streams import RankView, view, walkers

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..cascade import Cascade
-from ..declarations import rank_of, variable_of
-from ..einsum import Einsum, is_constant
+from ..einsum import Einsum
 from ..errors import CascadeError, nearest
 from ..expr import (
     Access,
@@ -20,13 +19,12 @@ from ..expr import (
     Size,
     Var,
     accesses,
-    children,
     substitute,
-    transform,
     variables,
 )
 from ..iteration import conjuncts_of
 from ..sizes import BATCH_RANKS, parse_sizes, resolve, size_value
+from .indices import fits, merged_splits, stays_inside
 from .predicates import conjuncts, count, is_static, joined
 
 
@@ -291,129 +289,3 @@ def inside(cascade: Cascade, access: Access) -> list[Condition]:
         both: list[Expr] = [Compare(("<=",), (Num(0), index)), Compare(("<",), (index, Size(rank)))]
         out += [Condition(p, frozenset(variables(index))) for p in both]
     return out
-
-
-def fits(cascade: Cascade, rank: str, index: Expr) -> bool:
-    """Tell whether an index runs over exactly the elements of a rank.
-
-    A variable of it does, the offset of its parts, and either of them shifted in a circle: `(e + E // 2) % E`.
-    """
-    if isinstance(index, Var):
-        mine = rank_of(index.name)
-        return mine == rank or cascade.aliases.get(mine) == rank or cascade.aliases.get(rank) == mine
-    if isinstance(index, Apply) and index.op == "%" and _names(cascade, rank, index.args[1]):
-        return fits(cascade, rank, unshifted(index)[0])
-    names = variables(index)
-    parts = cascade.splits.get(rank)
-    wanted = parts and _offset(parts, cascade, names)
-    return bool(wanted) and index in _spellings(wanted)  # type: ignore[arg-type]
-
-
-def _names(cascade: Cascade, rank: str, size: Expr) -> bool:
-    """Tell whether a size is that of a rank, under whichever of its names."""
-    if not isinstance(size, Size):
-        return False
-    return rank in (size.name, cascade.aliases.get(size.name)) or cascade.aliases.get(rank) == size.name
-
-
-def unshifted(index: Expr) -> tuple[Expr, Expr]:
-    """Return what an index shifts in a circle, and by how much: e and E // 2 for `(e + E // 2) % E`.
-
-    Any other index is itself, shifted by 0.
-    """
-    shift: Expr = Num(0)
-    if not (isinstance(index, Apply) and index.op == "%"):
-        return index, shift
-    run = index.args[0]
-    while isinstance(run, Apply) and run.op in ("+", "-") and is_constant(run.args[1]):
-        shift = Apply(run.op, (shift, run.args[1]))
-        run = run.args[0]
-    return run, shift
-
-
-def is_digit(cascade: Cascade, rank: str, index: Expr) -> bool:
-    """Tell whether an index is the part of a split rank that an axis is: `m // M0` along M1, `m % M0` along M0."""
-    if not isinstance(index, Apply) or index.op not in ("//", "%") or not isinstance(index.args[0], Var):
-        return False
-    parts = cascade.splits.get(rank_of(index.args[0].name), ())
-    return len(parts) == 2 and index.args[1] == Size(parts[1]) and rank == parts[index.op == "%"]
-
-
-def stays_inside(cascade: Cascade, rank: str, index: Expr) -> bool:
-    """Tell whether the form of an index keeps it inside a rank whatever the sizes: a remainder by it, a digit, a clamp.
-
-    >>> from einsum_cascade import zoo
-    >>> from einsum_cascade.parser import parse_expression
-    >>> gemm = zoo.load("gemm")
-    >>> stays_inside(gemm, "K", parse_expression("3 * k % K")), stays_inside(gemm, "K", parse_expression("3 * k"))
-    (True, False)
-    """
-    if is_digit(cascade, rank, index):
-        return True
-    if not isinstance(index, Apply):
-        return False
-    if index.op == "%":
-        return _names(cascade, rank, index.args[1])
-    if index.op == "clamp":
-        least, most = index.args[1:]
-        last = isinstance(most, Apply) and most.op == "-" and most.args[1] == Num(1)
-        return least == Num(0) and last and _names(cascade, rank, children(most)[0])
-    if index.op == "//":
-        # The first digit of what stays inside the whole: `(y + 3) % Y // I` along Wy of Y = Wy * I.
-        whole = next((w for w, parts in cascade.splits.items() if len(parts) == 2 and parts[0] == rank), None)
-        return (
-            whole is not None
-            and index.args[1] == Size(cascade.splits[whole][1])
-            and (fits(cascade, whole, index.args[0]) or stays_inside(cascade, whole, index.args[0]))
-        )
-    return False
-
-
-def _offset(parts: tuple[str, ...], cascade: Cascade, names: tuple[str, ...]) -> Expr | None:
-    """Return `m1*M0 + m0` for the parts (M1, M0), with the variables (aliases too) that an index uses."""
-    chosen: list[str] = []
-    for part in parts:
-        own = [n for n in names if part in (rank_of(n), cascade.aliases.get(rank_of(n)))]
-        if len(own) != 1:
-            return None
-        chosen.append(own[0])
-    out: Expr = Var(chosen[0])
-    for part, name in zip(parts[1:], chosen[1:], strict=True):
-        out = Apply("+", (Apply("*", (out, Size(part))), Var(name)))
-    return out
-
-
-def _spellings(offset: Expr) -> tuple[Expr, ...]:
-    """Return the ways in which people write an offset: factors and summands either way round."""
-    if not isinstance(offset, Apply):
-        return (offset,)
-    left, right = offset.args
-    if offset.op == "*":
-        return tuple(Apply("*", p) for w in _spellings(left) for p in ((w, right), (right, w)))
-    return tuple(Apply("+", p) for w in _spellings(left) for p in ((w, right), (right, w)))
-
-
-def merged_splits(
-    cascade: Cascade, parts: list[Expr], space: tuple[str, ...], sizes: Mapping[str, int]
-) -> tuple[list[Expr], dict[str, int]]:
-    """Return the conditions and extents with `m1*M0 + m0` replaced by one variable m, where m1 and m0 only stand so.
-
-    Two variables are counted by intervals where three would have to be listed.
-    """
-    extents = {v: sizes[rank_of(v)] for v in space}
-    for whole, ranks in cascade.splits.items():
-        used = tuple(dict.fromkeys(v for p in parts for v in variables(p)))
-        offset = _offset(ranks, cascade, tuple(v for v in used if v in extents))
-        if offset is None:
-            continue
-        inner = variables(offset)
-        fresh = Var(variable_of(whole))
-        spelled = _spellings(offset)
-        merged = [transform(p, lambda n, s=spelled, f=fresh: f if n in s else n) for p in parts]  # type: ignore[misc]
-        left = {v for p in merged for v in variables(p)}
-        if fresh.name in extents or left & set(inner):
-            continue
-        parts = merged
-        extents = {v: n for v, n in extents.items() if v not in inner}
-        extents[fresh.name] = math.prod(sizes[r] for r in ranks)
-    return parts, extents

@@ -20,8 +20,9 @@ from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, children, s
 from ..iteration import conjuncts_of
 from ..ops import REDUCTION
 from .forks import NEVER, too_many
+from .indices import fits, merged_splits
 from .intervals import alternatives, any_term, number, slope
-from .points import fits, inside, live_parts, merged_splits, numbers_of, required
+from .points import inside, live_parts, numbers_of, required
 from .predicates import components, conjuncts, count, deciding, is_static, projection
 from .reshapes import reshapes
 

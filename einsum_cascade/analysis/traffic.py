@@ -21,9 +21,10 @@ from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, variables
 from .demand import demands, writers
 from .footprint import Boundary, Node, boundaries
+from .indices import fits
 from .needed import without_unused
 from .passes import all_passes
-from .points import batch_of, fits, known_sizes, live_parts
+from .points import batch_of, known_sizes, live_parts
 from .reach import counted, defined, existing, touched
 
 Array = Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..analysis.points import fits
+from ..analysis.indices import fits
 from ..cascade import Cascade
 from ..declarations import Iterate, Rank, rank_of, variable_of
 from ..einsum import Einsum

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..analysis.points import fits
+from ..analysis.indices import fits
 from ..cascade import Cascade
 from ..declarations import Rank, free_name, rank_of, variable_of
 from ..einsum import Einsum

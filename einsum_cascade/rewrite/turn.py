@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import networkx as nx
@@ -24,26 +24,38 @@ def turns(cascade: Cascade, rank: str) -> Iterator[Rewritten]:
 
     Pattern: `X[m] = a(y_m)`, of which a recurrence reads `X[M - 1 - m]`: what later keys have left, summed from the
     last. Rewrite: `X[m] = a(y_(M - 1 - m))`, which the recurrence reads as `X[m]`, and so all that X streams to or
-    from but for inputs, outputs and iterate blocks; these are read at `M - 1 - m` instead.
+    from but for inputs, outputs and iterate blocks; these are read at `M - 1 - m` instead. Two that read each other
+    backward walk in opposite ways before and in one way after it, so only one of them is turned.
     """
     if view(cascade, rank).components != (rank,):
         return
     able = {e.name: e for e in cascade.body if isinstance(e, Einsum) and _can_turn(cascade, e, rank)}
-    against = [e.name for e in able.values() if any(_against(cascade, e, a, rank) for a in e.reads)]
-    against += [a.tensor for e in cascade.einsums for a in e.reads if _against(cascade, e, a, rank)]
+    for together in _turned_together(cascade, able, rank):
+        names = [e.name for e in cascade.einsums if e.name in together]
+        why = f"in {', '.join(names)} the elements of {rank} are walked from the last to the first"
+        yield Rewritten("turn", names[0], why, _turned(cascade, rank, frozenset(names)))
+
+
+def _turned_together(cascade: Cascade, able: Mapping[str, Einsum], rank: str) -> Iterator[set[str]]:
+    """Yield the Einsums that would follow each other without turning, were they turned; either side of each group."""
     streams = nx.Graph()
     streams.add_nodes_from(able)
-    streams.add_edges_from(
-        (e.name, a.tensor)
-        for e in able.values()
-        for a in e.reads
-        if a.tensor in able and _axes(cascade, a, rank)
-    )
-    for together in nx.connected_components(streams):
-        if not together.isdisjoint(against):
-            names = [e.name for e in cascade.einsums if e.name in together]
-            why = f"in {', '.join(names)} the elements of {rank} are walked from the last to the first"
-            yield Rewritten("turn", names[0], why, _turned(cascade, rank, frozenset(names)))
+    against: set[str] = set()
+    for reader in cascade.einsums:
+        for access in reader.reads:
+            backward = _against(cascade, reader, access, rank)
+            against |= {reader.name, access.tensor} & able.keys() if backward else set()
+            if reader.name in able and access.tensor in able and _axes(cascade, access, rank):
+                streams.add_edge(reader.name, access.tensor, backward=backward)
+    for group in nx.connected_components(streams):
+        if group.isdisjoint(against):
+            continue
+        first = next(name for name in able if name in group)
+        turned = {first: False}
+        for one, other in nx.bfs_edges(streams, first):
+            turned[other] = turned[one] != streams.edges[one, other]["backward"]
+        sides = [{name for name in group if turned[name] == side} for side in (True, False)]
+        yield from (side for side in sorted(sides, key=len, reverse=True) if side)
 
 
 def _can_turn(cascade: Cascade, einsum: Einsum, rank: str) -> bool:

@@ -9,7 +9,7 @@ from ..declarations import Iterate, Rank, Signature, free_name, rank_of, variabl
 from ..einsum import Einsum
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables, walk
 from .pattern import NoLoopError, Unifier
-from .plain import in_every, number_in, without_copies, without_unused
+from .plain import einsums_of, in_every, number_in, without_copies, without_unused
 from .segments import Stretch
 
 # The rank of steps, where the name is free.
@@ -310,7 +310,7 @@ class Roller:
         timed = [r for r in self.timed if r in original.free_ranks]
         if not timed:
             raise NoLoopError  # it would hold for one length alone
-        walked = [frozenset(e.variables) for item in body for e in _flat(item)]
+        walked = [frozenset(e.variables) for item in body for e in einsums_of(item)]
         clocks = {self.step.name, *map(variable_of, timed)}
         # Where no Einsum walks two of them, they can share one variable.
         shared = all(len(v & clocks) < 2 for v in walked)
@@ -341,7 +341,3 @@ class Roller:
                 body=in_every(body, settled),
             )
         )
-
-
-def _flat(item: Einsum | Iterate) -> tuple[Einsum, ...]:
-    return item.einsums if isinstance(item, Iterate) else (item,)

@@ -137,6 +137,11 @@ def with_each(
     return tuple(found)
 
 
+def einsums_of(item: Einsum | Iterate) -> tuple[Einsum, ...]:
+    """Return the Einsums of an item of a body."""
+    return item.einsums if isinstance(item, Iterate) else (item,)
+
+
 def _folded(node: Expr) -> Expr:
     """Return an index without the 0 that an axis of one element left in it."""
     if isinstance(node, Apply) and node.op == "+":
@@ -305,7 +310,7 @@ def without_unused(cascade: Cascade) -> Cascade:
     """Return the cascade without ranks that nothing walks and nothing is laid out by."""
     used = {r for s in (*cascade.inputs, *cascade.outputs) for r in s.ranks}
     for e, _ in cascade.statements:
-        used |= {rank_of(v) for v in e.variables}
+        used |= {rank_of(v) for v in (*e.variables, *e.output_variables)}  # of a selection the places too
         for part in (e.target, e.value, *(() if e.where is None else (e.where,))):
             used |= {n.name for n in walk(part) if isinstance(n, Size)}
     kept: list[Rank] = []

@@ -9,7 +9,7 @@ from typing import Any
 from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, walk
 from ..ops import INDEX_OPS
 from .shapes import axis_of, is_tile, reshaped, selected, sliced
-from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number
+from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number, size_expression
 
 
 def joined(b: Builder, pieces: Sequence[Value], dim: int = 0) -> Value:
@@ -84,12 +84,21 @@ def unbound(b: Builder, x: Value, dim: int = 0) -> list[Value]:
 def flipped(b: Builder, x: Value, dims: Sequence[int]) -> Value:
     """Return a value walked from the end along some dimensions."""
     gone = {axis_of(x, d) for d in dims}
+    axes = tuple(
+        a or Axis(n) if i in gone else a for i, (a, n) in enumerate(zip(x.axes, x.sizes, strict=True))
+    )
+
+    def turned(i: int, at: Expr) -> Expr:
+        end = Apply("-", (size_expression(axes[i]), Num(1)))
+        match at:
+            case Apply("-", (before, again)) if before == end:
+                return again  # twice is not at all
+        return Apply("-", (end, at))
 
     def element(at: tuple[Expr, ...]) -> Expr:
-        ends = [Num(n - 1) for n in x.sizes]
-        return x.element(tuple(Apply("-", (ends[i], v)) if i in gone else v for i, v in enumerate(at)))
+        return x.element(tuple(turned(i, v) if i in gone else v for i, v in enumerate(at)))
 
-    return Value(_loosened(x, gone), x.sizes, element, plain=x.plain)
+    return Value(axes, x.sizes, element, plain=x.plain)
 
 
 def rolled(b: Builder, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Value:

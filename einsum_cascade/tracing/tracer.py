@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..cascade import Cascade
 from ..errors import CascadeError, ModelError
 from ..expr import Num, accesses
+from ..rolling.running import with_running_states
 from .assembly import assembled
 from .complexes import OF_REAL, Complex, applied_to_complex, is_complex
 from .cuts import Cut, applied_to_pieces, cut, in_one_piece, is_cut_again
@@ -23,6 +24,7 @@ from .reductions import named
 from .refusals import INSTEAD, hint_for
 from .rounding import converted
 from .sized import Reading, quietly, reshaped, with_sizes
+from .tidy import tidied
 from .values import Builder, UntraceableError, Value
 from .writes import stretches_written
 
@@ -111,6 +113,8 @@ def _read(
     first = reading(*given_once)
     _, sizes, given = first
     cascade, loops = with_sizes(first, again)
+    cascade = with_running_states(tidied(cascade))
+    sizes = {r: n for r, n in sizes.items() if r in cascade.rank_names}
     said = ",".join(f"{r}={sizes[r]}" for r in cascade.free_ranks)
     summary = f"Traced from PyTorch at {said}." if said else "Traced from PyTorch."
     if loops:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from einsum_cascade.analysis.indices import merged_splits
 from einsum_cascade.analysis.intervals import alternatives
-from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of
+from einsum_cascade.analysis.points import live_parts, numbers_of
 from einsum_cascade.analysis.predicates import components, count
 from einsum_cascade.analysis.tile_pairs import Axes, tile_pairs
 from einsum_cascade.cascade import Cascade

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from einsum_cascade.analysis.points import live_parts, merged_splits
+from einsum_cascade.analysis.indices import merged_splits
+from einsum_cascade.analysis.points import live_parts
 from einsum_cascade.analysis.tile_points import live_settings
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.declarations import rank_of

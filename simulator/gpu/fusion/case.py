@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from einsum_cascade.analysis.indices import merged_splits
 from einsum_cascade.analysis.intervals import number, slope
-from einsum_cascade.analysis.points import live_parts, merged_splits, numbers_of, operations
+from einsum_cascade.analysis.points import live_parts, numbers_of, operations
 from einsum_cascade.analysis.predicates import deciding
 from einsum_cascade.analysis.tile_points import Digit, live_settings
 from einsum_cascade.cascade import Cascade
