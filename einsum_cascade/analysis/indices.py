@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..cascade import Cascade
 from ..declarations import rank_of, variable_of
 from ..einsum import is_constant
-from ..expr import Apply, Expr, Num, Size, Var, children, transform, variables
+from ..expr import Apply, Expr, Num, Size, Var, transform, variables
 
 
 def fits(cascade: Cascade, rank: str, index: Expr) -> bool:
@@ -70,26 +70,27 @@ def stays_inside(cascade: Cascade, rank: str, index: Expr) -> bool:
     """
     if is_digit(cascade, rank, index):
         return True
-    if not isinstance(index, Apply):
-        return False
-    if index.op == "%":
-        return _names(cascade, rank, index.args[1])
-    if index.op == "-":
-        last, run = index.args
-        at_end = isinstance(last, Apply) and last.op == "-" and last.args[1] == Num(1)
-        return at_end and _names(cascade, rank, children(last)[0]) and fits(cascade, rank, run)
-    if index.op == "clamp":
-        least, most = index.args[1:]
-        last = isinstance(most, Apply) and most.op == "-" and most.args[1] == Num(1)
-        return least == Num(0) and last and _names(cascade, rank, children(most)[0])
-    if index.op == "//":
-        # The first digit of what stays inside the whole: `(y + 3) % Y // I` along Wy of Y = Wy * I.
-        whole = next((w for w, parts in cascade.splits.items() if len(parts) == 2 and parts[0] == rank), None)
-        return (
-            whole is not None
-            and index.args[1] == Size(cascade.splits[whole][1])
-            and (fits(cascade, whole, index.args[0]) or stays_inside(cascade, whole, index.args[0]))
-        )
+    match index:
+        case Apply("%", (_, by)):
+            return _names(cascade, rank, by)
+        case Apply("-", (end, run)):
+            return _is_last(cascade, rank, end) and fits(cascade, rank, run)
+        case Apply("clamp", (_, Num(0), most)):
+            return _is_last(cascade, rank, most)
+        case Apply("//", (place, by)):
+            # The first digit of what stays inside the whole: `(y + 3) % Y // I` along Wy of Y = Wy * I.
+            whole = next((w for w, p in cascade.splits.items() if len(p) == 2 and p[0] == rank), None)
+            if whole is None or by != Size(cascade.splits[whole][1]):
+                return False
+            return fits(cascade, whole, place) or stays_inside(cascade, whole, place)
+    return False
+
+
+def _is_last(cascade: Cascade, rank: str, index: Expr) -> bool:
+    """Tell whether an index is that of the last element of a rank."""
+    match index:
+        case Apply("-", (size, Num(1))):
+            return _names(cascade, rank, size)
     return False
 
 
