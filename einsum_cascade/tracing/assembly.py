@@ -37,7 +37,9 @@ def assembled(
     builder.einsums = without_unread(filled(_needed(builder.einsums, asked), asked), asked)
     axes = [a for i in inputs for a in i.axes] + list(builder.axis_of.values())
     ranks = Names(builder, axes, [i.axes for i in inputs])
-    einsums = tuple(_renamed(builder, e, ranks) for e in builder.einsums)
+    names = {v: variable_of(ranks.name(axis)) for v, axis in builder.axis_of.items()}
+    sizes = ranks.sizes
+    einsums = tuple(_renamed(e, ranks, names, sizes) for e in builder.einsums)
     targets = {e.name: e.target.indices for e in einsums}
     used = {rank_of(v) for e in einsums for v in (*e.variables, *e.output_variables)}
     used |= {
@@ -95,9 +97,8 @@ def _shorten(builder: Builder, asked: list[str]) -> None:
         asked[i] = inner.name
 
 
-def _renamed(builder: Builder, einsum: Einsum, ranks: Names) -> Einsum:
-    names = {v: variable_of(ranks.name(builder.axis_of[v])) for v in builder.axis_of}
-    sizes = ranks.sizes
+def _renamed(einsum: Einsum, ranks: Names, names: dict[str, str], sizes: dict[str, str]) -> Einsum:
+    """Return an Einsum with the final names of its variables and sizes."""
 
     def shorter(node: Expr) -> Expr:
         """Return x for `(x*N + n) // N` and n for `(x*N + n) % N`, as reshapes one after the other leave them.

@@ -99,6 +99,9 @@ def _movable(first: Reading) -> list[str]:
     cascade, sizes, given = first
     fixed = {r for s, g in zip(cascade.inputs, given, strict=True) if g.origin != "example" for r in s.ranks}
     loops = {rank_of(item.variable) for item in cascade.body if isinstance(item, Iterate)}
+    outer = {parts[0] for parts in cascade.splits.values()}
+    if loops & outer:  # a loop over tiles: those of other tensors may have been steps of a loop too
+        loops |= outer
     # Ranks that make the same tensors larger are one to the function, which settles how they share it.
     moved = {tuple(_shapes(first, sizes)): ""}
     for rank in sorted(cascade.free_ranks, key=lambda r: r not in loops):
@@ -131,20 +134,24 @@ def _seen(first: Reading, again: Again) -> tuple[list[Reading], list[str]]:
     # Ranks of one size may be one to the function, as queries and keys to a bias of `arange(n)`.
     alike = [tuple(r for r in ranks if first[1][r] == n) for n in dict.fromkeys(first[1][r] for r in ranks)]
     found = _larger_readings(first, again, alike)
-    loops: list[str] = []
-    if not found:
+    together, loops = bool(found), list[str]()
+    if not together:
         alone = [(unit, _read(first, again, _factors([unit], 0))) for unit in alike]
         loops = [r for unit, other in alone if other and _is_longer(first, other) for r in unit]
         alike = [unit for unit, other in alone if other and _is_alike(first, other)]
-        found = _larger_readings(first, again, alike)
+        found = [other for unit, other in alone if other and unit in alike]
     if all(_same_numbers(first, other) for other in found):
         return found, loops
+    # What differs is told apart: by every rank alone if they can be, else by those of one size where they can.
+    every: list[tuple[str, ...]] = [(r,) for unit in alike for r in unit]
+    if every != [(r,) for r in ranks] and (apart := _larger_readings(first, again, every)):
+        return apart, loops
     units: list[tuple[str, ...]] = []
     for unit in alike:
         single: list[tuple[str, ...]] = [(r,) for r in unit]
         told_apart = len(unit) > 1 and _larger_readings(first, again, single, enough=1)
         units += single if told_apart else [unit]
-    return _larger_readings(first, again, units) if units != alike else found, loops
+    return found if together and units == alike else _larger_readings(first, again, units), loops
 
 
 def _factors(units: Sequence[tuple[str, ...]], k: int) -> dict[str, int]:

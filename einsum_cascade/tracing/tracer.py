@@ -100,17 +100,18 @@ def _read(
         raise CascadeError("a loop is traced from examples by position, so roll=True takes none by name")
     given_once = distinct(example_inputs, named_inputs)
 
-    def reading(args: Sequence[Any], named: Mapping[str, Any]) -> Reading:
+    def reading(args: Sequence[Any], named: Mapping[str, Any], *, first: bool) -> Reading:
         if not roll:
             return traced(read_by_torch(fn, args, named), Builder())
         from .loops import rolled
 
-        return rolled(fn, args)
+        # Held against the function once is enough: another reading counts only if it gives the same text.
+        return rolled(fn, args, held=first)
 
     def again(shapes: Sequence[tuple[int, ...]]) -> Reading:
-        return quietly(lambda: reading(*reshaped(*given_once, shapes)))
+        return quietly(lambda: reading(*reshaped(*given_once, shapes), first=False))
 
-    first = reading(*given_once)
+    first = reading(*given_once, first=True)
     _, sizes, given = first
     cascade, loops = with_sizes(first, again)
     cascade = with_running_states(tidied(cascade))
