@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ..analysis.indices import fits, stays_inside
 from ..analysis.needed import without_unused as without_unread
 from ..analysis.points import conditions_of
 from ..cascade import Cascade
 from ..declarations import Iterate, free_name, rank_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Var, plus, substitute, transform, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, plus, substitute, transform, variables
 from .plain import einsums_of, with_each, without_unused
 
 _Body = tuple[Einsum | Iterate, ...]
@@ -64,9 +65,14 @@ def _as_recurrence(cascade: Cascade, einsum: Einsum, place: str, term: str) -> C
     start = _START[op]
     axis = einsum.output_variables.index(place)
     used = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants)}
-    given = any(s.tensor == einsum.name for s in cascade.outputs)
-    state = free_name(f"R{einsum.name}", used) if given else einsum.name
-    terms = Einsum(einsum.target, _opened(cascade, substitute(einsum.value, {term: Var(place)}), einsum))
+    # A result has no place for the start, and a place before the first, which is absent, would be the start.
+    kept = any(s.tensor == einsum.name for s in cascade.outputs) or _is_read_outside(cascade, einsum, axis)
+    state = free_name(f"R{einsum.name}", used) if kept else einsum.name
+    renamed = transform(
+        substitute(einsum.value, {term: Var(place)}),
+        lambda node: Size(rank_of(place)) if node == Size(rank_of(term)) else node,
+    )
+    terms = Einsum(einsum.target, _opened(cascade, renamed, einsum))
     before: list[Einsum] = []
     value = terms.value
     if conditions_of(cascade, terms):  # of a term that is not there nothing is added
@@ -81,10 +87,10 @@ def _as_recurrence(cascade: Cascade, einsum: Einsum, place: str, term: str) -> C
     first = Einsum(at(Num(0)), start)
     here, there = at(Var(place)), at(plus(Var(place), 1))
     step = Iterate(place, (Einsum(there, _next(op, here, value)),))
-    after = [Einsum(einsum.target, there)] if given else []
+    after = [Einsum(einsum.target, there)] if kept else []
 
     def later(node: Expr) -> Expr:
-        if not isinstance(node, Access) or node.tensor != einsum.name or given:
+        if not isinstance(node, Access) or node.tensor != einsum.name or kept:
             return node
         index = node.indices
         return Access(state, (*index[:axis], plus(index[axis], 1), *index[axis + 1 :]))
@@ -98,6 +104,12 @@ def _as_recurrence(cascade: Cascade, einsum: Einsum, place: str, term: str) -> C
 
     body = [part for item in cascade.body for part in moved(item)]
     return without_unused(replace(cascade, body=_side_by_side(body, [*before, first], step)))
+
+
+def _is_read_outside(cascade: Cascade, einsum: Einsum, axis: int) -> bool:
+    rank = cascade.signatures[einsum.name].ranks[axis]
+    places = (a.indices[axis] for e in cascade.einsums for a in e.reads if a.tensor == einsum.name)
+    return not all(fits(cascade, rank, i) or stays_inside(cascade, rank, i) for i in places)
 
 
 def _opened(cascade: Cascade, value: Expr, reader: Einsum) -> Expr:

@@ -277,7 +277,20 @@ def quantised(x):
 
 
 H = (2, 6, 4)
+
+
+def contextual_position(q, k, v, table):
+    """Contextual position encoding: positions count gates from the query back; between two, their vectors are mixed."""
+    scores = (q @ k.mT).masked_fill(torch.ones(q.shape[-2], k.shape[-2]).triu(1).bool(), -torch.inf)
+    places = scores.sigmoid().flip(-1).cumsum(-1).flip(-1).clamp(max=table.shape[-1] - 1)
+    low, high = places.floor().long(), places.ceil().long()
+    at = q @ table
+    mixed = at.gather(-1, high) * (places - low) + at.gather(-1, low) * (1 - (places - low))
+    return torch.softmax(scores + mixed, -1) @ v
+
+
 PUBLISHED = [
+    (contextual_position, [(2, 7, 4), (2, 7, 4), (2, 7, 3), (4, 5)], {}, 5, 1),
     (GptOss().double(), [(2, 6, 16)], {}, 4, 1),
     (prefix_softmax, [(5, 4), (6, 4), (6, 3), (2, 4), (2, 3)], {}, 3, 1),
     (Swin().double(), [(2, 4, 4, 4)], {}, 3, 1),
