@@ -109,11 +109,11 @@ O[f, y, x] = A[u, y, x] * V[f, y, u]
 
 
 def test_a_walk_the_other_way_has_its_reason() -> None:
-    """Stick-breaking attention from the last key to the first, over scores that were made forwards."""
+    """Stick-breaking attention from the last key to the first, over shares that are asked for themselves."""
     text = """cascade stick
 rank F M P
 input QK[M, P] V[F, M]
-output AV[F, P]
+output AV[F, P] S[M, P]
 S[m, p] = sigmoid(QK[m, p])
 LEFT[0, p] = 1
 AC[0, f, p] = 0
@@ -125,6 +125,7 @@ AV[f, p] = AC[M, f, p]
 """
     found = reduce_passes(parse(text), "M")
     assert found.after == 2
+    assert reduce_passes(parse(text.replace(" S[M, P]", "")), "M").after == 1
     assert [(s.einsum, s.why) for s in found.stuck] == [("AC", "it walks M in the other direction")]
 
 
