@@ -280,9 +280,26 @@ def _comes_back(einsums: Sequence[Einsum], after: Mapping[str, set[str]], variab
 
 
 def _follows(cascade: Cascade, block: Unit, einsums: Sequence[Einsum], after: Mapping[str, set[str]]) -> bool:
-    """Tell whether somebody outside an iterate block runs along it again who may need what its last step left."""
-    late = set().union(*(after[name] for name in block.names & cascade.states)) - block.names
-    return any(block.loop in e.variables for e in einsums if e.name in late)
+    """Tell whether somebody outside an iterate block runs along it who needs what another step of it makes.
+
+    What is made of a step, outside of the block too, may be read in that step; and a state as the step found it.
+    """
+    made = set(block.names)
+    for einsum in einsums:
+        if block.loop in einsum.variables and einsum.sources & made:
+            made.add(einsum.name)
+    late: set[str] = set()
+    for writer, reader, access in _internal(einsums):
+        if writer.name in made and not _in_step(cascade, block.loop, writer, access):
+            late |= {reader.name, *after[reader.name]}
+    return any(block.loop in e.variables for e in einsums if e.name in late - block.names)
+
+
+def _in_step(cascade: Cascade, loop: str, writer: Einsum, access: Access) -> bool:
+    """Tell whether a reading is of what the same step of a loop makes, or has found."""
+    places = zip(writer.target.indices, access.indices, strict=True)
+    moved = any(made != read for made, read in places if loop in (*variables(made), *variables(read)))
+    return not moved or (cascade.reads_previous(access) and access.tensor in cascade.states)
 
 
 def _chain(cascade: Cascade, einsums: Sequence[Einsum]) -> int:
