@@ -75,7 +75,10 @@ def _as_recurrence(cascade: Cascade, einsum: Einsum, place: str, term: str) -> C
     terms = Einsum(einsum.target, _opened(cascade, renamed, einsum))
     before: list[Einsum] = []
     value = terms.value
-    if conditions_of(cascade, terms):  # of a term that is not there nothing is added
+    # Of a term that is not there nothing is added.
+    if conditions_of(cascade, terms) and isinstance(value, Access):
+        value = Apply("pad", (value, start))
+    elif conditions_of(cascade, terms):
         apart = replace(
             terms, target=Access(free_name(f"T{einsum.name}", {*used, state}), einsum.target.indices)
         )

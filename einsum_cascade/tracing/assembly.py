@@ -12,8 +12,9 @@ from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, plus, transfor
 from .holes import filled
 from .inputs import Given
 from .names import Names
-from .unread import without_unread
+from .unread import without_copies, without_unread
 from .values import Builder, Value, number, rename
+from .zeros import without_zeros
 
 
 def assembled(
@@ -34,16 +35,20 @@ def assembled(
         )
         asked.append(_read_of(whole))
     _shorten(builder, asked)
-    builder.einsums = without_unread(filled(_needed(builder.einsums, asked), asked), asked)
+    einsums = filled(_needed(builder.einsums, asked), asked)
+    if builder.apart:  # steps of a loop are to look alike, the first tiles of a mask too
+        builder.einsums = without_unread(einsums, asked)
+    else:
+        builder.einsums = without_copies(without_unread(without_zeros(einsums), asked), asked)
     axes = [a for i in inputs for a in i.axes] + list(builder.axis_of.values())
     ranks = Names(builder, axes, [i.axes for i in inputs])
     names = {v: variable_of(ranks.name(axis)) for v, axis in builder.axis_of.items()}
     sizes = ranks.sizes
-    einsums = tuple(_renamed(e, ranks, names, sizes) for e in builder.einsums)
-    targets = {e.name: e.target.indices for e in einsums}
-    used = {rank_of(v) for e in einsums for v in (*e.variables, *e.output_variables)}
+    renamed = tuple(_renamed(e, ranks, names, sizes) for e in builder.einsums)
+    targets = {e.name: e.target.indices for e in renamed}
+    used = {rank_of(v) for e in renamed for v in (*e.variables, *e.output_variables)}
     used |= {
-        n.name for e in einsums for n in (*walk(e.value), *walk(e.where or Num(0))) if isinstance(n, Size)
+        n.name for e in renamed for n in (*walk(e.value), *walk(e.where or Num(0))) if isinstance(n, Size)
     }
     used |= {ranks.name(a) for i in inputs for a in i.axes}
     cascade = Cascade(
@@ -53,7 +58,7 @@ def assembled(
         outputs=tuple(
             Signature(t, tuple(rank_of(getattr(i, "name", "")) for i in targets[t])) for t in asked
         ),
-        body=einsums,
+        body=renamed,
     )
     return cascade, {n: size for n, size in ranks.extents().items() if n in cascade.rank_names}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def _filled(einsum: Einsum, holes: Mapping[str, _Hole], is_zero: bool) -> tuple[
     common = -math.inf if own else None
     padded: dict[Access, float] = {}
     for exists, accesses in _groups(einsum, holes).items():
-        known = {a: holes[a.tensor].value for a in accesses}
+        known: dict[Access, float] = {a: holes[a.tensor].value for a in accesses}
         value = _removed_value(einsum, known)
         whole = all(_is_whole(einsum, a) for a in accesses)
         if value is None or (whole and (common not in (None, value) or (is_zero and value != 0))):
@@ -80,7 +81,12 @@ def _groups(einsum: Einsum, holes: Mapping[str, _Hole]) -> dict[Expr, list[Acces
 
 def _bare(einsum: Einsum) -> list[Access]:
     """Return the accesses of an Einsum that no `pad` guards."""
-    found, open_nodes = [], [einsum.value, *([] if einsum.where is None else [einsum.where])]
+    return bare_accesses(einsum.value) + ([] if einsum.where is None else bare_accesses(einsum.where))
+
+
+def bare_accesses(value: Expr) -> list[Access]:
+    """Return the accesses of an expression that no `pad` guards."""
+    found, open_nodes = list[Access](), [value]
     while open_nodes:
         node = open_nodes.pop()
         found += [node] if isinstance(node, Access) else []
@@ -97,8 +103,8 @@ def _removed_value(einsum: Einsum, known: Mapping[Access, float]) -> float | Non
     """Return what an Einsum has where some accesses are absent, if leaving the point out comes to the same."""
     nothing = REDUCTION[einsum.all_reductions[0].op] if einsum.all_reductions else None
     removed = -math.inf if nothing is None or nothing.index else nothing.identity
-    value = _value(einsum.value, known)
-    condition = 1.0 if einsum.where is None else _value(einsum.where, known)
+    value = value_where(einsum.value, known)
+    condition = 1.0 if einsum.where is None else value_where(einsum.where, known)
     if condition == 0:
         value = removed
     elif condition is None and value != removed:
@@ -125,18 +131,18 @@ def _with_padding(einsum: Einsum, padded: Mapping[Access, float]) -> Einsum:
     return Einsum(einsum.target, transform(einsum.value, change), einsum.reductions, where)
 
 
-def _value(node: Expr, known: Mapping[Access, float]) -> float | None:
-    """Return what an expression is where some accesses are numbers, None if that depends on the rest of it.
+def value_where(node: Expr, known: Mapping[Any, float]) -> float | None:
+    """Return what an expression is where some parts of it are numbers, None if that depends on the rest of it.
 
     Whatever is not known is taken for finite: 0 times it is 0, and -inf less it is -inf.
     """
     if isinstance(node, Num):
         return float(node.value)
-    if isinstance(node, Access):
+    if isinstance(node, Access) or node in known:
         return known.get(node)
     if not isinstance(node, (Apply, Compare)):
         return None
-    args = [_value(a, known) for a in node.args]
+    args = [value_where(a, known) for a in node.args]
     if isinstance(node, Compare):
         numbers = [a for a in args if a is not None]
         if len(numbers) < len(args):

@@ -1,4 +1,7 @@
-"""Points that every reader removes are removed where they are made: no product is computed for a masked score."""
+"""Points that every reader removes are removed where they are made: no product is computed for a masked score.
+
+And what is then only repeated is left out.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Var, accesses, substitute, variables, walk
+from ..expr import Access, Apply, Expr, Var, accesses, substitute, transform, variables, walk
 from ..iteration import conjuncts_of
 from .values import both
 
@@ -31,6 +34,40 @@ def without_unread(einsums: Sequence[Einsum], asked: Sequence[str]) -> list[Eins
             out[i] = replace(out[i], where=both(out[i].where, condition))
             out[k] = replace(out[k], where=None)
     return out
+
+
+def without_copies(einsums: Sequence[Einsum], asked: Sequence[str]) -> list[Einsum]:
+    """Return Einsums without those that repeat the elements of a tensor: who reads `S[p, m] = QK[m, p]` reads QK.
+
+    Args are those of `without_unread`.
+    """
+    out: list[Einsum] = []
+    copies: dict[str, Einsum] = {}
+
+    def original(node: Expr) -> Expr:
+        if not isinstance(node, Access) or node.tensor not in copies:
+            return node
+        copy = copies[node.tensor]
+        own = (i.name for i in copy.target.indices if isinstance(i, Var))
+        return substitute(copy.value, dict(zip(own, node.indices, strict=True)))
+
+    for einsum in einsums:
+        where = None if einsum.where is None else transform(einsum.where, original)
+        made = replace(einsum, value=transform(einsum.value, original), where=where)
+        if _is_copy(made) and made.name not in asked:
+            copies[made.name] = made
+        else:
+            out.append(made)
+    return out
+
+
+def _is_copy(einsum: Einsum) -> bool:
+    """Tell whether an Einsum has just the elements of another tensor, its axes in whichever order."""
+    if not isinstance(einsum.value, Access) or einsum.reductions or einsum.where is not None:
+        return False
+    own, read = einsum.target.indices, einsum.value.indices
+    plain = all(isinstance(i, Var) for i in (*own, *read))
+    return plain and len(own) == len(read) == len(set(own)) and set(own) == set(read)
 
 
 def _of_the_read(made: Einsum, reader: Einsum, access: Access) -> Expr | None:
