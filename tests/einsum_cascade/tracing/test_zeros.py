@@ -93,7 +93,7 @@ def rows_through_a_product(q, k, v):
 
 
 def rows_compared(q, k, v):
-    return (first_rows(q)[:, None] * k).amax(-1)
+    return (first_rows(q)[:, None] * k).amax(-1).exp()
 
 
 WHOLE = [
