@@ -33,6 +33,7 @@ from einsum_cascade.expr import (
 from einsum_cascade.ops import REDUCTION
 
 from .operations import actions_of
+from .scans import step_of
 
 T = TypeVar("T")
 Digits = Mapping[str, tuple[Digit, ...]]
@@ -88,19 +89,25 @@ class Case:
         return numbers_of(self.cascade, self.sizes)
 
     @functools.cached_property
-    def decisive(self) -> frozenset[str]:
-        """Tensors between Einsums from which a selection chooses: float32 in memory, as rounding makes ties of them."""
-        outputs = {s.tensor for s in self.cascade.outputs}
-        made = {e.name for e in self.cascade.einsums} - outputs - self.cascade.states
+    def wide(self) -> frozenset[str]:
+        """Tensors between Einsums that are float32 in memory.
+
+        Where a selection chooses, rounding would make ties. Of a sum that goes on and on differences are asked for,
+        which would be lost in what it has grown to.
+        """
+        cascade = self.cascade
+        made = {e.name for e in cascade.einsums} - {s.tensor for s in cascade.outputs}
         choosing = (
-            e for e in self.cascade.einsums if e.all_reductions and REDUCTION[e.all_reductions[-1].op].index
+            e for e in cascade.einsums if e.all_reductions and REDUCTION[e.all_reductions[-1].op].index
         )
-        read = {a.tensor for e in choosing for a in e.reads}
-        return frozenset(read & made)
+        chosen = {a.tensor for e in choosing for a in e.reads} - cascade.states
+        steps = {name: step_of(cascade, cascade.einsum(name)) for name in cascade.states}
+        growing = {name for name, step in steps.items() if step and step.op == "sum" and step.factor is None}
+        return frozenset((chosen | growing) & made)
 
     def word_of(self, tensor: str) -> float:
         """Return the bytes of an element of a tensor in memory."""
-        return max(self.word, _FLOAT32) if tensor in self.decisive else self.word
+        return max(self.word, _FLOAT32) if tensor in self.wide else self.word
 
     @functools.cached_property
     def operations(self) -> Mapping[str, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from einsum_cascade.cascade import Cascade
 from einsum_cascade.einsum import Einsum
-from einsum_cascade.expr import Access, Apply, Expr, accesses
+from einsum_cascade.expr import Access, Apply, Expr, Num, accesses
 
 # Places of an operator that may hold a state, for the step to remain a multiple of it plus something.
 _LINEAR = {"+": (0, 1), "-": (0, 1), "*": (0, 1), "/": (0,), "neg": (0,)}
@@ -32,9 +33,62 @@ def is_running(cascade: Cascade, einsums: Sequence[Einsum]) -> bool:
     if not all(_follows(cascade, own[n]) for n in states):
         return False
     needs = {
-        n: {a.tensor for a in e.reads if not _itself(cascade, e, a)} & own.keys() for n, e in own.items()
+        n: {a.tensor for a in e.reads if not is_itself(cascade, e, a)} & own.keys() for n, e in own.items()
     }
     return not any(n in _reached(needs, n) for n in states)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a state: the larger (`max`) or smaller of it and a term, or (`sum`) a factor times it plus a term.
+
+    Attributes:
+        factor, term: None for 1 and for nothing.
+    """
+
+    op: str
+    factor: Expr | None = None
+    term: Expr | None = None
+
+
+def step_of(cascade: Cascade, einsum: Einsum) -> Step | None:
+    """Return what a step makes of a state; None where it is not of first order in it.
+
+    >>> from einsum_cascade import zoo
+    >>> from einsum_cascade.printer import expression
+    >>> text = zoo.load("gated_linear")
+    >>> step = step_of(text, text.einsum("KV"))
+    >>> expression(step.factor), expression(step.term)
+    ('G[e, t]', 'K[e, t] * V[f, t]')
+    """
+    if not _follows(cascade, einsum):
+        return None
+    state = next(a for a in einsum.reads if is_itself(cascade, einsum, a))
+    value = einsum.value
+    if isinstance(value, Apply) and value.op in _EXTREMES:
+        rest = tuple(part for part in value.args if part != state)
+        return Step(value.op, term=rest[0] if len(rest) == 1 else Apply(value.op, rest))
+    return _first_order_step(value, state)
+
+
+def _first_order_step(value: Expr, state: Access) -> Step:
+    """Return a value that is of first order in a state as a factor of it and a term."""
+    if value == state:
+        return Step("sum")
+    assert isinstance(value, Apply)
+    place = next(i for i, part in enumerate(value.args) if state in accesses(part))
+    inner = _first_order_step(value.args[place], state)
+    other = value.args[1 - place] if len(value.args) == 2 else None
+    one, nothing = inner.factor or Num(1), inner.term or Num(0)
+    if other is None:
+        return Step("sum", Apply("neg", (one,)), Apply("neg", (nothing,)))
+    if value.op == "+" or (value.op == "-" and place == 0):
+        plain = value.op == "+" and inner.term is None
+        return Step("sum", inner.factor, other if plain else Apply(value.op, (nothing, other)))
+    if value.op == "-":
+        return Step("sum", Apply("neg", (one,)), Apply("-", (other, nothing)))
+    factor = other if value.op == "*" and inner.factor is None else Apply(value.op, (one, other))
+    return Step("sum", factor, inner.term and Apply(value.op, (nothing, other)))
 
 
 def _reached(needs: Mapping[str, set[str]], name: str) -> set[str]:
@@ -48,7 +102,7 @@ def _reached(needs: Mapping[str, set[str]], name: str) -> set[str]:
     return found
 
 
-def _itself(cascade: Cascade, einsum: Einsum, access: Access) -> bool:
+def is_itself(cascade: Cascade, einsum: Einsum, access: Access) -> bool:
     """Tell whether a state reads its own element of the step before."""
     axis = cascade.signatures[einsum.name].state
     if access.tensor != einsum.name or axis is None or not cascade.reads_previous(access):
@@ -58,7 +112,7 @@ def _itself(cascade: Cascade, einsum: Einsum, access: Access) -> bool:
 
 
 def _follows(cascade: Cascade, einsum: Einsum) -> bool:
-    found = [a for a in einsum.reads if _itself(cascade, einsum, a)]
+    found = [a for a in einsum.reads if is_itself(cascade, einsum, a)]
     return not einsum.all_reductions and len(found) == 1 and _carries(einsum.value, found[0])
 
 

@@ -33,8 +33,8 @@ class Writable:
         self._reasons: dict[_Loops, tuple[Structure, CannotWriteError | None]] = {}
 
     def __call__(self, tiling: Tiling) -> bool:
-        """Tell whether a tiling can be written; one of many steps of a scan at a time cannot yet."""
-        return tiling.scanned == 1 and self._reason(tiling) is None and _fits(tiling)
+        """Tell whether a tiling can be written."""
+        return self._reason(tiling) is None and _fits(tiling)
 
     def require(self, unit: Unit) -> None:
         """Refuse a text of which one unit alone has no form in Triton.

@@ -56,10 +56,10 @@ class Memory:
         return frozenset(e.name for e in self.cascade.einsums if may_lack(self.cascade, e, self.case.sizes))
 
     def pointer(self, tensor: str, word: str) -> str:
-        """Return the type of a tensor in memory: of indices i32, of what decides a selection fp32, of others `word`."""
+        """Return the type of a tensor in memory: of indices i32, of what is wide fp32, of others `word`."""
         if tensor in self.indices:
             return "i32"
-        return "fp32" if tensor in self.case.decisive else word
+        return "fp32" if tensor in self.case.wide else word
 
     @cached_property
     def last_only(self) -> frozenset[str]:

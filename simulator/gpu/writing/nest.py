@@ -14,6 +14,7 @@ from .frame import Frame, Written, parts_of
 from .lanes import lanes_of
 from .memory import Memory
 from .registers import Registers
+from .scans import Scans
 from .scopes import lost_name
 from .steps import Stretch, Walk
 from .sums import Sums
@@ -59,6 +60,7 @@ class _Kernel:
         self.values = Values(self.body, self.lanes, memory, word, self.registers)
         self.helpers = self.values.helpers
         self.sums = Sums(self.values, self.helpers)
+        self.scans = Scans(self.sums, self.structure.einsums)
         self.parted = tiling.structure.parted if tiling.parts > 1 else ""
         self.frame = Frame(self.body, self.lanes, memory, tiling.parts, shared=False)
         self.carried: dict[str, str] = {}
@@ -137,6 +139,8 @@ class _Kernel:
         is_loop = v == self.lanes.loop
         if is_loop:
             self._first()
+        if is_loop and self.scans.some:
+            inside = self.scans.in_order(inside)
         opened = [e for e in inside if v in e.reduced and e.name not in self.carried]
         for e in opened:
             if any(w not in e.all_reductions[0].variables for w in (v, *rest) if w in e.reduced):
@@ -178,7 +182,11 @@ class _Kernel:
         for e in inside:
             if v == self.lanes.loop and e.name in self.registers.made:
                 made = self.registers.made.pop(e.name)
-                self.body.line(f"{self.registers.held[e.name].text} = {made.text}")
+                last = made.text
+                if e.name in self.scans.carried:
+                    self.registers.held[e.name] = self.scans.carried.pop(e.name)
+                    last = self.scans.last(made)
+                self.body.line(f"{self.registers.held[e.name].text} = {last}")
         step = f", {size}" if size else ""
         self.body.close(f"for {start} in range({stretch.first}, {stretch.last}{step}):")
 
@@ -237,6 +245,9 @@ class _Kernel:
 
     def _einsum(self, einsum: Einsum) -> None:
         """Write one Einsum where all that it needs has been written."""
+        if self.scans.some and einsum.name in self.cascade.states:
+            self._made(einsum, self.scans.scanned(einsum))
+            return
         onto = self.carried.get(einsum.name)
         if onto is not None:
             self.body.line(f"{onto} = {self.sums.part(einsum, onto).text}")
@@ -246,13 +257,9 @@ class _Kernel:
     def _define(self, einsum: Einsum, value: Term) -> None:
         """Give the value of an Einsum its name, and store it where another kernel or a caller wants it."""
         if einsum.name in self.cascade.states:
-            self._exists(einsum)
             axes = [w for w in einsum.output_variables if w != self.lanes.loop]
             full = self.sums.full(axes, value)
-            name = self.body.let(f"{einsum.name.lower()}_next", full.text)
-            self.registers.made[einsum.name] = Term(name, full.axes)
-            if einsum.name in self.written and einsum.name not in self.memory.last_only:
-                self._store(einsum, self.registers.made[einsum.name])
+            self._made(einsum, Term(self.body.let(f"{einsum.name.lower()}_next", full.text), full.axes))
             return
         if value.kind != "int" or einsum.name not in self.memory.indices:
             value = value.as_float()
@@ -260,6 +267,13 @@ class _Kernel:
         self.registers.held[einsum.name] = Term(name, value.axes, value.kind)
         if einsum.name in self.written:
             self._store(einsum, self.registers.held[einsum.name])
+
+    def _made(self, state: Einsum, value: Term) -> None:
+        """Keep what a step has made of a state, or several of them."""
+        self._exists(state)
+        self.registers.made[state.name] = value
+        if state.name in self.written and state.name not in self.memory.last_only:
+            self._store(state, value)
 
     def _exists(self, state: Einsum) -> None:
         """Refuse a state of which a generation lacks elements: what reads it lacks them too, which nobody keeps."""

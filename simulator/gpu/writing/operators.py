@@ -70,6 +70,21 @@ def _times(a, b):
     """The product of two elements, for a reduction."""
     return a * b
 ''',
+        "_larger": '''@triton.jit
+def _larger(a, b):
+    """The larger of two elements, for a scan."""
+    return tl.maximum(a, b)
+''',
+        "_smaller": '''@triton.jit
+def _smaller(a, b):
+    """The smaller of two elements, for a scan."""
+    return tl.minimum(a, b)
+''',
+        "_first_order": '''@triton.jit
+def _first_order(factor, term, other_factor, other_term):
+    """One step and another behind it as one: x -> factor * x + term."""
+    return factor * other_factor, other_factor * term + other_term
+''',
         "_logsumexp": '''@triton.jit
 def _logsumexp(x, AXIS: tl.constexpr):
     """The logarithm of the sum of exponentials along an axis; of nothing but minus infinities, minus infinity."""

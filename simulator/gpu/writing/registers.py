@@ -55,6 +55,8 @@ class Registers:
         for axis, (made, read) in enumerate(zip(writer.target.indices, access.indices, strict=True)):
             if axis == signature.state:
                 value = self._generation(access, read)
+                if value is not None and self.lanes.loop in value.axes:  # of several steps at a time
+                    renamed[self.lanes.loop] = self.lanes.loop
                 continue
             if not isinstance(made, Var):
                 raise CannotWriteError(
