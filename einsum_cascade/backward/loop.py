@@ -76,16 +76,23 @@ class Loop:
         turned = read & self.turned_states
         if not turned or read & set(self.states):
             return key, part
+        places = {i for a in accesses(part.value) if a.tensor in turned for i in a.indices}
+        places = {i for i in places if self.step in variables(i)}
+        # The element of the last step comes first, but where the block has read from the end: there in its own place.
+        straight = places == {Var(self.step)}
+        if not straight and places != {worked_out(self._back_turned())}:
+            return key, part
+        turns = {self.step: Var(self.turn)} if straight else self.mirror
         name = self.back.names.free(f"D{key[0]}T")
         mirrored = replace(
             part,
             target=tuple(self.turn if v == self.step else v for v in part.target),
-            value=replaced(part.value, self.mirror),
-            conditions=tuple(replaced(c, self.mirror) for c in part.conditions),
+            value=replaced(part.value, turns),
+            conditions=tuple(replaced(c, turns) for c in part.conditions),
         )
         made = mirrored.named(name)
         self.inside.append(made)
-        read_at = at(made.target, {self.turn: self._back_turned()})
+        read_at = at(made.target, {self.turn: Var(self.step) if straight else self._back_turned()})
         return key, replace(part, value=read_at, summed=(), conditions=())
 
     def _asked(self, name: str) -> bool:

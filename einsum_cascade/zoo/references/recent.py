@@ -1,4 +1,4 @@
-"""Attentions of 2024 and 2025: differential, forgetting, indexed, multi-token; cosine attention; Kimi's delta rule."""
+"""Attentions of 2024 and 2025: differential, forgetting, stick-breaking, indexed, ...; Kimi's delta rule."""
 
 from __future__ import annotations
 
@@ -26,6 +26,29 @@ def _forgetting(x: Arrays, n: Sizes) -> dict[str, Any]:
         kept = np.array([np.prod(x["FG"][m + 1 : p + 1]) for m in range(p + 1)])
         weight = np.exp(x["Q"][:, p] @ x["K"][:, : p + 1]) * kept
         out[:, p] = x["V"][:, : p + 1] @ (weight / weight.sum())
+    return {"AV": out}
+
+
+def _stick_breaking(x: Arrays, n: Sizes) -> dict[str, Any]:
+    """Return the keys' shares of a stick that each later key has broken a part from."""
+    out = np.zeros((n["F"], n["P"]))
+    for p in range(n["P"]):
+        left = 1.0
+        for m in range(p - 1, -1, -1):
+            share = 1 / (1 + np.exp(-x["Q"][:, p] @ x["K"][:, m]))
+            out[:, p] += left * share * x["V"][:, m]
+            left *= 1 - share
+    return {"AV": out}
+
+
+def _softpick(x: Arrays, n: Sizes) -> dict[str, Any]:
+    """Weights without any reference: what is added to their sum grows with what the reference divides by."""
+    out = np.zeros((n["F"], n["P"]))
+    for p in range(n["P"]):
+        scores = x["Q"][:, p] @ x["K"][:, : p + 1]
+        over = np.exp(scores) - 1
+        little = 1e-6 * np.exp(max(0.0, scores.max()))
+        out[:, p] = x["V"][:, : p + 1] @ np.maximum(over, 0) / (np.abs(over).sum() + little)
     return {"AV": out}
 
 
@@ -92,6 +115,8 @@ def _decays(rng: Any, n: Sizes) -> dict[str, Any]:
 TABLE = {
     "attention_differential": Reference(_differential, {"P": "M"}, _shares),
     "attention_forgetting": Reference(_forgetting, {"P": "M"}, _gates),
+    "attention_stick_breaking": Reference(_stick_breaking, {"P": "M"}),
+    "attention_softpick": Reference(_softpick, {"P": "M"}),
     "attention_cosine": Reference(_cosine, {"H": (1, 3)}, _temperatures),
     # Many small heads: index scores that tie at zero would be chosen by chance.
     "attention_indexed": Reference(_indexed, {"M": (6, 9), "P": "M", "N": (8, 12), "R": (2, 4), "H": (1, 3)}),

@@ -33,6 +33,22 @@ def test_earlier_steps(body: str) -> None:
     check(f"{HEAD}{FIRST}  {body}\n{LAST}", "E=3,T=6")
 
 
+# What a block reads of tensors before it, otherwise than at its step.
+FROM_THE_END = {
+    "the last first": "A[t+1, e] = A[t, e] + L[T - 1 - t, e]",
+    "with a decay": "A[t+1, e] = A[t, e] * sin(L[T - 1 - t, e]) + X[e, t]",
+    "both ways": "A[t+1, e] = tanh(A[t, e] * L[t, e]) + L[T - 1 - t, e]",
+    "masked": "A[t+1, e] = A[t, e] * X[e, t] + pad(K[T - 1 - t, e], 2)",
+    "one before": "A[t+1, e] = A[t, e] * X[e, t] + pad(L[T - 2 - t, e], 1)",
+}
+
+
+@pytest.mark.parametrize("body", FROM_THE_END.values(), ids=FROM_THE_END.keys())
+def test_from_the_end(body: str) -> None:
+    first = "L[t, e] = X[e, t] * X[e, t]\nK[t, e] = L[t, e] * Y[e] where t <= 2*e\n"
+    check(f"{HEAD}{first}A[0, e] = Y[e]\niterate t {{\n  {body}\n{LAST}", "E=3,T=6")
+
+
 # What reads all earlier steps, or a window of them.
 ALL = {
     "a sum": "C[t, e] = L[s, e] * X[e, s] :: sum(s) where s <= t\n  A[t+1, e] = tanh(C[t, e])",
