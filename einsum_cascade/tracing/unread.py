@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..analysis.points import required
 from ..einsum import Einsum
 from ..expr import Access, Apply, Expr, Var, accesses, substitute, transform, variables, walk
 from ..iteration import conjuncts_of
@@ -15,9 +16,9 @@ from .values import both
 
 
 def without_unread(einsums: Sequence[Einsum], asked: Sequence[str]) -> list[Einsum]:
-    """Return Einsums of which those that one other alone reads have its predicate: `QK` that of `S = QK / 8`.
+    """Return Einsums of which those that others read under one predicate have it: `QK` that of `S = QK / 8`.
 
-    The other needs it no more, since reading a removed point removes the point that reads it.
+    The others mostly need it no more, since reading a removed point removes the point that reads it.
 
     Args:
         einsums: in the order in which they are computed.
@@ -25,14 +26,16 @@ def without_unread(einsums: Sequence[Einsum], asked: Sequence[str]) -> list[Eins
     """
     out = list(einsums)
     for i in reversed(range(len(out))):
-        reads = [(k, a) for k, e in enumerate(out) for a in e.reads if a.tensor == out[i].name]
-        if len(reads) != 1 or out[i].name in asked:
+        if out[i].name in asked:
             continue
-        (k, access) = reads[0]
-        condition = _of_the_read(out[i], out[k], access)
+        reads = [(k, a) for k, e in enumerate(out) for a in e.reads if a.tensor == out[i].name]
+        conditions = {_of_the_read(out[i], out[k], a) for k, a in reads}
+        condition = conditions.pop() if len(conditions) == 1 else None
         if condition is not None:
             out[i] = replace(out[i], where=both(out[i].where, condition))
-            out[k] = replace(out[k], where=None)
+            for k, access in reads:
+                if access in required(out[k].value):  # not in a branch of `select` alone
+                    out[k] = replace(out[k], where=None)
     return out
 
 

@@ -61,7 +61,22 @@ def smoothed(x, w):
     return F.conv1d(share(x)[None], w[None, :1].expand(2, 4, 5)[..., :3], padding=1)
 
 
+def another_score_for_some(x, y):
+    """A product of which a branch is read alone: where it is not taken, the mask is the reader's."""
+    scores = torch.where(y > 0, x @ x.mT, -1.0)
+    return scores.masked_fill(later(scores), -torch.inf).softmax(-1)
+
+
+def read_by_two(x, _):
+    """Both under one mask, one of them under another too."""
+    scores = (x @ x.mT) / 2
+    weights = scores.masked_fill(later(scores), -torch.inf).softmax(-1)
+    return weights, torch.sigmoid(scores).tril() @ x, (scores * 2).tril(-1) @ x
+
+
 SAID = [
+    (another_score_for_some, (4, 4)),
+    (read_by_two, (4, 4)),
     (lambda x, _: 1 - share(x), (4, 5)),
     (lambda x, _: (share(x).min(-1).values, share(x).prod(-1), share(x).std(-1)), (4, 5)),
     (lambda x, _: (share(x).exp(), (share(x) < 0.1).double(), share(x).topk(5, -1).values), (4, 5)),
