@@ -113,6 +113,34 @@ Y[d, t] = S[t + 1, d] * G[t]
     np.testing.assert_allclose(found["Y"], wanted["Y"], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("reader", "skips"),
+    [
+        ("Y[d] = A[t, d] * X[d, t]", True),
+        ("B[t, d] = S[t, d] * X[d, t]\nY[d] = B[t, d] + pad(A[t, d], 0) :: sum(t)", False),
+        ("Y[d, t] = pad(A[t, d], 0) + S[t + 1, d]", False),
+    ],
+)
+def test_steps_in_which_nobody_has_a_point_are_left_out(reader: str, skips: bool, tmp_path: Path) -> None:
+    """What is computed beside a recurrence counts too: it may need the state of a step that leaves it as it is."""
+    output = "Y[D, T]" if "Y[d, t]" in reader else "Y[D]"
+    cascade = parse(f"""cascade late
+rank   T D
+input  X[D, T]  G[T]
+output {output}
+U[t, d] = G[t] * X[d, t] where t >= 90 + d
+S[0, d] = X[d, 1]
+iterate t {{
+  S[t + 1, d] = S[t, d] + pad(U[t, d], 0)
+}}
+A[t, d] = exp(U[t, d] + S[t, d])
+{reader}
+""")
+    found, wanted, source = both(cascade, tmp_path)
+    assert ("_begin" in source) == skips
+    np.testing.assert_allclose(found["Y"], wanted["Y"], rtol=1e-4, atol=1e-4)
+
+
 def test_what_needs_itself_through_others_goes_step_by_step(tmp_path: Path) -> None:
     line = "N[t, d] = tanh(S[t, d])\n  S[t + 1, d] = S[t, d] + N[t, d] * X[d, t]"
     found, wanted, source = both(text_of(line, start="1"), tmp_path)

@@ -24,17 +24,21 @@ _TURNED = ("max", "min", "+", "*")
 
 
 def masked_of(cascade: Cascade, einsums: Sequence[Einsum], loop: str) -> frozenset[str]:
-    """Return the Einsums of an iterate block of which coordinates decide in which steps they have points."""
+    """Return the Einsums of a loop of which coordinates decide in which steps they have points."""
     return frozenset(e.name for e in einsums if any(loop in variables(p) for p in live_parts(cascade, e)))
 
 
 def idle_of(cascade: Cascade, einsums: Sequence[Einsum], loop: str) -> frozenset[str]:
-    """Return the Einsums of an iterate block that a kernel leaves out of steps in which no masked one has a point.
+    """Return the Einsums of a loop that a kernel leaves out of steps in which no masked one has a point.
 
     Those are all that are not masked themselves if such a step leaves every state as it was, else none.
 
     The step is worked out in symbols: a sum over no points is zero, a maximum minus infinity, and so on from there.
-    What it is to leave alone are the states; of nothing else may somebody outside the block read what a step made.
+    What it is to leave alone are the states, and what is summed along the loop; of nothing else may somebody outside
+    the loop read what a step made.
+
+    Args:
+        einsums: of an iterate block, and what else a kernel computes in its steps, in their order.
 
     >>> from einsum_cascade import zoo
     >>> flash = zoo.load("attention_1pass_causal")
@@ -53,11 +57,12 @@ def _leaves_alone(cascade: Cascade, einsums: Sequence[Einsum], loop: str, masked
         a.tensor for e in cascade.einsums if e.name not in names for a in e.reads
     }
     states = names & cascade.states
-    if outside & (names - states):
+    gathered = {e.name for e in einsums if loop in e.reduced and e.name in masked}
+    if outside & (names - states - gathered):
         return False
     known: dict[Access, Expr] = {}
     for einsum in einsums:
-        value = _value(einsum, known, nothing=einsum.name in masked)
+        value = _value(einsum, known, masked)
         if value is not None:
             known[einsum.target] = value
         if einsum.name in states and value != _before(cascade, einsum, loop):
@@ -65,15 +70,24 @@ def _leaves_alone(cascade: Cascade, einsums: Sequence[Einsum], loop: str, masked
     return True
 
 
-def _value(einsum: Einsum, known: Mapping[Access, Expr], *, nothing: bool) -> Expr | None:
+def _value(einsum: Einsum, known: Mapping[Access, Expr], masked: frozenset[str]) -> Expr | None:
     """Return what an Einsum is in such a step, at each of its points; None where that is not known, or nothing."""
     reductions = einsum.all_reductions
-    if nothing:
+    if einsum.name in masked:
         alone = len(reductions) == 1 and not REDUCTION[reductions[0].op].index
         return Num(REDUCTION[reductions[0].op].identity) if alone else None
     if reductions or einsum.where is not None:
         return None
-    return transform(einsum.value, lambda n: _simple(known.get(n, n) if isinstance(n, Access) else n))
+
+    def now(node: Expr) -> Expr:
+        match node:
+            case Access():
+                return known.get(node, node)
+            case Apply("pad", (Access() as read, other)) if read.tensor in masked and read not in known:
+                return other
+        return _simple(node)
+
+    return transform(einsum.value, now)
 
 
 def _before(cascade: Cascade, state: Einsum, loop: str) -> Access:

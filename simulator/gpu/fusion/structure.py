@@ -201,18 +201,23 @@ def structure_of(cascade: Cascade, units: Sequence[Unit]) -> Structure | None:
     walked = [loop, *walked] if loop else walked
     products = tuple(p for u in units for p in u.products)
     chain = _chain(cascade, einsums) if loop else 0
-    running, masked, idle = _of_block(cascade, loops[0]) if loops else (False, frozenset(), frozenset())
+    running, masked, idle = (
+        _of_loop(cascade, loops[0], einsums) if loops else (False, frozenset(), frozenset())
+    )
     states = cascade.states & {e.name for e in einsums}
     return Structure(
         einsums, first, blocks, tuple(walked), loop, products, chain, running, masked, idle, states
     )
 
 
-def _of_block(cascade: Cascade, block: Unit) -> tuple[bool, frozenset[str], frozenset[str]]:
-    """Return whether an iterate block is a running sum, what of it is masked, and what then has nothing to do."""
-    key = ("block of a kernel", block.loop, block.names)
+def _of_loop(
+    cascade: Cascade, block: Unit, einsums: Sequence[Einsum]
+) -> tuple[bool, frozenset[str], frozenset[str]]:
+    """Return whether an iterate block is a running sum, and what of a kernel's loop over it is masked, or then idle."""
+    inside = tuple(e for e in einsums if e.name in block.names or block.loop in e.variables)
+    key = ("loop of a kernel", block.loop, tuple(e.name for e in inside))
     if key not in cascade.derived:
-        masked, idle = (of(cascade, block.einsums, block.loop) for of in (masked_of, idle_of))
+        masked, idle = (of(cascade, inside, block.loop) for of in (masked_of, idle_of))
         cascade.derived[key] = is_running(cascade, block.einsums), masked, idle
     found: tuple[bool, frozenset[str], frozenset[str]] = cascade.derived[key]
     return found
