@@ -45,9 +45,9 @@ def _along(cascade: Cascade, einsum: Einsum) -> tuple[str, str] | None:
             pass
         case _:
             return None
-    plain = all(isinstance(i, Var) for i in einsum.target.indices)
+    indices = einsum.target.indices
+    plain = all(isinstance(i, Var) for i in indices) and len(set(indices)) == len(indices)
     alike = _meant(cascade, term) == _meant(cascade, place)
-    # A rank that is another under a second name, or a part of one, is walked by its own variable alone.
     if not plain or not alike or reduction.op not in _START or place in variables(einsum.value):
         return None
     return place, term
