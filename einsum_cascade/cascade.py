@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from .checks import check
-from .declarations import Constant, Iterate, Rank, Signature
+from .declarations import Constant, Iterate, Rank, Signature, free_name
 from .einsum import Einsum
 from .errors import CascadeError, glimpse
 from .expr import Apply, Size, Var, walk
@@ -248,3 +248,9 @@ def require(given: object) -> None:
             f"expected a Cascade, found {glimpse(given)}",
             hint="zoo.load(name), load(file) and parse(text) give one",
         )
+
+
+def fresh_name(cascade: Cascade, wanted: str, taken: Iterable[str] = ()) -> str:
+    """Return a tensor name that nothing in the cascade has."""
+    used = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants), *taken}
+    return free_name(wanted, used)

@@ -227,3 +227,19 @@ def map_costs(node: Expr) -> Iterator[tuple[str, int, Expr]]:
 
 def _whole_power(node: Apply) -> bool:
     return isinstance(node.args[1], Num) and node.args[1].value == 2
+
+
+def plain_target(einsum: Einsum) -> bool:
+    """Tell whether a target names only variables, so that its definition can be put where it is read."""
+    return all(isinstance(i, Var) for i in einsum.target.indices)
+
+
+def is_map(einsum: Einsum) -> bool:
+    """Tell whether an Einsum says no more than what each element is made of: nothing is reduced, and none left out."""
+    return plain_target(einsum) and not einsum.all_reductions and einsum.where is None
+
+
+def places_of(source: Einsum, access: Access) -> dict[str, Expr]:
+    """Return at which place an access reads: an index for each variable of the target."""
+    pairs = zip(source.target.indices, access.indices, strict=True)
+    return {t.name: i for t, i in pairs if isinstance(t, Var)}

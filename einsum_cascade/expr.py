@@ -211,6 +211,16 @@ def plus(node: Expr, by: float) -> Expr:
     return Apply("+" if by > 0 else "-", (node, Num(abs(by))))
 
 
+def from_end(size: Expr, index: Expr) -> Expr:
+    """Return the place that is as far from the end of a rank as an index is from its beginning: `M - 1 - m`."""
+    return Apply("-", (Apply("-", (size, Num(1))), index))
+
+
+def swapped(node: Expr, old: Expr, new: Expr) -> Expr:
+    """Return an expression with one part of it replaced wherever it stands."""
+    return transform(node, lambda part: new if part == old else part)
+
+
 def is_logical(node: Expr) -> bool:
     """Tell whether the expression is true or false rather than a number."""
     return isinstance(node, Compare) or (isinstance(node, Apply) and node.op in ("and", "or", "not"))

@@ -23,8 +23,8 @@ def fits(cascade: Cascade, rank: str, index: Expr) -> bool:
         return fits(cascade, rank, unshifted(index)[0])
     names = variables(index)
     parts = cascade.splits.get(rank)
-    wanted = parts and _offset(parts, cascade, names)
-    return bool(wanted) and index in _spellings(wanted)  # type: ignore[arg-type]
+    wanted = _offset(parts, cascade, names) if parts else None
+    return wanted is not None and index in _spellings(wanted)
 
 
 def _names(cascade: Cascade, rank: str, size: Expr) -> bool:
@@ -118,6 +118,10 @@ def _spellings(offset: Expr) -> tuple[Expr, ...]:
     return tuple(Apply("+", p) for w in _spellings(left) for p in ((w, right), (right, w)))
 
 
+def _with_whole(part: Expr, spelled: tuple[Expr, ...], whole: Var) -> Expr:
+    return transform(part, lambda node: whole if node in spelled else node)
+
+
 def merged_splits(
     cascade: Cascade, parts: list[Expr], space: tuple[str, ...], sizes: Mapping[str, int]
 ) -> tuple[list[Expr], dict[str, int]]:
@@ -134,7 +138,7 @@ def merged_splits(
         inner = variables(offset)
         fresh = Var(variable_of(whole))
         spelled = _spellings(offset)
-        merged = [transform(p, lambda n, s=spelled, f=fresh: f if n in s else n) for p in parts]  # type: ignore[misc]
+        merged = [_with_whole(p, spelled, fresh) for p in parts]
         left = {v for p in merged for v in variables(p)}
         if fresh.name in extents or left & set(inner):
             continue

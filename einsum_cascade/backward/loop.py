@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..declarations import Iterate, rank_of, variable_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
+from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, from_end, variables
 from ..rewrite.places import at, replaced, worked_out
 from .parts import Part, total
 from .walk import Backward, Key
@@ -40,8 +40,7 @@ class Loop:
         if not any(self._asked(e.name) for e in live):
             return
         self.turn = variable_of(self.back.names.second(self.rank, "U"))
-        last = Apply("-", (Size(self.rank), Num(1)))
-        self.mirror = {self.step: Apply("-", (last, Var(self.turn)))}
+        self.mirror = {self.step: from_end(Size(self.rank), Var(self.turn))}
         self.carried = self._carried(live)
         self.turned_states.update(self.carried.values())
         starts = [self._start(name) for name in self.carried]
@@ -167,7 +166,7 @@ class Loop:
         return tuple(self.turn if v == self.step else v for v in own)
 
     def _back_turned(self) -> Expr:
-        return Apply("-", (Apply("-", (Size(self.rank), Num(1))), Var(self.step)))
+        return from_end(Size(self.rank), Var(self.step))
 
     def _inner_part(self, name: str, access: Access) -> Part:
         own = self._turned(self.back.own(name))

@@ -8,12 +8,12 @@ from dataclasses import replace
 from ..analysis.points import conditions_of_access
 from ..cascade import Cascade
 from ..declarations import rank_of
-from ..einsum import Einsum, Reduction, factors
+from ..einsum import Einsum, Reduction, factors, plain_target
 from ..errors import CascadeError
 from ..expr import Access, Apply, Expr, Num, Var, accesses, transform, variables, walk
 from ..iteration import conjuncts_of
 from ..ops import REDUCTION
-from ..rewrite.elements import is_flat, joined, plain_target
+from ..rewrite.elements import is_flat, joined
 from ..rewrite.equality import equal
 from ..rewrite.reduction import Step
 from ..rewrite.separate import Rewritten, separations

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..analysis.needed import without_unused
-from ..cascade import Cascade
+from ..cascade import Cascade, fresh_name
 from ..declarations import Iterate
 from ..einsum import Einsum
 from ..expr import Access, Expr, transform
-from .elements import along, fresh_name, is_flat
+from .elements import along, is_flat
 from .online import online
 from .plan import Obstacle
 from .separate import Rewritten

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..cascade import Cascade
 from ..declarations import rank_of
-from ..einsum import Einsum
+from ..einsum import Einsum, plain_target
 from ..expr import Apply, Expr, accesses, walk
-from .elements import inline, is_flat, plain_target
+from .elements import inline, is_flat
 from .moments import recentred
 from .plan import Obstacle, Plan, Running, corrected_by, opened_summaries, plan_of
 

@@ -9,9 +9,9 @@ from ..analysis.needed import with_sources
 from ..analysis.passes import passes, timeline
 from ..analysis.streams import view, walkers
 from ..cascade import Cascade
-from ..declarations import Iterate, free_name
-from ..einsum import Einsum, Reduction
-from ..expr import Access, Apply, Expr, Var, children, substitute, transform_bare, variables
+from ..declarations import Iterate
+from ..einsum import Einsum, Reduction, places_of, plain_target
+from ..expr import Access, Apply, Expr, children, substitute, transform_bare, variables
 from .algebra import Formula, Symbols
 
 # Of a formula that is written out: nodes, and levels (an expression may nest 100 deep).
@@ -104,11 +104,6 @@ def settlings(cascade: Cascade, rank: str) -> Iterator[frozenset[str]]:
             yield settled
 
 
-def plain_target(einsum: Einsum) -> bool:
-    """Tell whether a target names only variables, so that its definition can be put where it is read."""
-    return all(isinstance(i, Var) for i in einsum.target.indices)
-
-
 class Writing:
     """How much of a formula has been written out: what would make it too long or too deep stays closed.
 
@@ -150,12 +145,6 @@ def _extent(einsum: Einsum) -> tuple[int, int]:
     return found
 
 
-def places_of(source: Einsum, access: Access) -> dict[str, Expr]:
-    """Return at which place an access reads: an index for each variable of the target."""
-    pairs = zip(source.target.indices, access.indices, strict=True)
-    return {t.name: i for t, i in pairs if isinstance(t, Var)}
-
-
 def inline(seen: Along, einsum: Einsum, wanted: Callable[[str], bool]) -> tuple[Expr, tuple[Expr, ...]]:
     """Return an Einsum's value with some streaming tensors replaced by their definitions, and their predicates.
 
@@ -193,12 +182,6 @@ def joined(parts: Iterable[Expr]) -> Expr | None:
     for part in parts:
         out = part if out is None else Apply("and", (out, part))
     return out
-
-
-def fresh_name(cascade: Cascade, wanted: str, taken: Iterable[str] = ()) -> str:
-    """Return a tensor name that nothing in the cascade has."""
-    used = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants), *taken}
-    return free_name(wanted, used)
 
 
 def sum_over(einsum: Einsum, value: Expr) -> tuple[Reduction, ...]:

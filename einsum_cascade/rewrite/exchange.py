@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import sympy
 
-from ..cascade import Cascade
+from ..cascade import Cascade, fresh_name
 from ..declarations import rank_of
-from ..einsum import Einsum, Reduction
+from ..einsum import Einsum, Reduction, plain_target
 from ..expr import Access, Var, substitute
 from .algebra import Symbols
-from .elements import Along, along, fresh_name, joined, plain_target, spliced
+from .elements import Along, along, joined, spliced
 from .hoist import waiting_sums
 from .separate import Rewritten
 

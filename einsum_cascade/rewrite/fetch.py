@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..analysis.points import inside
-from ..cascade import Cascade
+from ..cascade import Cascade, fresh_name
 from ..declarations import rank_of
-from ..einsum import Einsum
+from ..einsum import Einsum, plain_target
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables, walk
-from .elements import Along, along, fresh_name, joined, plain_target, spliced
+from .elements import Along, along, joined, spliced
 from .separate import Rewritten
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import sympy
 
-from ..cascade import Cascade
-from ..einsum import Einsum
+from ..cascade import Cascade, fresh_name
+from ..einsum import Einsum, plain_target
 from ..expr import Access, Var, accesses, variables
 from .algebra import Formula, Symbols
-from .elements import Along, along, fresh_name, plain_target, spliced, sum_over
+from .elements import Along, along, spliced, sum_over
 from .separate import Rewritten
 
 

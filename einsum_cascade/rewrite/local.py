@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ..analysis.needed import without_unused
-from ..cascade import Cascade
+from ..cascade import Cascade, fresh_name
 from ..declarations import Iterate, Signature, rank_of, variable_of
 from ..einsum import Einsum, Reduction
 from ..errors import CascadeError
 from ..expr import Access, Apply, Expr, Size, Var, accesses, substitute, transform, variables
 from ..printer import expression
 from .corrections import corrections_of
-from .elements import along, fresh_name
+from .elements import along
 from .empty import given_by_element, may_be_empty
 from .online import nothing_of
 from .partition import part_names, split_ranks

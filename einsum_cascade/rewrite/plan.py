@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ..cascade import Cascade
+from ..cascade import Cascade, fresh_name
 from ..declarations import variable_of
-from ..einsum import Einsum
+from ..einsum import Einsum, plain_target
 from ..errors import CascadeError
 from ..expr import Access, Expr, transform, transform_bare
 from .algebra import Formula, Symbols, difference, quotient
-from .elements import Along, Writing, along, fresh_name, is_flat, moving_atoms, plain_target
+from .elements import Along, Writing, along, is_flat, moving_atoms
 from .partition import blocks
 
 # Nodes of the whole-fiber values that a correction is worked out from: what takes more is not corrected.

@@ -11,23 +11,13 @@ import sympy
 from ..analysis.needed import without_unused
 from ..analysis.points import conditions_of_access, live_parts
 from ..analysis.predicates import conjuncts
-from ..cascade import Cascade
+from ..cascade import Cascade, fresh_name
 from ..declarations import rank_of
-from ..einsum import Einsum
+from ..einsum import Einsum, plain_target
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, accesses, variables
 from ..printer import expression
 from .algebra import Formula, Symbols, expanded
-from .elements import (
-    Along,
-    along,
-    fresh_name,
-    inline,
-    joined,
-    level_of,
-    plain_target,
-    spliced,
-    sum_over,
-)
+from .elements import Along, along, inline, joined, level_of, spliced, sum_over
 
 
 @dataclass(frozen=True)

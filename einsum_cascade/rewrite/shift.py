@@ -10,10 +10,10 @@ import sympy
 from ..analysis.needed import without_unused
 from ..cascade import Cascade
 from ..declarations import Iterate
-from ..einsum import Einsum
+from ..einsum import Einsum, places_of, plain_target
 from ..expr import Access, Apply, Expr, Var, accesses, substitute, transform, transform_bare, variables
 from .algebra import Formula, Symbols, expanded
-from .elements import Along, Writing, along, places_of, plain_target
+from .elements import Along, Writing, along
 from .separate import Rewritten
 
 # Reductions that a summand common to all terms passes through.

@@ -10,11 +10,10 @@ import networkx as nx
 from ..analysis.streams import runs_backward, view, walkers
 from ..cascade import Cascade
 from ..declarations import variable_of
-from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Num, Size, Var, transform
+from ..einsum import Einsum, plain_target
+from ..expr import Access, Expr, Size, Var, from_end, swapped, transform
 from ..ops import REDUCTION
 from ..rolling.plain import with_each
-from .elements import plain_target
 from .places import replaced, worked_out
 from .separate import Rewritten
 
@@ -82,7 +81,7 @@ def _against(cascade: Cascade, einsum: Einsum, access: Access, rank: str) -> boo
 
 def _turned(cascade: Cascade, rank: str, names: frozenset[str]) -> Cascade:
     v = variable_of(rank)
-    turned: dict[str, Expr] = {v: _from_end(Var(v), rank)}
+    turned = {v: from_end(Size(rank), Var(v))}
     # As a person would write it, and as it is worked out.
     last, worked = turned[v], worked_out(turned[v])
 
@@ -92,21 +91,16 @@ def _turned(cascade: Cascade, rank: str, names: frozenset[str]) -> Cascade:
         axes = _axes(cascade, node, rank)
         places = enumerate(node.indices)
         return Access(
-            node.tensor, tuple(worked_out(_from_end(x, rank)) if i in axes else x for i, x in places)
+            node.tensor, tuple(worked_out(from_end(Size(rank), x)) if i in axes else x for i, x in places)
         )
 
     def change(einsum: Einsum, _: str | None) -> Iterable[Einsum]:
         values = turned if einsum.name in names else {}
 
         def changed(node: Expr) -> Expr:
-            found = transform(replaced(node, values), elsewhere)
-            return transform(found, lambda part: last if part == worked else part)
+            return swapped(transform(replaced(node, values), elsewhere), worked, last)
 
         where = None if einsum.where is None else changed(einsum.where)
         return [replace(einsum, value=changed(einsum.value), where=where)]
 
     return replace(cascade, body=with_each(cascade.body, change))
-
-
-def _from_end(index: Expr, rank: str) -> Expr:
-    return Apply("-", (Apply("-", (Size(rank), Num(1))), index))

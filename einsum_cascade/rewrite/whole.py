@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 
-from ..cascade import Cascade
+from ..cascade import Cascade, fresh_name
 from ..declarations import Iterate, Signature, variable_of
 from ..einsum import Einsum, Reduction
 from ..expr import Access, Apply, Expr, Size, Var, substitute, transform, variables
-from .elements import fresh_name
 
 
 @dataclass(frozen=True, slots=True)

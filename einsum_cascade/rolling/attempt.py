@@ -7,7 +7,21 @@ from dataclasses import dataclass, field, replace
 from ..cascade import Cascade
 from ..declarations import Iterate, Rank, Signature, free_name, rank_of, variable_of
 from ..einsum import Einsum
-from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables, walk
+from ..expr import (
+    Access,
+    Apply,
+    Compare,
+    Expr,
+    Num,
+    Size,
+    Var,
+    from_end,
+    substitute,
+    swapped,
+    transform,
+    variables,
+    walk,
+)
 from .pattern import NoLoopError, Unifier
 from .plain import einsums_of, in_every, number_in, without_copies, without_unused
 from .segments import Stretch
@@ -194,7 +208,7 @@ class Roller:
         if tile is not None:
             # Rows of a tile: a step makes them by their places in it, not by those in the whole.
             place, inner = tile
-            pattern = transform(pattern, lambda n: inner if n == place else n)
+            pattern = swapped(pattern, place, inner)
             own[inner.name] = place
         for v in variables(row):
             rank = rank_of(v)
@@ -281,7 +295,7 @@ class Roller:
 
     def _walks(self, einsum: Einsum) -> None:
         """Note the ranks of what stands outside of the loop along which its step reads."""
-        last = Apply("-", (Apply("-", (Size(self.rank), Num(1))), self.step))
+        last = from_end(Size(self.rank), self.step)
         guarded = {n.args[0] for n in walk(einsum.value) if isinstance(n, Apply) and n.op == "pad"}
         for access in einsum.reads:
             if access.tensor not in self.original.signatures or self._made(access) is not None:

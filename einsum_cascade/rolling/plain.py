@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from ..cascade import Cascade
 from ..declarations import Iterate, Rank, Signature, free_name, rank_of, variable_of
-from ..einsum import Einsum
-from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, substitute, transform, walk
+from ..einsum import Einsum, is_map, places_of
+from ..expr import Access, Apply, Expr, Num, Size, Var, accesses, substitute, swapped, transform, walk
 
 # Of one element they are that element.
 _OF_ONE = ("sum", "prod", "max", "min")
@@ -167,9 +167,7 @@ def inlined(cascade: Cascade) -> Cascade:
 def _one_inlined(cascade: Cascade) -> Cascade | None:
     asked = {s.tensor for s in cascade.outputs} | set(cascade.states)
     for einsum, block in cascade.statements:
-        if einsum.name in asked or einsum.all_reductions or einsum.where is not None:
-            continue
-        if not all(isinstance(i, Var) for i in einsum.target.indices):
+        if einsum.name in asked or not is_map(einsum):
             continue
         reads = [(e, a) for e, _ in cascade.statements for a in e.reads if a.tensor == einsum.name]
         if len(reads) != 1 or cascade.block_of(reads[0][0].name) != block or reads[0][0].where is not None:
@@ -186,9 +184,8 @@ def _one_inlined(cascade: Cascade) -> Cascade | None:
 
 
 def _with_inlined(cascade: Cascade, einsum: Einsum, reader: Einsum, access: Access) -> Cascade:
-    own = [i.name for i in einsum.target.indices if isinstance(i, Var)]
-    value = transform(substitute(einsum.value, dict(zip(own, access.indices, strict=True))), _folded)
-    made = replace(reader, value=transform(reader.value, lambda n: value if n == access else n))
+    value = transform(substitute(einsum.value, places_of(einsum, access)), _folded)
+    made = replace(reader, value=swapped(reader.value, access, value))
 
     def changed(items: tuple[Einsum, ...]) -> tuple[Einsum, ...]:
         return tuple(made if e is reader else e for e in items if e is not einsum)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from ..analysis.indices import fits, stays_inside
 from ..analysis.needed import without_unused as without_unread
 from ..analysis.points import conditions_of
-from ..cascade import Cascade
-from ..declarations import Iterate, free_name, rank_of
-from ..einsum import Einsum
+from ..cascade import Cascade, fresh_name
+from ..declarations import Iterate, rank_of
+from ..einsum import Einsum, is_map, places_of, plain_target
 from ..expr import Access, Apply, Compare, Expr, Num, Size, Var, plus, substitute, transform, variables
 from .plain import einsums_of, with_each, without_unused
 
@@ -46,7 +46,7 @@ def _along(cascade: Cascade, einsum: Einsum) -> tuple[str, str] | None:
         case _:
             return None
     indices = einsum.target.indices
-    plain = all(isinstance(i, Var) for i in indices) and len(set(indices)) == len(indices)
+    plain = plain_target(einsum) and len(set(indices)) == len(indices)
     alike = _meant(cascade, term) == _meant(cascade, place)
     if not plain or not alike or reduction.op not in _START or place in variables(einsum.value):
         return None
@@ -64,10 +64,9 @@ def _as_recurrence(cascade: Cascade, einsum: Einsum, place: str, term: str) -> C
     op = einsum.all_reductions[0].op
     start = _START[op]
     axis = einsum.output_variables.index(place)
-    used = {*cascade.signatures, *cascade.rank_names, *(c.name for c in cascade.constants)}
     # A result has no place for the start, and a place before the first, which is absent, would be the start.
     kept = any(s.tensor == einsum.name for s in cascade.outputs) or _is_read_outside(cascade, einsum, axis)
-    state = free_name(f"R{einsum.name}", used) if kept else einsum.name
+    state = fresh_name(cascade, f"R{einsum.name}") if kept else einsum.name
     renamed = transform(
         substitute(einsum.value, {term: Var(place)}),
         lambda node: Size(rank_of(place)) if node == Size(rank_of(term)) else node,
@@ -80,7 +79,7 @@ def _as_recurrence(cascade: Cascade, einsum: Einsum, place: str, term: str) -> C
         value = Apply("pad", (value, start))
     elif conditions_of(cascade, terms):
         apart = replace(
-            terms, target=Access(free_name(f"T{einsum.name}", {*used, state}), einsum.target.indices)
+            terms, target=Access(fresh_name(cascade, f"T{einsum.name}", [state]), einsum.target.indices)
         )
         before, value = [apart], Apply("pad", (apart.target, start))
 
@@ -120,17 +119,11 @@ def _opened(cascade: Cascade, value: Expr, reader: Einsum) -> Expr:
     if not isinstance(value, Access) or not cascade.defines(value.tensor):
         return value
     source = cascade.einsum(value.tensor)
-    plain = all(isinstance(i, Var) for i in source.target.indices) and value.tensor not in cascade.states
     others = any(value.tensor in e.sources for e in cascade.einsums if e is not reader)
     asked = any(value.tensor == s.tensor for s in cascade.outputs)
-    if source.all_reductions or source.where is not None or not plain or others or asked:
+    if not is_map(source) or value.tensor in cascade.states or others or asked:
         return value
-    at = {
-        i.name: index
-        for i, index in zip(source.target.indices, value.indices, strict=True)
-        if isinstance(i, Var)
-    }
-    return substitute(source.value, at)
+    return substitute(source.value, places_of(source, value))
 
 
 def _side_by_side(body: Sequence[Einsum | Iterate], before: Sequence[Einsum], step: Iterate) -> _Body:

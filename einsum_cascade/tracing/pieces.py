@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, walk
+from ..expr import Access, Apply, Compare, Expr, Num, Var, accesses, from_end, walk
 from ..ops import INDEX_OPS
 from .shapes import axis_of, is_tile, reshaped, selected, sliced
 from .values import Axis, Builder, UntraceableError, Value, constant, is_truth, number, size_expression
@@ -89,11 +89,11 @@ def flipped(b: Builder, x: Value, dims: Sequence[int]) -> Value:
     )
 
     def turned(i: int, at: Expr) -> Expr:
-        end = Apply("-", (size_expression(axes[i]), Num(1)))
+        size = size_expression(axes[i])
         match at:
-            case Apply("-", (before, again)) if before == end:
+            case Apply("-", (Apply("-", (same, Num(1))), again)) if same == size:
                 return again  # twice is not at all
-        return Apply("-", (end, at))
+        return from_end(size, at)
 
     def element(at: tuple[Expr, ...]) -> Expr:
         return x.element(tuple(turned(i, v) if i in gone else v for i, v in enumerate(at)))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..analysis.points import required
-from ..einsum import Einsum
+from ..einsum import Einsum, places_of
 from ..expr import Access, Apply, Expr, Var, accesses, substitute, transform, variables, walk
 from ..iteration import conjuncts_of
 from .values import both
@@ -51,8 +51,7 @@ def without_copies(einsums: Sequence[Einsum], asked: Sequence[str]) -> list[Eins
         if not isinstance(node, Access) or node.tensor not in copies:
             return node
         copy = copies[node.tensor]
-        own = (i.name for i in copy.target.indices if isinstance(i, Var))
-        return substitute(copy.value, dict(zip(own, node.indices, strict=True)))
+        return substitute(copy.value, places_of(copy, node))
 
     for einsum in einsums:
         where = None if einsum.where is None else transform(einsum.where, original)

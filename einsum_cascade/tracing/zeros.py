@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ..einsum import Einsum
-from ..expr import Apply, Expr, Num, Var, accesses, substitute, transform, variables, walk
+from ..einsum import Einsum, places_of, plain_target
+from ..expr import Apply, Expr, Num, accesses, substitute, swapped, variables, walk
 from ..iteration import conjuncts_of
 from ..ops import REDUCTION
 from .holes import bare_accesses, value_where
@@ -47,7 +47,7 @@ def _cut(einsum: Einsum) -> Iterator[tuple[Expr, Expr]]:
             kept = kept.args[0].args[0]
         if accesses(kept) or value_where(einsum.value, {node: 0.0}) != 0:
             continue
-        value = transform(einsum.value, lambda n, node=node, inside=inside: inside if n == node else n)  # type: ignore[misc]
+        value = swapped(einsum.value, node, inside)
         # A target may only name what the right side gives.
         if set(einsum.output_variables) <= set(replace(einsum, value=value, where=kept).variables):
             yield value, kept
@@ -64,12 +64,11 @@ def _may_lack(einsums: Sequence[Einsum], i: int, condition: Expr) -> bool:
         return False
     if not set(made.reduced).isdisjoint(variables(condition)):
         return True  # terms of 0
-    names = [p.name for p in made.target.indices if isinstance(p, Var)]
-    if len(names) < len(made.target.indices):
+    if not plain_target(made):
         return False
     for k, reader in enumerate(einsums):
         for access in (a for a in reader.reads if a.tensor == made.name):
-            there = substitute(condition, dict(zip(names, access.indices, strict=True)))
+            there = substitute(condition, places_of(made, access))
             if set(conjuncts_of(there)) <= set(conjuncts_of(reader.where)):
                 continue  # it reads no such point
             if access not in bare_accesses(reader.value) or value_where(reader.value, {access: 0.0}) != 0:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ...cascade import Cascade
+from ...cascade import Cascade, fresh_name
 from ...declarations import Iterate, rank_of, variable_of
-from ...einsum import Einsum, Reduction
+from ...einsum import Einsum, Reduction, plain_target
 from ...expr import Access, Apply, Expr, Num, Size, Var, substitute, transform, variables, walk
 from ...rolling.plain import with_each
-from ..elements import fresh_name, plain_target
 from ..places import Digits, worked_out
 from .linear import NotLinearError, products
 from .prepare import opened, scaled_states

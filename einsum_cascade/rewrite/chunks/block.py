@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from ...cascade import Cascade
 from ...declarations import Iterate, variable_of
-from ...einsum import Einsum
+from ...einsum import Einsum, is_map, places_of
 from ...errors import CascadeError
 from ...expr import Access, Apply, Expr, Var, accesses, substitute, variables
-from ..elements import places_of
 from .behind import reading
 from .linear import NotLinearError, Product, holds, product_of, products, summands, total
 from .prepare import Preparing, extreme_of
@@ -181,8 +180,7 @@ def outer_product(node: Expr, others: dict[str, Einsum]) -> Product | None:
     if not isinstance(node, Access) or node.tensor not in others:
         return None
     einsum = others[node.tensor]
-    plain = all(isinstance(i, Var) for i in einsum.target.indices)
-    if einsum.all_reductions or einsum.where is not None or not plain:
+    if not is_map(einsum):
         return None
     parts = product_of(einsum.value)
     size = len(einsum.output_variables)

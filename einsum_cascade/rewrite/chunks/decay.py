@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...expr import Access, Apply, Compare, Expr, Num, Var, accesses, substitute, variables
-from ..elements import places_of
+from ...einsum import is_map, places_of
+from ...expr import Access, Apply, Compare, Expr, Num, accesses, substitute, variables
 from .block import Block, State
 from .linear import Product, summands, total
 from .writer import Writer
@@ -142,8 +142,7 @@ def _log_of_defined(block: Block, access: Access, positive: frozenset[str]) -> E
     einsum = block.others.get(access.tensor) or (cascade.einsum(access.tensor) if known else None)
     if einsum is None or access.tensor in cascade.states or block.reads_state(einsum):
         return None
-    plain = all(isinstance(i, Var) for i in einsum.target.indices)
-    if einsum.all_reductions or einsum.where is not None or not plain:
+    if not is_map(einsum):
         return None
     return log_of(block, substitute(einsum.value, places_of(einsum, access)), positive)
 

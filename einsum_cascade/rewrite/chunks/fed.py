@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ...einsum import Einsum
+from ...einsum import Einsum, places_of, plain_target
 from ...expr import Access, Expr, Var, accesses, substitute, variables
-from ..elements import places_of, plain_target
 from .block import Block, State
 from .linear import Product, product_of
 from .system import alike, knots, unknowns_of

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from ...cascade import Cascade
-from ...einsum import Einsum
+from ...cascade import Cascade, fresh_name
+from ...einsum import Einsum, is_map, places_of, plain_target
 from ...expr import Access, Apply, Expr, Var, accesses, substitute, transform, variables
-from ..elements import fresh_name, places_of
 from .linear import NotLinearError, Product, holds, products, summands, total
 
 
@@ -88,8 +87,7 @@ class Preparing:
             return einsum
         own: dict[str, Einsum] = {}
         for e in self.original:
-            plain = all(isinstance(i, Var) for i in e.target.indices)
-            if plain and not e.all_reductions and e.where is None and e.name not in self.states:
+            if is_map(e) and e.name not in self.states:
                 e = replace(e, value=opened(e.value, own))
                 if any(a.tensor == einsum.name for a in accesses(e.value)):
                     own[e.name] = e
@@ -204,7 +202,7 @@ def _scales_a_state(of: frozenset[str], einsum: Einsum) -> bool:
         return False  # how far two of them lie apart is a gate, to be computed once
     if not states or einsum.name in of or einsum.all_reductions or einsum.where is not None:
         return False
-    if not all(isinstance(i, Var) for i in einsum.target.indices):
+    if not plain_target(einsum):
         return False
     # A number for each step is no state: opening it would only compute it again.
     mine = set(einsum.output_variables)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 import networkx
 
 from ...declarations import rank_of
-from ...einsum import Einsum
+from ...einsum import Einsum, places_of
 from ...errors import CascadeError
 from ...expr import Access, Apply, Compare, Expr, Num, Var, accesses, substitute, transform
-from ..elements import places_of
 from .block import Block
 from .linear import NotLinearError, Product, products
 from .prepare import opened

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ...cascade import Cascade
+from ...cascade import Cascade, fresh_name
 from ...declarations import Rank, rank_of, variable_of
 from ...einsum import Einsum, Reduction
 from ...errors import CascadeError
 from ...expr import Access, Apply, Compare, Expr, Num, Size, Var, substitute, transform, variables
-from ..elements import fresh_name
 from ..partition import part_names
 from ..places import Digits
 from .linear import Product, summands, total

@@ -96,17 +96,19 @@ class Scans:
     def _found(self, einsum: Einsum, made: Term, carry: str) -> Term:
         """Return a state as each step found it: what the one before has made, of the first what there was."""
         lanes, body = self.sums.lanes, self.sums.body
-        axis, name = made.axes.index(lanes.loop), lanes.name(lanes.loop)
-        at = Term(f"({name} - {name}_first)", (lanes.loop,)).along(made.axes)
-        shape = lanes.shape(made.axes)
+        axis, at, shape = made.axes.index(lanes.loop), self._place(made), lanes.shape(made.axes)
         place = f"tl.broadcast_to(tl.maximum({at} - 1, 0), {shape})"
         text = f"tl.where({at} == 0, {carry}, tl.gather({made.text}, {place}, axis={axis}))"
         return Term(body.let(f"{einsum.name.lower()}_before", text), made.axes)
 
+    def _place(self, made: Term) -> str:
+        """Return which of the steps each element of a tile is."""
+        loop = self.sums.lanes.loop
+        name = self.sums.lanes.name(loop)
+        return Term(f"({name} - {name}_first)", (loop,)).along(made.axes)
+
     def last(self, made: Term) -> str:
         """Return what the last of the steps has made of a state."""
         lanes = self.sums.lanes
-        loop = lanes.name(lanes.loop)
-        at = Term(f"({loop} - {loop}_first)", (lanes.loop,)).along(made.axes)
-        chosen = f"tl.where({at} == {lanes.constant(lanes.loop)} - 1, {made.text}, 0.0)"
+        chosen = f"tl.where({self._place(made)} == {lanes.constant(lanes.loop)} - 1, {made.text}, 0.0)"
         return f"tl.sum({chosen}, axis={made.axes.index(lanes.loop)})"
